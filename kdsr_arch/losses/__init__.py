@@ -1,0 +1,1 @@
+"""Distillation losses, one to a file, registered in the loss registry of BasicSR."""

@@ -1,0 +1,50 @@
+"""The base class of every distillation loss: what a term needs to know about the loss it runs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from torch import Tensor, nn
+
+Features = Any
+"""What a tap recorded: a Tensor, or a tuple of Tensors; a list of those where ``multi`` is True."""
+
+
+class DistillLoss(nn.Module):
+    """A loss between what the student's and the teacher's taps recorded.
+
+    Sub-classes implement ``forward(student, teacher) -> scalar Tensor`` (``forward(student)`` where
+    ``sides = 'student'``). Both sides are float32 and outside autocast; the teacher's side is detached.
+    The reduction is the mean over every element unless the class says otherwise. The weight of the
+    term (``loss_weight``) is not the loss's business.
+
+    Attributes:
+        align_channels: a train-only 1x1 convolution is put on the student's side when channels differ.
+        align_size: the student's side is resized when heights or widths differ.
+        clip: True: gets sequences (B, N, C, H, W); False: gets frames (B*N, C, H, W).
+        multi: True: gets the lists of all tapped layers in one call; False: is called once for each pair
+            of layers and the results are summed with the term's ``layer_weights``.
+        sides: 'both', or 'student' for a term of the student alone.
+    """
+
+    align_channels: bool = True
+    align_size: bool = True
+    clip: bool = False
+    multi: bool = False
+    sides: str = 'both'
+
+    def setup(self, student_shapes: Sequence[Any], teacher_shapes: Sequence[Any]) -> None:
+        """Build what depends on shapes (estimators, a ConvLSTM): called once, before the optimizer exists.
+
+        Args:
+            student_shapes: one entry for each tapped layer, after adapters: a ``torch.Size`` of what
+                ``forward`` will get, or a tuple of them where the tap records a tuple.
+            teacher_shapes: likewise; empty for a term of the student alone.
+        """
+
+    def forward(self, student: Features, teacher: Features = None) -> Tensor:
+        raise NotImplementedError(f'{type(self).__name__} does not define forward')
+
+    def after_step(self, value: float, iteration: int) -> None:
+        """Called after each optimizer step with the term's unweighted value; lasting state must be in buffers."""
