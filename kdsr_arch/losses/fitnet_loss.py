@@ -1,0 +1,30 @@
+"""FitNet hints: features compared element by element."""
+
+from __future__ import annotations
+
+from kdsr_arch import compat  # noqa: F401  (before basicsr)
+
+# isort: split
+from basicsr.utils.registry import LOSS_REGISTRY
+from torch import Tensor
+
+from kdsr_arch.losses.base import DistillLoss
+from kdsr_arch.losses.maps import CRITERIA, choose
+
+
+@LOSS_REGISTRY.register()
+class FitNetLoss(DistillLoss):
+    """Mean squared (or absolute) difference of features (Romero et al., ICLR 2015).
+
+    The regressor of the paper is the term's adapter: a train-only 1x1 convolution where the channel counts differ.
+
+    Args:
+        criterion: 'l2' (the paper) or 'l1'.
+    """
+
+    def __init__(self, criterion: str = "l2") -> None:
+        super().__init__()
+        self.criterion = choose("FitNetLoss", "criterion", criterion, tuple(CRITERIA))
+
+    def forward(self, student: Tensor, teacher: Tensor) -> Tensor:  # type: ignore[override]
+        return CRITERIA[self.criterion](student, teacher)
