@@ -1,0 +1,194 @@
+"""VESPCN: spatial-transformer motion compensation and a sub-pixel network, trained together.
+
+Source: Caballero et al., "Real-Time Video Super-Resolution with Spatio-Temporal Networks and Motion Compensation",
+CVPR 2017. The default is the widely used residual version of 878,787 parameters at RGB x4, whose 64-channel feature at
+HR size space-time distillation works on.
+"""
+
+from __future__ import annotations
+
+import torch
+from basicsr.utils.registry import ARCH_REGISTRY
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from kdsr_arch.archs.arch_util import (
+    Base,
+    PreActivationBlock,
+    Skip,
+    check_choice,
+    check_window,
+    start_near_base,
+)
+from kdsr_arch.archs.traits import Traits
+from kdsr_arch.ops.warp import backward_warp
+
+
+class MotionCompensation(nn.Module):
+    """Warps the neighbours of a window onto its centre frame along a coarse-to-fine flow.
+
+    A coarse flow is estimated at a quarter of the size, the neighbour is warped by it, a fine flow at half the size
+    corrects it (the paper's section 2.3). Training starts at zero flow, which is the identity.
+
+    Deviations from the widely used version, whose zero flow is not the identity under today's ``grid_sample`` and whose
+    flow falls short by (w-1)/w and (h-1)/h: flow is in LR pixels exactly. And its coarse warp forgets the gain, so that
+    it moves by less than a pixel; ``coarse_gain: 1`` brings that back for weights trained that way.
+
+    Args:
+        num_channel: channels of a frame.
+        num_feat: width of the flow networks; 24 in the paper.
+        max_flow: gain on the sum of two tanh outputs: the flow reaches twice that, in LR pixels.
+        coarse_gain: gain of the coarse warp; absent: ``max_flow``.
+    """
+
+    def __init__(self, num_channel: int = 3, num_feat: int = 24, max_flow: float = 32.0,
+                 coarse_gain: float | None = None) -> None:
+        super().__init__()
+        self.max_flow = max_flow
+        self.coarse_gain = max_flow if coarse_gain is None else coarse_gain
+        self.coarse = _flow_net(2 * num_channel, num_feat, (2, 1, 2, 1, 1))
+        self.fine = _flow_net(3 * num_channel + 2, num_feat, (2, 1, 1, 1, 1))
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Compensates all neighbours at once.
+
+        Args:
+            x: (B, n, C, h, w), any h and w.
+
+        Returns:
+            The warped neighbours in order (B, (n-1)*C, h, w), their flows (B, (n-1)*2, h, w) as (dx, dy) in pixels,
+            and the centre frame (B, C, h, w).
+        """
+        batch, num_frame, _, height, width = x.shape
+        center = num_frame // 2
+        order = [i for i in range(num_frame) if i != center]
+        neighbours = x[:, order].flatten(0, 1)
+        target = x[:, center]
+        flow = self.flow(target.repeat_interleave(num_frame - 1, 0), neighbours)
+        warped = backward_warp(neighbours, flow, border='border')
+        return warped.reshape(batch, -1, height, width), flow.reshape(batch, -1, height, width), target
+
+    def flow(self, target: Tensor, neighbour: Tensor) -> Tensor:
+        """Flow (B, 2, h, w) in pixels by which ``neighbour`` (B, C, h, w) is warped onto ``target``."""
+        height, width = target.shape[-2:]
+        pad = (0, -width % 4, 0, -height % 4)  # the coarse network halves its input twice
+        pair = F.pad(torch.cat([neighbour, target], 1), pad, mode='replicate')
+        coarse = self.coarse(pair)
+        warped = backward_warp(pair[:, :target.shape[1]], coarse * self.coarse_gain, border='border')
+        fine = self.fine(torch.cat([pair, coarse, warped], 1))
+        return ((coarse + fine) * self.max_flow)[..., :height, :width]
+
+
+def _flow_net(num_in: int, num_feat: int, strides: tuple[int, ...]) -> nn.Sequential:
+    """Five convolutions, ReLU between, tanh and pixel-shuffle to full size: (B, num_in, h, w) -> (B, 2, h, w)."""
+    shrink = 1
+    layers: list[nn.Module] = []
+    for i, stride in enumerate(strides[:-1]):
+        kernel = 5 if stride == 2 else 3
+        layers += [nn.Conv2d(num_feat if i else num_in, num_feat, kernel, stride, kernel // 2), nn.ReLU(inplace=True)]
+        shrink *= stride
+    last = nn.Conv2d(num_feat, 2 * shrink**2, 3, padding=1)
+    nn.init.zeros_(last.weight)
+    nn.init.zeros_(last.bias)
+    return nn.Sequential(*layers, last, nn.Tanh(), nn.PixelShuffle(shrink))
+
+
+class EarlyFusion(nn.Module):
+    """All frames at once into one convolution: (B, n, C, h, w) -> (B, num_feat, h, w)."""
+
+    def __init__(self, num_frame: int, num_channel: int, num_feat: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(num_frame * num_channel, num_feat, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(x.flatten(1, 2))
+
+
+class SlowFusion(nn.Module):
+    """Merges consecutive frames two by two, with shared weights in a layer, until one feature map is left.
+
+    The paper's slow fusion (section 2.2, figure 3) with temporal depth 2 in every layer: n - 1 layers.
+    """
+
+    def __init__(self, num_frame: int, num_channel: int, num_feat: int) -> None:
+        super().__init__()
+        widths = [num_channel] + [num_feat] * (num_frame - 2)
+        self.convs = nn.ModuleList(nn.Conv2d(2 * width, num_feat, 3, padding=1) for width in widths)
+
+    def forward(self, x: Tensor) -> Tensor:
+        for i, conv in enumerate(self.convs):
+            pairs = torch.cat([x[:, :-1], x[:, 1:]], 2)
+            x = conv((F.relu(pairs) if i else pairs).flatten(0, 1)).unflatten(0, pairs.shape[:2])
+        return x.squeeze(1)
+
+
+@ARCH_REGISTRY.register()
+class VESPCN(nn.Module):
+    """Video super-resolution by motion compensation and sub-pixel convolution: (B, n, C, h, w) -> (B, C, H, W).
+
+    Frames are RGB or Y in [0, 1]. F^SR is the output of ``upsampler``: num_hr_feat channels at HR size. The module
+    ``motion`` returns (warped, flow, reference), what MotionCompensationLoss takes (``student: motion``).
+
+    Presets (keyword arguments; parameters at RGB x4):
+        the default: 878,787 parameters;
+        real time: num_feat 16, num_hr_feat 8, num_flow_feat 8, base bilinear (measured in benchmarks/student_speed.py);
+        the paper's networks: block plain, num_feat 24, num_hr_feat 0, num_block 3 (5 layers) to 7 (9 layers), color y.
+
+    Args:
+        scale: enlargement factor.
+        num_frame: frames of a window, 3, 5 or 7.
+        num_feat: channels at LR size.
+        num_hr_feat: channels of F^SR; 0: the sub-pixel convolution makes the image itself, as in the paper.
+        num_block: residual blocks, or plain convolutions, of the body.
+        color: 'rgb' or 'y'.
+        motion: compensate motion first.
+        fusion: 'early' or 'slow'.
+        base: what the output is added to: 'none' (the paper), 'bilinear' or 'bicubic' of the centre frame.
+        block: 'residual' (with a skip around the body) or 'plain' (convolution and ReLU, the paper's).
+        num_flow_feat, max_flow, coarse_gain: see MotionCompensation.
+    """
+
+    def __init__(self, scale: int = 4, num_frame: int = 3, num_feat: int = 64, num_hr_feat: int = 64,
+                 num_block: int = 3, color: str = 'rgb', motion: bool = True, fusion: str = 'early',
+                 base: str = 'none', block: str = 'residual', num_flow_feat: int = 24, max_flow: float = 32.0,
+                 coarse_gain: float | None = None) -> None:
+        super().__init__()
+        check_window('VESPCN', num_frame)
+        num_channel = 3 if check_choice('VESPCN', 'color', color, ('rgb', 'y')) == 'rgb' else 1
+        fuse = {'early': EarlyFusion, 'slow': SlowFusion}[check_choice('VESPCN', 'fusion', fusion, ('early', 'slow'))]
+        self.motion = MotionCompensation(num_channel, num_flow_feat, max_flow, coarse_gain) if motion else None
+        self.fusion = fuse(num_frame, num_channel, num_feat)
+        self.body = _body(check_choice('VESPCN', 'block', block, ('residual', 'plain')), num_feat, num_block)
+        width = num_hr_feat or num_channel
+        self.conv_up = nn.Conv2d(num_feat, width * scale**2, 3, padding=1)
+        self.upsampler = nn.PixelShuffle(scale)
+        self.conv_last = nn.Conv2d(num_hr_feat, num_channel, 3, padding=1) if num_hr_feat else None
+        self.base = Base(scale, base)
+        start_near_base(self.conv_last or self.conv_up, base)
+        taps = {'f_sr': 'upsampler', 'f_lr': 'body'} if num_hr_feat else {'f_lr': 'body'}
+        self.traits = Traits('window', scale, num_frame, color, taps=taps)
+
+    def forward(self, x: Tensor) -> Tensor:
+        center = x[:, x.shape[1] // 2]
+        if self.motion is not None:
+            x = self._compensate(x)
+        sr = self.upsampler(self.conv_up(self.body(self.fusion(x))))
+        if self.conv_last is not None:
+            sr = self.conv_last(sr)
+        return self.base(sr, center)
+
+    def _compensate(self, x: Tensor) -> Tensor:
+        assert self.motion is not None
+        warped, _, target = self.motion(x)
+        neighbours = warped.unflatten(1, (x.shape[1] - 1, -1))
+        half = x.shape[1] // 2
+        return torch.cat([neighbours[:, :half], target.unsqueeze(1), neighbours[:, half:]], 1)
+
+
+def _body(block: str, num_feat: int, num_block: int) -> nn.Sequential:
+    if block == 'residual':
+        return Skip(*(PreActivationBlock(num_feat) for _ in range(num_block)), nn.ReLU(inplace=True))
+    layers: list[nn.Module] = [nn.ReLU(inplace=True)]
+    for _ in range(num_block):
+        layers += [nn.Conv2d(num_feat, num_feat, 3, padding=1), nn.ReLU(inplace=True)]
+    return nn.Sequential(*layers)

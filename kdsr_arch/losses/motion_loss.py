@@ -1,0 +1,72 @@
+"""VESPCN's motion term: warped neighbours should look like the centre frame, along a smooth flow."""
+
+from __future__ import annotations
+
+from kdsr_arch import compat  # noqa: F401  (before basicsr)
+
+# isort: split
+import torch
+from basicsr.utils.registry import LOSS_REGISTRY
+from torch import Tensor
+
+from kdsr_arch.errors import UserError
+from kdsr_arch.losses.base import DistillLoss
+
+
+@LOSS_REGISTRY.register()
+class MotionCompensationLoss(DistillLoss):
+    """Warping error plus smoothness of the flow, a term of the student alone (``student: motion``).
+
+    The sum over the neighbours i of: mean |I'_i - I_0|^2 + smoothness * H(flow_i), with the Huber-like
+    H = sqrt(epsilon + sum over both components of (d/dx)^2 + (d/dy)^2), forward differences in pixels.
+    The paper's equation does not say where the sum over pixels goes: here each pixel has its own square root and the
+    mean is taken (``over='pixel'``); ``over='field'`` takes one root of the sum over the batch and the whole field, as
+    public code does.
+
+    Source: Caballero et al., CVPR 2017, equations 4 to 6 (warping weight 1, smoothness 0.01, epsilon 0.01).
+
+    Args:
+        smoothness: weight of H.
+        epsilon: its constant.
+        over: 'pixel' or 'field'.
+    """
+
+    align_channels = False
+    align_size = False
+    sides = 'student'
+
+    def __init__(self, smoothness: float = 0.01, epsilon: float = 0.01, over: str = 'pixel') -> None:
+        super().__init__()
+        if over not in ('pixel', 'field'):
+            raise UserError(f"MotionCompensationLoss: over is '{over}', expected pixel or field")
+        self.smoothness = smoothness
+        self.epsilon = epsilon
+        self.over = over
+
+    def forward(self, student: tuple[Tensor, Tensor, Tensor], teacher: None = None) -> Tensor:
+        """The term's value.
+
+        Args:
+            student: (warped (B, k*C, h, w), flow (B, k*2, h, w) in pixels, reference (B, C, h, w)), k neighbours.
+
+        Raises:
+            UserError: the tap did not record such a triple.
+        """
+        if not isinstance(student, tuple) or len(student) != 3:
+            raise UserError('MotionCompensationLoss needs (warped, flow, reference): tap the module `motion` of a '
+                            'VESPCN with `motion: true`')
+        warped, flow, reference = student
+        count = flow.shape[1] // 2
+        error = (warped.unflatten(1, (count, -1)) - reference.unsqueeze(1)).square().mean((0, 2, 3, 4))
+        total = error.sum()
+        if self.smoothness:
+            total = total + self.smoothness * self.huber(flow.unflatten(1, (count, 2))).sum()
+        return total
+
+    def huber(self, flow: Tensor) -> Tensor:
+        """H of each neighbour: (B, k, 2, h, w) -> (k,)."""
+        across = (flow[..., :, 1:] - flow[..., :, :-1]).square().sum(2)[..., :-1, :]
+        down = (flow[..., 1:, :] - flow[..., :-1, :]).square().sum(2)[..., :, :-1]
+        if self.over == 'field':
+            return torch.sqrt(self.epsilon + (across + down).sum((0, 2, 3)))
+        return torch.sqrt(self.epsilon + across + down).mean((0, 2, 3))
