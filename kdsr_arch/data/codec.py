@@ -1,0 +1,140 @@
+"""How one frame is kept as bytes: the codec interface, and the image files (PNG, JPEG, WebP, ...) behind it.
+
+A further value format needs one class with ``accepts``, ``size``, ``decode`` and ``encode``, named in ``CODECS``.
+"""
+
+from __future__ import annotations
+
+import io
+from typing import NamedTuple, Protocol
+
+import cv2
+import numpy as np
+
+from kdsr_arch.data.notices import notice
+from kdsr_arch.errors import UserError
+
+__all__ = ["CODECS", "Codec", "ImageFileCodec", "Window", "check_window", "codec_of"]
+
+Buffer = bytes | bytearray | memoryview
+
+
+class Window(NamedTuple):
+    """A rectangle of a frame in pixels: top, left, height, width."""
+
+    top: int
+    left: int
+    height: int
+    width: int
+
+    def scaled(self, factor: int) -> Window:
+        return Window(self.top * factor, self.left * factor, self.height * factor, self.width * factor)
+
+    def of(self, frame: np.ndarray) -> np.ndarray:
+        """The view of a (H, W, ...) array under this window."""
+        return frame[self.top : self.top + self.height, self.left : self.left + self.width]
+
+
+def check_window(window: Window, size: tuple[int, int], name: str) -> None:
+    """Raises UserError unless ``window`` lies inside a frame of ``size`` (H, W)."""
+    top, left, height, width = window
+    if min(top, left) < 0 or min(height, width) < 1 or top + height > size[0] or left + width > size[1]:
+        raise UserError(
+            f"{name}: a window of {height}x{width} at ({top}, {left}) does not fit a frame of {size[0]}x{size[1]}"
+        )
+
+
+class Codec(Protocol):
+    """One way to keep a frame as bytes."""
+
+    def accepts(self, data: Buffer) -> bool:
+        """Whether ``data`` starts like a value of this format."""
+
+    def size(self, data: Buffer, name: str) -> tuple[int, int]:
+        """(H, W) without decoding the pixels."""
+
+    def decode(self, data: Buffer, name: str, window: Window | None = None) -> np.ndarray:
+        """The frame, or the part of it under ``window``: uint8 (h, w, 3) RGB, C-contiguous, owned by the caller."""
+
+    def encode(self, frame: np.ndarray) -> bytes:
+        """The bytes of a uint8 (H, W, 3) RGB frame, lossless."""
+
+
+def _is_whole(data: Buffer) -> bool:
+    """False for a PNG, JPEG or WebP that ends too early: some decoders fill what is missing with grey, silently."""
+    head, tail = bytes(data[:12]), bytes(data[-4096:])
+    if head.startswith(b"\x89PNG"):
+        return b"IEND" in tail
+    if head.startswith(b"\xff\xd8"):
+        return b"\xff\xd9" in tail
+    if head.startswith(b"RIFF") and head[8:12] == b"WEBP":
+        return int.from_bytes(head[4:8], "little") + 8 <= len(data)
+    return True
+
+
+def _refuse_undecodable(name: str) -> UserError:
+    return UserError(f"{name}: the frame does not decode (truncated, damaged or not an image); replace or remove it")
+
+
+def _to_rgb(image: np.ndarray, name: str) -> np.ndarray:
+    """Any uint8 image as OpenCV reads it (grey, BGR, BGRA) as a new (h, w, 3) RGB array."""
+    if image.dtype != np.uint8:
+        raise UserError(f"{name}: {image.dtype} pixels; only 8-bit images are supported, convert it to 8 bits first")
+    if image.ndim == 2 or image.shape[2] == 1:
+        return cv2.cvtColor(image, cv2.COLOR_GRAY2RGB)
+    if image.shape[2] == 4:
+        notice("alpha", f"{name}: alpha channels are dropped (said once)")
+        return cv2.cvtColor(image, cv2.COLOR_BGRA2RGB)
+    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+
+
+class ImageFileCodec:
+    """Whole image files as values. A window is cut after decoding; what is encoded is PNG.
+
+    Args:
+        compress_level: zlib level of the PNG written, 0 to 9.
+    """
+
+    def __init__(self, compress_level: int = 1) -> None:
+        self.compress_level = compress_level
+
+    def accepts(self, data: Buffer) -> bool:
+        return True
+
+    def size(self, data: Buffer, name: str) -> tuple[int, int]:
+        from PIL import Image
+
+        try:
+            with Image.open(io.BytesIO(data)) as image:
+                return image.height, image.width
+        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+            raise _refuse_undecodable(name) from None
+
+    def decode(self, data: Buffer, name: str, window: Window | None = None) -> np.ndarray:
+        if not len(data) or not _is_whole(data):
+            raise _refuse_undecodable(name)
+        try:
+            image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+        except cv2.error:
+            image = None
+        if image is None:
+            raise _refuse_undecodable(name)
+        if window is not None:
+            check_window(window, (image.shape[0], image.shape[1]), name)
+            image = window.of(image)
+        return _to_rgb(image, name)
+
+    def encode(self, frame: np.ndarray) -> bytes:
+        bgr = cv2.cvtColor(frame, cv2.COLOR_RGB2BGR)
+        ok, data = cv2.imencode(".png", bgr, [cv2.IMWRITE_PNG_COMPRESSION, self.compress_level])
+        if not ok:
+            raise UserError(f"a frame of shape {frame.shape} cannot be written as PNG")
+        return data.tobytes()
+
+
+CODECS: tuple[Codec, ...] = (ImageFileCodec(),)  # the first that accepts a value decodes it; image files come last
+
+
+def codec_of(data: Buffer) -> Codec:
+    """The codec that a stored value was written with."""
+    return next(codec for codec in CODECS if codec.accepts(data))

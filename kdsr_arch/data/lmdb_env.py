@@ -1,0 +1,68 @@
+"""Opening LMDB environments: once per process and store, never carried over a fork."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import lmdb
+
+from kdsr_arch.errors import UserError
+
+__all__ = ["check_lmdb", "close_all", "reading"]
+
+_open: dict[str, lmdb.Environment] = {}  # by real path: LMDB allows one environment per store and process
+_owner = os.getpid()
+
+
+def close_all() -> None:
+    """Closes every environment of this process, so that stores can be moved or deleted."""
+    for environment in _open.values():
+        environment.close()
+    _open.clear()
+
+
+def _environment(root: Path) -> lmdb.Environment:
+    global _owner
+    if _owner != os.getpid():  # a forked worker: drop the parent's handles, they are not ours to read through
+        close_all()
+        _owner = os.getpid()
+    path = os.path.realpath(root)
+    if path not in _open:
+        try:
+            # Random reads need no read-ahead; without locks a read-only file system works and workers do not meet.
+            _open[path] = lmdb.open(path, readonly=True, lock=False, readahead=False, meminit=False)
+        except lmdb.Error as error:
+            raise UserError(f"{root}: data.mdb cannot be opened ({_reason(error)}); convert the data again") from None
+    return _open[path]
+
+
+def _reason(error: Exception) -> str:
+    return str(error).rpartition(": ")[2]
+
+
+@contextlib.contextmanager
+def reading(root: Path) -> Iterator[lmdb.Transaction]:
+    """A read transaction on the store at ``root``; values are memoryviews valid inside the ``with`` only."""
+    with _environment(root).begin(buffers=True) as transaction:
+        yield transaction
+
+
+def check_lmdb(root: Path) -> None:
+    """Raises UserError unless ``root`` is a whole store: a folder with data.mdb, not truncated, and meta_info.txt."""
+    if not root.is_dir():
+        raise UserError(f"{root}: the data root does not exist or is not a folder")
+    if not (root / "data.mdb").is_file():
+        raise UserError(f"{root}: no data.mdb in it, so this is not an LMDB store")
+    if not (root / "meta_info.txt").is_file():
+        raise UserError(f"{root}: no meta_info.txt in it; make the store with the scripts in datasets_prep")
+    was_open = os.path.realpath(root) in _open and _owner == os.getpid()
+    environment = _environment(root)
+    needed = (environment.info()["last_pgno"] + 1) * environment.stat()["psize"]
+    if not was_open:  # nothing stays open until something is read, so that a fork has nothing to inherit
+        _open.pop(os.path.realpath(root)).close()
+    present = (root / "data.mdb").stat().st_size
+    if present < needed:  # reading past the end of the map would kill the process
+        raise UserError(f"{root}: data.mdb is truncated ({present} of {needed} bytes); copy or convert it again")

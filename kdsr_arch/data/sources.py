@@ -1,0 +1,222 @@
+"""Where frames come from: one interface over folders of images and LMDB stores."""
+
+from __future__ import annotations
+
+import abc
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from kdsr_arch.data.codec import Window, check_window, codec_of
+from kdsr_arch.data.keys import group_clips, natural, safe_key
+from kdsr_arch.data.lmdb_env import check_lmdb, reading
+from kdsr_arch.errors import UserError, nearest
+
+__all__ = ["IMAGE_SUFFIXES", "FolderSource", "FrameSource", "LmdbSource", "MemorySource", "open_source"]
+
+IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".ppm", ".pgm"})
+
+
+class FrameSource(abc.ABC):
+    """Frames by key. Cheap to construct and safe to send to worker processes: what must not be shared is opened late.
+
+    A key is a relative path without suffix, such as ``000/00000012``; the part before the last slash is the clip.
+    """
+
+    name: str  # for messages: the folder or file that the frames come from
+
+    @abc.abstractmethod
+    def keys(self) -> list[str]:
+        """All keys in natural order."""
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.keys())
+
+    @abc.abstractmethod
+    def size(self, key: str) -> tuple[int, int]:
+        """(H, W) of a frame, without decoding it where the format allows."""
+
+    @abc.abstractmethod
+    def get(self, key: str, window: Window | None = None) -> np.ndarray:
+        """A frame, or its part under ``window``: uint8 (h, w, 3) RGB, not to be written to.
+
+        Raises:
+            UserError: the key is unknown, the frame does not decode, or the window leaves the frame.
+        """
+
+    def get_many(self, keys: Sequence[str], window: Window | None = None) -> list[np.ndarray]:
+        """``get`` for several keys; sources with an opening cost pay it once."""
+        return [self.get(key, window) for key in keys]
+
+    def clips(self) -> dict[str, list[str]]:
+        """Keys by clip, both in natural order. Frames that lie in no folder form the clip ``''``."""
+        return group_clips(self.keys())
+
+    def where(self, key: str) -> str:
+        """What a message calls this frame."""
+        return f"{self.name}: '{key}'"
+
+
+class FolderSource(FrameSource):
+    """A folder of images, or of folders of images (clips), at any depth.
+
+    Args:
+        root: the folder. Hidden files and files that are no images are passed over.
+        only: subfolders (clips) to look into; None for all.
+    """
+
+    def __init__(self, root: str | Path, only: Iterable[str] | None = None) -> None:
+        self.root = Path(root)
+        self.name = str(root)
+        if not self.root.is_dir():
+            raise UserError(f"{root}: the data root does not exist or is not a folder")
+        folders = [""] if only is None else [safe_key(clip, self.name) for clip in only]
+        self._files: dict[str, str] = {}
+        self._sizes: dict[str, tuple[int, int]] = {}
+        for folder in folders:
+            self._scan(folder, deep=only is None)
+        if not self._files:
+            raise UserError(f"{root}: no images here ({', '.join(sorted(IMAGE_SUFFIXES))})")
+
+    def _scan(self, folder: str, deep: bool) -> None:
+        top = self.root / folder
+        if not top.is_dir():
+            raise UserError(f"{top}: this clip's folder does not exist")
+        for path, subfolders, files in os.walk(top, followlinks=True):
+            subfolders[:] = sorted(d for d in subfolders if not d.startswith(".")) if deep else []
+            relative = Path(path).relative_to(self.root)
+            for file in files:
+                if not file.startswith(".") and Path(file).suffix.lower() in IMAGE_SUFFIXES:
+                    self._add((relative / file).as_posix())
+
+    def _add(self, relative: str) -> None:
+        key = relative[: -len(Path(relative).suffix)]
+        if key in self._files:
+            raise UserError(f"{self.name}: '{self._files[key]}' and '{relative}' are the same key; keep one of them")
+        self._files[key] = relative
+
+    def path(self, key: str) -> Path:
+        """The file behind a key."""
+        if key not in self._files:
+            raise UserError(f"{self.name}: no image for the key '{key}'{nearest(key, list(self._files)[:5000])}")
+        return self.root / self._files[key]
+
+    def keys(self) -> list[str]:
+        return sorted(self._files, key=natural)
+
+    def size(self, key: str) -> tuple[int, int]:
+        if key not in self._sizes:
+            path = self.path(key)
+            try:
+                with Image.open(path) as image:  # reads the header only
+                    self._sizes[key] = (image.height, image.width)
+            except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+                raise UserError(f"{path}: not a readable image; replace or remove it") from None
+        return self._sizes[key]
+
+    def get(self, key: str, window: Window | None = None) -> np.ndarray:
+        path = self.path(key)
+        try:
+            data = path.read_bytes()
+        except OSError as error:
+            raise UserError(f"{path}: cannot be read ({error.strerror})") from None
+        return codec_of(data).decode(data, str(path), window)
+
+    def where(self, key: str) -> str:
+        return str(self.root / self._files.get(key, key))
+
+
+class LmdbSource(FrameSource):
+    """An LMDB store in BasicSR's layout: ``NAME.lmdb/{data.mdb, meta_info.txt}``.
+
+    ``meta_info.txt`` has one line ``key.png (h,w,c) level`` per frame; values are image files or any format in
+    :data:`kdsr_arch.data.codec.CODECS`. The environment is opened per process, at the first read.
+    """
+
+    def __init__(self, root: str | Path) -> None:
+        self.root = Path(root)
+        self.name = str(root)
+        check_lmdb(self.root)
+        self._shapes = read_meta_info(self.root / "meta_info.txt")
+
+    def keys(self) -> list[str]:
+        return sorted(self._shapes, key=natural)
+
+    def size(self, key: str) -> tuple[int, int]:
+        self._known(key)
+        return self._shapes[key]
+
+    def _known(self, key: str) -> None:
+        if key not in self._shapes:
+            raise UserError(f"{self.name}: no key '{key}' in meta_info.txt{nearest(key, list(self._shapes)[:5000])}")
+
+    def get(self, key: str, window: Window | None = None) -> np.ndarray:
+        return self.get_many([key], window)[0]
+
+    def get_many(self, keys: Sequence[str], window: Window | None = None) -> list[np.ndarray]:
+        with reading(self.root) as transaction:
+            return [self._read(transaction, key, window) for key in keys]
+
+    def _read(self, transaction, key: str, window: Window | None) -> np.ndarray:
+        self._known(key)
+        data = transaction.get(key.encode())
+        if data is None:
+            raise UserError(f"{self.name}: the key '{key}' is in meta_info.txt but not in data.mdb; convert it again")
+        return codec_of(data).decode(data, self.where(key), window)
+
+
+class MemorySource(FrameSource):
+    """Frames that are already arrays: uint8 (H, W, 3) RGB by key."""
+
+    def __init__(self, frames: dict[str, np.ndarray], name: str = "memory") -> None:
+        self.name = name
+        self._frames = frames
+
+    def keys(self) -> list[str]:
+        return sorted(self._frames, key=natural)
+
+    def size(self, key: str) -> tuple[int, int]:
+        return self._frames[key].shape[0], self._frames[key].shape[1]
+
+    def get(self, key: str, window: Window | None = None) -> np.ndarray:
+        frame = self._frames[key]
+        if window is None:
+            return frame
+        check_window(window, self.size(key), self.where(key))
+        return window.of(frame)
+
+
+def read_meta_info(path: Path) -> dict[str, tuple[int, int]]:
+    """Frame sizes (H, W) by key from BasicSR's ``meta_info.txt``."""
+    shapes: dict[str, tuple[int, int]] = {}
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+        if not line.strip():
+            continue
+        head, _, rest = line.partition(" (")
+        try:
+            height, width = (int(v) for v in rest.partition(")")[0].split(",")[:2])
+        except ValueError:
+            raise UserError(f"{path}, line {number}: expected 'key.png (h,w,c) level', got '{line}'") from None
+        key = head[: -len(Path(head).suffix)] if Path(head).suffix else head
+        shapes[safe_key(key, f"{path}, line {number}")] = (height, width)
+    if not shapes:
+        raise UserError(f"{path}: lists no frames")
+    return shapes
+
+
+def open_source(root: str | Path, io_backend: str | None = None, only: Iterable[str] | None = None) -> FrameSource:
+    """The source for a data root: LMDB when it is named ``*.lmdb``, holds a data.mdb or ``io_backend`` says so.
+
+    Args:
+        only: clips wanted, so that a large folder is not listed whole; ignored by LMDB.
+    """
+    looks_lmdb = Path(root).suffix == ".lmdb" or (Path(root) / "data.mdb").is_file()
+    kind = io_backend or ("lmdb" if looks_lmdb else "disk")
+    if kind == "lmdb":
+        return LmdbSource(root)
+    if kind == "disk":
+        return FolderSource(root, only)
+    raise UserError(f"io_backend type '{kind}' is unknown; use 'disk' or 'lmdb'")

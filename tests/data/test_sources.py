@@ -1,0 +1,168 @@
+"""Folders and LMDB give the same frames, and say clearly what is wrong with them."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import shutil
+
+import lmdb
+import numpy as np
+import pytest
+
+from kdsr_arch.data import lmdb_env
+from kdsr_arch.data.codec import Window
+from kdsr_arch.data.keys import natural, safe_key
+from kdsr_arch.data.sources import FolderSource, LmdbSource, open_source
+from kdsr_arch.errors import UserError
+
+
+@pytest.fixture
+def broken_lmdb(clip_lmdb, tmp_path):
+    """A copy of the store, to be damaged."""
+    return shutil.copytree(clip_lmdb, tmp_path / "broken.lmdb")
+
+
+def test_lmdb_and_folder_are_identical(clip_root, clip_lmdb):
+    folder, store = open_source(clip_root), open_source(clip_lmdb)
+    assert isinstance(folder, FolderSource) and isinstance(store, LmdbSource)
+    assert folder.clips() == store.clips()
+    assert [len(keys) for keys in folder.clips().values()] == [8, 5]
+    for key in folder:
+        assert folder.size(key) == store.size(key)
+        np.testing.assert_array_equal(folder.get(key), store.get(key))
+        window = Window(3, 5, 17, 19)
+        np.testing.assert_array_equal(folder.get(key, window), store.get(key, window))
+        np.testing.assert_array_equal(folder.get(key, window), window.of(store.get(key)))
+    keys = folder.keys()[:3]
+    for one, many in zip(keys, store.get_many(keys, Window(0, 0, 8, 8)), strict=True):
+        np.testing.assert_array_equal(folder.get(one)[:8, :8], many)
+
+
+def test_natural_order_and_suffixes(frames, tmp_path, save):
+    for name in ("im10", "im2", "im1"):
+        save(tmp_path / "a" / f"{name}.png", frames[0][:8, :8])
+    (tmp_path / "a" / "notes.txt").write_text("no image")
+    (tmp_path / "a" / ".hidden.png").write_bytes(b"")
+    save(tmp_path / "a" / "im11.bmp", frames[0][:8, :8])
+    assert FolderSource(tmp_path).keys() == ["a/im1", "a/im2", "a/im10", "a/im11"]
+    assert sorted(["b", "10", "9", "a10", "a9"], key=natural) == ["9", "10", "a9", "a10", "b"]
+
+
+def test_basicsr_reads_ours_and_we_read_basicsrs(clip_root, clip_lmdb, tmp_path):
+    from kdsr_arch import compat  # noqa: F401
+
+    from basicsr.utils import FileClient, imfrombytes  # isort: skip
+    from basicsr.utils.lmdb_util import make_lmdb_from_imgs  # isort: skip
+
+    lmdb_env.close_all()  # LMDB allows one environment per store and process
+    folder = FolderSource(clip_root)
+    keys = folder.keys()
+    client = FileClient("lmdb", db_paths=[str(clip_lmdb)], client_keys=["gt"])
+    assert not lmdb_env._open
+    theirs = imfrombytes(client.get(keys[4], "gt"))[..., ::-1]
+    np.testing.assert_array_equal(theirs, folder.get(keys[4]))
+    out = tmp_path / "basicsr.lmdb"
+    make_lmdb_from_imgs(str(clip_root), str(out), [f"{key}.png" for key in keys], keys)
+    assert (out / "meta_info.txt").read_text() == (clip_lmdb / "meta_info.txt").read_text()
+    np.testing.assert_array_equal(LmdbSource(out).get(keys[4]), folder.get(keys[4]))
+
+
+def _child(source, key, queue):
+    frame = source.get(key)
+    queue.put((int(frame.sum()), lmdb_env._owner == os.getpid()))
+
+
+def test_a_forked_worker_opens_its_own_environment(clip_lmdb):
+    source = LmdbSource(clip_lmdb)
+    key = source.keys()[0]
+    expected = int(source.get(key).sum())
+    context = multiprocessing.get_context("fork")
+    queue = context.SimpleQueue()
+    children = [context.Process(target=_child, args=(source, key, queue)) for _ in range(2)]
+    for child in children:
+        child.start()
+    for child in children:
+        child.join()
+        assert child.exitcode == 0
+    assert [queue.get() for _ in children] == [(expected, True)] * 2
+    assert int(source.get(key).sum()) == expected
+
+
+def test_missing_roots_and_empty_folders(tmp_path):
+    for name in ("absent", "absent.lmdb"):
+        with pytest.raises(UserError, match=f"{name}: the data root does not exist"):
+            open_source(tmp_path / name)
+    with pytest.raises(UserError, match="no images here"):
+        open_source(tmp_path)
+    with pytest.raises(UserError, match="'s3' is unknown; use 'disk' or 'lmdb'"):
+        open_source(tmp_path, "s3")
+
+
+def test_unknown_keys_have_near_misses(clip_root, clip_lmdb):
+    for source in (FolderSource(clip_root), LmdbSource(clip_lmdb)):
+        with pytest.raises(UserError, match=r"'000/00000008'.*did you mean '000/0000000"):
+            source.get("000/00000008")
+
+
+def test_same_key_twice(frames, tmp_path, save):
+    save(tmp_path / "a.png", frames[0][:8, :8])
+    save(tmp_path / "a.bmp", frames[0][:8, :8])
+    with pytest.raises(UserError, match="are the same key"):
+        FolderSource(tmp_path)
+
+
+def test_lmdb_without_its_parts(broken_lmdb):
+    (broken_lmdb / "meta_info.txt").rename(broken_lmdb / "other.txt")
+    with pytest.raises(UserError, match="broken.lmdb: no meta_info.txt in it"):
+        LmdbSource(broken_lmdb)
+    (broken_lmdb / "data.mdb").unlink()
+    with pytest.raises(UserError, match="no data.mdb in it"):
+        LmdbSource(broken_lmdb)
+
+
+@pytest.mark.parametrize("kept", [0, 100, 4096, 8192, 0.5, 0.99])
+def test_truncated_lmdb(broken_lmdb, kept):
+    data = broken_lmdb / "data.mdb"
+    os.truncate(data, int(kept * data.stat().st_size) if isinstance(kept, float) else kept)
+    with pytest.raises(UserError, match="truncated|cannot be opened"):
+        LmdbSource(broken_lmdb)
+
+
+def test_lmdb_with_a_key_missing(broken_lmdb):
+    meta = broken_lmdb / "meta_info.txt"
+    meta.write_text(meta.read_text() + "002/00000000.png (64,80,3) 1\n")
+    with pytest.raises(UserError, match="'002/00000000' is in meta_info.txt but not in data.mdb"):
+        LmdbSource(broken_lmdb).get("002/00000000")
+
+
+def test_lmdb_with_a_damaged_value(broken_lmdb):
+    with lmdb.open(str(broken_lmdb)) as env, env.begin(write=True) as transaction:
+        transaction.put(b"000/00000003", transaction.get(b"000/00000003")[:500])
+    with pytest.raises(UserError, match="broken.lmdb: '000/00000003': the frame does not decode"):
+        LmdbSource(broken_lmdb).get("000/00000003")
+
+
+@pytest.mark.parametrize("line", ["000/00000000.png", "a.png (x,y,3) 1", "a.png (4) 1"])
+def test_bad_meta_lines_are_named(broken_lmdb, line):
+    (broken_lmdb / "meta_info.txt").write_text(f"b.png (8,8,3) 1\n{line}\n")
+    with pytest.raises(UserError, match="meta_info.txt, line 2: expected"):
+        LmdbSource(broken_lmdb)
+
+
+@pytest.mark.parametrize("key", ["../a", "a/../../b", "/etc/passwd", "a\\..\\b", "C:/a", ""])
+def test_keys_stay_inside_the_root(broken_lmdb, key):
+    with pytest.raises(UserError, match="reaches outside the data root"):
+        safe_key(key, "list.txt")
+    if key:
+        (broken_lmdb / "meta_info.txt").write_text(f"{key}.png (8,8,3) 1\n")
+        with pytest.raises(UserError, match="line 1: the key .* reaches outside"):
+            LmdbSource(broken_lmdb)
+
+
+def test_undecodable_file_is_named(clip_root, tmp_path):
+    root = shutil.copytree(clip_root, tmp_path / "clips")
+    torn = root / "001" / "00000002.png"
+    os.truncate(torn, 300)
+    with pytest.raises(UserError, match="001/00000002.png: the frame does not decode"):
+        FolderSource(root).get("001/00000002")
