@@ -15,8 +15,8 @@ class DistillLoss(nn.Module):
     """A loss between what the student's and the teacher's taps recorded.
 
     Sub-classes implement ``forward(student, teacher) -> scalar Tensor`` (``forward(student)`` where
-    ``sides = 'student'``). Both sides are float32 and outside autocast; the teacher's side is detached.
-    The reduction is the mean over every element unless the class says otherwise. The weight of the
+    ``sides = 'student'``). Both sides are float32 and outside autocast (see ``native_dtype``); the teacher's is
+    detached. The reduction is the mean over every element unless the class says otherwise. The weight of the
     term (``loss_weight``) is not the loss's business.
 
     Attributes:
@@ -26,6 +26,10 @@ class DistillLoss(nn.Module):
         multi: True: gets the lists of all tapped layers in one call; False: is called once for each pair
             of layers and the results are summed with the term's ``layer_weights``.
         sides: 'both', or 'student' for a term of the student alone.
+        native_dtype: True: gets what the networks made (bfloat16, float16), computes in float32 itself, and saves
+            a float32 copy of HR-resolution features.
+        reaches_student: False while the loss trains its own parts only (it then has no gradient on the student,
+            and the task neither weighs nor measures it).
     """
 
     align_channels: bool = True
@@ -33,12 +37,21 @@ class DistillLoss(nn.Module):
     clip: bool = False
     multi: bool = False
     sides: str = 'both'
+    native_dtype: bool = False
+    reaches_student: bool = True
+
+    def prepare(self, frames: Tensor) -> Tensor:
+        """What is done to each recorded map (F, C, H, W) of either side before adapters and ``forward``.
+
+        For what makes the maps smaller and commutes with a 1x1 convolution, so that both become cheap.
+        """
+        return frames
 
     def setup(self, student_shapes: Sequence[Any], teacher_shapes: Sequence[Any]) -> None:
         """Build what depends on shapes (estimators, a ConvLSTM): called once, before the optimizer exists.
 
         Args:
-            student_shapes: one entry for each tapped layer, after adapters: a ``torch.Size`` of what
+            student_shapes: one entry for each tapped layer, after ``prepare`` and adapters: a ``torch.Size`` of what
                 ``forward`` will get, or a tuple of them where the tap records a tuple.
             teacher_shapes: likewise; empty for a term of the student alone.
         """

@@ -1,0 +1,314 @@
+"""The distillation task: a student, a frozen teacher, and the terms between them, as one module."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from kdsr_arch.archs.traits import traits_of
+from kdsr_arch.distill import ratios, table
+from kdsr_arch.distill.features import Feature, fold
+from kdsr_arch.distill.side import Side, flat, matched_colors
+from kdsr_arch.distill.stages import PIXEL, Stage, parse_stages, stage_at
+from kdsr_arch.distill.taps import OUTPUT, stop_inplace
+from kdsr_arch.distill.terms import Term, TermReport, build_loss, undisturbed
+from kdsr_arch.distill.weights import TermWeight, parse_weight
+from kdsr_arch.errors import UserError
+
+__all__ = ['DistillTask', 'TaskOutput', 'TermReport']
+
+
+@dataclass
+class TaskOutput:
+    """What one training forward gives.
+
+    Attributes:
+        sr: the student's output in its own colour, float32: (B, C, H, W), or (B, N, C, H, W) for clips.
+        losses: the weighted active losses by name: ``l_pix`` for pixel_opt, ``l_NAME`` for a term; their sum is
+            trained.
+        raw: the same, unweighted; ``l_pix`` is there whenever pixel_opt is.
+        weights: the weights between the two.
+    """
+
+    sr: Tensor
+    losses: dict[str, Tensor] = field(default_factory=dict)
+    raw: dict[str, Tensor] = field(default_factory=dict)
+    weights: dict[str, float] = field(default_factory=dict)
+
+
+class DistillTask(nn.Module):
+    """Trains ``student`` by the pixel loss and the terms of ``train_opt``, under ``teacher``.
+
+    The teacher is in eval mode and without gradients; it moves with ``.to(...)`` but is in no ``parameters()``,
+    ``state_dict()`` or ``modules()``. ``student`` is used as it is: its state dict holds nothing of the task. Networks
+    run under the autocast that their options name, losses in float32 outside of it.
+
+    Args:
+        student: network to train.
+        teacher: its teacher; None where no term needs one.
+        train_opt: ``pixel_opt``, ``distill_opt``, ``stages``, ``amp``, ``compile``.
+        scale: of both networks.
+        teacher_opt: ``amp`` and ``compile`` of the teacher alone.
+
+    Raises:
+        UserError: terms, taps or stages that cannot be.
+    """
+
+    def __init__(self, student: nn.Module, teacher: nn.Module | None, train_opt: Mapping[str, Any], *, scale: int,
+                 teacher_opt: Mapping[str, Any] | None = None) -> None:
+        super().__init__()
+        self.student = student
+        self._student = Side(student, traits_of(student, scale), train_opt, 'student')
+        self._teacher: Side | None = None
+        if teacher is not None:
+            teacher.requires_grad_(False).eval()
+            stop_inplace(teacher)
+            self._teacher = Side(teacher, traits_of(teacher, scale), teacher_opt or {}, 'teacher')
+        pixel = train_opt.get('pixel_opt')
+        self.pixel = build_loss(pixel, 'train.pixel_opt') if pixel else None
+        self._pixel_weight = _pixel_weight(pixel)
+        self.terms = nn.ModuleDict(_build_terms(train_opt.get('distill_opt') or {}))
+        self._resolve_taps()
+        if self.pixel is None and not self.terms:
+            raise UserError('train: neither pixel_opt nor distill_opt is given: there is nothing to learn from')
+        names = [*self.terms, *([PIXEL] if self.pixel is not None else [])]
+        self._stages = parse_stages(train_opt.get('stages'), names, student)
+        self._trainable = {p: p.requires_grad for p in self.parameters()}
+        self._frozen: tuple[str, ...] = ()
+        self._watch = ratios.InertWatch()
+        self._reports: list[TermReport] | None = None
+
+    def _resolve_taps(self) -> None:
+        for term in self._terms():
+            term.student = [self._student.resolve(name, term.where) for name in term.student]
+            if term.needs_teacher():
+                if self._teacher is None:
+                    raise UserError(f'{term.where}: {term.kind} compares with a teacher, but there is no network_t')
+                term.teacher = [self._teacher.resolve(name, term.where) for name in term.teacher]
+            if term.weight.balance is not None and self.pixel is None:
+                raise UserError(f'{term.where}.loss_weight: a balance is against the pixel loss; give train.pixel_opt')
+
+    def _terms(self) -> list[Term]:
+        return list(self.terms.values())  # type: ignore[arg-type]
+
+    def _apply(self, fn: Callable, recurse: bool = True) -> DistillTask:
+        if self._teacher is not None:  # no registered module, yet it goes where the student goes
+            self._teacher.net._apply(fn, recurse)
+        return super()._apply(fn, recurse)
+
+    # ----------------------------------------------------------------------------------------- before training
+
+    def dry_run(self, lq: Tensor, gt: Tensor) -> list[TermReport]:
+        """Runs both networks once on the first sample: finds shapes, builds adapters and what losses need of their own.
+
+        Must be called once, with the networks on their device and before the optimizer is built. Buffers and random
+        states are afterwards what they were, but for the draws that new parameters took.
+
+        Returns:
+            One report for each layer of each term, as :meth:`table` prints them.
+
+        Raises:
+            UserError: taps that do not exist or never fire, shapes that cannot be aligned, outputs of another size
+                than ``gt``.
+        """
+        lq, gt = lq[:1], gt[:1]
+        with torch.no_grad(), undisturbed(self.student), torch.random.fork_rng(_cuda(lq)):
+            theirs = self._teacher_features(self._terms(), lq, gt, learn=True)
+            sr, taps = self._student.run(lq, _clip(lq, gt), self._paths(self._terms(), 'student'), learn=True)
+            _check_output(sr, gt)
+            ours = self._features(self._student, self._terms(), sr, taps, lq.shape[0])
+        self._reports = []
+        for term in self._terms():
+            self._reports += term.setup(*self._pick(term, ours, theirs))
+        self._trainable |= {p: p.requires_grad for p in self.parameters() if p not in self._trainable}
+        self._student.compile()
+        if self._teacher is not None:
+            self._teacher.compile()
+        return self._reports
+
+    def table(self) -> str:
+        """The terms as the dry run found them: term | loss | taps | shapes (one sample) | adapter | weight."""
+        return table.render(self._done(self._reports))
+
+    def train_only_parameters(self) -> list[nn.Parameter]:
+        """Adapters' and losses' own parameters, for the optimizer; those that never train are left out."""
+        self._done(self._reports)
+        return [p for p in self.terms.parameters() if self._trainable[p]]
+
+    def train_only_state(self) -> dict[str, Any]:
+        """Adapters, loss modules and balances: everything but student and teacher."""
+        return dict(self.terms.state_dict())
+
+    def load_train_only_state(self, state: Mapping[str, Any]) -> None:
+        """Puts a :meth:`train_only_state` back; UserError where it is of other terms or shapes."""
+        try:
+            self.terms.load_state_dict(dict(state))
+        except (RuntimeError, KeyError, TypeError) as error:
+            raise UserError('the state of adapters and losses belongs to other terms: '
+                            f'{" ".join(str(error).split())[:300]}') from None
+
+    # ------------------------------------------------------------------------------------------------ training
+
+    def set_stage(self, iteration: int) -> None:
+        """Freezes and thaws parameters as the iteration's stage says; safe to repeat, in any order."""
+        frozen = self._stage(iteration).freeze
+        if frozen == self._frozen:
+            return
+        for name, module in (('', self.student), *(('terms.' + n, t) for n, t in self.terms.items())):
+            for path, param in module.named_parameters():
+                held = name.removeprefix('terms.') in frozen if name else any(
+                    path == f or path.startswith(f + '.') for f in frozen)
+                param.requires_grad_(self._trainable[param] and not held)
+                param.grad = None if held else param.grad
+        self._frozen = frozen
+
+    def forward(self, lq: Tensor, gt: Tensor, iteration: int) -> TaskOutput:
+        """One training forward.
+
+        Args:
+            lq: (B, C, h, w), or clips (B, T, C, h, w) with T = N + num_frame - 1.
+            gt: (B, C, H, W), or (B, N, C, H, W); 4-D with clips means N = 1.
+            iteration: counted from 1; it alone decides the active terms and the schedules.
+        """
+        self._done(self._reports)
+        stage = self._stage(iteration)
+        active = [t for t in self._terms() if stage.runs(t.name) and t.runs(iteration)]
+        theirs = self._teacher_features(active, lq, gt)
+        sr, taps = self._student.run(lq, _clip(lq, gt), self._paths(active, 'student'))
+        with torch.autocast(lq.device.type, enabled=False):
+            ours = self._features(self._student, active, sr, taps, lq.shape[0])
+            output = TaskOutput(sr.float())
+            if self.pixel is not None:
+                output.raw['l_pix'] = self.pixel(*matched_colors(flat(sr).float(), flat(gt)))
+            for term in active:
+                output.raw[f'l_{term.name}'] = term(*self._pick(term, ours, theirs))
+            self._weigh(output, active, stage, iteration)
+        return output
+
+    def _weigh(self, output: TaskOutput, active: list[Term], stage: Stage, iteration: int) -> None:
+        """Fills in weights and weighted losses; a balance without any measurement is measured here."""
+        output.weights['l_pix'] = self._pixel_weight.at(iteration)
+        waiting = [t for t in active if t.weight.wants_measure() and t.reaches_student()]
+        if waiting and torch.is_grad_enabled():
+            self._record(self._norms(output, waiting), output, waiting)
+        for term in active:
+            output.weights[f'l_{term.name}'] = term.weight_at(iteration)
+        pixel = ['l_pix'] if self.pixel is not None and stage.runs(PIXEL) else []
+        shown = [*pixel, *(f'l_{term.name}' for term in active)]
+        if not shown:
+            raise UserError(f'train: no loss is active in iteration {iteration}: check stages, start, stop and weights')
+        output.losses = {name: output.raw[name] * output.weights[name] for name in shown}
+
+    def measure(self, output: TaskOutput, iteration: int) -> dict[str, float]:
+        """Each term's weighted gradient on the student over the pixel loss's; before ``backward`` of the same forward.
+
+        Moves the balances on (for the next iteration) and warns once of a term that has gone inert. One backward pass
+        per term: call it every ``ratio_freq`` iterations.
+
+        Returns:
+            Ratios by term name; empty without pixel loss.
+        """
+        measured = [t for t in self._terms() if f'l_{t.name}' in output.losses and t.reaches_student()]
+        if 'l_pix' not in output.raw or not measured:
+            return {}
+        norms = self._norms(output, measured)
+        self._record(norms, output, measured)
+        pixel = norms['l_pix'] * output.weights['l_pix']
+        found = {t.name: ratios.ratio(output.weights[f'l_{t.name}'], norms[f'l_{t.name}'], pixel) for t in measured}
+        self._watch.look(found, {t.name for t in measured if t.weight.ramps(iteration)}, iteration)
+        return found
+
+    def _norms(self, output: TaskOutput, terms: Sequence[Term]) -> dict[str, float]:
+        names = ['l_pix', *(f'l_{t.name}' for t in terms)]
+        return ratios.gradient_norms({name: output.raw[name] for name in names}, self.student)
+
+    def _record(self, norms: Mapping[str, float], output: TaskOutput, terms: Sequence[Term]) -> None:
+        for term in terms:
+            term.weight.record(norms['l_pix'] * output.weights['l_pix'], norms[f'l_{term.name}'])
+
+    def after_step(self, output: TaskOutput, iteration: int) -> None:
+        """To be called after the optimizer's step: tells the losses that ask for it their value."""
+        for term in self._terms():
+            if f'l_{term.name}' in output.raw:
+                term.after_step(output.raw[f'l_{term.name}'], iteration)
+
+    # ------------------------------------------------------------------------------------------------- features
+
+    def _stage(self, iteration: int) -> Stage:
+        return stage_at(self._stages, iteration)
+
+    @staticmethod
+    def _paths(terms: Sequence[Term], side: str) -> list[str]:
+        return sorted({path for term in terms for path in getattr(term, side)} - {OUTPUT})
+
+    def _teacher_features(self, terms: Sequence[Term], lq: Tensor, gt: Tensor, learn: bool = False
+                          ) -> dict[str, Feature]:
+        """The teacher's taps, detached; its forward is skipped where no term wants it."""
+        terms = [t for t in terms if t.needs_teacher()]
+        if not terms:
+            return {}
+        side = self._teacher
+        assert side is not None
+        with torch.no_grad():
+            sr, taps = side.run(lq, _clip(lq, gt), self._paths(terms, 'teacher'), learn)
+            return self._features(side, terms, sr, taps, lq.shape[0])
+
+    @staticmethod
+    def _features(side: Side, terms: Sequence[Term], sr: Tensor, taps: Mapping, batch: int) -> dict[str, Feature]:
+        recurrent = side.traits.mode == 'recurrent'
+        features = {path: fold(taps.fires(path), batch, recurrent, f"tap '{path}' of the {side.name}")  # type: ignore
+                    for path in taps}
+        return features | {OUTPUT: Feature(flat(sr), batch)}
+
+    def _pick(self, term: Term, ours: Mapping[str, Feature], theirs: Mapping[str, Feature]
+              ) -> tuple[list[Feature], list[Feature]]:
+        student, teacher = [ours[p] for p in term.student], [theirs[p] for p in term.teacher]
+        for layer, (mine, other) in enumerate(zip(term.student, term.teacher, strict=False)):
+            if mine == other == OUTPUT:  # outputs are compared in the colour that both have
+                s, t = matched_colors(student[layer].tensors[0], teacher[layer].tensors[0])
+                student[layer] = Feature(s, student[layer].sequences)
+                teacher[layer] = Feature(t, teacher[layer].sequences)
+        return student, teacher
+
+    @staticmethod
+    def _done(reports: list[TermReport] | None) -> list[TermReport]:
+        if reports is None:
+            raise RuntimeError('DistillTask.dry_run(lq, gt) must be called first')
+        return reports
+
+
+def _build_terms(options: Mapping[str, Mapping[str, Any]]) -> dict[str, Term]:
+    for name in options:
+        if not str(name).isidentifier() or name in (PIXEL, 'pix'):
+            raise UserError(f"train.distill_opt: '{name}' cannot name a term: use letters, digits and _, not pix or "
+                            'pixel')
+    return {name: Term(name, spec) for name, spec in options.items()}
+
+
+def _pixel_weight(options: Mapping[str, Any] | None) -> TermWeight:
+    weight = parse_weight((options or {}).get('loss_weight', 1.0), 'train.pixel_opt')
+    if weight.balance is not None:
+        raise UserError('train.pixel_opt.loss_weight: the pixel loss is what terms are balanced against; give a number '
+                        'or a schedule')
+    return weight
+
+
+def _clip(lq: Tensor, gt: Tensor) -> int | None:
+    """Number N of frames wanted, None for images."""
+    if lq.dim() == 4:
+        return None
+    return gt.shape[1] if gt.dim() == 5 else 1
+
+
+def _check_output(sr: Tensor, gt: Tensor) -> None:
+    if flat(sr).shape[-2:] != gt.shape[-2:] or flat(sr).shape[0] != flat(gt).shape[0]:
+        raise UserError(f'the student restores {tuple(sr.shape)}, but the ground truth is {tuple(gt.shape)}: check '
+                        'scale, gt_size and clip_length')
+
+
+def _cuda(lq: Tensor) -> list[torch.device]:
+    return [lq.device] if lq.is_cuda else []

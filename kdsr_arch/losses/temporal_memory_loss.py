@@ -1,0 +1,171 @@
+"""The temporal term of space-time distillation: memory cells of one ConvLSTM over the student's and teacher's clips."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from kdsr_arch import compat  # noqa: F401  (before basicsr)
+from kdsr_arch.errors import UserError
+from kdsr_arch.losses.base import DistillLoss
+from kdsr_arch.losses.conv_lstm import PADDINGS, ConvLSTM
+from kdsr_arch.losses.maps import CRITERIA, choose
+
+from basicsr.utils.registry import LOSS_REGISTRY  # isort: skip
+
+MODES = ('trained', 'frozen', 'pretrained')
+RMS_MOMENTUM = 0.05
+EPS = 1e-8
+
+
+@LOSS_REGISTRY.register()
+class TemporalMemoryLoss(DistillLoss):
+    """L_TD = mean ||C_S - C_T||^2 (Xiao et al., CVPR 2021, temporal distillation).
+
+    The clip's features F_1..F_N of the student and of the teacher each go through one ConvLSTM whose weights they
+    share; C is its last memory cell, and ||.||^2 the mean over all elements. Student and teacher (B, N, C, H, W) of
+    equal channels (a train-only 1x1 convolution makes them so). The gradient never reaches the teacher.
+
+    The published form trains the ConvLSTM with the student and fixes it once L_TD < 1e-8, against the collapse of its
+    weights to zero. What happens is that it learns to ignore its input long before: the other modes keep it alive.
+    UNCERTAIN in the paper, hence options: kernel, hidden size, borders.
+
+    Args:
+        lstm: 'trained' (published); 'frozen': as it was drawn at random; 'pretrained': during the first
+            ``pretrain_iters`` steps it learns to predict the teacher's next frame from the hidden state through a
+            train-only convolution, the student's term waiting (``reaches_student`` is False), and is frozen then.
+        pretrain_iters: steps of that; needs clips of two frames or more.
+        hidden: channels of the cell; None for the teacher's C (295,168 parameters at 64 channels, kernel 3).
+        kernel_size: odd.
+        padding: 'zeros' or 'replicate' at the borders.
+        downsample: k: ``prepare`` averages the maps over k x k pixels; the cost falls by k^2. 1 is the published form.
+        normalize: 'none', or 'teacher_rms': both sides divided by the running root mean square of the teacher's
+            features, which stands still once a ConvLSTM that learnt is fixed.
+        cells: 'last' (published), or 'all': the mean over the cells of all frames.
+        criterion: 'l2' (published; the mean squared difference) or 'l1'.
+        threshold: the value under which a trained ConvLSTM is fixed for good.
+    """
+
+    clip = True
+    native_dtype = True
+    rms: Tensor
+
+    def __init__(self, lstm: str = 'trained', pretrain_iters: int = 0, hidden: int | None = None,
+                 kernel_size: int = 3, padding: str = 'zeros', downsample: int = 1, normalize: str = 'none',
+                 cells: str = 'last', criterion: str = 'l2', threshold: float = 1e-8) -> None:
+        super().__init__()
+        name = type(self).__name__
+        self.mode = choose(name, 'lstm', lstm, MODES)
+        self.padding = choose(name, 'padding', padding, PADDINGS)
+        self.normalize = choose(name, 'normalize', normalize, ('none', 'teacher_rms'))
+        self.cells = choose(name, 'cells', cells, ('last', 'all'))
+        self.criterion = CRITERIA[choose(name, 'criterion', criterion, list(CRITERIA))]
+        if kernel_size < 1 or kernel_size % 2 == 0 or downsample < 1 or (hidden is not None and hidden < 1):
+            raise UserError(f'{name}: kernel_size must be odd, downsample and hidden at least 1; got {kernel_size}, '
+                            f'{downsample}, {hidden}')
+        if (lstm == 'pretrained') != (pretrain_iters > 0):
+            raise UserError(f"{name}: `lstm: pretrained` and a `pretrain_iters` above 0 belong together; got lstm "
+                            f"'{lstm}' and pretrain_iters {pretrain_iters}")
+        self.pretrain_iters, self.hidden, self.kernel_size = pretrain_iters, hidden, kernel_size
+        self.downsample, self.threshold = downsample, threshold
+        self.lstm: ConvLSTM | None = None
+        self.head: nn.Conv2d | None = None
+        self.steps, self.fixed = 0, lstm == 'frozen'
+        self.register_buffer('rms', torch.tensor(0.0))
+
+    def prepare(self, frames: Tensor) -> Tensor:
+        """(F, C, H, W) -> (F, C, H // k, W // k): means over k x k pixels."""
+        if self.downsample == 1:
+            return frames
+        if min(frames.shape[-2:]) < self.downsample:
+            raise UserError(f'{type(self).__name__}: downsample {self.downsample} is larger than the maps '
+                            f'{tuple(frames.shape[-2:])}')
+        return F.avg_pool2d(frames, self.downsample)
+
+    def setup(self, student_shapes: Sequence[Any], teacher_shapes: Sequence[Any]) -> None:
+        """Builds the ConvLSTM for the teacher's channels."""
+        shape = teacher_shapes[0]
+        if len(teacher_shapes) != 1 or len(shape) != 5:
+            raise UserError(f'{type(self).__name__} needs one tap of feature maps (B, N, C, H, W) on each side, got '
+                            f'{[tuple(s) for s in teacher_shapes]}')
+        if self.mode == 'pretrained' and shape[1] < 2:
+            raise UserError(f'{type(self).__name__}: `lstm: pretrained` predicts the next frame and needs clips of 2 '
+                            f'frames or more, got {shape[1]}: set clip_length')
+        channels = shape[2]
+        self.lstm = ConvLSTM(channels, self.hidden or channels, self.kernel_size, self.padding)
+        if self.mode == 'pretrained':
+            self.head = nn.Conv2d(self.lstm.hidden, channels, 3, padding=1)
+        if self.mode == 'frozen':
+            self.lstm.requires_grad_(False)
+
+    @property
+    def reaches_student(self) -> bool:  # type: ignore[override]
+        """False during pretraining."""
+        return self.steps >= self.pretrain_iters
+
+    def forward(self, student: Tensor, teacher: Tensor) -> Tensor:  # type: ignore[override]
+        """Scalar from prepared clips: L_TD, or the prediction error of the teacher's next frames during pretraining."""
+        if self.lstm is None:
+            raise RuntimeError('setup() must be called before forward()')
+        theirs = self._scaled(teacher.detach(), learn=True)
+        if not self.reaches_student:
+            return self._prediction_error(theirs)
+        ours = self._scaled(student)
+        cells_s, cells_t = self._both_cells(ours, theirs)
+        if self.cells == 'last':
+            return self.criterion(cells_s[-1], cells_t[-1])
+        return torch.stack([self.criterion(s, t) for s, t in zip(cells_s, cells_t, strict=True)]).mean()
+
+    def after_step(self, value: float, iteration: int) -> None:
+        """Counts steps; fixes the ConvLSTM when its pretraining ends, or by the 1e-8 rule."""
+        self.steps += 1
+        if self.mode == 'pretrained':
+            self.fixed = self.reaches_student
+        elif value < self.threshold:
+            self.fixed = True
+        if self.fixed:
+            for parameter in self.parameters():  # an optimizer leaves alone what has no gradient
+                parameter.grad = None
+
+    def get_extra_state(self) -> Tensor:
+        return torch.tensor([self.steps, self.fixed])  # not buffers: reading those would wait for the GPU
+
+    def set_extra_state(self, state: Tensor) -> None:
+        self.steps, self.fixed = int(state[0]), bool(state[1])
+
+    def _scaled(self, clip: Tensor, learn: bool = False) -> Tensor:
+        clip = clip.to(torch.promote_types(clip.dtype, torch.float32))
+        if self.normalize == 'none':
+            return clip
+        if learn and self.training and (self.mode == 'frozen' or not self.fixed):
+            now = clip.square().mean().sqrt().to(self.rms.dtype)
+            self.rms.copy_(torch.where(self.rms > 0, self.rms + RMS_MOMENTUM * (now - self.rms), now))
+        return clip / (self.rms.clone() + EPS)
+
+    def _prediction_error(self, clip: Tensor) -> Tensor:
+        assert self.lstm is not None and self.head is not None
+        hiddens = self.lstm(clip[:, :-1])[1]
+        predicted = self.head(torch.stack(hiddens, dim=1).flatten(0, 1))
+        return F.mse_loss(predicted, clip[:, 1:].flatten(0, 1))
+
+    def _both_cells(self, ours: Tensor, theirs: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+        """Cells of student and teacher: one batch while the ConvLSTM learns, else the teacher without a graph."""
+        assert self.lstm is not None
+        lstm, lead = self.lstm, ours.shape[:2]
+        if self.fixed:
+            with torch.no_grad():
+                cells_t = self._run(lstm.input_gates(theirs.flatten(0, 1)).unflatten(0, lead))
+            gates = lstm.input_gates(ours.flatten(0, 1), detach=True).unflatten(0, lead)
+            return self._run(gates, detach=True), cells_t
+        # Two convolutions rather than one: the teacher's half needs no gradient on its input.
+        gates = torch.cat([lstm.input_gates(x.flatten(0, 1)).unflatten(0, lead) for x in (ours, theirs)])
+        pairs = [cell.chunk(2) for cell in self._run(gates)]
+        return [s for s, _ in pairs], [t for _, t in pairs]
+
+    def _run(self, gates: Tensor, detach: bool = False) -> list[Tensor]:
+        assert self.lstm is not None
+        return self.lstm.run(gates, detach, final_hidden=False)[0]
