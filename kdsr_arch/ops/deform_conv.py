@@ -27,9 +27,8 @@ from kdsr_arch.errors import UserError
 __all__ = ["deform_conv2d"]
 
 # Bytes of column matrix per block of rows. Measured on CPU (benchmarks/deform_conv.py): flat from 4 to 16 MB, 1.5 times
-# slower unblocked. The backward pass pays one gradient image per block, so its blocks are larger.
+# slower unblocked; the backward pass pays one gradient image per block.
 _CPU_BLOCK = 8 << 20
-_CPU_BLOCK_BACKWARD = 32 << 20
 _GPU_BLOCK = 512 << 20
 _BILINEAR, _ZEROS = 0, 0  # enumeration values of aten's grid sampler
 
@@ -211,9 +210,9 @@ def _sample(image: Tensor, grid: Tensor, geo: _Geometry) -> Tensor:
     return samples.view(*image.shape[:2], geo.taps, grid.shape[1] // geo.taps, geo.out[1])
 
 
-def _row_blocks(x: Tensor, geo: _Geometry, cpu_bytes: int) -> Iterator[Pair]:
-    """Ranges of output rows whose column matrix takes about ``cpu_bytes``, or the GPU's budget."""
-    budget = cpu_bytes if x.device.type == "cpu" else _GPU_BLOCK
+def _row_blocks(x: Tensor, geo: _Geometry) -> Iterator[Pair]:
+    """Ranges of output rows whose column matrix takes about the device's budget."""
+    budget = _CPU_BLOCK if x.device.type == "cpu" else _GPU_BLOCK
     row_bytes = x.shape[0] * x.shape[1] * geo.taps * geo.out[1] * x.element_size()
     rows = max(1, budget // max(1, row_bytes))
     for top in range(0, geo.out[0], rows):
@@ -229,7 +228,7 @@ class _DeformConv(torch.autograd.Function):
         ctx.save_for_backward(x, offset, mask, weight)
         image, matrix = _pad_to_power_of_two(x, geo), _weight_matrix(weight, geo)
         y = x.new_empty(geo.batch, weight.shape[0], *geo.out)
-        for top, bottom in _row_blocks(x, geo, _CPU_BLOCK):
+        for top, bottom in _row_blocks(x, geo):
             samples = _sample(image, _grid(offset, geo, top, bottom), geo)
             if mask is not None:
                 samples *= geo.factors(mask, top, bottom)
@@ -245,7 +244,7 @@ class _DeformConv(torch.autograd.Function):
         image, matrix = _pad_to_power_of_two(x, geo), _weight_matrix(weight, geo)
         grad_image, grad_matrix = torch.zeros_like(image), torch.zeros_like(matrix)
         grad_offset, grad_mask = torch.empty_like(offset), None if mask is None else torch.empty_like(mask)
-        for top, bottom in _row_blocks(x, geo, _CPU_BLOCK_BACKWARD):
+        for top, bottom in _row_blocks(x, geo):
             grid = _grid(offset, geo, top, bottom)
             samples = _sample(image, grid, geo)
             grad_rows = grad_y[:, :, top:bottom].reshape(*matrix.shape[:2], (bottom - top) * geo.out[1])
