@@ -1,0 +1,82 @@
+"""tOF and the warping error against laws: equality, known shifts, blur, flicker."""
+
+import cv2
+import numpy as np
+import pytest
+
+from kdsr_arch.errors import UserError
+from kdsr_arch.metrics.measure import measure, split_metrics
+from kdsr_arch.metrics.temporal_metric import calculate_tof, calculate_warping_error
+
+
+@pytest.fixture(scope="module")
+def texture():
+    rng = np.random.default_rng(0)
+    noise = rng.integers(0, 256, (160, 200, 3), dtype=np.uint8)
+    return cv2.normalize(cv2.GaussianBlur(noise, (0, 0), 2.5), None, 0, 255, cv2.NORM_MINMAX)
+
+
+def moving(texture, dx, frames=4):
+    return np.stack([texture[20:116, 20 + dx * t : 148 + dx * t] for t in range(frames)])
+
+
+@pytest.mark.parametrize("flow", ["dis", "farneback"])
+def test_tof_of_equal_clips_is_zero(texture, flow):
+    clip = moving(texture, 2)
+    assert calculate_tof(clip, clip, flow=flow) == 0.0
+
+
+@pytest.mark.parametrize("flow,tolerance", [("dis", 0.15), ("farneback", 0.25)])
+def test_tof_measures_the_difference_of_motion(texture, flow, tolerance):
+    """Two pixels a frame against none: |2| in x and 0 in y, so 1 on average over the components."""
+    value = calculate_tof(moving(texture, 2), moving(texture, 0), crop_border=0, flow=flow)
+    assert value == pytest.approx(1.0, abs=tolerance)
+
+
+def test_warping_error_follows_the_motion(texture):
+    clip = moving(texture, 3)
+    assert calculate_warping_error(clip, clip) < 0.2
+    frozen = moving(texture, 0)
+    assert calculate_warping_error(frozen, clip) > 20 * calculate_warping_error(clip, clip)
+
+
+def test_warping_error_of_flicker_by_hand(texture):
+    """Brightness alternating by d in a still scene: the error is exactly (d/255)^2, in units of 1e-3."""
+    clip = moving(texture, 0) // 2
+    flicker = clip.copy()
+    flicker[1::2] += 20
+    assert calculate_warping_error(flicker, clip) == pytest.approx(1e3 * (20 / 255) ** 2, rel=1e-3)
+
+
+def test_one_channel_clips(texture):
+    clip = moving(texture, 2)[..., :1]
+    assert calculate_tof(clip, clip) == 0.0
+    assert calculate_warping_error(clip, clip) < 0.3
+
+
+def test_crop(texture):
+    clip, other = moving(texture, 2), moving(texture, 2).copy()
+    other[:, :4] = other[:, -4:] = 0
+    other[:, :, :4] = other[:, :, -4:] = 0
+    assert calculate_tof(other, clip, crop_border=4) == 0.0 < calculate_tof(other, clip)
+
+
+def test_named_in_options(texture):
+    tof = {"type": "calculate_tof", "better": "lower"}
+    metrics = {"psnr": {"type": "calculate_psnr", "crop_border": 0}, "tof": tof}
+    images, clips = split_metrics(metrics)
+    assert list(images) == ["psnr"] and list(clips) == ["tof"]
+    clip = moving(texture, 1)
+    assert measure(clip, clip, clips["tof"]) == 0.0
+
+
+def test_refusals(texture):
+    clip = moving(texture, 1)
+    with pytest.raises(UserError, match="two frames"):
+        calculate_tof(clip[:1], clip[:1])
+    with pytest.raises(UserError, match="one shape"):
+        calculate_tof(clip[:2], clip[:3])
+    with pytest.raises(UserError, match="unknown flow"):
+        calculate_tof(clip, clip, flow="spynet")
+    with pytest.raises(UserError, match="16x16"):
+        calculate_warping_error(clip, clip, crop_border=45)
