@@ -58,11 +58,11 @@ def test_a_full_disk_is_said_and_cleaned_up(frames, tmp_path, monkeypatch, error
         def close(self):
             pass
 
-    with pytest.raises(UserError, match="a.lmdb: cannot be written .*No space left"):
-        with LmdbWriter(tmp_path / "a.lmdb") as writer:
-            writer.put("a", frames[0])
-            writer._environment.close()
-            writer._environment = Full()
+    message = "a.lmdb: cannot be written .*No space left"
+    with pytest.raises(UserError, match=message), LmdbWriter(tmp_path / "a.lmdb") as writer:
+        writer.put("a", frames[0])
+        writer._environment.close()
+        writer._environment = Full()
     assert list(tmp_path.iterdir()) == []
 
 

@@ -1,0 +1,10 @@
+"""Makes the demo's clips: python datasets_prep/prepare_demo_clips.py [FOLDER]"""
+
+from common import parser, run
+
+from kdsr_arch.data.demo import prepare
+
+if __name__ == "__main__":
+    arguments = parser(__doc__)
+    arguments.add_argument("out", nargs="?", default="datasets/demo", help="folder for the clips (datasets/demo)")
+    run(lambda: prepare(arguments.parse_args().out))

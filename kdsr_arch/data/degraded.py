@@ -1,0 +1,80 @@
+"""Low-resolution frames made on the fly from high-resolution ones."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from kdsr_arch.data.codec import Window, check_window
+from kdsr_arch.data.sources import FrameSource
+from kdsr_arch.errors import UserError
+from kdsr_arch.ops.bicubic import imresize_uint8
+from kdsr_arch.ops.degrade import bd_downsample
+
+__all__ = ["CONTEXT", "DegradedSource", "mod_crop"]
+
+# LR pixels around a crop that its values depend on: 2 for the bicubic kernel (4 LR pixels wide); the 13x13 Gaussian
+# reaches 6 HR pixels, 3 LR pixels at scale 2. One more keeps the crop clear of rounding at the window's own border.
+CONTEXT = 4
+
+
+def mod_crop(size: tuple[int, int], scale: int) -> tuple[int, int]:
+    """The largest (H, W) within ``size`` that are multiples of ``scale``."""
+    return size[0] - size[0] % scale, size[1] - size[1] % scale
+
+
+class DegradedSource(FrameSource):
+    """LR frames of a source of HR frames, whose right and bottom are cut to multiples of the scale.
+
+    The LR of a window is, bit for bit, that window of the LR of the whole frame: windows are made with enough context.
+
+    Args:
+        source: HR frames.
+        scale: integer factor.
+        kind: 'BI', MATLAB's bicubic on uint8 (rows rounded before columns), or 'BD', Gaussian blur of sigma 1.6 and
+            every ``scale``-th pixel.
+        border: what MATLAB assumes outside the frame, 'symmetric' (newer) or 'replicate' (older); BI only.
+    """
+
+    def __init__(self, source: FrameSource, scale: int, kind: str = "BI", border: str = "symmetric") -> None:
+        if kind not in ("BI", "BD"):
+            raise UserError(f"degradation '{kind}' is unknown; use 'BI', 'BD', or 'none' with a dataroot_lq")
+        if border not in ("symmetric", "replicate"):
+            raise UserError(f"border '{border}' is unknown; use 'symmetric' or 'replicate'")
+        self.source, self.scale, self.kind, self.border = source, scale, kind, border
+        self.name = source.name
+
+    def keys(self) -> list[str]:
+        return self.source.keys()
+
+    def size(self, key: str) -> tuple[int, int]:
+        height, width = self.source.size(key)
+        return height // self.scale, width // self.scale
+
+    def where(self, key: str) -> str:
+        return self.source.where(key)
+
+    def degrade(self, frame: np.ndarray) -> np.ndarray:
+        """The LR of a whole uint8 (H, W, 3) frame whose sides are multiples of the scale."""
+        if self.kind == "BD":
+            return bd_downsample(frame, self.scale)
+        return imresize_uint8(np.ascontiguousarray(frame), 1 / self.scale, border=self.border)
+
+    def get(self, key: str, window: Window | None = None) -> np.ndarray:
+        return self.get_pair(key, window)[0]
+
+    def get_pair(self, key: str, window: Window | None = None) -> tuple[np.ndarray, np.ndarray]:
+        """(LR, HR) under an LR window, from one read of the HR frame."""
+        height, width = self.size(key)
+        window = window or Window(0, 0, height, width)
+        check_window(window, (height, width), self.where(key))
+        wide = _widened(window, height, width)
+        frame = self.source.get(key, wide.scaled(self.scale))
+        inner = Window(window.top - wide.top, window.left - wide.left, window.height, window.width)
+        return inner.of(self.degrade(frame)), inner.scaled(self.scale).of(frame)
+
+
+def _widened(window: Window, height: int, width: int) -> Window:
+    top, left = max(0, window.top - CONTEXT), max(0, window.left - CONTEXT)
+    bottom = min(height, window.top + window.height + CONTEXT)
+    right = min(width, window.left + window.width + CONTEXT)
+    return Window(top, left, bottom - top, right - left)

@@ -1,0 +1,121 @@
+"""Pairs of LR and HR frames: stored side by side, or LR made from HR; cached when they fit in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from kdsr_arch.data.cache import CachedSource, frame_bytes
+from kdsr_arch.data.codec import Window
+from kdsr_arch.data.degraded import DegradedSource, mod_crop
+from kdsr_arch.data.notices import notice
+from kdsr_arch.data.sources import FrameSource, open_source
+from kdsr_arch.errors import UserError
+
+__all__ = ["FramePairs"]
+
+DEFAULT_CACHE_GB = {"auto": 2.0, "true": 8.0}
+
+
+class FramePairs:
+    """The LR and the HR side of a data set.
+
+    Args (keys of ``opt``):
+        dataroot_gt, dataroot_lq: folder or LMDB; without ``dataroot_lq`` the LR is made by ``degradation``; without
+            ``dataroot_gt`` there is LR only, for testing.
+        io_backend: ``{type: disk | lmdb}``; found out by itself when absent.
+        scale, degradation ('BI', 'BD', 'none'), border ('symmetric', 'replicate').
+        only: clips wanted, to spare the listing of a large folder.
+    """
+
+    def __init__(self, opt: Mapping[str, Any], only: Iterable[str] | None = None) -> None:
+        self.scale = int(opt.get("scale", 1))
+        backend = (opt.get("io_backend") or {}).get("type")
+        roots = {side: opt.get(f"dataroot_{side}") for side in ("gt", "lq")}
+        if not roots["gt"] and not roots["lq"]:
+            raise UserError(f"{opt.get('name', 'data set')}: dataroot_gt (or dataroot_lq) is missing")
+        only = None if only is None else list(only)
+        opened = {s: open_source(Path(r).expanduser(), backend, only) if r else None for s, r in roots.items()}
+        self.gt: FrameSource | None = opened["gt"]
+        self.stored = opened["lq"] is not None
+        self.lq: FrameSource = opened["lq"] or self._degraded(opt)
+
+    def _degraded(self, opt: Mapping[str, Any]) -> FrameSource:
+        kind = str(opt.get("degradation") or "BI")
+        if kind == "none":
+            raise UserError(f"{opt.get('name', 'data set')}: degradation 'none' needs LR frames in dataroot_lq")
+        assert self.gt is not None
+        return DegradedSource(self.gt, self.scale, kind, str(opt.get("border") or "symmetric"))
+
+    def check(self, lq_key: str, gt_key: str) -> tuple[int, int]:
+        """The LR size (h, w) of a pair; raises UserError when the HR is not ``scale`` times as large.
+
+        HR frames whose sides are no multiples of the scale are cut at the right and bottom, which is said once.
+        """
+        size = self.lq.size(lq_key)
+        if self.gt is None:
+            return size
+        full = self.gt.size(gt_key)
+        even = mod_crop(full, self.scale)
+        if min(size) < 1 or (size[0] * self.scale, size[1] * self.scale) != even:
+            raise UserError(
+                f"{self.lq.where(lq_key)} is {size[0]}x{size[1]} and {self.gt.where(gt_key)} is {full[0]}x{full[1]}: "
+                f"they do not pair at scale {self.scale}"
+            )
+        if even != full:
+            notice(
+                f"mod-crop {self.gt.name}",
+                f"{self.gt.name}: sides that {self.scale} does not divide are cut at the right and bottom (said once)",
+            )
+        return size
+
+    def cache(self, opt: Mapping[str, Any], lq_keys: Sequence[str], gt_keys: Sequence[str], default: Any) -> None:
+        """Keeps decoded frames in memory as ``opt['cache']`` says.
+
+        True: as many as ``cache_gb`` holds; 'auto': all of them, if they fit in ``cache_gb``; False: none.
+        """
+        mode = str(opt.get("cache", default)).lower()
+        if mode not in ("true", "false", "auto"):
+            raise UserError(f"cache '{opt['cache']}' is unknown; use true, false or auto")
+        if mode == "false" or not lq_keys:
+            return
+        limit = int(float(opt.get("cache_gb") or DEFAULT_CACHE_GB[mode]) * 2**30)
+        if mode == "auto" and not self._fits(lq_keys, gt_keys, limit):
+            return
+        if self.gt is not None:
+            self.gt = cached = CachedSource(self.gt, gt_keys, limit)
+            limit -= cached.bytes
+            if isinstance(self.lq, DegradedSource):
+                self.lq.source = cached
+        self.lq = CachedSource(self.lq, lq_keys, limit)
+
+    def _fits(self, lq_keys: Sequence[str], gt_keys: Sequence[str], limit: int) -> bool:
+        sides = [(self.lq, lq_keys)] + ([(self.gt, gt_keys)] if self.gt is not None and gt_keys else [])
+        if sum(frame_bytes(source.size(keys[0])) * len(keys) for source, keys in sides) > 4 * limit:
+            return False  # far too large, as the first frame tells: spare the look at each header
+        return sum(frame_bytes(source.size(key)) for source, keys in sides for key in keys) <= limit
+
+    def read(
+        self, lq_keys: Sequence[str], gt_keys: Sequence[str], window: Window | None
+    ) -> tuple[list[np.ndarray], list[np.ndarray]]:
+        """LR frames under an LR window and HR frames under the same place, each file decoded once."""
+        if isinstance(self.lq, DegradedSource):
+            pairs = {key: self.lq.get_pair(key, window) for key in dict.fromkeys([*lq_keys, *gt_keys])}
+            return [pairs[key][0] for key in lq_keys], [pairs[key][1] for key in gt_keys]
+        lq = _read_unique(self.lq, lq_keys, window)
+        if self.gt is None or not gt_keys:
+            return lq, []
+        if window is None:
+            height, width = self.lq.size(lq_keys[0])
+            window = Window(0, 0, height, width)
+        return lq, _read_unique(self.gt, gt_keys, window.scaled(self.scale))
+
+
+def _read_unique(source: FrameSource, keys: Sequence[str], window: Window | None) -> list[np.ndarray]:
+    """Frames for keys that may repeat, as they do at a clip's ends."""
+    unique = list(dict.fromkeys(keys))
+    frames = dict(zip(unique, source.get_many(unique, window), strict=True))
+    return [frames[key] for key in keys]

@@ -1,0 +1,192 @@
+"""Conversions: what the stores hold, key by key."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+
+from kdsr_arch.data import demo
+from kdsr_arch.data.clips import listed_clips
+from kdsr_arch.data.convert import ordered_map, prepare_video_clips, take
+from kdsr_arch.data.degraded import DegradedSource
+from kdsr_arch.data.plans import convert_clips, convert_images, prepare_reds, prepare_vimeo, sub_windows
+from kdsr_arch.data.sources import FolderSource, LmdbSource
+from kdsr_arch.data.video import crop_to_multiple, decode_video, halve
+from kdsr_arch.errors import UserError
+
+
+def write_video(path: Path, frames: list[np.ndarray]) -> Path:
+    """Lossless, so that frames can be compared."""
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("ffv1", rate=25)
+        stream.height, stream.width = frames[0].shape[:2]
+        stream.pix_fmt = "bgr0"
+        for frame in frames:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24").reformat(format="bgr0")))
+        container.mux(stream.encode())
+    return path
+
+
+def assert_equal_stores(store: Path, expected: dict[str, np.ndarray]) -> None:
+    source = LmdbSource(store)
+    assert source.keys() == list(expected)
+    for key, frame in expected.items():
+        np.testing.assert_array_equal(source.get(key), frame, err_msg=key)
+
+
+def test_videos_and_folders_become_clips(frames, tmp_path, save):
+    (tmp_path / "in").mkdir()
+    write_video(tmp_path / "in" / "film.mkv", frames[:5])
+    for number, frame in enumerate(frames[5:8]):
+        save(tmp_path / "in" / "shots" / f"im{number + 9}.png", frame)
+    (tmp_path / "in" / "readme.txt").write_text("not a clip")
+    shapes = prepare_video_clips(tmp_path / "in", tmp_path / "a.lmdb", multiple=16, ranges={"film": (1, -1)})
+    assert shapes == {"film": (3, 64, 80), "shots": (3, 64, 80)}
+    expected = {f"film/{i:08d}": frames[i + 1] for i in range(3)} | {f"shots/{i:08d}": frames[i + 5] for i in range(3)}
+    assert_equal_stores(tmp_path / "a.lmdb", {k: crop_to_multiple(halve(f), 16) for k, f in expected.items()})
+    with pytest.raises(UserError, match="no clip 'movie'; there are film, shots"):
+        prepare_video_clips(tmp_path / "in", tmp_path / "b.lmdb", exclude=["movie"])
+    with pytest.raises(UserError, match="'film' has no frames in the range"):
+        prepare_video_clips(tmp_path / "in", tmp_path / "b.lmdb", ranges={"film": (9, None)})
+    assert not (tmp_path / "b.lmdb").exists()
+
+
+def test_halving_takes_the_mean_and_cropping_the_centre():
+    frame = np.zeros((5, 6, 3), np.uint8)
+    frame[0:2, 0:2, 0] = [[10, 20], [30, 41]]
+    assert halve(frame).shape == (2, 3, 3) and halve(frame)[0, 0].tolist() == [25, 0, 0]
+    ramp = np.arange(7, dtype=np.uint8)[:, None, None].repeat(9, 1)
+    assert crop_to_multiple(ramp, 4)[:, 0, 0].tolist() == [1, 2, 3, 4] and crop_to_multiple(ramp, 4).shape[1] == 8
+
+
+def test_what_is_no_video_is_named(tmp_path):
+    (tmp_path / "a.mp4").write_bytes(b"no video at all" * 10)
+    with pytest.raises(UserError, match="a.mp4: cannot be decoded as a video"):
+        list(decode_video(tmp_path / "a.mp4"))
+    with pytest.raises(UserError, match="absent.mp4: cannot be decoded"):
+        list(decode_video(tmp_path / "absent.mp4"))
+
+
+def test_clip_folders_keep_their_keys(clip_root, tmp_path):
+    convert_clips(clip_root, tmp_path / "gt.lmdb")
+    source = FolderSource(clip_root)
+    assert_equal_stores(tmp_path / "gt.lmdb", {key: source.get(key) for key in source})
+    assert (tmp_path / "gt.txt").read_text() == "000 8 (64,80,3)\n001 5 (48,64,3)\n"
+    convert_clips(clip_root, tmp_path / "lq.lmdb", only=["001"], degrade={"scale": 2, "kind": "BD"})
+    low = DegradedSource(source, 2, "BD")
+    assert_equal_stores(tmp_path / "lq.lmdb", {key: low.get(key) for key in source if key.startswith("001")})
+
+
+def test_images_and_sub_images(frames, tmp_path, save):
+    save(tmp_path / "in" / "0001x4.png", frames[0][:50, :70])
+    convert_images(tmp_path / "in", tmp_path / "whole.lmdb", strip="x4")
+    assert_equal_stores(tmp_path / "whole.lmdb", {"0001": frames[0][:50, :70]})
+    convert_images(tmp_path / "in", tmp_path / "sub.lmdb", strip="x4", patch=32, step=24)
+    corners = [(0, 0), (0, 24), (0, 38), (18, 0), (18, 24), (18, 38)]
+    parts = {f"0001_s{n:03d}": frames[0][t : t + 32, x : x + 32] for n, (t, x) in enumerate(corners, 1)}
+    assert_equal_stores(tmp_path / "sub.lmdb", parts)
+    with pytest.raises(UserError, match="50x70 is smaller than the sub-images of 64"):
+        sub_windows((50, 70), 64, 64)
+
+
+def test_reds_is_regrouped(frames, tmp_path, save):
+    for split, clips in (("train", ("000", "001")), ("val", ("000", "029"))):
+        for clip in clips:
+            for index in range(2):
+                frame = frames[int(clip) % 7 + index + (3 if split == "val" else 0)]
+                save(tmp_path / "in" / f"{split}_sharp" / clip / f"{index:08d}.png", frame)
+                small = tmp_path / "in" / split / f"{split}_sharp_bicubic" / "X4" / clip
+                save(small / f"{index:08d}.png", frame[::4, ::4])
+    prepare_reds(tmp_path / "in", tmp_path / "out")
+    source = LmdbSource(tmp_path / "out" / "train_sharp_with_val.lmdb")
+    assert list(source.clips()) == ["000", "001", "240", "269"]
+    np.testing.assert_array_equal(source.get("269/00000001"), frames[29 % 7 + 1 + 3])
+    low = LmdbSource(tmp_path / "out" / "train_sharp_bicubic_with_val.lmdb")
+    np.testing.assert_array_equal(low.get("240/00000000"), frames[3][::4, ::4])
+    assert listed_clips(tmp_path / "out" / "meta_info_REDS4.txt") == {"000": 2}
+    assert list(listed_clips(tmp_path / "out" / "meta_info_REDS_train.txt")) == ["001", "240", "269"]
+    with pytest.raises(UserError, match="no folder train_sharp; unpack"):
+        prepare_reds(tmp_path, tmp_path / "other")
+
+
+def test_vimeo_septuplets(frames, tmp_path, save):
+    root = tmp_path / "in"
+    for clip in ("00001/0001", "00001/0002", "00002/0001"):
+        for number in range(1, 8):
+            save(root / "sequences" / clip / f"im{number}.png", frames[number][:64, :64])
+    (root / "sep_trainlist.txt").write_text("00001/0001\n00002/0001\n")
+    prepare_vimeo(root, tmp_path, split="train")
+    source = LmdbSource(tmp_path / "vimeo90k_train_GT.lmdb")
+    assert {clip: len(keys) for clip, keys in source.clips().items()} == {"00001/0001": 7, "00002/0001": 7}
+    np.testing.assert_array_equal(source.get("00002/0001/im4"), frames[4][:64, :64])
+    assert (tmp_path / "meta_info_Vimeo90K_train_GT.txt").read_text().startswith("00001/0001 7 (64,64,3)\n")
+    prepare_vimeo(root, tmp_path, degrade={"scale": 4})
+    assert LmdbSource(tmp_path / "vimeo90k_train_LR.lmdb").size("00001/0001/im1") == (16, 16)
+    (root / "sequences" / "00002" / "0001" / "im6.png").unlink()
+    with pytest.raises(UserError, match="00002/0001: im6 is missing"):
+        prepare_vimeo(root, tmp_path / "again")
+
+
+def test_a_bad_file_stops_the_conversion_by_name(clip_root, tmp_path, save, frames):
+    save(tmp_path / "in" / "a" / "1.png", frames[0])
+    save(tmp_path / "in" / "a" / "2.png", frames[0][:9])
+    with pytest.raises(UserError, match="in/a/2.png is 9x176, other frames of the clip are 144x176"):
+        convert_clips(tmp_path / "in", tmp_path / "out.lmdb")
+    (tmp_path / "in" / "a" / "2.png").write_bytes(b"")
+    with pytest.raises(UserError, match="in/a/2.png: the frame does not decode"):
+        convert_clips(tmp_path / "in", tmp_path / "out.lmdb")
+    assert [path.name for path in tmp_path.iterdir()] == ["in"]
+
+
+def test_ordered_map_is_ordered_lazy_and_bounded():
+    asked = []
+
+    def items():
+        for i in range(100):
+            asked.append(i)
+            yield i
+
+    results = ordered_map(lambda i: i * i, items(), threads=2)
+    assert next(results) == 0 and len(asked) <= 6
+    assert list(results) == [i * i for i in range(1, 100)]
+
+
+def test_take_is_a_slice():
+    for span in ((None, None), (2, None), (None, 3), (1, 4), (-3, None), (None, -2), (8, None)):
+        assert list(take(iter(range(6)), span)) == list(range(6))[slice(*span)]
+
+
+@pytest.fixture(scope="module")
+def demo_root(tmp_path_factory):
+    try:
+        demo.video_files()
+    except UserError as error:
+        pytest.skip(str(error))
+    return demo.prepare(tmp_path_factory.mktemp("demo") / "demo")
+
+
+def test_the_demo_holds_out_the_ends(demo_root):
+    train, test = (LmdbSource(demo_root / f"{part}_GT.lmdb") for part in ("train", "test"))
+    assert list(train.clips()) == list(test.clips()) == sorted(demo.CLIPS)
+    for name in ("bikes", "carphone_pristine"):
+        video = list(decode_video(demo.video_files()[name]))
+        assert len(test.clips()[name]) == demo.TEST_FRAMES
+        assert len(train.clips()[name]) == len(video) - demo.TEST_FRAMES - demo.GAP
+        first_test = crop_to_multiple(halve(video[-demo.TEST_FRAMES]), 8)
+        np.testing.assert_array_equal(test.get(f"{name}/00000000"), first_test)
+    assert listed_clips(demo_root / "meta_info_test.txt") == dict.fromkeys(demo.CLIPS, demo.TEST_FRAMES)
+
+
+def test_the_demo_is_made_once_and_again_when_torn(tmp_path, monkeypatch, demo_root):
+    monkeypatch.setattr(demo, "CLIPS", ("carphone_pristine",))
+    demo_root = demo.prepare(tmp_path / "small")
+    before = (demo_root / "test_GT.lmdb" / "data.mdb").stat().st_mtime_ns
+    assert demo.prepare(demo_root) == demo_root
+    assert (demo_root / "test_GT.lmdb" / "data.mdb").stat().st_mtime_ns == before
+    (demo_root / "READY").unlink()
+    assert not demo.is_ready(demo_root)
+    demo.prepare(demo_root)
+    assert demo.is_ready(demo_root) and (demo_root / "test_GT.lmdb" / "data.mdb").stat().st_mtime_ns > before

@@ -1,0 +1,51 @@
+"""LR made on the fly."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from kdsr_arch.data.codec import Window
+from kdsr_arch.data.degraded import DegradedSource
+from kdsr_arch.data.sources import FolderSource, MemorySource
+from kdsr_arch.errors import UserError
+
+KINDS = [("BI", "symmetric"), ("BI", "replicate"), ("BD", "symmetric")]
+
+
+@pytest.mark.parametrize("scale", [2, 3, 4])
+@pytest.mark.parametrize(("kind", "border"), KINDS)
+def test_the_lr_of_a_crop_is_the_crop_of_the_lr(frames, scale, kind, border):
+    source = DegradedSource(MemorySource({"a": frames[0][:141, :175]}), scale, kind, border)
+    height, width = source.size("a")
+    assert (height, width) == (141 // scale, 175 // scale)
+    whole = source.get("a")
+    rng = np.random.default_rng(scale)
+    corners = [(0, 0, 8, 8), (height - 9, width - 7, 9, 7), (0, width - 8, height, 8), (0, 0, height, width)]
+    inner = [(rng.integers(height - 12), rng.integers(width - 12), 12, 12) for _ in range(12)]
+    for window in [Window(*(int(v) for v in w)) for w in corners + inner]:
+        lq, gt = source.get_pair("a", window)
+        np.testing.assert_array_equal(lq, window.of(whole), err_msg=str(window))
+        np.testing.assert_array_equal(gt, window.scaled(scale).of(frames[0]))
+
+
+@pytest.mark.parametrize("scale", [2, 3, 4])
+def test_bi_equals_matlabs_own_files(shared_data: Path, scale):
+    root = shared_data / "sisr_test" / "Set5"
+    made = DegradedSource(FolderSource(root / "HR"), scale)
+    stored = FolderSource(root / "LR_bicubic" / f"X{scale}")
+    compared = 0
+    for key in made:
+        name = next(k for k in stored if k.startswith(key))
+        np.testing.assert_array_equal(made.get(key), stored.get(name), err_msg=f"{key} x{scale}")
+        compared += 1
+    assert compared == 5
+
+
+def test_unknown_kinds_are_refused(frames):
+    with pytest.raises(UserError, match="degradation 'BX' is unknown"):
+        DegradedSource(MemorySource({}), 4, "BX")
+    with pytest.raises(UserError, match="border 'zero' is unknown"):
+        DegradedSource(MemorySource({}), 4, "BI", "zero")

@@ -1,0 +1,122 @@
+"""Image pairs, and mixtures of data sets."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from kdsr_arch.data.convert import Entry, write_frames
+from kdsr_arch.data.degraded import DegradedSource
+from kdsr_arch.data.image_dataset import ImagePairDataset
+from kdsr_arch.data.mix_dataset import MixDataset
+from kdsr_arch.data.sources import FolderSource
+from kdsr_arch.errors import UserError
+
+
+@pytest.fixture(scope="module")
+def images(frames, tmp_path_factory, save) -> Path:
+    root = tmp_path_factory.mktemp("images")
+    for index, (height, width) in enumerate([(64, 80), (48, 65), (50, 50)]):
+        save(root / f"{index:04d}.png", frames[index][:height, :width])
+    return root
+
+
+@pytest.fixture(scope="module")
+def low(images, tmp_path_factory, save) -> Path:
+    """LR named as DIV2K names it."""
+    root = tmp_path_factory.mktemp("low")
+    source = DegradedSource(FolderSource(images), 4)
+    for key in source:
+        save(root / f"{key}x4.png", source.get(key))
+    return root
+
+
+def options(images, **changes):
+    opt = {"name": "images", "phase": "train", "dataroot_gt": str(images), "scale": 4, "gt_size": 32}
+    return {**opt, "use_hflip": True, "use_rot": True, **changes}
+
+
+def samples(dataset, count=30):
+    return [dataset.sample(i % len(dataset), np.random.default_rng(i)) for i in range(count)]
+
+
+def test_folder_lmdb_cache_and_stored_lr_give_identical_tensors(images, low, tmp_path):
+    source = FolderSource(images)
+    write_frames((Entry(source, key, key) for key in source), tmp_path / "gt.lmdb")
+    expected = samples(ImagePairDataset(options(images, cache=False)))
+    assert all(item["lq"].shape == (3, 8, 8) and item["gt"].shape == (3, 32, 32) for item in expected)
+    for changes in (
+        {"cache": True},
+        {"dataroot_gt": str(tmp_path / "gt.lmdb")},
+        {"dataroot_lq": str(low), "filename_tmpl": "{}x4"},
+    ):
+        for found, item in zip(samples(ImagePairDataset(options(images, **changes))), expected, strict=True):
+            assert torch.equal(found["lq"], item["lq"]) and torch.equal(found["gt"], item["gt"])
+            assert found["key"] == item["key"]
+
+
+def test_repeats_and_luma(images):
+    dataset = ImagePairDataset(options(images, enlarge_ratio=5, color="y"))
+    assert len(dataset) == 15
+    item = dataset.sample(14, np.random.default_rng(0))
+    assert item["key"] == "0002" and item["lq"].shape == (1, 8, 8) and item["gt"].shape == (1, 32, 32)
+
+
+def test_whole_images_for_testing(images, low):
+    dataset = ImagePairDataset(options(images, phase="test", gt_size=None))
+    item = dataset[1]
+    assert item["name"] == "0001" and item["lq"].shape == (3, 12, 16) and item["gt"].shape == (3, 48, 64)
+    blind = ImagePairDataset({"phase": "test", "dataroot_lq": str(low), "scale": 4})[1]
+    assert "gt" not in blind and torch.equal(blind["lq"], item["lq"])
+
+
+def test_what_does_not_pair_is_named(images, low, tmp_path, save, frames):
+    with pytest.raises(UserError, match="no LR image '0000' for .*0000.png .did you mean '0000x4'"):
+        ImagePairDataset(options(images, dataroot_lq=str(low)))
+    paired = options(images, dataroot_lq=str(low), filename_tmpl="{}x4")
+    with pytest.raises(UserError, match=r"0000x4.png is 16x20 and .*0000.png is 64x80: they do not pair at scale 2"):
+        ImagePairDataset({**paired, "scale": 2})
+    stray = save(low / "0009x4.png", frames[0][:16, :20])
+    with pytest.raises(UserError, match="no HR image for .*0009x4.png"):
+        ImagePairDataset(paired)
+    stray.unlink()
+    with pytest.raises(UserError, match=r"0001.png gives 48x64 pixels, smaller than the patch of gt_size 52"):
+        ImagePairDataset(options(images, gt_size=52))
+    with pytest.raises(UserError, match="gt_size 30 is not a multiple of the scale 4"):
+        ImagePairDataset(options(images, gt_size=30))
+
+
+def test_mixtures_keep_their_proportions(images, low):
+    part = {"type": "ImagePairDataset", "dataroot_gt": str(images)}
+    stored = {**part, "dataroot_lq": str(low), "filename_tmpl": "{}x4"}
+    mixed = MixDataset({**options(images), "datasets": [part, stored], "weights": [3, 1], "enlarge_ratio": 4})
+    assert len(mixed) == 24
+    drawn = []
+    for part_index, dataset in enumerate(mixed.parts):
+        dataset.sample = lambda index, rng, p=part_index: drawn.append((p, index))
+    for index in range(len(mixed)):
+        mixed.sample(index, np.random.default_rng(index))
+    assert [p for p, _ in drawn].count(0) == 18 and [p for p, _ in drawn].count(1) == 6
+    assert {i for p, i in drawn if p == 0} == {0, 1, 2} and {i for p, i in drawn if p == 1} == {0, 1, 2}
+    with pytest.raises(UserError, match="do not fit 1 data sets"):
+        MixDataset({**options(images), "datasets": [part], "weights": [3, 1]})
+    with pytest.raises(UserError, match="'datasets' lists no data sets"):
+        MixDataset(options(images))
+
+
+def test_registered_and_run_by_the_loader(images):
+    from kdsr_arch.data.sampling import build_train_loader
+
+    from basicsr.utils.registry import DATASET_REGISTRY  # isort: skip
+
+    dataset = DATASET_REGISTRY.get("ImagePairDataset")(options(images))
+    runs = [
+        list(build_train_loader({"batch_size_per_gpu": 4, "num_worker_per_gpu": n}, dataset, seed=1, total_iter=3))
+        for n in (0, 2)
+    ]
+    for left, right in zip(*runs, strict=True):
+        assert left["lq"].shape == (4, 3, 8, 8) and left["key"] == right["key"]
+        assert torch.equal(left["lq"], right["lq"]) and torch.equal(left["gt"], right["gt"])

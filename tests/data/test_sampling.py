@@ -1,0 +1,117 @@
+"""The law of sampling: the seed and the position decide, and nothing else does."""
+
+from __future__ import annotations
+
+import random
+
+import numpy as np
+import pytest
+import torch
+from torch.utils.data import Dataset
+
+from kdsr_arch.data.sampling import PlannedSampler, build_test_loader, build_train_loader, epoch_permutation
+
+LENGTH, TOTAL = 7, 6
+
+
+class Ours(Dataset):
+    """Draws from the generator it is given."""
+
+    def __len__(self):
+        return LENGTH
+
+    def sample(self, index, rng):
+        return {"value": torch.tensor([float(index), rng.random()], dtype=torch.float64), "key": str(index)}
+
+
+class Theirs(Dataset):
+    """Draws from all three global generators, as BasicSR's data sets do."""
+
+    def __len__(self):
+        return LENGTH
+
+    def __getitem__(self, index):
+        draws = [float(index), random.random(), np.random.rand(), float(torch.rand(1))]
+        return {"value": torch.tensor(draws, dtype=torch.float64), "key": str(index)}
+
+
+def batches(dataset, batch=4, workers=0, **options) -> list[torch.Tensor]:
+    options = {"seed": 3, "total_iter": TOTAL, **options}
+    loader = build_train_loader({"batch_size_per_gpu": batch, "num_worker_per_gpu": workers}, dataset, **options)
+    found = [item["value"] for item in loader]
+    assert len(found) == len(loader)
+    return found
+
+
+@pytest.fixture(params=[Ours, Theirs])
+def dataset(request):
+    return request.param()
+
+
+def test_workers_change_nothing(dataset):
+    whole = torch.stack(batches(dataset))
+    for workers in (1, 2):
+        assert torch.equal(torch.stack(batches(dataset, workers=workers)), whole)
+
+
+@pytest.mark.parametrize("world", [2, 4])
+def test_ranks_change_nothing(dataset, world):
+    whole = torch.stack(batches(dataset))
+    parts = [torch.stack(batches(dataset, 4 // world, rank=rank, world=world)) for rank in range(world)]
+    assert torch.equal(torch.cat(parts, 1), whole)
+
+
+def test_accumulation_changes_nothing(dataset):
+    micro = torch.stack(batches(dataset, 2, accumulation=2))
+    assert torch.equal(micro.reshape(TOTAL, 4, -1), torch.stack(batches(dataset)))
+    ranks = [torch.stack(batches(dataset, 1, rank=r, world=2, accumulation=2)) for r in (0, 1)]
+    assert torch.equal(torch.cat(ranks, 1).reshape(TOTAL, 4, -1), torch.stack(batches(dataset)))
+
+
+@pytest.mark.parametrize("start", range(TOTAL + 1))
+def test_restarts_change_nothing(dataset, start):
+    rest = batches(dataset, start_iter=start)
+    assert len(rest) == TOTAL - start
+    for found, expected in zip(rest, batches(dataset)[start:], strict=True):
+        assert torch.equal(found, expected)
+
+
+def test_the_training_generators_are_left_alone(dataset):
+    random.seed(1), np.random.seed(1), torch.manual_seed(1)
+    expected = random.random(), np.random.rand(), float(torch.rand(1))
+    random.seed(1), np.random.seed(1), torch.manual_seed(1)
+    batches(dataset, workers=0), batches(dataset, workers=1)
+    assert (random.random(), np.random.rand(), float(torch.rand(1))) == expected
+
+
+def test_every_epoch_holds_each_index_once_in_another_order():
+    drawn = np.concatenate([batch[:, 0] for batch in batches(Ours(), batch=7, total_iter=3)]).reshape(3, LENGTH)
+    for epoch in drawn:
+        assert sorted(epoch) == list(range(LENGTH))
+    assert len({tuple(epoch) for epoch in drawn}) == 3
+    assert not np.array_equal(epoch_permutation(0, 0, 50), epoch_permutation(1, 0, 50))
+
+
+def test_repeated_indices_get_new_randomness():
+    values = torch.cat(batches(Ours(), total_iter=20))
+    assert len({float(v) for v in values[:, 1]}) == len(values)
+
+
+def test_impossible_plans_are_refused():
+    for bad in ({"length": 0, "batch": 1}, {"length": 1, "batch": 0}, {"length": 1, "batch": 1, "rank": 1}):
+        with pytest.raises(ValueError, match="no batches"):
+            PlannedSampler(seed=0, **bad)
+
+
+def test_test_items_come_as_they_are():
+    class Clips(Dataset):
+        def __len__(self):
+            return 2
+
+        def __getitem__(self, index):
+            return {"lq": torch.full((3, 3, 4, 4), float(index)), "name": f"clip{index}", "frames": ["a", "b", "c"]}
+
+    for workers in (0, 1):
+        items = list(build_test_loader({"num_worker_per_gpu": workers}, Clips()))
+        assert [item["name"] for item in items] == ["clip0", "clip1"]
+        assert items[1]["lq"].shape == (3, 3, 4, 4) and items[1]["frames"] == ["a", "b", "c"]
