@@ -239,30 +239,36 @@ class _DeformConv(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx, grad_y: Tensor) -> tuple[Tensor | None, ...]:
-        x, offset, mask, weight = ctx.saved_tensors
-        geo: _Geometry = ctx.geo
-        image, matrix = _pad_to_power_of_two(x, geo), _weight_matrix(weight, geo)
-        grad_image, grad_matrix = torch.zeros_like(image), torch.zeros_like(matrix)
-        grad_offset, grad_mask = torch.empty_like(offset), None if mask is None else torch.empty_like(mask)
-        for top, bottom in _row_blocks(x, geo):
-            grid = _grid(offset, geo, top, bottom)
-            samples = _sample(image, grid, geo)
-            grad_rows = grad_y[:, :, top:bottom].reshape(*matrix.shape[:2], (bottom - top) * geo.out[1])
-            grad_samples = torch.bmm(matrix.transpose(1, 2), grad_rows).view_as(samples)
-            if mask is not None and grad_mask is not None:
-                geo.factors(grad_mask, top, bottom)[:, 0] = _channel_dot(grad_samples, samples)
-                samples *= geo.factors(mask, top, bottom)
-                grad_samples *= geo.factors(mask, top, bottom)
-            columns = samples.view(len(matrix), matrix.shape[2], grad_rows.shape[2])
-            grad_matrix.baddbmm_(grad_rows, columns.transpose(1, 2))
-            grad_block, grad_grid = torch.ops.aten.grid_sampler_2d_backward(
-                grad_samples.flatten(2, 3), image, grid, _BILINEAR, _ZEROS, False, [True, True]
-            )
-            grad_image += grad_block
-            geo.shifts(grad_offset, top, bottom)[:] = _grid_to_shifts(grad_grid, geo)
-        grad_x = grad_image.view(geo.batch, x.shape[1], *geo.sides)[:, :, : geo.image[0], : geo.image[1]]
-        grad_weight = grad_matrix.view(geo.batch, *weight.shape).sum(0)
-        return grad_x, grad_offset, grad_mask, grad_weight, None
+        with torch.autocast(grad_y.device.type, enabled=False):  # it may be called inside of one
+            return *_gradients(ctx.geo, grad_y, *ctx.saved_tensors), None
+
+
+def _gradients(
+    geo: _Geometry, grad_y: Tensor, x: Tensor, offset: Tensor, mask: Tensor | None, weight: Tensor
+) -> tuple[Tensor | None, ...]:
+    """Gradients by x, offset, mask and weight."""
+    image, matrix = _pad_to_power_of_two(x, geo), _weight_matrix(weight, geo)
+    grad_image, grad_matrix = torch.zeros_like(image), torch.zeros_like(matrix)
+    grad_offset, grad_mask = torch.empty_like(offset), None if mask is None else torch.empty_like(mask)
+    for top, bottom in _row_blocks(x, geo):
+        grid = _grid(offset, geo, top, bottom)
+        samples = _sample(image, grid, geo)
+        grad_rows = grad_y[:, :, top:bottom].reshape(*matrix.shape[:2], (bottom - top) * geo.out[1])
+        grad_samples = torch.bmm(matrix.transpose(1, 2), grad_rows).view_as(samples)
+        if mask is not None and grad_mask is not None:
+            geo.factors(grad_mask, top, bottom)[:, 0] = _channel_dot(grad_samples, samples)
+            samples *= geo.factors(mask, top, bottom)
+            grad_samples *= geo.factors(mask, top, bottom)
+        columns = samples.view(len(matrix), matrix.shape[2], grad_rows.shape[2])
+        grad_matrix.baddbmm_(grad_rows, columns.transpose(1, 2))
+        grad_block, grad_grid = torch.ops.aten.grid_sampler_2d_backward(
+            grad_samples.flatten(2, 3), image, grid, _BILINEAR, _ZEROS, False, [True, True]
+        )
+        grad_image += grad_block
+        geo.shifts(grad_offset, top, bottom)[:] = _grid_to_shifts(grad_grid, geo)
+    grad_x = grad_image.view(geo.batch, x.shape[1], *geo.sides)[:, :, : geo.image[0], : geo.image[1]]
+    grad_weight = grad_matrix.view(geo.batch, *weight.shape).sum(0)
+    return grad_x, grad_offset, grad_mask, grad_weight
 
 
 def _channel_dot(a: Tensor, b: Tensor) -> Tensor:

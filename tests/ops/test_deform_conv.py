@@ -246,3 +246,14 @@ def test_cuda_equals_cpu():
     references = torch.autograd.grad(expected.sum(), [x, offset, weight, bias, mask])
     for ours, reference in zip(grads, references, strict=True):
         torch.testing.assert_close(ours.cpu(), reference, rtol=1e-4, atol=1e-4)
+
+
+def test_backward_inside_autocast_is_the_one_outside():
+    x = torch.randn(1, 4, 6, 6, requires_grad=True)
+    offset, mask = torch.randn(1, 36, 6, 6), torch.rand(1, 18, 6, 6)
+    weight = torch.randn(4, 4, 3, 3)
+    deform_conv2d(x, offset, weight, padding=1, mask=mask).square().sum().backward()
+    outside, x.grad = x.grad, None
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        deform_conv2d(x, offset, weight, padding=1, mask=mask).square().sum().backward()
+    torch.testing.assert_close(x.grad, outside)
