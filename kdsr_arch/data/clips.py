@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from kdsr_arch.data.keys import safe_key
+from kdsr_arch.data.keys import read_lines, safe_key
 from kdsr_arch.data.pairs import FramePairs
 from kdsr_arch.errors import UserError, nearest
 
@@ -42,12 +42,8 @@ def listed_clips(path: str | Path) -> dict[str, int | None]:
 
     Lines are ``000 100 (720,1280,3)``, ``00001/0001 7 (256,448,3)`` or a name alone.
     """
-    try:
-        lines = Path(path).expanduser().read_text(encoding="utf-8").splitlines()
-    except OSError as error:
-        raise UserError(f"{path}: the meta_info_file cannot be read ({error.strerror})") from None
     clips: dict[str, int | None] = {}
-    for number, line in enumerate(lines, 1):
+    for number, line in enumerate(read_lines(Path(path).expanduser()), 1):
         name, *rest = line.split() or [""]
         if not name:
             continue
@@ -98,7 +94,7 @@ def select_clips(pairs: FramePairs, opt: Mapping[str, Any], listed: Listed | Non
         lq = lq_clips[name][:count][start:stop]
         if not lq:
             raise UserError(f"{pairs.lq.name}: clip '{name}' has no frames in the range {opt['frames']}")
-        clips.append(Clip(name, tuple(lq), _ground_truth(pairs, name, lq, gt_clips)))
+        clips.append(Clip(name or Path(pairs.lq.name).stem, tuple(lq), _ground_truth(pairs, name, lq, gt_clips)))
     return clips
 
 

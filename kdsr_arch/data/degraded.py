@@ -57,7 +57,8 @@ class DegradedSource(FrameSource):
         """The LR of a whole uint8 (H, W, 3) frame whose sides are multiples of the scale."""
         if self.kind == "BD":
             return bd_downsample(frame, self.scale)
-        return imresize_uint8(np.ascontiguousarray(frame), 1 / self.scale, border=self.border)
+        owned = np.array(frame, order="C")  # cached frames are read-only, which torch warns about
+        return imresize_uint8(owned, 1 / self.scale, border=self.border)
 
     def get(self, key: str, window: Window | None = None) -> np.ndarray:
         return self.get_pair(key, window)[0]

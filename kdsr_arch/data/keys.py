@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 
 from kdsr_arch.errors import UserError
 
-__all__ = ["clip_of", "group_clips", "natural", "safe_key"]
+__all__ = ["clip_of", "group_clips", "natural", "read_lines", "safe_key"]
 
 
 def natural(text: str) -> list[tuple[int, int, str]]:
@@ -29,6 +29,16 @@ def safe_key(key: str, origin: str) -> str:
     if outside or not path.parts:
         raise UserError(f"{origin}: the key '{key}' reaches outside the data root; keys are relative paths below it")
     return key
+
+
+def read_lines(path: Path) -> list[str]:
+    """The lines of a list file; raises UserError when it cannot be read."""
+    try:
+        return path.read_text(encoding="utf-8").splitlines()
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from None
+    except UnicodeDecodeError:
+        raise UserError(f"{path}: is not a text file in UTF-8") from None
 
 
 def clip_of(key: str) -> str:

@@ -15,9 +15,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
+
+from kdsr_arch.errors import UserError
 
 __all__ = [
+    "GuardedLoader",
     "PlannedSampler",
     "SampleKey",
     "SeededDataset",
@@ -114,6 +117,41 @@ class SeededDataset(Dataset):
             torch.set_rng_state(states[2])
 
 
+class _Failure(str):
+    """A sentence about bad data on its way from a worker; DataLoader would wrap the error in a traceback."""
+
+
+class _Guarded(Dataset):
+    """Hands a UserError on as a :class:`_Failure`."""
+
+    def __init__(self, dataset: Dataset) -> None:
+        self.dataset = dataset
+
+    def __len__(self) -> int:
+        return len(self.dataset)  # type: ignore[arg-type]
+
+    def __getitem__(self, key: Any) -> Any:
+        try:
+            return self.dataset[key]
+        except UserError as error:
+            return _Failure(error)
+
+
+class GuardedLoader(DataLoader):
+    """A DataLoader whose workers' UserErrors reach the caller as they are: one sentence."""
+
+    def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
+        for batch in super().__iter__():
+            if isinstance(batch, _Failure):
+                raise UserError(str(batch))
+            yield batch
+
+
+def _collate(samples: list[Any]) -> Any:
+    failures = [sample for sample in samples if isinstance(sample, _Failure)]
+    return failures[0] if failures else default_collate(samples)
+
+
 def _start_worker(worker: int) -> None:
     """One thread per worker: parallelism comes from the workers. Stop signals are the main process's to answer."""
     import cv2
@@ -165,9 +203,10 @@ def build_train_loader(
         total_iter=total_iter,
         accumulation=accumulation,
     )
-    return DataLoader(
-        SeededDataset(dataset, seed),
+    return GuardedLoader(
+        _Guarded(SeededDataset(dataset, seed)),
         batch_sampler=sampler,
+        collate_fn=_collate,
         pin_memory=torch.cuda.is_available(),
         generator=_own_generator(),
         **_workers(int(opt_dataset.get("num_worker_per_gpu") or 0), opt_dataset.get("prefetch_factor")),
@@ -180,8 +219,8 @@ def _as_it_is(item: Any) -> Any:
 
 def build_test_loader(opt_dataset: Mapping[str, Any], dataset: Dataset) -> DataLoader:
     """A loader that gives the items of a test data set one by one, as they are: no batch dimension is added."""
-    return DataLoader(
-        dataset,
+    return GuardedLoader(
+        _Guarded(dataset),
         batch_size=None,
         collate_fn=_as_it_is,
         generator=_own_generator(),

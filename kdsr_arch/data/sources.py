@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 from kdsr_arch.data.codec import Window, check_window, codec_of
-from kdsr_arch.data.keys import group_clips, natural, safe_key
+from kdsr_arch.data.keys import group_clips, natural, read_lines, safe_key
 from kdsr_arch.data.lmdb_env import check_lmdb, reading
 from kdsr_arch.errors import UserError, nearest
 
@@ -85,7 +85,7 @@ class FolderSource(FrameSource):
         top = self.root / folder
         if not top.is_dir():
             raise UserError(f"{top}: this clip's folder does not exist")
-        for path, subfolders, files in os.walk(top, followlinks=True):
+        for path, subfolders, files in os.walk(top, onerror=_refuse, followlinks=True):
             subfolders[:] = sorted(d for d in subfolders if not d.startswith(".")) if deep else []
             relative = Path(path).relative_to(self.root)
             for file in files:
@@ -189,10 +189,14 @@ class MemorySource(FrameSource):
         return window.of(frame)
 
 
+def _refuse(error: OSError) -> None:
+    raise UserError(f"{error.filename}: cannot be read ({error.strerror})")
+
+
 def read_meta_info(path: Path) -> dict[str, tuple[int, int]]:
     """Frame sizes (H, W) by key from BasicSR's ``meta_info.txt``."""
     shapes: dict[str, tuple[int, int]] = {}
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+    for number, line in enumerate(read_lines(path), 1):
         if not line.strip():
             continue
         head, _, rest = line.partition(" (")

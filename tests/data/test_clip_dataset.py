@@ -162,6 +162,11 @@ def test_sides_that_the_scale_does_not_divide_are_cut(make, caplog, monkeypatch)
     assert len([r for r in caplog.records if "cut at the right and bottom" in r.message]) == 1
 
 
+def test_a_folder_of_frames_is_one_clip(make, clip_root):
+    dataset = make(dataroot_gt=str(clip_root / "000"), phase="test")
+    assert [clip.name for clip in dataset.clips] == ["000"] and dataset[0]["gt"].shape == (8, 3, 64, 80)
+
+
 def test_luma(make):
     item = make(color="y").sample(0, np.random.default_rng(0))
     assert item["lq"].shape == (4, 1, 8, 8) and item["gt"].shape == (2, 1, 32, 32)
@@ -216,7 +221,7 @@ def test_window_indices_equal_basicsrs(padding):
         ({"exclude": ["00"]}, r"no clip '00' \(did you mean '001' or '000'"),
         ({"exclude": ["000", "001"]}, "no clip is left"),
         ({"frames": [20, 30]}, "clip '000' has no frames in the range"),
-        ({"meta_info_file": "/nowhere/list.txt"}, "list.txt: the meta_info_file cannot be read"),
+        ({"meta_info_file": "/nowhere/list.txt"}, "list.txt: cannot be read"),
         ({"padding": "mirror"}, "padding 'mirror' is not one of"),
         ({"color": "lab"}, "color 'lab' is unknown"),
         ({"cache": "maybe"}, "cache 'maybe' is unknown"),

@@ -120,3 +120,23 @@ def test_registered_and_run_by_the_loader(images):
     for left, right in zip(*runs, strict=True):
         assert left["lq"].shape == (4, 3, 8, 8) and left["key"] == right["key"]
         assert torch.equal(left["lq"], right["lq"]) and torch.equal(left["gt"], right["gt"])
+
+
+def test_basicsrs_own_data_set_is_as_repeatable(images, low, tmp_path, save):
+    from kdsr_arch import compat  # noqa: F401
+    from kdsr_arch.data.sampling import build_train_loader
+
+    from basicsr.utils.registry import DATASET_REGISTRY  # isort: skip
+
+    even, source = tmp_path / "even", FolderSource(images)
+    for key in source:
+        frame = source.get(key)
+        save(even / f"{key}.png", frame[: frame.shape[0] // 4 * 4, : frame.shape[1] // 4 * 4])
+    runs = []
+    for workers, start in ((0, 0), (2, 0), (1, 1)):
+        opt = options(even, dataroot_lq=str(low), filename_tmpl="{}x4", io_backend={"type": "disk"}, use_rot=True)
+        dataset = DATASET_REGISTRY.get("PairedImageDataset")(opt)
+        plan = {"batch_size_per_gpu": 4, "num_worker_per_gpu": workers}
+        runs.append([b["lq"] for b in build_train_loader(plan, dataset, seed=5, start_iter=start, total_iter=3)])
+    assert torch.equal(torch.stack(runs[0]), torch.stack(runs[1]))
+    assert torch.equal(torch.stack(runs[0][1:]), torch.stack(runs[2]))

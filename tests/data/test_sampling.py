@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import time
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ import torch
 from torch.utils.data import Dataset
 
 from kdsr_arch.data.sampling import PlannedSampler, build_test_loader, build_train_loader, epoch_permutation
+from kdsr_arch.errors import UserError
 
 LENGTH, TOTAL = 7, 6
 
@@ -115,3 +117,33 @@ def test_test_items_come_as_they_are():
         items = list(build_test_loader({"num_worker_per_gpu": workers}, Clips()))
         assert [item["name"] for item in items] == ["clip0", "clip1"]
         assert items[1]["lq"].shape == (3, 3, 4, 4) and items[1]["frames"] == ["a", "b", "c"]
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_bad_data_is_one_sentence_from_workers_too(workers):
+    class Bad(Ours):
+        def sample(self, index, rng):
+            raise UserError("a.png: the frame does not decode")
+
+        def __getitem__(self, index):
+            return self.sample(index, None)
+
+    for loader in (
+        build_train_loader({"num_worker_per_gpu": workers}, Bad(), seed=0, total_iter=2),
+        build_test_loader({"num_worker_per_gpu": workers}, Bad()),
+    ):
+        with pytest.raises(UserError) as caught:
+            list(loader)
+        assert str(caught.value) == "a.png: the frame does not decode"
+
+
+def test_leaving_early_ends_the_workers_at_once():
+    started = time.monotonic()
+    loader = build_train_loader({"num_worker_per_gpu": 2}, Ours(), seed=0, total_iter=10_000)
+    batches_of = iter(loader)
+    next(batches_of)
+    workers = torch.multiprocessing.active_children()
+    assert len(workers) == 2
+    del batches_of
+    assert not torch.multiprocessing.active_children()
+    assert time.monotonic() - started < 5
