@@ -1,0 +1,122 @@
+"""The command line: ``kdsr train | test | check | ...``.
+
+Each command is a module of `kdsr_arch.commands` with ``add_arguments(parser)`` and ``run(args) -> int``; it is imported
+only when its command is asked for, so that the first line appears at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import errno
+import importlib
+import importlib.util
+import logging
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from kdsr_arch import __version__
+from kdsr_arch.errors import UserError
+
+COMMANDS = {
+    "train": "train a network, alone or from a teacher",
+    "test": "test a network: metrics, images, run time",
+    "check": "check an option file, or explain an option",
+    "bench": "train a table of methods x seeds x budgets",
+    "demo": "train and compare on the demo clips, and write a page about it",
+    "prepare": "prepare data sets",
+    "lmdb": "make an LMDB of frames, or check one",
+    "convert": "convert weights between formats",
+    "export": "export a trained network",
+    "report": "write a report of runs",
+}
+"""Every command with its help; one whose module does not exist is not offered."""
+
+_DISK_FULL = {errno.ENOSPC, errno.EDQUOT}
+_REFUSED = {errno.EACCES, errno.EPERM, errno.EROFS}
+
+
+def _offered() -> dict[str, str]:
+    package = "kdsr_arch.commands"
+    return {name: text for name, text in COMMANDS.items() if importlib.util.find_spec(f"{package}.{name}")}
+
+
+def build_parser(command: str | None = None) -> argparse.ArgumentParser:
+    """The parser; only the arguments of `command` are filled in, as those of others would have to be imported."""
+    parser = argparse.ArgumentParser(prog="kdsr", description="Knowledge distillation for super-resolution.")
+    parser.add_argument("--version", action="version", version=f"KDSR {__version__}")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    for name, text in _offered().items():
+        child = commands.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.")
+        if name == command:
+            module = importlib.import_module(f"kdsr_arch.commands.{name}")
+            module.add_arguments(child)
+            child.set_defaults(run=module.run)
+    return parser
+
+
+def _is_main_process() -> bool:
+    return os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0")) == "0"
+
+
+def _announce(args: argparse.Namespace) -> None:
+    """The first line, before anything heavy is imported; other processes of a distributed run only tell errors."""
+    if not _is_main_process():
+        logging.getLogger("kdsr").setLevel(logging.ERROR)
+    elif getattr(args, "opt", None):
+        print(f"KDSR {__version__}: reading {args.opt}", flush=True)
+
+
+def _tell_os_error(error: OSError) -> str | None:
+    """A sentence for what a user can mend; None for anything else, which is a fault of the program."""
+    place = f" {error.filename}" if error.filename else ""
+    if error.errno in _DISK_FULL:
+        return (
+            f"no space left on the disk to write{place or ' the output'}; make room and start again with --auto_resume"
+        )
+    if error.errno in _REFUSED:
+        return f"no permission to use{place or ' a file or folder'}; choose another folder or change its permissions"
+    return None
+
+
+def _guarded(args: argparse.Namespace) -> int:
+    """Run the command; what a user can mend becomes one sentence and exit code 2."""
+    try:
+        return int(args.run(args) or 0)
+    except UserError as error:
+        message = str(error)
+    except OSError as error:
+        told = _tell_os_error(error)
+        if told is None:
+            raise
+        message = told
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+    sys.stdout.flush()
+    print(f"error: {message}", file=sys.stderr, flush=True)
+    return 2
+
+
+def main(argv: Sequence[str] | None = None, root: Path | None = None) -> int:
+    """The console script.
+
+    Args:
+        argv: the words behind the program's name; those of the process by default.
+        root: the folder for experiments/ and results/ unless ``--root`` names one (BasicSR's launchers give theirs).
+
+    Returns:
+        The exit code: 0; 2 for bad input; 130 after an interrupt; what the command returns.
+    """
+    words = list(sys.argv[1:] if argv is None else argv)
+    command = next((word for word in words if not word.startswith("-")), None)
+    args = build_parser(command).parse_args(words)
+    if getattr(args, "root", None) is None:
+        args.root = root
+    _announce(args)
+    return _guarded(args)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,53 @@
+"""The flags that training and testing share with BasicSR."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+
+def add_option_file(parser: argparse.ArgumentParser, required: bool = True) -> None:
+    """``-opt`` and ``--force_yml``."""
+    parser.add_argument("-opt", "--opt", required=required, metavar="FILE", help="the option file (YAML)")
+    parser.add_argument(
+        "--force_yml",
+        nargs="+",
+        default=[],
+        metavar="KEY:SUB=VALUE",
+        action="extend",
+        help="set single options, such as train:total_iter=1000 (the value is YAML)",
+    )
+
+
+def add_run_flags(parser: argparse.ArgumentParser) -> None:
+    """The flags of a run: BasicSR's, and ``--root``."""
+    add_option_file(parser)
+    parser.add_argument(
+        "--launcher", choices=["none", "pytorch", "slurm"], default="none", help="how processes are started"
+    )
+    parser.add_argument("--debug", action="store_true", help="validate and save every 8 iterations, as debug_NAME")
+    parser.add_argument(
+        "--auto_resume", action="store_true", help="training: go on from the newest whole state, if there is one"
+    )
+    parser.add_argument("--local_rank", "--local-rank", type=int, default=0, help="set by some launchers; not needed")
+    parser.add_argument(
+        "--root",
+        type=Path,
+        metavar="DIR",
+        help="where experiments/ and results/ go (default: the option file's project)",
+    )
+
+
+def load(args: argparse.Namespace, *, is_train: bool) -> dict[str, Any]:
+    """The options that the flags describe."""
+    from kdsr_arch.engine.options import load_options
+
+    return load_options(
+        args.opt,
+        is_train=is_train,
+        force=args.force_yml,
+        debug=getattr(args, "debug", False),
+        auto_resume=getattr(args, "auto_resume", False),
+        root=args.root,
+    )

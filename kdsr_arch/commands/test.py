@@ -1,0 +1,20 @@
+"""`kdsr test -opt FILE`: BasicSR's testing command, through our evaluator."""
+
+from __future__ import annotations
+
+import argparse
+
+from kdsr_arch.commands.common import add_run_flags, load
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """BasicSR's flags."""
+    add_run_flags(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Check the options, then test."""
+    opt = load(args, is_train=False)
+    from kdsr_arch.engine import test
+
+    return test.main(opt, args)

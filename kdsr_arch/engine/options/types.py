@@ -1,0 +1,73 @@
+"""The building blocks of the schema: strict scalars with plain messages, and the base class of every section."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+
+from kdsr_arch.engine.options.yaml_reader import describe
+
+Fill = Literal["all", "values", "written"]
+
+
+class Section(BaseModel):
+    """One mapping of an option file. Sub-classes document each key once, in its `Field`.
+
+    Attributes:
+        fill: which defaults reach the plain dict: 'all'; 'values', those that are not None; 'written', none (what is
+            handed to a constructor must hold only what the file says).
+        renamed: older names of keys in BasicSR's files -> their names since 1.4.
+        ignored: keys of BasicSR's files that BasicSR itself never reads; taken without a word.
+    """
+
+    model_config = ConfigDict(extra="forbid", protected_namespaces=(), strict=True)
+
+    fill: ClassVar[Fill] = "all"
+    renamed: ClassVar[dict[str, str]] = {}
+    ignored: ClassVar[frozenset[str]] = frozenset()
+
+
+class OpenSection(Section):
+    """A section whose other keys depend on the class that `type` names; `known.py` says which there are."""
+
+    model_config = ConfigDict(extra="allow", protected_namespaces=(), strict=True)
+    fill: ClassVar[Fill] = "written"
+
+
+def _whole(value: Any) -> Any:
+    """BasicSR's files write whole numbers as ``5e3`` too."""
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    return value
+
+
+def _no_bool(value: Any) -> Any:
+    if isinstance(value, bool):
+        raise ValueError(f"must be a number, not {describe(value)}")
+    return value
+
+
+Int = Annotated[int, BeforeValidator(_whole)]
+Float = Annotated[float, BeforeValidator(_no_bool), Field(allow_inf_nan=False)]
+Positive = Annotated[Int, Field(gt=0)]
+Count = Annotated[Int, Field(ge=0)]
+PositiveFloat = Annotated[Float, Field(gt=0)]
+Weight = Annotated[Float, Field(ge=0)]
+Fraction = Annotated[Float, Field(ge=0, lt=1)]
+
+
+def _one_or_many(value: Any) -> Any:
+    if isinstance(value, str) or (isinstance(value, list) and value and all(isinstance(v, str) for v in value)):
+        return value
+    raise ValueError(f"must be a text or a list of texts, not {describe(value)}")
+
+
+Names = Annotated[str | list[str], BeforeValidator(_one_or_many)]
+
+
+def only_with(models: str, description: str, **limits: Any) -> Any:
+    """A documented key that only some model types read; `known.py` refuses it elsewhere."""
+    return Field(
+        None, description=f"{description} Read by {models}.", json_schema_extra={"only_with": models}, **limits
+    )

@@ -1,0 +1,212 @@
+"""Reads option files: YAML 1.2 scalars, no duplicate keys, and the line of every key for messages.
+
+PyYAML follows YAML 1.1, where ``1e-4`` is a string, ``no`` is false and ``1:30`` is 90; option files follow the core
+schema of YAML 1.2 (https://yaml.org/spec/1.2.2/#103-core-schema), where they are a number and two strings.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from kdsr_arch.errors import OptionErrors, UserError
+
+_FLOAT = r"[-+]?(?:\.[0-9]+|[0-9]+\.[0-9]*|[0-9]+(?=[eE]))(?:[eE][-+]?[0-9]+)?|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN)"
+_SCALARS = {
+    "null": r"~|null|Null|NULL|",
+    "bool": r"true|True|TRUE|false|False|FALSE",
+    "int": r"[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+",
+    "float": _FLOAT,
+    "merge": r"<<",
+}
+
+
+class _Loader(yaml.SafeLoader):
+    """SafeLoader with the scalars of YAML 1.2."""
+
+    yaml_implicit_resolvers: dict[Any, Any] = {}
+
+
+def _construct_int(loader: yaml.SafeLoader, node: yaml.ScalarNode) -> int:
+    text = str(loader.construct_scalar(node))
+    return int(text, 0) if text[:2] in ("0o", "0x") else int(text)
+
+
+def _construct_float(loader: yaml.SafeLoader, node: yaml.ScalarNode) -> float:
+    text = str(loader.construct_scalar(node)).lower().replace(".inf", "inf").replace(".nan", "nan")
+    try:
+        return float(text)
+    except ValueError:
+        raise yaml.constructor.ConstructorError(None, None, f"'{node.value}' is no number", node.start_mark) from None
+
+
+for _tag, _pattern in _SCALARS.items():
+    _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(f"^(?:{_pattern})$"), None)
+_Loader.add_constructor("tag:yaml.org,2002:int", _construct_int)
+_Loader.add_constructor("tag:yaml.org,2002:float", _construct_float)
+
+
+@dataclass
+class Document:
+    """An option file as read.
+
+    Attributes:
+        values: the plain values.
+        source: what messages call the file.
+        lines: the line (from 1) on which each dotted key stands.
+        repeated: a sentence for each key that stands twice.
+        forced: dotted keys that the command line set.
+    """
+
+    values: dict[str, Any]
+    source: str = ""
+    lines: dict[str, int] = field(default_factory=dict)
+    repeated: list[str] = field(default_factory=list)
+    forced: set[str] = field(default_factory=set)
+
+    def where(self, key: str) -> str:
+        """`` (line 12)`` for a dotted key or the nearest of its parents that has a line, or an empty string."""
+        while key:
+            if key in self.forced:
+                return " (--force_yml)"
+            if key in self.lines:
+                return f" (line {self.lines[key]})"
+            key = key.rpartition(".")[0]
+        return ""
+
+
+def _index(node: yaml.Node, prefix: str, document: Document, above: tuple[int, ...] = ()) -> None:
+    """Record the line of every key below `node`, and the keys that stand twice in one mapping."""
+    if id(node) in above:  # an alias of its own parent
+        return
+    above = (*above, id(node))
+    if isinstance(node, yaml.SequenceNode):
+        for position, item in enumerate(node.value):
+            document.lines.setdefault(f"{prefix}{position}", item.start_mark.line + 1)
+            _index(item, f"{prefix}{position}.", document, above)
+    elif isinstance(node, yaml.MappingNode):
+        seen: dict[str, int] = {}
+        for key_node, value_node in node.value:
+            key, line = str(key_node.value), key_node.start_mark.line + 1
+            if key in seen and key != "<<":
+                document.repeated.append(f"{prefix}{key}: stands twice (lines {seen[key]} and {line})")
+            seen[key] = line
+            document.lines[f"{prefix}{key}"] = line
+            _index(value_node, f"{prefix}{key}.", document, above)
+
+
+def _syntax_error(source: str, text: str, error: yaml.YAMLError) -> UserError:
+    mark = getattr(error, "problem_mark", None)
+    problem = getattr(error, "problem", None) or str(error).splitlines()[0]
+    if mark is None:
+        return UserError(f"{source}: is not YAML: {problem}")
+    lines = text.splitlines()
+    line = lines[mark.line] if mark.line < len(lines) else ""
+    shown = f"{mark.line + 1:>6} | {line}\n" + " " * (9 + mark.column) + "^"
+    return UserError(f"{source}, line {mark.line + 1}: is not YAML: {problem}\n{shown}")
+
+
+def _compose(text: str, source: str) -> tuple[Any, Document]:
+    document = Document(values={}, source=source)
+    loader = _Loader(text)
+    try:
+        node = loader.get_single_node()
+        if node is None:
+            return None, document
+        _index(node, "", document)
+        values = loader.construct_document(node)
+    except yaml.YAMLError as error:
+        raise _syntax_error(source, text, error) from None
+    except (ValueError, RecursionError) as error:  # a wrong `!!int`, or nesting without end
+        raise UserError(f"{source}: is not YAML that can be used: {error}") from None
+    finally:
+        loader.dispose()
+    return values, document
+
+
+def read_text(path: str | Path) -> str:
+    """The text of an option file.
+
+    Raises:
+        UserError: the file is missing, a folder, not readable, or not text.
+    """
+    try:
+        return Path(path).read_text(encoding="utf-8-sig")
+    except FileNotFoundError:
+        raise UserError(f"{path}: there is no such option file{_near_files(Path(path))}") from None
+    except IsADirectoryError:
+        raise UserError(f"{path}: is a folder; name an option file (.yml) in it") from None
+    except PermissionError:
+        raise UserError(f"{path}: no permission to read this option file") from None
+    except UnicodeDecodeError:
+        raise UserError(f"{path}: is not a text file (UTF-8), so not an option file") from None
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror}") from None
+
+
+def _near_files(path: Path) -> str:
+    from kdsr_arch.errors import nearest
+
+    if not path.parent.is_dir():
+        return f" (there is no folder {path.parent} either)"
+    return nearest(path.name, [found.name for found in path.parent.glob("*.y*ml")])
+
+
+def read_document(path: str | Path) -> Document:
+    """Read an option file.
+
+    Raises:
+        UserError: missing or unreadable file, YAML syntax error (with its line), no mapping at the top.
+        OptionErrors: keys that stand twice.
+    """
+    return parse_document(read_text(path), str(path))
+
+
+def parse_document(text: str, source: str = "options") -> Document:
+    """`read_document` for a text; `source` names it in messages."""
+    values, document = _compose(text, source)
+    if values is None:
+        raise UserError(f"{source}: is empty")
+    if not isinstance(values, dict):
+        raise UserError(f"{source}: must be a mapping of keys to values, not {describe(values)}")
+    if document.repeated:
+        raise OptionErrors(document.repeated, source)
+    document.values = values
+    return document
+
+
+def load_yaml(path: str | Path) -> dict[str, Any]:
+    """The plain values of a YAML file, by the rules of option files (`read_document`), without any schema."""
+    return read_document(path).values
+
+
+def parse_value(text: str) -> Any:
+    """One YAML value (a scalar, or a list or mapping in flow style), as behind ``--force_yml key=``.
+
+    Raises:
+        UserError: the text is not YAML.
+    """
+    values, document = _compose(text, f"'{text}'")
+    if document.repeated:
+        raise OptionErrors(document.repeated)
+    return values
+
+
+def describe(value: Any) -> str:
+    """A value as a message shows it, with its kind where that is not plain: ``the text 'abc'``, ``a list``."""
+    if value is None:
+        return "nothing"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, str):
+        return f"the text '{value}'" if len(value) < 60 else "a text"
+    if isinstance(value, float) and math.isfinite(value):
+        return f"{value:g}"
+    if isinstance(value, dict):
+        return "a mapping"
+    return "a list" if isinstance(value, list) else str(value)

@@ -1,0 +1,66 @@
+"""Explanations and generated files come from the one schema."""
+
+from pathlib import Path
+
+import pytest
+
+from kdsr_arch.engine.options import explain, json_schema
+from kdsr_arch.engine.options.explain import entries
+from kdsr_arch.engine.options.generate import generated
+from kdsr_arch.errors import UserError
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.mark.parametrize("name", generated())
+def test_generated_file_is_up_to_date(name: str) -> None:
+    assert (ROOT / name).read_text(encoding="utf-8") == generated()[name], (
+        "run python -m kdsr_arch.engine.options.generate"
+    )
+
+
+def test_every_option_is_documented() -> None:
+    listed = list(entries())
+    assert len(listed) > 120
+    assert [entry.key for entry in listed if len(entry.text) < 10] == []
+    assert len({entry.key for entry in listed}) == len(listed)
+
+
+@pytest.mark.parametrize(
+    ("key", "words"),
+    [
+        ("train.optim_g.lr", "Learning rate"),
+        ("gt_size", "datasets.NAME.gt_size  (whole number; optional)"),
+        ("datasets.val_2.gt_size", "HR crop"),
+        ("train.distill_opt.spatial.loss_weight", "balance: r"),
+        ("train.stages.0.iters", "Length of the stage"),
+        ("train.total_iter", "(whole number; required)"),
+        ("logger", "logger.print_freq: Iterations between log lines."),
+        ("EDVR", "num_frame: 5"),
+        ("calculate_psnr", "crop_border"),
+        ("VideoTestDataset", "reads: "),
+    ],
+)
+def test_explain(key: str, words: str) -> None:
+    assert words in explain(key)
+
+
+def test_a_bare_name_finds_every_place() -> None:
+    text = explain("scale")
+    assert text.startswith("scale  (") and "\ndatasets.NAME.scale  (" in text
+
+
+@pytest.mark.parametrize(
+    ("key", "near"), [("total_itr", "total_iter"), ("train.optim_g.lrr", "train.optim_g.lr"), ("EDVRR", "EDVR")]
+)
+def test_explain_names_near_ones(key: str, near: str) -> None:
+    with pytest.raises(UserError, match=f"'{near}'"):
+        explain(key)
+
+
+def test_json_schema_knows_types_and_closed_sections() -> None:
+    schema = json_schema()
+    logger = schema["$defs"]["LoggerOptions"]
+    assert logger["additionalProperties"] is False
+    assert logger["properties"]["print_freq"]["description"] == "Iterations between log lines."
+    assert set(schema["required"]) == {"name", "model_type", "datasets", "network_g"}

@@ -1,0 +1,168 @@
+"""What `load_options` gives: defaults, paths, debug mode, forced options."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from kdsr_arch.engine.options import load_options, project_root
+from kdsr_arch.errors import OptionErrors
+
+TEXT = """\
+name: tiny
+model_type: SRModel
+scale: 4
+num_gpu: auto
+datasets:
+  train:
+    type: PairedImageDataset
+    dataroot_gt: data/hr
+    dataroot_lq: data/lr
+    gt_size: 64
+    batch_size_per_gpu: 2
+  val_2: {type: SingleImageDataset, dataroot_lq: data/lr}
+network_g: {type: MSRResNet, num_feat: 8, num_block: 1}
+path: {pretrain_network_g: weights/g.pth}
+train:
+  total_iter: 1e2
+  optim_g: {type: AdamW, lr: 1e-4}
+  scheduler: {type: MultiStepLR, milestones: [50, 80]}
+  pixel_opt: {type: L1Loss}
+"""
+
+
+@pytest.fixture
+def option_file(tmp_path: Path) -> Path:
+    path = tmp_path / "options" / "tiny.yml"
+    path.parent.mkdir()
+    path.write_text(TEXT)
+    return path
+
+
+def forced(option_file: Path, *entries: str) -> dict[str, Any]:
+    return load_options(option_file, is_train=True, force=entries)
+
+
+def test_numbers_and_defaults(option_file: Path) -> None:
+    opt = load_options(option_file, is_train=True)
+    assert opt["train"]["optim_g"] == {"type": "AdamW", "lr": 1e-4}
+    assert opt["train"]["total_iter"] == 100 and isinstance(opt["train"]["total_iter"], int)
+    assert opt["train"]["ema_decay"] == 0 and opt["train"]["amp"] == "no" and opt["train"]["ratio_freq"] == 100
+    assert opt["train"]["distill_opt"] == {} and opt["train"]["stages"] == []
+    assert opt["logger"]["print_freq"] == 100 and opt["manual_seed"] == 0
+    assert opt["path"]["strict_load_g"] is True and opt["path"]["resume_state"] is None
+    assert "val" not in opt and "network_t" not in opt
+    assert (opt["is_train"], opt["dist"], opt["rank"], opt["world_size"]) == (True, False, 0, 1)
+    assert opt["num_gpu"] == (torch.cuda.device_count() if torch.cuda.is_available() else 0)
+
+
+def test_data_sets_get_phase_scale_and_name(option_file: Path) -> None:
+    datasets = load_options(option_file, is_train=True)["datasets"]
+    assert [(d["phase"], d["scale"], d["name"]) for d in datasets.values()] == [
+        ("train", 4, "train"),
+        ("val", 4, "val_2"),
+    ]
+    assert datasets["train"]["num_worker_per_gpu"] == 2 and datasets["train"]["dataset_enlarge_ratio"] == 1
+    assert "clip_length" not in datasets["train"]
+
+
+def test_folders_of_a_training(option_file: Path, tmp_path: Path) -> None:
+    path = load_options(option_file, is_train=True)["path"]
+    home = tmp_path / "experiments" / "tiny"
+    keys = ("experiments_root", "models", "training_states", "log", "visualization")
+    assert {key: Path(path[key]) for key in keys} == {
+        "experiments_root": home, "models": home / "models", "training_states": home / "training_states", "log": home,
+        "visualization": home / "visualization",
+    }  # fmt: skip
+    assert not (tmp_path / "experiments").exists()
+
+
+def test_folders_of_a_test_and_no_training_set(option_file: Path, tmp_path: Path) -> None:
+    opt = load_options(option_file, is_train=False)
+    assert opt["path"]["results_root"] == str(tmp_path / "results" / "tiny")
+    assert list(opt["datasets"]) == ["val_2"] and opt["val"]["save_img"] is False and opt["val"]["suffix"] is None
+
+
+def test_relative_paths(option_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From the current folder where that has them, or else from the project's folder."""
+    here = tmp_path / "elsewhere"
+    (here / "data" / "hr").mkdir(parents=True)
+    (tmp_path / "data" / "lr").mkdir(parents=True)
+    monkeypatch.chdir(here)
+    opt = load_options(option_file, is_train=True)
+    assert Path(opt["datasets"]["train"]["dataroot_gt"]).resolve() == here / "data" / "hr"
+    assert opt["datasets"]["train"]["dataroot_lq"] == str(tmp_path / "data" / "lr")
+    assert opt["path"]["pretrain_network_g"] == str(tmp_path / "weights" / "g.pth")
+
+
+def test_project_root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert project_root(tmp_path / "p" / "options" / "paper" / "a.yml") == tmp_path / "p"
+    assert project_root(tmp_path / "p" / "experiments" / "bench" / "options" / "a.yml") == tmp_path / "p"
+    assert project_root(tmp_path / "p" / "a.yml") == tmp_path
+
+
+def test_given_root(option_file: Path, tmp_path: Path) -> None:
+    opt = load_options(option_file, is_train=True, root=tmp_path / "out")
+    assert opt["path"]["models"] == str(tmp_path / "out" / "experiments" / "tiny" / "models")
+
+
+def test_debug_mode(option_file: Path) -> None:
+    opt = load_options(option_file, is_train=True, force=["val:val_freq=100"], debug=True)
+    assert opt["name"] == "debug_tiny" and opt["path"]["log"].endswith("experiments/debug_tiny")
+    assert (opt["val"]["val_freq"], opt["logger"]["print_freq"], opt["logger"]["save_checkpoint_freq"]) == (8, 1, 8)
+
+
+def test_more_gpus_than_there_are(option_file: Path, caplog: pytest.LogCaptureFixture) -> None:
+    opt = forced(option_file, "num_gpu=512")
+    assert opt["num_gpu"] == torch.cuda.device_count()
+    assert "num_gpu: 512 asked for" in caplog.text
+
+
+def test_forced_values_are_yaml(option_file: Path) -> None:
+    opt = forced(
+        option_file, "train:optim_g:lr=2e-3", "train:scheduler:milestones=[1, 2, 3]", "train:scheduler:milestones:1=20",
+        "train:amp=no", "manual_seed=7", "datasets:train:color=~", "logger:wandb:project=a=b",
+        "train:scheduler:milestones:2=30",
+    )  # fmt: skip
+    assert opt["train"]["optim_g"]["lr"] == 2e-3
+    assert opt["train"]["scheduler"]["milestones"] == [1, 20, 30]
+    assert opt["train"]["amp"] == "no" and opt["manual_seed"] == 7 and opt["datasets"]["train"]["color"] is None
+    assert opt["logger"]["wandb"]["project"] == "a=b"
+
+
+@pytest.mark.parametrize(
+    ("entry", "words"),
+    [
+        ("train:total_itr=5", "train.total_itr: unknown key (did you mean 'total_iter'?) (--force_yml)"),
+        ("train:total_iter=abc", "train.total_iter: must be a whole number, not the text 'abc' (--force_yml)"),
+        ("tarin:total_iter=5", "tarin: unknown key (did you mean 'train'"),
+        ("train:total_iter", "must have the form key:sub=value"),
+        ("train::total_iter=5", "must have the form key:sub=value"),
+        ("train:total_iter:x=5", "'train:total_iter' is 100, so it has no 'x'"),
+        ("train:scheduler:milestones:5=1", "'train:scheduler:milestones' is a list, so it has no '5'"),
+        ("name=[1", "is not YAML"),
+        ("name=__import__('os').getcwd()", ""),
+    ],
+)
+def test_forced_faults(option_file: Path, entry: str, words: str) -> None:
+    if not words:  # a text like any other: nothing is evaluated
+        assert forced(option_file, entry)["name"] == "__import__('os').getcwd()"
+        return
+    with pytest.raises(OptionErrors) as caught:
+        forced(option_file, entry)
+    assert any(words in fault for fault in caught.value.faults), caught.value.faults
+
+
+def test_forced_faults_come_at_once(option_file: Path) -> None:
+    with pytest.raises(OptionErrors) as caught:
+        forced(option_file, "a", "b")
+    assert len(caught.value.faults) == 2
+
+
+def test_backend_is_filled_in_for_basicsr_only(option_file: Path) -> None:
+    """BasicSR's data sets need the key; ours tell LMDB by the folder's name."""
+    ours = "datasets:val_3={type: ClipDataset, dataroot_gt: a.lmdb}"
+    datasets = forced(option_file, ours)["datasets"]
+    assert datasets["train"]["io_backend"] == {"type": "disk"} and "io_backend" not in datasets["val_3"]
