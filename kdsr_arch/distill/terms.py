@@ -215,7 +215,7 @@ class Term(nn.Module):
         if isinstance(self.loss, DistillLoss) and type(self.loss).after_step is not DistillLoss.after_step:
             from kdsr_arch import distributed
 
-            self.loss.after_step(distributed.mean_values({self.name: float(value)})[self.name], iteration)
+            self.loss.after_step(distributed.mean_values({self.name: float(value.detach())})[self.name], iteration)
 
     def _try(self, student: list[Feature], teacher: list[Feature]) -> None:
         leaves = [s.map(lambda t: t.detach().requires_grad_(t.is_floating_point())) for s in student]
