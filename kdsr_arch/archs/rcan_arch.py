@@ -1,0 +1,56 @@
+"""RCAN with FAKD's tap points."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from kdsr_arch import compat  # noqa: F401  (before basicsr)
+
+# isort: split
+from basicsr.archs.rcan_arch import RCAN
+from basicsr.utils.registry import ARCH_REGISTRY
+from torch import Tensor, nn
+
+from kdsr_arch.archs.traits import Traits
+
+
+def fakd_groups(count: int) -> tuple[int, int]:
+    """Indices of the two groups FAKD taps: 2 and 6 from seven groups on (published), the ends of thirds below."""
+    return (2, 6) if count >= 7 else (max(count // 3 - 1, 0), 2 * count // 3)
+
+
+@ARCH_REGISTRY.register()
+class RCANTapped(RCAN):
+    """BasicSR's RCAN, weights and all, with a module at the sum of the long skip so that it can be tapped.
+
+    The published teacher is 10 groups x 20 blocks, FAKD's student 10 x 6. Taps: 'head'; 'body_end' (the last
+    convolution of the body, without the long skip); 'body_end_skip' (with it; also 'f_lr'); 'f_sr'; 'fakd_0' ...
+    'fakd_3' = head, group 2, group 6, body's end *with* the long skip, which FAKD's code adds in place after recording.
+
+    Args:
+        num_in_ch, num_out_ch, num_feat, num_group, num_block, squeeze_factor, upscale, res_scale, img_range, rgb_mean:
+            as of BasicSR's RCAN; colours default to 3 channels.
+    """
+
+    def __init__(
+        self, num_in_ch: int = 3, num_out_ch: int = 3, num_group: int = 10, upscale: int = 4, **more: Any
+    ) -> None:
+        super().__init__(num_in_ch, num_out_ch, num_group=num_group, upscale=upscale, **more)
+        self.long_skip = nn.Identity()
+        first, second = fakd_groups(num_group)
+        taps = {"head": "conv_first", "body_end": "conv_after_body", "body_end_skip": "long_skip", "f_lr": "long_skip",
+                "f_sr": "upsample", "fakd_0": "conv_first", "fakd_1": f"body.{first}", "fakd_2": f"body.{second}",
+                "fakd_3": "long_skip"}  # fmt: skip
+        self.traits = Traits("image", upscale, taps=taps)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """LR image (N, 3, h, w) in [0, 1] to HR image (N, 3, scale h, scale w)."""
+        return tapped_forward(self, x)
+
+
+def tapped_forward(net: Any, x: Tensor) -> Tensor:
+    """The forward pass that BasicSR's RCAN and EDSR share, with the sum of the long skip passed through a module."""
+    net.mean = net.mean.type_as(x)
+    head = net.conv_first((x - net.mean) * net.img_range)
+    body = net.long_skip(net.conv_after_body(net.body(head)) + head)
+    return net.conv_last(net.upsample(body)) / net.img_range + net.mean

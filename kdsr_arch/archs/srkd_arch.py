@@ -1,0 +1,98 @@
+"""TNSR and SNSR: the teacher and the student of SRKD."""
+
+from __future__ import annotations
+
+from kdsr_arch import compat  # noqa: F401  (before basicsr)
+
+# isort: split
+from basicsr.utils.registry import ARCH_REGISTRY
+from torch import Tensor, nn
+
+from kdsr_arch.archs.subpixel_deconv import SubPixelDeconv
+from kdsr_arch.archs.traits import Traits
+from kdsr_arch.errors import UserError
+
+
+def deconv_tail(scale: int, width: int, out_channels: int) -> nn.Sequential:
+    """SRKD's upsampler: one k4 s2 (x2), one k3 s3 (x3) or two k4 s2 (x4) transposed convolutions."""
+    if scale == 3:
+        return nn.Sequential(SubPixelDeconv(width, out_channels, 3, 3))
+    if scale not in (2, 4):
+        raise UserError(f"TNSR and SNSR enlarge by 2, 3 or 4, not by {scale}")
+    widths = [width] * (scale // 2) + [out_channels]
+    return nn.Sequential(*(SubPixelDeconv(a, b, 4, 2, 1) for a, b in zip(widths, widths[1:], strict=False)))
+
+
+class ResidualBlock(nn.Module):
+    """``x + layers(x)``."""
+
+    def __init__(self, *layers: nn.Module) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(*layers)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.layers(x)
+
+
+class _SRKDNet(nn.Module):
+    """Convolution and ReLU, residual blocks, transposed convolutions; taps 'block1' ... in the order of the pass."""
+
+    def __init__(
+        self, scale: int, num_in_ch: int, num_feat: int, blocks: list[nn.Module], taps: dict[str, str]
+    ) -> None:
+        super().__init__()
+        self.head = nn.Sequential(nn.Conv2d(num_in_ch, num_feat, 3, 1, 1), nn.ReLU())
+        self.blocks = nn.Sequential(*blocks)
+        self.tail = deconv_tail(scale, num_feat, num_in_ch)
+        named = {f"block{i + 1}": f"blocks.{i}" for i in range(len(blocks))}
+        color = "y" if num_in_ch == 1 else "rgb"
+        self.traits = Traits("image", scale, color=color, taps={"f_lr": f"blocks.{len(blocks) - 1}", **named, **taps})
+
+    def forward(self, x: Tensor) -> Tensor:
+        """LR image (N, C, h, w) in [0, 1] to HR image (N, C, scale h, scale w)."""
+        return self.tail(self.blocks(self.head(x)))
+
+
+@ARCH_REGISTRY.register()
+class TNSR(_SRKDNet):
+    """SRKD's teacher (Gao et al., ACCV 2018): residual blocks of two convolutions, each followed by a ReLU.
+
+    740,225 / 739,777 / 805,825 parameters at x2/x3/x4. Taps 'srkd_1' to 'srkd_3' are blocks 4, 7 and 10.
+
+    Args:
+        scale: 2, 3 or 4.
+        num_in_ch: 1 (Y, published) or 3.
+        num_feat: width.
+        num_block: number of blocks; the published taps need 10.
+    """
+
+    def __init__(self, scale: int = 4, num_in_ch: int = 1, num_feat: int = 64, num_block: int = 10) -> None:
+        def block() -> nn.Module:
+            convs = [nn.Conv2d(num_feat, num_feat, 3, 1, 1) for _ in range(2)]
+            return ResidualBlock(convs[0], nn.ReLU(), convs[1], nn.ReLU())
+
+        tapped = [-(-num_block * i // 3) for i in (1, 2, 3)]  # the ends of thirds: 4, 7 and 10 of 10
+        taps = {f"srkd_{i + 1}": f"blocks.{n - 1}" for i, n in enumerate(tapped)}
+        super().__init__(scale, num_in_ch, num_feat, [block() for _ in range(num_block)], taps)
+
+
+@ARCH_REGISTRY.register()
+class SNSR(_SRKDNet):
+    """SRKD's student (Gao et al., ACCV 2018): residual blocks of a depthwise and a 1x1 convolution with ReLUs.
+
+    16,065 / 15,617 / 81,665 parameters at x2/x3/x4. Taps 'srkd_1' to 'srkd_3' are blocks 1, 2 and 3.
+
+    Args:
+        scale: 2, 3 or 4.
+        num_in_ch: 1 (Y, published) or 3.
+        num_feat: width.
+        num_block: number of blocks.
+    """
+
+    def __init__(self, scale: int = 4, num_in_ch: int = 1, num_feat: int = 64, num_block: int = 3) -> None:
+        def block() -> nn.Module:
+            depthwise = nn.Conv2d(num_feat, num_feat, 3, 1, 1, groups=num_feat)
+            return ResidualBlock(depthwise, nn.ReLU(), nn.Conv2d(num_feat, num_feat, 1), nn.ReLU())
+
+        taps = {f"srkd_{i + 1}": f"blocks.{i}" for i in range(num_block)}
+        super().__init__(scale, num_in_ch, num_feat, [block() for _ in range(num_block)], taps)

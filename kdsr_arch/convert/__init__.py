@@ -1,0 +1,1 @@
+"""Weights of public origin turned into this project's ``{'params': ...}`` files."""
