@@ -3,8 +3,8 @@
 Float and uint8 differ: MATLAB resizes the height first and, for uint8, rounds to uint8 before it resizes the width.
 The LR images of the classical test sets are made on uint8, so a float resize rounded once is not the same image.
 
-Design. Along one axis the resize is a banded matrix. It is built once per (length, scale, antialiasing, border), with
-the border folded in, and kept as a few dense blocks along the diagonal: small matrix products on any device.
+Design. Along one axis the resize is a banded matrix (:mod:`kdsr_arch.ops.banded`), built once per length, scale,
+antialiasing and border.
 
 Source of the kernel: Keys, "Cubic convolution interpolation for digital image processing", IEEE TASSP 1981, a = -1/2.
 """
@@ -20,20 +20,13 @@ import torch
 from torch import Tensor
 
 from kdsr_arch.errors import UserError
+from kdsr_arch.ops.banded import Block, apply_to_columns, apply_to_rows, build_blocks, inside
 
 __all__ = ["imresize", "imresize_uint8", "imresize_uint8_tensor", "upsample_bicubic"]
 
 # Output samples per block when shrinking and enlarging: larger wastes products with zeros, smaller wastes calls.
 _BLOCK_DOWN, _BLOCK_UP = 12, 48
 _DENOMINATORS = (2**8, 3**4, 2**12)  # of the weights at x1/2, x1/3, x1/4 (and at x2 and x4 upwards)
-
-
-class _Block(NamedTuple):
-    """Consecutive output samples: ``matrix`` (outputs, stop - start) applied to input samples start..stop."""
-
-    start: int
-    stop: int
-    matrix: Tensor
 
 
 class _Plan(NamedTuple):
@@ -67,7 +60,7 @@ def imresize(x: Tensor, scale: float, antialias: bool = True, border: str = "sym
     dtype = _compute_dtype(x)
     with torch.autocast(x.device.type, enabled=False):
         y = x.reshape(-1, *x.shape[-2:])
-        for axis, apply in ((-2, _apply_to_rows), (-1, _apply_to_columns)):
+        for axis, apply in ((-2, apply_to_rows), (-1, apply_to_columns)):
             plan = _Plan(y.shape[axis], scale, antialias, border, x.dtype != torch.float64)
             y = apply(y, _blocks(plan, 1, dtype, x.device))
     return y.reshape(*x.shape[:-2], *y.shape[-2:]).to(x.dtype)
@@ -90,7 +83,7 @@ def imresize_uint8(image: np.ndarray, scale: float, border: str = "symmetric") -
         uint8 array of the same layout.
     """
     _check(image, "a uint8", image.dtype == np.uint8, scale, border)
-    x = torch.from_numpy(np.ascontiguousarray(image))
+    x = torch.from_numpy(np.require(image, requirements=["C", "W"]))  # torch warns of arrays that are read-only
     if image.ndim < 3:
         return imresize_uint8_tensor(x, scale, border).numpy()
     height, width, channels = image.shape[-3:]
@@ -133,7 +126,7 @@ def _resize_uint8_rows(x: Tensor, scale: float, border: str) -> Tensor:
     """(N, H, W) -> (N, H', W): whole numbers in 0..255, floating point."""
     plan = _Plan(x.shape[1], scale, True, border, False)
     denominator, dtype = _uint8_arithmetic(plan, _inexact_products())
-    y = _apply_to_rows(x, _blocks(plan, denominator, dtype, x.device))
+    y = apply_to_rows(x, _blocks(plan, denominator, dtype, x.device))
     return _round_half_up(y, denominator)
 
 
@@ -141,26 +134,12 @@ def _resize_uint8_columns(x: Tensor, scale: float, border: str) -> Tensor:
     """(..., W) of whole numbers -> (..., W') of whole numbers."""
     plan = _Plan(x.shape[-1], scale, True, border, False)
     denominator, dtype = _uint8_arithmetic(plan, _inexact_products())
-    y = _apply_to_columns(x.to(dtype), _blocks(plan, denominator, dtype, x.device))
+    y = apply_to_columns(x.to(dtype), _blocks(plan, denominator, dtype, x.device))
     return _round_half_up(y, denominator)
 
 
 def _round_half_up(y: Tensor, denominator: int) -> Tensor:
     return y.mul_(1 / denominator).add_(0.5).floor_().clamp_(0, 255)
-
-
-def _apply_to_rows(x: Tensor, blocks: tuple[_Block, ...]) -> Tensor:
-    """(N, H, W) of any number type -> (N, H', W) in that of the blocks, converted where it is in cache."""
-    weights = ((b, b.matrix.expand(len(x), -1, -1)) for b in blocks)
-    parts = [torch.bmm(matrix, x[:, b.start : b.stop].to(matrix.dtype)) for b, matrix in weights]
-    return parts[0] if len(parts) == 1 else torch.cat(parts, 1)
-
-
-def _apply_to_columns(x: Tensor, blocks: tuple[_Block, ...]) -> Tensor:
-    """(..., W) -> (..., W')."""
-    lines = x.reshape(-1, x.shape[-1])
-    parts = [lines[:, b.start : b.stop] @ b.matrix.T for b in blocks]
-    return torch.cat(parts, 1).view(*x.shape[:-1], -1)
 
 
 def _keys_kernel(x: np.ndarray) -> np.ndarray:
@@ -183,13 +162,6 @@ def _taps(plan: _Plan) -> tuple[np.ndarray, np.ndarray]:
     return position.astype(np.int64) - 1, weight / weight.sum(1, keepdims=True)
 
 
-def _inside(position: np.ndarray, length: int, border: str) -> np.ndarray:
-    if border == "replicate":
-        return position.clip(0, length - 1)
-    position = position % (2 * length)  # the mirrored image has this period
-    return np.where(position < length, position, 2 * length - 1 - position)
-
-
 @lru_cache(maxsize=256)
 def _uint8_arithmetic(plan: _Plan, inexact_products: bool) -> tuple[int, torch.dtype]:
     """A denominator that makes all weights whole numbers, and the fastest number type that loses nothing.
@@ -207,23 +179,10 @@ def _uint8_arithmetic(plan: _Plan, inexact_products: bool) -> tuple[int, torch.d
 
 
 @lru_cache(maxsize=256)
-def _blocks(plan: _Plan, denominator: int, dtype: torch.dtype, device: torch.device) -> tuple[_Block, ...]:
+def _blocks(plan: _Plan, denominator: int, dtype: torch.dtype, device: torch.device) -> tuple[Block, ...]:
     """The banded matrix of an axis, times ``denominator``."""
     position, weight = _taps(plan)
     if denominator > 1:
         weight = (weight * denominator).round()
-    position = _inside(position, plan.length, plan.border)
-    with torch.inference_mode(False):  # what is kept must serve training as well
-        size = _BLOCK_DOWN if plan.scale < 1 else _BLOCK_UP
-        starts = range(0, len(weight), size)
-        return tuple(_block(position[i : i + size], weight[i : i + size], dtype, device) for i in starts)
-
-
-def _block(position: np.ndarray, weight: np.ndarray, dtype: torch.dtype, device: torch.device) -> _Block:
-    used = position[weight != 0]
-    start, stop = int(used.min()), int(used.max()) + 1
-    matrix = np.zeros((len(weight), stop - start + 1))
-    row = np.broadcast_to(np.arange(len(weight))[:, None], weight.shape)
-    column = np.where(weight != 0, position - start, stop - start)  # taps without weight go to a spare column
-    np.add.at(matrix, (row, column), weight)
-    return _Block(start, stop, torch.tensor(matrix[:, :-1], dtype=dtype, device=device))
+    size = _BLOCK_DOWN if plan.scale < 1 else _BLOCK_UP
+    return build_blocks(inside(position, plan.length, plan.border), weight, size, dtype, device)

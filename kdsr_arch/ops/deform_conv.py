@@ -18,11 +18,11 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from kdsr_arch.errors import UserError
+from kdsr_arch.ops.sampling import pad_to_power_of_two, sample_bilinear, to_fraction_within_pixel
 
 __all__ = ["deform_conv2d"]
 
@@ -46,7 +46,6 @@ class _Geometry(NamedTuple):
     padding: Pair
     dilation: Pair
     image: Pair
-    sides: Pair  # of the padded image, see _pad_to_power_of_two
     out: Pair
 
     @property
@@ -139,25 +138,14 @@ def _geometry(
         padding=padding,
         dilation=dilation,
         image=(image[0], image[1]),
-        sides=(_power_of_two(image[0]), _power_of_two(image[1])),
         out=(out[0], out[1]),
     )
 
 
-def _power_of_two(n: int) -> int:
-    return 1 << max(0, n - 1).bit_length()
-
-
-def _pad_to_power_of_two(x: Tensor, geo: _Geometry) -> Tensor:
-    """(B * G, C / G, H', W') with zeros below and to the right.
-
-    ``grid_sample`` takes positions as fractions of the side. With a power of two the conversion there and back is
-    exact, so samples at whole pixels (all of them, in a freshly initialised network) stay at whole pixels, and
-    the gradient of their offsets is that of the definition.
-    """
-    (h, w), (h2, w2) = geo.image, geo.sides
-    x = F.pad(x, (0, w2 - w, 0, h2 - h))
-    return x.reshape(geo.batch * geo.offset_groups, x.shape[1] // geo.offset_groups, h2, w2)
+def _grouped_image(x: Tensor, geo: _Geometry) -> Tensor:
+    """(B * G, C / G, H', W') padded to exact sides."""
+    x = pad_to_power_of_two(x)
+    return x.reshape(geo.batch * geo.offset_groups, x.shape[1] // geo.offset_groups, *x.shape[2:])
 
 
 def _weight_matrix(weight: Tensor, geo: _Geometry) -> Tensor:
@@ -166,17 +154,17 @@ def _weight_matrix(weight: Tensor, geo: _Geometry) -> Tensor:
     return weight.reshape(1, *shape).expand(geo.batch, *shape).reshape(-1, *shape[1:])
 
 
-def _grid(offset: Tensor, geo: _Geometry, top: int, bottom: int) -> Tensor:
-    """Sampling grid of output rows top..bottom: (B * G, taps * rows, Wo, 2), (x, y) as fractions in [-1, 1]."""
-    (kh, kw), (h, w), (h2, w2), wo = geo.kernel, geo.image, geo.sides, geo.out[1]
+def _grid(offset: Tensor, geo: _Geometry, sides: torch.Size, top: int, bottom: int) -> Tensor:
+    """Sampling grid of output rows top..bottom: (B * G, taps * rows, Wo, 2), (x, y) as fractions of ``sides``."""
+    (kh, kw), (h, w), wo = geo.kernel, geo.image, geo.out[1]
     tap_y = _ramp(0, kh, geo.dilation[0], 0, offset).repeat_interleave(kw).view(1, -1, 1, 1)
     tap_x = _ramp(0, kw, geo.dilation[1], 0, offset).repeat(kh).view(1, -1, 1, 1)
     y = _ramp(top, bottom, geo.stride[0], geo.padding[0], offset).view(1, 1, -1, 1) + tap_y
     x = _ramp(0, wo, geo.stride[1], geo.padding[1], offset).view(1, 1, 1, -1) + tap_x
     shift = geo.shifts(offset, top, bottom)
     # From two pixels outside on, neither value nor gradient sees the image: clamping there changes nothing.
-    y = _to_fraction((shift[:, :, 0] + y).clamp_(-2, h + 1), h2)
-    x = _to_fraction((shift[:, :, 1] + x).clamp_(-2, w + 1), w2)
+    y = to_fraction_within_pixel((shift[:, :, 0] + y).clamp_(-2, h + 1), sides[0])
+    x = to_fraction_within_pixel((shift[:, :, 1] + x).clamp_(-2, w + 1), sides[1])
     return torch.stack((x, y), 1).view(len(shift), 2, geo.taps * (bottom - top), wo).permute(0, 2, 3, 1)
 
 
@@ -185,29 +173,16 @@ def _ramp(start: int, stop: int, step: int, minus: int, like: Tensor) -> Tensor:
     return torch.arange(start, stop, device=like.device, dtype=like.dtype).mul_(step).sub_(minus)
 
 
-def _to_fraction(position: Tensor, side: int) -> Tensor:
-    """Pixels -> grid_sample's fractions of a side that is a power of two; ``position`` is overwritten.
-
-    Positions are rounded here to the resolution that fractions have, so that all later arithmetic is exact, but never
-    up to the next pixel: the gradient of the offset is that of the pixels the sample lies between.
-    """
-    steps = 2 / (side * torch.finfo(position.dtype).eps)  # per pixel
-    pixel = position.floor()
-    between = position.sub_(pixel).mul_(steps).round_().clamp_(max=steps - 1)
-    return between.mul_(2 / (side * steps)).add_(pixel, alpha=2 / side).add_(1 / side - 1)
-
-
-def _grid_to_shifts(grad_grid: Tensor, geo: _Geometry) -> Tensor:
+def _grid_to_shifts(grad_grid: Tensor, geo: _Geometry, sides: torch.Size) -> Tensor:
     """Gradient by the grid -> gradient by :meth:`_Geometry.shifts`."""
-    fractions = grad_grid.new_tensor([2 / geo.sides[0], 2 / geo.sides[1]])
+    fractions = grad_grid.new_tensor([2 / sides[0], 2 / sides[1]])
     grad = grad_grid.flip(-1).mul_(fractions)
     return grad.view(len(grad), geo.taps, grad.shape[1] // geo.taps, geo.out[1], 2).permute(0, 1, 4, 2, 3)
 
 
 def _sample(image: Tensor, grid: Tensor, geo: _Geometry) -> Tensor:
     """(B * G, C / G, taps, rows, Wo)."""
-    samples = F.grid_sample(image, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
-    return samples.view(*image.shape[:2], geo.taps, grid.shape[1] // geo.taps, geo.out[1])
+    return sample_bilinear(image, grid).view(*image.shape[:2], geo.taps, grid.shape[1] // geo.taps, geo.out[1])
 
 
 def _row_blocks(x: Tensor, geo: _Geometry) -> Iterator[Pair]:
@@ -226,10 +201,10 @@ class _DeformConv(torch.autograd.Function):
     def forward(ctx, x: Tensor, offset: Tensor, mask: Tensor | None, weight: Tensor, geo: _Geometry) -> Tensor:
         ctx.geo = geo
         ctx.save_for_backward(x, offset, mask, weight)
-        image, matrix = _pad_to_power_of_two(x, geo), _weight_matrix(weight, geo)
+        image, matrix = _grouped_image(x, geo), _weight_matrix(weight, geo)
         y = x.new_empty(geo.batch, weight.shape[0], *geo.out)
         for top, bottom in _row_blocks(x, geo):
-            samples = _sample(image, _grid(offset, geo, top, bottom), geo)
+            samples = _sample(image, _grid(offset, geo, image.shape[2:], top, bottom), geo)
             if mask is not None:
                 samples *= geo.factors(mask, top, bottom)
             columns = samples.view(len(matrix), matrix.shape[2], (bottom - top) * geo.out[1])
@@ -247,11 +222,11 @@ def _gradients(
     geo: _Geometry, grad_y: Tensor, x: Tensor, offset: Tensor, mask: Tensor | None, weight: Tensor
 ) -> tuple[Tensor | None, ...]:
     """Gradients by x, offset, mask and weight."""
-    image, matrix = _pad_to_power_of_two(x, geo), _weight_matrix(weight, geo)
+    image, matrix = _grouped_image(x, geo), _weight_matrix(weight, geo)
     grad_image, grad_matrix = torch.zeros_like(image), torch.zeros_like(matrix)
     grad_offset, grad_mask = torch.empty_like(offset), None if mask is None else torch.empty_like(mask)
     for top, bottom in _row_blocks(x, geo):
-        grid = _grid(offset, geo, top, bottom)
+        grid = _grid(offset, geo, image.shape[2:], top, bottom)
         samples = _sample(image, grid, geo)
         grad_rows = grad_y[:, :, top:bottom].reshape(*matrix.shape[:2], (bottom - top) * geo.out[1])
         grad_samples = torch.bmm(matrix.transpose(1, 2), grad_rows).view_as(samples)
@@ -265,8 +240,8 @@ def _gradients(
             grad_samples.flatten(2, 3), image, grid, _BILINEAR, _ZEROS, False, [True, True]
         )
         grad_image += grad_block
-        geo.shifts(grad_offset, top, bottom)[:] = _grid_to_shifts(grad_grid, geo)
-    grad_x = grad_image.view(geo.batch, x.shape[1], *geo.sides)[:, :, : geo.image[0], : geo.image[1]]
+        geo.shifts(grad_offset, top, bottom)[:] = _grid_to_shifts(grad_grid, geo, image.shape[2:])
+    grad_x = grad_image.view(geo.batch, x.shape[1], *image.shape[2:])[:, :, : geo.image[0], : geo.image[1]]
     grad_weight = grad_matrix.view(geo.batch, *weight.shape).sum(0)
     return grad_x, grad_offset, grad_mask, grad_weight
 
