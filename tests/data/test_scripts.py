@@ -3,35 +3,53 @@
 from __future__ import annotations
 
 import os
+import runpy
 import subprocess
 import sys
 from pathlib import Path
+
+import pytest
 
 from kdsr_arch.data.sources import LmdbSource
 
 SCRIPTS = Path(__file__).resolve().parents[2] / "datasets_prep"
 
 
-def run(name: str, *arguments: object, cwd: Path) -> subprocess.CompletedProcess:
-    command = [sys.executable, str(SCRIPTS / name), *map(str, arguments)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=120, env=environment)
+@pytest.fixture
+def run(tmp_path, monkeypatch, capsys):
+    """``run(name, *arguments)`` in this process, from another folder; returns (exit code, stdout, stderr)."""
+
+    def call(name: str, *arguments: object) -> tuple[int, str, str]:
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.syspath_prepend(str(SCRIPTS))
+        monkeypatch.setattr(sys, "argv", [name, *map(str, arguments)])
+        code = 0
+        try:
+            runpy.run_path(str(SCRIPTS / name), run_name="__main__")
+        except SystemExit as done:
+            code = int(done.code or 0)
+        return (code, *capsys.readouterr())
+
+    return call
 
 
-def test_clips_and_their_lr(clip_root, tmp_path):
-    done = run("prepare_clips.py", clip_root, "lq.lmdb", "--lr", 4, "BI", "--clips", "001", cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
+def test_clips_and_their_lr(run, clip_root, tmp_path):
+    code, out, _ = run("prepare_clips.py", clip_root, "lq.lmdb", "--lr", 4, "BI", "--clips", "001")
+    assert code == 0 and out == "001: (5, 12, 16)\n"
     assert LmdbSource(tmp_path / "lq.lmdb").size("001/00000000") == (12, 16)
-    again = run("prepare_clips.py", clip_root, "lq.lmdb", cwd=tmp_path)
-    assert again.returncode == 2 and again.stderr.startswith("error: lq.lmdb: exists already")
-    assert "Traceback" not in again.stderr
-    absent = run("prepare_clips.py", "nowhere", "b.lmdb", "--lr", "x", "BI", cwd=tmp_path)
-    assert absent.returncode == 2 and absent.stderr.startswith("error: --lr x BI: the scale must be")
+    code, out, err = run("prepare_clips.py", clip_root, "lq.lmdb")
+    assert code == 2 and out == "" and err.startswith("error: lq.lmdb: exists already")
+    assert run("prepare_clips.py", clip_root, "b.lmdb", "--lr", "x", "BI")[2].startswith("error: --lr x BI: the scale")
 
 
-def test_every_script_explains_itself(tmp_path):
-    scripts = sorted(SCRIPTS.glob("prepare_*.py"))
-    assert len(scripts) == 6
-    for script in scripts:
-        done = run(script.name, "--help", cwd=tmp_path)
-        assert done.returncode == 0 and f"datasets_prep/{script.name}" in done.stdout, done.stderr
+@pytest.mark.parametrize("script", sorted(path.name for path in SCRIPTS.glob("prepare_*.py")))
+def test_every_script_explains_itself(run, script):
+    code, out, _ = run(script, "--help")
+    assert code == 0 and f"datasets_prep/{script}" in out
+
+
+def test_an_error_is_one_sentence_and_exit_code_2(tmp_path):
+    command = [sys.executable, str(SCRIPTS / "prepare_videos.py"), "nowhere", "a.lmdb"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120, env={**os.environ})
+    assert (done.returncode, done.stderr) == (2, "error: nowhere: the folder of clips does not exist\n")
+    assert list(tmp_path.iterdir()) == []
