@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -66,6 +68,47 @@ class Base(nn.Module):
         if self.kind == 'bicubic':
             return sr + upsample_bicubic(lq, self.scale)
         return sr + F.interpolate(lq, scale_factor=self.scale, mode='bilinear', align_corners=False)
+
+
+class FusedHead(nn.Module):
+    """convolution, pixel-shuffle, convolution as one 5x5 convolution and a pixel-shuffle, for inference.
+
+    All three are linear, so a feature map of HR size is needed in training only. At the image's border the second
+    convolution pads HR features with zeros, which no LR kernel can express: the outermost HR pixels come from the
+    original layers, run on two LR rows or columns. Equal to them to rounding.
+
+    Args:
+        conv_up: 3x3, num_feat -> num_hr_feat * scale**2.
+        conv_last: 3x3, num_hr_feat -> num_channel.
+        scale: of the pixel-shuffle between them.
+    """
+
+    def __init__(self, conv_up: nn.Conv2d, conv_last: nn.Conv2d, scale: int) -> None:
+        super().__init__()
+        self.scale = scale
+        self.exact = nn.Sequential(conv_up, nn.PixelShuffle(scale), conv_last)
+        self.conv = nn.Conv2d(conv_up.in_channels, conv_last.out_channels * scale**2, 5, padding=2).to(conv_up.weight)
+        self._compose(conv_up.in_channels)
+
+    @torch.no_grad()
+    def _compose(self, num_feat: int) -> None:
+        """Reads the 5x5 kernel off the response of the layers to one impulse per input channel."""
+        impulse = torch.zeros(num_feat + 1, num_feat, 7, 7).to(self.conv.weight)  # the last image is zero: the bias
+        impulse[torch.arange(num_feat), torch.arange(num_feat), 3, 3] = 1
+        response = F.pixel_unshuffle(self.exact(impulse), self.scale)[..., 1:6, 1:6]
+        bias = response[-1, :, 2, 2]
+        cast(Tensor, self.conv.bias).copy_(bias)
+        self.conv.weight.copy_((response[:-1] - bias.view(-1, 1, 1)).flip(2, 3).transpose(0, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        if min(x.shape[-2:]) < 3:
+            return self.exact(x)
+        sr = F.pixel_shuffle(self.conv(x), self.scale)
+        sr[..., :1, :] = self.exact(x[..., :2, :])[..., :1, :]
+        sr[..., -1:, :] = self.exact(x[..., -2:, :])[..., -1:, :]
+        sr[..., :1] = self.exact(x[..., :2])[..., :1]
+        sr[..., -1:] = self.exact(x[..., -2:])[..., -1:]
+        return sr
 
 
 @torch.no_grad()

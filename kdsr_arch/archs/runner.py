@@ -26,6 +26,7 @@ class Runner:
         self.net = net
         self.traits = traits
         self.name = type(unwrap(net)).__name__
+        self._fast: tuple[object, nn.Module] | None = None
 
     def forward(self, lq: Tensor, clip: int | None = None) -> Tensor:
         """The network's output, in its own colour.
@@ -45,12 +46,12 @@ class Runner:
         self._check(lq)
         frames = self._color(lq)
         if lq.dim() == 4:
-            return self._call(frames)
+            return self._call(frames, self.net)
         if self.traits.mode == 'recurrent':
-            return self._call(self._middle(frames, clip))
+            return self._call(self._middle(frames, clip), self.net)
         if clip is None:
             clip = max(lq.shape[1] - self.traits.num_frame + 1, 0)
-        return self._windows(frames, self._indices(lq.shape[1], clip, 'replicate'))
+        return self._windows(frames, self._indices(lq.shape[1], clip, 'replicate'), self.net)
 
     @torch.no_grad()
     def restore(self, lq: Tensor, clip: int | None = None, padding: str = 'replicate', chunk: int = 1) -> Tensor:
@@ -68,26 +69,39 @@ class Runner:
         height, width = lq.shape[-2:]
         padded = self._pad(lq)
         self._check(padded)
-        frames = self._color(padded)
+        frames, net = self._color(padded), self._inference_net()
         if lq.dim() == 4:
-            sr = self._call(frames)
+            sr = self._call(frames, net)
         elif self.traits.mode == 'recurrent':
-            sr = self._call(self._middle(frames, clip if clip is not None else lq.shape[1]))
+            sr = self._call(self._middle(frames, clip if clip is not None else lq.shape[1]), net)
         else:
             index = self._indices(lq.shape[1], clip, padding)
-            sr = torch.cat([self._windows(frames, index[i:i + chunk]) for i in range(0, len(index), chunk)], dim=1)
+            sr = torch.cat([self._windows(frames, index[i:i + chunk], net) for i in range(0, len(index), chunk)], 1)
         sr = sr[..., :height * self.traits.scale, :width * self.traits.scale]
         if self.traits.color == 'y' and lq.shape[-3] == 3:
             return self._with_chroma(sr, lq)
         return sr
 
-    def _call(self, frames: Tensor) -> Tensor:
-        """Runs the network on images, windows or a whole clip in its colour."""
+    def _inference_net(self) -> nn.Module:
+        """The network's faster form for inference where it has one (``for_inference``), made anew when weights change.
+
+        A network that somebody watches through hooks is run as it is.
+        """
+        make = getattr(self.net, 'for_inference', None)
+        if make is None or self.net.training or any(m._forward_hooks for m in self.net.modules()):
+            return self.net
+        version = tuple((p.data_ptr(), p._version) for p in (*self.net.parameters(), *self.net.buffers()))
+        if self._fast is None or self._fast[0] != version:
+            self._fast = (version, make())
+        return self._fast[1]
+
+    def _call(self, frames: Tensor, net: nn.Module) -> Tensor:
+        """Runs ``net`` on images, windows or a whole clip in its colour."""
         if self.traits.upsampled_input:
             frames = upsample_bicubic(frames, self.traits.scale)
-        return self.net(frames)
+        return net(frames)
 
-    def _windows(self, frames: Tensor, index: list[list[int]]) -> Tensor:
+    def _windows(self, frames: Tensor, index: list[list[int]], net: nn.Module) -> Tensor:
         """Restores one frame of (B, T, C, h, w) for each list of frame numbers in ``index``: (B, N, C, H, W)."""
         used = sorted({i for window in index for i in window})
         frames = frames[:, used]
@@ -95,7 +109,7 @@ class Runner:
             frames = upsample_bicubic(frames, self.traits.scale)
         where = torch.tensor([[used.index(i) for i in window] for window in index], device=frames.device)
         batch = frames[:, where].flatten(0, 1)
-        out = self.net(batch if self.traits.mode == 'window' else batch.squeeze(1))
+        out = net(batch if self.traits.mode == 'window' else batch.squeeze(1))
         return out.unflatten(0, (frames.shape[0], len(index)))
 
     def _indices(self, total: int, clip: int | None, padding: str) -> list[list[int]]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from torch import nn
 
@@ -32,6 +33,8 @@ class Traits:
             size before upsampling (in networks that work on enlarged frames: their first feature of all frames).
         min_size: smallest height and width the network takes.
         min_clip: fewest frames a recurrent network takes.
+        input: 'lq', or 'gt' for a privileged network, which is given the ground truth in place of the LR image; its
+            output has the size of its input.
     """
 
     mode: str
@@ -43,6 +46,7 @@ class Traits:
     taps: Mapping[str, str] = field(default_factory=dict)
     min_size: int = 1
     min_clip: int = 1
+    input: str = 'lq'
 
     def __post_init__(self) -> None:
         if self.mode not in MODES:
@@ -125,39 +129,39 @@ def _find_color(net: nn.Module) -> str:
     return 'y' if first is not None and first.in_channels == 1 else 'rgb'
 
 
-def _edvr(net: nn.Module, scale: int | None) -> Traits:
+def _edvr(net: Any, scale: int | None) -> Traits:
     fusion = net.fusion.feat_fusion if net.with_tsa else net.fusion
     hr_in = bool(net.hr_in)
     return Traits('window', 1 if hr_in else 4, num_frame=fusion.in_channels // net.conv_l2_1.in_channels,
                   multiple=16 if hr_in else 4, taps={'f_sr': 'conv_hr', 'f_lr': 'reconstruction'})
 
 
-def _duf(net: nn.Module, scale: int | None) -> Traits:
+def _duf(net: Any, scale: int | None) -> Traits:
     return Traits('window', net.scale, num_frame=7, taps={})
 
 
-def _toflow(net: nn.Module, scale: int | None) -> Traits:
+def _toflow(net: Any, scale: int | None) -> Traits:
     return Traits('window', scale or 4, num_frame=7, upsampled_input=True, multiple=16,
                   taps={'f_sr': 'conv_3', 'f_lr': 'conv_1'})
 
 
-def _basicvsr(net: nn.Module, scale: int | None) -> Traits:
+def _basicvsr(net: Any, scale: int | None) -> Traits:
     return Traits('recurrent', 4, taps={'f_sr': 'conv_hr', 'f_lr': 'fusion'}, min_size=_SPYNET_SIDE, min_clip=2)
 
 
-def _iconvsr(net: nn.Module, scale: int | None) -> Traits:
+def _iconvsr(net: Any, scale: int | None) -> Traits:
     shortest = 2 * net.temporal_padding + 1  # its ends are mirrored over that many frames
-    return Traits('recurrent', 4, taps={'f_sr': 'conv_hr', 'f_lr': 'forward_trunk'}, min_size=_SPYNET_SIDE,
-                  min_clip=shortest)
+    return Traits('recurrent', 4, multiple=4, taps={'f_sr': 'conv_hr', 'f_lr': 'forward_trunk'},
+                  min_size=_SPYNET_SIDE, min_clip=shortest)
 
 
-def _basicvsrpp(net: nn.Module, scale: int | None) -> Traits:
+def _basicvsrpp(net: Any, scale: int | None) -> Traits:
     lr_input = bool(net.is_low_res_input)
     return Traits('recurrent', 4 if lr_input else 1, multiple=1 if lr_input else 4,
                   min_size=64 if lr_input else 256, min_clip=2, taps={'f_sr': 'conv_hr', 'f_lr': 'reconstruction'})
 
 
-def _swinir(net: nn.Module, scale: int | None) -> Traits:
+def _swinir(net: Any, scale: int | None) -> Traits:
     window = max(m.window_size for m in net.modules() if type(m).__name__ == 'SwinTransformerBlock')
     features = {'pixelshuffle': 'upsample', 'nearest+conv': 'conv_hr'}
     taps = {'f_lr': 'conv_after_body'}
@@ -166,32 +170,32 @@ def _swinir(net: nn.Module, scale: int | None) -> Traits:
     return Traits('image', net.upscale, color=_find_color(net), multiple=window, taps=taps)
 
 
-def _rrdbnet(net: nn.Module, scale: int | None) -> Traits:
+def _rrdbnet(net: Any, scale: int | None) -> Traits:
     shrink = {2: 2, 1: 4}.get(net.scale, 1)  # it begins with a pixel-unshuffle below x4
     color = 'y' if net.conv_last.out_channels == 1 else 'rgb'
     return Traits('image', net.scale, color=color, multiple=shrink, taps={'f_sr': 'conv_hr', 'f_lr': 'conv_body'})
 
 
-def _ridnet(net: nn.Module, scale: int | None) -> Traits:
+def _ridnet(net: Any, scale: int | None) -> Traits:
     return Traits('image', 1, taps={'f_lr': 'body', 'f_sr': 'body'})
 
 
-def _sub_pixel(net: nn.Module, scale: int | None) -> Traits:
+def _sub_pixel(net: Any, scale: int | None) -> Traits:
     return _image(net, scale, f_sr='upsample', f_lr='conv_after_body')
 
 
-def _srresnet(net: nn.Module, scale: int | None) -> Traits:
+def _srresnet(net: Any, scale: int | None) -> Traits:
     return _image(net, scale, f_sr='conv_hr', f_lr='body')
 
 
-def _last_layer_shuffle(net: nn.Module, scale: int | None) -> Traits:
+def _last_layer_shuffle(net: Any, scale: int | None) -> Traits:
     # These shuffle the image itself: no feature map of HR size exists.
     body = 'body' if has_module(net, 'body') else 'backbone'
     last = len(net.get_submodule(body)) - 2
     return _image(net, scale, f_lr=f'{body}.{last}')
 
 
-_TABLE: dict[str, Callable[[nn.Module, int | None], Traits]] = {
+_TABLE: dict[str, Callable[[Any, int | None], Traits]] = {
     'EDVR': _edvr,
     'DUF': _duf,
     'TOFlow': _toflow,

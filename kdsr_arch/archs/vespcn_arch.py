@@ -7,6 +7,8 @@ HR size space-time distillation works on.
 
 from __future__ import annotations
 
+import copy
+
 import torch
 from basicsr.utils.registry import ARCH_REGISTRY
 from torch import Tensor, nn
@@ -14,6 +16,7 @@ from torch.nn import functional as F
 
 from kdsr_arch.archs.arch_util import (
     Base,
+    FusedHead,
     PreActivationBlock,
     Skip,
     check_choice,
@@ -88,8 +91,8 @@ def _flow_net(num_in: int, num_feat: int, strides: tuple[int, ...]) -> nn.Sequen
         layers += [nn.Conv2d(num_feat if i else num_in, num_feat, kernel, stride, kernel // 2), nn.ReLU(inplace=True)]
         shrink *= stride
     last = nn.Conv2d(num_feat, 2 * shrink**2, 3, padding=1)
-    nn.init.zeros_(last.weight)
-    nn.init.zeros_(last.bias)
+    for parameter in last.parameters():
+        nn.init.zeros_(parameter)
     return nn.Sequential(*layers, last, nn.Tanh(), nn.PixelShuffle(shrink))
 
 
@@ -164,6 +167,7 @@ class VESPCN(nn.Module):
         self.upsampler = nn.PixelShuffle(scale)
         self.conv_last = nn.Conv2d(num_hr_feat, num_channel, 3, padding=1) if num_hr_feat else None
         self.base = Base(scale, base)
+        self.fused: FusedHead | None = None  # see for_inference
         start_near_base(self.conv_last or self.conv_up, base)
         taps = {'f_sr': 'upsampler', 'f_lr': 'body'} if num_hr_feat else {'f_lr': 'body'}
         self.traits = Traits('window', scale, num_frame, color, taps=taps)
@@ -172,10 +176,20 @@ class VESPCN(nn.Module):
         center = x[:, x.shape[1] // 2]
         if self.motion is not None:
             x = self._compensate(x)
-        sr = self.upsampler(self.conv_up(self.body(self.fusion(x))))
+        feature = self.body(self.fusion(x))
+        if self.fused is not None:
+            return self.base(self.fused(feature), center)
+        sr = self.upsampler(self.conv_up(feature))
         if self.conv_last is not None:
             sr = self.conv_last(sr)
         return self.base(sr, center)
+
+    def for_inference(self) -> VESPCN:
+        """A copy in evaluation mode, equal to rounding but without F^SR, which costs most of the time."""
+        net = copy.deepcopy(self).eval()
+        if net.conv_last is not None:
+            net.fused = FusedHead(net.conv_up, net.conv_last, self.traits.scale)
+        return net
 
     def _compensate(self, x: Tensor) -> Tensor:
         assert self.motion is not None

@@ -74,3 +74,14 @@ def vespcn_from_hwio(arrays: Mapping[str, np.ndarray]) -> State:
     names = {'vespcn.conv1': 'fusion.conv', 'vespcn.conv2': 'body.1', 'vespcn.conv3': 'body.3',
              'vespcn.conv4': 'body.5', 'vespcn.conv5': 'conv_up'}
     return from_hwio(arrays, names)
+
+
+def vsrnet_from_usstdqq(state: Mapping[str, Tensor]) -> State:
+    """Weights of usstdqq/vsrnet_pytorch (symmetric sharing, 5 frames, Y) for ``VSRNet()``: conv1_f0 -> conv1.0."""
+    return {name.replace('conv1_f', 'conv1.'): value for name, value in state.items()}
+
+
+def vsrnet_from_hwio(arrays: Mapping[str, np.ndarray]) -> State:
+    """VSRNet with one first convolution over 3 frames of HighVoltageRocknRoll/sr: ``VSRNet(num_frame=3,
+    fusion='early', flow='none')``. Its last ReLU is left out: it only clips negative values."""
+    return from_hwio(arrays, {'vsrnet.conv1': 'conv1.0', 'vsrnet.conv2': 'conv2', 'vsrnet.conv3': 'conv3'})

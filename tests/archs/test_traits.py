@@ -2,15 +2,12 @@
 
 import pytest
 import torch
+from basicsr.archs import build_network
 from torch import nn
 
-from kdsr_arch import compat  # noqa: F401
+from kdsr_arch.archs import teacher_arch  # noqa: F401
 from kdsr_arch.archs.traits import Traits, has_module, traits_of, unwrap
 from kdsr_arch.errors import UserError
-from kdsr_arch.registry import register_all
-
-register_all()
-from basicsr.archs import build_network  # noqa: E402
 
 SMALL_EDVR = {'type': 'EDVR', 'num_feat': 8, 'deformable_groups': 2, 'num_extract_block': 1, 'num_reconstruct_block': 1}
 NETWORKS = [
@@ -20,7 +17,7 @@ NETWORKS = [
     ({'type': 'DUF', 'num_layer': 16, 'scale': 3}, Traits('window', 3, 7)),
     ({'type': 'TOFlow'}, Traits('window', 4, 7, upsampled_input=True, multiple=16)),
     ({'type': 'BasicVSR', 'num_feat': 8, 'num_block': 1}, Traits('recurrent', 4, min_clip=2, min_size=33)),
-    ({'type': 'IconVSR', 'num_feat': 8, 'num_block': 1}, Traits('recurrent', 4, min_clip=5, min_size=33)),
+    ({'type': 'IconVSR', 'num_feat': 8, 'num_block': 1}, Traits('recurrent', 4, min_clip=5, min_size=33, multiple=4)),
     ({'type': 'BasicVSRPlusPlus', 'mid_channels': 16, 'num_blocks': 1},
      Traits('recurrent', 4, min_clip=2, min_size=64)),
     ({'type': 'RCAN', 'num_in_ch': 3, 'num_out_ch': 3, 'num_feat': 16, 'num_group': 1, 'num_block': 1, 'upscale': 8},
@@ -43,7 +40,7 @@ NETWORKS = [
 
 
 def input_for(traits: Traits) -> torch.Tensor:
-    side = max(16, traits.min_size)
+    side = -(-max(16, traits.min_size) // traits.multiple) * traits.multiple
     channels = 1 if traits.color == 'y' else 3
     frames = {'image': (), 'window': (traits.num_frame,), 'recurrent': (traits.min_clip,)}[traits.mode]
     size = side * (traits.scale if traits.upsampled_input else 1)
@@ -51,16 +48,14 @@ def input_for(traits: Traits) -> torch.Tensor:
 
 
 @pytest.mark.parametrize(('opt', 'expected'), NETWORKS, ids=lambda v: v['type'] if isinstance(v, dict) else '')
-def test_table_and_taps_of_basicsr(opt, expected):
+def test_table_and_taps_of_basicsr(opt, expected, taps_seen):
     net = build_network(dict(opt)).eval()
     traits = traits_of(net)
     for name in ('mode', 'scale', 'num_frame', 'color', 'upsampled_input', 'multiple', 'min_size', 'min_clip'):
         assert getattr(traits, name) == getattr(expected, name), name
     assert 'f_lr' in traits.taps
-    seen = {}
-    for alias, path in traits.taps.items():
-        assert has_module(net, path), path
-        net.get_submodule(path).register_forward_hook(lambda m, i, o, alias=alias: seen.update({alias: o.shape}))
+    assert all(has_module(net, path) for path in traits.taps.values())
+    seen = taps_seen(net, traits)
     x = input_for(traits)
     with torch.no_grad():
         out = net(x)

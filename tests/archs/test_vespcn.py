@@ -1,36 +1,15 @@
 """VESPCN: parameters, golden outputs of the widely used version, identity at zero flow, options, taps."""
 
-import zlib
-
-import numpy as np
 import pytest
 import torch
 from torch import nn
 
 from kdsr_arch.archs import vespcn_arch
-from kdsr_arch.archs.traits import has_module
+from kdsr_arch.archs.runner import Runner
 from kdsr_arch.archs.vespcn_arch import VESPCN, MotionCompensation
 from kdsr_arch.convert.video import vespcn_from_loseal
 from kdsr_arch.errors import UserError
 from kdsr_arch.ops.warp import backward_warp
-
-
-def golden_state(z):
-    """All weights of a vector file: stored, or made by its rule."""
-    def tensor(name):
-        if 'sd/' + name in z.files:
-            return torch.from_numpy(z['sd/' + name])
-        middle, half = z['rule/' + name]
-        seed = zlib.crc32(f"{z['hp/weight_seed']}:{name}".encode()) & 0xffffffff
-        uniform = np.random.RandomState(seed).random_sample(tuple(z['shape/' + name]))
-        return torch.from_numpy((middle + half * (2.0 * uniform - 1.0)).astype(np.float32))
-
-    return {k.split('/', 1)[1]: tensor(k.split('/', 1)[1]) for k in z.files if k.startswith(('sd/', 'shape/'))}
-
-
-def near(ours, z, name):
-    bound = 2e-5 * float(z['hp/absmax/' + name])
-    assert np.abs(ours.detach().numpy() - z['out/' + name]).max() <= bound, name
 
 
 def count(net):
@@ -50,19 +29,19 @@ def short_warp(x, flow, border='zeros'):
     return backward_warp(x, flow * factor.to(flow), border=border)
 
 
-def test_golden_output_motion_and_flow(vectors, monkeypatch):
-    z = vectors('vespcn_loseal')
-    frames = torch.from_numpy(z['in/frames'])
-    net = VESPCN(int(z['hp/scale']), int(z['hp/depth']), max_flow=float(z['hp/gain']), coarse_gain=1,
-                 color='rgb' if int(z['hp/channel']) == 3 else 'y').eval()
-    net.load_state_dict(vespcn_from_loseal(golden_state(z)))
+def test_golden_output_motion_and_flow(golden, monkeypatch):
+    file = golden('vespcn_loseal')
+    frames, channel = file.input('frames'), file.hp('channel')
+    net = VESPCN(file.hp('scale'), file.hp('depth'), max_flow=file.hp('gain'), coarse_gain=1,
+                 color='rgb' if channel == 3 else 'y').eval()
+    net.load_state_dict(vespcn_from_loseal(file.state()))
     monkeypatch.setattr(vespcn_arch, 'backward_warp', short_warp)
     with torch.no_grad():
         warped, flow, reference = net.motion(frames)
-        near(net(frames), z, 'ac1_sr')
-    for i, (image, motion) in enumerate(zip(warped.split(3, 1), flow.split(2, 1), strict=True)):
-        near(image, z, f'ac1_warp{i}')
-        near(motion, z, f'ac1_flow{i}')
+        file.near(net(frames), 'ac1_sr')
+    for i, (image, motion) in enumerate(zip(warped.split(channel, 1), flow.split(2, 1), strict=True)):
+        file.near(image, f'ac1_warp{i}')
+        file.near(motion, f'ac1_flow{i}')
     assert torch.equal(reference, frames[:, frames.shape[1] // 2])
 
 
@@ -108,22 +87,19 @@ OPTIONS = [
 
 
 @pytest.mark.parametrize('options', OPTIONS, ids=str)
-def test_options_shapes_taps_and_gradients(options):
+def test_options_shapes_taps_and_gradients(options, taps_seen):
     net = VESPCN(**{'num_feat': 8, 'num_hr_feat': 6, 'num_block': 1, **options})
     traits = net.traits
     channels = 1 if traits.color == 'y' else 3
     x = torch.rand(2, traits.num_frame, channels, 9, 10)
-    seen = {}
-    for alias, path in traits.taps.items():
-        assert has_module(net, path)
-        net.get_submodule(path).register_forward_hook(lambda m, i, o, alias=alias: seen.update({alias: o}))
+    seen = taps_seen(net, traits)
     out = net(x)
     assert out.shape == (2, channels, 9 * traits.scale, 10 * traits.scale)
-    assert seen['f_lr'].shape[-2:] == (9, 10)
+    assert seen['f_lr'][-2:] == (9, 10)
     if options.get('num_hr_feat') == 0:
         assert 'f_sr' not in seen
     else:
-        assert seen['f_sr'].shape[-2:] == out.shape[-2:] and seen['f_sr'].shape[1] == net.conv_last.in_channels
+        assert seen['f_sr'][-2:] == out.shape[-2:] and seen['f_sr'][1] == net.conv_last.in_channels
     out.square().mean().backward()
     idle = [name for name, p in net.named_parameters() if p.grad is None]
     assert not idle
@@ -148,3 +124,28 @@ def test_base_makes_a_new_network_start_near_bicubic():
 def test_bad_options_are_refused(options, words):
     with pytest.raises(UserError, match=words):
         VESPCN(**options)
+
+
+@pytest.mark.parametrize(('scale', 'size'), [(2, (6, 9)), (3, (3, 5)), (4, (7, 8)), (4, (2, 6))])
+def test_inference_form_equals_the_network(scale, size):
+    net = VESPCN(scale, num_feat=8, num_hr_feat=12, num_block=1).eval()
+    fast, x = net.for_inference(), torch.rand(2, 3, 3, *size)
+    with torch.no_grad():
+        torch.testing.assert_close(fast(x), net(x), atol=1e-5, rtol=0)
+    assert fast.fused is not None and net.fused is None
+    assert set(net.state_dict()) == set(VESPCN(scale, num_feat=8, num_hr_feat=12, num_block=1).state_dict())
+
+
+def test_runner_restores_with_the_inference_form_of_the_present_weights():
+    net = VESPCN(num_feat=8, num_hr_feat=4, num_block=1, num_flow_feat=4).eval()
+    runner, clip = Runner(net, net.traits), torch.rand(1, 4, 3, 6, 7)
+    fired = []
+    net.upsampler.register_forward_hook(lambda m, i, o: fired.append(1)).remove()
+    first = runner.restore(clip)
+    torch.testing.assert_close(first[:, 1:-1], runner.forward(clip).detach(), atol=1e-5, rtol=0)
+    with torch.no_grad():
+        net.conv_last.weight.add_(0.1)
+    torch.testing.assert_close(runner.restore(clip)[:, 1:-1], runner.forward(clip).detach(), atol=1e-5, rtol=0)
+    net.upsampler.register_forward_hook(lambda m, i, o: fired.append(1))
+    runner.restore(clip)
+    assert len(fired) == 4

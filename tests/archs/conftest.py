@@ -1,0 +1,60 @@
+"""Golden vectors of networks: weights stored or made by rule, outputs compared at the files' own tolerance."""
+
+import zlib
+
+import numpy as np
+import pytest
+import torch
+
+from kdsr_arch import compat  # noqa: F401  (before any test module imports basicsr)
+
+
+class Golden:
+    """One vector file of a network."""
+
+    def __init__(self, z):
+        self.z = z
+
+    def hp(self, name):
+        return self.z['hp/' + name].item()
+
+    def input(self, name):
+        return torch.from_numpy(self.z['in/' + name])
+
+    def weight(self, name):
+        if 'sd/' + name in self.z.files:
+            return torch.from_numpy(self.z['sd/' + name])
+        middle, half = self.z['rule/' + name]
+        seed = zlib.crc32(f"{self.hp('weight_seed')}:{name}".encode()) & 0xffffffff
+        uniform = np.random.RandomState(seed).random_sample(tuple(self.z['shape/' + name]))
+        return torch.from_numpy((middle + half * (2.0 * uniform - 1.0)).astype(np.float32))
+
+    def state(self, prefix=''):
+        keys = [k.split('/', 1)[1] for k in self.z.files if k.startswith(('sd/', 'shape/'))]
+        return {k[len(prefix):]: self.weight(k) for k in keys if k.startswith(prefix)}
+
+    def near(self, ours, name):
+        """Fails unless ``ours`` equals the file's output ``name`` to 2e-5 of its largest value."""
+        expected = self.z['out/' + name]
+        assert tuple(ours.shape) == expected.shape, name
+        error = np.abs(ours.detach().numpy() - expected).max()
+        assert error <= 2e-5 * self.hp('absmax/' + name), f'{name}: {error}'
+
+
+@pytest.fixture
+def golden(vectors):
+    """``golden(name)`` -> Golden."""
+    return lambda name: Golden(vectors(name))
+
+
+@pytest.fixture
+def taps_seen():
+    """``taps_seen(net)`` -> a dict that the next forward fills with the shapes recorded at the declared taps."""
+    def watch(net, traits):
+        seen = {}
+        for alias, path in traits.taps.items():
+            net.get_submodule(path).register_forward_hook(
+                lambda m, i, o, alias=alias: seen.update({alias: tuple(o.shape)}))
+        return seen
+
+    return watch
