@@ -1,0 +1,192 @@
+"""Weights of public origin reproduce their PSNR on Set5, and files of something else are told so."""
+
+import argparse
+import json
+import os
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from kdsr_arch.archs.fsrcnn_arch import FSRCNN
+from kdsr_arch.archs.runner import Runner
+from kdsr_arch.archs.traits import traits_of
+from kdsr_arch.archs.vdsr_arch import VDSR
+from kdsr_arch.commands import convert as command
+from kdsr_arch.convert.image import build, convert_file, convert_state
+from kdsr_arch.convert.sources import SOURCES, looks_like
+from kdsr_arch.errors import UserError
+from kdsr_arch.metrics.psnr_ssim import psnr
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def expected():
+    """(file, source, scale, PSNR, tolerance) of every figure in weights/expected.json."""
+    named = os.environ.get("KDSR_DATA")
+    folder = (Path(named) if named else ROOT.parent / "shared" / "data") / "weights"
+    if not (folder / "expected.json").is_file():
+        return [pytest.param(None, marks=pytest.mark.skip(reason="no weights/expected.json: set KDSR_DATA"))]
+    entries = json.loads((folder / "expected.json").read_text())["weights"]
+    # VDSR on HR-size maps takes about ten seconds a scale on one core.
+    return [
+        pytest.param((folder / e["file"], e["source"], int(scale), value, e["tolerance_db"]),
+                     id=f"{e['source']}-x{scale}", marks=[pytest.mark.slow] if e["source"] == "vdsr" else [])
+        for e in entries for scale, value in e["psnr"].items()
+    ]  # fmt: skip
+
+
+def read(path):
+    return torch.from_numpy(cv2.imread(str(path))[..., ::-1].copy()).permute(2, 0, 1)[None].float() / 255
+
+
+def to_uint8(x):
+    image = (x.clamp(0, 1) * 255).round().byte()[0].permute(1, 2, 0).numpy()
+    return np.ascontiguousarray(image[..., ::-1])
+
+
+def set5_psnr(net, scale, root):
+    """Mean PSNR of Y, crop = scale, of images restored in full colour and rounded to 8 bits."""
+    runner = Runner(net.eval(), traits_of(net, scale))
+    values = []
+    for path in sorted((root / "HR").glob("*.png")):
+        lq = next((root / "LR_bicubic" / f"X{scale}").glob(f"{path.stem}*.png"))
+        sr = to_uint8(runner.restore(read(lq)))
+        gt = cv2.imread(str(path))[: sr.shape[0], : sr.shape[1]]
+        values.append(psnr(sr, gt, crop_border=scale, test_y_channel=True))
+    return float(np.mean(values))
+
+
+@pytest.mark.parametrize("case", expected())
+def test_psnr_on_set5(case, shared_data):
+    path, source, scale, value, tolerance = case
+    done = convert_file(source, path)
+    net = build(done.network, scale)
+    net.load_state_dict(done.params)
+    with torch.inference_mode():
+        assert set5_psnr(net, scale, shared_data / "sisr_test" / "Set5") == pytest.approx(value, abs=tolerance)
+
+
+OFFICIAL = [
+    ("carn_m_official", "carn-m", "CARN-M/carn_m.pth"), ("vdsr_official", "vdsr", "VDSR/vdsr_state_dict.pth"),
+    ("imdn_official_x4", "imdn", "IMDN/IMDN_x4.pth"), ("idn_official_x4", "idn-caffe", "IDN/IDN_x4_caffe.npz"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("name,source,file", OFFICIAL)
+def test_outputs_of_the_official_code(vectors, shared_data, name, source, file):
+    z = vectors(name)
+    done = convert_file(source, shared_data / "weights" / file)
+    for key in [k[4:] for k in z.files if k.startswith("out/")]:
+        scale = int(key[-1]) if key.startswith("sr_x") else 4
+        net = build(done.network, scale)
+        net.load_state_dict(done.params)
+        x = torch.from_numpy(z["in/x"])
+        with torch.inference_mode():
+            # IDN's stored output is its residual, which begins at HR row scale - 1
+            y = net(x) if key != "upsample" else net.upsample(features(net, x))[..., scale - 1 :, scale - 1 :]
+        np.testing.assert_allclose(y, z[f"out/{key}"], atol=2e-5 * float(z[f"hp/absmax/{key}"]))
+
+
+def features(idn, x):
+    """IDN's feature before its last layer."""
+    kept = []
+    handle = idn.blocks.register_forward_hook(lambda module, args, output: kept.append(output))
+    idn(x)
+    handle.remove()
+    return kept[0]
+
+
+EDVR_NAMES = """
+conv_first feature_extraction.0.conv1 feature_extraction.0.conv2 fea_L2_conv1 fea_L2_conv2 fea_L3_conv1 fea_L3_conv2
+pcd_align.L3_offset_conv1 pcd_align.L3_offset_conv2 pcd_align.L3_dcnpack pcd_align.L3_dcnpack.conv_offset_mask
+pcd_align.L2_offset_conv1 pcd_align.L2_offset_conv2 pcd_align.L2_offset_conv3 pcd_align.L2_dcnpack
+pcd_align.L2_dcnpack.conv_offset_mask pcd_align.L2_fea_conv pcd_align.L1_offset_conv1 pcd_align.L1_offset_conv2
+pcd_align.L1_offset_conv3 pcd_align.L1_dcnpack pcd_align.L1_dcnpack.conv_offset_mask pcd_align.L1_fea_conv
+pcd_align.cas_offset_conv1 pcd_align.cas_offset_conv2 pcd_align.cas_dcnpack pcd_align.cas_dcnpack.conv_offset_mask
+tsa_fusion.tAtt_1 tsa_fusion.tAtt_2 tsa_fusion.fea_fusion tsa_fusion.sAtt_1 tsa_fusion.sAtt_2 tsa_fusion.sAtt_3
+tsa_fusion.sAtt_4 tsa_fusion.sAtt_5 tsa_fusion.sAtt_L1 tsa_fusion.sAtt_L2 tsa_fusion.sAtt_L3 tsa_fusion.sAtt_add_1
+tsa_fusion.sAtt_add_2 recon_trunk.0.conv1 recon_trunk.0.conv2 upconv1 upconv2 HRconv conv_last
+""".split()  # noqa: SIM905
+
+
+def test_edvr_in_the_authors_names():
+    """Each name by hand, in the order of BasicSR's modules but for the two temporal embeddings, which are swapped."""
+    net = build({"type": "EDVR", "num_feat": 8, "num_frame": 3, "deformable_groups": 2, "num_extract_block": 1,
+                 "num_reconstruct_block": 1})  # fmt: skip
+    source = SOURCES["edvr"]
+    renamed = source.convert({f"{n}.{kind}": torch.zeros(1) for n in EDVR_NAMES for kind in ("weight", "bias")})
+    ours = net.state_dict()
+    assert set(renamed) == set(ours)
+    theirs = {f"{n}.{kind}": None for n in EDVR_NAMES for kind in ("weight", "bias")}
+    for name in theirs:
+        theirs[name] = ours[next(iter(source.convert({name: torch.zeros(1)})))]
+    done = convert_state(source, theirs)
+    assert done.params["fusion.temporal_attn1.weight"] is theirs["tsa_fusion.tAtt_2.weight"]
+    assert done.network == {"type": "EDVR", "num_feat": 8, "num_frame": 3, "deformable_groups": 2, "hr_in": False,
+                            "num_extract_block": 1, "num_reconstruct_block": 1, "with_predeblur": False,
+                            "with_tsa": True}  # fmt: skip
+
+
+def convert(tmp_path, *words):
+    parser = argparse.ArgumentParser()
+    command.add_arguments(parser)
+    return command.run(parser.parse_args([str(w) for w in words]))
+
+
+def vdsr_file(folder, **changes):
+    state = {**VDSR(num_feat=4, num_layer=4).state_dict(), **changes}
+    torch.save({"state_dict": {f"module.{k}": v for k, v in state.items() if v is not None}}, folder / "vdsr.pth")
+    return folder / "vdsr.pth"
+
+
+def test_command(tmp_path, capsys):
+    out = tmp_path / "ours.pth"
+    assert convert(tmp_path, "vdsr", vdsr_file(tmp_path), "-o", out) == 0
+    params = torch.load(out, weights_only=True)["params"]
+    net = VDSR(num_feat=4, num_layer=4)
+    net.load_state_dict(params)
+    text = capsys.readouterr().out
+    assert "type: VDSR, num_in_ch: 1, num_feat: 4, num_layer: 4, bias: False" in text
+    assert convert(tmp_path, "list") == 0 and "carn-m" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("source,make,message", [
+    ("vdrs", vdsr_file, r"unknown source 'vdrs' \(did you mean 'vdsr'"),
+    ("carn-m", vdsr_file, r"vdsr.pth: is not CARN-M.*no entry 'b1.b1.body.4.*looks like 'vdsr'"),
+    ("vdsr", lambda d: vdsr_file(d, **{"output.weight": None}), r"no entry 'output"),
+    ("vdsr", lambda d: vdsr_file(d, extra=torch.zeros(1)), r"unknown entry 'extra'"),
+    ("vdsr", lambda d: vdsr_file(d, **{"residual_layer.0.conv.weight": torch.zeros(4, 3, 3, 3)}),
+     r"'residual_layer.0.conv.weight' is \(4, 3, 3, 3\) instead of \(4, 4, 3, 3\)"),
+    ("vdsr", lambda d: d / "nothing.pth", "no such weights file"),
+    ("imdn", lambda d: (d / "a.pth", (d / "a.pth").write_bytes(b"no weights"))[0], "a.pth: .*damaged"),
+    ("idn-caffe", lambda d: (d / "a.npz", (d / "a.npz").write_bytes(b"no arrays"))[0], "a.npz: damaged"),
+    ("imdn", lambda d: (d / "a.pth", torch.save({"params": {"x.weight": torch.zeros(3)}}, d / "a.pth"))[0],
+     "none of the known sources: 1 entries, the first are x.weight"),
+    ("imdn", lambda d: (d / "a.pth", torch.save({"epoch": 3}, d / "a.pth"))[0], "holds no tensors by name.*epoch"),
+])  # fmt: skip
+def test_bad_input_writes_nothing(tmp_path, source, make, message):
+    out = tmp_path / "ours.pth"
+    with pytest.raises(UserError, match=message):
+        convert(tmp_path, source, make(tmp_path), "-o", out)
+    assert not out.exists()
+
+
+def test_no_folder_to_write_in(tmp_path):
+    with pytest.raises(UserError, match="no such folder"):
+        convert(tmp_path, "vdsr", vdsr_file(tmp_path), "-o", tmp_path / "no" / "ours.pth")
+
+
+def test_each_source_looks_like_itself_alone(vectors):
+    """Our own FSRCNN in public names is told apart from the others."""
+    state = FSRCNN(2, prelu="channel").state_dict()
+    assert looks_like(state) == []
+    z = vectors("fsrcnn_yjn870")
+    assert looks_like({k[3:]: torch.from_numpy(z[k]) for k in z.files if k.startswith("sd/")}) == ["fsrcnn"]
+    for name, source in (("san", "san"), ("rcan_x2", "rcan"), ("edsr_fakd", "edsr-fakd"), ("imdn", "imdn"),
+                         ("rcan_fakd", "rcan-fakd"), ("carn_m_x2", "carn-m")):  # fmt: skip
+        z = vectors(name)
+        keys = [k.split("/", 1)[1] for k in z.files if k.startswith(("sd/", "shape/"))]
+        assert looks_like({k: torch.zeros(1) for k in keys}) == [source]
