@@ -7,9 +7,9 @@ only when its command is asked for, so that the first line appears at once.
 from __future__ import annotations
 
 import argparse
+import ast
 import errno
 import importlib
-import importlib.util
 import logging
 import os
 import sys
@@ -19,36 +19,32 @@ from pathlib import Path
 from kdsr_arch import __version__
 from kdsr_arch.errors import UserError
 
-COMMANDS = {
-    "train": "train a network, alone or from a teacher",
-    "test": "test a network: metrics, images, run time",
-    "check": "check an option file, or explain an option",
-    "bench": "train a table of methods x seeds x budgets",
-    "demo": "train and compare on the demo clips, and write a page about it",
-    "prepare": "prepare data sets",
-    "lmdb": "make an LMDB of frames, or check one",
-    "convert": "convert weights between formats",
-    "export": "export a trained network",
-    "report": "write a report of runs",
-}
-"""Every command with its help; one whose module does not exist is not offered."""
-
+_FIRST = ("train", "test", "check", "demo")
+_SHARED = {"__init__", "common"}
 _DISK_FULL = {errno.ENOSPC, errno.EDQUOT}
 _REFUSED = {errno.EACCES, errno.EPERM, errno.EROFS}
 
 
-def _offered() -> dict[str, str]:
-    package = "kdsr_arch.commands"
-    return {name: text for name, text in COMMANDS.items() if importlib.util.find_spec(f"{package}.{name}")}
+def _summary(path: Path) -> str:
+    """The first line of a module's docstring, without importing it: "`kdsr NAME FILE`: what it does"."""
+    text = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
+    return text.split("\n")[0].partition("`: ")[2].rstrip(".").replace("%", "%%")
+
+
+def commands() -> dict[str, str]:
+    """Every command with its help, from the modules of `kdsr_arch.commands`."""
+    found = {path.stem: path for path in (Path(__file__).parent / "commands").glob("*.py") if path.stem not in _SHARED}
+    names = [*(name for name in _FIRST if name in found), *sorted(set(found) - set(_FIRST))]
+    return {name: _summary(found[name]) for name in names}
 
 
 def build_parser(command: str | None = None) -> argparse.ArgumentParser:
     """The parser; only the arguments of `command` are filled in, as those of others would have to be imported."""
     parser = argparse.ArgumentParser(prog="kdsr", description="Knowledge distillation for super-resolution.")
     parser.add_argument("--version", action="version", version=f"KDSR {__version__}")
-    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    for name, text in _offered().items():
-        child = commands.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.")
+    children = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    for name, text in commands().items():
+        child = children.add_parser(name, help=text, description=f"{text[:1].upper()}{text[1:]}.")
         if name == command:
             module = importlib.import_module(f"kdsr_arch.commands.{name}")
             module.add_arguments(child)

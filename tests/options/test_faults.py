@@ -196,6 +196,8 @@ TERMS: list[tuple[dict[str, Any], str]] = [
     ({"loss_weight": {"schedule": [[10, 1], [5, 2]]}}, "loss_weight.schedule: must have rising iterations"),
     ({"loss_weight": {"schedule": [[10, 1, 2]]}}, "loss_weight.schedule: must be a list of [iteration, weight] pairs"),
     ({"adapter": "atuo"}, "adapter: must be 'auto' or 'none', not the text 'atuo' (did you mean 'auto'?)"),
+    ({"adapter": {"type": "conv2x2"}}, "adapter.type: must be 'conv1x1', 'conv3x3', "),
+    ({"adapter": {"type": "conv1x1", "baias": True}}, "adapter.baias: unknown key (did you mean 'bias'?)"),
     ({"adapter": 3}, "adapter: must be 'auto', 'none' or {type: conv1x1, ...}, not 3"),
     ({"at": "a", "student": "b"}, "at: stands for both taps"),
     ({"student": ["a", "b"], "teacher": "c"}, "teacher: must tap as many layers as student does (2)"),
@@ -284,3 +286,13 @@ def test_parts_of_a_mixture(faults: Callable[..., list[str]]) -> None:
         "datasets.train.datasets.1.border: must be 'symmetric' or 'replicate', not the text 'none'",
     ):
         assert any(fault in line for line in found), found
+
+
+def test_balance_needs_a_pixel_loss(faults: Callable[..., list[str]]) -> None:
+    balanced = {"out": {"type": "L1Loss", "loss_weight": {"balance": 0.5, "schedule": [[0, 0], [50, 1]]}}}
+    found = faults({"train.distill_opt": balanced, "train.pixel_opt": ...})
+    assert any(
+        "out.loss_weight: is balanced against the pixel loss, but there is no train.pixel_opt" in f for f in found
+    )
+    found = faults({"train.pixel_opt.loss_weight": {"balance": 1}})
+    assert any("train.pixel_opt.loss_weight: " in line for line in found)

@@ -24,7 +24,7 @@ _METRIC_INPUTS = ("img", "img2")
 _LOADER_KEYS = frozenset({  # read by the loaders and the evaluator, whatever the class
     "type", "name", "scale", "phase", "io_backend", "batch_size_per_gpu", "num_worker_per_gpu",
     "dataset_enlarge_ratio", "prefetch_mode", "num_prefetch_queue", "pin_memory", "persistent_workers",
-    "skip_first", "skip_last", "center_frame_only",
+    "skip_first", "skip_last", "center_frame_only", "prepare",
 })  # fmt: skip
 
 
@@ -274,11 +274,12 @@ def _loose_specs(opt: dict[str, Any]) -> Iterator[Fault]:
 
 def _train_faults(opt: dict[str, Any]) -> Iterator[Fault]:
     train = of(opt, "train")
+    owned = () if is_basicsr(lookup("model", opt.get("model_type"))) else ("loss_weight",)  # ours weigh by schedule too
     for key, spec in train.items():
         if str(key).startswith("optim_"):
             yield from _optimizer_faults(spec, f"train.{key}")
         elif str(key).endswith("_opt") and key != "distill_opt":
-            yield from _class_spec("loss", spec, f"train.{key}")
+            yield from _class_spec("loss", spec, f"train.{key}", also=owned if key == "pixel_opt" else ())
     yield from _scheduler_faults(train.get("scheduler"), "train.scheduler")
     for name, spec in of(train, "distill_opt").items():
         yield from _term_faults(str(name), spec, bool(opt.get("network_t")))

@@ -88,6 +88,12 @@ class ValOptions(OpenSection):
         description="Restore frames in square tiles of this LR size, for little memory. Default: whole frames.",
     )
     tile_overlap: Count = Field(default=16, description="Overlap of neighbouring tiles in LR pixels.")
+    speed_size: list[Positive] | None = Field(
+        default=[180, 120],
+        min_length=2,
+        max_length=2,
+        description="In tests, LR width and height at which FLOPs and run time are measured; null: not at all.",
+    )
     skip_first: Count | None = Field(
         default=None, description="Leave so many frames at each clip's start out of the metrics."
     )

@@ -50,6 +50,9 @@ class DatasetOptions(OpenSection):
     gt_size: Positive | None = Field(
         default=None, description="Side of the square HR crop of a training sample, in pixels; a multiple of `scale`."
     )
+    prepare: Literal["demo"] | None = Field(
+        default=None, description="Make the data when it is missing: 'demo', the clips that ship in a package."
+    )
     clip_length: Positive | None = Field(
         default=None, description="ClipDataset: consecutive ground-truth frames N in one training sample."
     )

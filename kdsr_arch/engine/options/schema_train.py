@@ -61,21 +61,22 @@ class LossOptions(OpenSection):
     type: str = Field(description="A registered loss: L1Loss, CharbonnierLoss, MSELoss, PerceptualLoss, GANLoss, ...")
 
 
-class BalanceOptions(Section):
-    """A weight that follows the gradients."""
+class WeightOptions(Section):
+    """A weight that follows the gradients, the iterations, or both: what is given is multiplied."""
 
-    balance: PositiveFloat = Field(
-        description="Ratio r: the weight is set so that this term's gradient on the student is r "
-        "times the pixel loss's."
+    fill: ClassVar[Fill] = "written"
+
+    constant: Weight | None = Field(default=None, description="A constant factor.")
+    schedule: list[list[Weight]] | None = Field(
+        default=None,
+        description="[[iteration, weight], ...] in rising iterations; linear between them, constant outside.",
     )
-    window: Positive = Field(default=10, description="How many measurements the running balance is taken over.")
-
-
-class ScheduleOptions(Section):
-    """A weight that follows the iterations."""
-
-    schedule: list[list[Weight]] = Field(
-        description="[[iteration, weight], ...] in rising iterations; linear between them and constant outside."
+    balance: PositiveFloat | None = Field(
+        default=None,
+        description="Ratio r: the term's gradient on the student is kept at r times the pixel loss's.",
+    )
+    window: Positive | None = Field(
+        default=None, description="How many measurements the balance is taken over. Default: 10."
     )
 
 
@@ -86,20 +87,36 @@ def _weight_form(value: Any) -> str | None:
     """The form is chosen first, so that a fault is told once and in that form's words."""
     if isinstance(value, dict | Section):
         keys = value if isinstance(value, dict) else value.model_fields_set
-        return "<schedule>" if "schedule" in keys else "<balance>" if "balance" in keys else None
+        return "<mapping>" if {"constant", "schedule", "balance"} & set(keys) else None
     return "<number>" if isinstance(value, int | float) and not isinstance(value, bool) else None
 
 
 LossWeight = Annotated[
-    Annotated[Weight, Tag("<number>")]
-    | Annotated[ScheduleOptions, Tag("<schedule>")]
-    | Annotated[BalanceOptions, Tag("<balance>")],
+    Annotated[Weight, Tag("<number>")] | Annotated[WeightOptions, Tag("<mapping>")],
     Discriminator(_weight_form, custom_error_type="form", custom_error_message=_WEIGHT_FORMS),
 ]
 
 
-class AdapterOptions(OpenSection):
-    type: str = Field(description="Kind of adapter, such as conv1x1; its keywords stand beside it.")
+class PixelOptions(LossOptions):
+    """The loss between the student's output and the ground truth."""
+
+    loss_weight: LossWeight | None = Field(
+        default=None, description="A number or, for our models, {schedule: [[iteration, weight], ...]}. Default: 1."
+    )
+
+
+class AdapterOptions(Section):
+    """Train-only layers on the student's side of a term."""
+
+    fill: ClassVar[Fill] = "written"
+
+    type: Literal["conv1x1", "conv3x3", "conv5x5", "conv7x7", "conv", "resize"] = Field(
+        description="'conv1x1', 'conv3x3', ... (channels, and sizes where needed), 'conv' (with kernel_size), or "
+        "'resize' (sizes only)."
+    )
+    kernel_size: Positive | None = Field(default=None, description="Side of the kernel of type 'conv'; odd.")
+    bias: bool | None = Field(default=None, description="Whether the convolution has a bias. Default: true.")
+    resize: str | None = Field(default=None, description="How sizes are aligned. Default: 'auto', where they differ.")
 
 
 Adapter = Annotated[
@@ -154,7 +171,9 @@ class StageOptions(Section):
     terms: list[str] | None = Field(
         default=None, description="Names of the active terms ('pixel' for pixel_opt). Default: all of them."
     )
-    freeze: list[str] = Field(default_factory=list, description="Module paths of the student that are not trained.")
+    freeze: list[str] = Field(
+        default_factory=list, description="Module paths of the student, and names of terms, that are not trained."
+    )
 
 
 class TrainOptions(OpenSection):
@@ -171,7 +190,7 @@ class TrainOptions(OpenSection):
     )
     optim_g: OptimizerOptions = Field(description="The student's optimizer.")
     scheduler: SchedulerOptions | None = Field(default=None, description="Learning-rate schedule. Default: constant.")
-    pixel_opt: LossOptions | None = Field(
+    pixel_opt: PixelOptions | None = Field(
         default=None, description="The loss between the student's output and the ground truth."
     )
     distill_opt: dict[str, TermOptions] = Field(

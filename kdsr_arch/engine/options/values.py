@@ -181,8 +181,20 @@ def _stage_faults(train: dict[str, Any]) -> Iterator[Fault]:
                 yield f"train.stages.{position}.terms", f"there is no term '{term}'{nearest(str(term), known)}"
 
 
+def _balance_faults(train: dict[str, Any]) -> Iterator[Fault]:
+    """A balance is against the pixel loss."""
+    if "balance" in of(of(train, "pixel_opt"), "loss_weight"):
+        yield "train.pixel_opt.loss_weight", "cannot be balanced: terms are balanced against the pixel loss"
+    for name, term in of(train, "distill_opt").items():
+        if "balance" in of(term, "loss_weight") and train.get("pixel_opt") is None:
+            key = f"train.distill_opt.{name}.loss_weight"
+            yield key, "is balanced against the pixel loss, but there is no train.pixel_opt"
+
+
 def _train_faults(opt: dict[str, Any]) -> Iterator[Fault]:
     train = of(opt, "train")
+    yield from _balance_faults(train)
+    yield from _schedule_faults(of(train, "pixel_opt").get("loss_weight"), "train.pixel_opt.loss_weight")
     for name, term in of(train, "distill_opt").items():
         if isinstance(term, dict):
             yield from _term_faults(str(name), term, number(train, "total_iter"))
