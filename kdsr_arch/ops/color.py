@@ -1,0 +1,47 @@
+"""RGB and BT.601 YCbCr in studio range, as MATLAB's ``rgb2ycbcr`` and the super-resolution benchmarks use them.
+
+Y lies in [16, 235] / 255 and Cb, Cr in [16, 240] / 255 for RGB in [0, 1]. (OpenCV's conversion is full-range and gives
+PSNR values more than 1 dB away.) Source: ITU-R BT.601.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from kdsr_arch.errors import UserError
+
+__all__ = ["rgb_to_y", "rgb_to_ycbcr", "ycbcr_to_rgb"]
+
+_RGB_TO_YCBCR = ((65.481, 128.553, 24.966), (-37.797, -74.203, 112.0), (112.0, -93.786, -18.214))  # of 255
+_ZERO = (16.0, 128.0, 128.0)  # Y, Cb, Cr of black, of 255
+_YCBCR_TO_RGB = tuple(map(tuple, torch.linalg.inv(torch.tensor(_RGB_TO_YCBCR, dtype=torch.float64)).tolist()))
+
+
+def rgb_to_y(x: Tensor) -> Tensor:
+    """Luma: (..., 3, H, W) in [0, 1] -> (..., 1, H, W), not rounded; basicsr's ``test_y_channel``."""
+    return (_mix(_channels(x), _RGB_TO_YCBCR[0]) / 255 + _ZERO[0] / 255).unsqueeze(-3)
+
+
+def rgb_to_ycbcr(x: Tensor) -> Tensor:
+    """(..., 3, H, W) RGB in [0, 1] -> (..., 3, H, W) YCbCr, not rounded."""
+    channels = _channels(x)
+    rows = zip(_RGB_TO_YCBCR, _ZERO, strict=True)
+    return torch.stack([_mix(channels, weights) / 255 + zero / 255 for weights, zero in rows], -3)
+
+
+def ycbcr_to_rgb(x: Tensor) -> Tensor:
+    """The inverse of :func:`rgb_to_ycbcr`; not clipped."""
+    above = [channel * 255 - zero for channel, zero in zip(_channels(x), _ZERO, strict=True)]
+    return torch.stack([_mix(above, weights) for weights in _YCBCR_TO_RGB], -3)
+
+
+def _channels(x: Tensor) -> list[Tensor]:
+    if x.dim() < 3 or x.shape[-3] != 3:
+        raise UserError(f"colour conversion needs images of shape (..., 3, H, W), got {tuple(x.shape)}")
+    return list(x.unbind(-3))
+
+
+def _mix(channels: list[Tensor], weights: tuple[float, ...]) -> Tensor:
+    # Not a matrix product: those are done in less precision under autocast and TF32.
+    return channels[0] * weights[0] + channels[1] * weights[1] + channels[2] * weights[2]

@@ -1,0 +1,95 @@
+"""BD, the blur degradation of video super-resolution: a Gaussian, then every scale-th pixel.
+
+Source: Jo et al., "Deep Video Super-Resolution Network Using Dynamic Upsampling Filters", CVPR 2018, section 4: sigma
+1.6 at x4, 13x13 taps, mirrored border.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from kdsr_arch.errors import UserError
+from kdsr_arch.ops.banded import Block, apply_to_columns, apply_to_rows, build_blocks, inside
+
+__all__ = ["BD_SIGMA", "bd_downsample", "gaussian_blur", "gaussian_downsample"]
+
+BD_SIGMA = 1.6
+_REACH = 4.0  # taps up to this many sigmas: 13 for sigma 1.6
+_OUTPUTS_PER_BLOCK = 48
+
+
+def gaussian_blur(x: Tensor, sigma: float = BD_SIGMA) -> Tensor:
+    """Gaussian blur of both axes: (..., H, W) floating point -> the same shape. Differentiable."""
+    return gaussian_downsample(x, 1, sigma)
+
+
+def gaussian_downsample(x: Tensor, scale: int, sigma: float = BD_SIGMA) -> Tensor:
+    """:func:`gaussian_blur`, then pixels 0, scale, 2 * scale, ... of both axes, computing those only.
+
+    Args:
+        x: (..., H, W), floating point.
+        scale: 1 keeps all pixels.
+        sigma: standard deviation in pixels of ``x``; taps reach 4 sigma, weights sum to 1, the border is mirrored
+            without repeating the outermost pixel.
+
+    Returns:
+        (..., ceil(H / scale), ceil(W / scale)) in the dtype of ``x``.
+
+    Raises:
+        UserError: an input that is no floating point image, or a scale or sigma that is not positive.
+    """
+    if not x.is_floating_point() or x.dim() < 2 or min(x.shape) < 1:
+        raise UserError(f"Gaussian blur needs a floating point image (..., H, W), got {x.dtype} {tuple(x.shape)}")
+    if scale < 1 or not sigma > 0:
+        raise UserError(f"Gaussian blur needs a positive scale and sigma, got {scale} and {sigma}")
+    exact = x.dtype == torch.float64 or torch.get_float32_matmul_precision() != "highest"
+    dtype = torch.float64 if exact else torch.float32
+    with torch.autocast(x.device.type, enabled=False):
+        y = x.reshape(-1, *x.shape[-2:])
+        y = apply_to_rows(y, _blocks(y.shape[-2], scale, float(sigma), dtype, x.device))
+        y = apply_to_columns(y, _blocks(y.shape[-1], scale, float(sigma), dtype, x.device))
+    return y.view(*x.shape[:-2], *y.shape[-2:]).to(x.dtype)
+
+
+def bd_downsample(frame: np.ndarray, scale: int, sigma: float = BD_SIGMA) -> np.ndarray:
+    """The BD degradation of uint8 frames, rounded once, at the end.
+
+    Args:
+        frame: (H, W, C) or (N, H, W, C), uint8, H and W multiples of ``scale``.
+        scale: 2, 3, 4, ...
+        sigma: standard deviation in pixels of ``frame``.
+
+    Returns:
+        uint8 array (..., H / scale, W / scale, C). A part of the frame, given with enough pixels around it, yields the
+        same numbers as the whole.
+
+    Raises:
+        UserError: another type or shape, or a size that ``scale`` does not divide.
+    """
+    if frame.dtype != np.uint8 or frame.ndim not in (3, 4):
+        raise UserError(f"bd_downsample needs uint8 frames (H, W, C) or (N, H, W, C), got {frame.dtype} {frame.shape}")
+    height, width, channels = frame.shape[-3:]
+    if scale < 1 or height % scale or width % scale:
+        raise UserError(f"bd_downsample: {height}x{width} is no multiple of the scale {scale}")
+    # float64: sums differ in the last bits with the size of the products, which must not reach the rounded result.
+    kind = (scale, float(sigma), torch.float64, torch.device("cpu"))
+    x = torch.from_numpy(np.require(frame, requirements=["C", "W"])).view(-1, height, width * channels)
+    y = apply_to_rows(x, _blocks(height, *kind)).view(-1, height // scale, width, channels).permute(0, 3, 1, 2)
+    y = apply_to_columns(y, _blocks(width, *kind)).add_(0.5).floor_().clamp_(0, 255)
+    y = y.to(torch.uint8).permute(0, 2, 3, 1).contiguous()
+    return y.view(*frame.shape[:-3], *y.shape[1:]).numpy()
+
+
+@lru_cache(maxsize=64)
+def _blocks(length: int, scale: int, sigma: float, dtype: torch.dtype, device: torch.device) -> tuple[Block, ...]:
+    reach = int(_REACH * sigma + 0.5)
+    tap = np.arange(-reach, reach + 1)
+    weight = np.exp(-0.5 * (tap / sigma) ** 2)
+    centre = np.arange(0, length, scale)
+    position = inside(centre[:, None] + tap, length, "reflect")
+    weight = np.broadcast_to(weight / weight.sum(), position.shape)
+    return build_blocks(position, weight, max(1, _OUTPUTS_PER_BLOCK // scale), dtype, device)

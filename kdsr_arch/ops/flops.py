@@ -1,0 +1,52 @@
+"""Multiply-adds of a network, counted while it runs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+__all__ = ["count_flops", "count_parameters"]
+
+
+def count_flops(net: nn.Module, *inputs: Any) -> int:
+    """Multiply-adds of one forward pass in evaluation mode, without gradient.
+
+    Counted are convolutions (transposed and deformable ones as well), linear layers, matrix products and attention.
+    Element-wise work, activations and the bilinear sampling of deformable convolutions are not, as is usual in the
+    super-resolution literature. One multiply-add is one; some papers count two operations.
+
+    Args:
+        net: any network; its training mode is left as it was.
+        inputs: its arguments; the network really runs on them.
+    """
+    modes = {module: module.training for module in net.modules()}
+    net.eval()
+    counter = FlopCounterMode(display=False, custom_mapping=_torchvision_mapping())
+    try:
+        with torch.no_grad(), counter:
+            net(*inputs)
+    finally:
+        for module, training in modes.items():
+            module.training = training
+    return counter.get_total_flops() // 2  # the counter's floating point operations are two for each multiply-add
+
+
+def count_parameters(net: nn.Module) -> int:
+    """Number of trainable and frozen parameters, shared ones once."""
+    return sum(parameter.numel() for parameter in net.parameters())
+
+
+def _torchvision_mapping() -> dict[Any, Callable[..., int]]:
+    """Ours runs as matrix products, which are counted; torchvision's compiled operator is one opaque call."""
+    operator = getattr(torch.ops.torchvision, "deform_conv2d", None)
+    return {} if operator is None else {operator: _deform_conv_operations}
+
+
+def _deform_conv_operations(*args: Any, out_shape: torch.Size, **kwargs: Any) -> int:
+    weight_shape = args[1]
+    per_output = weight_shape[1] * weight_shape[2] * weight_shape[3]
+    return 2 * per_output * out_shape.numel()

@@ -1,0 +1,112 @@
+"""Watches the learned offsets of deformable alignment, which explode some time before the loss shows it.
+
+EDVR trained at too high a learning rate, or resumed badly, ends with offsets of hundreds of pixels: every sample lies
+outside of the image, the alignment yields zeros and does not recover. Means below 10 are usual.
+"""
+
+from __future__ import annotations
+
+import logging
+from functools import partial
+from types import TracebackType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+__all__ = ["OffsetMonitor", "mean_offset"]
+
+
+def mean_offset(alignment: nn.Module, predicted: Tensor) -> Tensor:
+    """Mean absolute offset, in pixels, from what an alignment's ``conv_offset`` yields.
+
+    Args:
+        alignment: a module with ``conv_offset``; where it has ``max_residue_magnitude`` (BasicVSR++), offsets are
+            that times a tanh and come on top of the optical flow, which is not counted.
+        predicted: (B, 3 * groups * taps, H, W): dy and dx in the first two thirds, then the mask.
+    """
+    offsets = predicted.detach().float()[:, : predicted.shape[1] // 3 * 2]
+    bound = getattr(alignment, "max_residue_magnitude", None)
+    return (offsets if bound is None else bound * offsets.tanh()).abs().mean()
+
+
+def _is_no_offset_warning(record: logging.LogRecord) -> bool:
+    return not record.getMessage().startswith("Offset abs mean is ")
+
+
+class OffsetMonitor:
+    """Remembers the largest mean offset of each deformable alignment of a network, without waiting for the device.
+
+    While one is at work, basicsr's own warning is silent: it comes at every forward pass of every module beyond 50.
+    Usable as a context manager; otherwise call :meth:`remove` at the end.
+
+    Args:
+        net: watched are its modules that have a ``conv_offset`` (DCNv2Pack, SecondOrderDeformableAlignment, ...).
+        limit: mean absolute offset, in pixels, beyond which a module is reported.
+        every: iterations between two reports, so that a run that went wrong does not flood its log.
+    """
+
+    def __init__(self, net: nn.Module, limit: float = 50.0, every: int = 100) -> None:
+        self.limit, self.every = limit, every
+        self._largest: dict[str, Tensor] = {}
+        self._next_report = 0
+        self._handles: list[RemovableHandle] = []
+        for name, module in net.named_modules():
+            predictor = getattr(module, "conv_offset", None)
+            if isinstance(predictor, nn.Module):
+                self._handles.append(predictor.register_forward_hook(partial(self._record, name, module)))
+        self._silence = partial(_is_no_offset_warning)  # an object of its own, so that monitors do not share it
+        logging.getLogger("basicsr").addFilter(self._silence)
+
+    def __len__(self) -> int:
+        """Number of watched modules."""
+        return len(self._handles)
+
+    def __enter__(self) -> OffsetMonitor:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.remove()
+
+    def _record(self, name: str, alignment: nn.Module, predictor: nn.Module, inputs: Any, predicted: Tensor) -> None:
+        with torch.no_grad():
+            mean = mean_offset(alignment, predicted)
+            before = self._largest.get(name)
+            self._largest[name] = mean if before is None else torch.maximum(before, mean)
+
+    def means(self) -> dict[str, float]:
+        """Largest mean absolute offset of each module since the last call of :meth:`report`; NaN stays NaN."""
+        return {name: float(value) for name, value in self._largest.items()}
+
+    def report(self, iteration: int) -> str:
+        """A sentence on the modules beyond the limit (or not finite), or '' when there is none or it is not yet time.
+
+        Args:
+            iteration: the present one. At most one call in ``every`` iterations looks at the numbers.
+        """
+        if iteration < self._next_report:
+            return ""
+        means = self.means()
+        self._largest.clear()
+        if not means:
+            return ""
+        self._next_report = iteration + self.every
+        beyond = {name: mean for name, mean in means.items() if not mean <= self.limit}
+        if not beyond:
+            return ""
+        worst = max(beyond, key=lambda name: float("inf") if beyond[name] != beyond[name] else beyond[name])
+        return (
+            f"deformable offsets are exploding in {len(beyond)} of {len(means)} modules: mean |offset| is "
+            f"{beyond[worst]:.4g} pixels in {worst or 'the network itself'} (limit {self.limit:g}); "
+            f"resume from an earlier checkpoint with a lower learning rate"
+        )
+
+    def remove(self) -> None:
+        """Stops watching."""
+        for handle in self._handles:
+            handle.remove()
+        self._handles.clear()
+        logging.getLogger("basicsr").removeFilter(self._silence)

@@ -1,0 +1,98 @@
+"""Backward warping: identity, whole shifts, and agreement with two other implementations."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from kdsr_arch import compat  # noqa: F401
+from kdsr_arch.errors import UserError
+from kdsr_arch.ops.warp import backward_warp
+
+SIZES = [(8, 8), (7, 13), (1, 5), (48, 31)]
+
+
+@pytest.mark.parametrize("border", ["zeros", "border"])
+@pytest.mark.parametrize("size", SIZES)
+def test_zero_flow_is_the_identity_to_the_bit(size, border):
+    x = torch.randn(2, 3, *size)
+    assert torch.equal(backward_warp(x, torch.zeros(2, 2, *size), border), x)
+
+
+@pytest.mark.parametrize("border", ["zeros", "border"])
+def test_whole_shift_is_exact(border):
+    x = torch.randn(1, 2, 11, 14)
+    flow = torch.tensor([3.0, -2.0]).view(1, 2, 1, 1).expand(1, 2, 11, 14)
+    padded = F.pad(x, (0, 3, 2, 0), mode="constant" if border == "zeros" else "replicate")
+    assert torch.equal(backward_warp(x, flow, border), padded[:, :, :11, 3:])
+
+
+@pytest.mark.parametrize("border", ["zeros", "border"])
+@pytest.mark.parametrize("size", [(8, 8), (7, 13), (48, 31)])
+def test_equals_grid_sample_in_value_and_gradient(size, border):
+    h, w = size
+    x = torch.randn(2, 3, h, w, dtype=torch.float64, requires_grad=True)
+    flow = (6 * torch.randn(2, 2, h, w, dtype=torch.float64)).requires_grad_()
+    column = (torch.arange(w) + flow[:, 0]) * 2 / (w - 1) - 1
+    row = (torch.arange(h).view(-1, 1) + flow[:, 1]) * 2 / (h - 1) - 1
+    expected = F.grid_sample(x, torch.stack((column, row), -1), padding_mode=border, align_corners=True)
+    warped = backward_warp(x, flow, border)
+    torch.testing.assert_close(warped, expected)
+    for ours, reference in zip(
+        torch.autograd.grad(warped.square().sum(), (x, flow)),
+        torch.autograd.grad(expected.square().sum(), (x, flow)),
+        strict=True,
+    ):
+        torch.testing.assert_close(ours, reference)
+
+
+@pytest.mark.filterwarnings("ignore")  # basicsr's own
+@pytest.mark.parametrize("border", ["zeros", "border"])
+def test_equals_basicsr_flow_warp(border):
+    from basicsr.archs.arch_util import flow_warp
+
+    x, flow = torch.randn(1, 3, 20, 27), 3 * torch.randn(1, 2, 20, 27)
+    expected = flow_warp(x, flow.permute(0, 2, 3, 1), padding_mode=border)
+    torch.testing.assert_close(backward_warp(x, flow, border), expected, atol=5e-5, rtol=0)
+
+
+@pytest.mark.parametrize("border", ["zeros", "border"])
+def test_gradcheck(border):
+    x = torch.randn(1, 2, 5, 6, dtype=torch.float64, requires_grad=True)
+    flow = (2 * torch.randn(1, 2, 5, 6, dtype=torch.float64)).requires_grad_()
+    assert torch.autograd.gradcheck(lambda a, b: backward_warp(a, b, border), (x, flow))
+
+
+def test_border_has_no_gradient_outside_and_at_the_outermost_pixels():
+    x, flow = torch.randn(1, 1, 4, 4), torch.zeros(1, 2, 4, 4, requires_grad=True)
+    (grad,) = torch.autograd.grad(backward_warp(x, flow, "border").sum(), flow)
+    assert not grad[0, 0, :, [0, 3]].any() and not grad[0, 1, [0, 3]].any()
+    assert grad[0, 0, 0, 1] == x[0, 0, 0, 2] - x[0, 0, 0, 1]
+
+
+def test_flow_to_infinity():
+    x, far = torch.rand(1, 1, 4, 5), torch.full((1, 2, 4, 5), float("inf"))
+    assert not backward_warp(x, far).any()
+    assert torch.equal(backward_warp(x, far, "border"), x[:, :, 3:, 4:].expand_as(x))
+    assert torch.equal(backward_warp(x, -far, "border"), x[:, :, :1, :1].expand_as(x))
+
+
+def test_autocast_keeps_positions_exact():
+    x = torch.randn(1, 3, 64, 300)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(backward_warp(x, torch.zeros(1, 2, 64, 300).bfloat16()), x)
+    assert backward_warp(x.bfloat16(), torch.zeros(1, 2, 64, 300)).dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize(
+    ("x", "flow", "border", "words"),
+    [
+        ((1, 3, 4, 5), (1, 2, 5, 4), "zeros", r"\(1, 2, 4, 5\)"),
+        ((3, 4, 5), (2, 4, 5), "zeros", r"\(B, 2, H, W\)"),
+        ((1, 3, 4, 5), (1, 2, 4, 5), "mirror", "mirror"),
+    ],
+)
+def test_bad_input_is_named(x, flow, border, words):
+    with pytest.raises(UserError, match=words):
+        backward_warp(torch.zeros(x), torch.zeros(flow), border)
