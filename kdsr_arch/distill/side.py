@@ -40,6 +40,10 @@ class Side:
         except UserError as error:
             raise UserError(f'{where}.{self.name}: {error}') from None
 
+    def source(self, lq: Tensor, gt: Tensor) -> Tensor:
+        """What the network is given: the LR images, or the ground truth where it is privileged."""
+        return gt if self.traits.input == 'gt' else lq
+
     def run(self, lq: Tensor, clip: int | None, paths: Sequence[str], learn: bool = False) -> tuple[Tensor, Taps]:
         """The network's output and taps.
 

@@ -14,7 +14,7 @@ from kdsr_arch.distill import ratios, table
 from kdsr_arch.distill.features import Feature, fold
 from kdsr_arch.distill.side import Side, flat, matched_colors
 from kdsr_arch.distill.stages import PIXEL, Stage, parse_stages, stage_at
-from kdsr_arch.distill.taps import OUTPUT, stop_inplace
+from kdsr_arch.distill.taps import DATA, OUTPUT, stop_inplace
 from kdsr_arch.distill.terms import Term, TermReport, build_loss, undisturbed
 from kdsr_arch.distill.weights import TermWeight, parse_weight
 from kdsr_arch.errors import UserError
@@ -88,7 +88,8 @@ class DistillTask(nn.Module):
             if term.needs_teacher():
                 if self._teacher is None:
                     raise UserError(f'{term.where}: {term.kind} compares with a teacher, but there is no network_t')
-                term.teacher = [self._teacher.resolve(name, term.where) for name in term.teacher]
+                term.teacher = [name if name in DATA else self._teacher.resolve(name, term.where)
+                                for name in term.teacher]
             if term.weight.balance is not None and self.pixel is None:
                 raise UserError(f'{term.where}.loss_weight: a balance is against the pixel loss; give train.pixel_opt')
 
@@ -118,7 +119,8 @@ class DistillTask(nn.Module):
         lq, gt = lq[:1], gt[:1]
         with torch.no_grad(), undisturbed(self.student), torch.random.fork_rng(_cuda(lq)):
             theirs = self._teacher_features(self._terms(), lq, gt, learn=True)
-            sr, taps = self._student.run(lq, _clip(lq, gt), self._paths(self._terms(), 'student'), learn=True)
+            source, clip = self._student.source(lq, gt), _clip(lq, gt)
+            sr, taps = self._student.run(source, clip, self._paths(self._terms(), 'student'), learn=True)
             _check_output(sr, gt)
             ours = self._features(self._student, self._terms(), sr, taps, lq.shape[0])
         self._reports = []
@@ -178,7 +180,7 @@ class DistillTask(nn.Module):
         stage = self._stage(iteration)
         active = [t for t in self._terms() if stage.runs(t.name) and t.runs(iteration)]
         theirs = self._teacher_features(active, lq, gt)
-        sr, taps = self._student.run(lq, _clip(lq, gt), self._paths(active, 'student'))
+        sr, taps = self._student.run(self._student.source(lq, gt), _clip(lq, gt), self._paths(active, 'student'))
         with torch.autocast(lq.device.type, enabled=False):
             ours = self._features(self._student, active, sr, taps, lq.shape[0])
             output = TaskOutput(sr.float())
@@ -243,19 +245,20 @@ class DistillTask(nn.Module):
 
     @staticmethod
     def _paths(terms: Sequence[Term], side: str) -> list[str]:
-        return sorted({path for term in terms for path in getattr(term, side)} - {OUTPUT})
+        return sorted({path for term in terms for path in getattr(term, side)} - {OUTPUT, *DATA})
 
     def _teacher_features(self, terms: Sequence[Term], lq: Tensor, gt: Tensor, learn: bool = False
                           ) -> dict[str, Feature]:
-        """The teacher's taps, detached; its forward is skipped where no term wants it."""
+        """The teacher's taps, detached, and the batch; its forward is skipped where no term wants it."""
+        data = {name: Feature(flat(images), lq.shape[0]) for name, images in zip(DATA, (lq, gt), strict=True)}
         terms = [t for t in terms if t.needs_teacher()]
         if not terms:
-            return {}
+            return data
         side = self._teacher
         assert side is not None
         with torch.no_grad():
-            sr, taps = side.run(lq, _clip(lq, gt), self._paths(terms, 'teacher'), learn)
-            return self._features(side, terms, sr, taps, lq.shape[0])
+            sr, taps = side.run(side.source(lq, gt), _clip(lq, gt), self._paths(terms, 'teacher'), learn)
+            return self._features(side, terms, sr, taps, lq.shape[0]) | data
 
     @staticmethod
     def _features(side: Side, terms: Sequence[Term], sr: Tensor, taps: Mapping, batch: int) -> dict[str, Feature]:
@@ -268,7 +271,7 @@ class DistillTask(nn.Module):
               ) -> tuple[list[Feature], list[Feature]]:
         student, teacher = [ours[p] for p in term.student], [theirs[p] for p in term.teacher]
         for layer, (mine, other) in enumerate(zip(term.student, term.teacher, strict=False)):
-            if mine == other == OUTPUT:  # outputs are compared in the colour that both have
+            if mine == other == OUTPUT or other in DATA:  # images are compared in the colour that both have
                 s, t = matched_colors(student[layer].tensors[0], teacher[layer].tensors[0])
                 student[layer] = Feature(s, student[layer].sequences)
                 teacher[layer] = Feature(t, teacher[layer].sequences)

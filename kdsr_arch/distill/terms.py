@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from kdsr_arch import compat  # noqa: F401  (before basicsr)
 from kdsr_arch.distill.adapters import Adapter, build_adapter
 from kdsr_arch.distill.features import Feature, same_frames
-from kdsr_arch.distill.taps import OUTPUT, Value
+from kdsr_arch.distill.taps import DATA, OUTPUT, Value
 from kdsr_arch.distill.weights import TermWeight, parse_weight
 from kdsr_arch.errors import UserError, nearest
 from kdsr_arch.losses.base import DistillLoss
@@ -70,7 +70,8 @@ class Term(nn.Module):
     Args:
         name: its name in ``train.distill_opt``.
         spec: ``type`` and the loss's own keywords, with the term's keys: ``at`` or ``student``/``teacher`` (a module
-            path, an alias, or a list of them; 'output' or nothing on both sides: the outputs), ``layer_weights``,
+            path, an alias, or a list of them; 'output' or nothing on both sides: the outputs; the teacher's side may
+            be the batch's own 'lq' or 'gt'), ``layer_weights``,
             ``loss_weight``, ``adapter``, ``start``, ``stop``. It is active for start <= iteration < stop.
 
     Raises:
@@ -137,7 +138,8 @@ class Term(nn.Module):
         return bool(self._trait('reaches_student'))
 
     def needs_teacher(self) -> bool:
-        return not self.student_only
+        """Whether it compares with the teacher's network, not with the batch alone."""
+        return not self.student_only and any(name not in DATA for name in self.teacher)
 
     def setup(self, student: list[Feature], teacher: list[Feature]) -> list[TermReport]:
         """Builds adapters and what the loss needs from the features of a dry run, and tries the loss on them.
