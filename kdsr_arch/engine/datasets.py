@@ -1,0 +1,122 @@
+"""Data sets and their loaders from options, with faults told in one sentence."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from copy import deepcopy
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from kdsr_arch import distributed
+from kdsr_arch.data.sampling import build_train_loader
+from kdsr_arch.engine.logging import get_logger
+from kdsr_arch.errors import UserError, nearest
+from kdsr_arch.models.networks import registered
+from kdsr_arch.registry import register_all
+
+
+def open_dataset(opt: Mapping[str, Any], key: str) -> Any:
+    """Make the registered data set that `opt` describes.
+
+    Args:
+        opt: `type` and its options.
+        key: where it stands in the option file, for messages.
+
+    Raises:
+        UserError: unknown type, or data that is missing or at fault.
+    """
+    register_all()
+    from basicsr.utils.registry import DATASET_REGISTRY
+
+    name = opt["type"]
+    known = registered(DATASET_REGISTRY)
+    if name not in known:
+        raise UserError(f"{key}.type: no data set named '{name}'{nearest(name, known)}")
+    try:
+        for part in (opt, *opt.get("datasets", ())):
+            _prepare(part)
+        return known[name](deepcopy(dict(opt)))
+    except UserError as error:
+        raise UserError(f"{key}: {error}") from None
+    except OSError as error:
+        raise UserError(f"{key}: {error.filename or ''}: {error.strerror or error}") from None
+    except (KeyError, ValueError, AssertionError, TypeError) as error:
+        raise UserError(f"{key}: {name} cannot be opened: {error!r}") from None
+
+
+def _prepare(opt: Mapping[str, Any]) -> None:
+    """Make the data of `prepare: demo` beside where `dataroot_gt` is expected, unless they are there."""
+    if opt.get("prepare") != "demo" or Path(opt["dataroot_gt"]).exists():
+        return
+    from kdsr_arch.data.demo import prepare
+
+    get_logger().info(f"{opt['dataroot_gt']} is missing: making the demo's clips (once, some seconds)")
+    if distributed.is_main():
+        prepare(Path(opt["dataroot_gt"]).parent)
+    distributed.barrier()
+
+
+def phase_sets(opt: Mapping[str, Any], phase: str) -> dict[str, Any]:
+    """Open every data set of a phase: 'val' opens `val`, `val_2`, ..."""
+    keys = [k for k in opt["datasets"] if k.split("_")[0] == phase]
+    return {k: open_dataset(opt["datasets"][k], f"datasets.{k}") for k in keys}
+
+
+class Batches(Iterator[dict[str, Any]]):
+    """One batch for each iteration, its micro-batches joined.
+
+    To be closed: workers that outlive it would be waited for when the program ends.
+
+    Args:
+        loader: gives `accumulation` batches for each iteration, one after the other.
+
+    Raises:
+        UserError: a sample that cannot be read.
+    """
+
+    def __init__(self, loader: Any, accumulation: int = 1) -> None:
+        self._source, self._accumulation = iter(loader), accumulation
+        self._held: list[dict[str, Any]] = []
+
+    def peek(self) -> dict[str, Any] | None:
+        """The batch that comes next, None at the end."""
+        if not self._held:
+            self._held = [batch for batch in (self._draw(),) if batch is not None]
+        return self._held[0] if self._held else None
+
+    def __next__(self) -> dict[str, Any]:
+        batch = self._held.pop() if self._held else self._draw()
+        if batch is None:
+            raise StopIteration
+        return batch
+
+    def _draw(self) -> dict[str, Any] | None:
+        parts = list(islice(self._source, self._accumulation))
+        if len(parts) <= 1:
+            return parts[0] if parts else None
+        return {**parts[0], **{k: torch.cat([p[k] for p in parts]) for k in ("lq", "gt")}}
+
+    def close(self) -> None:
+        """Send the workers home; harmless when there are none."""
+        close = getattr(self._source, "close", None)  # the loader's iterator is a generator that ends its workers
+        if close is not None:
+            close()
+
+
+def train_batches(opt: Mapping[str, Any], dataset: Any, start: int, rank: int = 0, world: int = 1) -> Batches:
+    """The batches of iterations `start` + 1 to `train.total_iter`."""
+    accumulation = opt["train"].get("accumulation") or 1
+    loader = build_train_loader(
+        opt["datasets"]["train"],
+        dataset,
+        seed=opt["manual_seed"],
+        rank=rank,
+        world=world,
+        start_iter=start,
+        total_iter=opt["train"]["total_iter"],
+        accumulation=accumulation,
+    )
+    return Batches(loader, accumulation)

@@ -1,0 +1,107 @@
+"""Files that are whole or absent: written aside, flushed to the disk, then renamed; read as data, never as code."""
+
+from __future__ import annotations
+
+import errno
+import os
+import pickle
+import struct
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import torch
+
+from kdsr_arch.errors import UserError
+
+# the ways in which zipfile, the unpickler and torch stumble over bytes that are no checkpoint
+_STUMBLES = (
+    *(OSError, RuntimeError, EOFError, ValueError, LookupError, TypeError, AttributeError, AssertionError),
+    *(OverflowError, MemoryError, struct.error, zipfile.BadZipFile),
+)
+
+
+def _reason(error: OSError) -> str:
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return "no space left on the disk; free some, or lower logger.keep_last"
+    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return "no permission to write there"
+    return error.strerror or str(error)
+
+
+def _flush_folder(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def write_whole(path: Path, write: Callable[[BinaryIO], Any]) -> None:
+    """Let `write` fill `path` so that at any moment the old file or the new one is there, never a part.
+
+    Raises:
+        UserError: the disk is full or not writable; the old file, if any, is untouched and nothing is left beside it.
+    """
+    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with open(aside, "wb") as handle:
+            write(handle)
+            handle.flush()
+            os.fsync(handle.fileno())
+        os.replace(aside, path)
+        _flush_folder(path.parent)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written ({_reason(error)})") from None
+    except RuntimeError as error:  # torch's zip writer reports a failed write of the file beneath it so
+        raise UserError(f"{path}: cannot be written ({error.__context__ or 'the disk may be full'})") from None
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Delete the parts that a killed `write_whole` left aside."""
+    for part in folder.glob(".*.tmp"):
+        part.unlink(missing_ok=True)
+
+
+def save_tensors(obj: Any, path: Path) -> None:
+    """Write tensors and plain containers with torch.save, whole or not at all."""
+    write_whole(path, lambda handle: torch.save(obj, handle))
+
+
+def _damaged_part(path: Path) -> str | None:
+    """The first damaged member of a zip file (torch.load itself does not compare checksums)."""
+    if not zipfile.is_zipfile(path):
+        return None
+    with zipfile.ZipFile(path) as archive:
+        return archive.testzip()
+
+
+def load_tensors(path: Path, what: str = "checkpoint") -> Any:
+    """Read a file of torch.save as data, onto the CPU.
+
+    Args:
+        path: the file.
+        what: what it should be, for messages.
+
+    Raises:
+        UserError: missing, empty, truncated, damaged, not such a file, or holding other objects than tensors and
+            plain containers.
+    """
+    if not path.is_file():
+        raise UserError(f"{path}: no such {what}")
+    try:
+        path.open("rb").close()
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror or error})") from None
+    try:
+        if _damaged_part(path) is None:
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        if "Unsupported global" in str(error) or "GLOBAL" in str(error):
+            raise UserError(f"{path}: holds objects other than tensors; not loaded, as they may run code") from None
+    except _STUMBLES:
+        pass
+    raise UserError(f"{path}: truncated, damaged or no {what}; copy or download it again")

@@ -1,0 +1,64 @@
+"""Optimizers by name; gradients' norm and clipping against torch's."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from kdsr_arch.errors import UserError
+from kdsr_arch.optim.gradients import clip_gradients, gradient_norm
+from kdsr_arch.optim.optimizers import build_optimizer, optimizer_names
+
+
+@pytest.mark.parametrize("name", optimizer_names())
+def test_every_named_optimizer_takes_a_step(name: str) -> None:
+    net = nn.Linear(3, 2)
+    before = net.weight.detach().clone()
+    params = [net.weight] if name == "Muon" else net.parameters()  # Muon trains matrices only
+    optimizer = build_optimizer(params, {"type": name, "lr": 0.1})
+    net(torch.ones(1, 3)).sum().backward()
+    optimizer.step()
+    assert not torch.equal(net.weight, before)
+
+
+def test_keywords_reach_the_optimizer() -> None:
+    optimizer = build_optimizer(
+        nn.Linear(1, 1).parameters(), {"type": "AdamW", "lr": 0.1, "betas": [0.8, 0.9], "eps": None}
+    )
+    assert optimizer.defaults["betas"] == (0.8, 0.9)
+    assert optimizer.defaults["eps"] == 1e-8
+
+
+@pytest.mark.parametrize(
+    ("opt", "said"),
+    [
+        ({"type": "Adamm", "lr": 0.1}, "did you mean"),
+        ({"type": "LBFGS"}, "no optimizer named"),
+        ({"type": "Adam", "learning_rate": 0.1}, "takes no 'learning_rate'"),
+        ({"type": "Adam", "lr": -1.0}, "refuses"),
+    ],
+)
+def test_faults_are_told(opt: dict, said: str) -> None:
+    with pytest.raises(UserError, match=said):
+        build_optimizer(nn.Linear(1, 1).parameters(), opt)
+
+
+def test_nothing_to_train_is_told() -> None:
+    with pytest.raises(UserError, match="no parameter"):
+        build_optimizer([], {"type": "Adam", "lr": 0.1})
+
+
+@pytest.mark.parametrize("limit", [0.5, 1e3, None, {"max_norm": 0.5}])
+def test_clipping_equals_torchs(limit: object) -> None:
+    params = [nn.Parameter(torch.randn(3, 4)), nn.Parameter(torch.randn(5))]
+    for p in params:
+        p.grad = torch.randn_like(p)
+    mine = [p.grad.clone() for p in params]
+    number = limit["max_norm"] if isinstance(limit, dict) else limit
+    expected = nn.utils.clip_grad_norm_(params, number or float("inf"))
+    norm = gradient_norm(mine)
+    clip_gradients(mine, norm, limit)
+    assert norm == pytest.approx(expected)
+    for a, p in zip(mine, params, strict=True):
+        torch.testing.assert_close(a, p.grad)

@@ -1,0 +1,134 @@
+"""Learning rates against BasicSR's own loop, torch's schedulers and values computed by hand."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from kdsr_arch import compat  # noqa: F401
+from kdsr_arch.errors import UserError
+from kdsr_arch.optim.schedulers import Schedule, scheduler_names
+
+
+def optimizer(lr: float = 0.1, kind: type = torch.optim.SGD) -> torch.optim.Optimizer:
+    return kind([torch.nn.Parameter(torch.zeros(1))], lr=lr)
+
+
+def rates(schedule: Schedule, count: int, start: int = 0) -> list[float]:
+    found = []
+    for iteration in range(start + 1, count + 1):
+        schedule.optimizer.step()
+        schedule.advance(iteration)
+        found.append(schedule.optimizer.param_groups[0]["lr"])
+    return found
+
+
+def basicsr_rates(opt: dict, count: int, warmup: int = -1) -> list[float]:
+    """What BasicSR's BaseModel does with the same options."""
+    from basicsr.models.base_model import BaseModel
+
+    model = BaseModel({"num_gpu": 0, "is_train": True, "train": {"scheduler": dict(opt)}})
+    model.optimizers = [optimizer()]
+    model.setup_schedulers()
+    found = []
+    for iteration in range(1, count + 1):
+        model.optimizers[0].step()
+        model.update_learning_rate(iteration, warmup)
+        found.append(model.get_current_learning_rate()[0])
+    return found
+
+
+BASICSR = [
+    {"type": "MultiStepLR", "milestones": [3, 5, 5], "gamma": 0.5},
+    {"type": "MultiStepRestartLR", "milestones": [2, 6], "restarts": [0, 4], "restart_weights": [1, 0.7]},
+    {"type": "CosineAnnealingRestartLR", "periods": [5, 7], "restart_weights": [1, 0.5], "eta_min": 1e-3},
+]
+
+
+@pytest.mark.parametrize("opt", BASICSR, ids=lambda o: o["type"])
+def test_equals_basicsr(opt: dict) -> None:
+    assert rates(Schedule(optimizer(), opt, total_iter=12), 12) == basicsr_rates(opt, 12)
+
+
+@pytest.mark.parametrize("opt", BASICSR, ids=lambda o: o["type"])
+def test_resumed_schedule_equals_the_unbroken_one(opt: dict) -> None:
+    whole = rates(Schedule(optimizer(), opt, warmup=4, total_iter=12), 12)
+    first = Schedule(optimizer(), opt, warmup=4, total_iter=12)
+    head = rates(first, 6)
+    second = Schedule(optimizer(), opt, warmup=4, total_iter=12)
+    second.optimizer.load_state_dict(first.optimizer.state_dict())
+    second.load_state_dict(first.state_dict())
+    assert head + rates(second, 12, start=6) == whole
+
+
+def test_warm_up_is_basicsrs_and_leaves_no_trace() -> None:
+    opt = {"type": "MultiStepLR", "milestones": [8], "gamma": 0.5}
+    found = rates(Schedule(optimizer(), opt, warmup=4, total_iter=10), 10)
+    assert found[:3] == basicsr_rates(opt, 3, warmup=4) == [0.1 / 4 * i for i in (1, 2, 3)]
+    assert found[3:] == [0.1] * 5 + [0.05] * 2
+
+
+def test_constant_without_a_schedule() -> None:
+    assert rates(Schedule(optimizer(), None), 3) == [0.1] * 3
+
+
+def test_torchs_scheduler_by_name() -> None:
+    other = optimizer()
+    reference = torch.optim.lr_scheduler.CosineAnnealingLR(other, T_max=10)
+    expected = []
+    for iteration in range(1, 8):
+        other.step()
+        if iteration > 1:
+            reference.step()
+        expected.append(other.param_groups[0]["lr"])
+    assert rates(Schedule(optimizer(), {"type": "CosineAnnealingLR", "T_max": 10}), 7) == expected
+
+
+def test_one_cycle_resumes() -> None:
+    opt = {"type": "OneCycleLR", "max_lr": 0.2, "total_steps": 12}
+    whole = rates(Schedule(optimizer(kind=torch.optim.AdamW), opt), 12)
+    first = Schedule(optimizer(kind=torch.optim.AdamW), opt)
+    head = rates(first, 5)
+    second = Schedule(optimizer(kind=torch.optim.AdamW), opt)
+    second.optimizer.load_state_dict(first.optimizer.state_dict())
+    second.load_state_dict(first.state_dict())
+    assert head + rates(second, 12, start=5) == whole
+
+
+def test_linear_decay_by_hand() -> None:
+    found = rates(Schedule(optimizer(), {"type": "LinearLR", "total_iter": 4}), 5)
+    assert found == pytest.approx([0.1, 0.075, 0.05, 0.025, 0.0])
+
+
+def test_linear_lr_without_total_iter_is_torchs() -> None:
+    found = rates(Schedule(optimizer(), {"type": "LinearLR", "start_factor": 0.5, "total_iters": 2}), 3)
+    assert found == pytest.approx([0.05, 0.075, 0.1])
+
+
+def test_vibrate_by_hand() -> None:
+    # total 320: period 4, half period 2; weight = envelope x triangle, at least 0.1 within the first half period
+    found = rates(Schedule(optimizer(1.0), {"type": "VibrateLR", "total_iter": 320}), 320)
+    assert found[0] == pytest.approx(0.1)
+    assert found[2] == pytest.approx(1 - 2 / 320 * 8 / 3)
+    assert found[3] == pytest.approx((1 - 3 / 320 * 8 / 3) * 0.5)
+    assert found[162] == pytest.approx(0.2)
+    assert found[302] == pytest.approx(0.1)
+
+
+@pytest.mark.parametrize(
+    ("opt", "said"),
+    [
+        ({"type": "MultiStepsLR"}, "did you mean"),
+        ({"type": "MultiStepLR", "milestone": [3]}, "milestones"),
+        ({"type": "CosineAnnealingRestartLR", "periods": [5]}, "end at 5, before train.total_iter 12"),
+        ({"type": "CosineAnnealingRestartLR", "periods": [15], "restart_weights": [1, 2]}, "refuses"),
+        ({"type": "LambdaLR"}, "no schedule named"),
+    ],
+)
+def test_faults_are_told(opt: dict, said: str) -> None:
+    with pytest.raises(UserError, match=said):
+        Schedule(optimizer(), opt, total_iter=12)
+
+
+def test_names_hold_both_families() -> None:
+    assert {"MultiStepRestartLR", "CosineAnnealingRestartLR", "VibrateLR", "OneCycleLR"} <= set(scheduler_names())

@@ -1,0 +1,93 @@
+"""Files are whole or absent, and read as data."""
+
+from __future__ import annotations
+
+import errno
+import os
+import resource
+import signal
+from pathlib import Path
+
+import pytest
+import torch
+
+from kdsr_arch.errors import UserError
+from kdsr_arch.files import load_tensors, remove_leftovers, save_tensors, write_whole
+
+
+def test_written_file_holds_the_content_and_nothing_lies_beside_it(tmp_path: Path) -> None:
+    save_tensors({"a": torch.ones(2)}, tmp_path / "x.pth")
+    assert torch.equal(load_tensors(tmp_path / "x.pth")["a"], torch.ones(2))
+    assert os.listdir(tmp_path) == ["x.pth"]
+
+
+@pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "No space left on device"), ValueError("bug")])
+def test_failed_write_leaves_the_old_file(error: Exception, tmp_path: Path) -> None:
+    path = tmp_path / "x"
+    path.write_bytes(b"old")
+
+    def fail(handle: object) -> None:
+        handle.write(b"half")  # type: ignore[attr-defined]
+        raise error
+
+    expected = UserError if isinstance(error, OSError) else ValueError
+    with pytest.raises(expected, match="no space left" if isinstance(error, OSError) else "bug"):
+        write_whole(path, fail)
+    assert path.read_bytes() == b"old" and os.listdir(tmp_path) == ["x"]
+
+
+def test_full_disk_while_saving_tensors_is_one_sentence(tmp_path: Path) -> None:
+    save_tensors(torch.ones(1), tmp_path / "x.pth")
+    limits, handler = resource.getrlimit(resource.RLIMIT_FSIZE), signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, limits[1]))  # writing past it fails as on a full disk
+    try:
+        with pytest.raises(UserError, match="x.pth: cannot be written"):
+            save_tensors(torch.ones(100_000), tmp_path / "x.pth")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, handler)
+    assert torch.equal(load_tensors(tmp_path / "x.pth"), torch.ones(1))
+    assert os.listdir(tmp_path) == ["x.pth"]
+
+
+def test_missing_folder_is_told(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="cannot be written"):
+        save_tensors(torch.ones(1), tmp_path / "none" / "x.pth")
+
+
+def test_leftovers_of_a_killed_save_are_removed(tmp_path: Path) -> None:
+    (tmp_path / ".5.state.123.tmp").write_bytes(b"half")
+    (tmp_path / "5.state").write_bytes(b"whole")
+    remove_leftovers(tmp_path)
+    assert os.listdir(tmp_path) == ["5.state"]
+
+
+def test_code_in_a_checkpoint_is_not_run(tmp_path: Path) -> None:
+    class Bomb:
+        def __reduce__(self) -> tuple:
+            return os.mkdir, (str(tmp_path / "boom"),)
+
+    torch.save({"params": Bomb()}, tmp_path / "x.pth")
+    with pytest.raises(UserError, match="objects other than tensors"):
+        load_tensors(tmp_path / "x.pth")
+    assert not (tmp_path / "boom").exists()
+
+
+@pytest.mark.parametrize("content", [b"", b"text", b"PK\x03\x04", b"\x80\x02}q\x00.", bytes(1000)])
+def test_no_checkpoint_is_one_sentence(content: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "x.pth"
+    path.write_bytes(content)
+    try:
+        assert load_tensors(path) == {}  # the one that is a whole, old-style pickle
+        assert content.startswith(b"\x80")
+    except UserError as error:
+        assert "truncated, damaged or no checkpoint" in str(error)
+
+
+@pytest.mark.parametrize("part", [0.1, 0.5, 0.9, 0.99])
+def test_truncated_checkpoint_is_one_sentence(part: float, tmp_path: Path) -> None:
+    save_tensors({"a": torch.rand(1000)}, tmp_path / "x.pth")
+    whole = (tmp_path / "x.pth").read_bytes()
+    (tmp_path / "x.pth").write_bytes(whole[: int(part * len(whole))])
+    with pytest.raises(UserError, match="truncated, damaged or no checkpoint"):
+        load_tensors(tmp_path / "x.pth")
