@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -77,7 +75,7 @@ class Runner:
         else:
             index = self._indices(lq.shape[1], clip, padding)
             sr = torch.cat([self._windows(frames, index[i:i + chunk], net) for i in range(0, len(index), chunk)], 1)
-        sr = sr[..., :height * self.traits.scale, :width * self.traits.scale]
+        sr = sr[..., :height * self.traits.enlargement, :width * self.traits.enlargement]
         if self.traits.color == 'y' and lq.shape[-3] == 3:
             return self._with_chroma(sr, lq)
         return sr
@@ -90,7 +88,8 @@ class Runner:
         make = getattr(self.net, 'for_inference', None)
         if make is None or self.net.training or any(m._forward_hooks for m in self.net.modules()):
             return self.net
-        version = tuple((p.data_ptr(), p._version) for p in (*self.net.parameters(), *self.net.buffers()))
+        tensors = (*self.net.parameters(), *self.net.buffers())
+        version = tuple((t.data_ptr(), 0 if t.is_inference() else t._version) for t in tensors)
         if self._fast is None or self._fast[0] != version:
             self._fast = (version, make())
         return self._fast[1]
@@ -132,21 +131,13 @@ class Runner:
                             'use a video data set, or another network')
         if self.traits.color == 'rgb' and lq.shape[-3] == 1:
             raise UserError(f'network {name} takes RGB, but got 1-channel frames: use a colour data set')
-        unit = self._lr_multiple()
+        unit = self.traits.lr_multiple
         if any(side % unit for side in lq.shape[-2:]):
             raise UserError(f'network {name} takes LR heights and widths that are multiples of {unit}, got '
                             f'{lq.shape[-2]}x{lq.shape[-1]}: choose gt_size divisible by {unit * self.traits.scale}')
-        if min(lq.shape[-2:]) < self._lr_minimum():
-            raise UserError(f'network {name} takes LR frames of at least {self._lr_minimum()} pixels a side, got '
+        if min(lq.shape[-2:]) < self.traits.lr_minimum:
+            raise UserError(f'network {name} takes LR frames of at least {self.traits.lr_minimum} pixels a side, got '
                             f'{lq.shape[-2]}x{lq.shape[-1]}: enlarge gt_size')
-
-    def _lr_multiple(self) -> int:
-        if not self.traits.upsampled_input:
-            return self.traits.multiple
-        return self.traits.multiple // math.gcd(self.traits.multiple, self.traits.scale)
-
-    def _lr_minimum(self) -> int:
-        return -(-self.traits.min_size // self.traits.scale) if self.traits.upsampled_input else self.traits.min_size
 
     def _color(self, lq: Tensor) -> Tensor:
         return rgb_to_y(lq) if self.traits.color == 'y' and lq.shape[-3] == 3 else lq
@@ -171,7 +162,7 @@ class Runner:
 
     def _pad(self, lq: Tensor) -> Tensor:
         """Pads bottom and right by reflection up to the network's multiple and smallest size."""
-        unit, least = self._lr_multiple(), self._lr_minimum()
+        unit, least = self.traits.lr_multiple, self.traits.lr_minimum
         down, right = (max(-(-side // unit) * unit, -(-least // unit) * unit) - side for side in lq.shape[-2:])
         if not down and not right:
             return lq
@@ -185,7 +176,7 @@ class Runner:
         if lq.dim() == 5:
             margin = (lq.shape[1] - luma.shape[1]) // 2
             lq = lq[:, margin:lq.shape[1] - margin]
-        chroma = upsample_bicubic(rgb_to_ycbcr(lq)[..., 1:, :, :], self.traits.scale)
+        chroma = upsample_bicubic(rgb_to_ycbcr(lq)[..., 1:, :, :], self.traits.enlargement)
         return ycbcr_to_rgb(torch.cat([luma, chroma], dim=-3))
 
 

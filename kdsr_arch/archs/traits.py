@@ -5,6 +5,7 @@ A network of this project declares ``self.traits``; BasicSR's networks, which ca
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -53,6 +54,21 @@ class Traits:
             raise ValueError(f"mode must be one of {MODES}, got '{self.mode}'")
         if self.num_frame % 2 == 0 or (self.mode != 'window' and self.num_frame != 1):
             raise ValueError(f'num_frame {self.num_frame} does not fit mode {self.mode}: windows are odd, others 1')
+
+    @property
+    def enlargement(self) -> int:
+        """Output size over the size of what the network is given."""
+        return 1 if self.input == 'gt' else self.scale
+
+    @property
+    def lr_multiple(self) -> int:
+        """What LR heights and widths must be multiples of."""
+        return self.multiple // math.gcd(self.multiple, self.scale) if self.upsampled_input else self.multiple
+
+    @property
+    def lr_minimum(self) -> int:
+        """Smallest LR height and width."""
+        return -(-self.min_size // self.scale) if self.upsampled_input else self.min_size
 
 
 def traits_of(net: nn.Module, scale: int | None = None) -> Traits:
