@@ -58,6 +58,9 @@ def _pick(held: Any, path: Path, param_key: str | None) -> Mapping[str, torch.Te
     if param_key is not None and isinstance(held, Mapping):
         if _is_weights(held.get(param_key)):
             return held[param_key]
+        part = _part(held, param_key)
+        if part:
+            return part
         if param_key not in ("params", "params_ema"):  # these two stand in for each other, and for a bare file
             found = ", ".join(map(str, list(held)[:5]))
             raise UserError(f"{path}: no weights under '{param_key}'; its keys: {found}")
@@ -68,12 +71,20 @@ def _pick(held: Any, path: Path, param_key: str | None) -> Mapping[str, torch.Te
     return weights
 
 
+def _part(held: Mapping[str, Any], name: str) -> dict[str, torch.Tensor]:
+    """The weights of the part of a network called `name`: a student starts as the decoder of its teacher."""
+    whole = next((c for c in [*(held.get(k) for k in _PARAM_KEYS), held] if _is_weights(c)), {})
+    weights = {k.removeprefix("module."): v for k, v in whole.items()}
+    return {k.removeprefix(f"{name}."): v for k, v in weights.items() if k.startswith(f"{name}.")}
+
+
 def read_weights(path: str | Path, param_key: str | None = None) -> dict[str, torch.Tensor]:
     """The weights in a checkpoint file of BasicSR's form, by parameter name.
 
     Args:
         path: the file.
-        param_key: 'params', 'params_ema' (where only the other of the two is there it is taken), or another key;
+        param_key: 'params', 'params_ema' (where only the other of the two is there it is taken), another key, or the
+            name of a part of the network ('decoder': entries 'decoder.*', without that prefix);
             None: whatever weights there are, the averaged ones first.
 
     Raises:

@@ -175,6 +175,8 @@ def test_pisr_teacher_around_any_network():
         assert net(torch.rand(1, channels, 8, 12)).shape == (1, channels, 8, 12)
     with pytest.raises(UserError, match="decoder"):
         PISRTeacher({"d": 56})
+    with pytest.raises(UserError, match="did you mean 'FSRCNN'"):
+        PISRTeacher({"type": "FSRCN"})
 
 
 def parameters(net):
