@@ -73,7 +73,8 @@ def _pick(held: Any, path: Path, param_key: str | None) -> Mapping[str, torch.Te
 
 def _part(held: Mapping[str, Any], name: str) -> dict[str, torch.Tensor]:
     """The weights of the part of a network called `name`: a student starts as the decoder of its teacher."""
-    whole = next((c for c in [*(held.get(k) for k in _PARAM_KEYS), held] if _is_weights(c)), {})
+    candidates: list[Any] = [*(held.get(k) for k in _PARAM_KEYS), held]
+    whole: Mapping[str, torch.Tensor] = next((c for c in candidates if _is_weights(c)), {})
     weights = {k.removeprefix("module."): v for k, v in whole.items()}
     return {k.removeprefix(f"{name}."): v for k, v in weights.items() if k.startswith(f"{name}.")}
 
