@@ -48,7 +48,9 @@ def run(args: argparse.Namespace) -> int:
     opt = load(args, is_train=not testing)
     print(f"{args.opt}: the options are sound")
     if not testing and not args.no_dry_run:
+        from kdsr_arch.engine.needs import telling_needs
         from kdsr_arch.engine.train import dry_run
 
-        print(dry_run(opt))
+        with telling_needs(opt):
+            print(dry_run(opt))
     return 0

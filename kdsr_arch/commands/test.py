@@ -16,5 +16,7 @@ def run(args: argparse.Namespace) -> int:
     """Check the options, then test."""
     opt = load(args, is_train=False)
     from kdsr_arch.engine import test
+    from kdsr_arch.engine.needs import telling_needs
 
-    return test.main(opt, args)
+    with telling_needs(opt):
+        return test.main(opt, args)

@@ -16,5 +16,7 @@ def run(args: argparse.Namespace) -> int:
     """Check the options, then train."""
     opt = load(args, is_train=True)
     from kdsr_arch.engine import train
+    from kdsr_arch.engine.needs import telling_needs
 
-    return train.main(opt, args)
+    with telling_needs(opt):
+        return train.main(opt, args)

@@ -48,14 +48,15 @@ def open_dataset(opt: Mapping[str, Any], key: str) -> Any:
 
 
 def _prepare(opt: Mapping[str, Any]) -> None:
-    """Make the data of `prepare: demo` beside where `dataroot_gt` is expected, unless they are there."""
-    if opt.get("prepare") != "demo" or Path(opt["dataroot_gt"]).exists():
+    """Make the data that `prepare` names beside where `dataroot_gt` is expected, unless they are there."""
+    if not opt.get("prepare") or Path(opt["dataroot_gt"]).exists():
         return
-    from kdsr_arch.data.demo import prepare
+    from kdsr_arch.data import demo, demo_images
 
-    get_logger().info(f"{opt['dataroot_gt']} is missing: making the demo's clips (once, some seconds)")
+    makers = {"demo": demo.prepare, "images": demo_images.prepare}
+    get_logger().info(f"{opt['dataroot_gt']} is missing: making it (prepare: {opt['prepare']}; once, some seconds)")
     if distributed.is_main():
-        prepare(Path(opt["dataroot_gt"]).parent)
+        makers[opt["prepare"]](Path(opt["dataroot_gt"]).parent)
     distributed.barrier()
 
 

