@@ -1,0 +1,108 @@
+"""What a number was measured on and how: the frames that count, and the sentence printed beside every result."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from kdsr_arch.errors import UserError
+
+
+@dataclass(frozen=True)
+class FrameRule:
+    """Which frames of a clip are restored and scored.
+
+    Attributes:
+        skip_first: frames left out at the start (some papers drop the ends of Vid4's clips).
+        skip_last: frames left out at the end.
+        center_frame_only: only frame T // 2 (Vimeo-90K-T).
+    """
+
+    skip_first: int = 0
+    skip_last: int = 0
+    center_frame_only: bool = False
+
+    def select(self, total: int, name: str, truths: Sequence[int] = ()) -> list[int]:
+        """Frame numbers of a clip of ``total`` frames; where only some frames have a ground truth, those of them."""
+        if self.center_frame_only:
+            return [total // 2]
+        chosen = list(range(self.skip_first, total - self.skip_last))
+        if truths:
+            chosen = [i for i in chosen if i in set(truths)]
+        if not chosen:
+            raise UserError(f"val.skip_first {self.skip_first} and val.skip_last {self.skip_last} leave no frame of "
+                            f"'{name}', which has {total}")
+        return chosen
+
+    def describe(self) -> str:
+        if self.center_frame_only:
+            return "centre frame"
+        if not self.skip_first and not self.skip_last:
+            return "all frames"
+        return f"without the first {self.skip_first} and the last {self.skip_last} frames"
+
+
+def rule_from(opt_dataset: Mapping[str, Any], opt_val: Mapping[str, Any]) -> FrameRule:
+    """The rule of one data set: its own keys first, then those of ``val``."""
+    names = ("skip_first", "skip_last", "center_frame_only")
+    found = {n: opt_dataset[n] if opt_dataset.get(n) is not None else opt_val.get(n) for n in names}
+    if opt_dataset.get("centre_only"):  # ClipDataset's key: it gives no other ground truth then
+        found["center_frame_only"] = True
+    return FrameRule(**{name: value for name, value in found.items() if value is not None})
+
+
+def describe_degradation(opt_dataset: Mapping[str, Any], scale: int) -> str:
+    """'BI x4', 'BD x4', or 'stored LR x4' where the LR frames are given."""
+    degradation = opt_dataset.get("degradation")
+    if opt_dataset.get("dataroot_lq") or degradation in (None, "none"):
+        return f"stored LR x{scale}"
+    return f"{degradation} x{scale}"
+
+
+def _describe_crop(option: Mapping[str, Any]) -> str:
+    crop = option.get("crop_border", 0)
+    return f"crop {crop}" if crop else "no crop"
+
+
+def _describe_color(option: Mapping[str, Any], channels: int) -> str:
+    return "Y channel" if option.get("test_y_channel") or channels == 1 else "RGB"
+
+
+def _has_color(option: Mapping[str, Any]) -> bool:
+    return option["type"].startswith(("calculate_psnr", "calculate_ssim"))
+
+
+def _metric_texts(metrics: Mapping[str, Mapping[str, Any]], channels: int) -> dict[str, list[str]]:
+    """Colour and crop -> the metrics measured so. A metric without a choice of colour joins those of its crop."""
+    texts: dict[str, list[str]] = {}
+    for name, option in sorted(metrics.items(), key=lambda entry: not _has_color(entry[1])):
+        crop = _describe_crop(option)
+        if _has_color(option):
+            text = f"{_describe_color(option, channels)}, {crop}"
+        else:
+            text = next((known for known in texts if known.endswith(crop)), crop)
+        texts.setdefault(text, []).append(name)
+    return texts
+
+
+def describe_protocol(
+    metrics: Mapping[str, Mapping[str, Any]], rule: FrameRule, degradation: str, clips: bool, channels: int = 3
+) -> str:
+    """One sentence, such as ``Y channel, no crop, all frames, BI x4``.
+
+    Args:
+        metrics: ``val.metrics``; where they disagree about colour or crop, each is named.
+        rule: the frames that count; said of clips only.
+        degradation: see :func:`describe_degradation`.
+        clips: whether the data are clips.
+        channels: of the ground truth; 1 means luma.
+    """
+    by_text = _metric_texts(metrics, channels)
+    if len(by_text) == 1:
+        parts = list(by_text)
+    else:
+        parts = [f"{' and '.join(names)}: {text}" for text, names in by_text.items()]
+    if clips:
+        parts.append(rule.describe())
+    return ("; " if len(by_text) > 1 else ", ").join([*parts, degradation])

@@ -1,0 +1,146 @@
+"""Side-by-side crops with labels: the sheet of pictures that a comparison of super-resolution methods is judged by."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
+
+from kdsr_arch.engine.eval_images import write_png
+from kdsr_arch.errors import UserError
+
+_GAP = 10
+_PAPER, _INK, _FAINT, _MARK = (255, 255, 255), (34, 38, 43), (110, 116, 124), (213, 94, 0)
+
+
+@dataclass(frozen=True)
+class Box:
+    """A rectangle of an image in pixels."""
+
+    left: int
+    top: int
+    width: int
+    height: int
+
+    def cut(self, image: NDArray) -> NDArray:
+        """The part of (H, W, C) inside the rectangle."""
+        return image[self.top:self.top + self.height, self.left:self.left + self.width]
+
+
+def find_box(truth: NDArray[np.uint8], baseline: NDArray[np.uint8], width: int, height: int) -> Box:
+    """Where the baseline fails most, by mean absolute difference: chosen without looking at any method compared.
+
+    Args:
+        truth: (H, W, C) uint8.
+        baseline: same shape; usually the bicubic enlargement.
+        width, height: of the box; cut to the image where they are larger.
+    """
+    rows, columns = truth.shape[:2]
+    width, height = min(width, columns), min(height, rows)
+    difference = np.abs(truth.astype(np.float64) - baseline).mean(axis=2)
+    sums = cv2.integral(difference)
+    inside = (sums[height:, width:] - sums[:-height, width:] - sums[height:, :-width] + sums[:-height, :-width])
+    top, left = np.unravel_index(int(np.argmax(inside)), inside.shape)
+    return Box(int(left), int(top), width, height)
+
+
+def crop_sheet(
+    truth: NDArray[np.uint8], columns: Sequence[tuple[str, NDArray[np.uint8], str]], box: Box, out: Path,
+    *, zoom: int = 3, title: str = "",
+) -> Path:
+    """Write one sheet: the whole frame with the box marked, and the enlarged crop of each method under its name.
+
+    Args:
+        truth: the ground-truth frame, (H, W, 3) uint8 BGR.
+        columns: (label, frame, note) per method; the note (a PSNR, say) stands under the label.
+        box: what is shown.
+        out: the PNG to write.
+        zoom: pixels per pixel, without interpolation, so that what is seen is what was computed.
+        title: stands above the frame.
+
+    Raises:
+        UserError: frames of different sizes, or no column.
+    """
+    if not columns:
+        raise UserError("a crop sheet needs at least one image")
+    for label, image, _ in columns:
+        if image.shape != truth.shape:
+            raise UserError(f"crop sheet: '{label}' is {image.shape}, the ground truth {truth.shape}")
+    font = max(box.width * zoom // 16, 12)
+    tiles = [_with_caption(_enlarge(box.cut(image), zoom), label, note, font) for label, image, note in columns]
+    per_row = len(tiles) if len(tiles) <= 3 else -(-len(tiles) // 2)
+    grid = _grid(tiles, per_row)
+    picture = _overview(truth, box, grid.width, grid.height - _bar(font))
+    overview = _with_caption(picture, title or "Ground truth, whole frame", "", font)
+    sheet = _beside(overview, grid)
+    write_png(out, np.asarray(sheet)[..., ::-1])
+    return out
+
+
+def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    return ImageFont.load_default(size)
+
+
+def _enlarge(image: NDArray[np.uint8], zoom: int) -> Image.Image:
+    picture = Image.fromarray(np.ascontiguousarray(image[..., ::-1]))
+    return picture.resize((picture.width * zoom, picture.height * zoom), Image.Resampling.NEAREST)
+
+
+def _overview(truth: NDArray[np.uint8], box: Box, width: int, height: int) -> Image.Image:
+    """The whole frame with the box drawn, as large as fits."""
+    picture = Image.fromarray(np.ascontiguousarray(truth[..., ::-1]))
+    ratio = min(width / picture.width, height / picture.height)
+    size = max(round(picture.width * ratio), 1), max(round(picture.height * ratio), 1)
+    picture = picture.resize(size, Image.Resampling.LANCZOS)
+    left, top, right, bottom = (round(c * ratio) for c in (box.left, box.top, box.left + box.width,
+                                                           box.top + box.height))
+    pen = ImageDraw.Draw(picture)
+    pen.rectangle([left - 2, top - 2, right + 2, bottom + 2], outline=_PAPER, width=2)
+    pen.rectangle([left, top, right, bottom], outline=_MARK, width=3)
+    return picture
+
+
+def _bar(font: int) -> int:
+    """Height of the two lines of a caption."""
+    return round(2.7 * font)
+
+
+def _with_caption(picture: Image.Image, label: str, note: str, font: int) -> Image.Image:
+    sheet = Image.new("RGB", (picture.width, picture.height + _bar(font)), _PAPER)
+    sheet.paste(picture, (0, 0))
+    pen = ImageDraw.Draw(sheet)
+    small = round(0.87 * font)
+    pen.text((1, picture.height + 0.2 * font), _fit(pen, label, font, picture.width), _INK, _font(font))
+    pen.text((1, picture.height + 1.4 * font), _fit(pen, note, small, picture.width), _FAINT, _font(small))
+    return sheet
+
+
+def _fit(pen: ImageDraw.ImageDraw, text: str, size: int, width: int) -> str:
+    """The text, cut where it would run into the next column."""
+    if pen.textlength(text, _font(size)) <= width:
+        return text
+    while text and pen.textlength(text + "...", _font(size)) > width:
+        text = text[:-1]
+    return text + "..."
+
+
+def _grid(tiles: Sequence[Image.Image], per_row: int) -> Image.Image:
+    width, height = tiles[0].size
+    rows = -(-len(tiles) // per_row)
+    sheet = Image.new("RGB", (per_row * (width + _GAP) - _GAP, rows * (height + _GAP) - _GAP), _PAPER)
+    for number, tile in enumerate(tiles):
+        sheet.paste(tile, (number % per_row * (width + _GAP), number // per_row * (height + _GAP)))
+    return sheet
+
+
+def _beside(left: Image.Image, right: Image.Image) -> Image.Image:
+    size = (left.width + right.width + 3 * _GAP, max(left.height, right.height) + 2 * _GAP)
+    sheet = Image.new("RGB", size, _PAPER)
+    sheet.paste(left, (_GAP, _GAP))
+    sheet.paste(right, (left.width + 2 * _GAP, _GAP))
+    return sheet

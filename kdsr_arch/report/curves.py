@@ -1,0 +1,124 @@
+"""Training curves from the JSON-lines log of experiments."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kdsr_arch.engine.bench import read_log
+from kdsr_arch.errors import UserError
+from kdsr_arch.report.style import PALETTE, drawing, plain_ticks
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+
+@dataclass(frozen=True)
+class Curve:
+    """One quantity over the iterations."""
+
+    iterations: list[int]
+    values: list[float]
+
+
+def loss_curve(records: Sequence[Mapping[str, Any]], key: str = "l_pix") -> Curve:
+    """A logged training quantity, such as the pixel loss; empty where it was never logged."""
+    found = [(r["iter"], r[key]) for r in records if not _scores(r) and isinstance(r.get(key), (int, float))]
+    return Curve([i for i, _ in found], [v for _, v in found])
+
+
+def val_curve(records: Sequence[Mapping[str, Any]], metric: str = "psnr", dataset: str | None = None) -> Curve:
+    """A validation metric; of the first data set in the log where none is named."""
+    iterations, values = [], []
+    for record in records:
+        scores = _scores(record)
+        name = dataset if dataset is not None else next(iter(scores), None)
+        value = scores.get(name, {}).get(metric) if name is not None else None
+        if isinstance(value, (int, float)):
+            iterations.append(record["iter"])
+            values.append(float(value))
+    return Curve(iterations, values)
+
+
+def _scores(record: Mapping[str, Any]) -> Mapping[str, Any]:
+    """data set -> metric -> value of one line: all data sets under ``val``, or one on a line of kind ``val``."""
+    if record.get("kind") == "val":
+        return {record.get("dataset", ""): record}
+    return record.get("val") or {}
+
+
+def find_log(experiment: Path) -> Path:
+    """The log of an experiment folder."""
+    return next((path for path in (experiment / name for name in ("history.jsonl", "log.jsonl")) if path.is_file()),
+                experiment / "log.jsonl")
+
+
+def smooth(values: Sequence[float], window: int) -> NDArray[np.float64]:
+    """Running mean over up to ``window`` values around each point; the ends use what there is."""
+    array = np.asarray(values, dtype=np.float64)
+    reach = max(window, 1) // 2
+    sums = np.concatenate([[0.0], np.cumsum(array)])
+    low = np.maximum(np.arange(len(array)) - reach, 0)
+    high = np.minimum(np.arange(len(array)) + reach + 1, len(array))
+    return (sums[high] - sums[low]) / (high - low)
+
+
+def plot_curves(
+    logs: Mapping[str, Path], out: Path, *, metric: str = "psnr", loss: str = "l_pix", dataset: str | None = None,
+    levels: Mapping[str, float] | None = None, protocol: str = "",
+) -> Path:
+    """Draw the training loss and a validation metric of several experiments side by side.
+
+    Args:
+        logs: label -> log (see :func:`find_log`).
+        out: the PNG to write.
+        metric: validation metric to draw.
+        loss: training quantity to draw (smoothed; the raw values faint behind).
+        dataset: validation data set; the first logged one by default.
+        levels: label -> value drawn as a dashed line beside the validation curves (teacher, bicubic).
+        protocol: said under the validation panel.
+
+    Raises:
+        UserError: a log that is missing or empty.
+    """
+    histories = {label: list(read_log(path)) for label, path in logs.items()}
+    for label, records in histories.items():
+        if not records:
+            raise UserError(f"{logs[label]}: no training log to draw: train '{label}' first")
+    with drawing(out, columns=2, width=10.5, height=4.0) as (left, right):
+        for number, (label, records) in enumerate(histories.items()):
+            color = PALETTE[number % len(PALETTE)]
+            _draw_loss(left, loss_curve(records, loss), label, color)
+            val = val_curve(records, metric, dataset)
+            right.plot(val.iterations, val.values, color=color, label=label, markersize=4,
+                       marker="o" if len(val.iterations) < 25 else "")
+        _draw_levels(right, levels or {})
+        left.set(title="Training", xlabel="iteration", ylabel=f"{loss} (running mean)")
+        right.set(title="Held-out frames", xlabel=f"iteration\n{protocol}" if protocol else "iteration",
+                  ylabel=metric.upper())
+        left.legend()
+    return out
+
+
+def _draw_loss(axes: Axes, curve: Curve, label: str, color: str) -> None:
+    if not curve.iterations:
+        return
+    axes.plot(curve.iterations, curve.values, color=color, alpha=0.18, linewidth=0.8)
+    axes.plot(curve.iterations, smooth(curve.values, len(curve.values) // 12 + 1), color=color, label=label)
+    if min(curve.values) > 0:
+        axes.set_yscale("log")
+        plain_ticks(axes.yaxis)
+
+
+def _draw_levels(axes: Axes, levels: Mapping[str, float]) -> None:
+    for label, value in levels.items():
+        axes.axhline(value, color="#6E6E6E", linestyle=(0, (4, 3)), linewidth=1)
+        axes.annotate(f"{label} {value:.2f}", (1, value), xycoords=("axes fraction", "data"), xytext=(-4, 3),
+                      textcoords="offset points", ha="right", fontsize=9, color="#55595F")
+    if levels:
+        axes.margins(y=0.1)

@@ -1,0 +1,45 @@
+"""Two processes share the items and get the numbers of one."""
+
+import subprocess
+import sys
+import textwrap
+
+import pytest
+
+SCRIPT = textwrap.dedent("""
+    import os, sys
+    import torch
+    torch.set_num_threads(1)
+    from kdsr_arch import compat, distributed
+    from kdsr_arch.archs.bicubic_arch import Bicubic
+    from kdsr_arch.engine.evaluate import Evaluator
+    from kdsr_arch.errors import UserError
+
+    distributed.start(sys.argv[1])
+    torch.manual_seed(0)
+    sizes = range(12, 17)
+    samples = [{"lq": torch.rand(3, 16, w), "gt": torch.rand(3, 32, 2 * w), "name": f"i{w - 12}"} for w in sizes]
+    evaluator = Evaluator({"name": "set"}, {"metrics": {"psnr": {"type": "calculate_psnr", "crop_border": 0}}}, 2)
+    result = evaluator.run(Bicubic(2), samples, torch.device("cpu"), progress=False)
+    line = repr((result.mean, result.per_item, result.protocol))
+    samples[3]["gt"] = torch.rand(3, 99, 99)
+    try:
+        evaluator.run(Bicubic(2), samples, torch.device("cpu"), progress=False)
+    except UserError as error:
+        line += " refused: " + str(error)
+    with open(f"{sys.argv[2]}.{distributed.rank()}", "w") as file:
+        file.write(line)
+    distributed.stop()
+""")
+
+
+@pytest.mark.slow
+def test_two_processes_equal_one(tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text(SCRIPT)
+    subprocess.run([sys.executable, str(script), "none", str(tmp_path / "one")], check=True, timeout=120)
+    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--master_port=29731"]
+    subprocess.run([*launch, str(script), "pytorch", str(tmp_path / "two")], check=True, timeout=120)
+    alone = (tmp_path / "one.0").read_text()
+    assert "refused: 'i3': LR and HR do not pair" in alone and alone.count("i4") == 1
+    assert (tmp_path / "two.0").read_text() == (tmp_path / "two.1").read_text() == alone

@@ -1,0 +1,269 @@
+"""The evaluator: forms of input, colours, frames, means, saved files, what it leaves behind."""
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from kdsr_arch import compat  # noqa: F401
+from kdsr_arch.archs.bicubic_arch import Bicubic
+from kdsr_arch.archs.traits import Traits
+from kdsr_arch.engine.evaluate import Evaluator
+from kdsr_arch.errors import UserError
+
+from basicsr.data.data_util import generate_frame_indices  # isort: skip
+from basicsr.metrics import calculate_psnr, calculate_ssim  # isort: skip
+from basicsr.utils import tensor2img  # isort: skip
+
+CPU = torch.device("cpu")
+METRICS = {"psnr": {"type": "calculate_psnr", "crop_border": 2, "test_y_channel": True},
+           "ssim": {"type": "calculate_ssim", "crop_border": 2, "test_y_channel": True}}
+
+
+class Window(nn.Module):
+    """Repeats pixels of a weighted sum of its frames: each frame's share shows in the result."""
+
+    def __init__(self, num_frame=3, scale=2):
+        super().__init__()
+        self.traits = Traits("window", scale, num_frame=num_frame)
+        weights = torch.arange(1.0, num_frame + 1)
+        self.register_buffer("share", (weights / weights.sum()).view(-1, 1, 1, 1))
+
+    def forward(self, x):
+        mixed = (x * self.share).sum(1)
+        return mixed.repeat_interleave(self.traits.scale, -1).repeat_interleave(self.traits.scale, -2)
+
+
+class Recurrent(nn.Module):
+    """Each output depends on all frames before it."""
+
+    def __init__(self, scale=2):
+        super().__init__()
+        self.traits = Traits("recurrent", scale)
+
+    def forward(self, x):
+        memory = torch.cumsum(x, 1) / torch.arange(1, x.shape[1] + 1).view(1, -1, 1, 1, 1)
+        return memory.repeat_interleave(self.traits.scale, -1).repeat_interleave(self.traits.scale, -2)
+
+
+def clip(name="walk", frames=5, size=(16, 20), seed=0, scale=2):
+    rng = np.random.default_rng(seed)
+    gt = torch.from_numpy(rng.random((frames, 3, size[0] * scale, size[1] * scale), dtype=np.float32))
+    return {"lq": gt[..., ::scale, ::scale].clone(), "gt": gt, "name": name,
+            "frames": [f"{i:03d}" for i in range(frames)]}
+
+
+def image(name="baby", seed=0, size=(16, 20)):
+    sample = clip(name, 1, size, seed)
+    return {"lq": sample["lq"][0], "gt": sample["gt"][0], "lq_path": f"/data/{name}.png"}
+
+
+def by_basicsr(result, truth, metric):
+    """The metric exactly as BasicSR's models compute it, from float tensors."""
+    function = {"psnr": calculate_psnr, "ssim": calculate_ssim}[metric]
+    return function(tensor2img([result]), tensor2img([truth]), 2, test_y_channel=True)
+
+
+def evaluate(net, data, opt_dataset=None, scale=2, save_dir=None, **val):
+    evaluator = Evaluator({"name": "set", **(opt_dataset or {})}, {"metrics": METRICS, **val}, scale)
+    return evaluator.run(net, data, CPU, save_dir=save_dir, progress=False)
+
+
+def test_images_equal_basicsr():
+    samples = [image("a", 1), image("b", 2)]
+    net = Bicubic(2)
+    result = evaluate(net, samples)
+    assert [(name, count) for name, _, count in result.per_item] == [("a", 1), ("b", 1)]
+    for sample, (_, values, _) in zip(samples, result.per_item, strict=True):
+        restored = net(sample["lq"][None])[0]
+        for metric in METRICS:
+            assert values[metric] == pytest.approx(by_basicsr(restored, sample["gt"], metric), abs=1e-6)
+    assert result.mean["psnr"] == pytest.approx(np.mean([v["psnr"] for _, v, _ in result.per_item]))
+    assert result.unit == "images" and result.protocol == "Y channel, crop 2, stored LR x2"
+
+
+@pytest.mark.parametrize("padding", ["replicate", "reflection", "reflection_circle", "circle"])
+def test_windows_slide_as_in_basicsr(padding):
+    sample, net = clip(frames=7), Window(5)
+    result = evaluate(net, [sample], {"padding": padding})
+    expected = []
+    for i in range(7):
+        window = sample["lq"][generate_frame_indices(i, 7, 5, padding)]
+        expected.append(by_basicsr(net(window[None])[0], sample["gt"][i], "psnr"))
+    assert result.per_item[0][1]["psnr"] == pytest.approx(np.mean(expected), abs=1e-6)
+    assert result.per_item[0][2] == 7 and result.unit == "clips"
+
+
+def test_recurrent_networks_get_the_whole_clip():
+    sample, net = clip(frames=4), Recurrent()
+    restored = net(sample["lq"][None])[0]
+    expected = np.mean([by_basicsr(restored[i], sample["gt"][i], "ssim") for i in range(4)])
+    assert evaluate(net, [sample]).mean["ssim"] == pytest.approx(expected, abs=1e-6)
+
+
+def test_basicsr_windows_are_grouped_by_folder():
+    """VideoTestDataset gives one window at a time; a clip's number must not depend on that."""
+    net, clips = Window(3), [clip("a", 5, seed=1), clip("b", 3, seed=2)]
+    windows = []
+    for sample in clips:
+        total = len(sample["lq"])
+        for i in range(total):
+            index = generate_frame_indices(i, total, 3, "replicate")
+            windows.append({"lq": sample["lq"][index], "gt": sample["gt"][i], "folder": sample["name"],
+                            "idx": f"{i}/{total}", "border": 0, "lq_path": f"/x/{sample['name']}/{i:08d}.png"})
+    whole, by_window = evaluate(net, clips), evaluate(net, windows)
+    assert by_window.per_item == whole.per_item
+    assert by_window.mean == whole.mean and by_window.frame_mean == whole.frame_mean
+
+
+def test_a_longer_window_is_cut_to_its_middle():
+    """A Vimeo-90K septuplet under a 3-frame network."""
+    sample, net = clip(frames=7), Window(3)
+    septuplet = {"lq": sample["lq"], "gt": sample["gt"][3], "folder": "00001/0266", "idx": "0/1"}
+    expected = by_basicsr(net(sample["lq"][None, 2:5])[0], sample["gt"][3], "psnr")
+    result = evaluate(net, [septuplet], {"centre_only": True})
+    assert result.mean["psnr"] == pytest.approx(expected, abs=1e-6) and "centre frame" in result.protocol
+
+
+def test_collated_batches_equal_single_samples():
+    singles = [image("a", 1), image("b", 2)]
+    batch = {"lq": torch.stack([s["lq"] for s in singles]), "gt": torch.stack([s["gt"] for s in singles]),
+             "lq_path": [s["lq_path"] for s in singles]}
+    assert evaluate(Bicubic(2), [batch]).per_item == evaluate(Bicubic(2), singles).per_item
+    nameless = {key: batch[key] for key in ("lq", "gt")}
+    assert evaluate(Bicubic(2), [nameless]).mean == evaluate(Bicubic(2), singles).mean
+    loader = torch.utils.data.DataLoader([clip("a"), clip("b", seed=1)], batch_size=1)
+    collated = list(loader)
+    direct = evaluate(Window(), [clip("a"), clip("b", seed=1)])
+    assert evaluate(Window(), loader).per_item == direct.per_item
+    assert evaluate(Window(), collated).per_item == direct.per_item
+
+
+def test_frames_that_count():
+    sample, net = clip(frames=6), Window(3)
+    everything = evaluate(net, [sample]).per_item[0][1]["psnr"]
+    inner = evaluate(net, [sample], skip_first=2, skip_last=1)
+    expected = []
+    for i in (2, 3, 4):
+        window = sample["lq"][generate_frame_indices(i, 6, 3, "replicate")]
+        expected.append(by_basicsr(net(window[None])[0], sample["gt"][i], "psnr"))
+    assert inner.mean["psnr"] == pytest.approx(np.mean(expected), abs=1e-6) != everything
+    assert "without the first 2 and the last 1 frames" in inner.protocol and inner.per_item[0][2] == 3
+    centre = evaluate(net, [sample], {"center_frame_only": True})
+    assert centre.per_item[0][2] == 1 and "centre frame" in centre.protocol
+    with pytest.raises(UserError, match="leave no frame of 'walk', which has 6"):
+        evaluate(net, [sample], skip_first=4, skip_last=2)
+
+
+def test_ground_truth_of_some_frames_only():
+    sample = clip(frames=7)
+    expected = evaluate(Window(3), [sample], center_frame_only=True).mean
+    partial = {**sample, "gt": sample["gt"][3:4], "gt_index": [3]}
+    assert evaluate(Window(3), [partial]).mean == expected
+
+
+def test_mean_over_clips_and_over_frames():
+    clips = [clip("long", 6, seed=1), clip("short", 3, seed=2)]
+    result = evaluate(Window(3), clips)
+    values = [v["psnr"] for _, v, _ in result.per_item]
+    assert result.mean["psnr"] == pytest.approx(sum(values) / 2)
+    assert result.frame_mean["psnr"] == pytest.approx((6 * values[0] + 3 * values[1]) / 9)
+
+
+def test_clip_metrics_beside_image_metrics():
+    metrics = {**METRICS, "tof": {"type": "calculate_tof", "crop_border": 2}}
+    result = Evaluator({"name": "set"}, {"metrics": metrics}, 2).run(Window(3), [clip(frames=3)], CPU, progress=False)
+    assert list(result.mean) == ["psnr", "ssim", "tof"] and result.mean["tof"] > 0
+    windows = [{"lq": clip()["lq"][:3], "gt": clip()["gt"][1], "folder": "a", "idx": "1/3"}]
+    with pytest.raises(UserError, match=r"val.metrics.tof needs whole clips"):
+        Evaluator({"name": "set"}, {"metrics": metrics}, 2).run(Window(3), windows, CPU, progress=False)
+
+
+def test_luma_networks_and_luma_data():
+    class Luma(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.traits = Traits("image", 2, color="y", upsampled_input=True)
+
+        def forward(self, x):
+            assert x.shape[1] == 1
+            return x
+
+    sample = image("a", 3)
+    plain = evaluate(Bicubic(2), [sample]).mean["psnr"]
+    assert evaluate(Luma(), [sample]).mean["psnr"] == pytest.approx(plain, abs=0.1)
+    grey = {"lq": sample["lq"][:1], "gt": sample["gt"][:1], "name": "grey"}
+    metrics = {"psnr": {"type": "calculate_psnr", "crop_border": 0}}
+    result = Evaluator({"name": "set"}, {"metrics": metrics}, 2).run(Luma(), [grey], CPU, progress=False)
+    assert result.protocol.startswith("Y channel, no crop")
+
+
+def test_saved_frames_are_the_scored_ones(tmp_path):
+    net, sample = Window(3), clip(frames=3)
+    result = evaluate(net, [sample, image("baby")][:1], save_dir=tmp_path)
+    assert sorted(p.name for p in (tmp_path / "walk").iterdir()) == ["000.png", "001.png", "002.png"]
+    truth = tensor2img([sample["gt"][1]])
+    saved = cv2.imread(str(tmp_path / "walk" / "001.png"))
+    window = sample["lq"][[0, 1, 2]]
+    assert np.array_equal(saved, tensor2img([net(window[None])[0]]))
+    assert calculate_psnr(saved, truth, 2, test_y_channel=True) > 0 and result.mean
+    evaluate(Bicubic(2), [image("baby")], save_dir=tmp_path / "images", suffix="x2")
+    assert [p.name for p in (tmp_path / "images").iterdir()] == ["baby_x2.png"]
+
+
+def test_without_ground_truth_frames_are_saved_only(tmp_path):
+    sample = {key: value for key, value in image().items() if key != "gt"}
+    result = evaluate(Bicubic(2), [sample], save_dir=tmp_path)
+    assert result.mean == {} and result.per_item == [("baby", {}, 0)] and (tmp_path / "baby.png").is_file()
+
+
+def test_training_flags_come_back():
+    net = nn.Sequential(nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3), Bicubic(2))
+    net.traits = Traits("image", 2)
+    net.train()
+    net[1].eval()  # a frozen batch normalisation
+    before = net[1].running_mean.clone()
+    evaluate(net, [image()])
+    assert [m.training for m in (net, net[0], net[1], net[2])] == [True, True, False, True]
+    assert torch.equal(net[1].running_mean, before)
+    net(image()["lq"][None]).sum().backward()  # nothing cached while evaluating may stand in the way
+    assert net[0].weight.grad is not None
+    with pytest.raises(UserError):
+        evaluate(net, [{**image(), "gt": torch.rand(3, 9, 9)}])
+    assert net.training and not net[1].training
+
+
+def test_odd_ground_truth_is_cut_once():
+    sample = image()
+    odd = {**sample, "gt": torch.nn.functional.pad(sample["gt"], (0, 1, 0, 1))}
+    assert evaluate(Bicubic(2), [odd]).mean == evaluate(Bicubic(2), [sample]).mean
+
+
+def test_refusals():
+    with pytest.raises(UserError, match="is empty"):
+        evaluate(Bicubic(2), [])
+    with pytest.raises(UserError, match="'baby': LR and HR do not pair at x2: the result is 32x40 "):
+        evaluate(Bicubic(2), [{**image(), "gt": torch.rand(3, 64, 80)}])
+    with pytest.raises(UserError, match="'walk' has 2 frame.s., fewer than the window of 5"):
+        evaluate(Window(5), [clip(frames=2)])
+    with pytest.raises(UserError, match="single images"):
+        evaluate(Window(3), [image()])
+    with pytest.raises(UserError, match="do not pair"):
+        evaluate(Window(3), [{**clip(frames=5), "gt": clip(frames=4)["gt"]}])
+    with pytest.raises(UserError, match="no metric named 'calculate_psrn'"):
+        Evaluator({"name": "set"}, {"metrics": {"p": {"type": "calculate_psrn"}}}, 2)
+    with pytest.raises(UserError, match="scale is 4"):
+        evaluate(Bicubic(2), [image()], scale=4)
+
+
+def test_protocol_names_disagreeing_metrics():
+    metrics = {"psnr": {"type": "calculate_psnr", "crop_border": 4}, "ssim": METRICS["ssim"]}
+    evaluator = Evaluator({"name": "set", "degradation": "BI"}, {"metrics": metrics}, 2)
+    result = evaluator.run(Window(3), [clip(size=(32, 32))], CPU, progress=False)
+    assert result.protocol == "psnr: RGB, crop 4; ssim: Y channel, crop 2; all frames; BI x2"
+
+
+def test_progress_is_shown(capsys):
+    Evaluator({"name": "held-out"}, {"metrics": METRICS}, 2).run(Bicubic(2), [image()], CPU)
+    assert "Test held-out" in capsys.readouterr().err

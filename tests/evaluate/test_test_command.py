@@ -1,0 +1,80 @@
+"""`kdsr test` through the command line, on a small folder of clips."""
+
+import csv
+import json
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from kdsr_arch.cli import main
+
+OPTIONS = """
+name: bicubic
+model_type: VideoDistillModel
+scale: 2
+num_gpu: 0
+datasets:
+  test_1: {{name: clips, type: ClipDataset, dataroot_gt: {root}/clips, degradation: BI}}
+  test_2: {{name: images, type: ImagePairDataset, dataroot_gt: {root}/clips/walk, degradation: BI}}
+network_g: {{{network}}}
+path: {{pretrain_network_g: {weights}}}
+val:
+  save_img: true
+  metrics:
+    psnr: {{type: calculate_psnr, crop_border: 2, test_y_channel: true}}
+    ssim: {{type: calculate_ssim, crop_border: 2, test_y_channel: true}}
+"""
+
+
+@pytest.fixture
+def project(tmp_path):
+    rng = np.random.default_rng(0)
+    for clip, frames in (("walk", 3), ("city", 2)):
+        (tmp_path / "clips" / clip).mkdir(parents=True)
+        for i in range(frames):
+            image = cv2.resize(rng.integers(0, 256, (8, 10, 3), dtype=np.uint8), (40, 32))
+            cv2.imwrite(str(tmp_path / "clips" / clip / f"{i:08d}.png"), image)
+    (tmp_path / "options").mkdir()
+    return tmp_path
+
+
+def write(project, network="type: Bicubic, scale: 2", weights="~", text=OPTIONS):
+    file = project / "options" / "test.yml"
+    file.write_text(text.format(root=project, network=network, weights=weights))
+    return file
+
+
+def test_tables_frames_and_costs(project, capfd):
+    assert main(["test", "-opt", str(write(project))]) == 0
+    folder = project / "results" / "bicubic"
+    rows = list(csv.DictReader((folder / "results.csv").read_text().splitlines()))
+    assert [(r["dataset"], r["item"], r["frames"]) for r in rows if r["dataset"] == "clips"] == [
+        ("clips", "city", "2"), ("clips", "walk", "3"), ("clips", "mean", "5")]
+    assert len([r for r in rows if r["dataset"] == "images"]) == 4
+    clips = [float(r["psnr"]) for r in rows if r["dataset"] == "clips"]
+    assert clips[2] == pytest.approx((clips[0] + clips[1]) / 2, abs=1e-5)
+    content = json.loads((folder / "results.json").read_text())
+    assert content["cost"]["parameters"] == 0 and content["cost"]["width"] == 180
+    assert content["results"][0]["protocol"] == "Y channel, crop 2, all frames, BI x2"
+    assert "Y channel, crop 2, all frames, BI x2" in (folder / "results.md").read_text()
+    saved = sorted(p.relative_to(folder / "visualization").as_posix() for p in folder.rglob("*.png"))
+    assert saved[:2] == ["clips/city/00000000.png", "clips/city/00000001.png"] and len(saved) == 8
+    shown = capfd.readouterr()
+    assert "mean over 2 clips: psnr" in shown.out + shown.err
+
+
+def test_refusals_leave_nothing(project, capfd):
+    student = "type: VESPCN, scale: 2, num_feat: 4, num_hr_feat: 4, num_flow_feat: 4"
+    other = project / "other.pth"
+    torch.save({"params": {"weight": torch.zeros(3)}}, other)
+    cases = [(student, "~", "pretrain_network_g is missing"), (student, other, "does not fit network VESPCN"),
+             (student, project / "no.pth", "no such"), ("type: Bicubik", "~", "Bicubic")]
+    for network, weights, sentence in cases:
+        assert main(["test", "-opt", str(write(project, network, weights))]) == 2
+        assert sentence in capfd.readouterr().err
+    text = OPTIONS.replace("{root}/clips", "{root}/nowhere")
+    assert main(["test", "-opt", str(write(project, text=text))]) == 2
+    assert "nowhere" in capfd.readouterr().err
+    assert not (project / "results").exists()

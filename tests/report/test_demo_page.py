@@ -1,0 +1,99 @@
+"""What the demo says and shows, for made-up numbers."""
+
+import json
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from kdsr_arch.demo import ALONE, TAUGHT, TEST, Row, Training, check_fair, plan, train_all
+from kdsr_arch.engine.eval_cost import Cost
+from kdsr_arch.engine.eval_images import to_uint8, write_png
+from kdsr_arch.engine.evaluate import EvalResult
+from kdsr_arch.engine.results import TestReport
+from kdsr_arch.errors import UserError
+from kdsr_arch.report.demo_page import finding, write_page
+
+ROOT = Path(__file__).resolve().parents[2]
+PROTOCOL = "Y channel, no crop, all frames, BI x4"
+
+
+def says(alone, taught, teacher=28.0):
+    return finding({"bicubic": 25.0, "alone": alone, "taught": taught, "teacher": teacher}, 1200)
+
+
+def test_the_finding_follows_the_numbers():
+    assert "STD gained 0.20 dB, 20 % of the 1.00 dB that the teacher is ahead" in says(27.0, 27.2)
+    assert "STD lost 0.30 dB in this run" in says(27.0, 26.7)
+    for close in (27.04, 26.96):
+        assert "within the noise of one seed" in says(27.0, close)
+    assert "no better than the student" in says(27.0, 27.2, teacher=26.9) and "%" not in says(27.0, 27.2, teacher=26.9)
+    assert "one seed" in says(27.0, 27.5) and "1,200 iterations" in says(27.0, 27.5)
+
+
+def test_only_fair_comparisons():
+    opt = {"scale": 4, "manual_seed": 0, "network_g": {"type": "A"}, "datasets": {"train": {"gt_size": 64}},
+           "train": {"total_iter": 10, "optim_g": {"lr": 1}, "pixel_opt": {"type": "L1Loss"}}}
+    check_fair(opt, {**opt, "name": "other"})
+    with pytest.raises(UserError, match="differ in train.total_iter"):
+        check_fair(opt, {**opt, "train": {**opt["train"], "total_iter": 11}})
+
+
+def test_the_shipped_files_are_fair(tmp_path):
+    from kdsr_arch.engine.options import load_options
+
+    alone, taught = (plan("x", ROOT / file, tmp_path, None) for file in (ALONE, TAUGHT))
+    check_fair(alone.opt, taught.opt)
+    assert load_options(ROOT / TEST, is_train=False)["network_g"] == taught.opt["network_g"]
+    quick = plan("x", ROOT / ALONE, tmp_path, 7)
+    assert quick.total == 7 and quick.experiment != alone.experiment
+    assert not quick.resumable
+
+
+def made_up_rows(tmp_path, sample):
+    rows = []
+    for number, (key, label) in enumerate([("bicubic", "bicubic"), ("alone", "student alone"),
+                                           ("std", "student + STD"), ("teacher", "teacher")]):
+        result = EvalResult({"psnr": 25.0 + number, "ssim": 0.8, "tof": 0.1}, [("walk", {"psnr": 25.0 + number}, 3)],
+                            PROTOCOL, {}, "demo", "clips")
+        cost = Cost(1000 * number, 1e9, 10.0 * 3**number, 180, 120, 4, "cpu", 2, 7)
+        report = TestReport(f"demo/{key}", {"type": "X"}, None, cost, [result])
+        for frame, image in zip(sample["frames"], sample["gt"], strict=True):
+            noisy = (image + 0.05 * torch.randn_like(image)).clamp(0, 1)
+            write_png(tmp_path / key / "demo" / "walk" / f"{frame}.png", to_uint8(noisy))
+        rows.append(Row(key, label, report, tmp_path / key, taught=key == "std"))
+    return rows
+
+
+def test_page_pictures_and_tables(tmp_path, capsys):
+    sample = {"lq": torch.rand(3, 3, 24, 32), "gt": torch.rand(3, 3, 96, 128), "name": "walk", "frames": list("012")}
+    trainings = {}
+    for label in ("student alone", "student + STD"):
+        folder = tmp_path / label
+        folder.mkdir()
+        lines = [{"kind": "train", "iter": 1, "l_pix": 0.5}, {"kind": "val", "iter": 1, "dataset": "val", "psnr": 26.0}]
+        (folder / "history.jsonl").write_text("\n".join(map(json.dumps, lines)))
+        opt = {"path": {"experiments_root": str(folder)}, "train": {"total_iter": 1200}}
+        trainings[label] = Training(label, tmp_path / "options" / "x.yml", opt, tmp_path / "x.log")
+    out = tmp_path / "out"
+    page = write_page(made_up_rows(tmp_path / "rows", sample), trainings, [sample], out)
+    names = {"demo.html", "demo.md", "demo.json", "crops_walk.png", "curves.png", "speed.png"}
+    assert {p.name for p in out.iterdir()} == names
+    html, shown = page.read_text(encoding="utf-8"), capsys.readouterr().out
+    for text in (html, shown, (out / "demo.md").read_text()):
+        assert "STD gained 1.00 dB" in text and PROTOCOL in text and "student + STD" in text
+    assert html.count("data:image/png;base64,") == 3
+    assert json.loads((out / "demo.json").read_text())["rows"]["std"]["results"][0]["mean"]["psnr"] == 27.0
+    assert np.asarray(cv2.imread(str(out / "crops_walk.png"))).std() > 5
+
+
+@pytest.mark.slow
+def test_a_failed_training_is_told_with_its_last_words(tmp_path):
+    file = tmp_path / "options" / "broken.yml"
+    file.parent.mkdir()
+    file.write_text("name: 1.5\n")
+    opt = {"path": {"experiments_root": str(tmp_path / "experiments")}, "train": {"total_iter": 5}}
+    with pytest.raises(UserError, match=r"training 'x' failed[\s\S]*error: "):
+        train_all([Training("x", file, opt, tmp_path / "x.log")])

@@ -1,0 +1,86 @@
+"""Curves and the speed plot: what is read from logs, and that pictures are written or refused."""
+
+import builtins
+import json
+
+import cv2
+import numpy as np
+import pytest
+
+from kdsr_arch.errors import UserError
+from kdsr_arch.report.curves import find_log, loss_curve, plot_curves, smooth, val_curve
+from kdsr_arch.report.speed_plot import SpeedPoint, plot_speed
+
+
+def write_log(path, iterations=20):
+    with open(path, "w") as file:
+        for i in range(1, iterations + 1):
+            file.write(json.dumps({"iter": i, "lr": 1e-3, "l_pix": 1 / i}) + "\n")
+            if i % 5 == 0:
+                scores = {"held-out": {"psnr": 20 + i, "protocol": "Y channel"}, "other": {"psnr": 5}}
+                file.write(json.dumps({"iter": i, "val": scores}) + "\n")
+        file.write('{"iter": 99, "l_p')  # a killed run leaves half a line
+    return path
+
+
+def test_curves_from_records():
+    records = [{"iter": 1, "l_pix": 0.5}, {"iter": 2, "val": {"a": {"psnr": 30.0}, "b": {"psnr": 31.0}}},
+               {"iter": 2, "l_pix": 0.25}, {"iter": 3, "val": {"a": {"psnr": "inf", "protocol": "RGB"}}}]
+    assert loss_curve(records).iterations == [1, 2] and loss_curve(records).values == [0.5, 0.25]
+    assert val_curve(records).values == [30.0]
+    assert val_curve(records, dataset="b").values == [31.0]
+    assert val_curve(records, metric="ssim").values == []
+
+
+def test_curves_from_lines_of_one_data_set_each():
+    records = [{"kind": "train", "iter": 1, "l_pix": 0.5},
+               {"kind": "val", "iter": 2, "dataset": "a", "protocol": "RGB", "psnr": 30.0},
+               {"kind": "val", "iter": 2, "dataset": "b", "protocol": "RGB", "psnr": 31.0}]
+    assert loss_curve(records).values == [0.5]
+    assert val_curve(records, dataset="b").values == [31.0] and val_curve(records, dataset="b").iterations == [2]
+
+
+def test_the_log_of_an_experiment(tmp_path):
+    assert find_log(tmp_path).name == "log.jsonl"
+    (tmp_path / "history.jsonl").write_text("{}")
+    assert find_log(tmp_path).name == "history.jsonl"
+
+
+def test_smooth_by_hand():
+    assert smooth([0, 3, 6, 9], 3) == pytest.approx([1.5, 3, 6, 7.5])
+    assert smooth([4.0], 9) == pytest.approx([4.0])
+    assert smooth([], 3).size == 0
+
+
+def test_plots_are_pictures(tmp_path):
+    logs = {"alone": write_log(tmp_path / "a.jsonl"), "taught": write_log(tmp_path / "b.jsonl")}
+    out = plot_curves(logs, tmp_path / "made" / "curves.png", levels={"teacher": 50.0}, protocol="Y channel")
+    points = [SpeedPoint("bicubic", 2.0, 25.0), SpeedPoint("student", 30.0, 26.0, 48_000, taught=True)]
+    for path in (out, plot_speed(points, tmp_path / "speed.png")):
+        image = cv2.imread(str(path))
+        assert image.shape[0] > 300 and image.std() > 5
+    assert sorted(p.name for p in (tmp_path / "made").iterdir()) == ["curves.png"]
+
+
+def test_an_empty_log_is_refused(tmp_path):
+    with pytest.raises(UserError, match="train 'alone' first"):
+        plot_curves({"alone": tmp_path / "missing.jsonl"}, tmp_path / "x.png")
+    assert not (tmp_path / "x.png").exists()
+
+
+def test_without_matplotlib(tmp_path, monkeypatch):
+    real = builtins.__import__
+
+    def refuse(name, *args, **kwargs):
+        if name.split(".")[0] == "matplotlib":
+            raise ImportError(name)
+        return real(name, *args, **kwargs)
+
+    monkeypatch.setattr(builtins, "__import__", refuse)
+    with pytest.raises(UserError, match=r"pip install 'kdsr\[demo\]'"):
+        plot_speed([SpeedPoint("a", 1.0, 2.0)], tmp_path / "x.png")
+
+
+def test_smoothing_keeps_the_mean_of_a_line():
+    line = np.linspace(0, 1, 41)
+    assert smooth(line, 5)[2:-2] == pytest.approx(line[2:-2])
