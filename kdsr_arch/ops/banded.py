@@ -6,13 +6,15 @@ products run near peak speed on every device and are differentiable as they are.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Hashable
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = ["Block", "apply_to_columns", "apply_to_rows", "build_blocks", "inside"]
+__all__ = ["Block", "BlockCache", "apply_to_columns", "apply_to_rows", "build_blocks", "inside"]
 
 
 class Block(NamedTuple):
@@ -37,6 +39,23 @@ def inside(position: np.ndarray, length: int, border: str) -> np.ndarray:
     return np.where(position < length, position, period - 1 + edge - position)
 
 
+class BlockCache:
+    """Keeps the blocks that ``build(*key)`` makes, except while a network is being compiled or exported.
+
+    What is made then are stand-ins of tensors, which must not reach a later call.
+    """
+
+    def __init__(self, build: Callable[..., tuple[Block, ...]], size: int = 256) -> None:
+        self._build, self._kept = build, lru_cache(maxsize=size)(build)
+
+    def __call__(self, *key: Hashable) -> tuple[Block, ...]:
+        return self._build(*key) if torch.compiler.is_compiling() else self._kept(*key)
+
+    def clear(self) -> None:
+        """Forgets everything."""
+        self._kept.cache_clear()
+
+
 def build_blocks(
     position: np.ndarray, weight: np.ndarray, size: int, dtype: torch.dtype, device: torch.device
 ) -> tuple[Block, ...]:
@@ -45,6 +64,7 @@ def build_blocks(
     Args:
         position: (outputs, taps), whole numbers inside the input; a sample may occur several times.
         weight: (outputs, taps).
+        dtype: float32 or float64.
     """
     starts = range(0, len(weight), size)
     with torch.inference_mode(False):  # blocks are kept by callers, and must serve training as well

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from kdsr_arch.errors import UserError
-from kdsr_arch.ops.banded import Block, apply_to_columns, apply_to_rows, build_blocks, inside
+from kdsr_arch.ops.banded import Block, BlockCache, apply_to_columns, apply_to_rows, build_blocks, inside
 
 __all__ = ["imresize", "imresize_uint8", "imresize_uint8_tensor", "upsample_bicubic"]
 
@@ -57,12 +57,10 @@ def imresize(x: Tensor, scale: float, antialias: bool = True, border: str = "sym
         ``basicsr.utils.matlab_functions.imresize`` within 2e-6; float64 input is computed in float64 throughout.
     """
     _check(x, "a floating point", x.is_floating_point(), scale, border)
-    dtype = _compute_dtype(x)
     with torch.autocast(x.device.type, enabled=False):
         y = x.reshape(-1, *x.shape[-2:])
-        for axis, apply in ((-2, apply_to_rows), (-1, apply_to_columns)):
-            plan = _Plan(y.shape[axis], scale, antialias, border, x.dtype != torch.float64)
-            y = apply(y, _blocks(plan, 1, dtype, x.device))
+        y = apply_to_rows(y, _float_blocks(y.shape[1], scale, antialias, border, x.dtype, x.device))
+        y = apply_to_columns(y, _float_blocks(y.shape[2], scale, antialias, border, x.dtype, x.device))
     return y.reshape(*x.shape[:-2], *y.shape[-2:]).to(x.dtype)
 
 
@@ -113,9 +111,14 @@ def _check(image: Tensor | np.ndarray, wanted: str, is_wanted: bool, scale: floa
         raise UserError(f"bicubic resize: border is '{border}', expected 'symmetric' or 'replicate'")
 
 
-def _compute_dtype(x: Tensor) -> torch.dtype:
-    """float32, unless the process has allowed less exact products of it (TF32 and the like)."""
-    return torch.float64 if x.dtype == torch.float64 or _inexact_products() else torch.float32
+@torch.compiler.assume_constant_result
+def _float_blocks(
+    length: int, scale: float, antialias: bool, border: str, dtype: torch.dtype, device: torch.device
+) -> tuple[Block, ...]:
+    """Blocks in float32, unless the process has allowed less exact products of it (TF32 and the like)."""
+    single = dtype != torch.float64
+    compute = torch.float32 if single and not _inexact_products() else torch.float64
+    return _blocks(_Plan(int(length), scale, antialias, border, single), 1, compute, device)
 
 
 def _inexact_products() -> bool:
@@ -178,7 +181,7 @@ def _uint8_arithmetic(plan: _Plan, inexact_products: bool) -> tuple[int, torch.d
     return 1, torch.float64
 
 
-@lru_cache(maxsize=256)
+@BlockCache
 def _blocks(plan: _Plan, denominator: int, dtype: torch.dtype, device: torch.device) -> tuple[Block, ...]:
     """The banded matrix of an axis, times ``denominator``."""
     position, weight = _taps(plan)

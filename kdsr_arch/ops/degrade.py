@@ -6,14 +6,12 @@ Source: Jo et al., "Deep Video Super-Resolution Network Using Dynamic Upsampling
 
 from __future__ import annotations
 
-from functools import lru_cache
-
 import numpy as np
 import torch
 from torch import Tensor
 
 from kdsr_arch.errors import UserError
-from kdsr_arch.ops.banded import Block, apply_to_columns, apply_to_rows, build_blocks, inside
+from kdsr_arch.ops.banded import Block, BlockCache, apply_to_columns, apply_to_rows, build_blocks, inside
 
 __all__ = ["BD_SIGMA", "bd_downsample", "gaussian_blur", "gaussian_downsample"]
 
@@ -84,7 +82,7 @@ def bd_downsample(frame: np.ndarray, scale: int, sigma: float = BD_SIGMA) -> np.
     return y.view(*frame.shape[:-3], *y.shape[1:]).numpy()
 
 
-@lru_cache(maxsize=64)
+@BlockCache
 def _blocks(length: int, scale: int, sigma: float, dtype: torch.dtype, device: torch.device) -> tuple[Block, ...]:
     reach = int(_REACH * sigma + 0.5)
     tap = np.arange(-reach, reach + 1)

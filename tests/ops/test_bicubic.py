@@ -108,7 +108,7 @@ def test_gradcheck(scale):
 
 
 def test_training_after_inference_mode():
-    bicubic._blocks.cache_clear()
+    bicubic._blocks.clear()
     with torch.inference_mode():
         imresize(torch.rand(1, 20, 20), 0.5)
     x = torch.rand(1, 20, 20, requires_grad=True)
@@ -116,13 +116,32 @@ def test_training_after_inference_mode():
     assert x.grad is not None and x.grad.any()
 
 
+def test_exported_and_compiled():
+    """Nothing that tracing makes may be left in the cache."""
+
+    class Enlarge(torch.nn.Module):
+        def forward(self, x):
+            return upsample_bicubic(x, 2)
+
+    x, net = torch.rand(1, 3, 20, 24, requires_grad=True), Enlarge()
+    bicubic._blocks.clear()
+    exported = torch.export.export(net, (x,), strict=False).module()
+    expected = net(x)
+    assert type(expected) is torch.Tensor
+    assert torch.equal(exported(x), expected)
+    compiled = torch.compile(net, backend="aot_eager", fullgraph=True)
+    grads = [torch.autograd.grad(f(x).square().sum(), x)[0] for f in (net, compiled)]
+    assert torch.equal(compiled(x), expected)
+    torch.testing.assert_close(*grads)
+
+
 def test_block_size_changes_nothing(monkeypatch):
     x = torch.rand(2, 50, 61, dtype=torch.float64)
     expected = imresize(x, 0.3)
     monkeypatch.setattr(bicubic, "_BLOCK_DOWN", 10**6)
-    bicubic._blocks.cache_clear()
+    bicubic._blocks.clear()
     torch.testing.assert_close(imresize(x, 0.3), expected, rtol=0, atol=1e-14)
-    bicubic._blocks.cache_clear()
+    bicubic._blocks.clear()
 
 
 def test_golden_uint8(vectors):
