@@ -217,8 +217,18 @@ def _term_faults(name: str, spec: Any, has_teacher: bool) -> Iterator[Fault]:
     key = f"train.distill_opt.{name}"
     yield from _class_spec("loss", spec, key, also=TermOptions.model_fields)
     loss = lookup("loss", spec.get("type")) if isinstance(spec, dict) else None
-    if loss is not None and not has_teacher and getattr(loss, "sides", "both") != "student":
+    served = has_teacher or getattr(loss, "sides", "both") == "student"
+    if loss is not None and not served and not _compares_with_batch(spec):
         yield key, "compares with a teacher, but there is no network_t"
+
+
+def _compares_with_batch(spec: Mapping[str, Any]) -> bool:
+    """Whether a term's other side is the batch itself (`teacher: lq` or `gt`), which needs no teacher."""
+    from kdsr_arch.distill.taps import DATA
+
+    other = spec.get("teacher")
+    names = [other] if isinstance(other, str) else other
+    return isinstance(names, list) and bool(names) and all(name in DATA for name in names)
 
 
 def core_keys(section: type[Section]) -> set[str]:
