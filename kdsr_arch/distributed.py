@@ -155,6 +155,16 @@ def _copy_back(flat: torch.Tensor, tensors: list[torch.Tensor]) -> None:
 
 
 @torch.no_grad()
+def average(tensors: Iterable[torch.Tensor]) -> None:
+    """Replace each tensor by its mean over the processes; they must be of the same shapes on all."""
+    if not is_distributed():
+        return
+    for group in _by_kind(tensors):
+        flat = torch.cat([t.reshape(-1) for t in group])
+        dist.all_reduce(flat)
+        _copy_back(flat.div_(world_size()), group)
+
+
 def average_gradients(params: Iterable[nn.Parameter]) -> None:
     """Replace each gradient by its mean over the processes.
 
@@ -162,14 +172,8 @@ def average_gradients(params: Iterable[nn.Parameter]) -> None:
     whatever the graph; a parameter without gradient stays without (terms and stages depend on the iteration only, so
     it is the same on all).
     """
-    if not is_distributed():
-        return
-    wanted = [p for p in params if p.requires_grad]
-    gradients = [p.grad if p.grad is not None else torch.zeros_like(p) for p in wanted]
-    for group in _by_kind(gradients):
-        flat = torch.cat([g.reshape(-1) for g in group])
-        dist.all_reduce(flat)
-        _copy_back(flat.div_(world_size()), group)
+    if is_distributed():
+        average(p.grad if p.grad is not None else torch.zeros_like(p) for p in params if p.requires_grad)
 
 
 @torch.no_grad()

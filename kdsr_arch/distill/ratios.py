@@ -19,7 +19,7 @@ _SCALE = 1024.0  # keeps small gradients of a float16 backward pass from vanishi
 
 
 def gradient_norms(losses: Mapping[str, Tensor], student: nn.Module) -> dict[str, float]:
-    """L2 norm of each loss's gradient on the student's trainable parameters; the mean over processes.
+    """L2 norm of each loss's gradient on the student's trainable parameters: over the batches of all processes.
 
     The graph is kept, ``.grad`` is not touched. A loss without a graph to the student has norm 0.
     """
@@ -28,7 +28,7 @@ def gradient_norms(losses: Mapping[str, Tensor], student: nn.Module) -> dict[str
     if not norms:
         return {}
     values = torch.stack(list(norms.values())).double().tolist()  # one wait for the device, not one for each
-    return distributed.mean_values(dict(zip(norms, values, strict=True)))
+    return dict(zip(norms, values, strict=True))
 
 
 def _norm(loss: Tensor, params: list[nn.Parameter]) -> Tensor:
@@ -36,7 +36,9 @@ def _norm(loss: Tensor, params: list[nn.Parameter]) -> Tensor:
     if not params or not loss.requires_grad:
         return zero
     found = torch.autograd.grad(loss * _SCALE, params, retain_graph=True, allow_unused=True)
-    squares = [g.float().square().sum() for g in found if g is not None]
+    gradients = [g for g in found if g is not None]
+    distributed.average(gradients)  # before the norm: the mean of norms would depend on the number of processes
+    squares = [g.float().square().sum() for g in gradients]
     return torch.stack(squares).sum().sqrt() / _SCALE if squares else zero
 
 

@@ -128,8 +128,10 @@ class Loop:
             return bool(self.stop.signum)
         if self.position % self.stop_period and self.position != self.total:
             return False
-        self.stop.signum = distributed.agree_max(self.stop.signum)
-        return bool(self.stop.signum)
+        agreed = distributed.agree_max(self.stop.signum)
+        if agreed:  # never put back a 0: a signal may have come while waiting for the others
+            self.stop.signum = agreed
+        return bool(agreed)
 
     # ------------------------------------------------------------------------------------- between iterations
 

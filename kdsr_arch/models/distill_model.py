@@ -16,6 +16,7 @@ from kdsr_arch.errors import UserError
 from kdsr_arch.models.base import cpu_copy, use_channels_last
 from kdsr_arch.models.networks import build_network, count_parameters, load_pretrained
 from kdsr_arch.models.tally import NonFiniteError, Tally
+from kdsr_arch.models.teachers import build_teacher, stored_teacher
 from kdsr_arch.optim.ema import ExponentialAverage
 from kdsr_arch.optim.gradients import clip_gradients, gradient_norm
 from kdsr_arch.optim.optimizers import build_optimizer
@@ -39,8 +40,9 @@ class DistillModel:
         self.device = pick_device(opt.get("num_gpu", 0))
         student = build_network(opt["network_g"], "network_g")
         load_pretrained(student, opt["path"], "g")
+        teacher = stored_teacher(opt) or build_teacher(opt)
         self.task = DistillTask(
-            student, self._teacher(), self.train_opt, scale=opt["scale"], teacher_opt=opt.get("teacher")
+            student, teacher, self.train_opt, scale=opt["scale"], teacher_opt=opt.get("teacher")
         ).to(self.device)
         self.student = student
         self.layout = torch.channels_last if self.train_opt.get("channels_last") else torch.preserve_format
@@ -51,14 +53,6 @@ class DistillModel:
         self.tally = Tally(self.device)
         self.ratios: dict[str, float] = {}
         self.skipped = 0
-
-    def _teacher(self) -> nn.Module | None:
-        if not self.opt.get("network_t"):
-            return None
-        teacher = build_network(self.opt["network_t"], "network_t")
-        if not load_pretrained(teacher, self.opt["path"], "t"):
-            raise UserError("path.pretrain_network_t: missing; a teacher without trained weights has nothing to teach")
-        return teacher
 
     # ------------------------------------------------------------------------------------------ before training
 
@@ -98,8 +92,10 @@ class DistillModel:
     # ------------------------------------------------------------------------------------------------- one step
 
     def feed_data(self, data: Mapping[str, Any]) -> None:
-        """Put `lq` and `gt` on the device."""
+        """Put `lq` and `gt` on the device, and what a stored teacher made of them."""
         self.lq, self.gt = self._to_device(data["lq"]), self._to_device(data["gt"])
+        self.taught = {name: self._to_device(maps) for name, maps in (data.get("teacher") or {}).items()}
+        self.task.feed_teacher(self.taught)
 
     def _to_device(self, images: Tensor) -> Tensor:
         layout = self.layout if images.dim() == 4 else torch.preserve_format
@@ -134,7 +130,9 @@ class DistillModel:
         """The batch in `accumulation` equal parts, which bounds the memory and leaves the gradient what it was."""
         if len(self.lq) % self.parts:
             raise UserError(f"train.accumulation {self.parts} does not divide the batch of {len(self.lq)}")
-        yield from zip(self.lq.chunk(self.parts), self.gt.chunk(self.parts), strict=True)
+        for index, (lq, gt) in enumerate(zip(self.lq.chunk(self.parts), self.gt.chunk(self.parts), strict=True)):
+            self.task.feed_teacher({name: maps.chunk(self.parts)[index] for name, maps in self.taught.items()})
+            yield lq, gt
 
     def _measure_due(self, iteration: int) -> bool:
         return self.ratio_freq > 0 and (iteration == 1 or iteration % self.ratio_freq == 0)

@@ -1,0 +1,104 @@
+"""Two real processes with gloo: averaging, broadcasting, agreeing; and what a wrong start is told."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from kdsr_arch import distributed
+from kdsr_arch.errors import UserError
+
+WORK = """
+import torch
+from torch import nn
+from kdsr_arch import distributed as d
+
+d.start("pytorch")
+rank = d.rank()
+assert d.is_distributed() and d.world_size() == 2 and d.is_main() == (rank == 0)
+
+torch.manual_seed(rank)
+net = nn.Sequential(nn.Conv2d(2, 3, 3), nn.BatchNorm2d(3), nn.Conv2d(3, 1, 1))
+net[0].weight.data = net[0].weight.data.contiguous(memory_format=torch.channels_last)
+d.broadcast_modules([net])
+sums = d.gather(float(sum(p.double().sum() for p in net.parameters())))
+assert sums[0] == sums[1], sums
+
+net[2].bias.requires_grad_(False)      # frozen
+x = torch.randn(2, 2, 5, 5)
+net[1](net[0](x)).sum().backward()     # net[2] gets no gradient
+mine = {k: p.grad.clone() for k, p in net.named_parameters() if p.grad is not None}
+both = d.gather(mine)
+d.average_gradients(net.parameters())
+for k, p in net.named_parameters():
+    if p.grad is None:
+        assert k.startswith("2."), k
+    else:
+        torch.testing.assert_close(p.grad, (both[0][k] + both[1][k]) / 2)
+
+assert not torch.equal(*[t for t in d.gather(net[1].running_mean.clone())])
+d.broadcast_buffers([net])
+means = d.gather((net[1].running_mean.clone(), int(net[1].num_batches_tracked)))
+assert torch.equal(means[0][0], means[1][0]) and means[0][1] == 1
+
+assert d.agree_max(rank * 15) == 15
+assert d.mean_values({"a": float(rank), "b": 2.0}) == {"a": 0.5, "b": 2.0}
+assert d.from_main({"r": rank}) == {"r": 0}
+d.barrier()
+d.stop()
+assert not d.is_distributed()
+print("done")
+"""
+
+
+def free_port() -> int:
+    with socket.socket() as held:
+        held.bind(("127.0.0.1", 0))
+        return held.getsockname()[1]
+
+
+def test_two_processes(tmp_path: Path) -> None:
+    script = tmp_path / "work.py"
+    script.write_text(WORK)
+    port = str(free_port())
+    root = str(Path(__file__).resolve().parent.parent)
+    processes = []
+    for rank in range(2):
+        env = {**os.environ, "RANK": str(rank), "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+        env |= {"PYTHONPATH": root, "OMP_NUM_THREADS": "1"}
+        command = [sys.executable, str(script)]
+        processes.append(subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True))
+    for process in processes:
+        out, err = process.communicate(timeout=120)
+        assert out.strip() == "done", err
+
+
+def test_alone_everything_is_the_identity() -> None:
+    net = torch.nn.Linear(2, 1)
+    net(torch.ones(1, 2)).sum().backward()
+    before = net.weight.grad.clone()
+    distributed.start("none")
+    distributed.average_gradients(net.parameters())
+    distributed.broadcast_modules([net])
+    assert torch.equal(net.weight.grad, before)
+    assert (distributed.rank(), distributed.world_size(), distributed.is_main()) == (0, 1, True)
+    assert distributed.gather(3) == [3] and distributed.agree_max(4) == 4 and distributed.from_main(5) == 5
+    assert distributed.mean_values({"a": 1.0}) == {"a": 1.0}
+    distributed.barrier()
+    distributed.stop()
+
+
+def test_missing_launcher_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    for key in ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.delenv(key, raising=False)
+    with pytest.raises(UserError, match="RANK, WORLD_SIZE, MASTER_ADDR, MASTER_PORT not set.*torchrun"):
+        distributed.start("pytorch")
+    monkeypatch.delenv("SLURM_NODELIST", raising=False)
+    with pytest.raises(UserError, match="SLURM_NODELIST.*srun"):
+        distributed.start("slurm")
