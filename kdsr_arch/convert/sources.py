@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
-from kdsr_arch.convert import names
+from kdsr_arch.convert import names, video
 from kdsr_arch.convert.names import State, rename
 
 Options = dict[str, Any]
@@ -154,6 +154,27 @@ def edvr_options(state: State) -> Options:
     }
 
 
+def _arrays(convert: Callable[[Mapping[str, Any]], State]) -> Callable[[Mapping[str, Tensor]], State]:
+    """A conversion of arrays, given tensors."""
+    return lambda state: convert({name: value.numpy() for name, value in state.items()})
+
+
+def vespcn_options(state: State) -> Options:
+    width = state["conv_up.weight"].shape[1]
+    if "conv_last.weight" in state:  # with motion compensation, RGB
+        count = _count(state, r"body\.(\d+)\.")
+        return {"num_feat": width, "num_block": count, "scale": _shuffled_scale(state, "conv_up."), "coarse_gain": 1}
+    scale = round(state["conv_up.weight"].shape[0] ** 0.5)
+    return {"block": "plain", "num_feat": width, "num_hr_feat": 0, "num_block": 3, "color": "y", "motion": False,
+            "scale": scale}  # fmt: skip
+
+
+def vsrnet_options(state: State) -> Options:
+    if "conv1.1.weight" in state:
+        return {}
+    return {"num_frame": state["conv1.0.weight"].shape[1], "fusion": "early", "flow": "none"}
+
+
 ANY_SCALE = "the weights do not tell their scale: give the one they were trained for"
 SOURCES = {
     source.name: source
@@ -185,6 +206,14 @@ SOURCES = {
                _table(names.PISR_STUDENT), fsrcnn_options, ANY_SCALE),
         Source("edvr", "EDVR, xinntao/EDVR", "EDVR", (r"pcd_align\.L3_dcnpack", "recon_trunk", "HRconv"),
                _table(names.EDVR_OFFICIAL), edvr_options),
+        Source("vespcn-loseal", "VESPCN, LoSealL/VideoSuperResolution", "VESPCN", (r"mc\.flownet", r"sr\.entry"),
+               video.vespcn_from_loseal, vespcn_options),
+        Source("vespcn-hwio", "VESPCN without motion, HighVoltageRocknRoll/sr", "VESPCN", (r"vespcn\.conv5\.kernel",),
+               _arrays(video.vespcn_from_hwio), vespcn_options),
+        Source("vsrnet", "VSRNet, usstdqq/vsrnet_pytorch", "VSRNet", (r"conv1_f0\.", r"conv3\."),
+               video.vsrnet_from_usstdqq, vsrnet_options, ANY_SCALE),
+        Source("vsrnet-hwio", "VSRNet of 3 frames, HighVoltageRocknRoll/sr", "VSRNet", (r"vsrnet\.conv3\.kernel",),
+               _arrays(video.vsrnet_from_hwio), vsrnet_options, ANY_SCALE),
     )
 }  # fmt: skip
 

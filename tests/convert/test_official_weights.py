@@ -75,6 +75,22 @@ OFFICIAL = [
 ]  # fmt: skip
 
 
+@pytest.mark.parametrize("source,file", [("vespcn-hwio", "VESPCN_no_motion_x2/vespcn_x2_hwio.npz"),
+                                         ("vsrnet-hwio", "VSRNet_x2/vsrnet_x2_hwio.npz")])  # fmt: skip
+def test_video_weights_fit(shared_data, source, file):
+    done = convert_file(source, shared_data / "weights" / file)
+    build(done.network).load_state_dict(done.params)
+
+
+def test_vespcn_with_motion_fits(vectors):
+    z = vectors("vespcn_loseal")
+    state = {k[6:]: torch.zeros(tuple(z[k])) for k in z.files if k.startswith("shape/")}
+    assert looks_like(state) == ["vespcn-loseal"]
+    network = convert_state(SOURCES["vespcn-loseal"], state).network
+    assert network == {"type": "VESPCN", "num_feat": 64, "num_block": int(z["hp/depth"]), "scale": int(z["hp/scale"]),
+                       "coarse_gain": 1}  # fmt: skip
+
+
 @pytest.mark.parametrize("name,source,file", OFFICIAL)
 def test_outputs_of_the_official_code(vectors, shared_data, name, source, file):
     z = vectors(name)
