@@ -36,7 +36,7 @@ class EvalResult:
             BasicSR reports.
         per_item: (name, metric -> value, number of frames) of each clip or image, in the data set's order.
         protocol: how it was measured, such as ``Y channel, no crop, all frames, BI x4``.
-        frame_mean: metric -> mean over all frames of all clips; equals ``mean`` for images and clips of one length.
+        frame_mean: metric -> mean over all frames of all clips; without the metrics of whole clips.
         dataset: the data set's name.
         unit: 'clips' or 'images': what ``mean`` averages over.
     """
@@ -198,8 +198,7 @@ class Evaluator:
         clips = records[0].kind != "image"
         protocol = describe_protocol(self.metrics, self.rule, self.degradation, clips, records[0].channels)
         ordered = {name: mean[name] for name in self.metrics if name in mean}
-        frame_mean = {**ordered, **_mean(frames)}
-        return EvalResult(ordered, per_item, protocol, frame_mean, self.name, "clips" if clips else "images")
+        return EvalResult(ordered, per_item, protocol, _mean(frames), self.name, "clips" if clips else "images")
 
 
 def _mean(rows: Iterable[Mapping[str, float]]) -> dict[str, float]:

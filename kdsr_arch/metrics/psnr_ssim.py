@@ -1,4 +1,4 @@
-"""PSNR and SSIM of 8-bit images: the values of ``basicsr.metrics`` (to 1e-6), computed two to four times as fast.
+"""PSNR and SSIM of 8-bit images: the values of ``basicsr.metrics`` (to 1e-6), computed faster.
 
 Images are uint8 arrays (H, W, C) in BGR order, as BasicSR's metrics take them; one channel means luma.
 """
@@ -11,20 +11,24 @@ from numpy.typing import NDArray
 
 from kdsr_arch.errors import UserError
 
-# ITU-R BT.601 studio range, in BGR order, the constants of MATLAB's rgb2ycbcr.
+# ITU-R BT.601 studio range, in BGR order, the constants of MATLAB's rgb2ycbcr; what each 8-bit value contributes.
 _LUMA_BGR = np.array([24.966, 128.553, 65.481])
+_UNIT = (np.arange(256, dtype=np.float32) / np.float32(255)).astype(np.float64)
+_LUMA_TABLE = np.ascontiguousarray((_UNIT[:, None] * _LUMA_BGR)[None])
 _GAUSSIAN = cv2.getGaussianKernel(11, 1.5)
 _C1, _C2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
 
 
 def luma(image: NDArray) -> NDArray[np.float32]:
-    """Y of YCbCr (BT.601, [16, 235], not rounded), (H, W, 1) float32. A one-channel image is taken for Y already.
+    """Y of YCbCr (BT.601, [16, 235], not rounded) of a uint8 image, (H, W, 1) float32; of one channel: itself.
 
     The float32 steps are those of BasicSR, so that the values agree to the last bit.
     """
-    scaled = image.astype(np.float32) / 255.0
     if image.shape[2] == 3:
-        scaled = ((np.dot(scaled, _LUMA_BGR) + 16.0) / 255.0).astype(np.float32)[..., None]
+        summed = cv2.transform(cv2.LUT(image, _LUMA_TABLE), np.array([[1.0, 1.0, 1.0, 16.0]]))
+        scaled = (summed / 255.0).astype(np.float32)[..., None]
+    else:
+        scaled = image.astype(np.float32) / np.float32(255.0)
     return scaled * np.float32(255.0)
 
 
@@ -51,8 +55,7 @@ def psnr(img: NDArray, img2: NDArray, crop_border: int = 0, test_y_channel: bool
         test_y_channel: compare the luma instead of all channels (one mean over all of them).
     """
     first, second = prepare(img, img2, crop_border, test_y_channel)
-    difference = np.subtract(first, second, dtype=np.float64).ravel()
-    mse = float(np.dot(difference, difference)) / difference.size
+    mse = cv2.norm(np.ascontiguousarray(first), np.ascontiguousarray(second), cv2.NORM_L2SQR) / first.size
     return float("inf") if mse == 0 else 10.0 * float(np.log10(255.0**2 / mse))
 
 
