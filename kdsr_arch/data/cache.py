@@ -67,6 +67,10 @@ class CachedSource(FrameSource):
     def where(self, key: str) -> str:
         return self.source.where(key)
 
+    def holds(self, key: str) -> bool:
+        """Whether a frame is in memory, or will be once it was asked for."""
+        return key in self._places
+
     def get(self, key: str, window: Window | None = None) -> np.ndarray:
         if key not in self._places:
             return self.source.get(key, window)

@@ -1,51 +1,38 @@
 """How one frame is kept as bytes: the codec interface, and the image files (PNG, JPEG, WebP, ...) behind it.
 
-A further value format needs one class with ``accepts``, ``size``, ``decode`` and ``encode``, named in ``CODECS``.
+A further value format needs one class like :class:`Codec`, named in ``CODECS``.
 """
 
 from __future__ import annotations
 
 import io
-from typing import NamedTuple, Protocol
+import zlib
+from typing import Protocol
 
 import cv2
 import numpy as np
 
 from kdsr_arch.data.notices import notice
-from kdsr_arch.errors import UserError
+from kdsr_arch.data.tile_coders import TILE_CODERS, Buffer
+from kdsr_arch.data.tiles import TiledCodec
+from kdsr_arch.data.window import Window, check_window
+from kdsr_arch.errors import UserError, nearest
 
-__all__ = ["CODECS", "Codec", "ImageFileCodec", "Window", "check_window", "codec_of"]
+__all__ = ["CODECS", "CODEC_NAMES", "Codec", "ImageFileCodec", "Window", "check_window", "codec_named", "codec_of"]
 
-Buffer = bytes | bytearray | memoryview
-
-
-class Window(NamedTuple):
-    """A rectangle of a frame in pixels: top, left, height, width."""
-
-    top: int
-    left: int
-    height: int
-    width: int
-
-    def scaled(self, factor: int) -> Window:
-        return Window(self.top * factor, self.left * factor, self.height * factor, self.width * factor)
-
-    def of(self, frame: np.ndarray) -> np.ndarray:
-        """The view of a (H, W, ...) array under this window."""
-        return frame[self.top : self.top + self.height, self.left : self.left + self.width]
-
-
-def check_window(window: Window, size: tuple[int, int], name: str) -> None:
-    """Raises UserError unless ``window`` lies inside a frame of ``size`` (H, W)."""
-    top, left, height, width = window
-    if min(top, left) < 0 or min(height, width) < 1 or top + height > size[0] or left + width > size[1]:
-        raise UserError(
-            f"{name}: a window of {height}x{width} at ({top}, {left}) does not fit a frame of {size[0]}x{size[1]}"
-        )
+CODEC_NAMES = ("webp", "raw", "zstd", "png")
 
 
 class Codec(Protocol):
-    """One way to keep a frame as bytes."""
+    """One way to keep a frame as bytes.
+
+    Attributes:
+        name: as users write it.
+        recipe: name and settings; frames written with the same recipe give the same bytes.
+    """
+
+    name: str
+    recipe: str
 
     def accepts(self, data: Buffer) -> bool:
         """Whether ``data`` starts like a value of this format."""
@@ -58,6 +45,9 @@ class Codec(Protocol):
 
     def encode(self, frame: np.ndarray) -> bytes:
         """The bytes of a uint8 (H, W, 3) RGB frame, lossless."""
+
+    def verify(self, data: Buffer, name: str) -> tuple[int, int]:
+        """(H, W), after everything that can be checked was: raises UserError for a value with a flipped byte."""
 
 
 def _is_whole(data: Buffer) -> bool:
@@ -95,8 +85,11 @@ class ImageFileCodec:
         compress_level: zlib level of the PNG written, 0 to 9.
     """
 
+    name = "png"
+
     def __init__(self, compress_level: int = 1) -> None:
         self.compress_level = compress_level
+        self.recipe = f"png of level {compress_level}"
 
     def accepts(self, data: Buffer) -> bool:
         return True
@@ -131,10 +124,40 @@ class ImageFileCodec:
             raise UserError(f"a frame of shape {frame.shape} cannot be written as PNG")
         return data.tobytes()
 
+    def verify(self, data: Buffer, name: str) -> tuple[int, int]:
+        if not _png_sums_agree(data):
+            raise UserError(f"{name}: the stored frame is damaged (its checksum differs); copy or convert it again")
+        height, width = self.decode(data, name).shape[:2]
+        return height, width
 
-CODECS: tuple[Codec, ...] = (ImageFileCodec(),)  # the first that accepts a value decodes it; image files come last
+
+def _png_sums_agree(data: Buffer) -> bool:
+    """False for a PNG of which a chunk differs from its checksum; other files have none."""
+    view = memoryview(data)
+    if bytes(view[:8]) != b"\x89PNG\r\n\x1a\n":
+        return True
+    place = 8
+    while place + 12 <= len(view):
+        end = place + 8 + int.from_bytes(view[place : place + 4], "big")
+        if zlib.crc32(view[place + 4 : end]) != int.from_bytes(view[end : end + 4], "big"):
+            return False
+        place = end + 4
+    return place == len(view)
+
+
+# The first that accepts a value reads it, whichever coder wrote the tiles; image files come last.
+CODECS: tuple[Codec, ...] = (TiledCodec(), ImageFileCodec())
 
 
 def codec_of(data: Buffer) -> Codec:
-    """The codec that a stored value was written with."""
+    """The codec that reads a stored value."""
     return next(codec for codec in CODECS if codec.accepts(data))
+
+
+def codec_named(name: str, edge: int = 0) -> Codec:
+    """The codec that writes ``name``, one of :data:`CODEC_NAMES`; ``edge`` is the side of tiles (0: as suits)."""
+    if name == "png":
+        return ImageFileCodec()
+    if name not in {coder.name for coder in TILE_CODERS}:
+        raise UserError(f"codec '{name}' is unknown{nearest(name, CODEC_NAMES)}; use one of {', '.join(CODEC_NAMES)}")
+    return TiledCodec(name, edge)

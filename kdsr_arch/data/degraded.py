@@ -53,12 +53,17 @@ class DegradedSource(FrameSource):
     def where(self, key: str) -> str:
         return self.source.where(key)
 
+    def stamp(self, key: str) -> str:
+        return self.source.stamp(key)
+
+    def detached(self, key: str) -> DegradedSource:
+        return DegradedSource(self.source.detached(key), self.scale, self.kind, self.border)
+
     def degrade(self, frame: np.ndarray) -> np.ndarray:
         """The LR of a whole uint8 (H, W, 3) frame whose sides are multiples of the scale."""
         if self.kind == "BD":
             return bd_downsample(frame, self.scale)
-        owned = np.array(frame, order="C")  # cached frames are read-only, which torch warns about
-        return imresize_uint8(owned, 1 / self.scale, border=self.border)
+        return imresize_uint8(frame, 1 / self.scale, border=self.border)
 
     def get(self, key: str, window: Window | None = None) -> np.ndarray:
         return self.get_pair(key, window)[0]

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from kdsr_arch.data.convert import write_clip_list, write_clips
+from kdsr_arch.data.sources import MemorySource
 from kdsr_arch.data.video import crop_to_multiple, decode_video, halve
 from kdsr_arch.errors import UserError
 
@@ -76,13 +77,18 @@ def prepare(root: str | Path = "datasets/demo") -> Path:
     return root
 
 
+def _in_memory(frames: list[np.ndarray], name: str) -> MemorySource:
+    return MemorySource({f"{number:08d}": frame for number, frame in enumerate(frames)}, name)
+
+
 def _write(root: Path, files: Mapping[str, Path]) -> None:
     (root / _MARKER).unlink(missing_ok=True)
     for leftover in (*root.glob(".*.partial"), *root.glob("*_GT.lmdb")):
         shutil.rmtree(leftover, ignore_errors=True)
     frames = {name: _clean_frames(path) for name, path in files.items()}
     for part, span in _PARTS.items():
-        shapes = write_clips(((name, clip[span]) for name, clip in frames.items()), root / f"{part}_GT.lmdb")
+        clips = ((name, _in_memory(clip[span], name)) for name, clip in frames.items())
+        shapes = write_clips(clips, root / f"{part}_GT.lmdb")
         write_clip_list(shapes, root / f"meta_info_{part}.txt")
     work = root / f".{_MARKER}"
     work.write_text(_recipe(), encoding="utf-8")

@@ -10,9 +10,11 @@ import torch
 
 from kdsr_arch import compat  # noqa: F401
 from kdsr_arch.data.augment import random_flip, random_window, to_tensor
+from kdsr_arch.data.codec import Window
 from kdsr_arch.data.fields import color_of, patch_of
 from kdsr_arch.data.keys import clip_of
 from kdsr_arch.data.pairs import FramePairs
+from kdsr_arch.data.teacher_store import TeacherStore, drawn
 from kdsr_arch.errors import UserError, nearest
 
 from basicsr.utils.registry import DATASET_REGISTRY  # isort: skip
@@ -33,6 +35,7 @@ class ImagePairDataset(torch.utils.data.Dataset):
         enlarge_ratio: how often an epoch repeats each image.
         filename_tmpl: how the stored LR of an image is named, ``'{}x4'`` for DIV2K; '{}' by default.
         color: 'rgb' or 'y'.
+        teacher_cache: a store of what the teacher made of these images (kdsr cache-teacher), read by the same crops.
         cache, cache_gb: decoded images in memory (:meth:`FramePairs.cache`); 'auto' in training, off in testing.
 
     Raises:
@@ -52,6 +55,7 @@ class ImagePairDataset(torch.utils.data.Dataset):
             self.size(lq_key, gt_key)
         lq_keys, gt_keys = ([pair[side] for pair in self.keys] for side in (0, 1))
         self.pairs.cache(opt, lq_keys, gt_keys if self.pairs.gt is not None else [], "auto" if self.train else "false")
+        self.teacher = self._open_teacher(opt.get("teacher_cache")) if self.train else None
 
     def _matched_keys(self) -> list[tuple[str, str]]:
         """(LR key, HR key) of every image."""
@@ -68,6 +72,22 @@ class ImagePairDataset(torch.utils.data.Dataset):
         if strays:
             raise UserError(f"{self.pairs.gt.name}: no HR image for {self.pairs.lq.where(min(strays))}")
         return matched
+
+    def _open_teacher(self, path: Any) -> TeacherStore | None:
+        if not path:
+            return None
+        store = TeacherStore(path)
+        sizes = {gt_key: self.size(lq_key, gt_key) for lq_key, gt_key in self.keys[:_CHECKED_AT_START]}
+        store.check(self.scale, sizes, drawn(bool(self.opt.get("use_hflip")), bool(self.opt.get("use_rot"))))
+        store.check_patch(self.patch // self.scale)
+        return store
+
+    def _window(self, rng: np.random.Generator, key: str, size: tuple[int, int]) -> Window | None:
+        """Where the sample is cut: anywhere, or in one of the windows that the teacher was run on."""
+        if self.teacher is not None and self.teacher.windows:
+            windows = self.teacher.windows[key]
+            return Window(*windows[int(rng.integers(len(windows)))])
+        return random_window(rng, size, self.patch // self.scale) if self.patch else None
 
     def size(self, lq_key: str, gt_key: str) -> tuple[int, int]:
         """LR size (h, w) of an image; raises UserError when the sides do not pair or are smaller than the patch."""
@@ -91,14 +111,16 @@ class ImagePairDataset(torch.utils.data.Dataset):
         """A training sample that depends on ``index`` and ``rng`` only.
 
         Returns:
-            lq: (C, h, w), gt: (C, H, W), float32 in [0, 1]; key: the image.
+            lq: (C, h, w), gt: (C, H, W), float32 in [0, 1]; key: the image; with a ``teacher_cache``, teacher: what it
+            holds, by name, each (C', H', W') float16.
         """
         lq_key, gt_key = self.keys[index % len(self.keys)]
         size = self.size(lq_key, gt_key)
-        window = random_window(rng, size, self.patch // self.scale) if self.patch else None
+        window = self._window(rng, gt_key, size)
         flip = random_flip(rng, bool(self.opt.get("use_hflip")), bool(self.opt.get("use_rot")))
         lq, gt = self.pairs.read([lq_key], [gt_key], window)
-        return {"lq": to_tensor(lq, flip, self.color)[0], "gt": to_tensor(gt, flip, self.color)[0], "key": gt_key}
+        item = {"lq": to_tensor(lq, flip, self.color)[0], "gt": to_tensor(gt, flip, self.color)[0], "key": gt_key}
+        return item if self.teacher is None else {**item, "teacher": self.teacher.read(gt_key, window, flip)}
 
     def whole_image(self, index: int) -> dict[str, Any]:
         """A test sample: lq (C, h, w); gt (C, H, W), cut to multiples of the scale, absent without HR data; name."""

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path, PurePosixPath
 
 from kdsr_arch.errors import UserError
 
-__all__ = ["clip_of", "group_clips", "natural", "read_lines", "safe_key"]
+__all__ = ["clip_of", "first_gap", "group_clips", "natural", "read_lines", "safe_key"]
 
 
 def natural(text: str) -> list[tuple[int, int, str]]:
@@ -52,3 +52,20 @@ def group_clips(keys: Iterable[str]) -> dict[str, list[str]]:
     for key in sorted(keys, key=natural):
         clips.setdefault(clip_of(key), []).append(key)
     return clips
+
+
+def first_gap(keys: Sequence[str]) -> tuple[str, str] | None:
+    """The frames on both sides of the first missing number of a clip, if one is missing.
+
+    Args:
+        keys: of one clip, in order. Numbers may go up in steps of any one size; names that do not end in a number, or
+            differ in what is before it, are not judged.
+    """
+    found = [re.fullmatch(r"(.*?)(\d+)", key) for key in keys]
+    if len(keys) < 3 or None in found or len({match[1] for match in found if match}) > 1:
+        return None
+    numbers = [int(match[2]) for match in found if match]
+    steps = [after - before for before, after in zip(numbers, numbers[1:], strict=False)]
+    usual = min(steps)
+    place = next((index for index, step in enumerate(steps) if step != usual), None)
+    return None if place is None else (keys[place], keys[place + 1])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,10 +12,11 @@ import lmdb
 
 from kdsr_arch.errors import UserError
 
-__all__ = ["check_lmdb", "close_all", "reading"]
+__all__ = ["check_lmdb", "close_all", "reading", "unfinished"]
 
 _open: dict[str, lmdb.Environment] = {}  # by real path: LMDB allows one environment per store and process
 _owner = os.getpid()
+_active = threading.local()  # by real path: the transaction that this thread is in
 
 
 def close_all() -> None:
@@ -45,19 +47,53 @@ def _reason(error: Exception) -> str:
 
 @contextlib.contextmanager
 def reading(root: Path) -> Iterator[lmdb.Transaction]:
-    """A read transaction on the store at ``root``; values are memoryviews valid inside the ``with`` only."""
-    with _environment(root).begin(buffers=True) as transaction:
-        yield transaction
+    """A read transaction on the store at ``root``; values are memoryviews valid inside the ``with`` only.
+
+    Nested in another of the same store and thread it is that one, so that what is read together is of one state.
+    """
+    path = os.path.realpath(root)
+    held: dict[str, lmdb.Transaction] = _active.__dict__
+    if path in held and _owner == os.getpid():
+        yield held[path]
+        return
+    with _begin(root) as transaction:
+        held[path] = transaction
+        try:
+            yield transaction
+        finally:
+            del held[path]
+
+
+def _begin(root: Path) -> lmdb.Transaction:
+    environment = _environment(root)
+    try:
+        return environment.begin(buffers=True)
+    except lmdb.MapResizedError:  # it has grown since it was opened
+        environment.set_mapsize(0)
+        return environment.begin(buffers=True)
+    except lmdb.Error as error:
+        raise UserError(f"{root}: data.mdb cannot be read ({_reason(error)}); convert the data again") from None
+
+
+def unfinished(root: Path) -> Path:
+    """The folder in which a conversion to ``root`` grows."""
+    return root.with_name(f".{root.name}.partial")
 
 
 def check_lmdb(root: Path) -> None:
     """Raises UserError unless ``root`` is a whole store: a folder with data.mdb, not truncated, and meta_info.txt."""
     if not root.is_dir():
+        if unfinished(root).is_dir():
+            raise UserError(f"{root}: its conversion is not finished; run the same command again and it goes on")
         raise UserError(f"{root}: the data root does not exist or is not a folder")
     if not (root / "data.mdb").is_file():
         raise UserError(f"{root}: no data.mdb in it, so this is not an LMDB store")
     if not (root / "meta_info.txt").is_file():
-        raise UserError(f"{root}: no meta_info.txt in it; make the store with the scripts in datasets_prep")
+        raise UserError(
+            f"{root}: no meta_info.txt in it, so it is still being written or was broken off; convert again"
+        )
+    if (root / "data.mdb").stat().st_size == 0:
+        raise UserError(f"{root}: data.mdb is empty; copy or convert it again")
     was_open = os.path.realpath(root) in _open and _owner == os.getpid()
     environment = _environment(root)
     needed = (environment.info()["last_pgno"] + 1) * environment.stat()["psize"]

@@ -1,116 +1,197 @@
-"""Writing LMDB stores in BasicSR's layout: all or nothing."""
+"""Writing LMDB stores that appear whole, and that a killed run leaves ready to be gone on with."""
 
 from __future__ import annotations
 
+import errno
+import fcntl
+import json
 import os
 import shutil
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
+from typing import Any, TextIO
 
 import lmdb
-import numpy as np
 
-from kdsr_arch.data.codec import Codec, ImageFileCodec
-from kdsr_arch.data.keys import safe_key
+from kdsr_arch.data.lmdb_env import unfinished
 from kdsr_arch.errors import UserError
 
-__all__ = ["LmdbWriter"]
+__all__ = ["RECIPE_FILE", "LmdbWriter"]
 
+RECIPE_FILE = "conversion.json"  # how the store was made; stays in it
 _COMMIT_BYTES = 64 << 20
-_FIRST_MAP = 256 << 20
+_FIRST_MAP = 1 << 30  # address space, not disk
+_STATE = b"\0state"  # progress, in the transaction that it is the progress of; taken out at the end
 
 
 class LmdbWriter:
-    """``with LmdbWriter(path) as writer: writer.put(key, frame)`` makes ``path`` whole at the end, or not at all.
+    """``with LmdbWriter(path, recipe) as writer: ...; writer.finish({...})`` makes ``path`` whole at the end.
 
-    The store grows in a folder beside ``path`` and takes its name when everything is on disk; its map size grows by
-    itself. Any error inside the ``with`` removes what was written.
+    The store grows in the hidden folder ``.NAME.partial`` beside ``path``. Whatever happens, what was committed is
+    whole: a later run with the same recipe finds :attr:`state` as it was with the last commit, and goes on from there.
+    The map size grows by itself.
 
     Args:
         path: ends in ``.lmdb`` and must not exist.
-        codec: how frames become values.
+        recipe: what makes the content: JSON values. A folder left by another recipe is refused.
+
+    Attributes:
+        state: JSON values that the caller keeps beside the data, empty at the start.
     """
 
-    def __init__(self, path: str | Path, codec: Codec | None = None) -> None:
+    def __init__(self, path: str | Path, recipe: Mapping[str, Any]) -> None:
         self.path = Path(path)
         if self.path.suffix != ".lmdb":
             raise UserError(f"{path}: the name of an LMDB store must end in .lmdb")
-        if self.path.exists():
+        if os.path.lexists(self.path):
             raise UserError(f"{path}: exists already; remove it or choose another name")
-        self.codec: Codec = codec or ImageFileCodec()
-        self._work = self.path.with_name(f".{self.path.name}.{os.getpid()}.partial")
-        self._lines: list[str] = []
-        self._keys: set[str] = set()
+        self.work = unfinished(self.path)
+        self.recipe = json.loads(json.dumps(recipe))
+        self.state: dict[str, Any] = {}
         self._pending: list[tuple[bytes, bytes]] = []
         self._pending_bytes = 0
+        self._environment: lmdb.Environment | None = None
+        self._lock: TextIO | None = None
 
     def __enter__(self) -> LmdbWriter:
         try:
-            self._work.mkdir(parents=True)
-            self._environment = lmdb.open(str(self._work), map_size=_FIRST_MAP, sync=False)
+            self.work.mkdir(parents=True, exist_ok=True)
+            self._take_lock()
+            self._check_recipe()
+            present = _size(self.work / "data.mdb")
+            self._environment = lmdb.open(str(self.work), map_size=max(_FIRST_MAP, 2 * present))
+            with self._environment.begin() as transaction:
+                self.state = json.loads(transaction.get(_STATE, b"{}"))
         except (OSError, lmdb.Error) as error:
+            self._close()
             raise self._failure(error) from None
+        except UserError:
+            self._close()
+            raise
         return self
 
+    def _take_lock(self) -> None:
+        self._lock = open(self.work / "writer", "a")  # noqa: SIM115  (held until the end)
+        try:
+            # Of this process alone: workers that live on for a moment when it is killed do not keep it.
+            fcntl.lockf(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except (BlockingIOError, PermissionError):
+            raise UserError(f"{self.path}: another process is writing it; wait for that one, or stop it") from None
+        if os.path.lexists(self.path):  # that other process has just finished
+            raise UserError(f"{self.path}: exists already; remove it or choose another name")
+
+    def _check_recipe(self) -> None:
+        file = self.work / RECIPE_FILE
+        if not file.exists():
+            _write(file, json.dumps(self.recipe, indent=1, ensure_ascii=False) + "\n")
+            return
+        known = json.loads(file.read_text(encoding="utf-8"))
+        if known != self.recipe:
+            differing = sorted(k for k in {*known, *self.recipe} if known.get(k) != self.recipe.get(k))
+            told = "; ".join(f"{k} was {known.get(k)!r}, now {self.recipe.get(k)!r}" for k in differing)
+            raise UserError(f"{self.work}: left by an unfinished conversion of another kind ({told}); remove it first")
+
     def _failure(self, error: Exception) -> UserError:
-        return UserError(f"{self.path}: cannot be written ({getattr(error, 'strerror', None) or error})")
+        reason = str(getattr(error, "strerror", None) or error)
+        full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+        # LMDB reports a write that found room for its first part only as an input/output error.
+        if full or any(words in reason for words in ("No space left", "File too large", "Input/output error")):
+            kept = f"what is committed stays in {self.work.name}: make room and run the same command again"
+            return UserError(f"{self.path}: cannot be written, the disk is full or at fault ({reason}); {kept}")
+        return UserError(f"{self.path}: cannot be written ({reason})")
 
-    def put(self, key: str, frame: np.ndarray, origin: str = "") -> None:
-        """Stores a uint8 (H, W, 3) RGB frame. ``origin`` is the file it comes from, for messages."""
-        self.put_encoded(key, self.codec.encode(frame), frame.shape[:2], origin)
-
-    def put_encoded(self, key: str, value: bytes, size: tuple[int, ...], origin: str = "") -> None:
-        """Stores a value that the codec has encoded; ``size`` is the frame's (H, W)."""
-        safe_key(key, origin or str(self.path))
-        if key in self._keys:
-            raise UserError(f"{origin or self.path}: the key '{key}' comes twice; file names must differ")
-        if len(key.encode()) > 511:
-            raise UserError(f"{origin or self.path}: the key '{key}' is longer than LMDB's 511 bytes")
-        self._keys.add(key)
-        level = getattr(self.codec, "compress_level", 0)
-        self._lines.append(f"{key}.png ({size[0]},{size[1]},3) {level}\n")
-        self._pending.append((key.encode(), value))
+    def put(self, key: bytes, value: bytes) -> None:
+        """Takes a value; it is on disk after the next commit."""
+        self._pending.append((key, value))
         self._pending_bytes += len(value)
-        if self._pending_bytes >= _COMMIT_BYTES:
-            self._commit()
 
-    def _commit(self) -> None:
+    @property
+    def is_due(self) -> bool:
+        """Whether enough has gathered for a commit."""
+        return self._pending_bytes >= _COMMIT_BYTES
+
+    def commit(self) -> None:
+        """Puts what has gathered, and :attr:`state`, on the disk in one step."""
+        records = [*self._pending, (_STATE, json.dumps(self.state).encode())]
+        self._write(records)
+        self._pending, self._pending_bytes = [], 0
+
+    def _write(self, records: Iterable[tuple[bytes, bytes | None]]) -> None:
+        assert self._environment is not None
         while True:
             try:
                 with self._environment.begin(write=True) as transaction:
-                    for key, value in self._pending:
-                        transaction.put(key, value)
-                break
+                    for key, value in records:
+                        if value is None:
+                            transaction.delete(key)
+                        else:
+                            transaction.put(key, value)
+                return
             except lmdb.MapFullError:
                 self._environment.set_mapsize(self._environment.info()["map_size"] * 2)
             except (lmdb.Error, OSError) as error:
                 raise self._failure(error) from None
-        self._pending, self._pending_bytes = [], 0
+
+    def stored(self, keys: Iterable[bytes]) -> Iterator[memoryview | None]:
+        """Committed values, each valid until the next is asked for."""
+        assert self._environment is not None
+        with self._environment.begin(buffers=True) as transaction:
+            for key in keys:
+                yield transaction.get(key)
+
+    def finish(self, files: Mapping[str, str]) -> None:
+        """Commits, adds text files and gives the store its name."""
+        try:
+            self.commit()
+            for name, text in files.items():
+                _write(self.work / name, text)
+            self._write([(_STATE, None)])
+            assert self._environment is not None
+            needed = (self._environment.info()["last_pgno"] + 1) * self._environment.stat()["psize"]
+            self._environment.close()
+            self._environment = None
+            if _size(self.work / "data.mdb") < needed:  # LMDB may leave out a free last page: looks like truncation
+                os.truncate(self.work / "data.mdb", needed)
+            (self.work / "writer").unlink()
+            os.rename(self.work, self.path)
+            _sync_folder(self.path.parent)
+        except (OSError, lmdb.Error) as error:
+            raise self._failure(error) from None
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        try:
-            if kind is None:
-                self._finish()
-        except (OSError, lmdb.Error) as failure:
-            raise self._failure(failure) from None
-        finally:
-            self._environment.close()
-            shutil.rmtree(self._work, ignore_errors=True)
+        empty = not self.state
+        self._close()
+        if empty and self.work.is_dir():
+            shutil.rmtree(self.work, ignore_errors=True)  # nothing in it is worth going on from
 
-    def _finish(self) -> None:
-        if not self._lines:
-            raise UserError(f"{self.path}: nothing to write, no frames were found")
-        self._commit()
-        self._environment.sync(True)
-        needed = (self._environment.info()["last_pgno"] + 1) * self._environment.stat()["psize"]
-        self._environment.close()
-        data = self._work / "data.mdb"
-        if data.stat().st_size < needed:  # LMDB may leave out a free last page; readers take that for truncation
-            os.truncate(data, needed)
-        with open(self._work / "meta_info.txt", "w", encoding="utf-8") as file:
-            file.writelines(self._lines)
-            file.flush()
-            os.fsync(file.fileno())
-        os.rename(self._work, self.path)
+    def _close(self) -> None:
+        if self._environment is not None:
+            self._environment.close()
+        if self._lock is not None:
+            self._lock.close()
+        self._environment = self._lock = None
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.exists() else 0
+
+
+def _write(path: Path, text: str) -> None:
+    """A text file that is whole or absent."""
+    aside = path.with_name(f".{path.name}.tmp")
+    with open(aside, "w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(aside, path)
+
+
+def _sync_folder(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

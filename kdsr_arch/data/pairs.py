@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from kdsr_arch.data.cache import CachedSource, frame_bytes
 from kdsr_arch.data.codec import Window
 from kdsr_arch.data.degraded import DegradedSource, mod_crop
 from kdsr_arch.data.notices import notice
-from kdsr_arch.data.sources import FrameSource, open_source
+from kdsr_arch.data.sources import FrameSource, LmdbSource, open_source, side_name
 from kdsr_arch.errors import UserError
 
 __all__ = ["FramePairs"]
@@ -24,8 +25,8 @@ class FramePairs:
     """The LR and the HR side of a data set.
 
     Args (keys of ``opt``):
-        dataroot_gt, dataroot_lq: folder or LMDB; without ``dataroot_lq`` the LR is made by ``degradation``; without
-            ``dataroot_gt`` there is LR only, for testing.
+        dataroot_gt, dataroot_lq: folder or LMDB; without ``dataroot_lq`` the LR is made by ``degradation``, or read
+            from the HR's own store where that keeps such LR; without ``dataroot_gt`` there is LR only, for testing.
         io_backend: ``{type: disk | lmdb}``; found out by itself when absent.
         scale, degradation ('BI', 'BD', 'none'), border ('symmetric', 'replicate').
         only: clips wanted, to spare the listing of a large folder.
@@ -41,14 +42,21 @@ class FramePairs:
         opened = {s: open_source(Path(r).expanduser(), backend, only) if r else None for s, r in roots.items()}
         self.gt: FrameSource | None = opened["gt"]
         self.stored = opened["lq"] is not None
-        self.lq: FrameSource = opened["lq"] or self._degraded(opt)
+        self.lq: FrameSource = opened["lq"] or self._lower(opt)
+        lmdbs = [source for source in (self.lq, self.gt) if isinstance(source, LmdbSource)]
+        self._stores = list({source.root: source for source in lmdbs}.values())
 
-    def _degraded(self, opt: Mapping[str, Any]) -> FrameSource:
-        kind = str(opt.get("degradation") or "BI")
+    def _lower(self, opt: Mapping[str, Any]) -> FrameSource:
+        """The LR of the HR frames: kept in the same store, or made when it is asked for."""
+        kind, border = str(opt.get("degradation") or "BI"), str(opt.get("border") or "symmetric")
         if kind == "none":
             raise UserError(f"{opt.get('name', 'data set')}: degradation 'none' needs LR frames in dataroot_lq")
         assert self.gt is not None
-        return DegradedSource(self.gt, self.scale, kind, str(opt.get("border") or "symmetric"))
+        if isinstance(self.gt, LmdbSource):
+            side = side_name(self.scale, kind, border)
+            if side in self.gt.sides():
+                return LmdbSource(self.gt.root, side)
+        return DegradedSource(self.gt, self.scale, kind, border)
 
     def check(self, lq_key: str, gt_key: str) -> tuple[int, int]:
         """The LR size (h, w) of a pair; raises UserError when the HR is not ``scale`` times as large.
@@ -101,17 +109,53 @@ class FramePairs:
     def read(
         self, lq_keys: Sequence[str], gt_keys: Sequence[str], window: Window | None
     ) -> tuple[list[np.ndarray], list[np.ndarray]]:
-        """LR frames under an LR window and HR frames under the same place, each file decoded once."""
-        if isinstance(self.lq, DegradedSource):
-            pairs = {key: self.lq.get_pair(key, window) for key in dict.fromkeys([*lq_keys, *gt_keys])}
-            return [pairs[key][0] for key in lq_keys], [pairs[key][1] for key in gt_keys]
+        """LR frames under an LR window and HR frames under the same place, each file decoded once.
+
+        What lies in one store is read in one transaction.
+        """
+        with contextlib.ExitStack() as stack:
+            for store in self._stores:
+                stack.enter_context(store.reading())
+            return self._read(lq_keys, gt_keys, window)
+
+    def _read(
+        self, lq_keys: Sequence[str], gt_keys: Sequence[str], window: Window | None
+    ) -> tuple[list[np.ndarray], list[np.ndarray]]:
+        cached = self.lq if isinstance(self.lq, CachedSource) else None
+        maker = cached.source if cached else self.lq
+        if isinstance(maker, DegradedSource):
+            return self._read_degraded(maker, cached, lq_keys, gt_keys, window)
         lq = _read_unique(self.lq, lq_keys, window)
         if self.gt is None or not gt_keys:
             return lq, []
-        if window is None:
-            height, width = self.lq.size(lq_keys[0])
-            window = Window(0, 0, height, width)
-        return lq, _read_unique(self.gt, gt_keys, window.scaled(self.scale))
+        return lq, _read_unique(self.gt, gt_keys, self._hr_window(window, lq_keys[0]))
+
+    def _hr_window(self, window: Window | None, lq_key: str) -> Window:
+        """The place of an LR window in the HR frame; of the whole LR frame, where sides may have been cut."""
+        return (window or Window(0, 0, *self.lq.size(lq_key))).scaled(self.scale)
+
+    def _read_degraded(
+        self,
+        maker: DegradedSource,
+        cached: CachedSource | None,
+        lq_keys: Sequence[str],
+        gt_keys: Sequence[str],
+        window: Window | None,
+    ) -> tuple[list[np.ndarray], list[np.ndarray]]:
+        """LR that is made from HR: both sides of a frame that is not in memory from one decoding."""
+        assert self.gt is not None
+        low: dict[str, np.ndarray] = {}
+        high: dict[str, np.ndarray] = {}
+        for key in dict.fromkeys([*lq_keys, *gt_keys]):
+            if cached is None or not cached.holds(key):
+                low[key], high[key] = maker.get_pair(key, window)
+        for key in lq_keys:
+            if key not in low:
+                low[key] = self.lq.get(key, window)
+        for key in gt_keys:
+            if key not in high:
+                high[key] = self.gt.get(key, self._hr_window(window, key))
+        return [low[key] for key in lq_keys], [high[key] for key in gt_keys]
 
 
 def _read_unique(source: FrameSource, keys: Sequence[str], window: Window | None) -> list[np.ndarray]:

@@ -8,16 +8,18 @@ from pathlib import Path
 
 from kdsr_arch.data.clips import listed_clips
 from kdsr_arch.data.codec import Window
-from kdsr_arch.data.convert import ClipShapes, Entry, write_clip_list, write_frames
+from kdsr_arch.data.convert import ClipShapes, Entry, Making, write_clip_list, write_frames
 from kdsr_arch.data.degraded import DegradedSource
-from kdsr_arch.data.keys import clip_of
-from kdsr_arch.data.sources import FolderSource, FrameSource
+from kdsr_arch.data.keys import clip_of, first_gap
+from kdsr_arch.data.notices import notice
+from kdsr_arch.data.sources import FolderSource, FrameSource, LmdbSource, open_source
 from kdsr_arch.errors import UserError
 
 __all__ = [
     "REDS4",
     "convert_clips",
     "convert_images",
+    "convert_store",
     "prepare_reds",
     "prepare_vimeo",
     "sub_windows",
@@ -31,6 +33,18 @@ _REDS_SIDES = {"sharp": "train_sharp_with_val", "sharp_bicubic": "train_sharp_bi
 def low_resolution(source: FrameSource, degrade: Mapping | None) -> FrameSource:
     """``source``, or its LR when ``degrade`` is ``{scale, kind, border}``."""
     return DegradedSource(source, **degrade) if degrade else source
+
+
+def check_numbering(source: FrameSource, making: Making | None) -> None:
+    """Raises UserError for a clip in which frame numbers are missing; with ``skip_bad`` it is said and passed over."""
+    for clip, keys in source.clips().items():
+        gap = first_gap(keys)
+        if gap is None:
+            continue
+        told = f"{source.name}: clip '{clip}' has no frames between '{gap[0]}' and '{gap[1]}'"
+        if making is None or not making.skip_bad:
+            raise UserError(f"{told}; copy the missing files, or use --skip-bad to take the clip as it is")
+        notice(f"gap {source.name} {clip}", f"{told}; taken as it is")
 
 
 def sub_windows(size: tuple[int, int], patch: int, step: int) -> list[Window]:
@@ -49,6 +63,7 @@ def convert_images(
     step: int = 0,
     strip: str = "",
     degrade: Mapping | None = None,
+    making: Making | None = None,
 ) -> ClipShapes:
     """A folder of images as an LMDB, keys like the file names, or ``0001_s001`` for sub-images.
 
@@ -68,11 +83,16 @@ def convert_images(
             for number, window in enumerate(sub_windows(source.size(key), patch, step or patch), 1):
                 yield Entry(source, key, f"{new_key}_s{number:03d}", window)
 
-    return write_frames(entries(), out)
+    return write_frames(entries(), out, making, None if patch else len(source.keys()))
 
 
 def convert_clips(
-    folder: str | Path, out: str | Path, *, only: Iterable[str] | None = None, degrade: Mapping | None = None
+    folder: str | Path,
+    out: str | Path,
+    *,
+    only: Iterable[str] | None = None,
+    degrade: Mapping | None = None,
+    making: Making | None = None,
 ) -> ClipShapes:
     """A folder of clip folders (Vid4, UDM10, SPMCS, your own) as an LMDB with the same keys, and its clip list.
 
@@ -81,9 +101,16 @@ def convert_clips(
         degrade: ``{scale, kind, border}`` to write the LR instead.
     """
     source = low_resolution(FolderSource(folder, only), degrade)
-    shapes = write_frames((Entry(source, key, key) for key in source), out)
+    check_numbering(source, making)
+    shapes = write_frames((Entry(source, key, key) for key in source), out, making, len(source.keys()))
     write_clip_list(shapes, Path(out).with_suffix(".txt"))
     return shapes
+
+
+def stored_shapes(store: Path) -> ClipShapes:
+    """(frames, H, W) by clip of a store that is there already."""
+    source = LmdbSource(store)
+    return {clip: (len(keys), *source.size(keys[0])) for clip, keys in source.clips().items()}
 
 
 def _reds_part(root: Path, split: str, side: str) -> FolderSource | None:
@@ -102,11 +129,11 @@ def _reds_entries(train: FolderSource, val: FolderSource | None) -> Iterator[Ent
         yield Entry(val, key, f"{int(clip) + _REDS_TRAIN_CLIPS:03d}/{frame}")  # type: ignore[arg-type]
 
 
-def prepare_reds(root: str | Path, out: str | Path) -> dict[str, ClipShapes]:
+def prepare_reds(root: str | Path, out: str | Path, making: Making | None = None) -> dict[str, ClipShapes]:
     """REDS as LMDB stores, its validation clips joined to the training clips as 240 to 269, with list files.
 
-    Writes ``train_sharp_with_val.lmdb`` (HR), ``train_sharp_bicubic_with_val.lmdb`` (LR, when it is there),
-    ``meta_info_REDS_train.txt`` (all clips but REDS4) and ``meta_info_REDS4.txt``.
+    Writes ``train_sharp_with_val.lmdb`` (HR), ``train_sharp_bicubic_with_val.lmdb`` (LR, when it is there), those of
+    them that are not there yet, ``meta_info_REDS_train.txt`` (all clips but REDS4) and ``meta_info_REDS4.txt``.
 
     Args:
         root: folder with train_sharp, val_sharp, train_sharp_bicubic, val_sharp_bicubic as unpacked.
@@ -117,8 +144,16 @@ def prepare_reds(root: str | Path, out: str | Path) -> dict[str, ClipShapes]:
         train, val = _reds_part(root, "train", side), _reds_part(root, "val", side)
         if train is None and side == "sharp":
             raise UserError(f"{root}: no folder train_sharp; unpack REDS's train_sharp.zip (and val_sharp.zip) here")
-        if train is not None and not (out / f"{name}.lmdb").exists():
-            written[name] = write_frames(_reds_entries(train, val), out / f"{name}.lmdb")
+        if train is None:
+            continue
+        for part in (train, val):
+            if part is not None:
+                check_numbering(part, making)
+        total = len(train.keys()) + len(val.keys() if val else ())
+        if (out / f"{name}.lmdb").exists():
+            written[name] = stored_shapes(out / f"{name}.lmdb")
+        else:
+            written[name] = write_frames(_reds_entries(train, val), out / f"{name}.lmdb", making, total)
     shapes = written.get(_REDS_SIDES["sharp"])
     if shapes:
         write_clip_list({c: s for c, s in shapes.items() if c not in REDS4}, out / "meta_info_REDS_train.txt")
@@ -127,7 +162,12 @@ def prepare_reds(root: str | Path, out: str | Path) -> dict[str, ClipShapes]:
 
 
 def prepare_vimeo(
-    root: str | Path, out: str | Path, *, split: str = "train", degrade: Mapping | None = None
+    root: str | Path,
+    out: str | Path,
+    *,
+    split: str = "train",
+    degrade: Mapping | None = None,
+    making: Making | None = None,
 ) -> ClipShapes:
     """Vimeo-90K septuplets as an LMDB with keys ``00001/0001/im4``, and its clip list.
 
@@ -148,7 +188,24 @@ def prepare_vimeo(
                 raise UserError(f"{root / 'sequences' / clip}: im{number} is missing; a septuplet has im1 to im7")
     side = "LR" if degrade else "GT"
     frames = low_resolution(source, degrade)
-    kept = (Entry(frames, key, key) for key in source if clip_of(key) in clips)
-    shapes = write_frames(kept, out / f"vimeo90k_{split}_{side}.lmdb")
+    kept = (Entry(frames, key, key) for key in source if clip_of(key) in clips and key in found)
+    shapes = write_frames(kept, out / f"vimeo90k_{split}_{side}.lmdb", making, 7 * len(clips))
     write_clip_list(shapes, out / f"meta_info_Vimeo90K_{split}_{side}.txt")
     return shapes
+
+
+def convert_store(root: str | Path, out: str | Path, making: Making | None = None) -> ClipShapes:
+    """A store, or a folder of images, as a store of another format: the same frames under the same keys.
+
+    Further versions of the frames that the store keeps (LR beside HR) go with it.
+    """
+    source = open_source(root)
+    sources: list[FrameSource] = [source]
+    if isinstance(source, LmdbSource):
+        sources += [LmdbSource(root, side) for side in source.sides()]
+
+    def entries() -> Iterator[Entry]:
+        for part in sources:
+            yield from (Entry(part, key, key, side=getattr(part, "side", "")) for key in part)
+
+    return write_frames(entries(), out, making, sum(len(part.keys()) for part in sources))

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import abc
+import copy
 import os
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -15,7 +18,17 @@ from kdsr_arch.data.keys import group_clips, natural, read_lines, safe_key
 from kdsr_arch.data.lmdb_env import check_lmdb, reading
 from kdsr_arch.errors import UserError, nearest
 
-__all__ = ["IMAGE_SUFFIXES", "FolderSource", "FrameSource", "LmdbSource", "MemorySource", "open_source"]
+__all__ = [
+    "IMAGE_SUFFIXES",
+    "FolderSource",
+    "FrameSource",
+    "LmdbSource",
+    "MemorySource",
+    "meta_file",
+    "open_source",
+    "side_name",
+    "stored_key",
+]
 
 IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".ppm", ".pgm"})
 
@@ -59,6 +72,18 @@ class FrameSource(abc.ABC):
         """What a message calls this frame."""
         return f"{self.name}: '{key}'"
 
+    def stamp(self, key: str) -> str:
+        """Changes when the frame's file does; a conversion that goes on compares what it has done by it."""
+        return key
+
+    def encoded(self, key: str) -> bytes | None:
+        """The frame as the image file or value it is kept as; None where there is no such thing."""
+        return None
+
+    def detached(self, key: str) -> FrameSource:
+        """A source of this frame alone, small enough to be sent to another process."""
+        return MemorySource({key: self.get(key)}, self.name)
+
 
 class FolderSource(FrameSource):
     """A folder of images, or of folders of images (clips), at any depth.
@@ -87,6 +112,8 @@ class FolderSource(FrameSource):
             raise UserError(f"{top}: this clip's folder does not exist")
         for path, subfolders, files in os.walk(top, onerror=_refuse, followlinks=True):
             subfolders[:] = sorted(d for d in subfolders if not d.startswith(".")) if deep else []
+            for subfolder in subfolders:
+                _refuse_loop(Path(path, subfolder))
             relative = Path(path).relative_to(self.root)
             for file in files:
                 if not file.startswith(".") and Path(file).suffix.lower() in IMAGE_SUFFIXES:
@@ -118,15 +145,30 @@ class FolderSource(FrameSource):
         return self._sizes[key]
 
     def get(self, key: str, window: Window | None = None) -> np.ndarray:
-        path = self.path(key)
-        try:
-            data = path.read_bytes()
-        except OSError as error:
-            raise UserError(f"{path}: cannot be read ({error.strerror})") from None
-        return codec_of(data).decode(data, str(path), window)
+        data = self.encoded(key)
+        return codec_of(data).decode(data, self.where(key), window)
 
     def where(self, key: str) -> str:
         return str(self.root / self._files.get(key, key))
+
+    def stamp(self, key: str) -> str:
+        try:
+            known = self.path(key).stat()
+        except OSError as error:
+            raise UserError(f"{self.path(key)}: cannot be read ({error.strerror})") from None
+        return f"{self._files[key]} {known.st_size} {known.st_mtime_ns}"
+
+    def encoded(self, key: str) -> bytes:
+        path = self.path(key)
+        try:
+            return path.read_bytes()
+        except OSError as error:
+            raise UserError(f"{path}: cannot be read ({error.strerror})") from None
+
+    def detached(self, key: str) -> FolderSource:
+        alone = copy.copy(self)
+        alone._files, alone._sizes = {key: self._files[key]}, {}
+        return alone
 
 
 class LmdbSource(FrameSource):
@@ -134,13 +176,23 @@ class LmdbSource(FrameSource):
 
     ``meta_info.txt`` has one line ``key.png (h,w,c) level`` per frame; values are image files or any format in
     :data:`kdsr_arch.data.codec.CODECS`. The environment is opened per process, at the first read.
+
+    Args:
+        root: the store.
+        side: '' for its frames; or the name of a further version of them that is kept beside them under the same
+            keys, such as their LR (:func:`side_name`).
     """
 
-    def __init__(self, root: str | Path) -> None:
+    def __init__(self, root: str | Path, side: str = "") -> None:
         self.root = Path(root)
-        self.name = str(root)
+        self.side = side
+        self.name = f"{root} ({side})" if side else str(root)
         check_lmdb(self.root)
-        self._shapes = read_meta_info(self.root / "meta_info.txt")
+        self._shapes = read_meta_info(self.root / meta_file(side))
+
+    def sides(self) -> list[str]:
+        """The further versions that the store keeps."""
+        return sorted(path.name[len("meta_info_") : -len(".txt")] for path in self.root.glob("meta_info_*.txt"))
 
     def keys(self) -> list[str]:
         return sorted(self._shapes, key=natural)
@@ -157,15 +209,38 @@ class LmdbSource(FrameSource):
         return self.get_many([key], window)[0]
 
     def get_many(self, keys: Sequence[str], window: Window | None = None) -> list[np.ndarray]:
-        with reading(self.root) as transaction:
-            return [self._read(transaction, key, window) for key in keys]
+        with self.reading():
+            return [codec_of(data).decode(data, self.where(key), window) for key, data in self.values(keys)]
 
-    def _read(self, transaction, key: str, window: Window | None) -> np.ndarray:
+    def reading(self) -> AbstractContextManager:
+        """One state of the store for everything that is read inside the ``with``."""
+        return reading(self.root)
+
+    def values(self, keys: Iterable[str]) -> Iterator[tuple[str, memoryview]]:
+        """Keys and stored values, which are valid until the iteration ends."""
+        with reading(self.root) as transaction:
+            for key in keys:
+                self._known(key)
+                data: Any = transaction.get(stored_key(key, self.side))  # a view, as `reading` asks for buffers
+                if data is None:
+                    raise UserError(
+                        f"{self.name}: the key '{key}' is in {meta_file(self.side)} but not in data.mdb; the store is "
+                        "still being written or was broken off: convert it again"
+                    )
+                yield key, data
+
+    def stamp(self, key: str) -> str:
+        known = (self.root / "data.mdb").stat()
+        return f"{key} {self.side} {known.st_size} {known.st_mtime_ns}"
+
+    def encoded(self, key: str) -> bytes:
+        return next(bytes(data) for _, data in self.values([key]))
+
+    def detached(self, key: str) -> LmdbSource:
         self._known(key)
-        data = transaction.get(key.encode())
-        if data is None:
-            raise UserError(f"{self.name}: the key '{key}' is in meta_info.txt but not in data.mdb; convert it again")
-        return codec_of(data).decode(data, self.where(key), window)
+        alone = copy.copy(self)
+        alone._shapes = {key: self._shapes[key]}
+        return alone
 
 
 class MemorySource(FrameSource):
@@ -187,6 +262,30 @@ class MemorySource(FrameSource):
             return frame
         check_window(window, self.size(key), self.where(key))
         return window.of(frame)
+
+
+def stored_key(key: str, side: str = "") -> bytes:
+    """What a frame is called in data.mdb. Names that are no UTF-8 are refused."""
+    try:
+        return (f"{side}/{key}" if side else key).encode()
+    except UnicodeEncodeError:
+        raise UserError(f"the name {key!r} is not valid UTF-8; rename the file") from None
+
+
+def meta_file(side: str = "") -> str:
+    """The list of a store's frames, or of their version ``side``."""
+    return f"meta_info_{side}.txt" if side else "meta_info.txt"
+
+
+def side_name(scale: int, kind: str, border: str) -> str:
+    """What a store calls LR frames that it keeps beside their HR: ``x4_BI_symmetric``, ``x4_BD``."""
+    return f"x{scale}_{kind}" + (f"_{border}" if kind == "BI" else "")
+
+
+def _refuse_loop(folder: Path) -> None:
+    """Raises UserError for a link to a folder that it lies in, which would be walked for ever."""
+    if folder.is_symlink() and folder.parent.resolve().is_relative_to(folder.resolve()):
+        raise UserError(f"{folder}: is a link to a folder above it; remove the link")
 
 
 def _refuse(error: OSError) -> None:

@@ -10,11 +10,11 @@ import pytest
 
 from kdsr_arch.data import demo
 from kdsr_arch.data.clips import listed_clips
-from kdsr_arch.data.convert import ordered_map, prepare_video_clips, take
 from kdsr_arch.data.degraded import DegradedSource
 from kdsr_arch.data.plans import convert_clips, convert_images, prepare_reds, prepare_vimeo, sub_windows
 from kdsr_arch.data.sources import FolderSource, LmdbSource
-from kdsr_arch.data.video import crop_to_multiple, decode_video, halve
+from kdsr_arch.data.video import crop_to_multiple, decode_video, halve, take
+from kdsr_arch.data.video_clips import prepare_video_clips
 from kdsr_arch.errors import UserError
 
 
@@ -138,20 +138,10 @@ def test_a_bad_file_stops_the_conversion_by_name(clip_root, tmp_path, save, fram
     (tmp_path / "in" / "a" / "2.png").write_bytes(b"")
     with pytest.raises(UserError, match="in/a/2.png: the frame does not decode"):
         convert_clips(tmp_path / "in", tmp_path / "out.lmdb")
-    assert [path.name for path in tmp_path.iterdir()] == ["in"]
-
-
-def test_ordered_map_is_ordered_lazy_and_bounded():
-    asked = []
-
-    def items():
-        for i in range(100):
-            asked.append(i)
-            yield i
-
-    results = ordered_map(lambda i: i * i, items(), threads=2)
-    assert next(results) == 0 and len(asked) <= 6
-    assert list(results) == [i * i for i in range(1, 100)]
+    assert not (tmp_path / "out.lmdb").exists()
+    save(tmp_path / "in" / "a" / "2.png", frames[1])
+    assert convert_clips(tmp_path / "in", tmp_path / "out.lmdb") == {"a": (2, 144, 176)}
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["in", "out.lmdb", "out.txt"]
 
 
 def test_take_is_a_slice():

@@ -1,56 +1,131 @@
-"""A store is written whole or not at all."""
+"""A store is written whole, or can be gone on with."""
 
 from __future__ import annotations
 
 import errno
+import os
+import resource
+import signal
 
 import lmdb
-import numpy as np
 import pytest
 
 from kdsr_arch.data import lmdb_writer
+from kdsr_arch.data.lmdb_env import check_lmdb, reading
 from kdsr_arch.data.lmdb_writer import LmdbWriter
 from kdsr_arch.data.sources import LmdbSource
 from kdsr_arch.errors import UserError
 
+META = {"meta_info.txt": "a.png (8,8,3) 1\n"}
 
-def test_the_map_grows_by_itself(frames, tmp_path, monkeypatch):
+
+def content(path) -> dict[bytes, bytes]:
+    with reading(path) as transaction:
+        return {bytes(key): bytes(value) for key, value in transaction.cursor()}
+
+
+def test_the_map_grows_by_itself(tmp_path, monkeypatch):
     monkeypatch.setattr(lmdb_writer, "_FIRST_MAP", 64 << 10)
-    monkeypatch.setattr(lmdb_writer, "_COMMIT_BYTES", 50_000)
-    with LmdbWriter(tmp_path / "a.lmdb") as writer:
-        for index, frame in enumerate(frames):
-            writer.put(f"{index:03d}", frame)
-    source = LmdbSource(tmp_path / "a.lmdb")
-    for index, frame in enumerate(frames):
-        np.testing.assert_array_equal(source.get(f"{index:03d}"), frame)
+    values = {b"%03d" % i: bytes([i]) * 50_000 for i in range(30)}
+    with LmdbWriter(tmp_path / "a.lmdb", {}) as writer:
+        for index, (key, value) in enumerate(values.items()):
+            writer.put(key, value)
+            if index % 7 == 6:
+                writer.state = {"done": index}
+                writer.commit()
+        writer.finish(META)
+    check_lmdb(tmp_path / "a.lmdb")
+    assert content(tmp_path / "a.lmdb") == values
+    assert sorted(p.name for p in (tmp_path / "a.lmdb").iterdir()) == [
+        "conversion.json", "data.mdb", "lock.mdb", "meta_info.txt"
+    ]  # fmt: skip
 
 
-def test_an_error_leaves_nothing_behind(frames, tmp_path):
-    with pytest.raises(KeyboardInterrupt), LmdbWriter(tmp_path / "a.lmdb") as writer:
-        writer.put("000", frames[0])
+def test_what_was_committed_is_gone_on_with(tmp_path):
+    with pytest.raises(KeyboardInterrupt), LmdbWriter(tmp_path / "a.lmdb", {"codec": "x"}) as writer:
+        writer.put(b"a", b"1")
+        writer.state = {"done": 1}
+        writer.commit()
+        writer.put(b"b", b"lost")
         raise KeyboardInterrupt
-    assert list(tmp_path.iterdir()) == []
-    with pytest.raises(UserError, match="nothing to write"), LmdbWriter(tmp_path / "a.lmdb"):
+    assert [path.name for path in tmp_path.iterdir()] == [".a.lmdb.partial"]
+    with pytest.raises(UserError, match="a.lmdb: its conversion is not finished"):
+        LmdbSource(tmp_path / "a.lmdb")
+    with (
+        pytest.raises(UserError, match="another kind .codec was 'x', now 'y'.; remove it first"),
+        LmdbWriter(tmp_path / "a.lmdb", {"codec": "y"}),
+    ):
         pass
-    assert list(tmp_path.iterdir()) == []
+    with LmdbWriter(tmp_path / "a.lmdb", {"codec": "x"}) as writer:
+        assert writer.state == {"done": 1}
+        assert [bytes(v) if v else v for v in writer.stored([b"a", b"b"])] == [b"1", None]
+        writer.put(b"b", b"2")
+        writer.finish(META)
+    assert content(tmp_path / "a.lmdb") == {b"a": b"1", b"b": b"2"}
+
+
+def test_nothing_committed_leaves_nothing(tmp_path):
+    with pytest.raises(KeyboardInterrupt), LmdbWriter(tmp_path / "deep" / "a.lmdb", {}) as writer:
+        writer.put(b"a", b"1")
+        raise KeyboardInterrupt
+    assert list((tmp_path / "deep").iterdir()) == []
+
+
+def test_two_writers_do_not_meet(tmp_path):
+    with LmdbWriter(tmp_path / "a.lmdb", {}) as writer:
+        child = os.fork()
+        if child == 0:
+            refused = 0
+            try:
+                with LmdbWriter(tmp_path / "a.lmdb", {}):
+                    pass
+            except UserError as error:
+                refused = int("another process is writing it" in str(error))
+            finally:
+                os._exit(refused)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 1
+        writer.put(b"a", b"1")
+        writer.finish(META)
+    assert content(tmp_path / "a.lmdb") == {b"a": b"1"}
 
 
 def test_what_exists_is_not_touched(tmp_path):
     (tmp_path / "a.lmdb").mkdir()
-    with pytest.raises(UserError, match="a.lmdb: exists already"):
-        LmdbWriter(tmp_path / "a.lmdb")
+    (tmp_path / "b.lmdb").symlink_to(tmp_path / "nowhere")
+    for name in ("a", "b"):
+        with pytest.raises(UserError, match=f"{name}.lmdb: exists already"):
+            LmdbWriter(tmp_path / f"{name}.lmdb", {})
     with pytest.raises(UserError, match="must end in .lmdb"):
-        LmdbWriter(tmp_path / "a")
+        LmdbWriter(tmp_path / "a", {})
 
 
-def test_a_key_that_comes_twice_names_its_file(frames, tmp_path):
-    with pytest.raises(UserError, match="x/a.jpg: the key 'a' comes twice"), LmdbWriter(tmp_path / "a.lmdb") as writer:
-        writer.put("a", frames[0])
-        writer.put("a", frames[1], "x/a.jpg")
+def test_a_disk_that_fills_up(tmp_path):
+    """The file may not grow beyond 1 MiB, as if the disk were full; then it may."""
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:
+        with (
+            pytest.raises(UserError, match="the disk is full or at fault .*make room and run the same command again"),
+            LmdbWriter(tmp_path / "a.lmdb", {}) as writer,
+        ):
+            resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, before[1]))
+            for index in range(40):
+                writer.put(b"%d" % index, bytes([index]) * 100_000)
+                writer.state = {"done": index + 1}
+                writer.commit()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    with LmdbWriter(tmp_path / "a.lmdb", {}) as writer:
+        done = writer.state["done"]
+        assert 5 <= done < 11
+        assert [bytes(v) for v in writer.stored(b"%d" % i for i in range(done))] == [
+            bytes([i]) * 100_000 for i in range(done)
+        ]
+        writer.finish(META)
 
 
 @pytest.mark.parametrize("error", [lmdb.DiskError("No space left on device"), OSError(errno.ENOSPC, "No space left")])
-def test_a_full_disk_is_said_and_cleaned_up(frames, tmp_path, monkeypatch, error):
+def test_full_disks_of_either_kind_are_said(tmp_path, error):
     class Full:
         def __getattr__(self, name):
             raise error
@@ -58,15 +133,17 @@ def test_a_full_disk_is_said_and_cleaned_up(frames, tmp_path, monkeypatch, error
         def close(self):
             pass
 
-    message = "a.lmdb: cannot be written .*No space left"
-    with pytest.raises(UserError, match=message), LmdbWriter(tmp_path / "a.lmdb") as writer:
-        writer.put("a", frames[0])
+    message = "a.lmdb: cannot be written, the disk is full or at fault .*No space left"
+    with pytest.raises(UserError, match=message), LmdbWriter(tmp_path / "a.lmdb", {}) as writer:
+        writer.put(b"a", b"1")
         writer._environment.close()
         writer._environment = Full()
+        writer.commit()
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_place_that_cannot_be_written(tmp_path):
     (tmp_path / "file").write_text("not a folder")
-    with pytest.raises(UserError, match="cannot be written"), LmdbWriter(tmp_path / "file" / "a.lmdb"):
-        pass
+    for place in (tmp_path / "file", "/proc"):
+        with pytest.raises(UserError, match="a.lmdb: cannot be written"), LmdbWriter(f"{place}/a.lmdb", {}):
+            pass

@@ -1,0 +1,82 @@
+"""Work spread over processes, in order, with a bounded amount of it under way."""
+
+from __future__ import annotations
+
+import collections
+import multiprocessing
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from itertools import islice
+from typing import TypeVar
+
+from kdsr_arch.errors import UserError
+
+__all__ = ["available_cores", "ordered_map"]
+
+In = TypeVar("In")
+Out = TypeVar("Out")
+_BATCH = 4  # items that go to a process at once: small frames take no longer than the way to it
+
+
+def available_cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _start(parent: int) -> None:
+    """In a worker: one thread, an interrupt is the parent's to handle, and none outlives the parent."""
+    import cv2
+    import torch
+
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    cv2.setNumThreads(0)
+    torch.set_num_threads(1)
+    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+
+
+def _end_with(parent: int) -> None:
+    while os.getppid() == parent:
+        time.sleep(0.2)
+    os._exit(1)
+
+
+def _each(function: Callable[[In], Out], items: list[In]) -> list[Out]:
+    return [function(item) for item in items]
+
+
+def ordered_map(function: Callable[[In], Out], items: Iterable[In], processes: int) -> Iterator[Out]:
+    """``map`` over processes: in order, lazy, never far ahead of what is taken.
+
+    Args:
+        function: at a module's top level, or a ``functools.partial`` of such a one.
+        items: picklable; drawn in this process.
+        processes: 1 works in this process.
+
+    Raises:
+        UserError: a process was killed, which is mostly for want of memory.
+    """
+    if processes <= 1:
+        yield from map(function, items)
+        return
+    kind = "fork" if "fork" in multiprocessing.get_all_start_methods() else "spawn"
+    pool = ProcessPoolExecutor(
+        processes, mp_context=multiprocessing.get_context(kind), initializer=_start, initargs=(os.getpid(),)
+    )
+    waiting: collections.deque[Future[list[Out]]] = collections.deque()
+    source = iter(items)
+    try:
+        while batch := list(islice(source, _BATCH)):
+            waiting.append(pool.submit(_each, function, batch))
+            if len(waiting) > 2 * processes:
+                yield from waiting.popleft().result()
+        while waiting:
+            yield from waiting.popleft().result()
+    except BrokenProcessPool:
+        raise UserError("a worker process was killed, perhaps for want of memory; use fewer --processes") from None
+    finally:
+        pool.shutdown(cancel_futures=True)
