@@ -1,0 +1,141 @@
+"""Space-time distillation through the two command lines, on real frames: train, kill, resume, test."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import cv2
+import pytest
+import torch
+import yaml
+
+ROOT = Path(__file__).resolve().parents[2]
+STUDENT = {"type": "VESPCN", "num_feat": 8, "num_hr_feat": 8, "num_flow_feat": 4, "num_block": 1, "base": "bicubic"}
+TEACHER = {"type": "EDVRSlim", "num_feat": 8, "num_hr_feat": 8, "num_frame": 3, "deformable_groups": 2,
+           "num_extract_block": 1, "num_reconstruct_block": 1}
+METRICS = {"psnr": {"type": "calculate_psnr", "crop_border": 0, "test_y_channel": True}}
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A project folder: a real clip, teacher weights, option files."""
+    pytest.importorskip("av")
+    from kdsr_arch.data.demo import video_files
+    from kdsr_arch.data.video import decode_video
+    from kdsr_arch.data.video_clips import prepare_video_clips
+    from kdsr_arch.models.networks import build_network
+
+    root = tmp_path_factory.mktemp("project")
+    folder = root / "videos" / "carphone"
+    folder.mkdir(parents=True)
+    for number, frame in enumerate(decode_video(video_files()["carphone_pristine"], 0, 10)):
+        cv2.imwrite(str(folder / f"{number:08d}.png"), frame[..., ::-1])
+    prepare_video_clips(root / "videos", root / "clips.lmdb", halved=True, multiple=8)
+    torch.manual_seed(1)
+    torch.save({"params": build_network(TEACHER, "network_t").state_dict()}, root / "teacher.pth")
+    clips = {"name": "clips", "type": "ClipDataset", "dataroot_gt": "clips.lmdb", "degradation": "BI"}
+    train = {**clips, "gt_size": 32, "clip_length": 3, "num_frame": 3, "use_hflip": True, "use_rot": True,
+             "random_reverse": True, "batch_size_per_gpu": 1, "num_worker_per_gpu": 1}
+    terms = {
+        "motion": {"type": "MotionCompensationLoss", "student": "motion", "loss_weight": 0.01},
+        "spatial": {"type": "SpatialAttentionLoss", "at": "f_sr", "loss_weight": {"balance": 0.1, "window": 2}},
+        "temporal": {"type": "TemporalMemoryLoss", "at": "f_sr", "lstm": "pretrained", "pretrain_iters": 5,
+                     "loss_weight": {"balance": 0.1, "schedule": [[0, 0.0], [8, 1.0]]}},
+        "output": {"type": "L1Loss", "loss_weight": 1.0},
+    }
+    options = {
+        "name": "std", "model_type": "VideoDistillModel", "scale": 4, "num_gpu": 0, "manual_seed": 3,
+        "datasets": {"train": train, "val": clips}, "network_g": STUDENT, "network_t": TEACHER,
+        "path": {"pretrain_network_t": "teacher.pth"},
+        "train": {"total_iter": 12, "ema_decay": 0.9, "ratio_freq": 3, "distill_opt": terms,
+                  "optim_g": {"type": "Adam", "lr": 1e-3}, "pixel_opt": {"type": "CharbonnierLoss"},
+                  "scheduler": {"type": "CosineAnnealingRestartLR", "periods": [12], "eta_min": 1e-5}},
+        "val": {"val_freq": 6, "metrics": METRICS}, "logger": {"print_freq": 1, "save_checkpoint_freq": 2},
+    }
+    (root / "options").mkdir()
+    (root / "options" / "std.yml").write_text(yaml.safe_dump(options))
+    (root / "options" / "killed.yml").write_text(yaml.safe_dump({**options, "name": "killed"}))
+    test = {"name": "tested", "model_type": "VideoDistillModel", "scale": 4, "num_gpu": 0, "network_g": STUDENT,
+            "datasets": {"test_1": clips}, "val": {"metrics": METRICS, "save_img": True},
+            "path": {"pretrain_network_g": "experiments/std/models/net_g_12.pth", "param_key_g": "params_ema"}}
+    (root / "options" / "test.yml").write_text(yaml.safe_dump(test))
+    return root
+
+
+def _command(launcher: str, *arguments: str) -> list[str]:
+    """Outputs go to the option file's project instead of the folder above the launcher."""
+    root = Path(arguments[1]).parents[1]
+    return [sys.executable, str(ROOT / "basicsr" / launcher), *arguments, "--root", str(root)]
+
+
+def _run(launcher: str, *arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    done = subprocess.run(_command(launcher, *arguments), cwd=cwd, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done
+
+
+@pytest.fixture(scope="module")
+def unbroken(project: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The experiment folder of a training that nothing disturbed, started from a foreign folder."""
+    _run("train.py", "-opt", str(project / "options" / "std.yml"), cwd=tmp_path_factory.mktemp("elsewhere"))
+    return project / "experiments" / "std"
+
+
+def _weights(path: Path) -> dict[str, dict[str, torch.Tensor]]:
+    return torch.load(path, weights_only=True)
+
+
+@pytest.mark.slow
+def test_student_files_hold_the_student_only(unbroken: Path) -> None:
+    from kdsr_arch.models.networks import build_network
+
+    held = _weights(unbroken / "models" / "net_g_12.pth")
+    assert set(held) == {"params", "params_ema"}
+    for state in held.values():
+        build_network(STUDENT, "network_g").load_state_dict(state, strict=True)
+
+
+@pytest.mark.slow
+def test_a_killed_training_resumes_to_the_unbroken_one(unbroken: Path, project: Path) -> None:
+    options, folder = str(project / "options" / "killed.yml"), project / "experiments" / "killed"
+    process = subprocess.Popen(_command("train.py", "-opt", options), cwd=project, stdout=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    while not (folder / "training_states" / "4.state").exists():
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    _run("train.py", "-opt", options, "--auto_resume", cwd=project)
+
+    for name in ("net_g_12.pth", "net_g_latest.pth"):
+        ours, theirs = _weights(folder / "models" / name), _weights(unbroken / "models" / name)
+        for part in theirs:
+            for key, value in theirs[part].items():
+                assert torch.equal(ours[part][key], value), f"{name}: {part}.{key}"
+    assert (folder / "history.jsonl").read_text() == (unbroken / "history.jsonl").read_text()
+
+
+@pytest.mark.slow
+def test_the_test_command_repeats_the_last_validation(unbroken: Path, project: Path) -> None:
+    _run("test.py", "-opt", str(project / "options" / "test.yml"), cwd=project)
+    results = project / "results" / "tested"
+    assert list(results.rglob("*.png")) and list(results.glob("*.csv")) and list(results.glob("*.md"))
+    history = [json.loads(line) for line in (unbroken / "history.jsonl").read_text().splitlines()]
+    validated = [record for record in history if record["kind"] == "val"][-1]["psnr"]
+    tested = json.loads((results / "results.json").read_text())["results"][0]["mean"]["psnr"]
+    assert tested == pytest.approx(validated, abs=1e-6)
+
+
+@pytest.mark.slow
+def test_a_mistake_is_told_in_one_sentence_and_leaves_nothing(project: Path) -> None:
+    command = _command("train.py", "-opt", str(project / "options" / "std.yml"), "--force_yml", "name=wrong",
+                       "train:distill_opt:spatial:at=upsampelr")
+    done = subprocess.run(command, cwd=project, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 2
+    assert "upsampelr" in done.stderr and "upsampler" in done.stderr and "Traceback" not in done.stderr
+    assert not (project / "experiments" / "wrong").exists()
