@@ -31,7 +31,6 @@ from kdsr_arch.engine.loop import Loop, Output
 from kdsr_arch.engine.signals import StopRequest
 from kdsr_arch.engine.validation import Validator
 from kdsr_arch.errors import UserError
-from kdsr_arch.models.base import Trainable
 from kdsr_arch.registry import register_all
 
 
@@ -222,4 +221,4 @@ def dry_run(opt: dict[str, Any]) -> str:
     return model.describe()
 
 
-__all__ = ["Trainable", "build", "build_model", "dry_run", "main"]
+__all__ = ["build", "build_model", "dry_run", "main"]

@@ -151,3 +151,4 @@ class Schedule:
         self._rates = list(state["rates"])
         if self.scheduler is not None:
             vars(self.scheduler).update(state["position"])
+            vars(self.optimizer)["_opt_called"] = True  # it was, before the resume: torch need not warn
