@@ -24,6 +24,7 @@ import concurrent.futures
 import copy
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -120,11 +121,12 @@ def plan_runs(bench: dict[str, Any], path: Path, root: Path) -> list[Run]:
     for budget in bench["budgets"]:
         for seed in bench["seeds"]:
             for row, changes in bench["rows"].items():
-                name = f"bench/{bench['name']}/{row}_s{seed}_{budget}"
+                label = re.sub(r"[^\w.-]+", "_", f"{row}_s{seed}_{budget}")
+                name = f"bench/{bench['name']}/{label}"
                 options = override(override(base, bench["common"]), changes)
                 options["name"], options["manual_seed"] = name, seed
                 set_budget(options, budget)
-                file = folder / "options" / f"{row}_s{seed}_{budget}.yml"
+                file = folder / "options" / f"{label}.yml"
                 file.parent.mkdir(parents=True, exist_ok=True)
                 file.write_text(yaml.safe_dump(options, sort_keys=False), encoding="utf-8")
                 runs.append(Run(row, seed, budget, file, root / "experiments" / name))
