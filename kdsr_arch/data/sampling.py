@@ -152,12 +152,17 @@ def _collate(samples: list[Any]) -> Any:
     return failures[0] if failures else default_collate(samples)
 
 
+def _spare_once(signum: int, frame: object) -> None:
+    """The first SIGTERM is the process group's; the next one comes from the main process, which ends its workers."""
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
 def _start_worker(worker: int) -> None:
     """One thread per worker: parallelism comes from the workers. Stop signals are the main process's to answer."""
     import cv2
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # both reach the whole process group, and the main process still
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # needs its workers until it has saved; it ends them itself
+    signal.signal(signal.SIGTERM, _spare_once)  # needs its workers until it has saved
     cv2.setNumThreads(0)
     torch.set_num_threads(1)
 

@@ -27,8 +27,11 @@ class _Console(logging.Handler):
         if getattr(record, "quiet", False):
             return
         prefix = "" if record.levelno < logging.WARNING else f"{record.levelname.lower()}: "
-        tqdm.write(prefix + record.getMessage(), file=sys.stderr)
-        sys.stderr.flush()
+        try:
+            tqdm.write(prefix + record.getMessage(), file=sys.stderr)
+            sys.stderr.flush()
+        except OSError:  # whoever was listening is gone (a closed pipe or terminal); the log file goes on
+            return
 
 
 class _Held(logging.Handler):
