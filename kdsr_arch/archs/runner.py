@@ -67,7 +67,7 @@ class Runner:
         height, width = lq.shape[-2:]
         padded = self._pad(lq)
         self._check(padded)
-        frames, net = self._color(padded), self._inference_net()
+        frames, net = self._color(padded), self.inference_net()
         if lq.dim() == 4:
             sr = self._call(frames, net)
         elif self.traits.mode == 'recurrent':
@@ -80,7 +80,7 @@ class Runner:
             return self._with_chroma(sr, lq)
         return sr
 
-    def _inference_net(self) -> nn.Module:
+    def inference_net(self) -> nn.Module:
         """The network's faster form for inference where it has one (``for_inference``), made anew when weights change.
 
         A network that somebody watches through hooks is run as it is.

@@ -65,9 +65,14 @@ def speed_input(traits: Traits, width: int, height: int, device: torch.device) -
     return lq, frames if traits.mode == "recurrent" else 1
 
 
+def _restore(runner: Runner, lq: Tensor) -> Tensor:
+    """What a user runs: a frame of a window, an image or a clip, by the network's faster form if it has one."""
+    return runner.restore(lq, clip=1 if runner.traits.mode == "window" else None)
+
+
 def _seconds(runner: Runner, lq: Tensor) -> float:
     began = time.perf_counter()
-    runner.forward(lq)
+    _restore(runner, lq)
     if lq.device.type == "cuda":
         torch.cuda.synchronize(lq.device)
     return time.perf_counter() - began
@@ -119,9 +124,10 @@ def measure_cost(
 def _count(runner: Runner, lq: Tensor) -> int:
     """Multiply-adds of the network itself, on what the runner makes of ``lq``."""
     inputs: list[tuple] = []
-    hook = runner.net.register_forward_pre_hook(lambda _, args: inputs.append(args))
+    net = runner.inference_net()
+    hook = net.register_forward_pre_hook(lambda _, args: inputs.append(args))
     try:
-        runner.forward(lq)
+        _restore(runner, lq)
     finally:
         hook.remove()
-    return count_flops(runner.net, *inputs[0])
+    return count_flops(net, *inputs[0])

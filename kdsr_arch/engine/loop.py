@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import nn
 
 from kdsr_arch import distributed
 from kdsr_arch.engine.checkpoint import Checkpoints, random_states, random_states_kept, set_random_states
@@ -22,9 +23,12 @@ from kdsr_arch.engine.signals import Interrupted, StopRequest
 from kdsr_arch.engine.validation import Validator
 from kdsr_arch.models.base import Trainable
 from kdsr_arch.models.tally import NonFiniteError
+from kdsr_arch.ops.offset_monitor import OffsetMonitor
 
 # iterations between agreements of all processes to stop: each makes the CPUs wait for one another
 STOP_PERIOD_CUDA = 10
+# iterations between two warnings of deformable offsets that explode
+OFFSET_REPORT_PERIOD = 1000
 
 
 @dataclass
@@ -68,6 +72,7 @@ class Loop:
         self.save_freq: int = opt["logger"]["save_checkpoint_freq"]
         self.val_freq: int | None = (opt.get("val") or {}).get("val_freq")
         self.progress = Progress(self.total, position)
+        self.offsets = OffsetMonitor(nn.ModuleList(model.modules()), every=OFFSET_REPORT_PERIOD)
         self.saved = position
         on_cpu = next(model.modules()[0].parameters()).device.type == "cpu"
         self.stop_period = 1 if on_cpu else STOP_PERIOD_CUDA
@@ -89,6 +94,7 @@ class Loop:
             ) from None
         finally:
             self.progress.close()
+            self.offsets.remove()
         if finished and distributed.is_main():
             self.checkpoints.save_networks("latest", self.model.student_files())
         return finished
@@ -139,9 +145,12 @@ class Loop:
         self.model.check_finite()
         log, rates = self.model.get_current_log(), self.model.get_current_learning_rate()
         line = self.progress.line(self.position, rates, log)
+        exploding = self.offsets.report(self.position)
         if self.output is None:
             return
         get_logger().info(line)
+        if exploding:
+            get_logger().warning(exploding)
         self.output.history.add("train", self.position, lr=rates, **log)
         self.output.trackers.add("train", {**log, "lr": rates[0]}, self.position)
 

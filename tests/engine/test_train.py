@@ -16,6 +16,7 @@ from kdsr_arch.models.distill_model import DistillModel
 from kdsr_arch.models.networks import build_network
 from kdsr_arch.models.tally import NonFiniteError
 
+STUDENT = ("num_in_ch", "num_out_ch", "num_feat", "num_block", "upscale")  # keywords of the student of conftest.py
 TEACHER = {"type": "MSRResNet", "num_in_ch": 3, "num_out_ch": 3, "num_feat": 12, "num_block": 1, "upscale": 2}
 FIT = {"fit": {"type": "FitNetLoss", "at": "body.0", "loss_weight": 0.1}}
 
@@ -274,3 +275,22 @@ def test_compiled_student_trains_to_nearly_the_same(run) -> None:
     assert list(plain) == list(compiled)
     for name, value in plain.items():
         torch.testing.assert_close(compiled[name], value, rtol=1e-3, atol=1e-4)
+
+
+def test_exploding_offsets_are_told_before_the_loss_shows_it(run, images, tmp_path, capsys) -> None:
+    net = {"type": "EDVRSlim", "num_feat": 8, "num_hr_feat": 8, "num_frame": 3, "deformable_groups": 2,
+           "num_extract_block": 1, "num_reconstruct_block": 1}
+    weights = build_network(net).state_dict()
+    weights["pcd_align.dcn_pack.l1.conv_offset.bias"].fill_(300.0)
+    torch.save({"params": weights}, tmp_path / "exploded.pth")
+    clips = {"type": "ClipDataset", "dataroot_gt": str(images.parent)}
+    run(
+        model_type="VideoDistillModel",
+        scale=4,
+        datasets={"val": None, "train": {**clips, "num_frame": 3, "gt_size": 32}},
+        network_g={**dict.fromkeys(STUDENT), **net},
+        path={"pretrain_network_g": str(tmp_path / "exploded.pth")},
+        val=None,
+        train={"total_iter": 3},
+    )
+    assert "offsets are exploding in 1 of" in capsys.readouterr().err
