@@ -5,6 +5,6 @@ from common import parser, run
 from kdsr_arch.data.demo import prepare
 
 if __name__ == "__main__":
-    arguments = parser(__doc__)
+    arguments = parser(__doc__, making=False)
     arguments.add_argument("out", nargs="?", default="datasets/demo", help="folder for the clips (datasets/demo)")
     run(lambda: prepare(arguments.parse_args().out))

@@ -1,6 +1,6 @@
 """Videos to a clip LMDB: python datasets_prep/prepare_videos.py videos datasets/videos_GT.lmdb --halve"""
 
-from common import parser, run
+from common import making_of, parser, run
 
 from kdsr_arch.data.video_clips import prepare_video_clips
 
@@ -13,4 +13,4 @@ if __name__ == "__main__":
     arguments.add_argument("--exclude", nargs="+", default=[], help="clips to leave out")
     given = arguments.parse_args()
     options = {"halved": given.halve, "multiple": given.multiple, "exclude": given.exclude}
-    run(lambda: prepare_video_clips(given.folder, given.out, **options))
+    run(lambda: prepare_video_clips(given.folder, given.out, **options, making=making_of(given)[0]))

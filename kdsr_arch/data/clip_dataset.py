@@ -13,6 +13,8 @@ from kdsr_arch.data.augment import random_flip, random_window, to_tensor
 from kdsr_arch.data.clips import PADDINGS, Clip, listed_clips, select_clips
 from kdsr_arch.data.codec import Window
 from kdsr_arch.data.fields import color_of, patch_of
+from kdsr_arch.data.keys import first_gap
+from kdsr_arch.data.notices import notice
 from kdsr_arch.data.pairs import FramePairs
 from kdsr_arch.errors import UserError
 
@@ -95,6 +97,10 @@ class ClipDataset(torch.utils.data.Dataset):
             for position, key in clip.gt.items():
                 self.pairs.check(clip.lq[position], key)
             self._check_extent(clip, first)
+            gap = first_gap(clip.lq)
+            if gap is not None:
+                where = f"{self.pairs.lq.name}: clip '{clip.name}' has no frames between '{gap[0]}' and '{gap[1]}'"
+                notice(f"gap {where}", f"{where}; they are taken for neighbours")
             self._sizes[clip.name] = first
         return self._sizes[clip.name]
 

@@ -40,6 +40,9 @@ class Codec(Protocol):
     def size(self, data: Buffer, name: str) -> tuple[int, int]:
         """(H, W) without decoding the pixels."""
 
+    def described(self, head: Buffer) -> str:
+        """What a value that begins with these 64 bytes is, for people."""
+
     def decode(self, data: Buffer, name: str, window: Window | None = None) -> np.ndarray:
         """The frame, or the part of it under ``window``: uint8 (h, w, 3) RGB, C-contiguous, owned by the caller."""
 
@@ -102,6 +105,9 @@ class ImageFileCodec:
                 return image.height, image.width
         except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
             raise _refuse_undecodable(name) from None
+
+    def described(self, head: Buffer) -> str:
+        return "image files"
 
     def decode(self, data: Buffer, name: str, window: Window | None = None) -> np.ndarray:
         if not len(data) or not _is_whole(data):

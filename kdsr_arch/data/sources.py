@@ -10,6 +10,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
+import lmdb
 import numpy as np
 from PIL import Image
 
@@ -221,7 +222,10 @@ class LmdbSource(FrameSource):
         with reading(self.root) as transaction:
             for key in keys:
                 self._known(key)
-                data: Any = transaction.get(stored_key(key, self.side))  # a view, as `reading` asks for buffers
+                try:
+                    data: Any = transaction.get(stored_key(key, self.side))  # a view, as `reading` asks for buffers
+                except lmdb.Error as error:
+                    raise UserError(f"{self.where(key)}: data.mdb is damaged ({error}); copy it again") from None
                 if data is None:
                     raise UserError(
                         f"{self.name}: the key '{key}' is in {meta_file(self.side)} but not in data.mdb; the store is "

@@ -101,8 +101,10 @@ class TeacherStore:
                 raise UserError(f"{self.path}: image '{key}' was {held} when it was stored, and is {size[0]}x{size[1]}")
         missing = set(flips) - set(self.orientations) if len(self.orientations) > 1 else set()
         if missing:
-            raise UserError(f"{self.path}: lacks orientations that use_hflip and use_rot draw; make it again with "
-                            "kdsr cache-teacher")
+            raise UserError(
+                f"{self.path}: lacks orientations that use_hflip and use_rot draw; make it again with "
+                "kdsr cache-teacher"
+            )
 
     def check_patch(self, patch: int) -> None:
         """Raises UserError where the store holds windows of another side than ``patch`` LR pixels."""
@@ -135,7 +137,7 @@ class TeacherStore:
             raise UserError(f"{self.path}: '{name}' of image '{key}' is missing or damaged; make the store again")
         whole = np.frombuffer(value, np.float16).reshape(channels, height * ratio, width * ratio)
         rows, columns = (slice(s * ratio, (s + n) * ratio) for s, n in ((top, window[2]), (left, window[3])))
-        return torch.from_numpy(np.ascontiguousarray(apply_flip(whole[:, rows, columns], flip)))
+        return torch.from_numpy(np.array(apply_flip(whole[:, rows, columns], flip), order="C"))
 
 
 def _value_key(key: str, number: int, name: str, place: str = "") -> bytes:

@@ -69,6 +69,11 @@ class TiledCodec:
     def size(self, data: Buffer, name: str) -> tuple[int, int]:
         return _index(data, name).size
 
+    def described(self, head: Buffer) -> str:
+        _, _, kind, edge, _, _ = _HEAD.unpack_from(head)
+        coder = next((c.name for c in TILE_CODERS if c.kind == kind), "unknown")
+        return f"{coder} tiles of {edge}"
+
     def encode(self, frame: np.ndarray) -> bytes:
         """The bytes of a uint8 (H, W, 3) RGB frame."""
         height, width = frame.shape[:2]

@@ -74,3 +74,22 @@ def test_a_copy_sent_to_another_process_starts_empty(counting):
     other = pickle.loads(pickle.dumps(cached))
     np.testing.assert_array_equal(other.get(cached.keys()[0]), cached.get(cached.keys()[0]))
     assert other.source.reads == 2
+
+
+def test_lr_made_of_frames_that_do_not_fit_is_one_decoding_each(counting):
+    from kdsr_arch.data.degraded import DegradedSource
+    from kdsr_arch.data.pairs import FramePairs
+
+    pairs = FramePairs({"dataroot_gt": counting.source.name, "scale": 4})
+    keys = counting.keys()[:4]
+    pairs.gt, pairs.lq = counting, DegradedSource(counting, 4)
+    expected = pairs.read(keys, keys[1:2], Window(1, 2, 8, 8))
+    assert counting.reads == 4
+    half = (64 * 80 * 3 * 2 + 16 * 20 * 3 * 2) / 2**30
+    pairs.cache({"cache": True, "cache_gb": half}, keys, keys, True)
+    for _ in range(2):
+        counting.reads = 0
+        found = pairs.read(keys, keys[1:2], Window(1, 2, 8, 8))
+        for left, right in zip(found, expected, strict=True):
+            np.testing.assert_array_equal(left, right)
+    assert counting.reads == 2  # the two that are not in memory

@@ -101,6 +101,28 @@ def test_lmdb_folder_cache_and_stored_lr_give_identical_tensors(make, clip_lmdb,
                 assert_same(left, right)
 
 
+@pytest.mark.parametrize("codec", ["webp", "raw"])
+def test_lr_kept_beside_its_hr_is_read_with_it(make, clip_root, tmp_path, codec, monkeypatch):
+    from kdsr_arch.data import lmdb_env
+    from kdsr_arch.data.codec import codec_named
+    from kdsr_arch.data.convert import Making
+    from kdsr_arch.data.plans import convert_clips
+
+    low = {"scale": 4, "kind": "BI", "border": "symmetric"}
+    convert_clips(clip_root, tmp_path / "both.lmdb", making=Making(codec_named(codec, 16), low))
+    dataset = make(dataroot_gt=str(tmp_path / "both.lmdb"), cache=False)
+    assert not isinstance(dataset.pairs.lq, DegradedSource)
+    begun = []
+    begin = lmdb_env._begin
+    monkeypatch.setattr(lmdb_env, "_begin", lambda root: begun.append(root) or begin(root))
+    found = samples(dataset)
+    assert len(begun) == len(found)  # one transaction a sample
+    for left, right in zip(found, samples(make(cache=False)), strict=True):
+        assert_same(left, right)
+    other = make(dataroot_gt=str(tmp_path / "both.lmdb"), cache=False, degradation="BD")
+    assert isinstance(other.pairs.lq, DegradedSource)
+
+
 def test_flips_and_reversal_are_shared_by_all_frames(make, clip_root):
     plain = make(use_hflip=False, use_rot=False)
     turned = make(random_reverse=True)

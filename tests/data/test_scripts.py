@@ -34,7 +34,8 @@ def run(tmp_path, monkeypatch, capsys):
 
 
 def test_clips_and_their_lr(run, clip_root, tmp_path):
-    code, out, _ = run("prepare_clips.py", clip_root, "lq.lmdb", "--lr", 4, "BI", "--clips", "001")
+    words = ("--lr", 4, "BI", "--lr-only", "--clips", "001", "--quiet")
+    code, out, _ = run("prepare_clips.py", clip_root, "lq.lmdb", *words)
     assert code == 0 and out == "001: (5, 12, 16)\n"
     assert LmdbSource(tmp_path / "lq.lmdb").size("001/00000000") == (12, 16)
     code, out, err = run("prepare_clips.py", clip_root, "lq.lmdb")

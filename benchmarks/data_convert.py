@@ -1,0 +1,132 @@
+"""Frames a second of a conversion beside BasicSR's make_lmdb_from_imgs, and the memory of a worker over many samples.
+
+    python benchmarks/data_convert.py VIDEO... [--frames 12] [--rounds 3] [--out benchmarks/results/data_convert.json]
+
+Frames of 1280x720 as PNG files. The conversions take turns, and wall-clock time is counted, as the point is the use of
+two cores: on a machine with other load the rates, though not the processor time, are those of what is left. BasicSR is
+run both ways it offers: as its scripts do (which read all frames into memory first, in processes), and one by one.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import io
+import json
+import logging
+import multiprocessing
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from data_frames import machine, video_frames, write_folder
+
+from kdsr_arch import compat  # noqa: F401
+from kdsr_arch.data.clip_dataset import ClipDataset
+from kdsr_arch.data.codec import codec_named
+from kdsr_arch.data.convert import Making
+from kdsr_arch.data.plans import convert_clips
+from kdsr_arch.data.sources import FolderSource
+
+PROCESSES = 2
+SAMPLES = 10_000
+
+
+def conversions(root: Path, out: Path) -> dict[str, Callable[[], object]]:
+    """Each makes the store ``out`` from the frames under ``root``."""
+    from basicsr.utils.lmdb_util import make_lmdb_from_imgs
+
+    keys = FolderSource(root).keys()
+    names = [f"{key}.png" for key in keys]
+
+    def theirs(together: bool) -> None:
+        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+            make_lmdb_from_imgs(str(root), str(out), names, keys, multiprocessing_read=together, n_thread=PROCESSES)
+
+    def ours(name: str) -> None:
+        convert_clips(root, out, making=Making(codec_named(name), processes=PROCESSES))
+
+    made = {f"ours, {name}": lambda name=name: ours(name) for name in ("png", "webp", "zstd", "raw")}
+    return {"basicsr, one by one": lambda: theirs(False), "basicsr, processes": lambda: theirs(True), **made}
+
+
+def rates(root: Path, rounds: int, work: Path) -> dict[str, dict[str, float]]:
+    """Frames a second, the best of some rounds, and processor seconds of a frame."""
+    count = len(FolderSource(root).keys())
+    out = work / "out.lmdb"
+    found: dict[str, list[tuple[float, float]]] = {}
+    for _ in range(rounds):
+        for name, convert in conversions(root, out).items():
+            wall, spent = time.monotonic(), sum(os.times()[:4])
+            convert()
+            found.setdefault(name, []).append((time.monotonic() - wall, sum(os.times()[:4]) - spent))
+            shutil.rmtree(out)
+    best = {name: min(times) for name, times in found.items()}
+    return {
+        name: {
+            "frames_per_second": round(count / wall, 2),
+            "processor_ms_per_frame": round(1e3 * min(spent for _, spent in found[name]) / count, 1),
+            "times_basicsr": round(min(w for n, (w, _) in best.items() if n.startswith("basicsr")) / wall, 2),
+        }
+        for name, (wall, _) in best.items()
+    }
+
+
+def private_mb() -> float:
+    """Memory of this process that no other shares."""
+    lines = Path("/proc/self/smaps_rollup").read_text().splitlines()
+    return sum(int(line.split()[1]) for line in lines if line.startswith("Private_Dirty")) / 1024
+
+
+def _work(dataset: ClipDataset, results: multiprocessing.SimpleQueue) -> None:
+    rng = np.random.default_rng(0)
+    seen = []
+    for number in range(SAMPLES + 1):
+        if number % (SAMPLES // 10) == 0:
+            seen.append(round(private_mb(), 1))
+        dataset.sample(int(rng.integers(len(dataset))), rng)
+    results.put(seen)
+
+
+def memory_of_a_worker(store: Path) -> list[float]:
+    """Private memory of a forked worker in MB, at the start and after each tenth of 10,000 samples."""
+    opt = {"dataroot_gt": str(store), "scale": 4, "num_frame": 3, "gt_size": 64, "cache": False, "phase": "train"}
+    dataset = ClipDataset(opt)
+    context = multiprocessing.get_context("fork")
+    results = context.SimpleQueue()
+    child = context.Process(target=_work, args=(dataset, results))
+    child.start()
+    seen = results.get()
+    child.join()
+    return seen
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("videos", type=Path, nargs="+")
+    parser.add_argument("--frames", type=int, default=12)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "data_convert.json")
+    args = parser.parse_args()
+    logging.disable(logging.WARNING)
+    work = Path(tempfile.mkdtemp(prefix="kdsr_bench_"))
+    try:
+        write_folder(video_frames(args.videos, args.frames), work / "in")
+        result = {"machine": machine(), "processes": PROCESSES, "rows": rates(work / "in", args.rounds, work)}
+        low = {"scale": 4, "kind": "BI", "border": "symmetric"}
+        convert_clips(work / "in", work / "webp.lmdb", making=Making(codec_named("webp"), low=low))
+        result["worker_private_mb"] = memory_of_a_worker(work / "webp.lmdb")
+    finally:
+        shutil.rmtree(work)
+    args.out.parent.mkdir(exist_ok=True)
+    args.out.write_text(json.dumps(result, indent=1) + "\n")
+    print(json.dumps(result, indent=1))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,214 @@
+"""`kdsr lmdb create|info|verify|cat|export|convert`: make and look into stores of training frames."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+_KINDS = ("auto", "images", "clips", "videos", "reds", "vimeo")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The actions, each with its own arguments."""
+    actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
+    create = actions.add_parser("create", help="a store from images, clips, videos, REDS or Vimeo-90K")
+    create.add_argument("source", type=Path, help="a folder, or a video file")
+    create.add_argument("out", type=Path, help="the store, NAME.lmdb; a folder for REDS and Vimeo-90K")
+    create.add_argument("--kind", choices=_KINDS, default="auto", help="what the source is (default: found out)")
+    _add_kind_arguments(create)
+    add_making(create)
+    info = actions.add_parser("info", help="what a store holds")
+    verify = actions.add_parser("verify", help="read and check every value")
+    verify.add_argument("--processes", type=int, help="default: one per core")
+    cat = actions.add_parser("cat", help="one frame as PNG")
+    export = actions.add_parser("export", help="the frames as image files")
+    convert = actions.add_parser("convert", help="the same frames in another format")
+    for action in (info, verify, cat, export, convert):
+        action.add_argument("store", type=Path, help="NAME.lmdb")
+    cat.add_argument("key", help="such as 000/00000012")
+    cat.add_argument("-o", "--output", type=Path, help="the PNG file (default: standard output)")
+    cat.add_argument("--window", type=int, nargs=4, metavar=("TOP", "LEFT", "HEIGHT", "WIDTH"), help="a part of it")
+    export.add_argument("folder", type=Path, help="where the files go; a new or empty folder")
+    for action in (cat, export):
+        action.add_argument("--side", default="", help="the LR kept beside the frames, as 'info' names it")
+    convert.add_argument("out", type=Path, help="the new store, NAME.lmdb")
+    add_making(convert, low=False)
+
+
+def _add_kind_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--patch", type=int, default=0, help="images: side of sub-images (default: whole images)")
+    parser.add_argument("--step", type=int, default=0, help="images: distance of sub-images (default: their side)")
+    parser.add_argument("--strip", default="", help="images: ending to take off the names, such as x4 for DIV2K's LR")
+    parser.add_argument("--clips", nargs="+", help="clips: take these only")
+    parser.add_argument("--exclude", nargs="+", default=[], help="videos: leave these out")
+    parser.add_argument("--halve", action="store_true", help="videos: halve the size, which cleans compressed video")
+    parser.add_argument("--multiple", type=int, default=4, help="videos: crop sides to multiples of this (default: 4)")
+    parser.add_argument("--split", default="train", help="Vimeo-90K: the list file sep_SPLITlist.txt (default: train)")
+
+
+def add_making(parser: argparse.ArgumentParser, low: bool = True) -> None:
+    """How a store is made; also the arguments of the scripts in datasets_prep."""
+    from kdsr_arch.data.codec import CODEC_NAMES
+
+    parser.add_argument(
+        "--codec",
+        choices=CODEC_NAMES,
+        default="webp",
+        help="webp: small, the default; raw: fastest, largest; zstd: between them; png: whole frames, BasicSR reads it",
+    )
+    parser.add_argument("--tile", type=int, default=0, help="side of tiles in pixels (default: as suits the frames)")
+    if low:
+        parser.add_argument("--lr", nargs=2, metavar=("SCALE", "KIND"), help="keep LR beside HR: 4 BI, or 4 BD")
+        parser.add_argument("--lr-only", action="store_true", help="write the LR alone, as BasicSR wants it")
+        parser.add_argument("--border", default="symmetric", choices=("symmetric", "replicate"), help="MATLAB's border")
+    parser.add_argument("--skip-bad", action="store_true", help="leave out and list what cannot be used")
+    parser.add_argument("--processes", type=int, help="that decode and encode (default: one per core)")
+    parser.add_argument("--quiet", action="store_true", help="tell no progress")
+
+
+def degradation(args: argparse.Namespace) -> dict[str, Any] | None:
+    """``{scale, kind, border}`` as the arguments say, or None."""
+    from kdsr_arch.errors import UserError
+
+    if getattr(args, "lr", None) is None:
+        if getattr(args, "lr_only", False):
+            raise UserError("--lr-only needs --lr SCALE KIND, such as --lr 4 BI")
+        return None
+    scale, kind = args.lr
+    if not (scale.isascii() and scale.isdecimal()) or int(scale) < 2:
+        raise UserError(f"--lr {scale} {kind}: the scale must be a whole number of 2 or more")
+    if kind not in ("BI", "BD"):
+        raise UserError(f"--lr {scale} {kind}: the kind is BI (MATLAB's bicubic) or BD (Gaussian blur)")
+    return {"scale": int(scale), "kind": kind, "border": args.border}
+
+
+def making_of(args: argparse.Namespace) -> tuple[Any, dict[str, Any] | None]:
+    """(How to make the store, the LR to write instead of the frames)."""
+    from kdsr_arch.data.codec import codec_named
+    from kdsr_arch.data.convert import Making
+    from kdsr_arch.errors import UserError
+
+    if args.processes is not None and args.processes < 1:
+        raise UserError(f"--processes {args.processes}: must be 1 or more")
+    low = degradation(args)
+    alone = low if getattr(args, "lr_only", False) else None
+    codec = codec_named(args.codec, args.tile)
+    return Making(codec, None if alone else low, args.skip_bad, args.processes, not args.quiet), alone
+
+
+def run(args: argparse.Namespace) -> int:
+    """Do what is asked; 1 when `verify` finds a fault."""
+    from kdsr_arch.data.lmdb_env import close_all
+
+    actions = {
+        "create": _create, "info": _info, "verify": _verify, "cat": _cat, "export": _export, "convert": _convert
+    }  # fmt: skip
+    try:
+        return actions[args.action](args)
+    finally:
+        close_all()
+
+
+def kind_of(source: Path) -> str:
+    """What a folder holds, by the names in it."""
+    from kdsr_arch.data.sources import IMAGE_SUFFIXES
+    from kdsr_arch.data.video import VIDEO_SUFFIXES
+    from kdsr_arch.errors import UserError
+
+    if source.is_file():
+        return "videos"
+    if not source.is_dir():
+        raise UserError(f"{source}: no such folder or file")
+    if (source / "sequences").is_dir():
+        return "vimeo"
+    if (source / "train_sharp").is_dir() or (source / "train" / "train_sharp").is_dir():
+        return "reds"
+    names = [path for path in source.iterdir() if not path.name.startswith(".")]
+    if any(path.suffix.lower() in VIDEO_SUFFIXES for path in names):
+        return "videos"
+    return "images" if any(path.suffix.lower() in IMAGE_SUFFIXES for path in names) else "clips"
+
+
+def _create(args: argparse.Namespace) -> int:
+    from kdsr_arch.data import plans, video_clips
+    from kdsr_arch.errors import UserError
+
+    making, alone = making_of(args)
+    kind = kind_of(args.source) if args.kind == "auto" else args.kind
+    if alone and kind in ("videos", "reds"):
+        raise UserError(f"--lr-only is not for {kind}; --lr keeps LR beside HR")
+    if kind == "images":
+        parts = {"patch": args.patch, "step": args.step, "strip": args.strip}
+        plans.convert_images(args.source, args.out, **parts, degrade=alone, making=making)
+    elif kind == "clips":
+        plans.convert_clips(args.source, args.out, only=args.clips, degrade=alone, making=making)
+    elif kind == "videos":
+        parts = {"halved": args.halve, "multiple": args.multiple, "exclude": args.exclude}
+        video_clips.prepare_video_clips(args.source, args.out, **parts, making=making)
+    elif kind == "reds":
+        plans.prepare_reds(args.source, args.out, making)
+    else:
+        plans.prepare_vimeo(args.source, args.out, split=args.split, degrade=alone, making=making)
+    for store in [args.out] if args.out.suffix == ".lmdb" else sorted(args.out.glob("*.lmdb")):
+        tell_store(store)
+    return 0
+
+
+def tell_store(store: Path) -> None:
+    """What a store holds, and what was left out of it."""
+    from kdsr_arch.data.convert import SKIPPED_FILE
+    from kdsr_arch.data.store_tools import describe
+
+    print("\n  ".join([str(store), *describe(store)]))
+    if (store / SKIPPED_FILE).is_file():
+        lines = (store / SKIPPED_FILE).read_text(encoding="utf-8").splitlines()
+        print(f"  left out: {len(lines)} frames, listed in {store / SKIPPED_FILE}")
+        for line in lines[:20]:
+            print(f"    {line.partition(chr(9))[2]}")
+
+
+def _info(args: argparse.Namespace) -> int:
+    tell_store(args.store)
+    return 0
+
+
+def _verify(args: argparse.Namespace) -> int:
+    from kdsr_arch.data.progress import Progress
+    from kdsr_arch.data.store_tools import verify
+
+    progress = Progress(args.store.name)
+    faults = verify(args.store, args.processes, progress.add)
+    progress.close()
+    for fault in faults:
+        print(f"{fault.key}: {fault.reason}")
+    print(f"{args.store}: {f'{len(faults)} faults' if faults else 'whole'}")
+    return 1 if faults else 0
+
+
+def _cat(args: argparse.Namespace) -> int:
+    from kdsr_arch.data.codec import Window
+    from kdsr_arch.data.store_tools import frame_png
+
+    data = frame_png(args.store, args.key, Window(*args.window) if args.window else None, args.side)
+    if args.output:
+        args.output.write_bytes(data)
+    else:
+        sys.stdout.buffer.write(data)
+    return 0
+
+
+def _export(args: argparse.Namespace) -> int:
+    from kdsr_arch.data.store_tools import export
+
+    print(f"{args.folder}: {export(args.store, args.folder, args.side)} files")
+    return 0
+
+
+def _convert(args: argparse.Namespace) -> int:
+    from kdsr_arch.data.plans import convert_store
+
+    convert_store(args.store, args.out, making_of(args)[0])
+    tell_store(args.out)
+    return 0

@@ -1,0 +1,148 @@
+"""`kdsr lmdb`, as a person runs it."""
+
+from __future__ import annotations
+
+import io
+import os
+import shutil
+
+import lmdb
+import numpy as np
+import pytest
+from PIL import Image
+
+from kdsr_arch.cli import main
+from kdsr_arch.data.codec import codec_of
+from kdsr_arch.data.degraded import DegradedSource
+from kdsr_arch.data.sources import FolderSource, LmdbSource
+from kdsr_arch.data.store_tools import verify
+
+
+@pytest.fixture
+def kdsr(store, capsys):
+    """``kdsr(words...)`` runs ``kdsr lmdb``; returns (exit code, stdout, stderr)."""
+    capsys.readouterr()
+
+    def call(*words: object) -> tuple[int, str, str]:
+        code = main(["lmdb", *map(str, words)])
+        return (code, *capsys.readouterr())
+
+    return call
+
+
+@pytest.fixture
+def store(clip_root, tmp_path):
+    assert main(["lmdb", "create", str(clip_root), str(tmp_path / "a.lmdb"), "--lr", "4", "BI", "--quiet"]) == 0
+    return tmp_path / "a.lmdb"
+
+
+def test_create_tells_what_it_made(kdsr, clip_root, tmp_path, store):
+    code, out, err = kdsr("info", store)
+    assert code == 0 and err == ""
+    assert "frames: 13 in 2 clips (8 of 80x64, 5 of 64x48), webp tiles of 64" in out
+    assert "LR 'x4_BI_symmetric': 13 in 2 clips" in out and "of raw pixels" in out
+    assert (tmp_path / "a.txt").read_text() == "000 8 (64,80,3)\n001 5 (48,64,3)\n"
+    code, out, err = kdsr("create", clip_root, store)
+    assert code == 2 and err.startswith("error: ") and "exists already" in err
+    code, out, err = kdsr("create", clip_root, tmp_path / "b.lmdb", "--codec", "raw")
+    assert code == 0 and "b.lmdb: 13 frames in " in err and "a second" in err
+
+
+def test_what_a_source_is_is_found_out(kdsr, frames, tmp_path, save):
+    save(tmp_path / "in" / "0001x4.png", frames[0])
+    code, out, _ = kdsr("create", tmp_path / "in", tmp_path / "i.lmdb", "--strip", "x4", "--patch", 64, "--quiet")
+    assert code == 0 and LmdbSource(tmp_path / "i.lmdb").keys()[0] == "0001_s001"
+    for split in ("train", "val"):
+        save(tmp_path / "reds" / f"{split}_sharp" / "000" / "00000000.png", frames[0])
+    assert kdsr("create", tmp_path / "reds", tmp_path / "made", "--quiet")[0] == 0
+    assert LmdbSource(tmp_path / "made" / "train_sharp_with_val.lmdb").keys() == ["000/00000000", "240/00000000"]
+    assert "nowhere: no such folder" in kdsr("create", tmp_path / "nowhere", tmp_path / "x.lmdb")[2]
+    for words in (("--lr", "1", "BI"), ("--lr", "4", "XX"), ("--lr-only",), ("--processes", 0), ("--tile", 3)):
+        code, out, err = kdsr("create", tmp_path / "in", tmp_path / "x.lmdb", *words)
+        assert code == 2 and err.startswith("error: ") and "Traceback" not in err, words
+    assert not (tmp_path / "x.lmdb").exists()
+
+
+def test_verify_names_what_is_damaged(kdsr, store):
+    assert kdsr("verify", store)[:2] == (0, f"{store}: whole\n")
+    with lmdb.open(str(store)) as environment, environment.begin(write=True) as transaction:
+        for key in (b"000/00000003", b"x4_BI_symmetric/001/00000002"):
+            value = bytearray(transaction.get(key))
+            value[len(value) // 2] ^= 4
+            transaction.put(key, bytes(value))
+        transaction.delete(b"001/00000001")
+        transaction.put(b"stray", b"?")
+    code, out, _ = kdsr("verify", store, "--processes", 2)
+    assert code == 1 and f"{store}: 4 faults" in out
+    assert "'000/00000003': the stored frame is damaged" in out and "(x4_BI_symmetric): '001/00000002'" in out
+    assert (
+        "'001/00000001' is in meta_info.txt but not in data.mdb" in out and "stray: is in data.mdb, but no list" in out
+    )
+
+
+def test_verify_compares_sizes(store):
+    meta = store / "meta_info.txt"
+    meta.write_text(meta.read_text().replace("(48,64,3)", "(48,60,3)"))
+    assert verify(store)[0] == ("001/00000000", "is 48x64, listed as 48x60")
+
+
+@pytest.mark.parametrize("codec", ["webp", "raw", "png"])
+def test_a_byte_flipped_in_the_file_itself(kdsr, clip_root, tmp_path, codec):
+    store = tmp_path / "c.lmdb"
+    kdsr("create", clip_root, store, "--codec", codec, "--quiet")
+    data = bytearray((store / "data.mdb").read_bytes())
+    with lmdb.open(str(store), readonly=True, lock=False) as environment, environment.begin() as transaction:
+        place = data.index(transaction.get(b"001/00000004")) + 500
+    data[place] ^= 1
+    (store / "data.mdb").write_bytes(data)
+    code, out, _ = kdsr("verify", store)
+    assert code == 1 and "'001/00000004': the stored frame is damaged" in out and "1 faults" in out
+
+
+def test_a_truncated_store_is_one_sentence(kdsr, store):
+    os.truncate(store / "data.mdb", (store / "data.mdb").stat().st_size - 4096)
+    for action in (("info",), ("verify",), ("cat", store, "000/00000000")):
+        code, out, err = kdsr(action[0], store, *action[2:])
+        assert code == 2 and "data.mdb is truncated" in err
+
+
+def test_cat_and_export(store, clip_root, tmp_path, capfdbinary):
+    source = FolderSource(clip_root)
+    frame = source.get("000/00000003")
+    capfdbinary.readouterr()
+    assert main(["lmdb", "cat", str(store), "000/00000003"]) == 0
+    np.testing.assert_array_equal(np.asarray(Image.open(io.BytesIO(capfdbinary.readouterr().out))), frame)
+    words = ["cat", str(store), "000/00000003", "-o", str(tmp_path / "p.png"), "--window", "8", "4", "16", "12"]
+    assert main(["lmdb", *words]) == 0
+    np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / "p.png")), frame[8:24, 4:16])
+    words = ["cat", str(store), "000/00000003", "-o", str(tmp_path / "l.png"), "--side", "x4_BI_symmetric"]
+    assert main(["lmdb", *words]) == 0
+    low = DegradedSource(source, 4).get("000/00000003")
+    np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / "l.png")), low)
+    assert main(["lmdb", "export", str(store), str(tmp_path / "files")]) == 0
+    again = FolderSource(tmp_path / "files")
+    assert again.keys() == source.keys()
+    for key in source:
+        np.testing.assert_array_equal(again.get(key), source.get(key))
+    assert main(["lmdb", "export", str(store), str(tmp_path / "files")]) == 2
+    assert main(["lmdb", "cat", str(store), "000/0000003"]) == 2
+    assert b"did you mean" in capfdbinary.readouterr().err
+
+
+def test_convert_to_basicsrs_format_and_back(kdsr, store, clip_root, tmp_path):
+    assert kdsr("convert", store, tmp_path / "png.lmdb", "--codec", "png", "--quiet")[0] == 0
+    assert kdsr("convert", tmp_path / "png.lmdb", tmp_path / "raw.lmdb", "--codec", "raw", "--quiet")[0] == 0
+    source = FolderSource(clip_root)
+    png, raw = LmdbSource(tmp_path / "png.lmdb"), LmdbSource(tmp_path / "raw.lmdb")
+    assert png.encoded("000/00000000").startswith(b"\x89PNG")
+    for key in source:
+        np.testing.assert_array_equal(raw.get(key), source.get(key))
+        assert codec_of(raw.encoded(key)).described(raw.encoded(key)) == "raw tiles of 64"
+
+
+def test_a_store_that_is_still_written_is_said_to_be(kdsr, store, tmp_path):
+    half = shutil.copytree(store, tmp_path / "half.lmdb")
+    (half / "meta_info.txt").unlink()
+    assert "it is still being written or was broken off" in kdsr("info", half)[2]
+    store.rename(tmp_path / ".b.lmdb.partial")
+    assert "b.lmdb: its conversion is not finished; run the same command again" in kdsr("info", tmp_path / "b.lmdb")[2]
