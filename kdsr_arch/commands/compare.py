@@ -1,0 +1,31 @@
+"""`kdsr compare DIR...`: one HTML page to compare the pictures of results folders, with metrics and difference maps."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("folders", type=Path, nargs="+", metavar="DIR",
+                        help="results of kdsr test (results/NAME), or folders of images and clips")
+    parser.add_argument("-o", "--output", type=Path, default=Path("compare.html"), help="the page (compare.html)")
+    parser.add_argument("--gt", type=Path, metavar="DIR", help="ground truth: a folder or an LMDB store")
+    parser.add_argument("--names", nargs="+", metavar="NAME", help="names in place of the folders'")
+    parser.add_argument("--metrics", nargs="+", default=["psnr", "ssim"], metavar="METRIC",
+                        help="psnr, ssim (Y channel), psnr_rgb, ssim_rgb, psnr_faces, a registered metric, or one of "
+                             "pyiqa's (lpips, dists, ...); the first one orders the images")
+    parser.add_argument("--crop-border", type=int, default=0, metavar="N", help="pixels left out at the edges")
+    parser.add_argument("--limit", type=int, default=24, metavar="N",
+                        help="images on the page: worst, best and most differing ones; all are in the table")
+    parser.add_argument("--line", type=int, metavar="ROW", help="row of the temporal profiles (default: most motion)")
+    parser.add_argument("--title", default="Comparison", help="heading of the page")
+
+
+def run(args: argparse.Namespace) -> int:
+    from kdsr_arch.report.compare_page import CompareOptions, write_comparison
+
+    options = CompareOptions(args.gt, args.names, args.metrics, args.crop_border, args.limit, args.line, args.title)
+    page = write_comparison(args.folders, args.output, options)
+    print(f"{page}: {page.stat().st_size / 2**20:.1f} MiB; open it in a browser")
+    return 0

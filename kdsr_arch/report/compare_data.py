@@ -1,0 +1,267 @@
+"""What a comparison page shows: results folders matched image by image, measured, and clips' lines over time."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from kdsr_arch.data.keys import natural
+from kdsr_arch.data.sources import IMAGE_SUFFIXES, FrameSource, open_source
+from kdsr_arch.errors import UserError
+
+METRICS: dict[str, dict[str, Any]] = {
+    "psnr": {"type": "calculate_psnr", "test_y_channel": True},
+    "ssim": {"type": "calculate_ssim", "test_y_channel": True},
+    "psnr_rgb": {"type": "calculate_psnr"},
+    "ssim_rgb": {"type": "calculate_ssim"},
+    "psnr_faces": {"type": "calculate_face_psnr"},
+}
+LOWER_IS_BETTER = {"lpips", "dists", "niqe", "brisque", "pieapp"}
+
+
+@dataclass(frozen=True)
+class Method:
+    """One results folder.
+
+    Attributes:
+        name: shown.
+        root: the folder that the images' names are relative to.
+        files: image name (relative, without suffix) -> file.
+    """
+
+    name: str
+    root: Path
+    files: dict[str, Path]
+
+
+@dataclass
+class Item:
+    """One image of the page, or one line of pixels over time.
+
+    Attributes:
+        name: of the image, or of the clip.
+        kind: 'image' or 'profile'.
+        note: said beside the name.
+        values: metric -> method -> value.
+    """
+
+    name: str
+    kind: str = "image"
+    note: str = ""
+    values: dict[str, dict[str, float]] = field(default_factory=dict)
+
+
+def find_methods(folders: Sequence[Path], names: Sequence[str] | None = None) -> list[Method]:
+    """The results folders: of ``kdsr test`` (results/NAME), or any folder of images and clip folders.
+
+    Raises:
+        UserError: not a folder, no images, or as many names as folders are not given.
+    """
+    if names is not None and len(names) != len(folders):
+        raise UserError(f"--names: {len(names)} names for {len(folders)} folders; give one for each")
+    labels = list(names) if names is not None else _labels(folders)
+    if len(set(labels)) < len(labels):
+        raise UserError(f"--names: names must differ, got {', '.join(labels)}")
+    return [_method(folder, label) for folder, label in zip(folders, labels, strict=True)]
+
+
+def _labels(folders: Sequence[Path]) -> list[str]:
+    """The folders' own names, with as many parents as tell them apart."""
+    parts = [folder.resolve().parts[1:] or ("/",) for folder in folders]
+    for depth in range(1, max(len(part) for part in parts) + 1):
+        labels = ["/".join(part[-depth:]) for part in parts]
+        if len(set(labels)) == len(labels):
+            break
+    return labels
+
+
+def _method(folder: Path, name: str) -> Method:
+    if not folder.is_dir():
+        raise UserError(f"{folder}: no such results folder to compare")
+    root = folder / "visualization" if (folder / "visualization").is_dir() else folder
+    files = {str(path.relative_to(root).with_suffix("")): path for path in sorted(root.rglob("*"))
+             if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file()}
+    if not files:
+        raise UserError(f"{folder}: holds no images; for a test's results set val.save_img: true")
+    return Method(name, root, files)
+
+
+def common_images(methods: Sequence[Method]) -> list[str]:
+    """The images that every folder has, in natural order.
+
+    Raises:
+        UserError: there is none.
+    """
+    shared = set.intersection(*(set(method.files) for method in methods))
+    if not shared:
+        examples = "; ".join(f"{method.name} has '{next(iter(method.files))}'" for method in methods)
+        raise UserError(f"the folders have no image in common ({examples}); compare results of one data set")
+    return sorted(shared, key=natural)
+
+
+def read_image(path: Path) -> NDArray[np.uint8]:
+    """(H, W, 3) uint8 BGR."""
+    image = cv2.imread(str(path), cv2.IMREAD_COLOR)
+    if image is None:
+        raise UserError(f"{path}: cannot be read as an image")
+    return image.astype(np.uint8, copy=False)
+
+
+class Truth:
+    """The ground truth by image name.
+
+    Args:
+        root: a folder of images and clip folders, or an LMDB store.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self._source: FrameSource = open_source(root)
+        self._keys = set(self._source.keys())
+
+    def key(self, name: str) -> str | None:
+        """The ground truth's key of an image: its name, or the end of it (results lie in a folder per data set)."""
+        parts = name.split("/")
+        return next((key for first in range(len(parts)) if (key := "/".join(parts[first:])) in self._keys), None)
+
+    def read(self, name: str, shape: Sequence[int]) -> NDArray[np.uint8]:
+        """(H, W, 3) uint8 BGR, cut to ``shape``: results of a x4 network may lack up to three rows and columns."""
+        key = self.key(name)
+        if key is None:
+            some = ", ".join(sorted(self._keys)[:3])
+            raise UserError(f"--gt: has no image for '{name}' (it has {some}, ...)")
+        image = self._source.get(key)[..., ::-1]
+        if not all(0 <= have - want < 8 for have, want in zip(image.shape[:2], shape[:2], strict=True)):
+            raise UserError(f"--gt: '{key}' is {image.shape[1]}x{image.shape[0]}, the results {shape[1]}x{shape[0]}")
+        return np.ascontiguousarray(image[:shape[0], :shape[1]])
+
+
+def read_all(name: str, methods: Sequence[Method], truth: Truth | None) -> dict[str, NDArray[np.uint8]]:
+    """An image of every method, the ground truth last.
+
+    Raises:
+        UserError: images of different sizes.
+    """
+    images = {method.name: read_image(method.files[name]) for method in methods}
+    shape = next(iter(images.values())).shape
+    for label, image in images.items():
+        if image.shape != shape:
+            raise UserError(f"'{name}': {label} is {image.shape[1]}x{image.shape[0]}, {methods[0].name} "
+                            f"{shape[1]}x{shape[0]}; compare results of one scale")
+    return images if truth is None else {**images, "ground truth": truth.read(name, shape)}
+
+
+def metric_option(name: str, crop_border: int) -> dict[str, Any]:
+    """What the registry of metrics is asked for: a short name, a registered one, or one of pyiqa's."""
+    from kdsr_arch import compat  # noqa: F401
+    from kdsr_arch.registry import register_all
+
+    from basicsr.utils.registry import METRIC_REGISTRY  # isort: skip
+
+    register_all()
+    if name in METRICS:
+        return {**METRICS[name], "crop_border": crop_border}
+    if name in METRIC_REGISTRY:
+        return {"type": name, "crop_border": crop_border}
+    return {"type": "calculate_pyiqa", "metric": name, "crop_border": crop_border}
+
+
+def measure_images(names: Sequence[str], methods: Sequence[Method], truth: Truth | None, metrics: Sequence[str],
+                   crop_border: int = 0) -> list[Item]:
+    """Every metric of every image and method, against the ground truth; without one, against the first folder."""
+    from kdsr_arch.metrics.measure import measure
+
+    options = {metric: metric_option(metric, crop_border) for metric in metrics}
+    items = []
+    for name in names:
+        images = read_all(name, methods, truth)
+        reference = images["ground truth" if truth is not None else methods[0].name]
+        shown = methods if truth is not None else methods[1:]
+        values = {metric: {m.name: measure(images[m.name], reference, option) for m in shown}
+                  for metric, option in options.items()}
+        items.append(Item(name, values=values))
+    return items
+
+
+def spread(item: Item, metric: str) -> float:
+    """How far the methods lie apart on an image."""
+    values = [value for value in item.values.get(metric, {}).values() if math.isfinite(value)]
+    return max(values) - min(values) if values else 0.0
+
+
+def choose(items: Sequence[Item], metric: str, count: int) -> list[Item]:
+    """The images that are shown where there are too many for one page: worst, best, and where methods differ most.
+
+    By the last method, the one the page is usually about; in the order of ``items``.
+    """
+    if len(items) <= count:
+        return list(items)
+    last = next(reversed(items[0].values[metric]))
+    sign = 1 if metric in LOWER_IS_BETTER else -1
+    by_quality = sorted(items, key=lambda item: sign * item.values[metric][last], reverse=True)
+    by_spread = sorted(items, key=lambda item: -spread(item, metric))
+    kept: dict[str, Item] = {}
+    for trio in zip(by_quality, reversed(by_quality), by_spread, strict=True):
+        for item in trio:
+            if len(kept) < count:
+                kept[item.name] = item
+    return [item for item in items if item.name in kept]
+
+
+def clips(names: Sequence[str], least: int = 3) -> dict[str, list[str]]:
+    """Image names by their folder, of folders of several images with numbers for names: the clips."""
+    groups: dict[str, list[str]] = {}
+    for name in names:
+        folder, _, frame = name.rpartition("/")
+        if folder and any(character.isdigit() for character in frame):
+            groups.setdefault(folder, []).append(name)
+    return {folder: frames for folder, frames in groups.items() if len(frames) >= least}
+
+
+def temporal_profile(frames: Sequence[str], methods: Sequence[Method], truth: Truth | None, line: int | None = None
+                     ) -> tuple[int, dict[str, NDArray[np.uint8]]]:
+    """One line of pixels over time: (T, W, 3) for each method; flicker shows as ragged stripes.
+
+    Args:
+        frames: names of a clip's images, in order.
+        line: the row; absent: where the reference changes most from frame to frame.
+    """
+    label = "ground truth" if truth is not None else methods[0].name
+    if line is None:
+        line = _liveliest(frames, methods, truth, label)
+    rows: dict[str, list[NDArray]] = {}
+    for name in frames:
+        for method, image in read_all(name, methods, truth).items():
+            if line >= image.shape[0]:
+                raise UserError(f"--line {line}: '{name}' has {image.shape[0]} rows")
+            rows.setdefault(method, []).append(image[line])
+    return line, {method: np.stack(lines) for method, lines in rows.items()}
+
+
+def _liveliest(frames: Sequence[str], methods: Sequence[Method], truth: Truth | None, label: str) -> int:
+    change: Any = 0.0
+    previous: NDArray | None = None
+    for name in frames:
+        image = (read_image(methods[0].files[name]) if truth is None else
+                 truth.read(name, read_image(methods[0].files[name]).shape)).astype(np.float32)
+        if previous is not None:
+            change = change + np.abs(image - previous).mean(axis=(1, 2))
+        previous = image
+    margin = len(change) // 8  # a line at the very edge tells little
+    return margin + int(np.argmax(change[margin:len(change) - margin]))
+
+
+def means(items: Sequence[Item]) -> Mapping[str, dict[str, float]]:
+    """metric -> method -> mean over all images."""
+    found: dict[str, dict[str, list[float]]] = {}
+    for item in items:
+        for metric, values in item.values.items():
+            for method, value in values.items():
+                found.setdefault(metric, {}).setdefault(method, []).append(value)
+    return {metric: {method: float(np.mean(values)) for method, values in by.items()} for metric, by in found.items()}

@@ -1,0 +1,199 @@
+"""The comparison page: what it measures and shows, and how it behaves in a headless browser."""
+
+import html
+import json
+import os
+import re
+import shutil
+import subprocess
+
+import cv2
+import numpy as np
+import pytest
+
+from kdsr_arch.cli import main
+from kdsr_arch.errors import UserError
+from kdsr_arch.metrics.psnr_ssim import psnr
+from kdsr_arch.report.compare_data import (
+    Truth,
+    choose,
+    clips,
+    common_images,
+    find_methods,
+    measure_images,
+    spread,
+    temporal_profile,
+)
+from kdsr_arch.report.compare_page import CompareOptions, write_comparison
+
+BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
+FRAMES = [f"clip/{i:03d}" for i in range(5)] + ["other/000"]
+
+
+def picture(seed, strength=0.0):
+    base = np.random.default_rng(seed).integers(0, 200, (48, 64, 3)).astype(np.float32)
+    base = cv2.GaussianBlur(base, (0, 0), 3)
+    noise = np.random.default_rng(seed + 100).normal(0, 1, base.shape)
+    return np.clip(base + strength * noise, 0, 255).astype(np.uint8)
+
+
+@pytest.fixture
+def results(tmp_path):
+    """gt, good and bad; bad is worst at frame 3 and best at frame 1."""
+    for name, strength in (("gt", lambda i: 0), ("good", lambda i: 2), ("bad", lambda i: (9, 5, 10, 30, 12, 8)[i])):
+        for i, frame in enumerate(FRAMES):
+            inside = tmp_path / name if name == "gt" else tmp_path / name / "visualization" / "data"
+            (inside / frame).parent.mkdir(parents=True, exist_ok=True)
+            cv2.imwrite(str(inside / f"{frame}.png"), picture(i, strength(i)))
+    return tmp_path
+
+
+def data_of(page):
+    return json.loads(re.search(r'id="data">(.*?)</script>', page.read_text(encoding="utf-8"), re.S).group(1))
+
+
+def make(results, **keywords):
+    options = CompareOptions(results / "gt", **keywords)
+    return write_comparison([results / "good", results / "bad"], results / "page.html", options)
+
+
+def test_metrics_and_pictures_are_those_of_the_files(results):
+    page = make(results)
+    data = data_of(page)
+    assert data["columns"] == ["good", "bad"] and data["methods"] == ["good", "bad", "ground truth"]
+    entry = next(item for item in data["items"] if item["name"].endswith("clip/003"))
+    expected = psnr(picture(3, 30), picture(3), 0, True)
+    assert entry["values"]["psnr"]["bad"] == pytest.approx(expected, abs=1e-4)
+    text = page.read_text(encoding="utf-8")
+    assert not re.search(r"https?://|@import|url\(|<link|src=", re.sub(r'id="data">.*?</script>', "", text, flags=re.S))
+    kind, encoded = entry["images"]["bad"].split(",", 1)
+    assert kind == "data:image/webp;base64"
+    import base64
+
+    decoded = cv2.imdecode(np.frombuffer(base64.b64decode(encoded), np.uint8), cv2.IMREAD_COLOR)
+    assert np.array_equal(decoded, picture(3, 30))
+
+
+def test_the_page_keeps_worst_best_and_most_differing(results):
+    methods = find_methods([results / "good", results / "bad"])
+    items = measure_images(common_images(methods), methods, Truth(results / "gt"), ["psnr"])
+    assert [i.name[-3:] for i in choose(items, "psnr", 2)] == ["001", "003"]
+    assert max(items, key=lambda item: spread(item, "psnr")).name.endswith("003")
+    data = data_of(make(results, limit=2))
+    assert len([i for i in data["items"] if i["kind"] == "image" and "images" in i]) == 2
+    assert len([i for i in data["items"] if i["kind"] == "image"]) == data["count"] == 6
+
+
+def test_a_line_over_time(results):
+    methods, truth = find_methods([results / "good"]), Truth(results / "gt")
+    names = common_images(methods)
+    groups = clips(names)
+    assert list(groups) == ["data/clip"] and len(groups["data/clip"]) == 5
+    line, images = temporal_profile(groups["data/clip"], methods, truth, 7)
+    assert line == 7 and np.array_equal(images["ground truth"], np.stack([picture(i)[7] for i in range(5)]))
+    change = np.mean([np.abs(picture(i + 1).astype(float) - picture(i)).mean((1, 2)) for i in range(4)], 0)
+    assert temporal_profile(groups["data/clip"], methods, truth)[0] == 6 + int(np.argmax(change[6:42]))
+
+
+def test_without_ground_truth_the_first_folder_is_the_reference(results):
+    page = write_comparison([results / "good", results / "bad"], results / "p.html", CompareOptions())
+    data = data_of(page)
+    assert data["reference"] == "good" and data["columns"] == ["bad"]
+
+
+def test_refusals(results, capsys):
+    def refused(words, *arguments):
+        assert main(["compare", *map(str, arguments), "-o", str(results / "x.html")]) == 2
+        assert words in capsys.readouterr().err and not (results / "x.html").exists()
+
+    (results / "empty").mkdir()
+    cv2.imwrite(str(results / "empty2.png"), picture(0)[:20])
+    (results / "small" / "data" / "clip").mkdir(parents=True)
+    cv2.imwrite(str(results / "small" / "data" / "clip" / "000.png"), picture(0)[:20])
+    refused("no such results folder", results / "nowhere", results / "good")
+    refused("holds no images", results / "empty", results / "good")
+    refused("nothing to be compared", results / "good")
+    refused("names for", results / "good", results / "bad", "--names", "a")
+    refused("no image in common", results / "good", results / "gt")
+    refused("compare results of one scale", results / "good", results / "small")
+    with pytest.raises(UserError, match="rows"):
+        make(results, line=48)
+
+
+def browse(page, script="", fragment="", size="1200,900"):
+    """The page's DOM after ``script`` ran in a headless browser."""
+    if BROWSER is None:
+        pytest.skip("no Chromium here: apt-get install chromium to test the page's behaviour")
+    copy = page.with_name("run.html")
+    wrapped = f"<script>addEventListener('load', async () => {{ {script}; document.body.dataset.done = 1; }});</script>"
+    copy.write_text(page.read_text(encoding="utf-8").replace("</body>", wrapped + "</body>"), encoding="utf-8")
+    words = [BROWSER, "--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", f"--window-size={size}",
+             "--virtual-time-budget=6000", f"--user-data-dir={page.parent / 'profile'}", "--dump-dom",
+             f"{copy.as_uri()}{fragment}"]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=120, check=False,
+                          env={**os.environ, "HOME": str(page.parent)})
+    assert 'data-done="1"' in done.stdout, done.stderr[-2000:]
+    return html.unescape(re.sub(r'id="data">.*?</script>', "", done.stdout, flags=re.S))
+
+
+def rows(dom):
+    return re.findall(r'<tr data-item="\d+"[^>]*><th scope="row">([^<]*)', dom)
+
+
+def transforms(dom):
+    return re.findall(r"translate\(([-\d.]+)px, ([-\d.]+)px\) scale\(([-\d.]+)\)", dom)
+
+
+@pytest.mark.slow
+def test_in_a_browser_images_are_ordered_sorted_and_chosen(results):
+    page = make(results)
+    names = rows(browse(page))
+    assert names[0].endswith("clip/003") and names[4].endswith("other/000")
+    assert names[-1] == "clip"  # the profile is last
+    script = """const button = [...document.querySelectorAll('#heads button')].find((b) => b.textContent === 'bad');
+        button.click();"""
+    assert rows(browse(page, script))[0].endswith("clip/001")
+    best = browse(page, "const o = document.getElementById('order'); o.value = 'best'; "
+                        "o.dispatchEvent(new Event('change'));")
+    assert rows(best)[0].endswith("clip/001")
+    chosen = browse(page, "document.querySelector('#rows tr:nth-child(2)').click()")
+    assert re.search(r'aria-selected="true"><th scope="row">([^<]*)', chosen).group(1) == names[1]
+
+
+@pytest.mark.slow
+def test_in_a_browser_all_images_zoom_and_move_together(results):
+    page = make(results)
+    script = """document.querySelector('#modes [data-mode=grid]').click();
+        const pane = document.querySelectorAll('.pane')[1], box = pane.getBoundingClientRect();
+        const at = { clientX: box.left + 30, clientY: box.top + 40, bubbles: true, cancelable: true };
+        pane.dispatchEvent(new WheelEvent('wheel', { ...at, deltaY: -900 }));"""
+    dom = browse(page, script)
+    found = transforms(dom)
+    assert len(found) == 3 and len(set(found)) == 1
+    fitted = transforms(browse(page, "document.querySelector('#modes [data-mode=grid]').click()"))[0]
+    assert float(found[0][2]) > 3 * float(fitted[2])
+    for axis, pointer in ((0, 30), (1, 40)):  # the point under the pointer stays there
+        before = (pointer - float(fitted[axis])) / float(fitted[2])
+        assert (pointer - float(found[0][axis])) / float(found[0][2]) == pytest.approx(before, abs=0.6)
+
+
+@pytest.mark.slow
+def test_in_a_browser_the_slider_divides(results):
+    page = make(results)
+    script = """const h = document.querySelector('.handle');
+        for (let i = 0; i < 5; i += 1) h.dispatchEvent(new KeyboardEvent('keydown', { key: 'ArrowLeft' }));"""
+    dom = browse(page, script)
+    assert re.search(r"clip-path: inset\(0px 60(\.\d+)?% 0px 0px\)", dom) and 'aria-valuenow="40"' in dom
+    assert len(set(transforms(dom))) == 1
+
+
+@pytest.mark.slow
+def test_in_a_browser_difference_maps_measure(results):
+    dom = browse(make(results), "await new Promise((done) => setTimeout(done, 1500))", "#mode=difference&item=3")
+    assert "data-mean" in dom
+    found = [float(value) for value in re.findall(r'data-mean="([\d.]+)"', dom)]
+    name = re.search(r'aria-selected="true"><th scope="row">[^<]*?(\d+)<', dom).group(1)
+    index = int(name)
+    expected = [np.abs(picture(index, strength).astype(float) - picture(index)).mean()
+                for strength in (2, (9, 5, 10, 30, 12)[index])]
+    assert found == pytest.approx(expected, abs=1e-3)
