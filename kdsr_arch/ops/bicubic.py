@@ -21,6 +21,8 @@ from torch import Tensor
 
 from kdsr_arch.errors import UserError
 from kdsr_arch.ops.banded import Block, BlockCache, apply_to_columns, apply_to_rows, build_blocks, inside
+from kdsr_arch.ops.exporting import bicubic_by_phases, exporting
+from kdsr_arch.ops.kernels import keys_kernel
 
 __all__ = ["imresize", "imresize_uint8", "imresize_uint8_tensor", "upsample_bicubic"]
 
@@ -66,7 +68,7 @@ def imresize(x: Tensor, scale: float, antialias: bool = True, border: str = "sym
 
 def upsample_bicubic(x: Tensor, factor: int) -> Tensor:
     """:func:`imresize` by an integer factor upwards: the interpolated input of VDSR and its kind."""
-    return imresize(x, factor)
+    return bicubic_by_phases(x, factor) if exporting() else imresize(x, factor)
 
 
 def imresize_uint8(image: np.ndarray, scale: float, border: str = "symmetric") -> np.ndarray:
@@ -145,13 +147,6 @@ def _round_half_up(y: Tensor, denominator: int) -> Tensor:
     return y.mul_(1 / denominator).add_(0.5).floor_().clamp_(0, 255)
 
 
-def _keys_kernel(x: np.ndarray) -> np.ndarray:
-    x = np.abs(x)
-    near = (1.5 * x - 2.5) * x * x + 1
-    far = ((-0.5 * x + 2.5) * x - 4) * x + 2
-    return np.where(x <= 1, near, np.where(x <= 2, far, 0.0))
-
-
 def _taps(plan: _Plan) -> tuple[np.ndarray, np.ndarray]:
     """Positions, unbounded and from 0, and weights, summing to 1, of the taps of each output: (outputs, taps)."""
     shrink = plan.scale if plan.antialias and plan.scale < 1 else 1.0
@@ -161,7 +156,7 @@ def _taps(plan: _Plan) -> tuple[np.ndarray, np.ndarray]:
     step, first = np.array([plan.scale, 0.5 * (1 - 1 / plan.scale)], real)
     centre = (output / step + first).astype("float64")
     position = np.floor(centre - width / 2)[:, None] + np.arange(math.ceil(width) + 2)
-    weight = shrink * _keys_kernel(shrink * (centre[:, None] - position))
+    weight = shrink * keys_kernel(shrink * (centre[:, None] - position))
     return position.astype(np.int64) - 1, weight / weight.sum(1, keepdims=True)
 
 

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from kdsr_arch.errors import UserError
+from kdsr_arch.ops.exporting import exporting, warp_by_gathering
 from kdsr_arch.ops.sampling import pad_to_power_of_two, sample_bilinear, to_fraction
 
 __all__ = ["backward_warp"]
@@ -31,6 +32,8 @@ def backward_warp(x: Tensor, flow: Tensor, border: str = "zeros") -> Tensor:
         raise UserError(f"backward_warp: for input {tuple(x.shape)} flow must be {wanted}, got {tuple(flow.shape)}")
     if border not in ("zeros", "border"):
         raise UserError(f"backward_warp: border is '{border}', expected 'zeros' or 'border'")
+    if exporting():
+        return warp_by_gathering(x, flow, border)
     h, w = x.shape[2:]
     dtype = torch.float64 if torch.float64 in (x.dtype, flow.dtype) else torch.float32
     with torch.autocast(x.device.type, enabled=False):

@@ -1,0 +1,44 @@
+"""The forms for exported graphs are the usual operations, to rounding."""
+
+import numpy as np
+import pytest
+import torch
+
+from kdsr_arch.ops.bicubic import upsample_bicubic
+from kdsr_arch.ops.exporting import bicubic_by_phases, export_form, exporting, warp_by_gathering
+from kdsr_arch.ops.kernels import keys_kernel
+from kdsr_arch.ops.warp import backward_warp
+
+
+@pytest.mark.parametrize('factor', [2, 3, 4, 8])
+@pytest.mark.parametrize('size', [(2, 3), (7, 9)])
+def test_phases_enlarge_as_matlab_does(factor, size):
+    x = torch.rand(2, 3, *size)
+    torch.testing.assert_close(bicubic_by_phases(x, factor), upsample_bicubic(x, factor), atol=2e-6, rtol=0)
+
+
+@pytest.mark.parametrize('border', ['zeros', 'border'])
+def test_gathering_warps_as_grid_sampling_does(border):
+    x, flow = torch.rand(2, 3, 17, 23), 6 * torch.randn(2, 2, 17, 23)
+    torch.testing.assert_close(warp_by_gathering(x, flow, border), backward_warp(x, flow, border), atol=2e-6, rtol=0)
+    torch.testing.assert_close(warp_by_gathering(x, torch.zeros_like(flow), border), x, atol=0, rtol=0)
+
+
+def test_warping_in_half_precision_keeps_positions_exact():
+    x = torch.rand(1, 1, 4, 600).half()
+    flow = torch.stack([torch.full((1, 4, 600), 0.25), torch.zeros(1, 4, 600)], 1).half()
+    moved = warp_by_gathering(x, flow, 'border')
+    wanted = 0.75 * x[..., :-1].float() + 0.25 * x[..., 1:].float()
+    assert moved.dtype == torch.float16
+    assert (moved[..., :-1].float() - wanted).abs().max() < 1e-3
+
+
+def test_the_switch_is_put_back():
+    with pytest.raises(ValueError), export_form():
+        assert exporting()
+        raise ValueError
+    assert not exporting()
+
+
+def test_keys_kernel_by_hand():
+    np.testing.assert_allclose(keys_kernel(np.array([0.0, 0.5, 1.0, -1.5, 2.0, 3.0])), [1, 0.5625, 0, -0.0625, 0, 0])
