@@ -33,7 +33,8 @@ def _summary(path: Path) -> str:
 
 def commands() -> dict[str, str]:
     """Every command with its help, from the modules of `kdsr_arch.commands`."""
-    found = {path.stem: path for path in (Path(__file__).parent / "commands").glob("*.py") if path.stem not in _SHARED}
+    files = (Path(__file__).parent / "commands").glob("*.py")
+    found = {path.stem.replace("_", "-"): path for path in files if path.stem not in _SHARED}
     names = [*(name for name in _FIRST if name in found), *sorted(set(found) - set(_FIRST))]
     return {name: _summary(found[name]) for name in names}
 
@@ -46,7 +47,7 @@ def build_parser(command: str | None = None) -> argparse.ArgumentParser:
     for name, text in commands().items():
         child = children.add_parser(name, help=text, description=f"{text[:1].upper()}{text[1:]}.")
         if name == command:
-            module = importlib.import_module(f"kdsr_arch.commands.{name}")
+            module = importlib.import_module(f"kdsr_arch.commands.{name.replace('-', '_')}")
             module.add_arguments(child)
             child.set_defaults(run=module.run)
     return parser

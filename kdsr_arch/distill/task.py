@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from kdsr_arch.archs.traits import traits_of
 from kdsr_arch.distill import ratios, table
+from kdsr_arch.distill.cached import CachedTeacher
 from kdsr_arch.distill.features import Feature, fold
 from kdsr_arch.distill.side import Side, flat, matched_colors
 from kdsr_arch.distill.stages import PIXEL, Stage, parse_stages, stage_at
@@ -49,7 +50,7 @@ class DistillTask(nn.Module):
 
     Args:
         student: network to train.
-        teacher: its teacher; None where no term needs one.
+        teacher: its teacher, live or read from a store; None where no term needs one.
         train_opt: ``pixel_opt``, ``distill_opt``, ``stages``, ``amp``, ``compile``.
         scale: of both networks.
         teacher_opt: ``amp`` and ``compile`` of the teacher alone.
@@ -58,13 +59,16 @@ class DistillTask(nn.Module):
         UserError: terms, taps or stages that cannot be.
     """
 
-    def __init__(self, student: nn.Module, teacher: nn.Module | None, train_opt: Mapping[str, Any], *, scale: int,
-                 teacher_opt: Mapping[str, Any] | None = None) -> None:
+    def __init__(self, student: nn.Module, teacher: nn.Module | CachedTeacher | None, train_opt: Mapping[str, Any], *,
+                 scale: int, teacher_opt: Mapping[str, Any] | None = None) -> None:
         super().__init__()
         self.student = student
         self._student = Side(student, traits_of(student, scale), train_opt, 'student')
-        self._teacher: Side | None = None
-        if teacher is not None:
+        self._teacher: Side | CachedTeacher | None = None
+        if isinstance(teacher, CachedTeacher):
+            traits_of(student, teacher.traits.scale)
+            self._teacher = teacher
+        elif teacher is not None:
             teacher.requires_grad_(False).eval()
             stop_inplace(teacher)
             self._teacher = Side(teacher, traits_of(teacher, scale), teacher_opt or {}, 'teacher')
@@ -100,6 +104,11 @@ class DistillTask(nn.Module):
         if self._teacher is not None:  # no registered module, yet it goes where the student goes
             self._teacher.net._apply(fn, recurse)
         return super()._apply(fn, recurse)
+
+    def feed_teacher(self, values: Mapping[str, Tensor]) -> None:
+        """What a store holds for the next batch (see CachedTeacher); a live teacher needs nothing."""
+        if isinstance(self._teacher, CachedTeacher):
+            self._teacher.feed(values)
 
     # ----------------------------------------------------------------------------------------- before training
 
@@ -261,7 +270,8 @@ class DistillTask(nn.Module):
             return self._features(side, terms, sr, taps, lq.shape[0]) | data
 
     @staticmethod
-    def _features(side: Side, terms: Sequence[Term], sr: Tensor, taps: Mapping, batch: int) -> dict[str, Feature]:
+    def _features(side: Side | CachedTeacher, terms: Sequence[Term], sr: Tensor, taps: Mapping, batch: int
+                  ) -> dict[str, Feature]:
         recurrent = side.traits.mode == 'recurrent'
         features = {path: fold(taps.fires(path), batch, recurrent, f"tap '{path}' of the {side.name}")  # type: ignore
                     for path in taps}
@@ -313,5 +323,5 @@ def _check_output(sr: Tensor, gt: Tensor) -> None:
                         'scale, gt_size and clip_length')
 
 
-def _cuda(lq: Tensor) -> list[torch.device]:
-    return [lq.device] if lq.is_cuda else []
+def _cuda(lq: Tensor) -> list[int]:
+    return [lq.get_device()] if lq.is_cuda else []

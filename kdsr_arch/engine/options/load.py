@@ -56,7 +56,7 @@ def _locate(value: Any, roots: Iterable[Path]) -> Any:
     """A path as the option file means it: from the current folder, or else from the first root that has it."""
     if isinstance(value, list):
         return [_locate(item, roots) for item in value]
-    if not isinstance(value, str) or not value:
+    if not isinstance(value, str) or not value or value.startswith("package:"):
         return value
     path = Path(value).expanduser()
     if path.is_absolute() or path.exists():
@@ -67,13 +67,13 @@ def _locate(value: Any, roots: Iterable[Path]) -> Any:
 
 def _locate_paths(opt: dict[str, Any], roots: list[Path]) -> None:
     for dataset in opt["datasets"].values():
-        _locate_keys(dataset, roots, lambda key: key.startswith(("dataroot", "meta_info")))
+        _locate_keys(dataset, roots, lambda key: key.startswith(("dataroot", "meta_info", "teacher_cache")))
         for part in dataset.get("datasets") or ():
-            _locate_keys(part, roots, lambda key: key.startswith(("dataroot", "meta_info")))
+            _locate_keys(part, roots, lambda key: key.startswith(("dataroot", "meta_info", "teacher_cache")))
     _locate_keys(opt["path"], roots, lambda key: key.startswith(("pretrain_network_", "resume_state")))
     networks = [spec for key, spec in opt.items() if key.startswith("network_") and isinstance(spec, dict)]
     for spec in networks:
-        _locate_keys(spec, roots, lambda key: key.endswith("_path"))
+        _locate_keys(spec, roots, lambda key: key == "path" or key.endswith("_path"))
 
 
 def _locate_keys(section: dict[str, Any], roots: list[Path], wanted: Any) -> None:

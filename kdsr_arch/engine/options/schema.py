@@ -176,7 +176,17 @@ class Options(OpenSection):
         "`test_1`, ... (tests)."
     )
     network_g: NetworkOptions = Field(description="The network that is trained or tested: the student.")
-    network_t: NetworkOptions | None = Field(default=None, description="The teacher.")
+    network_t: NetworkOptions | None = Field(
+        default=None,
+        description="The teacher: a registered network with its weights in path.pretrain_network_t, or "
+        "{type: spandrel, path: FILE}, any network that the package spandrel recognises from its weights.",
+    )
+    network_t2: NetworkOptions | None = Field(
+        default=None,
+        description="A second teacher. The terms then see the mean of the outputs, or with `teacher: t` and "
+        "`teacher: t2` each on its own; `teacher: t2.PATH` taps a module inside it.",
+    )
+    network_t3: NetworkOptions | None = Field(default=None, description="A third teacher, likewise (`t3`).")
     network_d: NetworkOptions | None = only_with("BasicSR's GAN models", "The discriminator.")
     teacher: TeacherOptions = Field(default_factory=TeacherOptions, description="How the teacher runs.")
     path: PathOptions = Field(default_factory=PathOptions, description="Weights and states to start from.")

