@@ -17,6 +17,7 @@ from kdsr_arch.data.codec import Codec, ImageFileCodec, Window, codec_of
 from kdsr_arch.data.degraded import DegradedSource
 from kdsr_arch.data.keys import clip_of, natural, safe_key
 from kdsr_arch.data.lmdb_writer import LmdbWriter
+from kdsr_arch.data.notices import notice
 from kdsr_arch.data.progress import Progress
 from kdsr_arch.data.sources import FrameSource, MemorySource, meta_file, side_name, stored_key
 from kdsr_arch.data.workers import available_cores, ordered_map
@@ -297,8 +298,13 @@ def write_clips(
     def entries() -> Iterator[Entry]:
         for name, source in clips:
             number = -1
-            for number, key in enumerate(source):
-                yield Entry(source, key, f"{name}/{number:08d}")
+            try:
+                for number, key in enumerate(source):
+                    yield Entry(source, key, f"{name}/{number:08d}")
+            except UserError as error:  # a video that breaks off
+                if making is None or not making.skip_bad or number < 0:
+                    raise
+                notice(f"clip {name}", f"{error}; its first {number + 1} frames are taken")
             if number < 0:
                 raise UserError(f"clip '{name}' has no frames in the range asked for")
 

@@ -102,8 +102,15 @@ def convert_clips(
     """
     source = low_resolution(FolderSource(folder, only), degrade)
     check_numbering(source, making)
-    shapes = write_frames((Entry(source, key, key) for key in source), out, making, len(source.keys()))
-    write_clip_list(shapes, Path(out).with_suffix(".txt"))
+    entries = (Entry(source, key, key) for key in source)
+    return _with_list(entries, Path(out), Path(out).with_suffix(".txt"), making, len(source.keys()))
+
+
+def _with_list(entries: Iterable[Entry], out: Path, listing: Path, making: Making | None, total: int) -> ClipShapes:
+    """A store and its clip list; the list alone if a run was stopped between the two."""
+    has_stopped = out.is_dir() and not listing.exists()
+    shapes = stored_shapes(out) if has_stopped else write_frames(entries, out, making, total)
+    write_clip_list(shapes, listing)
     return shapes
 
 
@@ -189,9 +196,8 @@ def prepare_vimeo(
     side = "LR" if degrade else "GT"
     frames = low_resolution(source, degrade)
     kept = (Entry(frames, key, key) for key in source if clip_of(key) in clips and key in found)
-    shapes = write_frames(kept, out / f"vimeo90k_{split}_{side}.lmdb", making, 7 * len(clips))
-    write_clip_list(shapes, out / f"meta_info_Vimeo90K_{split}_{side}.txt")
-    return shapes
+    listing = out / f"meta_info_Vimeo90K_{split}_{side}.txt"
+    return _with_list(kept, out / f"vimeo90k_{split}_{side}.lmdb", listing, making, 7 * len(clips))
 
 
 def convert_store(root: str | Path, out: str | Path, making: Making | None = None) -> ClipShapes:

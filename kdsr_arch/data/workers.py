@@ -11,7 +11,6 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from itertools import islice
 from typing import TypeVar
 
 from kdsr_arch.errors import UserError
@@ -49,6 +48,21 @@ def _each(function: Callable[[In], Out], items: list[In]) -> list[Out]:
     return [function(item) for item in items]
 
 
+def _batches(items: Iterable[In], faults: list[UserError]) -> Iterator[list[In]]:
+    """Items in batches; an error of drawing them ends it and goes to ``faults``."""
+    batch: list[In] = []
+    try:
+        for item in items:
+            batch.append(item)
+            if len(batch) == _BATCH:
+                yield batch
+                batch = []
+    except UserError as error:
+        faults.append(error)
+    if batch:
+        yield batch
+
+
 def ordered_map(function: Callable[[In], Out], items: Iterable[In], processes: int) -> Iterator[Out]:
     """``map`` over processes: in order, lazy, never far ahead of what is taken.
 
@@ -68,14 +82,16 @@ def ordered_map(function: Callable[[In], Out], items: Iterable[In], processes: i
         processes, mp_context=multiprocessing.get_context(kind), initializer=_start, initargs=(os.getpid(),)
     )
     waiting: collections.deque[Future[list[Out]]] = collections.deque()
-    source = iter(items)
+    faults: list[UserError] = []
     try:
-        while batch := list(islice(source, _BATCH)):
+        for batch in _batches(items, faults):
             waiting.append(pool.submit(_each, function, batch))
             if len(waiting) > 2 * processes:
                 yield from waiting.popleft().result()
         while waiting:
             yield from waiting.popleft().result()
+        for fault in faults:  # of drawing an item: those before it are done first
+            raise fault
     except BrokenProcessPool:
         raise UserError("a worker process was killed, perhaps for want of memory; use fewer --processes") from None
     finally:

@@ -54,6 +54,46 @@ def test_videos_and_folders_become_clips(frames, tmp_path, save):
     assert not (tmp_path / "b.lmdb").exists()
 
 
+def test_a_video_that_breaks_off(frames, tmp_path, caplog, monkeypatch):
+    from kdsr_arch.data import notices
+    from kdsr_arch.data.convert import Making, write_clips
+    from kdsr_arch.data.video import StreamSource
+
+    monkeypatch.setattr(notices, "_said", set())
+
+    def torn():
+        yield from frames[:3]
+        raise UserError("film.mp4: cannot be decoded as a video (it ends too early)")
+
+    with pytest.raises(UserError, match="film.mp4: cannot be decoded.*the 3 frames before it are kept"):
+        write_clips([("film", StreamSource(torn, "film.mp4"))], tmp_path / "a.lmdb")
+    shapes = write_clips([("film", StreamSource(torn, "film.mp4"))], tmp_path / "a.lmdb", Making(skip_bad=True))
+    assert shapes == {"film": (3, 144, 176)}
+    assert "its first 3 frames are taken" in caplog.text
+    assert_equal_stores(tmp_path / "a.lmdb", {f"film/{i:08d}": frames[i] for i in range(3)})
+
+
+def test_one_video_is_one_clip(frames, tmp_path):
+    write_video(tmp_path / "film.mkv", frames[:4])
+    shapes = prepare_video_clips(tmp_path / "film.mkv", tmp_path / "a.lmdb", halved=False, multiple=16)
+    assert shapes == {"film": (4, 144, 176)}
+
+
+def test_a_key_that_comes_twice_names_its_file(frames, tmp_path, save):
+    save(tmp_path / "in" / "a.png", frames[0])
+    save(tmp_path / "in" / "ax4.png", frames[1])
+    with pytest.raises(UserError, match="in/ax4.png: the key 'a' comes twice"):
+        convert_images(tmp_path / "in", tmp_path / "a.lmdb", strip="x4")
+
+
+def test_a_run_stopped_before_its_list_writes_the_list(clip_root, tmp_path):
+    convert_clips(clip_root, tmp_path / "a.lmdb")
+    text = (tmp_path / "a.txt").read_text()
+    (tmp_path / "a.txt").unlink()
+    convert_clips(clip_root, tmp_path / "a.lmdb")
+    assert (tmp_path / "a.txt").read_text() == text
+
+
 def test_halving_takes_the_mean_and_cropping_the_centre():
     frame = np.zeros((5, 6, 3), np.uint8)
     frame[0:2, 0:2, 0] = [[10, 20], [30, 41]]

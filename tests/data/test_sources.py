@@ -5,6 +5,8 @@ from __future__ import annotations
 import multiprocessing
 import os
 import shutil
+import subprocess
+import sys
 
 import lmdb
 import numpy as np
@@ -127,6 +129,33 @@ def test_truncated_lmdb(broken_lmdb, kept):
     os.truncate(data, int(kept * data.stat().st_size) if isinstance(kept, float) else kept)
     with pytest.raises(UserError, match="truncated|cannot be opened"):
         LmdbSource(broken_lmdb)
+
+
+def test_a_store_made_with_a_tight_map_that_grows_while_it_is_open(clip_root, tmp_path):
+    """As copied from elsewhere, or written in place by another program while it is read."""
+    folder = FolderSource(clip_root)
+    keys = folder.keys()
+    values = {key: folder.encoded(key) for key in keys}
+    root = tmp_path / "tight.lmdb"
+    with lmdb.open(str(root), map_size=40 * 4096) as environment, environment.begin(write=True) as transaction:
+        transaction.put(keys[0].encode(), values[keys[0]])
+    lines = [f"{key}.png ({folder.size(key)[0]},{folder.size(key)[1]},3) 1\n" for key in keys]
+    (root / "meta_info.txt").write_text("".join(lines))
+    source = LmdbSource(root)
+    np.testing.assert_array_equal(source.get(keys[0]), folder.get(keys[0]))
+    with pytest.raises(UserError, match="not in data.mdb; the store is still being written or was broken off"):
+        source.get(keys[1])
+    code = (
+        "import lmdb, sys, pathlib\n"
+        "with lmdb.open(sys.argv[1], map_size=64 << 20) as environment, environment.begin(write=True) as transaction:\n"
+        "    for path in sorted(pathlib.Path(sys.argv[2]).rglob('*.png')):\n"
+        "        key = path.relative_to(sys.argv[2]).with_suffix('').as_posix()\n"
+        "        for copy in range(20):\n"
+        "            transaction.put(f'{key}{copy or str()}'.encode(), path.read_bytes())\n"
+    )
+    subprocess.run([sys.executable, "-c", code, str(root), str(clip_root)], check=True, timeout=120)
+    for key in keys:
+        np.testing.assert_array_equal(source.get(key), folder.get(key))
 
 
 def test_lmdb_with_a_key_missing(broken_lmdb):
