@@ -9,7 +9,13 @@ from numpy.typing import NDArray
 
 from kdsr_arch import compat  # noqa: F401
 from kdsr_arch.errors import UserError, nearest
-from kdsr_arch.metrics import edsr_metric, psnr_ssim, temporal_metric  # noqa: F401  (registers)
+from kdsr_arch.metrics import (  # noqa: F401  (registers)
+    edsr_metric,
+    faces_metric,
+    perceptual_metric,
+    psnr_ssim,
+    temporal_metric,
+)
 
 from basicsr.metrics import calculate_metric  # isort: skip
 from basicsr.utils.registry import METRIC_REGISTRY  # isort: skip
