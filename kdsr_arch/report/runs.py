@@ -1,0 +1,102 @@
+"""What `kdsr plot` finds in the folders it is given: training logs and test results."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from kdsr_arch.errors import UserError
+from kdsr_arch.report.curves import find_log, plot_curves
+from kdsr_arch.report.speed_plot import SpeedPoint, plot_speed
+
+KINDS = ("auto", "curves", "speed")
+
+
+def plot(folders: Sequence[Path], out: Path, *, kind: str = "auto", names: Sequence[str] | None = None,
+         metric: str = "psnr", loss: str = "l_pix", dataset: str | None = None, taught: Sequence[str] = ()) -> Path:
+    """Draw training curves of experiments, or PSNR against run time of results.
+
+    Args:
+        folders: experiments (with a log) or results of `kdsr test` (with results.json).
+        out: the PNG.
+        kind: 'curves', 'speed', or 'auto': by what the folders hold.
+        names: labels; the folders' names by default.
+        metric: drawn over iterations or run time.
+        loss: training quantity beside the validation curves.
+        dataset: which one; the first by default.
+        taught: labels drawn as stars in the speed plot: distilled students.
+
+    Raises:
+        UserError: folders that hold neither, or both; a metric that was not measured.
+    """
+    if names is not None and len(names) != len(folders):
+        raise UserError(f"--names: {len(names)} names for {len(folders)} folders; give one for each")
+    labels = list(names) if names is not None else [folder.resolve().name for folder in folders]
+    if len(set(labels)) < len(labels):
+        raise UserError(f"two folders have one name ({', '.join(labels)}); tell them apart with --names")
+    if out.suffix.lower() != ".png":
+        raise UserError(f"{out}: plots are written as .png")
+    if kind == "auto":
+        kind = _kind(folders)
+    if kind == "speed":
+        return _speed(folders, labels, out, metric, dataset, taught)
+    logs = {label: find_log(folder) for label, folder in zip(labels, folders, strict=True)}
+    return plot_curves(logs, out, metric=metric, loss=loss, dataset=dataset)
+
+
+def _kind(folders: Sequence[Path]) -> str:
+    kinds = {}
+    for folder in folders:
+        if (folder / "results.json").is_file():
+            kinds[folder] = "speed"
+        elif find_log(folder).is_file():
+            kinds[folder] = "curves"
+        else:
+            raise UserError(f"{folder}: holds neither a training log (log.jsonl) nor results.json: nothing to draw")
+    if len(set(kinds.values())) > 1:
+        told = ", ".join(f"{folder} ({kind})" for folder, kind in kinds.items())
+        raise UserError(f"experiments and results do not go in one plot: {told}; name folders of one kind")
+    return next(iter(kinds.values()))
+
+
+def _speed(folders: Sequence[Path], labels: Sequence[str], out: Path, metric: str, dataset: str | None,
+           taught: Sequence[str]) -> Path:
+    unknown = set(taught) - set(labels)
+    if unknown:
+        raise UserError(f"--taught: {', '.join(sorted(unknown))} is none of {', '.join(labels)}")
+    reports = [_report(folder) for folder in folders]
+    results = [_result(report, dataset, folder) for report, folder in zip(reports, folders, strict=True)]
+    points, protocols = [], {str(result.get("protocol", "")) for result in results}
+    if len(protocols) > 1:
+        raise UserError(f"the results were measured in different ways: {' / '.join(sorted(protocols))}")
+    for folder, label, report, result in zip(folders, labels, reports, results, strict=True):
+        value = result["mean"].get(metric)
+        if not isinstance(value, (int, float)):
+            raise UserError(f"{folder}: {metric} was not measured; it has {', '.join(result['mean'])}")
+        cost = report["cost"]
+        points.append(SpeedPoint(label, cost["milliseconds"], value, cost["parameters"], label in taught))
+    cost = reports[0]["cost"]
+    where = f"{cost['threads']} CPU thread(s)" if cost["device"] == "cpu" else str(cost["device"])
+    return plot_speed(points, out, size=f"{cost['width']}x{cost['height']} x{cost['scale']}", where=where,
+                      protocol=protocols.pop())
+
+
+def _report(folder: Path) -> dict[str, Any]:
+    path = folder / "results.json"
+    try:
+        report = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: cannot be read ({error}); run kdsr test again") from None
+    if not isinstance(report, dict) or not report.get("cost"):
+        raise UserError(f"{path}: has no run time; test again without switching its measurement off")
+    return report
+
+
+def _result(report: dict[str, Any], dataset: str | None, folder: Path) -> dict[str, Any]:
+    for result in report.get("results", ()):
+        if dataset is None or result["dataset"] == dataset:
+            return result
+    known = ", ".join(result["dataset"] for result in report.get("results", ()))
+    raise UserError(f"{folder}: has no results of data set '{dataset}'; it has {known}")
