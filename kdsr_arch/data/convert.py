@@ -27,7 +27,7 @@ __all__ = ["SKIPPED_FILE", "ClipShapes", "Entry", "Making", "write_clip_list", "
 
 ClipShapes = dict[str, tuple[int, int, int]]  # (frames, H, W) by clip
 SKIPPED_FILE = "skipped.txt"
-_COMMIT_SECONDS = 10.0
+_COMMIT_SECONDS = 2.0  # what a kill may cost
 _FEW = 24  # frames for which starting processes takes longer than the work
 
 

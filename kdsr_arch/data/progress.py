@@ -30,7 +30,7 @@ class Progress:
         self._what, self._total, self._first, self._done = what, total, done, done
         self._stream = stream or sys.stderr
         self._terminal = self._stream.isatty()
-        self._period = 0.2 if self._terminal else 10.0
+        self._period = 0.2 if self._terminal else 5.0
         self._begin = self._told = time.monotonic()
 
     def add(self, count: int = 1) -> None:
