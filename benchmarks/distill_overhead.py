@@ -1,0 +1,150 @@
+"""What distillation costs: one training step of STD on VESPCN from EDVR against a bare loop over the same networks.
+
+    python benchmarks/distill_overhead.py [--terms sd|light|published] [--preset paper|demo] [--steps 10] [--device cpu]
+    python benchmarks/distill_overhead.py --options options/train_std.yml      # networks, clips and terms of that file
+
+The bare loop is the least that any distillation needs: the teacher's forward under no_grad, the student's forward and
+backward with the pixel loss, and the optimizer's step. Both run alternately in the same process, on the same data in
+memory, in the same dtype. Printed: the best of their times, its ratio, and the median of the ratios of neighbouring
+steps. On the CPU the time is that of the process, which other programs on the machine disturb less than the clock.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from torch import Tensor, nn
+
+from kdsr_arch import compat  # noqa: F401
+from kdsr_arch.archs.runner import Runner
+from kdsr_arch.archs.traits import traits_of
+from kdsr_arch.device import autocast
+from kdsr_arch.distill.task import DistillTask
+from kdsr_arch.models.networks import build_network
+
+TERMS = {
+    'sd': {'spatial': {'type': 'SpatialAttentionLoss', 'at': 'f_sr', 'loss_weight': 1e-3}},
+    'published': {'spatial': {'type': 'SpatialAttentionLoss', 'at': 'f_sr', 'loss_weight': 1e-3},
+                  'temporal': {'type': 'TemporalMemoryLoss', 'at': 'f_sr', 'loss_weight': 0.1}},
+    'light': {'spatial': {'type': 'SpatialAttentionLoss', 'at': 'f_sr', 'loss_weight': 1e-3},
+              'temporal': {'type': 'TemporalMemoryLoss', 'at': 'f_sr', 'loss_weight': 0.1, 'lstm': 'frozen',
+                           'downsample': 4, 'hidden': 32, 'padding': 'replicate', 'normalize': 'teacher_rms'}},
+}
+NETWORKS = {  # student, teacher, LR size
+    'paper': ({}, {}, 32),
+    'demo': ({'num_feat': 16, 'num_hr_feat': 16}, {'num_feat': 32, 'deformable_groups': 4, 'num_extract_block': 2,
+                                                   'num_reconstruct_block': 3}, 32),
+}
+
+
+def build(preset: str) -> tuple[nn.Module, nn.Module, int]:
+    """Student, teacher and LR crop of a preset."""
+    student, teacher, size = NETWORKS[preset]
+    return build_network({'type': 'VESPCN', **student}), build_network({'type': 'EDVR', **teacher}), size
+
+
+def from_options(path: str, args: argparse.Namespace) -> tuple[nn.Module, nn.Module, dict[str, Any]]:
+    """Student, teacher and terms of an option file; its batch and clips replace those of ``args``."""
+    options = yaml.safe_load(Path(path).read_text())
+    data, terms = options['datasets']['train'], options['train']['distill_opt']
+    args.batch, args.clip, args.size = data['batch_size_per_gpu'], data['clip_length'], data['gt_size'] // 4
+    for term in terms.values():  # the lasting cost: a pretrained ConvLSTM is a frozen one for all but the first steps
+        if term.pop('pretrain_iters', None):
+            term['lstm'] = 'frozen'
+    return build_network(options['network_g']), build_network(options['network_t']), terms
+
+
+def bare_step(student: nn.Module, teacher: nn.Module, lq: Tensor, gt: Tensor, amp: str) -> Callable[[], None]:
+    """The least that a step of distillation does."""
+    optimizer = torch.optim.Adam(student.parameters(), 1e-4)
+    ours, theirs = (Runner(net, traits_of(net, 4)) for net in (student, teacher))
+    clip = gt.shape[1]
+
+    def step() -> None:
+        with torch.no_grad(), autocast(lq.device, amp):
+            theirs.forward(lq, clip)
+        optimizer.zero_grad(set_to_none=True)
+        with autocast(lq.device, amp):
+            sr = ours.forward(lq, clip)
+        ((sr.float() - gt).square() + 1e-12).sqrt().mean().backward()
+        optimizer.step()
+
+    return step
+
+
+def distill_step(task: DistillTask, lq: Tensor, gt: Tensor) -> Callable[[], None]:
+    """The step as the training loop does it."""
+    optimizer = torch.optim.Adam([*task.student.parameters(), *task.train_only_parameters()], 1e-4)
+    iteration = 0
+
+    def step() -> None:
+        nonlocal iteration
+        iteration += 1
+        task.set_stage(iteration)
+        optimizer.zero_grad(set_to_none=True)
+        output = task(lq, gt, iteration)
+        torch.stack(list(output.losses.values())).sum().backward()
+        optimizer.step()
+        task.after_step(output, iteration)
+
+    return step
+
+
+def timed(step: Callable[[], None], device: torch.device) -> float:
+    """Seconds of one step."""
+    clock = time.process_time if device.type == 'cpu' else time.perf_counter
+    start = clock()
+    step()
+    if device.type == 'cuda':
+        torch.cuda.synchronize(device)
+    return clock() - start
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument('--preset', choices=NETWORKS, default='paper')
+    parser.add_argument('--terms', choices=TERMS, default='light')
+    parser.add_argument('--options', help='take networks, clips and terms from this file')
+    parser.add_argument('--steps', type=int, default=10)
+    parser.add_argument('--batch', type=int, default=1)
+    parser.add_argument('--clip', type=int, default=5)
+    parser.add_argument('--size', type=int, help='LR crop')
+    parser.add_argument('--amp', choices=('no', 'bf16'), default='no')
+    parser.add_argument('--device', default='cpu')
+    args = parser.parse_args()
+    torch.manual_seed(0)
+    device = torch.device(args.device)
+    if args.options:
+        student, teacher, terms = from_options(args.options, args)
+    else:
+        student, teacher, size = build(args.preset)
+        terms, args.size = TERMS[args.terms], args.size or size
+    size = args.size
+    lq = torch.rand(args.batch, args.clip + 4, 3, size, size, device=device)
+    gt = torch.rand(args.batch, args.clip, 3, 4 * size, 4 * size, device=device)
+    options = {'pixel_opt': {'type': 'CharbonnierLoss'}, 'distill_opt': terms, 'amp': args.amp}
+    task = DistillTask(student, teacher, options, scale=4, teacher_opt={'amp': args.amp}).to(device)
+    task.dry_run(lq, gt)
+    task.to(device).train()
+    steps = [bare_step(student, teacher, lq, gt, args.amp), distill_step(task, lq, gt)]
+    for step in steps:
+        timed(step, device)
+    pairs = [[timed(step, device) for step in steps] for _ in range(args.steps)]
+    bare, full = (min(column) for column in zip(*pairs, strict=True))
+    ratio = statistics.median(b / a for a, b in pairs)
+    what = args.options or f'{args.preset} networks, {args.terms} terms'
+    print(f'{what}, {args.batch} clip(s) of {args.clip}, LR {size}, '
+          f'amp {args.amp}, {device}, {torch.get_num_threads()} thread(s):')
+    print(f'bare {bare * 1e3:.1f} ms, distillation {full * 1e3:.1f} ms, {full / bare:.3f} x (median of pairs '
+          f'{ratio:.3f} x)')
+
+
+if __name__ == '__main__':
+    main()
