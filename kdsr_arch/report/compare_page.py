@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from kdsr_arch.engine.eval_images import write_bytes
 from kdsr_arch.errors import UserError
-from kdsr_arch.report.compare_assets import BODY, SCRIPT, STYLE
+from kdsr_arch.report.compare_assets import BODY, STYLE
 from kdsr_arch.report.compare_data import (
     LOWER_IS_BETTER,
     Item,
@@ -32,6 +32,7 @@ from kdsr_arch.report.compare_data import (
     read_all,
     temporal_profile,
 )
+from kdsr_arch.report.compare_script import SCRIPT
 from kdsr_arch.report.page_assets import STYLE as PAGE_STYLE
 
 _PROFILE_ASPECT = 3
