@@ -1,0 +1,1 @@
+"""Upscaling for people: images, folders and videos through a trained network, whole or not at all."""

@@ -1,0 +1,91 @@
+"""An ONNX file as a network that the runner can call: ONNX Runtime behind ``nn.Module``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from kdsr_arch.archs.traits import Traits
+from kdsr_arch.errors import UserError
+
+_MODES = ("image", "window", "recurrent")
+
+
+class OnnxNet(nn.Module):
+    """Runs an exported network on ONNX Runtime.
+
+    Args:
+        path: the .onnx file; its metadata tell scale, colour, mode and window.
+        device: a CUDA device asks for ONNX Runtime's CUDA provider, where it has one.
+
+    Raises:
+        UserError: ONNX Runtime is missing, the file is no ONNX network, or it lacks the metadata.
+    """
+
+    def __init__(self, path: Path, device: torch.device) -> None:
+        super().__init__()
+        self.session = _session(path, device)
+        self.traits = _traits(path, dict(self.session.get_modelmeta().custom_metadata_map))
+        entry = self.session.get_inputs()[0]
+        self._input, self._type = entry.name, np.float16 if "float16" in entry.type else np.float32
+        fixed = entry.shape[1] if self.traits.mode == "recurrent" and len(entry.shape) == 5 else None
+        self._length = fixed if isinstance(fixed, int) else 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        """As the network that was exported: (B, C, h, w), (B, n, C, h, w) or (B, T, C, h, w).
+
+        A recurrent network exported for clips of one length is given overlapping clips of that length.
+        """
+        if not self._length or x.shape[1] == self._length:
+            return self._run(x)
+        made: dict[int, Tensor] = {}
+        edge = self._length // 4  # frames at the ends of a clip, which its middle frames are better than
+        last = x.shape[1] - self._length
+        for start in [*range(0, last, max(self._length - 2 * edge, 1)), last]:
+            out = self._run(x[:, start:start + self._length])
+            made |= {start + i: out[:, i] for i in range(self._length) if start + i not in made or i >= edge}
+        return torch.stack([made[i] for i in range(x.shape[1])], 1)
+
+    def _run(self, x: Tensor) -> Tensor:
+        given = np.ascontiguousarray(x.detach().cpu().numpy(), dtype=self._type)
+        made = self.session.run(None, {self._input: given})[0]
+        return torch.from_numpy(made).to(x.device, torch.float32)
+
+
+def _session(path: Path, device: torch.device) -> Any:
+    try:
+        import onnxruntime
+    except ImportError:
+        raise UserError(f"{path}: running ONNX files needs onnxruntime: pip install onnxruntime") from None
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    options.log_severity_level = 3
+    wanted = ["CUDAExecutionProvider"] if device.type == "cuda" else []
+    providers = [p for p in wanted if p in onnxruntime.get_available_providers()] + ["CPUExecutionProvider"]
+    from onnxruntime.capi import onnxruntime_pybind11_state as state
+
+    names = ("Fail", "InvalidArgument", "InvalidGraph", "InvalidProtobuf", "NoSuchFile", "NotImplemented",
+             "NoModel", "ModelLoaded", "RuntimeException")
+    refusals = tuple(getattr(state, name) for name in names if hasattr(state, name))
+    try:
+        return onnxruntime.InferenceSession(str(path), options, providers=providers)
+    except refusals as error:
+        raise UserError(f"{path}: no usable ONNX network ({str(error).splitlines()[0][:160]})") from None
+
+
+def _traits(path: Path, metadata: dict[str, str]) -> Traits:
+    try:
+        mode, color, scale = metadata["mode"], metadata.get("color", "rgb"), int(metadata["scale"])
+        num_frame, multiple, min_size, min_clip = (
+            int(metadata.get(name, 1)) for name in ("num_frame", "multiple", "min_size", "min_clip"))
+    except (KeyError, ValueError) as error:
+        raise UserError(f"{path}: its metadata do not tell what the network wants ({error}); write the file with "
+                        "kdsr export") from None
+    if mode not in _MODES:
+        raise UserError(f"{path}: metadata 'mode' is '{mode}', expected one of {', '.join(_MODES)}")
+    upsampled = metadata.get("upsampled_input", "false").lower() in ("true", "1")
+    return Traits(mode, scale, num_frame, color, upsampled, multiple, min_size=min_size, min_clip=min_clip)

@@ -1,0 +1,290 @@
+"""Encoding upscaled frames, and putting them together with the other streams of the input."""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kdsr_arch.errors import UserError, nearest
+from kdsr_arch.upscale.segments import Encoded, Segment
+from kdsr_arch.upscale.video_input import VideoInfo, import_av, opened
+
+FORMATS = {".mp4": "mp4", ".m4v": "mp4", ".mov": "mov", ".mkv": "matroska"}
+_X26 = ("libx264", "libx265")
+_BASE_LIMIT = 65535  # denominators of the frame rate that MPEG-4 can write
+_TAG_OF_MATRIX = {1: (1, 1, 1), 5: (6, 6, 6)}  # (primaries, transfer, matrix) of HD and SD video
+
+
+@dataclass(frozen=True)
+class Coding:
+    """How frames are encoded.
+
+    Attributes:
+        codec: FFmpeg's name of the encoder.
+        pix_fmt: the pixel format written.
+        options: the encoder's.
+        width, height: of the frames written.
+    """
+
+    codec: str
+    pix_fmt: str
+    options: dict[str, str]
+    width: int
+    height: int
+
+
+def choose_coding(info: VideoInfo, scale: int, codec: str | None, crf: int, preset: str) -> Coding:
+    """The encoder and pixel format for an upscaled video: the input's depth and chroma where the encoder has them.
+
+    Args:
+        codec: an encoder; None: libx264, or mpeg4 where PyAV lacks it.
+        crf: quality of encoders that have it (lower is better); a quantiser for mpeg4.
+        preset: speed of x264 and x265.
+
+    Raises:
+        UserError: no such encoder.
+    """
+    av = import_av()
+    name = codec or ("libx264" if "libx264" in av.codecs_available else "mpeg4")
+    try:
+        encoder = av.codec.Codec(name, "w")
+        formats = [fmt.name for fmt in encoder.video_formats or ()]
+    except (av.FFmpegError, ValueError, AttributeError):
+        formats = []
+    if not formats:
+        known = [c for c in ("libx264", "libx265", "libsvtav1", "libvpx-vp9", "mpeg4", "ffv1")
+                 if c in av.codecs_available]
+        raise UserError(f"--codec {name}: no such video encoder in PyAV{nearest(name, known)}; it has "
+                        f"{', '.join(known)}")
+    pix_fmt = _pix_fmt(info, formats)
+    unit = 1 if "444" in pix_fmt or "rgb" in pix_fmt or "gbr" in pix_fmt else 2
+    width, height = (n * scale // unit * unit for n in (info.width, info.height))
+    return Coding(name, pix_fmt, _options(name, crf, preset), width, height)
+
+
+def _pix_fmt(info: VideoInfo, formats: Sequence[str]) -> str:
+    wanted = info.pix_fmt.replace("yuvj", "yuv")
+    subsampling = next((s for s in ("444", "422") if s in wanted), "420")
+    deep = [f"yuv{subsampling}p10le", "yuv420p10le"] if info.depth > 8 else []
+    return next((f for f in [wanted, *deep, f"yuv{subsampling}p", "yuv420p"] if f in formats), formats[0])
+
+
+def _options(codec: str, crf: int, preset: str) -> dict[str, str]:
+    if codec in _X26:
+        quiet = {"x265-params": "log-level=error"} if codec == "libx265" else {}
+        return {"crf": str(crf), "preset": preset, **quiet}
+    if codec == "libsvtav1":
+        os.environ.setdefault("SVT_LOG", "1")  # it prints its life story otherwise
+        return {"crf": str(crf), "preset": "8", "svtav1-params": "enable-overlays=0"}
+    if codec == "libvpx-vp9":
+        return {"crf": str(crf), "b:v": "0", "deadline": "realtime", "cpu-used": "5", "row-mt": "1",
+                "auto-alt-ref": "0"}  # hidden frames would not count as frames
+    if codec == "mpeg4":
+        return {"qmin": "2", "qmax": str(max(2, crf // 5)), "flags": "+qscale", "global_quality": str(118 * 3)}
+    return {}
+
+
+def _configure(context: Any, info: VideoInfo, coding: Coding) -> None:
+    context.width, context.height, context.pix_fmt = coding.width, coding.height, coding.pix_fmt
+    context.time_base = 1 / frame_rate(info)
+    context.options = dict(coding.options)
+    context.flags |= 1 << 22  # AV_CODEC_FLAG_GLOBAL_HEADER: parameter sets go to the head of the file
+    primaries, transfer, matrix, full = _written_tags(info)
+    context.color_primaries, context.color_trc, context.colorspace, context.color_range = (
+        primaries, transfer, matrix, full)
+    if info.aspect:
+        context.sample_aspect_ratio = info.aspect
+
+
+def frame_rate(info: VideoInfo) -> Fraction:
+    """Mean frames per second, as a fraction that every encoder can write."""
+    rate = Fraction(info.rate)
+    return rate if rate.numerator <= _BASE_LIMIT else 1 / (1 / rate).limit_denominator(_BASE_LIMIT)
+
+
+def _written_tags(info: VideoInfo) -> tuple[int, int, int, int]:
+    """The input's tags; what it leaves open is told as it was read, as players would guess anew by the new height."""
+    primaries, transfer, matrix, _ = info.tags
+    if matrix in (0, 2):
+        guess = _TAG_OF_MATRIX[info.matrix]
+        primaries, transfer = (g if t in (0, 2) else t for g, t in zip(guess, (primaries, transfer), strict=False))
+        matrix = guess[2]
+    return primaries, transfer, matrix, 2 if info.full_range else 1
+
+
+class Encoder:
+    """Encodes one segment of frames; packets come out with the frames' numbers.
+
+    Each segment is encoded by a fresh encoder of the same settings, so that segments join without re-encoding.
+    """
+
+    def __init__(self, info: VideoInfo, coding: Coding) -> None:
+        av = import_av()
+        self._av, self.info, self.coding = av, info, coding
+        self._context = av.codec.CodecContext.create(coding.codec, "w")
+        _configure(self._context, info, coding)
+        self._count = 0
+        try:
+            self._context.open()
+        except av.FFmpegError as error:
+            raise UserError(f"encoder {coding.codec} refuses {coding.width}x{coding.height} pixels of "
+                            f"{coding.pix_fmt} with {coding.options} ({error.strerror or error})") from None
+
+    def add(self, image: NDArray) -> list[Encoded]:
+        """Encode (H, W, 3) RGB, uint8 or uint16; returns what is ready."""
+        coding, info = self.coding, self.info
+        image = np.ascontiguousarray(image[:coding.height, :coding.width])
+        frame = self._av.VideoFrame.from_ndarray(image, format="rgb24" if image.dtype == np.uint8 else "rgb48le")
+        frame = frame.reformat(format=coding.pix_fmt, src_colorspace=info.matrix, dst_colorspace=info.matrix,
+                               src_color_range=2, dst_color_range=2 if info.full_range else 1, interpolation="BICUBIC")
+        frame.pts, frame.time_base = self._count, self._context.time_base
+        self._count += 1
+        return self._taken(self._context.encode(frame))
+
+    def finish(self) -> list[Encoded]:
+        """What the encoder still held."""
+        return self._taken(self._context.encode(None))
+
+    @staticmethod
+    def _taken(packets: Iterable[Any]) -> list[Encoded]:
+        return [Encoded(int(packet.pts), bool(packet.is_keyframe), bytes(packet)) for packet in packets if packet.size]
+
+
+def check_container(path: Path, info: VideoInfo, coding: Coding) -> None:
+    """Refuse, before any work, a container that cannot hold the streams.
+
+    Raises:
+        UserError: unknown suffix, or a stream whose codec it does not take.
+    """
+    if path.suffix.lower() not in FORMATS:
+        raise UserError(f"{path}: '{path.suffix}' is no video format to write; take one of {', '.join(FORMATS)}")
+    Encoder(info, coding)  # refuses impossible settings
+    av = import_av()
+    try:
+        with opened(info.path) as source:
+            _try_header(av, path, source, info, coding)
+    except _Unfit as error:
+        kinds = "; ".join(f"{kind} {', '.join(codecs)}" for kind, codecs in info.streams.items())
+        raise UserError(f"{path}: {path.suffix} cannot hold {coding.codec} video with the input's streams "
+                        f"({kinds or 'video only'}; {error}); write .mkv instead") from None
+
+
+class _Unfit(Exception):
+    """A container's writer refuses."""
+
+
+def _try_header(av: Any, path: Path, source: Any, info: VideoInfo, coding: Coding) -> None:
+    try:
+        with av.open(os.devnull, "w", format=FORMATS[path.suffix.lower()]) as out:
+            _prepare(out, source, info, coding)
+    except (av.FFmpegError, ValueError) as error:
+        raise _Unfit(getattr(error, "strerror", None) or error) from None
+
+
+def _prepare(out: Any, source: Any, info: VideoInfo, coding: Coding) -> tuple[Any, dict[int, Any]]:
+    """The streams of the output, its head written: the video stream, and the copied ones by the input's index."""
+    video = out.add_stream(coding.codec, rate=frame_rate(info))
+    _configure(video.codec_context, info, coding)
+    video.time_base = info.time_base
+    if info.display_matrix is not None and hasattr(video, "set_display_matrix"):
+        video.set_display_matrix(info.display_matrix)
+    copied = {stream.index: _copy_stream(out, stream) for stream in source.streams
+              if stream.type in ("audio", "subtitle")}
+    out.metadata.update({k: v for k, v in source.metadata.items() if k.lower() not in ("encoder", "duration")})
+    if hasattr(source, "chapters") and hasattr(out, "set_chapters") and source.chapters():
+        out.set_chapters(source.chapters())
+    out.start_encoding()
+    return video, copied
+
+
+def assemble(target: Path, info: VideoInfo, coding: Coding, segments: Sequence[Segment]) -> None:
+    """Write the whole file: the segments' frames, and audio and subtitles as they are in the input.
+
+    Args:
+        target: where to write; its format is that of its suffix.
+        segments: the encoded frames, in order.
+
+    Raises:
+        UserError: the input cannot be read, or the file not written.
+    """
+    av = import_av()
+    part = target.with_name(f".{target.name}.part")
+    try:
+        with opened(info.path) as source, _written(av, target, part) as out:
+            video, copied = _prepare(out, source, info, coding)
+            packets = _video_packets(av, video, info, segments)
+            for _, _, packet in heapq.merge(packets, _other_packets(source, copied), key=lambda item: item[:2]):
+                out.mux(packet)
+        part.replace(target)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+@contextmanager
+def _written(av: Any, target: Path, part: Path) -> Iterator[Any]:
+    try:
+        with av.open(str(part), "w", format=FORMATS[target.suffix.lower()]) as out:
+            yield out
+    except av.FFmpegError as error:
+        raise UserError(f"{target}: cannot be written ({error.strerror or error})") from None
+
+
+def _copy_stream(out: Any, stream: Any) -> Any:
+    copy = out.add_stream_from_template(stream)
+    copy.metadata.update({k: v for k, v in stream.metadata.items() if k.upper() not in ("DURATION", "ENCODER")})
+    return copy
+
+
+def decode_times(times: Sequence[int], order: Sequence[int]) -> list[int]:
+    """Decoding times for frames that are stored in ``order`` (their numbers) and shown at ``times``.
+
+    They strictly increase, none is later than its frame's time, and they lag as little as the order allows.
+    """
+    lag = max((k - number for k, number in enumerate(order)), default=0)
+    lead = max(times[1] - times[0], 1) if len(times) > 1 else 1
+    return [times[k - lag] if k >= lag else times[0] - (lag - k) * lead for k in range(len(order))]
+
+
+def _video_packets(av: Any, video: Any, info: VideoInfo, segments: Sequence[Segment]
+                   ) -> Iterator[tuple[float, int, Any]]:
+    times = [time for segment in segments for time in segment.times]
+    durations = _durations(info, times, [d for segment in segments for d in segment.durations])
+    firsts = list(itertools.accumulate((len(segment.times) for segment in segments), initial=0))
+    order = [first + number for first, segment in zip(firsts, segments, strict=False) for number in segment.numbers]
+    dts = decode_times(times, order)
+    for k, frame in enumerate(frame for segment in segments for frame in segment.frames()):
+        packet = av.Packet(frame.data)
+        packet.pts, packet.dts, packet.time_base = times[order[k]], dts[k], info.time_base
+        packet.duration, packet.is_keyframe, packet.stream = durations[order[k]], frame.key, video
+        yield float(dts[k] * info.time_base), video.index, packet
+
+
+def _durations(info: VideoInfo, times: Sequence[int], told: Sequence[int]) -> list[int]:
+    """How long each frame is shown: until the next; the last as the file tells it, or one step of the mean rate."""
+    last = told[-1] or max(round(1 / (info.rate * info.time_base)), 1)
+    return [later - sooner for sooner, later in itertools.pairwise(times)] + [last]
+
+
+def _other_packets(source: Any, copied: dict[int, Any]) -> Iterator[tuple[float, int, Any]]:
+    if not copied:
+        return
+    streams = [source.streams[index] for index in copied]
+    latest = 0.0
+    for packet in source.demux(streams):
+        if packet.dts is None and not packet.size:
+            continue
+        stream = copied[packet.stream_index]
+        when = packet.dts if packet.dts is not None else packet.pts
+        latest = max(latest, float(when * packet.time_base)) if when is not None else latest
+        packet.stream = stream
+        yield latest, stream.index, packet

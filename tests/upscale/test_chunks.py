@@ -1,0 +1,85 @@
+"""Streams in pieces: every frame once, with its context, and the result is that of the whole clip."""
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kdsr_arch.archs.traits import Traits
+from kdsr_arch.errors import UserError
+from kdsr_arch.upscale.chunks import Piece, pieces
+
+
+@given(total=st.integers(0, 23), count=st.integers(1, 6), context=st.integers(0, 5), skipped=st.integers(0, 9))
+def test_every_frame_once_with_its_context(total, count, context, skipped):
+    skipped = min(skipped, total)
+    before = list(range(max(skipped - context, 0), skipped))
+    seen = []
+    for held, first, now in pieces(range(skipped, total), count, context, before):
+        seen += held[first:first + now]
+        low, high = held[first], held[first + now - 1]
+        assert held == list(range(held[0], held[-1] + 1))
+        assert held[0] <= max(low - context, before[0] if before else skipped)
+        assert held[-1] >= min(high + context, total - 1)
+        assert now <= count and len(held) <= count + 2 * context + count
+    assert seen == list(range(skipped, total))
+
+
+@pytest.mark.parametrize("kind", ["bicubic", "window", "window_y", "recurrent"])
+@pytest.mark.parametrize("count", [1, 3, 20])
+def test_a_stream_is_the_clip(restorer, kind, count):
+    lq = torch.rand(7, 3, 14, 18)
+    upscaler = restorer(kind)
+    runner = upscaler.model.runner
+    whole = runner.restore(lq) if kind == "bicubic" else runner.restore(lq[None])[0]
+    torch.testing.assert_close(torch.stack(list(upscaler.stream(lq, count))), whole, atol=1e-5, rtol=0)
+
+
+def test_a_stream_that_goes_on(restorer):
+    lq = torch.rand(7, 3, 12, 12)
+    upscaler = restorer("window")
+    whole = list(upscaler.stream(lq, 2))
+    rest = list(upscaler.stream(lq[4:], 2, before=[lq[3]]))
+    torch.testing.assert_close(torch.stack(rest), torch.stack(whole[4:]), atol=1e-5, rtol=0)
+
+
+def test_one_image_through_video_networks(restorer):
+    lq = torch.rand(3, 12, 12)
+    for kind in ("window", "recurrent"):
+        upscaler = restorer(kind)
+        whole = upscaler.model.runner.restore(lq.expand(1, 3, 3, 12, 12))[0, 1]
+        torch.testing.assert_close(upscaler.restore(Piece([lq], 0, 1))[0], whole, atol=1e-5, rtol=0)
+
+
+def test_tiles_are_halved_where_memory_runs_out(restorer):
+    upscaler = restorer("bicubic", overlap=8)
+    inner, sizes = upscaler.model.runner.net, []
+
+    class Limited(torch.nn.Module):
+        traits = Traits("image", 2)
+
+        def forward(self, x):
+            sizes.append(tuple(x.shape[-2:]))
+            if x.shape[-1] * x.shape[-2] > 50 * 50:
+                raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
+            return inner(x)
+
+    lq = torch.rand(3, 100, 120)
+    expected = upscaler.restore(Piece([lq], 0, 1))
+    upscaler.model.runner.net = Limited()
+    torch.testing.assert_close(upscaler.restore(Piece([lq], 0, 1)), expected, atol=1e-5, rtol=0)
+    assert upscaler.tile == 30 and sizes[0] == (100, 120)
+
+
+def test_too_little_memory_at_last(restorer):
+    upscaler = restorer("bicubic")
+
+    class Never(torch.nn.Module):
+        traits = Traits("image", 2)
+
+        def forward(self, x):
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+    upscaler.model.runner.net = Never()
+    with pytest.raises(UserError, match="too little memory"):
+        upscaler.restore(Piece([torch.rand(3, 64, 64)], 0, 1))

@@ -1,0 +1,189 @@
+"""Videos: what is kept, what is refused, what an interruption leaves."""
+
+import subprocess
+import sys
+from fractions import Fraction
+
+import av
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kdsr_arch.errors import UserError
+from kdsr_arch.upscale import video as video_module
+from kdsr_arch.upscale.pixels import to_array, to_tensor
+from kdsr_arch.upscale.tiling import TileChoice
+from kdsr_arch.upscale.video import VideoOptions, upscale_video
+from kdsr_arch.upscale.video_input import Decoder, probe
+from kdsr_arch.upscale.video_output import decode_times
+
+LOSSLESS = VideoOptions(codec="ffv1")
+
+
+def upscale(restorer, source, target, options=None):
+    return upscale_video(restorer, source, target, TileChoice("0"), options)
+
+
+def times(path):
+    with av.open(str(path)) as container:
+        return [frame.time for frame in container.decode(video=0)]
+
+
+def rgb(path):
+    """What a player shows: FFmpeg's own reading of the tags."""
+    return np.stack([frame.image for frame in Decoder(probe(path)).frames()])
+
+
+def packets(path, kind):
+    with av.open(str(path)) as container:
+        stream = getattr(container.streams, kind)[0]
+        return [(float(p.pts * p.time_base), bytes(p)) for p in container.demux(stream) if p.size]
+
+
+@pytest.mark.parametrize("kind", ["window", "window_y", "recurrent"])
+def test_frames_are_those_of_the_network(restorer, make_video, tmp_path, kind):
+    make_video(tmp_path / "a.mkv", n=9, codec="ffv1", pix="yuv444p")
+    upscaler = restorer(kind)
+    upscale(upscaler, tmp_path / "a.mkv", tmp_path / "b.mkv", LOSSLESS)
+    lq = torch.stack([to_tensor(image) for image in rgb(tmp_path / "a.mkv")])
+    expected = np.stack([to_array(sr) for sr in upscaler.model.runner.restore(lq[None])[0]])
+    assert np.abs(rgb(tmp_path / "b.mkv").astype(int) - expected).max() <= 3  # rounding to YUV and back
+
+
+@pytest.mark.parametrize("target", ["b.mp4", "b.mkv"])
+def test_variable_frame_rate_sound_and_rotation_are_kept(restorer, make_video, tmp_path, target):
+    shown = make_video(tmp_path / "a.mp4", n=12, vfr=True, audio=True, rotation=90, aspect=Fraction(4, 3))
+    upscale(restorer("bicubic"), tmp_path / "a.mp4", tmp_path / target)
+    made = times(tmp_path / target)
+    assert np.diff(made) == pytest.approx(np.diff(shown), abs=1.1e-3)  # Matroska counts milliseconds
+    sound, copied = packets(tmp_path / "a.mp4", "audio"), packets(tmp_path / target, "audio")
+    assert [data for _, data in copied] == [data for _, data in sound]
+    assert copied[5][0] - made[0] == pytest.approx(sound[5][0] - times(tmp_path / "a.mp4")[0], abs=2.1e-3)
+    with av.open(str(tmp_path / target)) as container:
+        frame = next(container.decode(video=0))
+        assert (frame.rotation, frame.width, frame.height) == (90, 96, 64)
+        assert container.streams.video[0].sample_aspect_ratio == Fraction(4, 3)
+
+
+@pytest.mark.parametrize("tags", [(1, 1, 1, 1), (6, 6, 6, 1), (1, 1, 1, 2), None])
+def test_colours_and_their_tags_are_kept(restorer, make_video, tmp_path, tags):
+    make_video(tmp_path / "a.mp4", n=3, tags=tags, color=(200, 60, 30))
+    upscale(restorer("bicubic"), tmp_path / "a.mp4", tmp_path / "b.mp4")
+    info = probe(tmp_path / "b.mp4")
+    assert info.tags == (tags or (6, 6, 6, 1))  # what was not told is told as it was read
+    assert np.abs(rgb(tmp_path / "b.mp4").astype(int) - (200, 60, 30)).max() <= 4
+
+
+def test_ten_bits_stay_ten_bits(restorer, make_video, tmp_path):
+    make_video(tmp_path / "a.mkv", n=4, codec="ffv1", pix="yuv420p10le")
+    upscale(restorer("bicubic"), tmp_path / "a.mkv", tmp_path / "b.mkv", LOSSLESS)
+    assert probe(tmp_path / "b.mkv").pix_fmt == "yuv420p10le"
+    with av.open(str(tmp_path / "b.mkv")) as container:
+        luma = next(container.decode(video=0)).to_ndarray(format="gray16le") >> 6
+    assert len(np.unique(luma)) > 256
+
+
+def test_odd_sizes(restorer, make_video, tmp_path):
+    make_video(tmp_path / "a.mkv", n=3, w=47, h=33, codec="ffv1")
+    upscale(restorer("bicubic"), tmp_path / "a.mkv", tmp_path / "b.mp4")
+    info = probe(tmp_path / "b.mp4")
+    assert (info.width, info.height) == (94, 66)
+
+
+@pytest.mark.parametrize("kind", ["window", "recurrent", "bicubic"])
+def test_an_interrupted_run_goes_on_and_ends_the_same(restorer, make_video, tmp_path, monkeypatch, kind, capsys):
+    make_video(tmp_path / "a.mp4", n=26, vfr=True)
+    options = VideoOptions(codec="ffv1", segment_frames=6)  # x264 is not repeatable to the bit on busy cores
+    upscaler = restorer(kind, batch=3)
+    upscale(upscaler, tmp_path / "a.mp4", tmp_path / "whole.mkv", options)
+    count = 0
+
+    def stop(self, count_=1, step=video_module.Progress.step):
+        nonlocal count
+        count += 1
+        step(self)
+        if count == 16:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(video_module.Progress, "step", stop)
+        with pytest.raises(KeyboardInterrupt):
+            upscale(upscaler, tmp_path / "a.mp4", tmp_path / "b.mkv", options)
+    assert not (tmp_path / "b.mkv").exists() and (tmp_path / ".b.mkv.work").is_dir()
+    progress = upscale(upscaler, tmp_path / "a.mp4", tmp_path / "b.mkv", options)
+    assert "going on after frame" in capsys.readouterr().out and progress.count == 26
+    assert packets(tmp_path / "b.mkv", "video") == packets(tmp_path / "whole.mkv", "video")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["a.mp4", "b.mkv", "whole.mkv"]
+
+
+def test_segments_of_other_settings_are_not_used(restorer, make_video, tmp_path, monkeypatch):
+    make_video(tmp_path / "a.mp4", n=12)
+    with monkeypatch.context() as patch:
+        patch.setattr(video_module, "assemble", lambda *_: (_ for _ in ()).throw(UserError("stop")))
+        with pytest.raises(UserError, match="stop"):
+            upscale(restorer("bicubic"), tmp_path / "a.mp4", tmp_path / "b.mp4", VideoOptions(segment_frames=4))
+    progress = upscale(restorer("bicubic"), tmp_path / "a.mp4", tmp_path / "b.mp4",
+                       VideoOptions(segment_frames=4, crf=30))
+    assert progress.count == 12 and progress._before == 0
+
+
+@given(order=st.permutations(list(range(8))), gaps=st.lists(st.integers(1, 90), min_size=8, max_size=8))
+def test_decoding_times_law(order, gaps):
+    shown = np.cumsum(gaps).tolist()
+    decoded = decode_times(shown, order)
+    assert all(a < b for a, b in zip(decoded, decoded[1:], strict=False))
+    assert all(dts <= shown[number] for dts, number in zip(decoded, order, strict=True))
+
+
+def test_truncated_files_are_told_and_partly_taken(restorer, make_video, tmp_path, capsys):
+    for name in ("a.mkv", "a.mp4"):
+        make_video(tmp_path / name, n=100, options={"movflags": "+faststart"} if name == "a.mp4" else None)
+        data = (tmp_path / name).read_bytes()
+        (tmp_path / name).write_bytes(data[:int(0.6 * len(data))])
+    with pytest.raises(UserError, match="truncated"):
+        upscale(restorer("bicubic"), tmp_path / "a.mkv", tmp_path / "b.mkv")
+    with pytest.raises(UserError, match="truncated, damaged or no video"):  # the index lies at the end
+        upscale(restorer("bicubic"), tmp_path / "a.mp4", tmp_path / "b.mp4")
+    assert not (tmp_path / "b.mkv").exists()
+    progress = upscale(restorer("bicubic"), tmp_path / "a.mkv", tmp_path / "b.mkv", VideoOptions(partial=True))
+    assert 30 < progress.count == len(times(tmp_path / "b.mkv")) < 100
+    assert "frames were upscaled" in capsys.readouterr().out
+
+
+def test_refusals(restorer, make_video, tmp_path):
+    make_video(tmp_path / "pq.mkv", n=2, pix="yuv420p10le", tags=(9, 16, 9, 1))
+    make_video(tmp_path / "good.mp4", n=2)
+    (tmp_path / "text.mp4").write_text("no video")
+    with av.open(str(tmp_path / "sound.mp4"), "w") as out:
+        stream = out.add_stream("aac", rate=44100)
+        frame = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), format="fltp", layout="mono")
+        frame.sample_rate = 44100
+        out.mux(stream.encode(frame))
+        out.mux(stream.encode())
+    for name, words in (("pq.mkv", "HDR"), ("text.mp4", "no video"), ("sound.mp4", "no video stream")):
+        with pytest.raises(UserError, match=words):
+            upscale(restorer("bicubic"), tmp_path / name, tmp_path / "b.mp4")
+    with pytest.raises(UserError, match="no such video encoder"):
+        upscale(restorer("bicubic"), tmp_path / "good.mp4", tmp_path / "b.mp4", VideoOptions(codec="libx265x"))
+    with pytest.raises(UserError, match="refuses"):
+        upscale(restorer("bicubic"), tmp_path / "good.mp4", tmp_path / "b.mp4", VideoOptions(preset="warp"))
+    assert not [p for p in tmp_path.iterdir() if "b.mp4" in p.name]
+
+
+def test_a_container_that_cannot_hold_the_codec(restorer, make_video, tmp_path):
+    make_video(tmp_path / "a.mkv", n=3)
+    with pytest.raises(UserError, match="write .mkv instead"):
+        upscale(restorer("bicubic"), tmp_path / "a.mkv", tmp_path / "b.mov", VideoOptions(codec="libvpx-vp9"))
+    assert [p.name for p in tmp_path.iterdir()] == ["a.mkv"]
+
+
+def test_the_command(make_video, tmp_path):
+    make_video(tmp_path / "a.mp4", n=3)
+    words = [sys.executable, "-m", "kdsr_arch.cli", "upscale", "a.mp4", "-o", "b.mp4", "--network",
+             "type: Bicubic, scale: 2"]
+    done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0 and "3 frames" in done.stdout, done.stderr
+    again = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert again.returncode == 2 and "exists; say --overwrite" in again.stderr and "Traceback" not in again.stderr
