@@ -30,7 +30,8 @@ def _reason(error: OSError) -> str:
     return error.strerror or str(error)
 
 
-def _flush_folder(folder: Path) -> None:
+def flush_folder(folder: Path) -> None:
+    """Put a folder's list of names on the disk, so that a rename in it outlives a power cut."""
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -51,7 +52,7 @@ def write_whole(path: Path, write: Callable[[BinaryIO], Any]) -> None:
             handle.flush()
             os.fsync(handle.fileno())
         os.replace(aside, path)
-        _flush_folder(path.parent)
+        flush_folder(path.parent)
     except OSError as error:
         raise UserError(f"{path}: cannot be written ({_reason(error)})") from None
     except RuntimeError as error:  # torch's zip writer reports a failed write of the file beneath it so

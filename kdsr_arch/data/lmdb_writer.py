@@ -16,6 +16,7 @@ import lmdb
 
 from kdsr_arch.data.lmdb_env import unfinished
 from kdsr_arch.errors import UserError
+from kdsr_arch.files import flush_folder
 
 __all__ = ["RECIPE_FILE", "LmdbWriter"]
 
@@ -155,7 +156,7 @@ class LmdbWriter:
                 os.truncate(self.work / "data.mdb", needed)
             (self.work / "writer").unlink()
             os.rename(self.work, self.path)
-            _sync_folder(self.path.parent)
+            flush_folder(self.path.parent)
         except (OSError, lmdb.Error) as error:
             raise self._failure(error) from None
 
@@ -187,11 +188,3 @@ def _write(path: Path, text: str) -> None:
         file.flush()
         os.fsync(file.fileno())
     os.replace(aside, path)
-
-
-def _sync_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections import deque
+from collections.abc import Generator, Iterable, Iterator
 from typing import Any
 
 import torch
@@ -21,38 +22,65 @@ def to_device(batch: Any, device: torch.device) -> Any:
     return batch
 
 
-def ahead_on_device(batches: Iterable[Any], device: torch.device) -> Iterator[Any]:
-    """Gives the batches of a loader on ``device``, the next one copied while the caller works on the last.
+def ahead_on_device(batches: Iterable[Any], device: torch.device, depth: int | None = None) -> Generator[Any, None, None]:
+    """Gives the batches of a loader on ``device``, the next ones copied while the caller works on the last.
 
-    On the CPU they are given as they are. Closing it closes what it reads from.
+    What goes wrong while a batch is drawn is raised when that batch is due: those before it are given.
+    Closing it closes what it reads from.
+
+    Args:
+        depth: batches under way; by default 1 on CUDA and 0 on the CPU, where none has to be copied.
     """
+    depth = int(device.type == "cuda") if depth is None else depth
     source = iter(batches)
     try:
-        yield from _ahead(source, device) if device.type == "cuda" else source
+        yield from _ahead(source, _Copier(device), depth) if depth else (to_device(b, device) for b in source)
     finally:
         close = getattr(source, "close", None)
         if close is not None:
             close()
 
 
-def _ahead(source: Iterator[Any], device: torch.device) -> Iterator[Any]:
-    copying = torch.cuda.Stream(device)
-    waiting = _copied(source, device, copying)
-    while waiting is not None:
-        torch.cuda.current_stream(device).wait_stream(copying)
-        batch = waiting[0]
-        _keep(batch, torch.cuda.current_stream(device))
-        waiting = _copied(source, device, copying)  # under way while the caller computes
-        yield batch
+class _Copier:
+    """Copies to a device: on CUDA on a stream of its own, elsewhere at once."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self.stream = torch.cuda.Stream(device) if device.type == "cuda" else None
+
+    def start(self, batch: Any) -> tuple[Any, torch.cuda.Event | None]:
+        """The copy, and when it is whole."""
+        if self.stream is None:
+            return to_device(batch, self.device), None
+        with torch.cuda.stream(self.stream):
+            return to_device(batch, self.device), self.stream.record_event()
+
+    def finish(self, copy: Any, whole: torch.cuda.Event | None) -> Any:
+        """The copy, for use on the caller's stream, which waits for it."""
+        if whole is not None:
+            current = torch.cuda.current_stream(self.device)
+            current.wait_event(whole)
+            _keep(copy, current)
+        return copy
 
 
-def _copied(source: Iterator[Any], device: torch.device, stream: torch.cuda.Stream) -> tuple[Any] | None:
-    try:
-        batch = next(source)
-    except StopIteration:
-        return None
-    with torch.cuda.stream(stream):
-        return (to_device(batch, device),)
+def _ahead(source: Iterator[Any], copier: _Copier, depth: int) -> Iterator[Any]:
+    waiting: deque[tuple[Any, torch.cuda.Event | None]] = deque()
+    failure: Exception | None = None
+    drained = False
+    while True:
+        while not drained and len(waiting) <= depth:  # under way while the caller computes
+            try:
+                waiting.append(copier.start(next(source)))
+            except StopIteration:
+                drained = True
+            except Exception as error:  # told when its turn comes
+                failure, drained = error, True
+        if not waiting:
+            break
+        yield copier.finish(*waiting.popleft())
+    if failure is not None:
+        raise failure
 
 
 def _keep(batch: Any, stream: torch.cuda.Stream) -> None:

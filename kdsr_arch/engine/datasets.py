@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from kdsr_arch import distributed
+from kdsr_arch.data.prefetch import ahead_on_device
 from kdsr_arch.data.sampling import build_train_loader
 from kdsr_arch.engine.logging import get_logger
 from kdsr_arch.errors import UserError, nearest
@@ -73,13 +74,19 @@ class Batches(Iterator[dict[str, Any]]):
 
     Args:
         loader: gives `accumulation` batches for each iteration, one after the other.
+        device: where they are wanted; on CUDA an iteration's worth is copied ahead.
+        ahead: whether to draw ahead on the CPU as well, which gains nothing there.
 
     Raises:
         UserError: a sample that cannot be read.
     """
 
-    def __init__(self, loader: Any, accumulation: int = 1) -> None:
-        self._source, self._accumulation = iter(loader), accumulation
+    def __init__(
+        self, loader: Any, accumulation: int = 1, device: torch.device | str = "cpu", ahead: bool = False
+    ) -> None:
+        device = torch.device(device)
+        depth = accumulation if ahead or device.type == "cuda" else 0
+        self._source, self._accumulation = ahead_on_device(loader, device, depth), accumulation
         self._held: list[dict[str, Any]] = []
 
     def peek(self) -> dict[str, Any] | None:
@@ -105,13 +112,18 @@ class Batches(Iterator[dict[str, Any]]):
 
     def close(self) -> None:
         """Send the workers home; harmless when there are none."""
-        close = getattr(self._source, "close", None)  # the loader's iterator is a generator that ends its workers
-        if close is not None:
-            close()
+        self._source.close()  # reaches the loader's iterator, a generator that ends its workers
 
 
-def train_batches(opt: Mapping[str, Any], dataset: Any, start: int, rank: int = 0, world: int = 1) -> Batches:
-    """The batches of iterations `start` + 1 to `train.total_iter`."""
+def train_batches(
+    opt: Mapping[str, Any],
+    dataset: Any,
+    start: int,
+    rank: int = 0,
+    world: int = 1,
+    device: torch.device | str = "cpu",
+) -> Batches:
+    """The batches of iterations `start` + 1 to `train.total_iter`, on `device`."""
     accumulation = opt["train"].get("accumulation") or 1
     loader = build_train_loader(
         opt["datasets"]["train"],
@@ -123,4 +135,4 @@ def train_batches(opt: Mapping[str, Any], dataset: Any, start: int, rank: int = 
         total_iter=opt["train"]["total_iter"],
         accumulation=accumulation,
     )
-    return Batches(loader, accumulation)
+    return Batches(loader, accumulation, device)

@@ -134,7 +134,7 @@ def build(opt: Mapping[str, Any], position: int) -> tuple[Any, Batches]:
     """The model, ready to train after a dry run on the first batch, and the batches from `position` on."""
     dataset = open_dataset(opt["datasets"]["train"], "datasets.train")
     model = build_model(opt)
-    batches = train_batches(opt, dataset, position, distributed.rank(), distributed.world_size())
+    batches = train_batches(opt, dataset, position, distributed.rank(), distributed.world_size(), model.device)
     try:
         first = batches.peek()
         if first is None:  # resumed at its end: nothing is left to train, but the dry run still needs a batch
