@@ -84,7 +84,7 @@ def build_for_test(opt: Mapping[str, Any]) -> nn.Module:
     """
     net = build_network(opt["network_g"])
     loaded = load_pretrained(net, opt.get("path") or {}, "g")
-    if not loaded and any(True for _ in net.parameters()):
+    if not loaded and not getattr(net, "pretrained", False) and any(True for _ in net.parameters()):
         raise UserError(f"path.pretrain_network_g is missing: network {opt['network_g']['type']} has parameters, and "
                         "untrained ones restore nothing; name the weights to test")
     return net

@@ -35,10 +35,14 @@ def export_form() -> Iterator[None]:
 
 
 @lru_cache(maxsize=16)
-def _phases(factor: int) -> Tensor:
-    """(factor, 5): the weights of input samples q - 2 to q + 2 in output factor * q + phase."""
+def _phase_kernel(factor: int) -> np.ndarray:
+    """(factor * factor, 1, 5, 5): the weights of inputs (p - 2, q - 2) to (p + 2, q + 2) in each phase of the output.
+
+    An array, since a tensor made while a graph is traced is part of that graph and must not be kept.
+    """
     centre = (np.arange(factor) + 0.5) / factor - 0.5
-    return torch.from_numpy(keys_kernel(centre[:, None] - np.arange(-2, 3)))
+    row = keys_kernel(centre[:, None] - np.arange(-2, 3))
+    return np.einsum("pi,qj->pqij", row, row).reshape(factor * factor, 1, 5, 5)
 
 
 def bicubic_by_phases(x: Tensor, factor: int) -> Tensor:
@@ -46,8 +50,7 @@ def bicubic_by_phases(x: Tensor, factor: int) -> Tensor:
 
     Sides are mirrored by slices, so that they stay symbolic in a graph.
     """
-    row = _phases(factor)
-    kernel = torch.einsum("pi,qj->pqij", row, row).reshape(factor * factor, 1, 5, 5).to(x)
+    kernel = torch.from_numpy(_phase_kernel(factor)).to(x)
     flat = x.reshape(-1, 1, *x.shape[-2:])
     flat = torch.cat([flat[..., 1:2, :], flat[..., :1, :], flat, flat[..., -1:, :], flat[..., -2:-1, :]], -2)
     flat = torch.cat([flat[..., 1:2], flat[..., :1], flat, flat[..., -1:], flat[..., -2:-1]], -1)

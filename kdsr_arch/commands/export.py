@@ -1,0 +1,76 @@
+"""`kdsr export WEIGHTS -o FILE`: write a student as ONNX, safetensors, TorchScript or ExportedProgram, and check it."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """What to export, and as what."""
+    parser.add_argument("weights", nargs="?", help="the student's weights (.pth or .safetensors)")
+    parser.add_argument("-o", "--output", type=Path, metavar="FILE",
+                        help="ends in .onnx, .safetensors, .ts or .pt (TorchScript), .pt2 (ExportedProgram)")
+    parser.add_argument("-opt", "--option-file", type=Path, metavar="FILE",
+                        help="the option file that names the network (default: the one of the weights' experiment)")
+    parser.add_argument("--network", metavar="YAML", help="the network itself, such as '{type: FSRCNN, scale: 4}'")
+    parser.add_argument("--scale", type=int, help="of networks that do not know their own")
+    parser.add_argument("--param-key", help="params or params_ema (default: the averaged ones where there are any)")
+    parser.add_argument("--fp16", action="store_true", help="compute in half precision; inputs stay float32")
+    parser.add_argument("--int8", type=Path, metavar="FRAMES",
+                        help="quantise (ONNX), calibrated on the HR frames of a folder or LMDB")
+    parser.add_argument("--opset", type=int, help="of ONNX (default: 18)")
+    parser.add_argument("--frames", type=int, help="clip length of a recurrent network, which the file fixes")
+    parser.add_argument("--keep-form", action="store_true", help="do not fold away what only training needs")
+    parser.add_argument("--table", action="store_true", help="try every network in every format and print what works")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Export, compare, tell."""
+    from kdsr_arch.errors import UserError
+
+    if args.table:
+        from kdsr_arch.export.table import print_table
+
+        print_table()
+        return 0
+    if args.weights is None or args.output is None:
+        raise UserError("kdsr export needs weights and -o FILE: kdsr export WEIGHTS -o FILE")
+    from kdsr_arch.export.form import prepare
+    from kdsr_arch.export.formats import FORMATS, OPSET, format_of
+    from kdsr_arch.export.source import open_student
+
+    kind, opset = format_of(args.output), args.opset or OPSET
+    _check(args, kind)
+    student = open_student(args.weights, option_file=args.option_file, network=args.network, scale=args.scale,
+                           param_key=args.param_key)
+    reparam = not args.keep_form and kind != "safetensors"  # which holds the weights as they were trained
+    prepared = prepare(student, half=args.fp16, frames=args.frames, reparam=reparam)
+    if args.int8 is not None:
+        from kdsr_arch.export.int8 import quantise
+
+        print(quantise(prepared, args.int8, args.output, opset))
+    else:
+        more = {"opset": opset} if kind == "onnx" else {}
+        for deviation in FORMATS[kind](prepared, args.output, **more):
+            print(deviation)
+    for change in prepared.changes:
+        print(f"reparametrised: {change}")
+    said = f", opset {opset}" if kind == "onnx" else ""
+    size = args.output.stat().st_size / 2**10
+    print(f"{args.output}: {kind}{said}, {student.network['type']} x{student.traits.scale}, {size:.0f} KiB")
+    return 0
+
+
+def _check(args: argparse.Namespace, kind: str) -> None:
+    """Raise UserError for what does not go together, before any work."""
+    from kdsr_arch.errors import UserError
+
+    if args.int8 is not None and (kind != "onnx" or args.fp16):
+        raise UserError("--int8 makes an .onnx file of its own precision: leave --fp16 out, and let its name end so")
+    if args.opset is not None and (kind != "onnx" or not 18 <= args.opset <= 23):
+        raise UserError(f"--opset {args.opset}: is for .onnx files, 18 to 23")
+    if not args.output.absolute().parent.is_dir():
+        raise UserError(f"{args.output.parent}: no such folder to write {args.output.name} in")
+    if Path(args.weights).resolve() == args.output.resolve():
+        raise UserError(f"{args.output}: is the file of weights itself; choose another name")

@@ -1,0 +1,189 @@
+"""Writing the formats: each is made in memory, compared with PyTorch, and then written whole or not at all."""
+
+from __future__ import annotations
+
+import io
+import json
+import logging
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from kdsr_arch.errors import UserError
+from kdsr_arch.export.form import Prepared, metadata
+from kdsr_arch.export.source import METADATA_KEY
+from kdsr_arch.export.verify import Deviation, deviations
+from kdsr_arch.files import write_whole
+from kdsr_arch.ops.exporting import export_form
+
+OPSET = 18
+EXTRA_FILE = "kdsr.json"
+_ADVICE = 'install what exporting needs: pip install "kdsr[export]"'
+
+
+@contextmanager
+def _tracing(what: str) -> Iterator[None]:
+    """What tracing a network may throw becomes one sentence."""
+    try:
+        with export_form(), warnings.catch_warnings(), torch.no_grad():
+            warnings.simplefilter("ignore")
+            logging.disable(logging.ERROR)  # tracers log what they then throw, at length
+            yield
+    except UserError:
+        raise
+    except ImportError as error:
+        raise UserError(f"{what} needs {error.name}; {_ADVICE}") from None
+    except Exception as error:  # tracers throw whatever they like; the network is what cannot be exported
+        cause = error.__cause__ or error
+        raise UserError(f"{what}: this network cannot be exported: {' '.join(str(cause).split())[:300]}") from None
+    finally:
+        logging.disable(logging.NOTSET)
+
+
+def _example(prepared: Prepared) -> Tensor:
+    return prepared.example(24, 32, batch=2)
+
+
+def _shapes(prepared: Prepared) -> dict[str, dict[int, Any]]:
+    return {"lq": dict.fromkeys(prepared.dynamic_axes, torch.export.Dim.DYNAMIC)}
+
+
+def onnx_bytes(prepared: Prepared, opset: int = OPSET) -> bytes:
+    """The ONNX model, batch, height and width free; input 'lq', output 'sr', metadata inside.
+
+    Raises:
+        UserError: the network cannot be exported.
+    """
+    with _tracing("ONNX"):
+        import onnx  # noqa: F401  (its absence is told before the long work)
+        import onnxscript  # noqa: F401
+
+        exported = torch.export.export(prepared.module, (_example(prepared),), dynamic_shapes=_shapes(prepared))
+        program = torch.onnx.export(
+            exported, dynamo=True, verbose=False, opset_version=opset, input_names=["lq"], output_names=["sr"]
+        )
+    assert program is not None
+    model = program.model_proto
+    for key, value in metadata(prepared, opset=opset).items():
+        entry = model.metadata_props.add()
+        entry.key, entry.value = key, value
+    return model.SerializeToString()
+
+
+def onnx_runner(model: bytes) -> Callable[[Tensor], Tensor]:
+    """The model in onnxruntime, on the CPU.
+
+    Raises:
+        UserError: onnxruntime is missing or refuses the model.
+    """
+    try:
+        import onnxruntime
+    except ImportError:
+        raise UserError(f"ONNX is checked in onnxruntime; {_ADVICE}") from None
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    options.log_severity_level = 3
+    try:
+        session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # its errors have no common base
+        raise UserError(f"onnxruntime refuses the model: {' '.join(str(error).split())[:300]}") from None
+    return lambda lq: torch.from_numpy(session.run(None, {"lq": lq.numpy()})[0])
+
+
+def to_onnx(prepared: Prepared, path: Path, opset: int = OPSET) -> list[Deviation]:
+    """Export, compare, write; returns the comparison."""
+    model = onnx_bytes(prepared, opset)
+    found = deviations(prepared, onnx_runner(model), "ONNX")
+    write_whole(path, lambda handle: handle.write(model))
+    return found
+
+
+def to_torchscript(prepared: Prepared, path: Path) -> list[Deviation]:
+    """TorchScript by tracing; its metadata is the extra file ``kdsr.json``."""
+    with _tracing("TorchScript"):
+        traced = torch.jit.trace(prepared.module, _example(prepared), check_trace=False)
+        traced = torch.jit.freeze(traced.eval())
+    found = deviations(prepared, traced, "TorchScript")
+    buffer = io.BytesIO()
+    torch.jit.save(traced, buffer, _extra_files={EXTRA_FILE: metadata(prepared)[METADATA_KEY]})
+    write_whole(path, lambda handle: handle.write(buffer.getvalue()))
+    return found
+
+
+def to_exported_program(prepared: Prepared, path: Path) -> list[Deviation]:
+    """torch.export's ExportedProgram; its metadata is the extra file ``kdsr.json``."""
+    with _tracing("ExportedProgram"):
+        program = torch.export.export(prepared.module, (_example(prepared),), dynamic_shapes=_shapes(prepared))
+    found = deviations(prepared, program.module(), "ExportedProgram")
+    buffer = io.BytesIO()
+    torch.export.save(program, buffer, extra_files={EXTRA_FILE: metadata(prepared)[METADATA_KEY]})
+    write_whole(path, lambda handle: handle.write(buffer.getvalue()))
+    return found
+
+
+def to_safetensors(prepared: Prepared, path: Path) -> list[Deviation]:
+    """The weights as they were trained (float16 with ``half``), metadata in the header; nothing to compare."""
+    try:
+        from safetensors.torch import save
+    except ImportError:
+        raise UserError(f"safetensors is missing; {_ADVICE}") from None
+    tensors = {key: value.contiguous().clone() for key, value in prepared.student.net.state_dict().items()}
+    if prepared.half:
+        tensors = {key: value.half() if value.is_floating_point() else value for key, value in tensors.items()}
+    held = save(tensors, metadata=metadata(prepared))
+    write_whole(path, lambda handle: handle.write(held))
+    return []
+
+
+FORMATS: dict[str, Callable[..., list[Deviation]]] = {
+    "onnx": to_onnx, "torchscript": to_torchscript, "exported": to_exported_program, "safetensors": to_safetensors,
+}  # fmt: skip
+ENDINGS = {".onnx": "onnx", ".ts": "torchscript", ".pt": "torchscript", ".pt2": "exported",
+           ".safetensors": "safetensors"}  # fmt: skip
+
+
+def format_of(path: Path) -> str:
+    """The format that a file's ending asks for; UserError for others."""
+    if path.suffix.lower() not in ENDINGS:
+        known = ", ".join(f"{ending} ({name})" for ending, name in ENDINGS.items())
+        raise UserError(f"{path}: which format? Its name must end in one of {known}")
+    return ENDINGS[path.suffix.lower()]
+
+
+def read_facts(path: Path) -> dict[str, Any]:
+    """What an exported file of any format says of itself.
+
+    Raises:
+        UserError: it is none, or says nothing.
+    """
+    held: dict[str, str] = {}
+    kind = format_of(path)
+    try:
+        if kind == "onnx":
+            import onnx
+
+            model = onnx.load(str(path), load_external_data=False)
+            held = {entry.key: entry.value for entry in model.metadata_props}
+        elif kind == "safetensors":
+            from kdsr_arch.archs.spandrel_arch import read_safetensors
+
+            held = read_safetensors(path)[1]
+        else:
+            extra = {EXTRA_FILE: ""}
+            if kind == "torchscript":
+                torch.jit.load(str(path), map_location="cpu", _extra_files=extra)
+            else:
+                torch.export.load(str(path), extra_files=extra)
+            held = {METADATA_KEY: extra[EXTRA_FILE]}
+    except UserError:
+        raise
+    except Exception as error:  # each reader fails in ways of its own
+        raise UserError(f"{path}: truncated, damaged or no {kind} file: {' '.join(str(error).split())[:150]}") from None
+    if not held.get(METADATA_KEY):
+        raise UserError(f"{path}: says nothing of its scale and colour; it was not exported by kdsr")
+    return dict(json.loads(held[METADATA_KEY]))

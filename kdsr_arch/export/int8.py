@@ -1,0 +1,141 @@
+"""Post-training quantisation to int8 for onnxruntime, calibrated on frames, with its price in PSNR."""
+
+from __future__ import annotations
+
+import logging
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from kdsr_arch.archs.runner import window_indices
+from kdsr_arch.data.keys import group_clips
+from kdsr_arch.data.sources import open_source
+from kdsr_arch.errors import UserError
+from kdsr_arch.export.form import Prepared, metadata
+from kdsr_arch.export.formats import OPSET, onnx_bytes, onnx_runner
+from kdsr_arch.files import write_whole
+from kdsr_arch.ops.bicubic import imresize_uint8
+from kdsr_arch.ops.color import rgb_to_y
+
+MOST_FRAMES = 32
+_SIDE = 96  # LR pixels of the middle of a frame that are used: enough to see its range of values
+
+
+@dataclass(frozen=True)
+class Price:
+    """Mean PSNR against the given frames, before and after, and of one against the other."""
+
+    calibrated: int
+    measured: int
+    fp32: float
+    int8: float
+    between: float
+    apart: bool
+
+    def __str__(self) -> str:
+        kind = "other frames" if self.apart else "the same frames (give more for an independent measure)"
+        lost = self.fp32 - self.int8
+        return (f"int8: calibrated on {self.calibrated} frames; on {self.measured} of {kind}: {self.fp32:.2f} dB in "
+                f"fp32, {self.int8:.2f} dB in int8, PSNR loss {lost:.2f} dB; {self.between:.1f} dB between the two")
+
+
+def quantise(prepared: Prepared, frames: Path, path: Path, opset: int = OPSET) -> Price:
+    """Quantise the convolutions (weights by channel, activations by tensor) and write the ONNX file.
+
+    Args:
+        prepared: in fp32.
+        frames: a folder or LMDB of HR frames; their LR is made by MATLAB's bicubic. Every second one calibrates.
+        path: the .onnx file.
+
+    Raises:
+        UserError: no frames, or a network that cannot be quantised.
+    """
+    pairs = list(_pairs(prepared, frames))
+    calibration, test = (pairs[::2], pairs[1::2]) if len(pairs) > 1 else (pairs, pairs)
+    plain = onnx_bytes(prepared, opset)
+    model = _quantised(plain, [lq for lq, _ in calibration], prepared, opset)
+    before, after = onnx_runner(plain), onnx_runner(model)
+    outputs = [(before(lq), after(lq), gt) for lq, gt in test]
+    write_whole(path, lambda handle: handle.write(model))
+    return Price(len(calibration), len(test), _mean_psnr((a, gt) for a, _, gt in outputs),
+                 _mean_psnr((b, gt) for _, b, gt in outputs), _mean_psnr((a, b) for a, b, _ in outputs),
+                 len(pairs) > 1)
+
+
+def _pairs(prepared: Prepared, frames: Path) -> Iterator[tuple[Tensor, Tensor]]:
+    """(input, HR) of evenly chosen frames."""
+    traits = prepared.student.traits
+    source = open_source(frames, None, None)
+    clips = group_clips(source.keys())
+    places = [(keys, index) for keys in clips.values() for index in range(len(keys))]
+    if not places:
+        raise UserError(f"{frames}: no frames to calibrate on")
+    for keys, index in places[:: -(-len(places) // MOST_FRAMES)]:
+        length = prepared.frames or 1
+        window = window_indices(index, len(keys), length | 1)[:length]
+        loaded = [source.get(keys[i]) for i in window]
+        yield _pair(prepared, loaded, window.index(index) if traits.mode == "recurrent" else length // 2)
+
+
+def _pair(prepared: Prepared, loaded: list[Any], centre: int) -> tuple[Tensor, Tensor]:
+    traits = prepared.student.traits
+    unit = traits.lr_multiple
+    height, width = (min(side // traits.scale, _SIDE) // unit * unit for side in loaded[0].shape[:2])
+    if min(height, width) < max(traits.lr_minimum, 8):
+        raise UserError(f"frames of {loaded[0].shape[1]}x{loaded[0].shape[0]} are too small to calibrate on")
+    lq, gt = [], []
+    for frame in loaded:
+        top, left = ((side - n * traits.scale) // 2 for side, n in zip(frame.shape[:2], (height, width), strict=True))
+        part = frame[top : top + height * traits.scale, left : left + width * traits.scale].copy()
+        lq.append(imresize_uint8(part, 1 / traits.scale))
+        gt.append(part)
+    low, high = (torch.stack([torch.from_numpy(f).permute(2, 0, 1) for f in side]).float() / 255 for side in (lq, gt))
+    if traits.color == "y":
+        low, high = rgb_to_y(low), rgb_to_y(high)
+    if traits.mode == "image":
+        return low[:1], high[:1]
+    return low[None], high[None] if traits.mode == "recurrent" else high[centre : centre + 1]
+
+
+def _mean_psnr(pairs: Any) -> float:
+    values = [-10 * torch.log10((a.clamp(0, 1) - b.clamp(0, 1)).double().square().mean().clamp(min=1e-10))
+              for a, b in pairs]
+    return float(torch.stack(values).mean())
+
+
+def _quantised(plain: bytes, inputs: list[Tensor], prepared: Prepared, opset: int) -> bytes:
+    try:
+        import onnx
+        from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
+    except ImportError as error:
+        raise UserError(f'int8 needs {error.name}: pip install "kdsr[export]"') from None
+
+    class Reader(CalibrationDataReader):
+        def __init__(self) -> None:
+            self.left = iter(inputs)
+
+        def get_next(self) -> dict[str, Any] | None:
+            lq = next(self.left, None)
+            return None if lq is None else {"lq": lq.numpy()}
+
+    with tempfile.TemporaryDirectory() as folder:
+        made = Path(folder) / "int8.onnx"
+        try:
+            logging.disable(logging.WARNING)  # its advice to prepare the model, which the exporter has done
+            quantize_static(onnx.load_from_string(plain), str(made), Reader(), quant_format=QuantFormat.QDQ,
+                            op_types_to_quantize=["Conv"], per_channel=True, activation_type=QuantType.QUInt8,
+                            weight_type=QuantType.QInt8)
+        except Exception as error:  # its errors have no common base
+            reason = " ".join(str(error).split())[:200]
+            raise UserError(f"int8: this network cannot be quantised: {reason}") from None
+        finally:
+            logging.disable(logging.NOTSET)
+        model = onnx.load(str(made))
+    del model.metadata_props[:]
+    onnx.helper.set_model_props(model, metadata(prepared, opset=opset, precision="int8"))
+    return model.SerializeToString()
