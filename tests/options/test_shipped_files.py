@@ -93,7 +93,7 @@ def test_missing_data_are_told_with_what_to_do(file: Path) -> None:
     from kdsr_arch.engine.needs import missing_inputs, telling_needs
     from kdsr_arch.errors import UserError
 
-    opt = load_options(ROOT / file, is_train=True)
+    opt = load_options(ROOT / file, is_train=file in TRAIN)
     assert missing_inputs(opt)
     with pytest.raises(UserError, match="Download|Put|Run|Train"), telling_needs(opt):
         raise UserError("missing")
