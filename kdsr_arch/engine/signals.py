@@ -7,7 +7,7 @@ import signal
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import Any
 
@@ -50,7 +50,8 @@ class StopRequest:
             os._exit(128 + signum)
         self.signum = signum
         note = f"\n{signal.Signals(signum).name}: finishing this step, saving, leaving (once more: leave at once)\n"
-        os.write(sys.__stderr__.fileno() if sys.__stderr__ else 2, note.encode())
+        with suppress(OSError):  # whoever was listening may be gone; the state is saved all the same
+            os.write(sys.__stderr__.fileno() if sys.__stderr__ else 2, note.encode())
         if self._raise:
             raise Interrupted
 

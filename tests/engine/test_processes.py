@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import socket
+import subprocess
 import sys
 import time
 import traceback
@@ -100,7 +101,7 @@ def finish(*children: Child) -> list[tuple[int, str]]:
     return [child.finish() for child in children]
 
 
-def wait_for_training(folder: Path, child: Child, iteration: int = 1) -> None:
+def wait_for_training(folder: Path, child: Child | subprocess.Popen, iteration: int = 1) -> None:
     """Until `iteration` is in the history."""
     deadline = time.monotonic() + PATIENCE
     while time.monotonic() < deadline:
@@ -249,3 +250,19 @@ def test_non_finite_loss_ends_with_one_sentence(write_options, tmp_path) -> None
     code, err = finish(Child(write_options(train={"optim_g": {"type": "SGD", "lr": 1e25}})))[0]
     assert code == 2 and "became NaN or infinite" in err
     assert err.count("became NaN") == 1 and "Traceback" not in err
+
+
+@pytest.mark.slow
+def test_a_closed_console_loses_nothing(write_options, tmp_path) -> None:
+    """The terminal, or the program that read the output, is gone when the signal comes."""
+    command = [sys.executable, "-m", "kdsr_arch.cli", "train", "-opt", str(write_options(**LONG))]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    folder = tmp_path / "experiments" / "tiny"
+    wait_for_training(folder, process)
+    assert process.stdout is not None
+    process.stdout.close()
+    time.sleep(0.5)  # long enough for lines that nobody reads
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(PATIENCE) == 128 + signal.SIGTERM
+    last = json.loads((folder / "history.jsonl").read_text().splitlines()[-1])["iter"]
+    assert max(int(path.stem) for path in (folder / "training_states").glob("*.state")) >= last
