@@ -1,0 +1,1 @@
+"""Functions of tensors and frames: resizing, warping, colour, degradation, deformable convolution, counting."""

@@ -1,0 +1,35 @@
+"""What is installed is what is here."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import yaml
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def test_every_folder_of_the_package_is_a_package() -> None:
+    folders = {path.parent for path in (ROOT / "kdsr_arch").rglob("*.py")}
+    assert not [str(folder) for folder in folders if not (folder / "__init__.py").is_file()]
+
+
+def test_the_launchers_folder_does_not_shadow_basicsr() -> None:
+    assert not (ROOT / "basicsr" / "__init__.py").exists()
+
+
+def test_every_requirement_is_pinned() -> None:
+    def names(file: str) -> set[str]:
+        lines = [line.split("#")[0].strip() for line in (ROOT / file).read_text().splitlines()]
+        return {re.split(r"[=<>\[]", line)[0].lower().replace("_", "-") for line in lines if line}
+
+    assert names("requirements.txt") <= names("constraints.txt")
+
+
+def test_shipped_weights_tell_their_network() -> None:
+    folder = ROOT / "experiments" / "pretrained_models"
+    for weights in folder.glob("*.pth"):
+        beside = yaml.safe_load(weights.with_suffix(".yml").read_text())
+        assert beside["network"]["type"] and beside["scale"]
+        assert weights.stat().st_size < 8 * 2**20
