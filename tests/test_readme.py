@@ -1,0 +1,77 @@
+"""What the README shows works as it is shown."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+import shlex
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+
+from kdsr_arch.cli import build_parser
+from kdsr_arch.registry import register_all
+
+ROOT = Path(__file__).resolve().parents[1]
+TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
+BLOCKS = {re.search(r"class (\w+)", code).group(1): code for code in re.findall(r"```python\n(.*?)```", TEXT, re.S)}
+
+
+@pytest.fixture(scope="module")
+def shown(tmp_path_factory: pytest.TempPathFactory) -> dict[str, type]:
+    """The classes of the README's examples, imported from files."""
+    register_all()
+    classes = {}
+    for name, code in BLOCKS.items():
+        path = tmp_path_factory.mktemp("readme") / f"{name.lower()}.py"
+        path.write_text(code)
+        spec = importlib.util.spec_from_file_location(f"readme_{name.lower()}", path)
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        classes[name] = getattr(module, name)
+    return classes
+
+
+@pytest.mark.parametrize("name", BLOCKS)
+def test_an_extension_takes_under_twenty_lines_of_code(name: str) -> None:
+    lines = [line for line in BLOCKS[name].splitlines() if line.strip() and not line.strip().startswith("#")]
+    assert len(lines) < 20
+
+
+def test_the_method_trains_the_student(shown) -> None:
+    student, teacher = torch.rand(2, 3, 8, 8, requires_grad=True), torch.rand(2, 3, 8, 8)
+    shown["EdgeLoss"]()(student, teacher).backward()
+    assert student.grad.abs().sum() > 0
+
+
+def test_the_network_declares_its_tap(shown) -> None:
+    from kdsr_arch.archs.traits import has_module
+
+    net = shown["Tiny"]()
+    assert net(torch.rand(1, 3, 8, 8)).shape == (1, 3, 32, 32)
+    assert all(has_module(net, path) for path in net.traits.taps.values())
+
+
+def test_the_data_set_depends_on_the_generator_only(shown) -> None:
+    data = shown["NoiseDataset"]({"gt_size": 16, "scale": 4})
+    first, second = (data.sample(3, np.random.default_rng(7)) for _ in range(2))
+    assert first["lq"].shape == (3, 4, 4) and torch.equal(first["gt"], second["gt"])
+
+
+def test_the_option_files_it_names_exist() -> None:
+    for file in set(re.findall(r"options/[\w/]+\.yml", TEXT)):
+        assert (ROOT / file).is_file(), file
+
+
+def test_the_commands_parse() -> None:
+    for line in re.findall(r"^kdsr .*$", TEXT, re.M):
+        words = shlex.split(line, comments=True)[1:]
+        assert build_parser(words[0]).parse_args(words).command == words[0]
+
+
+def test_the_yaml_blocks_are_yaml() -> None:
+    for block in re.findall(r"```yaml\n(.*?)```", TEXT, re.S):
+        assert isinstance(yaml.safe_load(block), dict)
