@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from typing import Any
 
 import torch
@@ -22,7 +22,12 @@ def to_device(batch: Any, device: torch.device) -> Any:
     return batch
 
 
-def ahead_on_device(batches: Iterable[Any], device: torch.device, depth: int | None = None) -> Generator[Any, None, None]:
+def ahead_on_device(
+    batches: Iterable[Any],
+    device: torch.device,
+    depth: int | None = None,
+    complete: Callable[[Any, torch.device], Any] | None = None,
+) -> Generator[Any, None, None]:
     """Gives the batches of a loader on ``device``, the next ones copied while the caller works on the last.
 
     What goes wrong while a batch is drawn is raised when that batch is due: those before it are given.
@@ -30,11 +35,12 @@ def ahead_on_device(batches: Iterable[Any], device: torch.device, depth: int | N
 
     Args:
         depth: batches under way; by default 1 on CUDA and 0 on the CPU, where none has to be copied.
+        complete: work on a batch that is left to the device, done on the copying stream.
     """
     depth = int(device.type == "cuda") if depth is None else depth
-    source = iter(batches)
+    source, copier = iter(batches), _Copier(device, complete)
     try:
-        yield from _ahead(source, _Copier(device), depth) if depth else (to_device(b, device) for b in source)
+        yield from _ahead(source, copier, depth) if depth else (copier.copy(batch) for batch in source)
     finally:
         close = getattr(source, "close", None)
         if close is not None:
@@ -44,16 +50,20 @@ def ahead_on_device(batches: Iterable[Any], device: torch.device, depth: int | N
 class _Copier:
     """Copies to a device: on CUDA on a stream of its own, elsewhere at once."""
 
-    def __init__(self, device: torch.device) -> None:
-        self.device = device
+    def __init__(self, device: torch.device, complete: Callable[[Any, torch.device], Any] | None) -> None:
+        self.device, self.complete = device, complete
         self.stream = torch.cuda.Stream(device) if device.type == "cuda" else None
+
+    def copy(self, batch: Any) -> Any:
+        """The copy, on the stream that is current."""
+        return to_device(self.complete(batch, self.device) if self.complete else batch, self.device)
 
     def start(self, batch: Any) -> tuple[Any, torch.cuda.Event | None]:
         """The copy, and when it is whole."""
         if self.stream is None:
-            return to_device(batch, self.device), None
+            return self.copy(batch), None
         with torch.cuda.stream(self.stream):
-            return to_device(batch, self.device), self.stream.record_event()
+            return self.copy(batch), self.stream.record_event()
 
     def finish(self, copy: Any, whole: torch.cuda.Event | None) -> Any:
         """The copy, for use on the caller's stream, which waits for it."""
