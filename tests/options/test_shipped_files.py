@@ -49,12 +49,15 @@ def _fresh_weights(opt: dict[str, Any], folder: Path) -> None:
     """Untrained weights where the file asks for trained ones."""
     from kdsr_arch.models.networks import build_network
 
-    for key in [k for k in opt["path"] if k.startswith("pretrain_network_") and opt["path"][k]]:
-        label = "network_" + key.removeprefix("pretrain_network_")
-        path = folder / f"{label}.pth"
-        state = build_network(opt[label], label).state_dict()
-        torch.save({"params": state, "params_ema": state}, path)
-        opt["path"][key] = str(path)
+    written: dict[str, str] = {}
+    keys = [k for k in opt["path"] if k.startswith("pretrain_network_") and opt["path"][k]]
+    for key in sorted(keys, reverse=True):  # the teacher first: a student may start as a part of it
+        wanted, label = opt["path"][key], "network_" + key.removeprefix("pretrain_network_")
+        if wanted not in written:
+            state = build_network(opt[label], label).state_dict()
+            written[wanted] = str(folder / f"{label}.pth")
+            torch.save({"params": state, "params_ema": state}, written[wanted])
+        opt["path"][key] = written[wanted]
 
 
 @pytest.mark.parametrize("file", [f for f in FILES if f not in BENCHES], ids=str)
