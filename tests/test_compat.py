@@ -1,0 +1,46 @@
+"""basicsr is importable and usable here, quietly."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def _python(code: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-W", "error", "-c", code]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+
+
+def test_everything_registers_without_a_warning() -> None:
+    """Run from the repository, whose folder `basicsr` must not hide the installed package."""
+    done = _python(
+        "from kdsr_arch.registry import register_all; register_all()\n"
+        "import basicsr, sys\n"
+        "from basicsr.utils.registry import ARCH_REGISTRY\n"
+        "assert basicsr.__version__ == '1.4.2' and 'site-packages' in basicsr.__file__\n"
+        "assert {'EDVR', 'VESPCN', 'RCAN'} <= set(ARCH_REGISTRY.keys())\n"
+        "assert 'distutils.version' not in sys.modules or hasattr(sys.modules['distutils.version'], 'StrictVersion')\n"
+    )
+    assert done.returncode == 0 and not done.stderr, done.stderr
+
+
+def test_edvr_runs_quietly_through_the_deformable_convolution() -> None:
+    done = _python(
+        "from kdsr_arch import compat\n"
+        "import torch\n"
+        "from basicsr.archs.edvr_arch import EDVR\n"
+        "net = EDVR(num_feat=8, num_frame=3, deformable_groups=2, num_extract_block=1, num_reconstruct_block=1)\n"
+        "y = net(torch.rand(1, 3, 3, 8, 8))\n"
+        "y.sum().backward()\n"
+        "assert y.shape == (1, 3, 32, 32)\n"
+        "assert net.pcd_align.dcn_pack['l1'].conv_offset.weight.grad.abs().sum() > 0\n"
+    )
+    assert done.returncode == 0 and not done.stderr, done.stderr
+
+
+def test_the_package_itself_imports_nothing_heavy() -> None:
+    done = _python("import kdsr_arch.cli, sys; assert not {'torch', 'cv2', 'basicsr'} & set(sys.modules)")
+    assert done.returncode == 0, done.stderr
