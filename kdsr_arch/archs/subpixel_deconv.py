@@ -45,10 +45,10 @@ class SubPixelDeconv(nn.ConvTranspose2d):
         s = self.stride[0]
         extra = self.kernel_size[0] - 2 * int(self.padding[0]) + self.output_padding[0]
         sizes = [(n - 1) * s + extra for n in x.shape[-2:]]
-        pads = [(-self.first, self.last + -(-size // s) - n) for size, n in zip(sizes, x.shape[-2:], strict=True)]
+        pads = (-self.first, self.last + -(-extra // s) - 1)  # of no size, so that graphs of any size can be traced
         bias = None if self.bias is None else self.bias.repeat_interleave(s * s)
-        if len(set(pads[0] + pads[1])) == 1:
-            y = F.conv2d(x, self.phase_weight(), bias, padding=pads[0][0])
+        if pads[0] == pads[1]:
+            y = F.conv2d(x, self.phase_weight(), bias, padding=pads[0])
         else:
-            y = F.conv2d(F.pad(x, (*pads[1], *pads[0])), self.phase_weight(), bias)
+            y = F.conv2d(F.pad(x, pads * 2), self.phase_weight(), bias)
         return F.pixel_shuffle(y, s)[..., : sizes[0], : sizes[1]]

@@ -7,7 +7,7 @@ import json
 import logging
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -30,9 +30,10 @@ _ADVICE = 'install what exporting needs: pip install "kdsr[export]"'
 def _tracing(what: str) -> Iterator[None]:
     """What tracing a network may throw becomes one sentence."""
     try:
-        with export_form(), warnings.catch_warnings(), torch.no_grad():
+        quiet = io.StringIO()  # tracers print whole graphs beside what they then throw
+        with export_form(), warnings.catch_warnings(), torch.no_grad(), redirect_stdout(quiet), redirect_stderr(quiet):
             warnings.simplefilter("ignore")
-            logging.disable(logging.ERROR)  # tracers log what they then throw, at length
+            logging.disable(logging.ERROR)
             yield
     except UserError:
         raise
@@ -50,7 +51,18 @@ def _example(prepared: Prepared) -> Tensor:
 
 
 def _shapes(prepared: Prepared) -> dict[str, dict[int, Any]]:
-    return {"lq": dict.fromkeys(prepared.dynamic_axes, torch.export.Dim.DYNAMIC)}
+    """Free axes; sides that must be multiples of something say so."""
+    unit = prepared.student.traits.lr_multiple
+    batch, *sides = prepared.dynamic_axes
+    free: dict[int, Any] = dict.fromkeys((batch, *sides), torch.export.Dim.DYNAMIC)
+    if unit > 1:
+        free |= {axis: unit * torch.export.Dim(f"units{axis}", min=1, max=8192) for axis in sides}
+    return {"lq": free}
+
+
+def _traced(prepared: Prepared) -> torch.export.ExportedProgram:
+    return torch.export.export(prepared.module, (_example(prepared),), dynamic_shapes=_shapes(prepared),
+                               prefer_deferred_runtime_asserts_over_guards=True)
 
 
 def onnx_bytes(prepared: Prepared, opset: int = OPSET) -> bytes:
@@ -63,9 +75,8 @@ def onnx_bytes(prepared: Prepared, opset: int = OPSET) -> bytes:
         import onnx  # noqa: F401  (its absence is told before the long work)
         import onnxscript  # noqa: F401
 
-        exported = torch.export.export(prepared.module, (_example(prepared),), dynamic_shapes=_shapes(prepared))
         program = torch.onnx.export(
-            exported, dynamo=True, verbose=False, opset_version=opset, input_names=["lq"], output_names=["sr"]
+            _traced(prepared), dynamo=True, verbose=False, opset_version=opset, input_names=["lq"], output_names=["sr"]
         )
     assert program is not None
     model = program.model_proto
@@ -118,7 +129,7 @@ def to_torchscript(prepared: Prepared, path: Path) -> list[Deviation]:
 def to_exported_program(prepared: Prepared, path: Path) -> list[Deviation]:
     """torch.export's ExportedProgram; its metadata is the extra file ``kdsr.json``."""
     with _tracing("ExportedProgram"):
-        program = torch.export.export(prepared.module, (_example(prepared),), dynamic_shapes=_shapes(prepared))
+        program = _traced(prepared)
     found = deviations(prepared, program.module(), "ExportedProgram")
     buffer = io.BytesIO()
     torch.export.save(program, buffer, extra_files={EXTRA_FILE: metadata(prepared)[METADATA_KEY]})
