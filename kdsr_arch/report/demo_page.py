@@ -51,8 +51,8 @@ def finding(psnr_of: Mapping[str, float], iterations: int) -> str:
     if gap <= 0:
         verdict += ". The teacher is no better than the student here, so it had little to teach"
     rest = (f"Bicubic enlargement is at {psnr_of['bicubic']:.2f} dB, the teacher at {psnr_of['teacher']:.2f} dB. "
-            f"This is one seed: differences under about {NOISE_DB} dB are noise. Beside the two terms of the method, STD "
-            "here includes the output term; the controls that tell them apart, with three seeds, are in "
+            f"This is one seed: differences under about {NOISE_DB} dB are noise. Beside the two terms of the method, "
+            "STD here includes the output term; the controls that tell them apart, with three seeds, are in "
             "experiments/results.")
     return f"{head}{verdict}. {rest}"
 
