@@ -62,8 +62,9 @@ def test_killed_at_twenty_moments_the_content_is_the_same(many, tmp_path):
         os.waitpid(child, 0)
         kills += 1
         states.add(_done(out))
-    assert len(states) > 1  # really at different places
-    convert_clips(many, out, making=Making(codec_named("webp", 16), low=LOW, processes=2))
+    assert kills >= KILLS // 2 and len(states) > 1  # really at different places
+    if not out.exists():  # a fast machine may have come to the end between two kills
+        convert_clips(many, out, making=Making(codec_named("webp", 16), low=LOW, processes=2))
     assert content(out) == content(expected)
     assert not (tmp_path / ".out.lmdb.partial").exists()
 
@@ -76,7 +77,7 @@ def _convert_slowly(source: Path, out: Path, processes: int) -> None:
 
     def slow(self):
         plain(self)
-        time.sleep(0.01)
+        time.sleep(0.04)
 
     lmdb_writer._COMMIT_BYTES = 1
     lmdb_writer.LmdbWriter.commit = slow
