@@ -49,15 +49,21 @@ def open_dataset(opt: Mapping[str, Any], key: str) -> Any:
 
 
 def _prepare(opt: Mapping[str, Any]) -> None:
-    """Make the data that `prepare` names beside where `dataroot_gt` is expected, unless they are there."""
-    if not opt.get("prepare") or Path(opt["dataroot_gt"]).exists():
+    """Make the data that `prepare` names where `dataroot_gt` expects them, unless they are there.
+
+    A `dataroot_gt` of another name than the recipe makes is left to be told as missing: nothing is written there.
+    """
+    root = Path(opt.get("dataroot_gt") or "")
+    if not opt.get("prepare") or root.exists():
         return
     from kdsr_arch.data import demo, demo_images
 
-    makers = {"demo": demo.prepare, "images": demo_images.prepare}
-    get_logger().info(f"{opt['dataroot_gt']} is missing: making it (prepare: {opt['prepare']}; once, some seconds)")
+    make, suffix = {"demo": (demo.prepare, ".lmdb"), "images": (demo_images.prepare, "")}[opt["prepare"]]
+    if root.name not in (f"train_GT{suffix}", f"test_GT{suffix}"):
+        return
+    get_logger().info(f"{root} is missing: making it (prepare: {opt['prepare']}; once, some seconds)")
     if distributed.is_main():
-        makers[opt["prepare"]](Path(opt["dataroot_gt"]).parent)
+        make(root.parent)
     distributed.barrier()
 
 

@@ -76,3 +76,13 @@ def test_batches_before_a_torn_sample_are_given(ahead):
         next(batches)
     with pytest.raises(UserError, match=f"sample {torn} is torn"):
         next(batches)
+
+
+def test_prepared_data_go_only_where_their_recipe_names_them(tmp_path) -> None:
+    from kdsr_arch.engine.datasets import open_dataset
+    from kdsr_arch.errors import UserError
+
+    opt = {"type": "ClipDataset", "prepare": "demo", "phase": "train", "scale": 4, "name": "demo"}
+    with pytest.raises(UserError, match="elsewhere.*does not exist"):
+        open_dataset({**opt, "dataroot_gt": str(tmp_path / "elsewhere")}, "datasets.train")
+    assert not list(tmp_path.iterdir())
