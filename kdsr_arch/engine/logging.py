@@ -16,6 +16,7 @@ from tqdm import tqdm
 
 from kdsr_arch import distributed
 from kdsr_arch.errors import UserError
+from kdsr_arch.files import remove_leftovers, write_whole
 
 _FORMAT = logging.Formatter("%(asctime)s %(levelname)s: %(message)s")
 
@@ -110,6 +111,7 @@ class History:
 
     def __init__(self, path: Path, position: int = 0) -> None:
         self.path = path
+        remove_leftovers(path.parent)
         if path.exists():
             self._cut(position)
         self._handle = open(path, "a", encoding="utf-8")  # noqa: SIM115  (closed by `close`)
@@ -124,7 +126,8 @@ class History:
                 break  # torn by a kill
             if record["iter"] < position or (record["iter"] == position and record["kind"] == "train"):
                 kept.append(line)
-        self.path.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
+        text = "".join(f"{line}\n" for line in kept).encode()
+        write_whole(self.path, lambda handle: handle.write(text))  # a kill here must not cost the lines kept
 
     def add(self, kind: str, iteration: int, **content: Any) -> None:
         """Append one record; `kind` is 'train' or 'val'."""

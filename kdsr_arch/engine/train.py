@@ -31,6 +31,7 @@ from kdsr_arch.engine.loop import Loop, Output
 from kdsr_arch.engine.signals import StopRequest
 from kdsr_arch.engine.validation import Validator
 from kdsr_arch.errors import UserError
+from kdsr_arch.files import write_whole
 from kdsr_arch.registry import register_all
 
 
@@ -199,7 +200,8 @@ def _copy_options(args: Any, root: Path) -> None:
     source = Path(getattr(args, "opt", None) or "")
     if source.is_file():
         head = f"# GENERATE TIME: {time.asctime()}\n# CMD:\n# {shlex.join(sys.argv)}\n\n"
-        (root / source.name).write_text(head + source.read_text(encoding="utf-8"), encoding="utf-8")
+        text = (head + source.read_text(encoding="utf-8")).encode()
+        write_whole(root / source.name, lambda handle: handle.write(text))  # it may be the very file that is read
 
 
 def dry_run(opt: dict[str, Any]) -> str:
