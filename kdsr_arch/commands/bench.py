@@ -14,23 +14,30 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from kdsr_arch.engine.bench import outcome, plan_runs, read_bench, run_bench
+    from kdsr_arch.engine.bench import outcome, plan_before, plan_runs, read_bench, run_bench
     from kdsr_arch.engine.bench_table import write_tables
     from kdsr_arch.engine.options import project_root
 
     root = project_root(args.file)
     bench = read_bench(args.file)
-    run_bench(args.file, root=root, jobs=args.jobs, only=args.only)
-    outcomes = [result for result in map(outcome, plan_runs(bench, args.file, root)) if result is not None]
+    runs = [*plan_before(bench, args.file, root), *plan_runs(bench, args.file, root)]
+    target = args.output or root / "experiments" / "results" / bench["name"]
+
+    def write() -> list[dict]:
+        outcomes = [result for result in map(outcome, runs) if result is not None]
+        protocol = "; ".join(sorted({text for result in outcomes for text in _protocols(result)}))
+        if outcomes:
+            command, note = f"kdsr bench {args.file}", bench.get("note", "")
+            write_tables(outcomes, target, command=command, protocol=protocol or "see the option file", note=note)
+        return outcomes
+
+    run_bench(args.file, root=root, jobs=args.jobs, only=args.only, progress=write)
+    outcomes = write()
     if not outcomes:
         print("no run has finished: no table written")
         return 1
-    protocol = "; ".join(sorted({text for result in outcomes for text in _protocols(result)})) or "see the option file"
-    target = args.output or root / "experiments" / "results" / bench["name"]
-    page = write_tables(outcomes, target, command=f"kdsr bench {args.file}", protocol=protocol,
-                        note=bench.get("note", ""))
-    print(page.read_text(encoding="utf-8"))
-    return 0 if len(outcomes) == len(plan_runs(bench, args.file, root)) else 1
+    print(target.with_suffix(".md").read_text(encoding="utf-8"))
+    return 0 if len(outcomes) == len(runs) else 1
 
 
 def _protocols(result: dict) -> list[str]:

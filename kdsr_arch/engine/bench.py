@@ -14,6 +14,16 @@ A bench file names one base option file and, per row, what differs from it::
       output: {train.distill_opt: {output: {type: L1Loss, loss_weight: 1.0}}}
       std:    {}
 
+A teacher that the rows need is trained first, once, by `before`; `common` holds for it as well::
+
+    before:
+      teacher: {base: ../train_srkd_teacher.yml, iterations: 12000, change: {train.amp: bf16}}
+
+Its weights are experiments/bench/NAME/teacher/models/net_g_latest.pth. With `continued: true` each row and seed is one
+run, whose validations are read off at every budget and which a further budget prolongs: the learning rate must then be
+constant, else the shorter budgets would be judged in mid-schedule. A row's `extra_iter` gives it that many iterations
+more than the budget: the control with as much computing as a method that trains a teacher of its own.
+
 Every run is an ordinary `kdsr train` in a process of its own, with its own option file, so that each can be repeated
 alone. A finished run is never repeated; an interrupted one resumes.
 """
@@ -27,8 +37,9 @@ import os
 import re
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -37,22 +48,35 @@ import yaml
 
 from kdsr_arch.errors import UserError, nearest
 
-_KEYS = {"name", "base", "seeds", "budgets", "jobs", "threads", "common", "rows", "note"}
+_KEYS = {"name", "base", "before", "seeds", "budgets", "continued", "jobs", "threads", "common", "rows", "note"}
+_BEFORE_KEYS = {"base", "iterations", "change", "seed"}
 
 
 @dataclass(frozen=True)
 class Run:
-    """One training of the bench."""
+    """One training of the bench, or the stretch of one up to a budget.
+
+    Attributes:
+        budget: what the table calls it; `length` are the iterations that it trains.
+        reference: trained before the rows; it stands beside them at every budget.
+    """
 
     row: str
     seed: int
     budget: int
+    length: int
     options: Path
     experiment: Path
+    reference: bool = False
 
     @property
     def label(self) -> str:
-        return f"{self.row}, seed {self.seed}, {self.budget} iterations"
+        return f"{self.row}, seed {self.seed}, {self.length} iterations"
+
+    @property
+    def marker(self) -> Path:
+        """Where its seconds are noted."""
+        return self.experiment / f"bench_seconds_{self.length}.txt"
 
     @property
     def log(self) -> Path:
@@ -77,7 +101,13 @@ def read_bench(path: Path) -> dict[str, Any]:
     for row, overrides in bench["rows"].items():
         if overrides is not None and not isinstance(overrides, dict):
             raise UserError(f"{path}: rows.{row} must map dotted option keys to values")
-    return {"seeds": [0], "jobs": 1, "threads": 1, "common": {}, **bench}
+    for name, spec in (bench.get("before") or {}).items():
+        if unknown := next((key for key in spec if key not in _BEFORE_KEYS), None):
+            raise UserError(f"{path}: before.{name}: unknown key '{unknown}'{nearest(unknown, _BEFORE_KEYS)}")
+        if missing := next((key for key in ("base", "iterations") if key not in spec), None):
+            raise UserError(f"{path}: before.{name}: the key '{missing}' is missing")
+    bench = {"seeds": [0], "jobs": 1, "threads": 1, "common": {}, "before": {}, "continued": False, **bench}
+    return {**bench, "budgets": sorted(bench["budgets"])}
 
 
 def override(options: dict[str, Any], changes: dict[str, Any] | None) -> dict[str, Any]:
@@ -111,26 +141,55 @@ def set_budget(options: dict[str, Any], budget: int) -> None:
         stage["iters"] = round(stage["iters"] * factor)
 
 
-def plan_runs(bench: dict[str, Any], path: Path, root: Path) -> list[Run]:
-    """Write one option file per (row, seed, budget) under experiments/bench/NAME/options and list the runs."""
-    from kdsr_arch.engine.options import load_yaml
-
-    base = load_yaml((path.parent / bench["base"]).resolve())
-    folder = root / "experiments" / "bench" / bench["name"]
+def plan_before(bench: dict[str, Any], path: Path, root: Path) -> list[Run]:
+    """Write the option files of what is trained first and list these runs, in the order of the file."""
     runs = []
+    for name, spec in bench["before"].items():
+        changes = {**bench["common"], **(spec.get("change") or {})}
+        runs.append(_plan(bench, _base(spec, path), changes, root, row=name, seed=int(spec.get("seed", 0)),
+                          budget=spec["iterations"], length=spec["iterations"], label=name, reference=True))
+    return runs
+
+
+def plan_runs(bench: dict[str, Any], path: Path, root: Path) -> list[Run]:
+    """Write one option file per (row, seed, budget) under experiments/bench/NAME/options and list the runs.
+
+    Raises:
+        UserError: `continued` with a learning rate that is not constant.
+    """
+    base, runs = _base(bench, path), []
     for budget in bench["budgets"]:
         for seed in bench["seeds"]:
-            for row, changes in bench["rows"].items():
-                label = re.sub(r"[^\w.-]+", "_", f"{row}_s{seed}_{budget}")
-                name = f"bench/{bench['name']}/{label}"
-                options = override(override(base, bench["common"]), changes)
-                options["name"], options["manual_seed"] = name, seed
-                set_budget(options, budget)
-                file = folder / "options" / f"{label}.yml"
-                file.parent.mkdir(parents=True, exist_ok=True)
-                file.write_text(yaml.safe_dump(options, sort_keys=False), encoding="utf-8")
-                runs.append(Run(row, seed, budget, file, root / "experiments" / name))
+            for row, given in bench["rows"].items():
+                changes = {**bench["common"], **(given or {})}
+                length = budget + int(changes.pop("extra_iter", 0))
+                label = f"{row}_s{seed}" if bench["continued"] else f"{row}_s{seed}_{budget}"
+                runs.append(_plan(bench, base, changes, root, row=row, seed=seed, budget=budget, length=length,
+                                  label=label))
+                if bench["continued"] and override(base, changes)["train"].get("scheduler"):
+                    raise UserError(f"{path}: continued: true needs a constant learning rate; add "
+                                    "`train.scheduler: null` to common")
     return runs
+
+
+def _base(spec: dict[str, Any], path: Path) -> dict[str, Any]:
+    from kdsr_arch.engine.options import load_yaml
+
+    return load_yaml((path.parent / spec["base"]).resolve())
+
+
+def _plan(bench: dict[str, Any], base: dict[str, Any], changes: dict[str, Any], root: Path, *, row: str, seed: int,
+          budget: int, length: int, label: str, reference: bool = False) -> Run:
+    safe = re.sub(r"[^\w.-]+", "_", label)
+    name = f"bench/{bench['name']}/{safe}"
+    options = override(base, changes)
+    options["name"], options["manual_seed"] = name, seed
+    set_budget(options, length)
+    folder = root / "experiments" / "bench" / bench["name"] / "options"
+    file = folder / (f"{safe}_{length}.yml" if bench["continued"] and not reference else f"{safe}.yml")
+    folder.mkdir(parents=True, exist_ok=True)
+    file.write_text(yaml.safe_dump(options, sort_keys=False), encoding="utf-8")
+    return Run(row, seed, budget, length, file, root / "experiments" / name, reference)
 
 
 def read_log(path: Path) -> Iterator[dict[str, Any]]:
@@ -145,39 +204,44 @@ def read_log(path: Path) -> Iterator[dict[str, Any]]:
 
 
 def outcome(run: Run) -> dict[str, Any] | None:
-    """The validation of a finished run at its last iteration, its mean term ratios and its speed; else None."""
+    """The validation of a run at its last iteration, its mean term ratios and its speed; None before it got there."""
     final: dict[str, dict[str, Any]] = {}
     ratios: dict[str, list[float]] = {}
     for record in read_log(run.log):
         if record["kind"] == "val":
-            if record["iter"] >= run.budget:
+            if record["iter"] == run.length:
                 final[record["dataset"]] = {k: v for k, v in record.items() if k not in ("kind", "iter", "dataset")}
-            continue
-        for key, value in record.items():
-            if key.startswith("ratio/"):
-                ratios.setdefault(key, []).append(value)
-    if not final:
+        elif record["iter"] <= run.length:
+            for key, value in record.items():
+                if key.startswith("ratio/"):
+                    ratios.setdefault(key, []).append(value)
+    if not final or not run.marker.exists():
         return None
-    marker = run.experiment / "bench_seconds.txt"
-    seconds = float(marker.read_text()) if marker.exists() else None
-    return {"row": run.row, "seed": run.seed, "budget": run.budget, "val": final, "seconds": seconds,
-            "ratios": {key: sum(values) / len(values) for key, values in ratios.items()}}
+    return {"row": run.row, "seed": run.seed, "budget": run.budget, "length": run.length,
+            "reference": run.reference, "val": final, "seconds": float(run.marker.read_text()),
+            "ratios": {k: sum(v) / len(v) for k, v in ratios.items()}}
 
 
 def train_once(run: Run, threads: int, root: Path) -> str | None:
     """Train one run to its end (resuming it when it had begun); returns the tail of its output when it failed."""
     environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
     command = [sys.executable, "-m", "kdsr_arch.cli", "train", "-opt", str(run.options), "--auto_resume"]
+    earlier = [float(file.read_text()) for file in run.experiment.glob("bench_seconds_*.txt")]
     began = time.perf_counter()
     done = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True, check=False)
     if done.returncode != 0:
         return (done.stdout + done.stderr)[-2000:]
-    (run.experiment / "bench_seconds.txt").write_text(f"{time.perf_counter() - began:.1f}")
+    run.marker.write_text(f"{time.perf_counter() - began + max(earlier, default=0.0):.1f}")
     return None
 
 
 def run_bench(
-    path: Path, *, root: Path, jobs: int | None = None, only: list[str] | None = None
+    path: Path,
+    *,
+    root: Path,
+    jobs: int | None = None,
+    only: list[str] | None = None,
+    progress: Callable[[], object] = lambda: None,
 ) -> list[dict[str, Any]]:
     """Train what is missing and return all outcomes.
 
@@ -186,16 +250,31 @@ def run_bench(
         root: the project root: experiments/ goes there.
         jobs: runs side by side; default: the file's.
         only: rows to run (all when None).
+        progress: called after each run.
+
+    Raises:
+        UserError: the bench file is unsound, or what `before` trains failed.
     """
     bench = read_bench(path)
+    first = plan_before(bench, path, root)
     runs = [run for run in plan_runs(bench, path, root) if not only or run.row in only]
     missing = [run for run in runs if outcome(run) is None]
     print(f"{bench['name']}: {len(runs)} runs, {len(runs) - len(missing)} of them done", flush=True)
+    for run in first if missing else ():
+        if outcome(run) is None and (failure := train_once(run, bench["threads"], root)):
+            raise UserError(f"{run.options}: the training before the rows failed:\n{failure}")
+    alone: dict[Path, threading.Lock] = {run.experiment: threading.Lock() for run in missing}
+
+    def train(run: Run) -> str | None:
+        with alone[run.experiment]:  # a further budget waits for the one that it prolongs
+            return train_once(run, bench["threads"], root)
+
     with concurrent.futures.ThreadPoolExecutor(jobs or bench["jobs"]) as pool:
-        futures = {pool.submit(train_once, run, bench["threads"], root): run for run in missing}
+        futures = {pool.submit(train, run): run for run in missing}
         for number, future in enumerate(concurrent.futures.as_completed(futures), 1):
             run, failure = futures[future], future.result()
             print(f"[{number}/{len(missing)}] {run.label}: {'FAILED' if failure else 'done'}", flush=True)
             if failure:
                 print(failure, file=sys.stderr, flush=True)
-    return [result for result in map(outcome, runs) if result is not None]
+            progress()
+    return [result for result in map(outcome, [*first, *runs]) if result is not None]

@@ -9,14 +9,19 @@ from typing import Any
 
 
 def summarise(outcomes: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """One record per (row, budget): per data set and metric the mean, the sample standard deviation and the count."""
+    """One record per (row, budget): per data set and metric the mean, the sample standard deviation and the count.
+
+    `gain` is the PSNR over the first row's of the same budget, mean over the data sets, seed by seed: equal seeds share
+    initial weights and samples, so that their difference is steadier than either number.
+    """
     groups: dict[tuple[str, int], list[dict[str, Any]]] = {}
     for outcome in outcomes:
         groups.setdefault((outcome["row"], outcome["budget"]), []).append(outcome)
-    return [_summary(row, budget, group) for (row, budget), group in groups.items()]
+    first = next((o["row"] for o in outcomes if not o.get("reference")), "")
+    return [_summary(row, budget, group, groups.get((first, budget), [])) for (row, budget), group in groups.items()]
 
 
-def _summary(row: str, budget: int, group: list[dict[str, Any]]) -> dict[str, Any]:
+def _summary(row: str, budget: int, group: list[dict[str, Any]], plain: list[dict[str, Any]]) -> dict[str, Any]:
     values: dict[str, list[float]] = {}
     ratios: dict[str, list[float]] = {}
     for outcome in group:
@@ -27,10 +32,20 @@ def _summary(row: str, budget: int, group: list[dict[str, Any]]) -> dict[str, An
         for key, value in outcome["ratios"].items():
             ratios.setdefault(key, []).append(value)
     seconds = [outcome["seconds"] for outcome in group if outcome["seconds"]]
-    return {"row": row, "budget": budget, "seeds": len(group),
+    gains = _gains(group, plain)
+    return {"row": row, "budget": budget, "seeds": len(group), "reference": bool(group[0].get("reference")),
             "metrics": {key: spread(numbers) for key, numbers in values.items()},
+            "gain": spread(gains) if gains and group[0]["row"] != plain[0]["row"] else None,
             "ratios": {key: statistics.fmean(numbers) for key, numbers in ratios.items()},
             "seconds": statistics.fmean(seconds) if seconds else None}
+
+
+def _gains(group: list[dict[str, Any]], plain: list[dict[str, Any]]) -> list[float]:
+    by_seed = {outcome["seed"]: outcome["val"] for outcome in plain}
+    pairs = [(outcome["val"], by_seed[outcome["seed"]]) for outcome in group if outcome["seed"] in by_seed]
+    differences = [[mine[k]["psnr"] - theirs[k]["psnr"] for k in mine if "psnr" in mine[k] and k in theirs]
+                   for mine, theirs in pairs]
+    return [statistics.fmean(numbers) for numbers in differences if numbers]
 
 
 def spread(numbers: list[float]) -> dict[str, float]:
@@ -40,13 +55,16 @@ def spread(numbers: list[float]) -> dict[str, float]:
 
 
 def markdown(summary: list[dict[str, Any]], *, command: str, protocol: str, note: str = "") -> str:
-    """The summary as one Markdown table per budget."""
+    """The summary as one Markdown table per budget; what was trained before the rows stands in each."""
+    rows = [record for record in summary if not record["reference"]]
+    references = [record for record in summary if record["reference"]]
+    first = rows[0]["row"] if rows else "-"
     lines = []
-    for budget in sorted({record["budget"] for record in summary}):
-        records = [record for record in summary if record["budget"] == budget]
+    for budget in sorted({record["budget"] for record in rows}) or [0]:
+        records = [*references, *(record for record in rows if record["budget"] == budget)]
         columns = sorted({key for record in records for key in record["metrics"]})
-        head = ["row", "seeds", *columns, "gradient ratios", "s/run"]
-        lines += [f"### {budget} iterations", "", "| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
+        head = ["row", "seeds", *columns, f"psnr over '{first}'", "gradient ratios", "s/run"]
+        lines += [f"### {budget:,} iterations", "", "| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
         lines += [_line(record, columns) for record in records] + [""]
     intro = [f"Protocol: {protocol}. Mean ± sample standard deviation over the seeds.", "", f"Command: `{command}`", ""]
     return "\n".join(intro + ([note, ""] if note else []) + lines)
@@ -56,11 +74,17 @@ def _line(record: dict[str, Any], columns: list[str]) -> str:
     cells = []
     for column in columns:
         entry = record["metrics"].get(column)
-        digits = 4 if "ssim" in column.lower() else 3
-        cells.append(f"{entry['mean']:.{digits}f} ± {entry['std']:.{digits}f}" if entry else "-")
+        cells.append(_number(entry, 4 if "ssim" in column.lower() else 3) if entry else "-")
+    gain = record["gain"]
+    cells.append(("+" if gain["mean"] >= 0 else "") + _number(gain, 3) if gain else "-")
     ratios = ", ".join(f"{key.removeprefix('ratio/')} {value:.2g}" for key, value in sorted(record["ratios"].items()))
     seconds = f"{record['seconds']:.0f}" if record["seconds"] else "-"
-    return f"| {record['row']} | {record['seeds']} | " + " | ".join(cells) + f" | {ratios or '-'} | {seconds} |"
+    name = f"{record['row']} ({record['budget']:,} iterations)" if record["reference"] else record["row"]
+    return f"| {name} | {record['seeds']} | " + " | ".join(cells) + f" | {ratios or '-'} | {seconds} |"
+
+
+def _number(entry: dict[str, float], digits: int) -> str:
+    return f"{entry['mean']:.{digits}f} ± {entry['std']:.{digits}f}"
 
 
 def write_tables(outcomes: list[dict[str, Any]], target: Path, *, command: str, protocol: str, note: str = "") -> Path:

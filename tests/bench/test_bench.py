@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from kdsr_arch.engine.bench import override, plan_runs, read_bench, run_bench, set_budget
-from kdsr_arch.engine.bench_table import spread, summarise, write_tables
+from kdsr_arch.engine.bench import outcome, override, plan_before, plan_runs, read_bench, run_bench, set_budget
+from kdsr_arch.engine.bench_table import markdown, spread, summarise, write_tables
 from kdsr_arch.errors import UserError
 
 BASE = {
@@ -64,6 +64,7 @@ def _finish(run, psnr: float) -> None:
     ]
     text = "".join(json.dumps(record) + "\n" for record in records)
     run.log.write_text(text + '{"kind": "tr')  # a killed run may leave half a line
+    run.marker.write_text("12.5")
 
 
 def test_finished_runs_are_not_repeated_and_give_the_table(bench: Path, tmp_path: Path):
@@ -75,8 +76,9 @@ def test_finished_runs_are_not_repeated_and_give_the_table(bench: Path, tmp_path
     assert record["metrics"]["val psnr"]["mean"] == pytest.approx(30.65)
     assert record["metrics"]["val psnr"]["std"] == pytest.approx(0.1 / 2**0.5)
     assert record["ratios"] == {"ratio/a": 0.5}
+    assert record["gain"]["values"] == pytest.approx([0.5, 0.5])
     page = write_tables(outcomes, tmp_path / "results" / "b", command="kdsr bench b.yml", protocol="Y")
-    assert "| with | 2 | 30.650 ± 0.071 |" in page.read_text()
+    assert "| with | 2 | 30.650 ± 0.071 | +0.500 ± 0.000 | a 0.5 | 12 |" in page.read_text()
     assert json.loads(page.with_suffix(".json").read_text())["runs"] == outcomes
 
 
@@ -87,4 +89,52 @@ def test_one_number_has_no_spread():
 def test_a_misspelt_key_is_refused_with_the_nearest(bench: Path):
     bench.write_text(bench.read_text().replace("budgets", "budgetts"))
     with pytest.raises(UserError, match="budgetts.*budgets"):
+        read_bench(bench)
+
+
+def _as_continued(bench: Path, **changes) -> Path:
+    content = yaml.safe_load(bench.read_text()) | {"continued": True} | changes
+    bench.write_text(yaml.safe_dump(content))
+    return bench
+
+
+def test_a_continued_run_is_one_experiment_read_off_at_each_budget(bench: Path, tmp_path: Path):
+    rows = {"alone": {}, "alone longer": {"extra_iter": 30}}
+    _as_continued(bench, common={"train.scheduler": None}, rows=rows, seeds=[1])
+    short, short_longer, long, long_longer = plan_runs(read_bench(bench), bench, tmp_path)
+    assert short.experiment == long.experiment != long_longer.experiment == short_longer.experiment
+    assert [r.length for r in (short, short_longer, long, long_longer)] == [50, 80, 100, 130]
+    totals = [yaml.safe_load(r.options.read_text())["train"]["total_iter"] for r in (short, long)]
+    assert totals == [50, 100]
+    _finish(short, 30.0)
+    assert outcome(short) is not None and outcome(long) is None
+    with long.log.open("w") as file:
+        file.write(json.dumps({"kind": "val", "iter": 50, "dataset": "val", "psnr": 30.0}) + "\n")
+        file.write(json.dumps({"kind": "val", "iter": 100, "dataset": "val", "psnr": 31.0}) + "\n")
+    long.marker.write_text("20")
+    assert [outcome(r)["val"]["val"]["psnr"] for r in (short, long)] == [30.0, 31.0]
+
+
+def test_a_continued_bench_wants_a_constant_learning_rate(bench: Path, tmp_path: Path):
+    with pytest.raises(UserError, match="constant learning rate"):
+        plan_runs(read_bench(_as_continued(bench)), bench, tmp_path)
+
+
+def test_what_is_trained_before_the_rows_stands_in_every_table(bench: Path, tmp_path: Path):
+    first = {"teacher": {"base": "base.yml", "iterations": 10, "change": {"train.distill_opt": None}}}
+    bench.write_text(yaml.safe_dump(yaml.safe_load(bench.read_text()) | {"before": first}))
+    (teacher,) = plan_before(read_bench(bench), bench, tmp_path)
+    options = yaml.safe_load(teacher.options.read_text())
+    assert options["train"]["total_iter"] == 10 and options["val"] == {"val_freq": 10}
+    assert options["name"] == "bench/b/teacher" and "distill_opt" not in options["train"]
+    _finish(teacher, 33.0)
+    for run in plan_runs(read_bench(bench), bench, tmp_path):
+        _finish(run, 30.0)
+    text = markdown(summarise(run_bench(bench, root=tmp_path)), command="c", protocol="Y")
+    assert text.count("| teacher (10 iterations) | 1 | 33.000 ± 0.000 | - |") == 2
+
+
+def test_a_misspelt_key_before_the_rows_is_refused(bench: Path):
+    bench.write_text(bench.read_text() + "before: {t: {bass: base.yml, iterations: 3}}\n")
+    with pytest.raises(UserError, match="before.t.*bass.*base"):
         read_bench(bench)
