@@ -18,6 +18,7 @@ from pathlib import Path
 
 from kdsr_arch import __version__
 from kdsr_arch.errors import UserError
+from kdsr_arch.launchers import local_rank, started_by_torchrun
 
 _FIRST = ("train", "test", "check", "demo")
 _SHARED = {"__init__", "common"}
@@ -78,21 +79,27 @@ def _tell_os_error(error: OSError) -> str | None:
 
 
 def _guarded(args: argparse.Namespace) -> int:
-    """Run the command; what a user can mend becomes one sentence and exit code 2."""
+    """Run the command; what a user can mend becomes one sentence and exit code 2.
+
+    Of many processes that meet the same fault before they joined, one on each machine tells it.
+    """
+    alone = getattr(args, "launcher", "none") == "none" and not started_by_torchrun()
+    told = None
     try:
         return int(args.run(args) or 0)
     except UserError as error:
-        message = str(error)
+        message, told = str(error), error.told
     except OSError as error:
-        told = _tell_os_error(error)
-        if told is None:
+        sentence = _tell_os_error(error)
+        if sentence is None:
             raise
-        message = told
+        message, told = sentence, getattr(error, "told", None)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
     sys.stdout.flush()
-    print(f"error: {message}", file=sys.stderr, flush=True)
+    if told is False or (told is None and (alone or local_rank() == 0)):
+        print(f"error: {message}", file=sys.stderr, flush=True)
     return 2
 
 

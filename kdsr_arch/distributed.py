@@ -13,20 +13,26 @@ statistics that differ between processes (batch normalisation) are about to be u
 
 from __future__ import annotations
 
+import json
 import os
-import subprocess
+import re
+import time
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import nn
+from torch.distributed.rendezvous import rendezvous
 
 from kdsr_arch.errors import UserError
+from kdsr_arch.launchers import local_rank, prepare_environment
 
 _control: dist.ProcessGroup | None = None  # gloo group for flags and objects: exchanging them never waits for the GPU
+_notes: dist.Store | None = None  # where a process that fails says why
 
 
 def is_distributed() -> bool:
@@ -49,61 +55,139 @@ def is_main() -> bool:
     return rank() == 0
 
 
-def _slurm_environment(port: int | None) -> None:
-    """Translate Slurm's variables into torchrun's."""
-    try:
-        nodes, number, count = (os.environ[k] for k in ("SLURM_NODELIST", "SLURM_PROCID", "SLURM_NTASKS"))
-    except KeyError as missing:
-        raise UserError(f"--launcher slurm: {missing} is not set; start this command through srun") from None
-    hosts = subprocess.run(["scontrol", "show", "hostnames", nodes], capture_output=True, text=True, check=True)
-    os.environ.setdefault("MASTER_ADDR", hosts.stdout.split()[0])
-    os.environ["MASTER_PORT"] = str(port or os.environ.get("MASTER_PORT", 29500))
-    os.environ["WORLD_SIZE"], os.environ["RANK"] = count, number
-    os.environ["LOCAL_RANK"] = os.environ.get("SLURM_LOCALID", "0")
-
-
-def start(launcher: str = "none", use_cuda: bool = False, port: int | None = None, timeout: float = 1800) -> None:
+def start(launcher: str = "none", use_cuda: bool = False, options: Mapping[str, Any] | None = None) -> None:
     """Join the other processes of the job.
 
     Args:
         launcher: 'none' (alone), 'pytorch' (torchrun's environment variables) or 'slurm' (srun's).
-        use_cuda: nccl on the GPU numbered like the local rank; otherwise gloo on CPU.
-        port: Slurm only, the port of the first node.
-        timeout: seconds after which a process that waits for a dead one gives up.
+        use_cuda: on the GPU numbered like the local rank; otherwise on the CPU, always with gloo.
+        options: `dist_params`: `backend` between GPUs, `port` (Slurm only), `timeout` in seconds.
 
     Raises:
-        UserError: the variables of the launcher are missing.
+        UserError: the launcher's variables are missing, or the other processes did not come.
     """
-    global _control
-    if launcher == "none" or is_distributed():
+    global _control, _notes
+    if is_distributed():
         return
-    if launcher == "slurm":
-        _slurm_environment(port)
-    missing = [k for k in ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT") if k not in os.environ]
-    if missing:
-        raise UserError(
-            f"--launcher pytorch: {', '.join(missing)} not set; start with 'torchrun --nproc_per_node=N ...', "
-            "or use --launcher none"
-        )
+    options = options or {}
+    prepare_environment(launcher, int(options.get("port") or 0) or None)
+    if launcher == "none":
+        return
     if use_cuda:
-        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
-    limit = timedelta(seconds=timeout)
-    dist.init_process_group("nccl" if use_cuda else "gloo", timeout=limit)
-    _control = dist.new_group(backend="gloo", timeout=limit) if use_cuda else None
+        torch.cuda.set_device(local_rank() % torch.cuda.device_count())
+    limit = timedelta(seconds=float(options.get("timeout") or 1800))
+    backend = (options.get("backend") or "nccl") if use_cuda else "gloo"
+    try:
+        store, number, count = next(rendezvous("env://", timeout=limit))
+        dist.init_process_group(backend, store=store, rank=number, world_size=count, timeout=limit)
+        _control = dist.new_group(backend="gloo", timeout=limit) if backend != "gloo" else None
+    except (RuntimeError, ValueError) as error:
+        raise UserError(_not_joined(error)) from None
+    _notes = dist.PrefixStore("notes", store)
+
+
+def _not_joined(error: Exception) -> str:
+    who = f"process {os.environ['RANK']} of {os.environ['WORLD_SIZE']}"
+    where = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
+    return f"{who} could not join the others at {where}: {_first_line(error)}"
+
+
+def _first_line(error: BaseException) -> str:
+    return next(iter(str(error).strip().splitlines()), "") or type(error).__name__
 
 
 def stop() -> None:
     """Leave the group of processes; harmless when alone."""
-    global _control
+    global _control, _notes
     if is_distributed():
         dist.destroy_process_group()
-    _control = None
+    _control = _notes = None
+
+
+# ------------------------------------------------------------------------------------------- when one of them dies
+
+
+class ProcessLost(UserError):
+    """Another process of the job has ended before its time, so this one cannot go on."""
+
+
+@contextmanager
+def joined(launcher: str = "none", use_cuda: bool = False, options: Mapping[str, Any] | None = None) -> Iterator[None]:
+    """`start`, the work, `stop`; an error in one process is told once, however many end of it.
+
+    The process where it arose leaves a note for the others, which find their connections closed a moment later. A
+    :class:`UserError` or OSError leaves here with `told` set: whether another process tells the user already.
+    """
+    start(launcher, use_cuda, options)
+    try:
+        yield
+    except BaseException as error:
+        if is_distributed():
+            _tell(error)
+        raise
+    finally:
+        stop()
+
+
+def _tell(error: BaseException) -> None:
+    """Leave word of what ends this process, to the other processes and to torchrun's report; once in a job."""
+    if isinstance(error, ProcessLost):
+        error.told = not _first_to_tell()
+        return
+    text = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {_first_line(error)}"
+    first = _first_to_tell()
+    if isinstance(error, (UserError, OSError)):
+        error.told = not first  # type: ignore[union-attr]
+    if not first:
+        return
+    with suppress(RuntimeError):
+        assert _notes is not None
+        _notes.set("fault", f"process {rank()} ended the training: {text}")
+    if report := os.environ.get("TORCHELASTIC_ERROR_FILE"):
+        with suppress(OSError), open(report, "w", encoding="utf-8") as file:
+            json.dump({"message": text, "timestamp": int(time.time())}, file)
+
+
+def _first_to_tell() -> bool:
+    """True on one process of the job only; also where the store of notes has died with the process that held it."""
+    try:
+        return _notes is None or _notes.add("told", 1) == 1
+    except RuntimeError:
+        return True
+
+
+def _note() -> str | None:
+    """What the process that failed first has left."""
+    try:
+        return _notes.get("fault").decode() if _notes is not None and _notes.check(["fault"]) else None
+    except RuntimeError:
+        return None
+
+
+_LOST = re.compile(r"clos(ed|ure)|reset|refused|broken pipe|timed out|timeout|unreachable|recvValue", re.IGNORECASE)
+
+
+@contextmanager
+def _talking() -> Iterator[None]:
+    """Around every exchange: a connection that breaks means that a process has died, which is told as such."""
+    try:
+        yield
+    except RuntimeError as error:
+        if not _LOST.search(str(error)):
+            raise
+        told = _note()
+        raise ProcessLost(told or f"another process of this training has died or cannot be reached any more "
+                                  f"({_first_line(error)[:300]})") from None  # fmt: skip
+
+
+# --------------------------------------------------------------------------------------------- agreeing, averaging
 
 
 def barrier() -> None:
     """Wait until every process is here."""
     if is_distributed():
-        dist.barrier(group=_control)
+        with _talking():
+            dist.barrier(group=_control)
 
 
 def agree_max(value: int) -> int:
@@ -111,7 +195,8 @@ def agree_max(value: int) -> int:
     if not is_distributed():
         return value
     held = torch.tensor(value)
-    dist.all_reduce(held, op=dist.ReduceOp.MAX, group=_control)
+    with _talking():
+        dist.all_reduce(held, op=dist.ReduceOp.MAX, group=_control)
     return int(held)
 
 
@@ -120,7 +205,8 @@ def gather(obj: Any) -> list[Any]:
     if not is_distributed():
         return [obj]
     held: list[Any] = [None] * world_size()
-    dist.all_gather_object(held, obj, group=_control)
+    with _talking():
+        dist.all_gather_object(held, obj, group=_control)
     return held
 
 
@@ -129,7 +215,8 @@ def from_main(obj: Any) -> Any:
     if not is_distributed():
         return obj
     held = [obj]
-    dist.broadcast_object_list(held, src=0, group=_control)
+    with _talking():
+        dist.broadcast_object_list(held, src=0, group=_control)
     return held[0]
 
 
@@ -138,7 +225,8 @@ def mean_values(values: dict[str, float]) -> dict[str, float]:
     if not is_distributed() or not values:
         return values
     held = torch.tensor(list(values.values()), dtype=torch.float64)
-    dist.all_reduce(held, group=_control)
+    with _talking():
+        dist.all_reduce(held, group=_control)
     return dict(zip(values, (held / world_size()).tolist(), strict=True))
 
 
@@ -161,7 +249,8 @@ def average(tensors: Iterable[torch.Tensor]) -> None:
         return
     for group in _by_kind(tensors):
         flat = torch.cat([t.reshape(-1) for t in group])
-        dist.all_reduce(flat)
+        with _talking():
+            dist.all_reduce(flat)
         _copy_back(flat.div_(world_size()), group)
 
 
@@ -182,7 +271,8 @@ def _broadcast(tensors: Iterable[torch.Tensor]) -> None:
         return
     for group in _by_kind(t.detach() for t in tensors):
         flat = torch.cat([t.reshape(-1) for t in group])
-        dist.broadcast(flat, src=0)
+        with _talking():
+            dist.broadcast(flat, src=0)
         _copy_back(flat, group)
 
 

@@ -7,7 +7,14 @@ from collections.abc import Iterable
 
 
 class UserError(Exception):
-    """Something the user can mend. The message names the file, key or shape and says what to do."""
+    """Something the user can mend. The message names the file, key or shape and says what to do.
+
+    Attributes:
+        told: True where another process of the same job tells the user already; False where this one shall; None
+            where nobody has looked.
+    """
+
+    told: bool | None = None
 
 
 class OptionErrors(UserError):

@@ -99,6 +99,6 @@ def test_missing_launcher_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv(key, raising=False)
     with pytest.raises(UserError, match="RANK, WORLD_SIZE, MASTER_ADDR, MASTER_PORT not set.*torchrun"):
         distributed.start("pytorch")
-    monkeypatch.delenv("SLURM_NODELIST", raising=False)
-    with pytest.raises(UserError, match="SLURM_NODELIST.*srun"):
+    monkeypatch.delenv("SLURM_PROCID", raising=False)
+    with pytest.raises(UserError, match="SLURM_PROCID.*srun"):
         distributed.start("slurm")

@@ -54,7 +54,7 @@ def _prepare(opt: Mapping[str, Any]) -> None:
     A `dataroot_gt` of another name than the recipe makes is left to be told as missing: nothing is written there.
     """
     root = Path(opt.get("dataroot_gt") or "")
-    if not opt.get("prepare") or root.exists():
+    if not opt.get("prepare") or distributed.from_main(root.exists()):  # one answer: another may see it half made
         return
     from kdsr_arch.data import demo, demo_images
 
@@ -117,7 +117,7 @@ class Batches(Iterator[dict[str, Any]]):
         parts = list(islice(self._source, self._accumulation))
         if len(parts) <= 1:
             return parts[0] if parts else None
-        joined: dict[str, Any] = {k: torch.cat([p[k] for p in parts]) for k in ("lq", "gt")}
+        joined: dict[str, Any] = {k: torch.cat([p[k] for p in parts]) for k in ("lq", "gt", "flow") if k in parts[0]}
         if "teacher" in parts[0]:
             joined["teacher"] = {k: torch.cat([p["teacher"][k] for p in parts]) for k in parts[0]["teacher"]}
         return {**parts[0], **joined}

@@ -88,9 +88,8 @@ class Loop:
         try:
             finished = self._run()
         except NonFiniteError as error:
-            kept = f"the state of iteration {self.saved:,} is kept" if self.saved else "no state was saved yet"
             raise NonFiniteError(
-                f"{error}. Training stopped; {kept}. Lower the learning rate or the term's weight"
+                f"{error}. Training stopped; {self.kept()}. Lower the learning rate or the term's weight"
             ) from None
         finally:
             self.progress.close()
@@ -98,6 +97,10 @@ class Loop:
         if finished and distributed.is_main():
             self.checkpoints.save_networks("latest", self.model.student_files())
         return finished
+
+    def kept(self) -> str:
+        """What is on the disk, for messages."""
+        return f"the state of iteration {self.saved:,} is kept" if self.saved else "no state was saved yet"
 
     def _run(self) -> bool:
         if self.position and self._validation_due(self.position) and not self._validate():

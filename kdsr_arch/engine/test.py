@@ -35,12 +35,9 @@ def main(opt: dict[str, Any], args: Any) -> int:
         UserError: anything the user can mend; nothing is written then.
     """
     device = pick_device(opt.get("num_gpu", 0))
-    distributed.start(getattr(args, "launcher", "none"), device.type == "cuda")
-    try:
-        with TextLog():
-            run(opt)
-    finally:
-        distributed.stop()
+    job = distributed.joined(getattr(args, "launcher", "none"), device.type == "cuda", opt.get("dist_params"))
+    with job, TextLog():
+        run(opt)
     return 0
 
 

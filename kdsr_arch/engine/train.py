@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import shlex
@@ -52,13 +53,9 @@ def main(opt: dict[str, Any], args: Any) -> int:
         UserError: anything the user can mend.
     """
     device = pick_device(opt.get("num_gpu", 0))
-    port = (opt.get("dist_params") or {}).get("port")
-    distributed.start(args.launcher, device.type == "cuda", int(port) if port else None)
-    try:
-        with TextLog() as log, StopRequest() as stop:
-            return _train(opt, args, log, stop)
-    finally:
-        distributed.stop()
+    job = distributed.joined(args.launcher, device.type == "cuda", opt.get("dist_params"))
+    with job, TextLog() as log, StopRequest() as stop:
+        return _train(opt, args, log, stop)
 
 
 def _train(opt: dict[str, Any], args: Any, log: TextLog, stop: StopRequest) -> int:
@@ -69,6 +66,7 @@ def _train(opt: dict[str, Any], args: Any, log: TextLog, stop: StopRequest) -> i
 
     state = find_state(opt, root / "training_states", args.auto_resume)
     position = state["iter"] if state else 0
+    alike_everywhere(opt, position)
     model, batches = build(opt, position)
     lock = FolderLock(root)
     try:
@@ -95,6 +93,8 @@ def _run(loop: Loop, root: Path) -> bool:
     try:
         finished = loop.run()
     except UserError as error:
+        if isinstance(error, distributed.ProcessLost):
+            error.args = (f"{error}; {loop.kept()}, go on with --auto_resume",)
         get_logger().error(str(error), extra={"quiet": True})  # the command line tells it
         raise
     finally:
@@ -167,9 +167,39 @@ def find_state(opt: Mapping[str, Any], folder: Path, auto_resume: bool) -> dict[
     get_logger().info(f"Resuming from iteration {state['iter']:,}: {path}")
     if changed := differences(state["fingerprint"], mine, soft=True):
         get_logger().warning(f"These options changed since the state was saved: {', '.join(changed)}")
+    if (before := _samples(state["fingerprint"], len(state["random"]))) != (now := _samples(mine)):
+        get_logger().warning(
+            f"An iteration took {before} samples when the state was saved and takes {now} now, so training does not go "
+            "on with the samples that came next: keep processes x batch_size_per_gpu x accumulation as it was"
+        )
     if state["iter"] > opt["train"]["total_iter"]:
         raise UserError(f"{path}: is past train.total_iter {opt['train']['total_iter']:,}")
     return state
+
+
+def _samples(held: Mapping[str, str], processes: int | None = None) -> int:
+    """Samples of one iteration of the experiment whose fingerprint is `held`."""
+    dataset, train = (json.loads(held[key]) or {} for key in ("~datasets.train", "~train"))
+    each = (dataset.get("batch_size_per_gpu") or 1) * (train.get("accumulation") or 1)
+    return each * (processes or distributed.world_size())
+
+
+def alike_everywhere(opt: Mapping[str, Any], position: int) -> None:
+    """Make sure that all processes train the same from the same iteration on.
+
+    Raises:
+        UserError: they read different option files, or do not see the same experiment folder.
+    """
+    mine = {f"~{k.lstrip('~')}": v for k, v in fingerprint(opt).items() if k != "~datasets.train"}  # folders may differ
+    mine["~batch_size_per_gpu"] = str(opt["datasets"]["train"].get("batch_size_per_gpu"))
+    starts = distributed.gather((position, mine))
+    if len({where for where, _ in starts}) > 1:
+        raise UserError(
+            f"the processes would go on from different iterations ({', '.join(f'{where:,}' for where, _ in starts)}): "
+            "the folder of experiments must be on a file system that all machines share"
+        )
+    if changed := [key for _, theirs in starts for key in differences(theirs, starts[0][1], soft=True)]:
+        raise UserError(f"the processes read different option files ({changed[0]} differs): give all machines the same")
 
 
 def open_folder(

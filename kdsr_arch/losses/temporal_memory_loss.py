@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from kdsr_arch import compat  # noqa: F401  (before basicsr)
+from kdsr_arch import compat, distributed  # noqa: F401  (compat before basicsr)
 from kdsr_arch.errors import UserError
 from kdsr_arch.losses.base import DistillLoss
 from kdsr_arch.losses.conv_lstm import PADDINGS, ConvLSTM
@@ -142,7 +142,9 @@ class TemporalMemoryLoss(DistillLoss):
         if self.normalize == 'none':
             return clip
         if learn and self.training and (self.mode == 'frozen' or not self.fixed):
-            now = clip.square().mean().sqrt().to(self.rms.dtype)
+            now = clip.square().mean()
+            distributed.average([now])  # one scale for all processes, the one that a single process would find
+            now = now.sqrt().to(self.rms.dtype)
             self.rms.copy_(torch.where(self.rms > 0, self.rms + RMS_MOMENTUM * (now - self.rms), now))
         return clip / (self.rms.clone() + EPS)
 
