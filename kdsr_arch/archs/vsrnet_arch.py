@@ -55,10 +55,12 @@ class VSRNet(nn.Module):
         self.conv3 = nn.Conv2d(num_mid_feat, num_channel, 5, padding=2)
         # DIS fails on frames of a few pixels
         self.traits = Traits('window', scale, num_frame, color, upsampled_input=True,
-                             min_size=_DIS_SIDE if flow == 'dis' else 1, taps={'f_sr': 'feature', 'f_lr': 'joint'})
+                             min_size=_DIS_SIDE if flow == 'dis' else 1, taps={'f_sr': 'feature', 'f_lr': 'joint'},
+                             flow=self.compensate.recipe)
 
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.compensate(x)
+    def forward(self, x: Tensor, flow: Tensor | None = None) -> Tensor:
+        """Restores the centre frame; ``flow`` (B, n - 1, 2, H, W) spares the estimate (see FlowCompensation)."""
+        x = self.compensate(x, flow)
         frames = (x.flatten(1, 2),) if len(self.branch_of) == 1 else x.unbind(1)
         first = [self.conv1[branch](frame) for branch, frame in zip(self.branch_of, frames, strict=True)]
         return self.conv3(self.feature(self.conv2(self.joint(torch.cat(first, 1)))))

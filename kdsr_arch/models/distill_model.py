@@ -14,6 +14,7 @@ from kdsr_arch.device import pick_device
 from kdsr_arch.distill.task import DistillTask
 from kdsr_arch.errors import UserError
 from kdsr_arch.models.base import cpu_copy, use_channels_last
+from kdsr_arch.models.flow import check_flow_cache
 from kdsr_arch.models.networks import build_network, count_parameters, load_pretrained
 from kdsr_arch.models.tally import NonFiniteError, Tally
 from kdsr_arch.models.teachers import build_teacher, stored_teacher
@@ -39,6 +40,7 @@ class DistillModel:
         self.opt, self.train_opt = opt, opt["train"]
         self.device = pick_device(opt.get("num_gpu", 0))
         student = build_network(opt["network_g"], "network_g")
+        check_flow_cache(opt, student)
         load_pretrained(student, opt["path"], "g")
         teacher = stored_teacher(opt) or build_teacher(opt)
         self.task = DistillTask(
@@ -96,6 +98,8 @@ class DistillModel:
         self.lq, self.gt = self._to_device(data["lq"]), self._to_device(data["gt"])
         self.taught = {name: self._to_device(maps) for name, maps in (data.get("teacher") or {}).items()}
         self.task.feed_teacher(self.taught)
+        self.flow = self._to_device(data["flow"]) if "flow" in data else None
+        self.task.feed_flow(self.flow)
 
     def _to_device(self, images: Tensor) -> Tensor:
         layout = self.layout if images.dim() == 4 else torch.preserve_format
@@ -132,6 +136,7 @@ class DistillModel:
             raise UserError(f"train.accumulation {self.parts} does not divide the batch of {len(self.lq)}")
         for index, (lq, gt) in enumerate(zip(self.lq.chunk(self.parts), self.gt.chunk(self.parts), strict=True)):
             self.task.feed_teacher({name: maps.chunk(self.parts)[index] for name, maps in self.taught.items()})
+            self.task.feed_flow(None if self.flow is None else self.flow.chunk(self.parts)[index])
             yield lq, gt
 
     def _measure_due(self, iteration: int) -> bool:

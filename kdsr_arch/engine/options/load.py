@@ -65,11 +65,14 @@ def _locate(value: Any, roots: Iterable[Path]) -> Any:
     return str(next((found for found in candidates if found.exists()), candidates[0]))
 
 
+_DATA_PATHS = ("dataroot", "meta_info", "teacher_cache", "flow_cache")
+
+
 def _locate_paths(opt: dict[str, Any], roots: list[Path]) -> None:
     for dataset in opt["datasets"].values():
-        _locate_keys(dataset, roots, lambda key: key.startswith(("dataroot", "meta_info", "teacher_cache")))
+        _locate_keys(dataset, roots, lambda key: key.startswith(_DATA_PATHS))
         for part in dataset.get("datasets") or ():
-            _locate_keys(part, roots, lambda key: key.startswith(("dataroot", "meta_info", "teacher_cache")))
+            _locate_keys(part, roots, lambda key: key.startswith(_DATA_PATHS))
     _locate_keys(opt["path"], roots, lambda key: key.startswith(("pretrain_network_", "resume_state")))
     networks = [spec for key, spec in opt.items() if key.startswith("network_") and isinstance(spec, dict)]
     for spec in networks:

@@ -93,6 +93,11 @@ class DatasetOptions(OpenSection):
         description="ImagePairDataset: what the teacher made of these images (`kdsr cache-teacher`); it is then read "
         "instead of run.",
     )
+    flow_cache: str | None = Field(
+        default=None,
+        description="ClipDataset: optical flow of its windows (`kdsr cache-flow`); the student then reads it instead "
+        "of estimating it.",
+    )
     cache: bool | Literal["auto"] | None = Field(
         default=None,
         description="Keep decoded frames in memory: true, false, or 'auto' (if they all fit). "
@@ -145,5 +150,10 @@ class DatasetOptions(OpenSection):
     num_prefetch_queue: Positive = Field(default=1, description="Length of BasicSR's prefetch queue ('cpu').")
     pin_memory: bool = Field(default=False, description="Load batches into pinned memory, for faster copies to a GPU.")
     persistent_workers: bool = Field(default=False, description="Kept for BasicSR's files: our workers always live on.")
+    val_freq: Positive | None = Field(
+        default=None,
+        description="Iterations between validations on this data set, where it differs from `val.val_freq`. A large "
+        "set may be left for the end, where every set is scored.",
+    )
     mean: list[Float] | None = Field(default=None, description="Subtracted from each channel of both images.")
     std: list[Float] | None = Field(default=None, description="Each channel of both images is divided by it.")
