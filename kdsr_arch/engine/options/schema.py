@@ -11,7 +11,16 @@ from pydantic import BeforeValidator, Field
 
 from kdsr_arch.engine.options.schema_data import DatasetOptions
 from kdsr_arch.engine.options.schema_train import Amp, TrainOptions
-from kdsr_arch.engine.options.types import Count, Fill, Int, OpenSection, Positive, Section, only_with
+from kdsr_arch.engine.options.types import (
+    Count,
+    Fill,
+    Int,
+    OpenSection,
+    Positive,
+    PositiveFloat,
+    Section,
+    only_with,
+)
 from kdsr_arch.engine.options.yaml_reader import describe
 
 
@@ -126,8 +135,19 @@ class LoggerOptions(Section):
 class DistOptions(Section):
     """Distributed training (with --launcher)."""
 
-    backend: str = Field(default="nccl", description="'nccl' between GPUs, 'gloo' on CPUs.")
-    port: Int | str | None = Field(default=29500, description="Port of the first process, with --launcher slurm.")
+    backend: Literal["nccl", "gloo"] = Field(
+        default="nccl", description="Between GPUs; on CPUs it always is gloo. gloo lets processes share a GPU."
+    )
+    port: Int | str | None = Field(
+        default=None,
+        description="Port of the first process, with --launcher slurm. Default: MASTER_PORT, or one made of the job's "
+        "number.",
+    )
+    timeout: PositiveFloat = Field(
+        default=1800.0,
+        description="Seconds after which a process gives up waiting for the others. Longer than the slowest item of "
+        "a validation, for which all wait.",
+    )
 
 
 def _num_gpu(value: Any) -> Any:
@@ -197,5 +217,6 @@ class Options(OpenSection):
     logger: LoggerOptions = Field(default_factory=LoggerOptions, description="What is written while training.")
     dist_params: DistOptions = Field(default_factory=DistOptions, description="Distributed training.")
     find_unused_parameters: bool = Field(
-        default=False, description="Distributed training of a network some of whose parameters get no gradient."
+        default=False,
+        description="Accepted for BasicSR's sake and not needed: parameters without gradient are always met.",
     )
