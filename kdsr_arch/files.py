@@ -22,7 +22,8 @@ _STUMBLES = (
 )
 
 
-def _reason(error: OSError) -> str:
+def why_not_written(error: OSError) -> str:
+    """A few words on a failed write, and what to do about it."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return "no space left on the disk; free some, or lower logger.keep_last"
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
@@ -54,7 +55,7 @@ def write_whole(path: Path, write: Callable[[BinaryIO], Any]) -> None:
         os.replace(aside, path)
         flush_folder(path.parent)
     except OSError as error:
-        raise UserError(f"{path}: cannot be written ({_reason(error)})") from None
+        raise UserError(f"{path}: cannot be written ({why_not_written(error)})") from None
     except RuntimeError as error:  # torch's zip writer reports a failed write of the file beneath it so
         raise UserError(f"{path}: cannot be written ({error.__context__ or 'the disk may be full'})") from None
     finally:
@@ -81,7 +82,7 @@ def _damaged_part(path: Path) -> str | None:
 
 
 def load_tensors(path: Path, what: str = "checkpoint") -> Any:
-    """Read a file of torch.save as data, onto the CPU.
+    """Read a file of torch.save, or one ending in .safetensors, as data, onto the CPU.
 
     Args:
         path: the file.
@@ -97,6 +98,10 @@ def load_tensors(path: Path, what: str = "checkpoint") -> Any:
         path.open("rb").close()
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror or error})") from None
+    if path.suffix.lower() == ".safetensors":
+        from kdsr_arch.safe_file import read_groups
+
+        return read_groups(path)
     try:
         if _damaged_part(path) is None:
             return torch.load(path, map_location="cpu", weights_only=True)

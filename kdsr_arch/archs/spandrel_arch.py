@@ -140,25 +140,10 @@ def locate(path: str) -> Path:
 def _read(place: Path) -> Mapping[str, Any]:
     if place.suffix.lower() not in _ENDINGS:
         raise UserError(f"{place}: weights end in {', '.join(_ENDINGS)}")
-    if place.suffix.lower() == ".safetensors":
-        return read_safetensors(place)[0]
     held = load_tensors(place, "file of weights")
     if not isinstance(held, Mapping) or not held:
         raise UserError(f"{place}: holds no network weights")
     return held
-
-
-def read_safetensors(place: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Tensors and metadata of a safetensors file; UserError where it is none."""
-    try:
-        from safetensors import SafetensorError, safe_open
-    except ImportError:
-        raise UserError('.safetensors needs the package safetensors: pip install "kdsr[export]"') from None
-    try:
-        with safe_open(str(place), framework="pt", device="cpu") as file:
-            return {key: file.get_tensor(key) for key in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118
-    except (SafetensorError, OSError, ValueError) as error:
-        raise UserError(f"{place}: truncated, damaged or no safetensors file ({error})") from None
 
 
 def _version() -> str:
@@ -167,4 +152,4 @@ def _version() -> str:
     return version("spandrel")
 
 
-__all__ = ["InnerPaths", "locate", "read_safetensors", "spandrel"]
+__all__ = ["InnerPaths", "locate", "spandrel"]

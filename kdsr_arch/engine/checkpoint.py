@@ -1,4 +1,4 @@
-"""What a run leaves on the disk: `models/net_g_N.pth` (pure networks) and `training_states/N.state` (everything).
+"""The training state: everything that a run needs to go on as if nothing had happened, in one file.
 
 A state file is whole by itself: weights, averages, optimizers, schedules, adapters and other train-only modules,
 gradient scaler, random states of every process, position and best results, beside a fingerprint of the experiment. It
@@ -8,7 +8,6 @@ holds tensors and plain containers only, so reading one runs no code.
 from __future__ import annotations
 
 import json
-import os
 import random
 import re
 from collections.abc import Iterator, Mapping
@@ -20,7 +19,7 @@ import numpy as np
 import torch
 
 from kdsr_arch.errors import UserError
-from kdsr_arch.files import load_tensors, remove_leftovers, save_tensors
+from kdsr_arch.files import load_tensors
 
 FORMAT = "kdsr-training-state"
 VERSION = 1
@@ -152,51 +151,3 @@ def find_latest(folder: Path, mine: Mapping[str, str]) -> tuple[Path | None, dic
         except UserError as error:
             passed.append(str(error))
     return None, None, passed
-
-
-class Checkpoints:
-    """Writes and thins out the files of one experiment folder.
-
-    Args:
-        root: the experiment folder.
-        mine: its fingerprint.
-        keep_last: how many numbered checkpoints stay; 0 for all.
-    """
-
-    def __init__(self, root: Path, mine: Mapping[str, str], keep_last: int = 0) -> None:
-        self.models, self.states = root / "models", root / "training_states"
-        self.fingerprint, self.keep_last = dict(mine), keep_last
-
-    def make_folders(self) -> None:
-        """Create the folders, and remove what an earlier, killed save left aside."""
-        for folder in (self.models, self.states):
-            folder.mkdir(parents=True, exist_ok=True)
-            remove_leftovers(folder)
-
-    def save(self, iteration: int, networks: Mapping[str, Any], state: Mapping[str, Any]) -> None:
-        """Write `net_*_N.pth` and `N.state`, the state last: where there is a state, its networks are there as well."""
-        self.save_networks(str(iteration), networks)
-        head = {"format": FORMAT, "version": VERSION, "iter": iteration, "fingerprint": self.fingerprint}
-        save_tensors({**head, **state}, self.states / f"{iteration}.state")
-        self.thin_out()
-
-    def save_networks(self, label: str, networks: Mapping[str, Any]) -> None:
-        """Write `net_*_LABEL.pth` for each network."""
-        for name, content in networks.items():
-            save_tensors(content, self.models / f"{name}_{label}.pth")
-
-    def save_record(self, record: Mapping[str, Any], name: str = "best.json") -> None:
-        """Write a small readable file beside the networks."""
-        aside = self.models / f".{name}.{os.getpid()}.tmp"
-        aside.write_text(json.dumps(record, indent=1) + "\n")
-        os.replace(aside, self.models / name)
-
-    def thin_out(self) -> None:
-        """Delete the numbered checkpoints before the last `keep_last`."""
-        if self.keep_last <= 0:
-            return
-        states = numbered(self.states, r"(\d+)\.state")
-        for iteration in list(states)[: -self.keep_last]:
-            states[iteration].unlink(missing_ok=True)
-            for path in self.models.glob(f"net_*_{iteration}.pth"):
-                path.unlink(missing_ok=True)

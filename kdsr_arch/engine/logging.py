@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import logging
+import logging.handlers
 import os
 import platform
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +18,11 @@ from tqdm import tqdm
 
 from kdsr_arch import distributed
 from kdsr_arch.errors import UserError
-from kdsr_arch.files import remove_leftovers, write_whole
+from kdsr_arch.files import remove_leftovers, why_not_written, write_whole
 
+LOG_BYTES = 16 * 2**20
+LOG_PARTS = 3
+"""A text log of more than LOG_BYTES goes on in a fresh file; so many older parts (.1, .2, .3) stay."""
 _FORMAT = logging.Formatter("%(asctime)s %(levelname)s: %(message)s")
 
 
@@ -33,6 +38,23 @@ class _Console(logging.Handler):
             sys.stderr.flush()
         except OSError:  # whoever was listening is gone (a closed pipe or terminal); the log file goes on
             return
+
+
+class _File(logging.handlers.RotatingFileHandler):
+    """The text log: bounded, and never a reason to stop; where it cannot be written the console is told once."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path, maxBytes=LOG_BYTES, backupCount=LOG_PARTS, encoding="utf-8")
+        self.setFormatter(_FORMAT)
+        self._failed = False
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802  (the name that logging calls)
+        error = sys.exc_info()[1]
+        if not isinstance(error, OSError) or self._failed:
+            return None if self._failed else super().handleError(record)
+        self._failed = True
+        with suppress(OSError):
+            tqdm.write(f"warning: {self.baseFilename}: cannot be written ({why_not_written(error)})", file=sys.stderr)
 
 
 class _Held(logging.Handler):
@@ -86,8 +108,7 @@ class TextLog:
 
     def open(self, path: Path) -> None:
         """Write to `path` from now on, what was said so far first."""
-        handler = logging.FileHandler(path)
-        handler.setFormatter(_FORMAT)
+        handler = _File(path)
         for record in self._held.records:
             handler.emit(record)
         for logger in self._loggers():
@@ -130,13 +151,28 @@ class History:
         write_whole(self.path, lambda handle: handle.write(text))  # a kill here must not cost the lines kept
 
     def add(self, kind: str, iteration: int, **content: Any) -> None:
-        """Append one record; `kind` is 'train' or 'val'."""
-        self._handle.write(json.dumps({"kind": kind, "iter": iteration, **content}) + "\n")
-        self._handle.flush()
+        """Append one record; `kind` is 'train' or 'val'.
+
+        Raises:
+            UserError: it cannot be written; a resumed run drops what was written of it.
+        """
+        self._write(lambda: self._handle.write(json.dumps({"kind": kind, "iter": iteration, **content}) + "\n"))
+
+    def sync(self) -> None:
+        """Put the lines on the disk, so that they outlive a power cut."""
+        self._write(lambda: os.fsync(self._handle.fileno()))
+
+    def _write(self, work: Callable[[], Any]) -> None:
+        try:
+            work()
+            self._handle.flush()
+        except OSError as error:
+            raise UserError(f"{self.path}: cannot be written ({why_not_written(error)})") from None
 
     def close(self) -> None:
-        """Close the file."""
-        self._handle.close()
+        """Close the file; what could not be written before is not tried again."""
+        with suppress(OSError):
+            self._handle.close()
 
 
 class Trackers:
@@ -170,15 +206,21 @@ class Trackers:
         _wandb().init(name=opt["name"], project=options["project"], config=dict(opt), sync_tensorboard=True, **known)
 
     def add(self, prefix: str, values: Mapping[str, float], iteration: int) -> None:
-        """Record scalars under `prefix/name`."""
-        if self._writer is not None:
+        """Record scalars under `prefix/name`; where they cannot be written, say so once and go on without."""
+        if self._writer is None:
+            return
+        try:
             for name, value in values.items():
                 self._writer.add_scalar(f"{prefix}/{name}", value, iteration)
+        except OSError as error:
+            get_logger().warning(f"TensorBoard's log cannot be written ({why_not_written(error)}): it ends here")
+            self._writer = None
 
     def close(self) -> None:
         """Flush and close."""
         if self._writer is not None:
-            self._writer.close()
+            with suppress(OSError):
+                self._writer.close()
 
 
 def _tensorboard() -> Any:

@@ -16,9 +16,10 @@ import torch
 from torch import nn
 
 from kdsr_arch import distributed
-from kdsr_arch.engine.checkpoint import Checkpoints, random_states, random_states_kept, set_random_states
+from kdsr_arch.engine.checkpoint import random_states, random_states_kept, set_random_states
 from kdsr_arch.engine.logging import History, Trackers, get_logger
 from kdsr_arch.engine.progress import Progress
+from kdsr_arch.engine.run_files import Checkpoints
 from kdsr_arch.engine.signals import Interrupted, StopRequest
 from kdsr_arch.engine.validation import Validator
 from kdsr_arch.models.base import Trainable
@@ -48,7 +49,7 @@ class Loop:
         validator: scores the network.
         checkpoints: writes files, on the main process.
         stop: what signals asked for.
-        opt: validated options; read are `train.total_iter`, `logger`, `val.val_freq`, `manual_seed`.
+        opt: validated options; read are `train.total_iter`, `logger`, `manual_seed`.
         output: None on all but the main process.
         position: iterations done already.
     """
@@ -70,10 +71,10 @@ class Loop:
         self.seed: int = opt.get("manual_seed") or 0
         self.print_freq: int = opt["logger"]["print_freq"]
         self.save_freq: int = opt["logger"]["save_checkpoint_freq"]
-        self.val_freq: int | None = (opt.get("val") or {}).get("val_freq")
+        self.save_seconds = 60 * (opt["logger"].get("save_checkpoint_minutes") or float("inf"))
         self.progress = Progress(self.total, position)
         self.offsets = OffsetMonitor(nn.ModuleList(model.modules()), every=OFFSET_REPORT_PERIOD)
-        self.saved = position
+        self.saved, self.saved_at = position, time.monotonic()
         on_cpu = next(model.modules()[0].parameters()).device.type == "cpu"
         self.stop_period = 1 if on_cpu else STOP_PERIOD_CUDA
 
@@ -118,8 +119,8 @@ class Loop:
 
             if iteration % self.print_freq == 0:
                 self._report()
-            leaving = self._asked_to_stop()
-            if leaving or iteration % self.save_freq == 0 or iteration == self.total:
+            leaving, overdue = self._asked()
+            if leaving or overdue or iteration % self.save_freq == 0 or iteration == self.total:
                 self._save()
             if leaving:
                 return False
@@ -128,19 +129,21 @@ class Loop:
         return True
 
     def _validation_due(self, iteration: int) -> bool:
-        if not self.validator.sets:
-            return False
-        return iteration == self.total or (self.val_freq is not None and iteration % self.val_freq == 0)
+        return bool(self.validator.due(iteration, self.total))
 
-    def _asked_to_stop(self) -> bool:
+    def _asked(self) -> tuple[bool, bool]:
+        """Whether to leave, and whether the last checkpoint is too long ago by the main process's clock: the same on
+        all processes, which ask one another once for both.
+        """
+        overdue = distributed.is_main() and time.monotonic() - self.saved_at >= self.save_seconds
         if not distributed.is_distributed():
-            return bool(self.stop.signum)
+            return bool(self.stop.signum), overdue
         if self.position % self.stop_period and self.position != self.total:
-            return False
-        agreed = distributed.agree_max(self.stop.signum)
-        if agreed:  # never put back a 0: a signal may have come while waiting for the others
-            self.stop.signum = agreed
-        return bool(agreed)
+            return False, False
+        agreed = distributed.agree_max(2 * self.stop.signum + overdue)
+        if agreed // 2:  # never put back a 0: a signal may have come while waiting for the others
+            self.stop.signum = agreed // 2
+        return bool(agreed // 2), bool(agreed % 2)
 
     # ------------------------------------------------------------------------------------- between iterations
 
@@ -163,10 +166,13 @@ class Loop:
         distributed.broadcast_buffers(self.model.modules())
         generators = distributed.gather(random_states())
         if distributed.is_main():
-            state = {"model": self.model.training_state(), "random": generators, "best": self.validator.best.records}
-            self.checkpoints.save(self.position, self.model.student_files(), state)
+            best = self.validator.best
+            state = {"model": self.model.training_state(), "random": generators, "best": best.records}
+            if self.output is not None:
+                self.output.history.sync()  # a state is never on the disk without the lines before it
+            self.checkpoints.save(self.position, self.model.student_files(), {**state, "ranking": best.ranking})
         distributed.barrier()
-        self.saved = self.position
+        self.saved, self.saved_at = self.position, time.monotonic()
         self.progress.go_on(paused)
 
     def _validate(self) -> bool:
@@ -174,24 +180,28 @@ class Loop:
         paused = self.progress.pause()
         self.model.check_finite()
         distributed.broadcast_buffers(self.model.modules())
+        keys = self.validator.due(self.position, self.total)
         try:
             with random_states_kept():
                 if distributed.is_distributed():
-                    results = self.validator.run(self.model.inference_network(), self.position)
+                    results = self.validator.run(self.model.inference_network(), self.position, keys)
                 else:
                     with self.stop.interruptible():
-                        results = self.validator.run(self.model.inference_network(), self.position)
+                        results = self.validator.run(self.model.inference_network(), self.position, keys)
         except Interrupted:
             if self.saved != self.position:
                 self._save()
             return False
         best = self.validator.judge(results, self.position)
+        kept = self.validator.to_keep(results, self.position)
         if self.output is not None:
-            self._record(results, best)
+            self._record(results, best, kept)
         self.progress.go_on(paused)
         return True
 
-    def _record(self, results: Mapping[str, Any], best: dict[str, Any] | None) -> None:
+    def _record(
+        self, results: Mapping[str, Any], best: dict[str, Any] | None, kept: Mapping[str, list[int]]
+    ) -> None:
         assert self.output is not None
         get_logger().info(self.validator.text(results, self.position))
         for key, result in results.items():
@@ -200,6 +210,8 @@ class Loop:
         if best is not None:
             self.checkpoints.save_networks("best", self.model.student_files())
             self.checkpoints.save_record(best)
+        for metric, iterations in kept.items():
+            self.checkpoints.keep_best(metric, iterations, self.position, self.model.student_files())
 
     # ---------------------------------------------------------------------------------------------- going on
 
@@ -207,6 +219,7 @@ class Loop:
         """Go on from a saved state; to be called after the loader was started, which may draw random numbers."""
         self.model.load_training_state(state["model"])
         self.validator.best.records = {k: dict(v) for k, v in state["best"].items()}
+        self.validator.best.ranking = {k: [dict(e) for e in v] for k, v in state.get("ranking", {}).items()}
         generators = state["random"]
         if len(generators) == distributed.world_size():
             set_random_states(generators[distributed.rank()])

@@ -18,7 +18,6 @@ import torch
 from kdsr_arch import distributed
 from kdsr_arch.device import pick_device
 from kdsr_arch.engine.checkpoint import (
-    Checkpoints,
     differences,
     find_latest,
     fingerprint,
@@ -29,6 +28,7 @@ from kdsr_arch.engine.datasets import Batches, open_dataset, phase_sets, train_b
 from kdsr_arch.engine.locks import FolderLock
 from kdsr_arch.engine.logging import History, TextLog, Trackers, environment, get_logger
 from kdsr_arch.engine.loop import Loop, Output
+from kdsr_arch.engine.run_files import Checkpoints
 from kdsr_arch.engine.signals import StopRequest
 from kdsr_arch.engine.validation import Validator
 from kdsr_arch.errors import UserError
@@ -64,6 +64,7 @@ def _train(opt: dict[str, Any], args: Any, log: TextLog, stop: StopRequest) -> i
     seed_everything(opt.get("manual_seed") or 0)
     Trackers.check(opt)
 
+    checkpoints = open_checkpoints(opt, root)
     state = find_state(opt, root / "training_states", args.auto_resume)
     position = state["iter"] if state else 0
     alike_everywhere(opt, position)
@@ -75,7 +76,6 @@ def _train(opt: dict[str, Any], args: Any, log: TextLog, stop: StopRequest) -> i
         get_logger().info(model.describe())
         if distributed.is_main():
             lock.acquire()
-        checkpoints = Checkpoints(root, fingerprint(opt), (opt["logger"].get("keep_last") or 0))
         output = open_folder(root, checkpoints, opt, args, log, position) if distributed.is_main() else None
         distributed.barrier()
         loop = Loop(model, batches, validator, checkpoints, stop, opt, output, position)
@@ -103,7 +103,8 @@ def _run(loop: Loop, root: Path) -> bool:
             loop.output.trackers.close()
     spent = time.strftime("%H:%M:%S", time.gmtime(time.monotonic() - began))
     if finished:
-        get_logger().info(f"Finished {loop.total:,} iterations ({spent}): {root / 'models' / 'net_g_latest.pth'}")
+        file = loop.checkpoints.network_file("net_g", "latest")
+        get_logger().info(f"Finished {loop.total:,} iterations ({spent}): {file}")
     else:
         get_logger().warning(f"Stopped at iteration {loop.position:,} and saved; --auto_resume goes on from here")
     return finished
@@ -148,7 +149,8 @@ def build(opt: Mapping[str, Any], position: int) -> tuple[Any, Batches]:
 
 
 def find_state(opt: Mapping[str, Any], folder: Path, auto_resume: bool) -> dict[str, Any] | None:
-    """The state to go on from: `path.resume_state`, or with --auto_resume the newest whole one of this experiment.
+    """The state to go on from: with --auto_resume the newest whole one of this experiment, where there is one; else
+    `path.resume_state`.
 
     Raises:
         UserError: `path.resume_state` is unusable.
@@ -159,7 +161,7 @@ def find_state(opt: Mapping[str, Any], folder: Path, auto_resume: bool) -> dict[
         path, state, passed = find_latest(folder, mine)
         for reason in passed:
             get_logger().warning(f"passed over: {reason}")
-    elif opt["path"].get("resume_state"):
+    if state is None and opt["path"].get("resume_state"):
         path = Path(opt["path"]["resume_state"]).expanduser()
         state = load_state(path, mine)
     if state is None:
@@ -202,6 +204,15 @@ def alike_everywhere(opt: Mapping[str, Any], position: int) -> None:
         raise UserError(f"the processes read different option files ({changed[0]} differs): give all machines the same")
 
 
+def open_checkpoints(opt: Mapping[str, Any], root: Path) -> Checkpoints:
+    """What writes the files of the experiment folder `root`; nothing is written yet."""
+    logger = opt["logger"]
+    about = {"net_g": {"network": dict(opt["network_g"]), "scale": opt["scale"]}} if opt.get("scale") else None
+    return Checkpoints(
+        root, fingerprint(opt), logger.get("keep_last") or 0, logger.get("checkpoint_format") or "pth", about
+    )
+
+
 def open_folder(
     root: Path, checkpoints: Checkpoints, opt: Mapping[str, Any], args: Any, log: TextLog, position: int
 ) -> Output:
@@ -211,6 +222,8 @@ def open_folder(
         if not position and root.exists():
             archive(root, stamp)
         checkpoints.make_folders()
+        if position and (aside := checkpoints.set_aside(position)):
+            get_logger().warning(f"Checkpoints later than iteration {position:,} were set aside: {aside}")
         log.open(root / f"train_{Path(opt['name']).name}_{stamp}.log")
         _copy_options(args, root)
         return Output(History(root / "history.jsonl", position), Trackers(opt, root / "tb_logger", position))

@@ -94,11 +94,10 @@ def _validated(folder: Path) -> list[Measured]:
 
 
 def _newest_weights(folder: Path) -> Path | None:
-    latest = folder / "net_g_latest.pth"
-    if latest.is_file():
-        return latest
-    numbered = [path for path in folder.glob("net_g_*.pth") if path.stem.rpartition("_")[2].isdigit()]
-    return max(numbered, key=lambda path: int(path.stem.rpartition("_")[2]), default=None)
+    weights = [path for path in folder.glob("net_g_*") if path.suffix in (".pth", ".safetensors")]
+    latest = [path for path in weights if path.stem == "net_g_latest"]
+    numbered = [path for path in weights if path.stem.removeprefix("net_g_").isdigit()]
+    return next(iter(latest), max(numbered, key=lambda path: int(path.stem.rpartition("_")[2]), default=None))
 
 
 def render(run: RunFacts, controls: Sequence[RunFacts], licence: str) -> str:

@@ -181,7 +181,7 @@ def read_facts(path: Path) -> dict[str, Any]:
             model = onnx.load(str(path), load_external_data=False)
             held = {entry.key: entry.value for entry in model.metadata_props}
         elif kind == "safetensors":
-            from kdsr_arch.archs.spandrel_arch import read_safetensors
+            from kdsr_arch.safe_file import read_safetensors
 
             held = read_safetensors(path)[1]
         else:

@@ -12,10 +12,10 @@ from typing import Any
 import yaml
 from torch import nn
 
-from kdsr_arch.archs.spandrel_arch import read_safetensors
 from kdsr_arch.archs.traits import Traits, traits_of
 from kdsr_arch.errors import UserError
 from kdsr_arch.models.networks import build_network, load_weights
+from kdsr_arch.safe_file import SUFFIX, read_safetensors
 
 METADATA_KEY = "kdsr"
 
@@ -46,7 +46,7 @@ def open_student(
     """Build the network of a file of weights and fill it.
 
     Args:
-        weights: .pth in BasicSR's form, or .safetensors.
+        weights: .pth in BasicSR's form, or .safetensors, ours or another's.
         option_file: its ``network_g`` and ``scale``. Absent: what a .safetensors file says of itself, or the file
             that lies in the experiment's folder beside the weights.
         network: the network in YAML, such as ``{type: FSRCNN, scale: 4}``, in place of an option file.
@@ -61,9 +61,7 @@ def open_student(
         raise UserError(f"{path}: no such file of weights")
     spec, found_scale = _spec(path, option_file, network)
     net = build_network(spec, "network")
-    if path.suffix == ".safetensors":
-        _fill(net, path)
-    elif not getattr(net, "pretrained", False):
+    if path.suffix.lower() == SUFFIX or not getattr(net, "pretrained", False):
         load_weights(net, path, param_key)
     net.eval().requires_grad_(False)
     traits = traits_of(net, scale or found_scale)
@@ -76,7 +74,7 @@ def _spec(path: Path, option_file: str | Path | None, network: str | None) -> tu
         return _parsed(network), None
     if option_file is not None:
         return _from_option_file(Path(option_file))
-    if path.suffix == ".safetensors":
+    if path.suffix.lower() == SUFFIX:
         told = read_metadata(read_safetensors(path)[1], path)
         if told is not None:
             return dict(told["network"]), int(told["scale"])
@@ -118,15 +116,6 @@ def _from_option_file(path: Path) -> tuple[dict[str, Any], int | None]:
         raise UserError(f"{path}: has neither network_g nor network with a type")
     scale = options.get("scale")
     return dict(spec), scale if isinstance(scale, int) else None
-
-
-def _fill(net: nn.Module, path: Path) -> None:
-    tensors, _ = read_safetensors(path)
-    own = net.state_dict()
-    wrong = sorted(set(own) ^ set(tensors)) or [k for k in own if own[k].shape != tensors[k].shape]
-    if wrong:
-        raise UserError(f"{path}: does not fit network {type(net).__name__}: {', '.join(wrong[:4])}")
-    net.load_state_dict({key: tensors[key].to(value.dtype) for key, value in own.items()})
 
 
 def read_metadata(held: Mapping[str, str], path: Path) -> dict[str, Any] | None:

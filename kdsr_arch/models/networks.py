@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import inspect
+import pickle
+import zipfile
 from collections.abc import Mapping
 from copy import deepcopy
 from pathlib import Path
@@ -47,6 +49,14 @@ def build_network(opt: Mapping[str, Any], key: str = "network_g") -> nn.Module:
         return known[name](**keywords)
     except (TypeError, ValueError, AssertionError, NotImplementedError, KeyError) as error:
         raise UserError(f"{key}: {name} refuses these values: {error}") from None
+    except pickle.UnpicklingError:
+        raise UserError(
+            f"{key}: a file that {name} is given is damaged, or holds objects other than tensors; not loaded, as they "
+            "may run code"
+        ) from None
+    except (OSError, EOFError, RuntimeError, zipfile.BadZipFile) as error:  # of a file that its constructor reads
+        reason = " ".join(str(error).split())[:300]
+        raise UserError(f"{key}: {name} cannot be built from these values: {reason}") from None
 
 
 def _is_weights(value: Any) -> bool:
@@ -80,7 +90,7 @@ def _part(held: Mapping[str, Any], name: str) -> dict[str, torch.Tensor]:
 
 
 def read_weights(path: str | Path, param_key: str | None = None) -> dict[str, torch.Tensor]:
-    """The weights in a checkpoint file of BasicSR's form, by parameter name.
+    """The weights in a checkpoint file (.pth or .safetensors) of BasicSR's form, by parameter name.
 
     Args:
         path: the file.

@@ -10,7 +10,6 @@ import pytest
 import torch
 
 from kdsr_arch.engine.checkpoint import (
-    Checkpoints,
     find_latest,
     fingerprint,
     load_state,
@@ -18,6 +17,7 @@ from kdsr_arch.engine.checkpoint import (
     random_states_kept,
     set_random_states,
 )
+from kdsr_arch.engine.run_files import Checkpoints
 from kdsr_arch.errors import UserError
 
 MINE = fingerprint({"name": "a", "network_g": {"type": "X"}, "train": {"optim_g": {"type": "Adam"}}})

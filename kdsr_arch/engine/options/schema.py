@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator, Discriminator, Field, Tag
 
 from kdsr_arch.engine.options.schema_data import DatasetOptions
 from kdsr_arch.engine.options.schema_train import Amp, TrainOptions
@@ -49,18 +49,22 @@ class PathOptions(OpenSection):
         "strict_load": "strict_load_g",
     }
     pretrain_network_g: str | None = Field(
-        default=None, description="Weights the student starts from, or that are tested (.pth)."
+        default=None, description="Weights the student starts from, or that are tested (.pth, .safetensors)."
     )
     param_key_g: str | None = Field(
         default="params", description="Which weights of that file: 'params', 'params_ema'; null: the file itself."
     )
     strict_load_g: bool = Field(default=True, description="Refuse a file whose keys are not exactly the network's.")
-    pretrain_network_t: str | None = Field(default=None, description="The teacher's weights (.pth).")
+    pretrain_network_t: str | None = Field(default=None, description="The teacher's weights (.pth, .safetensors).")
     param_key_t: str | None = Field(default="params", description="Which weights of the teacher's file.")
     strict_load_t: bool = Field(
         default=True, description="Refuse a teacher's file whose keys are not exactly the network's."
     )
-    resume_state: str | None = Field(default=None, description="A training state (.state) to go on from, exactly.")
+    resume_state: str | None = Field(
+        default=None,
+        description="A training state (.state) to go on from, exactly; later checkpoints of the experiment are set "
+        "aside. With --auto_resume it counts only where the experiment has no state yet.",
+    )
     ignore_resume_networks: list[str] | None = Field(
         default=None,
         description="Networks whose pretrain path BasicSR must leave alone on resume. The teacher always is.",
@@ -120,13 +124,41 @@ class WandbOptions(Section):
     resume_id: str | None = Field(default=None, description="Run to go on with.")
 
 
+def _best_form(value: Any) -> str | None:
+    return "<mapping>" if isinstance(value, dict) else "<number>" if not isinstance(value, str | list) else None
+
+
+KeepBest = Annotated[
+    Annotated[Positive, Tag("<number>")] | Annotated[dict[str, Positive], Tag("<mapping>")],
+    Discriminator(
+        _best_form,
+        custom_error_type="form",
+        custom_error_message="must be a number, or {metric: number, ...} with metrics of val.metrics",
+    ),
+]
+
+
 class LoggerOptions(Section):
     """What is written while training."""
 
     print_freq: Positive = Field(default=100, description="Iterations between log lines.")
     save_checkpoint_freq: Positive = Field(default=5000, description="Iterations between checkpoints.")
+    save_checkpoint_minutes: PositiveFloat | None = Field(
+        default=None,
+        description="Also save once so many minutes have passed since the last checkpoint. Default: never.",
+    )
     keep_last: Positive | None = Field(
         default=None, description="Keep only this many checkpoints (the best is kept too). Default: all."
+    )
+    keep_best: KeepBest | None = Field(
+        default=None,
+        description="Also keep the networks of the best validations, as net_g_best_METRIC_N: how many by the first "
+        "metric, or {metric: number, ...}; measured on the first validation set. net_g_best, the best of all by the "
+        "first metric, is there in any case.",
+    )
+    checkpoint_format: Literal["pth", "safetensors"] = Field(
+        default="pth",
+        description="Files of networks: 'pth' (BasicSR's) or 'safetensors'; both are read wherever weights are named.",
     )
     use_tb_logger: bool = Field(default=False, description="Write TensorBoard logs.")
     wandb: WandbOptions | None = Field(default=None, description="Weights & Biases logging.")

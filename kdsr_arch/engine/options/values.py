@@ -223,6 +223,18 @@ def _model_faults(opt: dict[str, Any]) -> Iterator[Fault]:
             yield key, f"{opt['model_type']} does not distil; use model_type ImageDistillModel or VideoDistillModel"
 
 
+def _keep_best_faults(opt: dict[str, Any]) -> Iterator[Fault]:
+    kept = of(opt, "logger").get("keep_best")
+    if kept is None:
+        return
+    metrics = of(of(opt, "val"), "metrics")
+    if not metrics:
+        yield "logger.keep_best", "needs a validation to rank by; give val.metrics"
+    for name in kept if isinstance(kept, dict) and metrics else ():
+        if name not in metrics:
+            yield f"logger.keep_best.{name}", f"is no metric of val.metrics{nearest(str(name), metrics)}"
+
+
 def value_faults(opt: dict[str, Any], is_train: bool) -> Iterator[Fault]:
     """(dotted key, sentence) for every combination of values that cannot work."""
     if is_train and not isinstance(opt.get("train"), dict) and "train" not in opt:
@@ -230,6 +242,8 @@ def value_faults(opt: dict[str, Any], is_train: bool) -> Iterator[Fault]:
     tile, overlap = number(of(opt, "val"), "tile"), number(of(opt, "val"), "tile_overlap")
     if tile is not None and tile <= (overlap if overlap is not None else 16):
         yield "val.tile", f"must be larger than tile_overlap ({overlap if overlap is not None else 16:g}), got {tile:g}"
+    if is_train:
+        yield from _keep_best_faults(opt)
     yield from _phase_faults(opt, is_train)
     yield from _dataset_faults(opt)
     yield from _network_faults(opt)
