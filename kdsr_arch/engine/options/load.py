@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from kdsr_arch.engine.options.check import check_document
-from kdsr_arch.engine.options.force import apply_force
 from kdsr_arch.engine.options.schema import ValOptions
+from kdsr_arch.engine.options.sequence import read_parts
 from kdsr_arch.engine.options.types import Section
-from kdsr_arch.engine.options.yaml_reader import read_document
+from kdsr_arch.engine.options.yaml_reader import Document
+from kdsr_arch.errors import UserError
 
 logger = logging.getLogger("kdsr")
 
@@ -158,8 +159,18 @@ def load_options(
         UserError: the file cannot be read.
         OptionErrors: all its faults at once, each with its dotted key and line.
     """
-    document = read_document(path)
-    apply_force(document, force)
+    documents = read_parts(path, force)
+    if len(documents) > 1:
+        raise UserError(f"{path}: is a sequence of trainings, which `kdsr train` and `kdsr check` alone understand")
+    opt = complete(documents[0], is_train=is_train, path=path, debug=debug, root=root)
+    opt["auto_resume"] = auto_resume
+    return opt
+
+
+def complete(
+    document: Document, *, is_train: bool, path: str | Path, debug: bool = False, root: str | Path | None = None
+) -> dict[str, Any]:
+    """The checked and completed options of a document; see `load_options`."""
     opt = plain(check_document(document, is_train=is_train))
     home = Path(root).resolve() if root is not None else project_root(path)
     if not is_train:
@@ -170,6 +181,6 @@ def load_options(
     _locate_paths(opt, list(dict.fromkeys([project_root(path), home])))
     _fill_paths(opt, home, is_train)
     opt["num_gpu"] = _count_gpus(opt["num_gpu"])
-    opt.update(is_train=is_train, auto_resume=auto_resume, dist=False, rank=0, world_size=1)
+    opt.update(is_train=is_train, auto_resume=False, dist=False, rank=0, world_size=1)
     opt.update(root_path=str(home), opt_path=os.path.abspath(path))
     return opt

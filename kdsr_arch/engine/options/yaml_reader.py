@@ -26,10 +26,27 @@ _SCALARS = {
 }
 
 
+_KINDS = ("null", "bool", "int", "float", "str", "seq", "map")  # other tags make values that no option takes
+_MOST_BYTES = 512 << 10  # the shipped files have some thousand; the reader takes a second for 100 KiB
+_MOST_VALUES = 100_000
+
+
 class _Loader(yaml.SafeLoader):
-    """SafeLoader with the scalars of YAML 1.2."""
+    """SafeLoader with the scalars of YAML 1.2, and with the tags of its core schema only."""
 
     yaml_implicit_resolvers: dict[Any, Any] = {}
+    yaml_constructors = {
+        tag: make
+        for tag, make in yaml.SafeLoader.yaml_constructors.items()
+        if tag is None or tag.rpartition(":")[2] in _KINDS
+    }
+
+
+def _construct_bool(loader: yaml.SafeLoader, node: yaml.ScalarNode) -> bool:
+    text = str(loader.construct_scalar(node)).lower()
+    if text not in ("true", "false"):
+        raise ValueError(f"'{node.value}' is neither true nor false")
+    return text == "true"
 
 
 def _construct_int(loader: yaml.SafeLoader, node: yaml.ScalarNode) -> int:
@@ -47,6 +64,7 @@ def _construct_float(loader: yaml.SafeLoader, node: yaml.ScalarNode) -> float:
 
 for _tag, _pattern in _SCALARS.items():
     _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(f"^(?:{_pattern})$"), None)
+_Loader.add_constructor("tag:yaml.org,2002:bool", _construct_bool)
 _Loader.add_constructor("tag:yaml.org,2002:int", _construct_int)
 _Loader.add_constructor("tag:yaml.org,2002:float", _construct_float)
 
@@ -80,15 +98,36 @@ class Document:
         return ""
 
 
-def _index(node: yaml.Node, prefix: str, document: Document, above: tuple[int, ...] = ()) -> None:
+def _weight(node: yaml.Node, known: dict[int, int | None]) -> int:
+    """How many values a node holds with every alias written out, counted without writing them out.
+
+    Args:
+        known: the weights of nodes seen so far; None while a node's own parts are being counted.
+
+    Raises:
+        ValueError: an alias stands inside the value it is an alias of.
+    """
+    if id(node) in known:
+        weight = known[id(node)]
+        if weight is None:
+            raise ValueError("an alias stands inside the value that it repeats")
+        return weight
+    known[id(node)] = None
+    parts: list[yaml.Node] = []
+    if isinstance(node, yaml.SequenceNode):
+        parts = node.value
+    elif isinstance(node, yaml.MappingNode):
+        parts = [part for pair in node.value for part in pair]
+    known[id(node)] = weight = 1 + sum(_weight(part, known) for part in parts)
+    return weight
+
+
+def _index(node: yaml.Node, prefix: str, document: Document) -> None:
     """Record the line of every key below `node`, and the keys that stand twice in one mapping."""
-    if id(node) in above:  # an alias of its own parent
-        return
-    above = (*above, id(node))
     if isinstance(node, yaml.SequenceNode):
         for position, item in enumerate(node.value):
             document.lines.setdefault(f"{prefix}{position}", item.start_mark.line + 1)
-            _index(item, f"{prefix}{position}.", document, above)
+            _index(item, f"{prefix}{position}.", document)
     elif isinstance(node, yaml.MappingNode):
         seen: dict[str, int] = {}
         for key_node, value_node in node.value:
@@ -97,7 +136,7 @@ def _index(node: yaml.Node, prefix: str, document: Document, above: tuple[int, .
                 document.repeated.append(f"{prefix}{key}: stands twice (lines {seen[key]} and {line})")
             seen[key] = line
             document.lines[f"{prefix}{key}"] = line
-            _index(value_node, f"{prefix}{key}.", document, above)
+            _index(value_node, f"{prefix}{key}.", document)
 
 
 def _syntax_error(source: str, text: str, error: yaml.YAMLError) -> UserError:
@@ -113,19 +152,21 @@ def _syntax_error(source: str, text: str, error: yaml.YAMLError) -> UserError:
 
 def _compose(text: str, source: str) -> tuple[Any, Document]:
     document = Document(values={}, source=source)
-    loader = _Loader(text)
     try:
+        loader = _Loader(text)
         node = loader.get_single_node()
         if node is None:
             return None, document
+        if _weight(node, {}) > _MOST_VALUES:
+            raise UserError(f"{source}: holds more than {_MOST_VALUES:,} values, aliases written out; shorten it")
         _index(node, "", document)
         values = loader.construct_document(node)
     except yaml.YAMLError as error:
         raise _syntax_error(source, text, error) from None
-    except (ValueError, RecursionError) as error:  # a wrong `!!int`, or nesting without end
+    except RecursionError:
+        raise UserError(f"{source}: is not YAML that can be used: it is nested too deeply") from None
+    except ValueError as error:  # a wrong `!!int`, or an alias of its own parent
         raise UserError(f"{source}: is not YAML that can be used: {error}") from None
-    finally:
-        loader.dispose()
     return values, document
 
 
@@ -133,10 +174,14 @@ def read_text(path: str | Path) -> str:
     """The text of an option file.
 
     Raises:
-        UserError: the file is missing, a folder, not readable, or not text.
+        UserError: the file is missing, a folder, not readable, not text, or far too large.
     """
     try:
-        return Path(path).read_text(encoding="utf-8-sig")
+        with open(path, "rb") as file:
+            data = file.read(_MOST_BYTES + 1)
+        if len(data) > _MOST_BYTES:
+            raise UserError(f"{path}: is larger than {_MOST_BYTES >> 10} KiB, so not an option file")
+        return data.decode("utf-8-sig")
     except FileNotFoundError:
         raise UserError(f"{path}: there is no such option file{_near_files(Path(path))}") from None
     except IsADirectoryError:
