@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import argparse
 import json
+from pathlib import Path
+from typing import Any
 
-from kdsr_arch.commands.common import add_option_file, load
+from kdsr_arch.commands.common import add_option_file, load, load_parts
 from kdsr_arch.errors import UserError
 
 
@@ -44,13 +46,27 @@ def run(args: argparse.Namespace) -> int:
         return _explain(args)
     if not args.opt:
         raise UserError("kdsr check needs an option file (-opt FILE), --explain KEY or --schema")
-    testing = _for_testing(args)
-    opt = load(args, is_train=not testing)
+    if _for_testing(args):
+        load(args, is_train=False)
+        print(f"{args.opt}: the options are sound")
+        return 0
+    parts = [part() for part in load_parts(args)]
     print(f"{args.opt}: the options are sound")
-    if not testing and not args.no_dry_run:
-        from kdsr_arch.engine.needs import telling_needs
-        from kdsr_arch.engine.train import dry_run
-
-        with telling_needs(opt):
-            print(dry_run(opt))
+    if not args.no_dry_run:
+        for number, opt in enumerate(parts):
+            _dry_run(opt, parts[:number])
     return 0
+
+
+def _dry_run(opt: dict[str, Any], earlier: list[dict[str, Any]]) -> None:
+    """One sample through a training, unless it waits for weights that an earlier part of the sequence writes."""
+    from kdsr_arch.engine.needs import missing_inputs, telling_needs
+    from kdsr_arch.engine.train import dry_run
+
+    missing = [Path(path) for path in missing_inputs(opt)]
+    for part in earlier:
+        if any(Path(part["path"]["models"]) in path.parents for path in missing):
+            print(f"{opt['name']}: no dry run yet, it starts from weights that {part['name']} will write")
+            return
+    with telling_needs(opt):
+        print(dry_run(opt))

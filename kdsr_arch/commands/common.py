@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from kdsr_arch.engine.options.yaml_reader import Document
 
 
 def add_option_file(parser: argparse.ArgumentParser, required: bool = True) -> None:
@@ -51,3 +56,19 @@ def load(args: argparse.Namespace, *, is_train: bool) -> dict[str, Any]:
         auto_resume=getattr(args, "auto_resume", False),
         root=args.root,
     )
+
+
+def load_parts(args: argparse.Namespace) -> list[Callable[[], dict[str, Any]]]:
+    """What `kdsr train` trains, one after the other, all checked: each gives the options when its turn has come."""
+    from kdsr_arch.engine.options import complete, read_parts
+
+    def options(document: Document) -> dict[str, Any]:
+        debug, root = getattr(args, "debug", False), getattr(args, "root", None)
+        opt = complete(document, is_train=True, path=args.opt, debug=debug, root=root)
+        return {**opt, "auto_resume": getattr(args, "auto_resume", False)}
+
+    documents = read_parts(args.opt, args.force_yml)
+    checked = [options(document) for document in documents]
+    if len(documents) == 1:
+        return [lambda: checked[0]]
+    return [partial(options, document) for document in documents]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from kdsr_arch.commands.common import add_run_flags, load
+from kdsr_arch.commands.common import add_run_flags, load_parts
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -13,10 +13,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Check the options, then train."""
-    opt = load(args, is_train=True)
-    from kdsr_arch.engine import train
+    """Check the options, then train: one training, or the parts of a `sequence`."""
+    parts = load_parts(args)
+    from kdsr_arch.engine import sequence, train
     from kdsr_arch.engine.needs import telling_needs
 
+    if len(parts) > 1:
+        return sequence.main(parts, args)
+    opt = parts[0]()
     with telling_needs(opt):
         return train.main(opt, args)

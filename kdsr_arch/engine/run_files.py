@@ -20,6 +20,11 @@ _STATES = r"(\d+)\.state"
 _NETWORKS = r"net_(?:(?!best_)[^_]+_)+?(\d+)\.(?:pth|safetensors)"
 
 
+def is_finished(root: Path, total: int) -> bool:
+    """Whether the run in this folder reached its last iteration and the validation after it."""
+    return (root / "training_states" / f"{total}.state").is_file() and any((root / "models").glob("net_*_latest.*"))
+
+
 class Checkpoints:
     """Writes and thins out the files of one experiment folder.
 

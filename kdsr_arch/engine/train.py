@@ -53,8 +53,13 @@ def main(opt: dict[str, Any], args: Any) -> int:
         UserError: anything the user can mend.
     """
     device = pick_device(opt.get("num_gpu", 0))
-    job = distributed.joined(args.launcher, device.type == "cuda", opt.get("dist_params"))
-    with job, TextLog() as log, StopRequest() as stop:
+    with distributed.joined(args.launcher, device.type == "cuda", opt.get("dist_params")):
+        return train_one(opt, args)
+
+
+def train_one(opt: dict[str, Any], args: Any) -> int:
+    """`main`, on processes that have joined already."""
+    with TextLog() as log, StopRequest() as stop:
         return _train(opt, args, log, stop)
 
 
@@ -266,4 +271,4 @@ def dry_run(opt: dict[str, Any]) -> str:
     return model.describe()
 
 
-__all__ = ["build", "build_model", "dry_run", "main"]
+__all__ = ["build", "build_model", "dry_run", "main", "train_one"]

