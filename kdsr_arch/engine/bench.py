@@ -217,9 +217,18 @@ def outcome(run: Run) -> dict[str, Any] | None:
                     ratios.setdefault(key, []).append(value)
     if not final or not run.marker.exists():
         return None
+    names = _dataset_names(run.options)
+    final = {names.get(key, key): values for key, values in final.items()}
     return {"row": run.row, "seed": run.seed, "budget": run.budget, "length": run.length,
             "reference": run.reference, "val": final, "seconds": float(run.marker.read_text()),
             "ratios": {k: sum(v) / len(v) for k, v in ratios.items()}}
+
+
+def _dataset_names(options: Path) -> dict[str, str]:
+    """{key of `datasets`: the set's name}."""
+    from kdsr_arch.engine.options import load_yaml
+
+    return {key: str(values.get("name", key)) for key, values in (load_yaml(options).get("datasets") or {}).items()}
 
 
 def train_once(run: Run, threads: int, root: Path) -> str | None:

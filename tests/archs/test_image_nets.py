@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import nn
 
+from kdsr_arch.archs import san_arch
 from kdsr_arch.archs.carn_arch import CARN, CARN_M
 from kdsr_arch.archs.edsr_arch import EDSRTapped
 from kdsr_arch.archs.fsrcnn_arch import FSRCNN
@@ -283,12 +284,30 @@ def test_deconv_equals_pytorch(k, s, p, op, size):
         torch.testing.assert_close(a, b)
 
 
-def test_san_in_bfloat16_and_on_flat_input():
-    net = SAN(2, 2, 1, 16, 4)
-    x = torch.rand(1, 3, 8, 8)
-    with torch.autocast("cpu", torch.bfloat16):
+@pytest.mark.parametrize("dtype, bound", [(torch.bfloat16, 0.02), (torch.float16, 0.003)])
+def test_san_under_autocast_keeps_its_second_order_statistics_in_float32(dtype, bound, monkeypatch):
+    torch.manual_seed(0)
+    net, x = SAN(2, 2, 1, 64), torch.rand(1, 3, 24, 24)
+    seen = []
+    root = san_arch.matrix_square_root
+    monkeypatch.setattr(san_arch, "matrix_square_root", lambda a: seen.append(a.dtype) or root(a))
+    with torch.autocast("cpu", dtype):
         y = net(x)
-    assert (y.float() - net(x)).abs().max() < 0.1
+    assert (y.float() - net(x)).abs().max() < bound
+    assert set(seen) == {torch.float32}
+
+
+def test_the_root_of_a_covariance_overflows_in_float16():
+    torch.manual_seed(0)
+    features = 255 * torch.randn(1, 64, 24, 24)
+    exact = san_arch.matrix_square_root(san_arch.channel_covariance(features.double()))
+    single = san_arch.matrix_square_root(san_arch.channel_covariance(features))
+    assert (single - exact).norm() / exact.norm() < 1e-5
+    assert not torch.isfinite(san_arch.matrix_square_root(san_arch.channel_covariance(features.half()))).all()
+
+
+def test_san_on_flat_input():
+    net = SAN(2, 2, 1, 16, 4)
     flat = torch.full((1, 3, 8, 8), 0.5, requires_grad=True)
     net(flat).sum().backward()
     assert torch.isfinite(flat.grad).all()
