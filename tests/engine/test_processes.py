@@ -2,89 +2,33 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
-import os
 import signal
 import socket
 import subprocess
 import sys
 import time
-import traceback
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from kdsr_arch import cli
 from kdsr_arch.models.distill_model import DistillModel
 from kdsr_arch.models.networks import build_network
 
-PATIENCE = 300  # seconds, for machines with much else to do
+_spec = importlib.util.spec_from_file_location("children", Path(__file__).with_name("children.py"))
+_children = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(_children)
+Child, PATIENCE = _children.Child, _children.PATIENCE
+
 TEACHER = {"type": "MSRResNet", "num_in_ch": 3, "num_out_ch": 3, "num_feat": 12, "num_block": 1, "upscale": 2}
 TERMS = {
     "fit": {"type": "FitNetLoss", "at": "body.0", "loss_weight": 0.1},
     "out": {"type": "L1Loss", "loss_weight": {"balance": 0.5, "window": 2}},
 }
 LONG = {"train": {"total_iter": 100000}, "logger": {"print_freq": 10, "save_checkpoint_freq": 100000}, "val": None}
-
-
-class Child:
-    """A forked process that trains: as real as one from the command line, without its seconds of imports."""
-
-    def __init__(
-        self, option_file: Path, *flags: str, prepare: Callable[[], None] | None = None, **variables: str
-    ) -> None:
-        self.log = option_file.parent / f"stderr_{time.monotonic_ns()}"
-        self.pid = os.fork()
-        self.code: int | None = None
-        if self.pid == 0:
-            os._exit(self._work(option_file, flags, prepare, variables))
-
-    def _work(self, option_file: Path, flags: tuple, prepare: Callable[[], None] | None, variables: dict) -> int:
-        os.setpgid(0, 0)
-        handle = os.open(self.log, os.O_CREAT | os.O_WRONLY)
-        os.dup2(handle, 1)
-        os.dup2(handle, 2)
-        sys.stdout, sys.stderr = os.fdopen(1, "w"), os.fdopen(2, "w")
-        sys.__stderr__ = sys.stderr
-        try:
-            os.environ.update(variables)
-            if prepare is not None:
-                prepare()
-            code = cli.main(["train", "-opt", str(option_file), *flags])
-        except BaseException:
-            traceback.print_exc()
-            code = 1
-        sys.stdout.flush()
-        sys.stderr.flush()
-        return code
-
-    def poll(self) -> int | None:
-        """The exit code, None while it runs."""
-        if self.code is None:
-            done, status = os.waitpid(self.pid, os.WNOHANG)
-            if done:
-                self.code = os.waitstatus_to_exitcode(status)
-        return self.code
-
-    def said(self) -> str:
-        return self.log.read_text() if self.log.exists() else ""
-
-    def send_signal(self, signum: int) -> None:
-        os.kill(self.pid, signum)
-
-    def finish(self) -> tuple[int, str]:
-        """Wait for the end: exit code and what was said."""
-        deadline = time.monotonic() + PATIENCE
-        while self.poll() is None:
-            if time.monotonic() > deadline:
-                os.killpg(self.pid, signal.SIGKILL)
-                raise AssertionError(f"still running: {self.said()[-2000:]}")
-            time.sleep(0.02)
-        assert self.code is not None
-        return self.code, self.said()
 
 
 def start_two(option_file: Path, *flags: str, **kwargs: Any) -> list[Child]:
@@ -215,24 +159,6 @@ def test_a_signal_to_one_of_two_processes_stops_both(write_options, tmp_path) ->
     processes[1].send_signal(signal.SIGTERM)
     assert [code for code, _ in finish(*processes)] == [143, 143]
     assert len(list((tmp_path / "experiments" / "tiny" / "training_states").glob("*.state"))) == 1
-
-
-def test_killed_run_goes_on_from_its_last_state(write_options, tmp_path) -> None:
-    options = {"train": {"total_iter": 200}, "logger": {"print_freq": 10, "save_checkpoint_freq": 25, "keep_last": 2}}
-    options["val"] = {"val_freq": 50}
-    whole = Child(write_options(tmp_path / "whole", **options))
-    broken = Child(write_options(tmp_path / "broken", **options))
-    folder = tmp_path / "broken" / "experiments" / "tiny"
-    wait_for_training(folder, broken, 60)
-    broken.send_signal(signal.SIGKILL)
-    assert broken.finish()[0] == -signal.SIGKILL
-    again = Child(tmp_path / "broken" / "options" / "tiny.yml", "--auto_resume")
-    for code, err in finish(whole, again):
-        assert code == 0, err
-    other = tmp_path / "whole" / "experiments" / "tiny"
-    assert (folder / "history.jsonl").read_text() == (other / "history.jsonl").read_text()
-    one, two = (torch.load(f / "models" / "net_g_latest.pth", weights_only=True)["params"] for f in (folder, other))
-    assert all(torch.equal(v, two[k]) for k, v in one.items())
 
 
 def test_second_run_in_the_same_folder_is_refused(write_options, tmp_path) -> None:
