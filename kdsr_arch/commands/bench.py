@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from kdsr_arch.engine.bench import Run
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("file", type=Path, help="the bench file (YAML): base options, rows, seeds, budgets")
     parser.add_argument("-o", "--output", type=Path, help="results without suffix (default: experiments/results/NAME)")
     parser.add_argument("--jobs", type=int, help="runs side by side (default: the file's)")
+    parser.add_argument("--curves", action="store_true", help="also draw learning curves: OUTPUT_curves.png")
     parser.add_argument("--only", nargs="+", metavar="ROW", help="run these rows only; the table keeps what is done")
 
 
@@ -37,7 +42,24 @@ def run(args: argparse.Namespace) -> int:
         print("no run has finished: no table written")
         return 1
     print(target.with_suffix(".md").read_text(encoding="utf-8"))
+    if args.curves:
+        print(_draw(bench, runs, outcomes, target.with_name(f"{target.name}_curves.png")))
     return 0 if len(outcomes) == len(runs) else 1
+
+
+def _draw(bench: dict, runs: list[Run], outcomes: list[dict], out: Path) -> Path:
+    """Learning curves of the longest run of each row, with the level of what was trained before."""
+    from kdsr_arch.engine.bench import outcome, read_log
+    from kdsr_arch.report.bench_curves import plot_bench
+
+    rows: dict[str, list] = {}
+    longest = max((r.budget for r in runs if not r.reference and outcome(r) is not None), default=0)
+    for run in runs:
+        if not run.reference and run.budget == longest and outcome(run) is not None:
+            rows.setdefault(run.row, []).append([r for r in read_log(run.log) if r["iter"] <= run.length])
+    name = next(iter(outcomes[0]["val"]), "")
+    levels = {o["row"]: o["val"][name]["psnr"] for o in outcomes if o["reference"] and "psnr" in o["val"].get(name, {})}
+    return plot_bench(rows, out, name=name, levels=levels)
 
 
 def _protocols(result: dict) -> list[str]:

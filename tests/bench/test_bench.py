@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import cv2
 import pytest
 import yaml
 
 from kdsr_arch.engine.bench import outcome, override, plan_before, plan_runs, read_bench, run_bench, set_budget
 from kdsr_arch.engine.bench_table import markdown, spread, summarise, write_tables
 from kdsr_arch.errors import UserError
+from kdsr_arch.report.bench_curves import _common, plot_bench
+from kdsr_arch.report.curves import val_curve
 
 BASE = {
     "name": "base", "manual_seed": 0, "network_t": {"type": "EDVR"},
@@ -90,6 +93,18 @@ def test_a_misspelt_key_is_refused_with_the_nearest(bench: Path):
     bench.write_text(bench.read_text().replace("budgets", "budgetts"))
     with pytest.raises(UserError, match="budgetts.*budgets"):
         read_bench(bench)
+
+
+def test_learning_curves_are_means_over_the_seeds_both_have(tmp_path: Path):
+    def history(*values: float) -> list[dict]:
+        return [{"kind": "val", "iter": 10 * i, "dataset": "val", "psnr": v} for i, v in enumerate(values, 1)]
+
+    curves = [val_curve(history(20, 24, 28)), val_curve(history(22, 26))]
+    iterations, values = _common(curves)
+    assert iterations == [10, 20] and values.mean(0).tolist() == [21, 25]
+    rows = {"alone": [history(20, 24), history(22, 26)], "empty": [[]]}
+    picture = plot_bench(rows, tmp_path / "c.png", levels={"t": 25})
+    assert cv2.imread(str(picture)).std() > 5
 
 
 def _as_continued(bench: Path, **changes) -> Path:
