@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from kdsr_arch.archs.traits import Traits
+from kdsr_arch.ops.exporting import exporting
 
 
 class DUF(duf_arch.DUF):
@@ -62,6 +63,8 @@ class BasicVSRPlusPlus(basicvsrpp_arch.BasicVSRPlusPlus):
 
     def check_if_mirror_extended(self, lqs: Tensor) -> None:
         self.is_mirror_extended = False
+        if exporting():  # it only spares flows: a graph, which cannot branch on values, computes them
+            return
         super().check_if_mirror_extended(lqs)
 
     def forward(self, lqs: Tensor) -> Tensor:

@@ -24,6 +24,7 @@ from kdsr_arch.archs.arch_util import (
     start_near_base,
 )
 from kdsr_arch.archs.traits import Traits
+from kdsr_arch.ops.exporting import crop_by_gathering, exporting, replicate_to_multiple
 from kdsr_arch.ops.warp import backward_warp
 
 
@@ -74,12 +75,19 @@ class MotionCompensation(nn.Module):
     def flow(self, target: Tensor, neighbour: Tensor) -> Tensor:
         """Flow (B, 2, h, w) in pixels by which ``neighbour`` (B, C, h, w) is warped onto ``target``."""
         height, width = target.shape[-2:]
-        pad = (0, -width % 4, 0, -height % 4)  # the coarse network halves its input twice
-        pair = F.pad(torch.cat([neighbour, target], 1), pad, mode='replicate')
+        pair = pad_to_multiple(torch.cat([neighbour, target], 1), 4)  # the coarse network halves its input twice
         coarse = self.coarse(pair)
         warped = backward_warp(pair[:, :target.shape[1]], coarse * self.coarse_gain, border='border')
         fine = self.fine(torch.cat([pair, coarse, warped], 1))
-        return ((coarse + fine) * self.max_flow)[..., :height, :width]
+        flow = (coarse + fine) * self.max_flow
+        return crop_by_gathering(flow, height, width) if exporting() else flow[..., :height, :width]
+
+
+def pad_to_multiple(x: Tensor, unit: int) -> Tensor:
+    """(B, C, h, w) with its last row and column repeated until both sides are multiples of ``unit``."""
+    if exporting():
+        return replicate_to_multiple(x, unit)
+    return F.pad(x, (0, -x.shape[-1] % unit, 0, -x.shape[-2] % unit), mode='replicate')
 
 
 def _flow_net(num_in: int, num_feat: int, strides: tuple[int, ...]) -> nn.Sequential:

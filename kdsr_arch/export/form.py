@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 import kdsr_arch
 from kdsr_arch.archs.traits import Traits
+from kdsr_arch.export.graphs import graph_form
 from kdsr_arch.export.reparam import reparametrise
 from kdsr_arch.export.source import METADATA_KEY, Student
 from kdsr_arch.ops.bicubic import upsample_bicubic
@@ -80,6 +81,7 @@ def prepare(student: Student, *, half: bool = False, frames: int | None = None, 
     """
     traits = student.traits
     net, changes = reparametrise(student.net) if reparam else (student.net, [])
+    net = graph_form(net)
     length = {"image": 0, "window": traits.num_frame}.get(traits.mode, frames or max(5, traits.min_clip))
     if half and net is student.net:
         import copy

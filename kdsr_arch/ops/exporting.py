@@ -13,7 +13,10 @@ from torch import Tensor
 
 from kdsr_arch.ops.kernels import keys_kernel
 
-__all__ = ["bicubic_by_phases", "export_form", "exporting", "warp_by_gathering"]
+__all__ = [
+    "bicubic_by_phases", "crop_by_gathering", "deform_conv_by_grid", "export_form", "exporting",
+    "replicate_to_multiple", "warp_by_gathering",
+]  # fmt: skip
 
 _active = False
 
@@ -58,6 +61,22 @@ def bicubic_by_phases(x: Tensor, factor: int) -> Tensor:
     return y.reshape(*x.shape[:-2], y.shape[-2], y.shape[-1])
 
 
+def replicate_to_multiple(x: Tensor, unit: int) -> Tensor:
+    """(..., h, w) with its last row and column repeated until both sides are multiples of ``unit``."""
+    for axis in (-2, -1):
+        side = x.shape[axis]
+        index = torch.arange((side + unit - 1) // unit * unit, device=x.device)
+        x = x.index_select(axis, torch.minimum(index, torch.ones_like(index) * (side - 1)))
+    return x
+
+
+def crop_by_gathering(x: Tensor, height: int, width: int) -> Tensor:
+    """(..., h, w) -> its upper left (..., height, width), laid out anew: a slice's layout depends on the sizes."""
+    for axis, side in ((-2, height), (-1, width)):
+        x = x.index_select(axis, torch.arange(side, device=x.device))
+    return x
+
+
 def warp_by_gathering(x: Tensor, flow: Tensor, border: str) -> Tensor:
     """Bilinear backward warping by explicit reads of the four neighbours; arguments as of ``backward_warp``.
 
@@ -85,3 +104,29 @@ def warp_by_gathering(x: Tensor, flow: Tensor, border: str) -> Tensor:
     upper = read(top, left) * (1 - fx) + read(top, right) * fx
     lower = read(bottom, left) * (1 - fx) + read(bottom, right) * fx
     return (upper * (1 - fy) + lower * fy).to(dtype)
+
+
+def deform_conv_by_grid(
+    x: Tensor, offset: Tensor, mask: Tensor, weight: Tensor, bias: Tensor | None, dilation: tuple[int, int] = (1, 1)
+) -> Tensor:
+    """Modulated deformable convolution of stride 1 that keeps the size, as one sampling and a 1x1 convolution.
+
+    Arguments as of ``deform_conv2d``; kernel sides are odd. Its columns, 9 times the input for a 3x3 kernel, are in
+    memory at once. Samples are taken in float32 at least, in a graph of half precision too.
+    """
+    height, width = x.shape[-2:]
+    (kh, kw), groups = weight.shape[2:], offset.shape[1] // (2 * weight.shape[2] * weight.shape[3])
+    real = x.float() if x.dtype == torch.float16 else x
+    shift = offset.to(real.dtype).reshape(-1, kh * kw, 2, height, width)
+    tap_y, tap_x = (torch.arange(-(k // 2), k // 2 + 1, device=x.device, dtype=real.dtype) * d
+                    for k, d in zip((kh, kw), dilation, strict=True))
+    row = torch.arange(height, device=x.device, dtype=real.dtype).view(-1, 1)
+    column = torch.arange(width, device=x.device, dtype=real.dtype)
+    row = shift[:, :, 0] + row + tap_y.repeat_interleave(kw).view(-1, 1, 1)
+    column = shift[:, :, 1] + column + tap_x.repeat(kh).view(-1, 1, 1)
+    grid = torch.stack(((2 * column + 1) / width - 1, (2 * row + 1) / height - 1), -1).flatten(1, 2)
+    image = real.reshape(-1, x.shape[1] // groups, height, width)
+    samples = F.grid_sample(image, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
+    samples = samples.reshape(-1, image.shape[1], kh * kw, height, width).to(x.dtype)
+    columns = (samples * mask.reshape(-1, 1, kh * kw, height, width)).reshape(-1, x.shape[1] * kh * kw, height, width)
+    return F.conv2d(columns, weight.flatten(1)[..., None, None], bias, groups=x.shape[1] // weight.shape[1])

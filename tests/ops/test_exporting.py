@@ -5,7 +5,16 @@ import pytest
 import torch
 
 from kdsr_arch.ops.bicubic import upsample_bicubic
-from kdsr_arch.ops.exporting import bicubic_by_phases, export_form, exporting, warp_by_gathering
+from kdsr_arch.ops.deform_conv import deform_conv2d
+from kdsr_arch.ops.exporting import (
+    bicubic_by_phases,
+    crop_by_gathering,
+    deform_conv_by_grid,
+    export_form,
+    exporting,
+    replicate_to_multiple,
+    warp_by_gathering,
+)
 from kdsr_arch.ops.kernels import keys_kernel
 from kdsr_arch.ops.warp import backward_warp
 
@@ -31,6 +40,33 @@ def test_warping_in_half_precision_keeps_positions_exact():
     wanted = 0.75 * x[..., :-1].float() + 0.25 * x[..., 1:].float()
     assert moved.dtype == torch.float16
     assert (moved[..., :-1].float() - wanted).abs().max() < 1e-3
+
+
+@pytest.mark.parametrize(('kernel', 'dilation', 'groups'), [(3, 1, 1), (3, 2, 2), (1, 1, 1), (5, 1, 4)])
+def test_one_sampling_convolves_as_the_deformable_convolution_does(kernel, dilation, groups):
+    x, taps, offset_groups = torch.randn(2, 8, 11, 14), kernel**2, 2
+    offset = 3 * torch.randn(2, offset_groups * 2 * taps, 11, 14)
+    mask, weight = torch.rand(2, offset_groups * taps, 11, 14), torch.randn(4, 8 // groups, kernel, kernel)
+    bias, pad = torch.randn(4), dilation * (kernel // 2)
+    wanted = deform_conv2d(x, offset, weight, bias, 1, pad, dilation, mask)
+    made = deform_conv_by_grid(x, offset, mask, weight, bias, (dilation, dilation))
+    torch.testing.assert_close(made, wanted, atol=5e-5, rtol=1e-5)
+
+
+def test_deformable_samples_in_half_precision_keep_their_places():
+    x = torch.rand(1, 1, 4, 600)
+    offset = torch.stack([torch.zeros(4, 600), torch.full((4, 600), 0.25)])[None]
+    weight, mask = torch.ones(1, 1, 1, 1), torch.ones(1, 1, 4, 600)
+    made = deform_conv_by_grid(x.half(), offset.half(), mask.half(), weight.half(), None)
+    wanted = deform_conv2d(x, offset, weight, mask=mask)
+    assert made.dtype == torch.float16 and (made.float() - wanted).abs().max() < 2e-3
+
+
+def test_sides_are_filled_up_and_cut_by_reading():
+    x = torch.arange(12.0).view(1, 1, 3, 4)
+    filled = replicate_to_multiple(x, 4)
+    assert torch.equal(filled, torch.nn.functional.pad(x, (0, 0, 0, 1), mode='replicate'))
+    assert torch.equal(crop_by_gathering(filled, 3, 2), x[..., :2])
 
 
 def test_the_switch_is_put_back():
