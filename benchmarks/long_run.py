@@ -111,8 +111,12 @@ def judge(samples: list[Sample], total: int) -> dict[str, Any]:
 
 
 def long_options(data: Path, total: int) -> dict[str, Any]:
-    """The options of the long training: 200 log lines, 40 validations and checkpoints, of which two stay."""
+    """The options of the long training: 200 log lines, 40 validations and checkpoints, of which two stay; batches of
+    one, and no affinity matrices, for the sake of time.
+    """
     options = tiny_options("image", data, total)
+    options["datasets"]["train"]["batch_size_per_gpu"] = 1
+    del options["train"]["distill_opt"]["affinity"]
     options["val"]["val_freq"] = max(1, total // 40)
     options["logger"] = {"print_freq": max(1, total // 200), "save_checkpoint_freq": max(1, total // 40),
                          "keep_last": 2, "use_tb_logger": True}  # fmt: skip
