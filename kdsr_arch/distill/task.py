@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,6 +16,7 @@ from kdsr_arch.distill.cached import CachedTeacher
 from kdsr_arch.distill.features import Feature, fold
 from kdsr_arch.distill.side import Side, flat, matched_colors
 from kdsr_arch.distill.stages import PIXEL, Stage, parse_stages, stage_at
+from kdsr_arch.distill.still import hold, keepers, within
 from kdsr_arch.distill.taps import DATA, OUTPUT, stop_inplace
 from kdsr_arch.distill.terms import Term, TermReport, build_loss, undisturbed
 from kdsr_arch.distill.weights import TermWeight, parse_weight
@@ -83,8 +85,10 @@ class DistillTask(nn.Module):
         self._stages = parse_stages(train_opt.get('stages'), names, student)
         self._trainable = {p: p.requires_grad for p in self.parameters()}
         self._frozen: tuple[str, ...] = ()
+        self._still: list[nn.Module] = []
         self._watch = ratios.InertWatch()
         self._reports: list[TermReport] | None = None
+        self._alone = False
 
     def _resolve_taps(self) -> None:
         for term in self._terms():
@@ -104,6 +108,19 @@ class DistillTask(nn.Module):
         if self._teacher is not None:  # no registered module, yet it goes where the student goes
             self._teacher.net._apply(fn, recurse)
         return super()._apply(fn, recurse)
+
+    def teacher_network(self) -> nn.Module | None:
+        """The live teacher; None where there is none, or only a store of what it made."""
+        return self._teacher.net if isinstance(self._teacher, Side) else None
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Inside, a forward pass asks nothing of the other processes: a first measurement of a balance is left out."""
+        self._alone = True
+        try:
+            yield
+        finally:
+            self._alone = False
 
     def feed_teacher(self, values: Mapping[str, Tensor]) -> None:
         """What a store holds for the next batch (see CachedTeacher); a live teacher needs nothing."""
@@ -169,17 +186,22 @@ class DistillTask(nn.Module):
     # ------------------------------------------------------------------------------------------------ training
 
     def set_stage(self, iteration: int) -> None:
-        """Freezes and thaws parameters as the iteration's stage says; safe to repeat, in any order."""
+        """Freezes and thaws as the iteration's stage says: parameters, and the statistics of normalisation layers,
+        which are then used as they stand. Safe to repeat, in any order.
+        """
         frozen = self._stage(iteration).freeze
         if frozen == self._frozen:
+            hold(self._still, ())  # someone may have called train()
             return
         for name, module in (('', self.student), *(('terms.' + n, t) for n, t in self.terms.items())):
             for path, param in module.named_parameters():
-                held = name.removeprefix('terms.') in frozen if name else any(
-                    path == f or path.startswith(f + '.') for f in frozen)
+                held = name.removeprefix('terms.') in frozen if name else within(path, frozen)
                 param.requires_grad_(self._trainable[param] and not held)
                 param.grad = None if held else param.grad
-        self._frozen = frozen
+        parts = [keepers(term) for name, term in self.terms.items() if name in frozen]
+        still = [m for m in (*keepers(self.student, frozen), *sum(parts, [])) if m.training or m in self._still]
+        hold(still, self._still)
+        self._frozen, self._still = frozen, still
 
     def forward(self, lq: Tensor, gt: Tensor, iteration: int) -> TaskOutput:
         """One training forward.
@@ -208,7 +230,7 @@ class DistillTask(nn.Module):
         """Fills in weights and weighted losses; a balance without any measurement is measured here."""
         output.weights['l_pix'] = self._pixel_weight.at(iteration)
         waiting = [t for t in active if t.weight.wants_measure() and t.reaches_student()]
-        if waiting and torch.is_grad_enabled():
+        if waiting and torch.is_grad_enabled() and not self._alone:
             self._record(self._norms(output, waiting), output, waiting)
         for term in active:
             output.weights[f'l_{term.name}'] = term.weight_at(iteration)

@@ -21,8 +21,10 @@ from kdsr_arch import distributed
 from kdsr_arch.device import autocast, pick_device
 from kdsr_arch.errors import UserError, nearest
 from kdsr_arch.models.base import cpu_copy, use_channels_last
+from kdsr_arch.models.diagnose import explain_forward, finite
 from kdsr_arch.models.networks import count_parameters, load_weights, registered
-from kdsr_arch.models.tally import NonFiniteError
+from kdsr_arch.models.nonfinite import Guard
+from kdsr_arch.models.tally import NonFiniteError, Tally
 from kdsr_arch.optim.gradients import clip_gradients, gradient_norm
 from kdsr_arch.optim.optimizers import build_optimizer
 from kdsr_arch.optim.schedulers import Schedule
@@ -39,7 +41,13 @@ def without_none(opt: Any) -> Any:
 
 
 class Bridge(BaseModel):
-    """Mixed in before a BasicSR model class; see `build_bridged`."""
+    """Mixed in before a BasicSR model class; see `build_bridged`.
+
+    Attributes:
+        broken_gradients: parameters because of whose gradient an optimizer's step was left out; empty otherwise.
+    """
+
+    broken_gradients: list[nn.Parameter] = []  # noqa: RUF012  (replaced, never changed)
 
     def get_optimizer(
         self, optim_type: str, params: Any, lr: float | None = None, **kwargs: Any
@@ -53,9 +61,13 @@ class Bridge(BaseModel):
     def _before_step(self, optimizer: torch.optim.Optimizer, *_: Any) -> None:
         held = [p for group in optimizer.param_groups for p in group["params"]]
         distributed.average_gradients(held)
-        if limit := self.opt["train"].get("grad_clip"):
-            gradients = [p.grad for p in held if p.grad is not None]
-            clip_gradients(gradients, gradient_norm(gradients), limit)
+        gradients = [p.grad for p in held if p.grad is not None]
+        norm = gradient_norm(gradients)
+        if not bool(torch.isfinite(norm)):  # without gradients, the optimizer leaves all as it is
+            self.broken_gradients = [p for p in held if p.grad is not None and not finite(p.grad)]
+            optimizer.zero_grad(set_to_none=True)
+        elif limit := self.opt["train"].get("grad_clip"):
+            clip_gradients(gradients, norm, limit)
 
     def setup_schedulers(self) -> None:
         """One schedule for each optimizer, warm-up included."""
@@ -85,7 +97,9 @@ class Bridge(BaseModel):
         """Said by `describe`."""
 
     def model_ema(self, decay: float = 0.999) -> None:
-        """BasicSR's average of the parameters, and the buffers as they are."""
+        """BasicSR's average of the parameters, and the buffers as they are; after a step that was left out, nothing."""
+        if self.broken_gradients:
+            return
         super().model_ema(decay)
         for mine, theirs in zip(self.net_g_ema.buffers(), self.net_g.buffers(), strict=True):
             mine.data.copy_(theirs.data)
@@ -126,6 +140,8 @@ class BridgedModel:
         self.model = self._build()
         if train.get("compile"):
             self.model.net_g.compile()
+        self.guard = Guard(train.get("nonfinite"), self.device, Tally(self.device))
+        self.iteration = 0
 
     def _build(self) -> Any:
         name = self.opt["model_type"]
@@ -158,6 +174,7 @@ class BridgedModel:
     def feed_data(self, data: Mapping[str, Any]) -> None:
         """Put a batch on the device."""
         self.model.feed_data(data)
+        self.batch = data
 
     def update_learning_rate(self, current_iter: int) -> None:
         """Set the rates of an iteration."""
@@ -167,23 +184,43 @@ class BridgedModel:
         """BasicSR's own step.
 
         Raises:
-            NonFiniteError: one of its losses is NaN or infinite.
+            NonFiniteError: one of its losses or gradients is NaN or infinite, and `train.nonfinite` lets no (further)
+                step be skipped.
         """
+        self.iteration = current_iter
+        self.model.broken_gradients = []
+        everything = nn.ModuleList(self._networks().values())
+        kept = self.guard.kept(everything)
         with autocast(self.device, self.amp):
             self.model.optimize_parameters(current_iter)
-        self.iteration = current_iter
-        self.check_finite()
+        if not self.model.broken_gradients:
+            self.check_finite()
+            self.guard.row = 0
+            return
+        if kept is not None:
+            kept.__exit__(None)
+        self.guard.refuse(self._bad_losses(), current_iter, self._explain)
+        self.model.log_dict = {}
+
+    def _explain(self) -> str:
+        """Where NaN or infinity began, as far as the main network tells."""
+        broken = set() if self._bad_losses() else {id(p) for p in self.model.broken_gradients}
+        named = [n for n, p in self.model.net_g.named_parameters() if id(p) in broken]
+        return explain_forward(self.model.net_g, self.batch, lambda: self.model.net_g(self.model.lq), named)
+
+    def _bad_losses(self) -> list[str]:
+        log = getattr(self.model, "log_dict", {})
+        return [name for name, value in log.items() if not -float("inf") < value < float("inf")]
 
     def check_finite(self) -> None:
         """Raise NonFiniteError where a loss of the last step was not finite."""
-        log = getattr(self.model, "log_dict", {})
-        bad = [name for name, value in log.items() if not -float("inf") < value < float("inf")]
-        if bad:
+        if bad := self._bad_losses():
             raise NonFiniteError(f"iteration {self.iteration}: {', '.join(bad)} became NaN or infinite")
 
     def get_current_log(self) -> dict[str, float]:
         """The losses of the last step, averaged over processes."""
-        return distributed.mean_values(dict(getattr(self.model, "log_dict", {})))
+        log = distributed.mean_values(dict(getattr(self.model, "log_dict", {})))
+        return log | self.guard.figures(scaled=False)
 
     def get_current_learning_rate(self) -> list[float]:
         """The rates of the first optimizer, as BasicSR reports them."""
@@ -203,6 +240,7 @@ class BridgedModel:
                 "optimizers": [o.state_dict() for o in self.model.optimizers],
                 "schedulers": [s.state_dict() for s in self.model.schedulers],
                 "carried": {k: dict(v) if isinstance(v, Mapping) else v for k, v in carried.items()},
+                "guard": self.guard.state(),
             }
         )
 
@@ -222,6 +260,7 @@ class BridgedModel:
             reason = " ".join(str(error).split())[:300]
             raise UserError(f"the training state belongs to other networks: {reason}") from None
         _load_all(self.model.schedulers, state["schedulers"])
+        self.guard.load_state(state.get("guard", {}))
         for name, value in state["carried"].items():
             setattr(self.model, name, value.to(self.device) if isinstance(value, torch.Tensor) else value)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from functools import partial
 from typing import Any
 
 import torch
@@ -12,11 +13,14 @@ from torch import Tensor, nn
 from kdsr_arch import distributed
 from kdsr_arch.device import pick_device
 from kdsr_arch.distill.task import DistillTask
+from kdsr_arch.distill.terms import undisturbed
 from kdsr_arch.errors import UserError
 from kdsr_arch.models.base import cpu_copy, use_channels_last
+from kdsr_arch.models.diagnose import explain_step
 from kdsr_arch.models.flow import check_flow_cache
 from kdsr_arch.models.networks import build_network, count_parameters, load_pretrained
-from kdsr_arch.models.tally import NonFiniteError, Tally
+from kdsr_arch.models.nonfinite import Guard
+from kdsr_arch.models.tally import Tally
 from kdsr_arch.models.teachers import build_teacher, stored_teacher
 from kdsr_arch.optim.ema import ExponentialAverage
 from kdsr_arch.optim.gradients import clip_gradients, gradient_norm
@@ -53,8 +57,8 @@ class DistillModel:
         self.parts = max(1, self.train_opt.get("accumulation") or 1)
         self.ratio_freq = self.train_opt.get("ratio_freq") or 0
         self.tally = Tally(self.device)
+        self.guard = Guard(self.train_opt.get("nonfinite"), self.device, self.tally)
         self.ratios: dict[str, float] = {}
-        self.skipped = 0
 
     # ------------------------------------------------------------------------------------------ before training
 
@@ -113,19 +117,23 @@ class DistillModel:
         """Forward, backward, average over processes, clip, step, average over time.
 
         Raises:
-            NonFiniteError: a term or the gradient is NaN or infinite; on the CPU before any weight was touched.
+            NonFiniteError: a term or the gradient is NaN or infinite, and `train.nonfinite` lets no (further) step be
+                skipped; on the CPU, and wherever steps may be skipped, before any weight was touched.
         """
         self.task.set_stage(current_iter)
+        kept, ratios = self.guard.kept(self.task), self.ratios
         self.optimizer.zero_grad(set_to_none=True)
         for index, (lq, gt) in enumerate(self._micro_batches()):
             output = self.task(lq, gt, current_iter)
-            self._tally(output.losses, current_iter)
+            self.guard.add(output.losses)
             if index == 0 and self._measure_due(current_iter):
                 self.ratios = self.task.measure(output, current_iter)
             total = torch.stack(list(output.losses.values())).sum() / self.parts
             self.scaler.scale(total).backward()
-        distributed.average_gradients(self.parameters)
-        self._step(current_iter)
+        distributed.average_gradients([*self.parameters, self.guard.seal()])
+        if not self._step(current_iter, kept):
+            self.ratios = ratios
+            return
         if self.ema:
             self.ema.update(self.student)
         self.task.after_step(output, current_iter)
@@ -142,31 +150,36 @@ class DistillModel:
     def _measure_due(self, iteration: int) -> bool:
         return self.ratio_freq > 0 and (iteration == 1 or iteration % self.ratio_freq == 0)
 
-    def _tally(self, losses: Mapping[str, Tensor], iteration: int) -> None:
-        try:
-            self.tally.add(losses, iteration)
-        except NonFiniteError as error:
-            sides = {"the input (lq)": self.lq, "the ground truth (gt)": self.gt}
-            bad = [name for name, images in sides.items() if not torch.isfinite(images).all()]
-            raise NonFiniteError(f"{error}; {' and '.join(bad)} already was" if bad else str(error)) from None
-
-    def _step(self, iteration: int) -> None:
+    def _step(self, iteration: int, kept: undisturbed | None) -> bool:
+        """Clip and step; returns False, and leaves all as it was, where the step has to be left out."""
+        scaled = self.scaler.is_enabled()
         self.scaler.unscale_(self.optimizer)
         gradients = [p.grad for p in self.parameters if p.grad is not None]
         norm = gradient_norm(gradients)
-        if not self.scaler.is_enabled():  # with a scaler, infinite gradients are met by skipping the step
-            self.tally.add({"grad_norm": norm}, iteration)
-        clip_gradients(gradients, norm, self.train_opt.get("grad_clip"))
         before = self.scaler.get_scale()
+        if not self.guard.sound(norm, iteration, partial(self._explain, iteration, kept), scaled):
+            self.scaler.update(before if scaled else None)
+            return False
+        clip_gradients(gradients, norm, self.train_opt.get("grad_clip"))
         self.scaler.step(self.optimizer)
         self.scaler.update()
-        self.skipped += self.scaler.get_scale() < before
+        left_out = self.scaler.get_scale() < before
+        self.guard.scaler_skipped(left_out, before)
+        return not left_out
+
+    def _explain(self, iteration: int, kept: undisturbed | None) -> str:
+        """Where NaN or infinity began; what the step changed beside weights is undone."""
+        if kept is not None:
+            kept.__exit__(None)
+        flow = {} if self.flow is None else {"flow": self.flow}
+        batch = {"lq": self.lq, "gt": self.gt, "teacher": self.taught, **flow}
+        return explain_step(self.task, batch, self._micro_batches, iteration)
 
     # ------------------------------------------------------------------------------------------------- figures
 
     def check_finite(self) -> None:
         """Raise NonFiniteError where a loss since the last log was not finite."""
-        self.tally.check()
+        self.guard.check()
 
     def get_current_log(self) -> dict[str, float]:
         """Means since the last call, averaged over processes: each loss, the gradient's norm; then the latest gradient
@@ -174,7 +187,7 @@ class DistillModel:
         """
         log = distributed.mean_values(self.tally.means())
         log |= {f"ratio/{name}": value for name, value in self.ratios.items()}
-        return log | ({"skipped_steps": float(self.skipped)} if self.scaler.is_enabled() else {})
+        return log | self.guard.figures(self.scaler.is_enabled())
 
     def get_current_learning_rate(self) -> list[float]:
         """One rate for each parameter group."""
@@ -194,7 +207,7 @@ class DistillModel:
                 "scaler": self.scaler.state_dict(),
                 "tally": self.tally.state(),
                 "ratios": dict(self.ratios),
-                "skipped": self.skipped,
+                "guard": self.guard.state(),
             }
         )
 
@@ -216,7 +229,8 @@ class DistillModel:
         self.schedule.load_state_dict(state["schedule"])
         self.scaler.load_state_dict(state["scaler"])
         self.tally.load_state(state["tally"])
-        self.ratios, self.skipped = dict(state["ratios"]), state["skipped"]
+        self.ratios = dict(state["ratios"])
+        self.guard.load_state(state["guard"] if "guard" in state else {"scaler_total": state["skipped"]})
 
     def student_files(self) -> dict[str, dict[str, Any]]:
         """The pure student, as BasicSR writes it: no adapter, nothing of the teacher."""

@@ -1,4 +1,4 @@
-"""Losses between two lines of the log: their means, and the first one that is not finite.
+"""Losses between two lines of the log: their means, and the first ones that are not finite.
 
 Everything stays on the losses' device, so that a step on the GPU never waits for the CPU.
 """
@@ -33,22 +33,14 @@ class Tally:
 
     Args:
         device: where they are.
-        period: check for non-finite values every so many additions; 0 chooses 1 on the CPU, where looking is free,
-            and 16 elsewhere.
     """
 
-    def __init__(self, device: torch.device, period: int = 0) -> None:
-        self.period = period or (1 if device.type == "cpu" else 16)
+    def __init__(self, device: torch.device) -> None:
         self.device = device
         self._entries: dict[tuple[str, ...], _Entry] = {}
-        self._added = 0
 
     def add(self, values: Mapping[str, Tensor], iteration: int) -> None:
-        """Take in the scalars of one iteration.
-
-        Raises:
-            NonFiniteError: one of them, or (on the GPU) one of the last `period`, is NaN or infinite.
-        """
+        """Take in the scalars of one iteration; names that begin with '_' are watched, but have no mean."""
         if not values:
             return
         names = tuple(values)
@@ -59,22 +51,14 @@ class Tally:
         entry.total += held
         entry.first = torch.where(torch.isfinite(held), entry.first, entry.first.clamp(max=iteration))
         entry.count += 1
-        self._added += 1
-        if self._added % self.period == 0:
-            self.check()
 
-    def check(self) -> None:
-        """Look whether anything was not finite.
-
-        Raises:
-            NonFiniteError: naming all that were at the first such iteration.
+    def first_bad(self) -> tuple[int, list[str]] | None:
+        """The first iteration with NaN or infinity since the last line of the log, and the names of what was; None
+        where all is well. Waits for the device.
         """
-        when = min((int(e.first.min()) for e in self._entries.values()), default=_NEVER)
-        if when == _NEVER:
-            return
         firsts = [(n, it) for names, e in self._entries.items() for n, it in zip(names, e.first.tolist(), strict=True)]
-        culprits = ", ".join(name for name, it in firsts if it == when)
-        raise NonFiniteError(f"iteration {when}: {culprits} became NaN or infinite")
+        when = min((it for _, it in firsts), default=_NEVER)
+        return None if when == _NEVER else (when, [name for name, it in firsts if it == when])
 
     def means(self) -> dict[str, float]:
         """The mean of each name since the last call, which starts anew."""
@@ -85,7 +69,7 @@ class Tally:
                 sums[name] = sums.get(name, 0.0) + value
                 counts[name] = counts.get(name, 0) + entry.count
         self._entries = {}
-        return {name: sums[name] / counts[name] for name in sums}
+        return {name: sums[name] / counts[name] for name in sums if not name.startswith("_")}
 
     def state(self) -> list[dict[str, Any]]:
         """What was collected since the last line of the log, in plain values and tensors."""

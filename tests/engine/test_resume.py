@@ -129,10 +129,10 @@ def test_killed_between_saving_and_validating_repeats_the_validation(load, argum
     main(load(tmp_path / "whole"), arguments())
     original = Validator.run
 
-    def die(self: Any, net: nn.Module, iteration: int) -> Any:
+    def die(self: Any, net: nn.Module, iteration: int, *keys: Any) -> Any:
         if iteration == 4:
             raise KeyboardInterrupt
-        return original(self, net, iteration)
+        return original(self, net, iteration, *keys)
 
     with monkeypatch.context() as patched:
         patched.setattr(Validator, "run", die)
