@@ -5,11 +5,14 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 
+from kdsr_arch.data.notices import notice
 from kdsr_arch.data.sources import FrameSource
+from kdsr_arch.data.video_length import missing_seconds, promised_bytes, told_seconds
 from kdsr_arch.data.window import Window
 from kdsr_arch.errors import UserError
 
@@ -19,23 +22,89 @@ VIDEO_SUFFIXES = frozenset({".mp4", ".mkv", ".mov", ".avi", ".webm", ".m4v", ".m
 
 
 def decode_video(path: str | Path, start: int = 0, stop: int | None = None) -> Iterator[np.ndarray]:
-    """Yields the frames ``start`` to ``stop`` (exclusive) of a video as uint8 (H, W, 3) RGB.
+    """Yields the frames ``start`` to ``stop`` (exclusive) of a video as uint8 (H, W, 3) RGB, upright.
+
+    Frames are neighbours whenever they are shown: that a frame rate varies is said once per file, and so is that more
+    than 8 bits are rounded to 8.
 
     Raises:
-        UserError: PyAV is missing, or the file is no video or breaks off.
+        UserError: PyAV is missing, or the file is no video, breaks off or is truncated.
     """
     try:
         import av
     except ImportError:
         raise UserError("reading videos needs the package 'av': pip install av") from None
     try:
-        with av.open(str(path)) as container:
+        with av.open(str(path), metadata_errors="replace") as container:
             if not container.streams.video:
                 raise UserError(f"{path}: has no video stream")
-            for frame in itertools.islice(container.decode(video=0), start, stop):
-                yield frame.to_ndarray(format="rgb24")
+            watch = _Watch(path, container)
+            for number, frame in enumerate(itertools.islice(container.decode(video=0), stop)):
+                watch.see(frame)
+                if number >= start:
+                    yield _upright(frame)
+            if stop is None:
+                watch.end()
     except (av.FFmpegError, OSError) as error:
         raise UserError(f"{path}: cannot be decoded as a video ({error.strerror or error})") from None
+
+
+class _Watch:
+    """Looks at the frames of a video as they are decoded; they are never held back.
+
+    Args:
+        container: the file, opened with PyAV.
+    """
+
+    def __init__(self, path: str | Path, container: Any) -> None:
+        stream = container.streams.video[0]
+        promised = promised_bytes(container, stream)
+        if promised is not None:
+            raise _truncated(path, f"its index ends at byte {promised:,}, the file at {container.size:,}")
+        self.path, self.told = path, told_seconds(container, stream)
+        self.first: float | None = None
+        self.last: float | None = None
+        self.shortest = 0.0
+
+    def see(self, frame: Any) -> None:
+        """Takes note of a frame."""
+        depth = max(component.bits for component in frame.format.components)
+        if depth > 8:
+            notice(f"depth {self.path}", f"{self.path}: has {depth} bits a colour; frames are rounded to 8 bits")
+        if frame.time is None:
+            return
+        if self.first is None or self.last is None:
+            self.first = frame.time
+        elif frame.time > self.last:
+            step = frame.time - self.last
+            low, high = (min(step, self.shortest), max(step, self.shortest)) if self.shortest else (step, step)
+            if high > 1.5 * low:
+                notice(
+                    f"rate {self.path}",
+                    f"{self.path}: its frame rate varies (frames last {low * 1e3:.0f} ms and {high * 1e3:.0f} ms); "
+                    "they are taken one after the other",
+                )
+            self.shortest = low
+        self.last = frame.time
+
+    def end(self) -> None:
+        """Raises UserError where the frames end long before the file says that they do."""
+        if self.first is None or self.last is None:
+            return
+        ended = self.last - self.first + self.shortest
+        if missing_seconds(self.told, ended):
+            raise _truncated(self.path, f"it should last {self.told:.1f} s, but its frames end after {ended:.1f} s")
+
+
+def _truncated(path: str | Path, how: str) -> UserError:
+    return UserError(f"{path}: truncated: {how}; copy or download it again")
+
+
+def _upright(frame: Any) -> np.ndarray:
+    """The picture as players show it: phones keep frames lying on their side and say by how much."""
+    image = frame.to_ndarray(format="rgb24")
+    quarters = round(getattr(frame, "rotation", 0) / 90) % 4  # counter-clockwise, as NumPy counts
+    return np.ascontiguousarray(np.rot90(image, quarters)) if quarters else image
 
 
 def halve(frame: np.ndarray) -> np.ndarray:

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from kdsr_arch.data.video_length import missing_seconds, promised_bytes, tagged_seconds, told_seconds
 from kdsr_arch.errors import UserError
 
 _HDR = {16: "HDR10 (PQ)", 18: "HLG"}  # transfer functions, ISO/IEC 23091-2
@@ -125,12 +126,10 @@ def _is_cover(stream: Any) -> bool:
 
 def _check_whole(container: Any, stream: Any, path: Path) -> None:
     """An index that points beyond the end of the file: it was cut short, which is told before hours of work."""
-    entries = getattr(stream, "index_entries", None)
-    if container.format.name.startswith("mov") and entries is not None and len(entries):
-        last = entries[len(entries) - 1]
-        if container.size and last.pos + last.size > container.size:
-            raise UserError(f"{path}: truncated: its index ends at byte {last.pos + last.size:,}, the file at "
-                            f"{container.size:,}; copy or download it again, or say --partial to upscale what is there")
+    promised = promised_bytes(container, stream)
+    if promised is not None:
+        raise UserError(f"{path}: truncated: its index ends at byte {promised:,}, the file at {container.size:,}; copy "
+                        "or download it again, or say --partial to upscale what is there")
 
 
 def _tags(context: Any, frame: Any) -> tuple[int, int, int, int]:
@@ -161,33 +160,14 @@ def _info(path: Path, container: Any, stream: Any, frame: Any, tags: tuple[int, 
         path, frame.width, frame.height, stream.time_base, Fraction(rate), _count(stream, rate), pix_fmt,
         max(component.bits for component in frame.format.components), tags, matrix,
         tags[3] == _FULL or pix_fmt.startswith("yuvj"), stream.sample_aspect_ratio or None, _display_matrix(frame),
-        _seconds(container, stream), kinds)
+        told_seconds(container, stream), kinds)
 
 
 def _count(stream: Any, rate: Any) -> int:
     if stream.frames:
         return int(stream.frames)
-    seconds = _tagged_seconds(stream)
+    seconds = tagged_seconds(stream)
     return round(seconds * rate) if seconds else 0
-
-
-def _seconds(container: Any, stream: Any) -> float | None:
-    """The length of the video stream; the file's where it holds nothing else."""
-    if stream.duration:
-        return float(stream.duration * stream.time_base)
-    tagged = _tagged_seconds(stream)
-    if tagged is None and container.duration and len(container.streams) == 1:
-        return container.duration / 1_000_000
-    return tagged
-
-
-def _tagged_seconds(stream: Any) -> float | None:
-    text = {key.upper(): value for key, value in stream.metadata.items()}.get("DURATION", "")
-    try:
-        hours, minutes, seconds = (float(part) for part in text.split(":"))
-    except ValueError:
-        return None
-    return 3600 * hours + 60 * minutes + seconds
 
 
 def _display_matrix(frame: Any) -> tuple[int, ...] | None:
@@ -265,11 +245,11 @@ class Decoder:
     def _check_end(self, last: int | None) -> None:
         """A file without an index simply ends: then its length tells whether all of it was there."""
         info = self.info
-        if last is None or info.seconds is None:
+        if last is None:
             return
         start = self._start()
         ended = float((last - start) * info.time_base) + 1 / float(info.rate)
-        if ended < info.seconds - max(1.0, 0.02 * info.seconds):
+        if missing_seconds(info.seconds, ended):
             raise UserError(f"{info.path}: truncated: it should last {info.seconds:.1f} s, but its frames end after "
                             f"{ended:.1f} s; copy or download it again, or say --partial to upscale what is there")
 
