@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import pickle
 import struct
@@ -79,6 +80,28 @@ def _damaged_part(path: Path) -> str | None:
         return None
     with zipfile.ZipFile(path) as archive:
         return archive.testzip()
+
+
+def read_json(path: Path, kind: type, mend: str) -> Any:
+    """The content of a JSON file.
+
+    Args:
+        path: the file.
+        kind: what it must be: dict or list.
+        mend: what to do when it is not, for the message.
+
+    Raises:
+        UserError: missing, not readable, no JSON, or something else than `kind`.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror or error}); {mend}") from None
+    except (ValueError, RecursionError):
+        content = None
+    if not isinstance(content, kind):
+        raise UserError(f"{path}: damaged, or no such file as it should be; {mend}")
+    return content
 
 
 def load_tensors(path: Path, what: str = "checkpoint") -> Any:

@@ -49,6 +49,8 @@ def listed_clips(path: str | Path) -> dict[str, int | None]:
             continue
         if rest and not rest[0].isdecimal():
             raise UserError(f"{path}, line {number}: expected 'clip frames (h,w,c)' or a clip's name, got '{line}'")
+        if rest and len(rest[0]) > 9:
+            raise UserError(f"{path}, line {number}: a clip of more than 999,999,999 frames")
         clips[safe_key(name.strip("/"), f"{path}, line {number}")] = int(rest[0]) if rest else None
     if not clips:
         raise UserError(f"{path}: lists no clips")

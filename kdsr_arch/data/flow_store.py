@@ -7,7 +7,6 @@ the method estimates at a quarter of the size and enlarges (:func:`packed_flow`)
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ import numpy as np
 
 from kdsr_arch.data.augment import Flip
 from kdsr_arch.data.lmdb_env import reading, unfinished
+from kdsr_arch.data.store_info import FlowInfo, read_info
 from kdsr_arch.data.window import Window
 from kdsr_arch.errors import UserError
 
@@ -83,13 +83,11 @@ class FlowStore:
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path).expanduser()
-        try:
-            self.info: dict[str, Any] = json.loads((self.path / INFO).read_text(encoding="utf-8"))
-            self.num_frame = int(self.info["num_frame"])
-        except (OSError, ValueError, KeyError):
-            if unfinished(self.path).is_dir():
-                raise UserError(f"{self.path}: is not finished; run the same command again and it goes on") from None
-            raise UserError(f"{self.path}: no store of optical flow; make it with kdsr cache-flow") from None
+        told = f"{self.path}: no store of optical flow; make it with kdsr cache-flow"
+        if not (self.path / INFO).exists() and unfinished(self.path).is_dir():
+            told = f"{self.path}: is not finished; run the same command again and it goes on"
+        self.info: dict[str, Any] = read_info(self.path / INFO, FlowInfo, told)
+        self.num_frame: int = self.info["num_frame"]
 
     def check(self, scale: int, degradation: str, num_frame: int) -> None:
         """Raises UserError unless the store was made of such LR frames, for windows that ``num_frame`` cover."""

@@ -11,6 +11,9 @@ from kdsr_arch.errors import UserError
 __all__ = ["clip_of", "first_gap", "group_clips", "natural", "read_lines", "safe_key"]
 
 
+_LONGEST = 400  # characters of a key: LMDB takes 511 bytes
+
+
 def natural(text: str) -> list[tuple[int, int, str]]:
     """Sort key under which ``im2`` comes before ``im10``."""
     parts = re.findall(r"\d+|\D+", text)
@@ -18,12 +21,15 @@ def natural(text: str) -> list[tuple[int, int, str]]:
 
 
 def safe_key(key: str, origin: str) -> str:
-    """``key`` unchanged; raises UserError when it could reach outside the data root it is relative to.
+    """``key`` unchanged; raises UserError when it could reach outside the data root it is relative to, or is
+    too long.
 
     Args:
         key: relative, with forward slashes.
         origin: the file that names the key, for the message.
     """
+    if len(key) > _LONGEST:
+        raise UserError(f"{origin}: a key of {len(key)} characters; no more than {_LONGEST} are possible")
     path = PurePosixPath(key)
     outside = path.is_absolute() or ".." in path.parts or "\\" in key or "\0" in key or re.match(r"[A-Za-z]:", key)
     if outside or not path.parts:

@@ -34,6 +34,9 @@ __all__ = [
 IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".ppm", ".pgm"})
 
 
+_MOST_SIDE = 1 << 31
+
+
 class FrameSource(abc.ABC):
     """Frames by key. Cheap to construct and safe to send to worker processes: what must not be shared is opened late.
 
@@ -306,7 +309,9 @@ def read_meta_info(path: Path) -> dict[str, tuple[int, int]]:
         try:
             height, width = (int(v) for v in rest.partition(")")[0].split(",")[:2])
         except ValueError:
-            raise UserError(f"{path}, line {number}: expected 'key.png (h,w,c) level', got '{line}'") from None
+            height = width = -1
+        if not (0 < height < _MOST_SIDE and 0 < width < _MOST_SIDE):
+            raise UserError(f"{path}, line {number}: expected 'key.png (h,w,c) level', got '{line[:200]}'")
         key = head[: -len(Path(head).suffix)] if Path(head).suffix else head
         shapes[safe_key(key, f"{path}, line {number}")] = (height, width)
     if not shapes:

@@ -131,6 +131,11 @@ def export(root: str | Path, folder: str | Path, side: str = "", processes: int 
     return sum(1 for _ in ordered_map(write, jobs, processes or available_cores()))
 
 
+def exported_file(folder: Path, key: str, suffix: str) -> Path:
+    """The file that a frame is exported to; keys cannot lead out of the folder (:func:`safe_key`)."""
+    return folder / f"{key}{suffix}"
+
+
 def _export_one(job: tuple[LmdbSource, str], folder: Path) -> None:
     source, key = job
     data = source.encoded(key)
@@ -138,6 +143,6 @@ def _export_one(job: tuple[LmdbSource, str], folder: Path) -> None:
     if suffix is None:
         data, suffix = ImageFileCodec().encode(source.get(key)), ".png"
     try:
-        (folder / f"{key}{suffix}").write_bytes(data)
+        exported_file(folder, key, suffix).write_bytes(data)
     except OSError as error:
         raise UserError(f"{folder}: cannot be written ({error.strerror})") from None

@@ -60,6 +60,8 @@ class WebpTiles:
         return buffer.getvalue()
 
     def decode(self, data: Buffer, height: int, width: int) -> np.ndarray | None:
+        if _lossless_webp_size(data) != (height, width):  # before its pixels are made room for
+            return None
         try:
             tile = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
         except cv2.error:
@@ -80,8 +82,10 @@ class ZstdTiles:
         return _zstd()[0].compress(planes.tobytes())
 
     def decode(self, data: Buffer, height: int, width: int) -> np.ndarray | None:
-        _, decompressor, error = _zstd()
+        _, decompressor, parameters, error = _zstd()
         try:
+            if parameters(bytes(data[:32])).content_size != height * width * 3:  # before room is made for it
+                return None
             flat = decompressor.decompress(data)
         except error:
             return None
@@ -94,13 +98,23 @@ class ZstdTiles:
 
 
 @functools.cache
-def _zstd() -> tuple[Any, Any, type[Exception]]:
-    """Compressor, decompressor and their error: made once, as each has tables to set up."""
+def _zstd() -> tuple[Any, Any, Any, type[Exception]]:
+    """Compressor, decompressor, reader of headers and their error: made once, as each has tables to set up."""
     try:
         import zstandard
     except ImportError:
         raise UserError("values packed by zstd need the package 'zstandard': pip install zstandard") from None
-    return zstandard.ZstdCompressor(level=1), zstandard.ZstdDecompressor(), zstandard.ZstdError
+    compressor, decompressor = zstandard.ZstdCompressor(level=1), zstandard.ZstdDecompressor()
+    return compressor, decompressor, zstandard.get_frame_parameters, zstandard.ZstdError
+
+
+def _lossless_webp_size(data: Buffer) -> tuple[int, int] | None:
+    """(H, W) by the header of a simple lossless WebP; None for any other file."""
+    head = bytes(data[:25])
+    if len(head) < 25 or head[:4] != b"RIFF" or head[8:16] != b"WEBPVP8L" or head[20] != 0x2F:
+        return None
+    bits = int.from_bytes(head[21:25], "little")
+    return (bits >> 14 & 0x3FFF) + 1, (bits & 0x3FFF) + 1
 
 
 TILE_CODERS: tuple[TileCoder, ...] = (RawTiles(), WebpTiles(), ZstdTiles())

@@ -22,6 +22,7 @@ import numpy as np
 from kdsr_arch.data.tile_coders import TILE_CODERS, Buffer, TileCoder
 from kdsr_arch.data.window import Window, check_window
 from kdsr_arch.errors import UserError
+from kdsr_arch.limits import MAX_PIXELS, too_large
 
 __all__ = ["TiledCodec", "tile_edge"]
 
@@ -70,6 +71,8 @@ class TiledCodec:
         return _index(data, name).size
 
     def described(self, head: Buffer) -> str:
+        if len(head) < _HEAD.size:
+            return "damaged tiles"
         _, _, kind, edge, _, _ = _HEAD.unpack_from(head)
         coder = next((c.name for c in TILE_CODERS if c.kind == kind), "unknown")
         return f"{coder} tiles of {edge}"
@@ -141,8 +144,12 @@ def _index(data: Buffer, name: str) -> _Index:
     if version != _VERSION:
         raise UserError(f"{name}: written by a newer version of KDSR (format {version}); update this one")
     coder = next((c for c in TILE_CODERS if c.kind == kind), None)
+    if too_large(height, width):
+        raise UserError(f"{name}: says that it is {height}x{width}; no more than {MAX_PIXELS:,} pixels are read")
     count = -(-height // edge) * -(-width // edge) if edge and coder else 0
     first = len(head) + 8 * count
+    if first > len(data):
+        raise _damaged(name)
     index = bytes(data[len(head) : first])
     if not count or coder is None or zlib.crc32(head[: _HEAD.size] + index) != _CRC.unpack_from(head, _HEAD.size)[0]:
         raise _damaged(name)

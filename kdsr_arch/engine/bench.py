@@ -32,7 +32,7 @@ from __future__ import annotations
 
 import concurrent.futures
 import copy
-import json
+import math
 import os
 import re
 import subprocess
@@ -45,11 +45,37 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from pydantic import Field
 
-from kdsr_arch.errors import UserError, nearest
+from kdsr_arch.engine.options.faults import schema_faults
+from kdsr_arch.engine.options.types import Count, PlainName, Positive, Section
+from kdsr_arch.engine.options.yaml_reader import describe
+from kdsr_arch.errors import OptionErrors, UserError
 
-_KEYS = {"name", "base", "before", "seeds", "budgets", "continued", "jobs", "threads", "common", "rows", "note"}
-_BEFORE_KEYS = {"base", "iterations", "change", "seed"}
+
+class _Before(Section):
+    """What is trained once before the rows."""
+
+    base: str
+    iterations: Positive
+    change: dict[str, Any] | None = None
+    seed: Count = 0
+
+
+class BenchOptions(Section):
+    """The keys of a bench file; the module's text says what they mean."""
+
+    name: PlainName
+    base: str
+    before: dict[PlainName, _Before] | None = None
+    seeds: list[Count] = Field(default=[0], min_length=1)
+    budgets: list[Positive] = Field(min_length=1)
+    continued: bool = False
+    jobs: Positive = 1
+    threads: Positive = 1
+    common: dict[str, Any] | None = None
+    rows: dict[PlainName, dict[str, Any] | None] = Field(min_length=1)
+    note: str = ""
 
 
 @dataclass(frozen=True)
@@ -92,22 +118,11 @@ def read_bench(path: Path) -> dict[str, Any]:
     from kdsr_arch.engine.options import load_yaml
 
     bench = load_yaml(path)
-    for key in bench:
-        if key not in _KEYS:
-            raise UserError(f"{path}: unknown key '{key}'{nearest(key, _KEYS)}")
-    for key in ("name", "base", "rows", "budgets"):
-        if key not in bench:
-            raise UserError(f"{path}: the key '{key}' is missing")
-    for row, overrides in bench["rows"].items():
-        if overrides is not None and not isinstance(overrides, dict):
-            raise UserError(f"{path}: rows.{row} must map dotted option keys to values")
-    for name, spec in (bench.get("before") or {}).items():
-        if unknown := next((key for key in spec if key not in _BEFORE_KEYS), None):
-            raise UserError(f"{path}: before.{name}: unknown key '{unknown}'{nearest(unknown, _BEFORE_KEYS)}")
-        if missing := next((key for key in ("base", "iterations") if key not in spec), None):
-            raise UserError(f"{path}: before.{name}: the key '{missing}' is missing")
-    bench = {"seeds": [0], "jobs": 1, "threads": 1, "common": {}, "before": {}, "continued": False, **bench}
-    return {**bench, "budgets": sorted(bench["budgets"])}
+    if faults := schema_faults(BenchOptions, bench):
+        raise OptionErrors([f"{key}: {sentence}" for key, sentence in faults], str(path))
+    whole = BenchOptions.model_validate(bench).model_dump()
+    named = {key: whole[key] or {} for key in ("common", "before")}
+    return {**whole, **named, "budgets": sorted(whole["budgets"])}
 
 
 def override(options: dict[str, Any], changes: dict[str, Any] | None) -> dict[str, Any]:
@@ -118,6 +133,8 @@ def override(options: dict[str, Any], changes: dict[str, Any] | None) -> dict[st
         node = result
         for part in parents:
             node = node.setdefault(part, {})
+            if not isinstance(node, dict):
+                raise UserError(f"the override '{dotted}': '{part}' is not a mapping, so nothing below it can be set")
         if value is None:
             node.pop(last, None)
         else:
@@ -162,7 +179,7 @@ def plan_runs(bench: dict[str, Any], path: Path, root: Path) -> list[Run]:
         for seed in bench["seeds"]:
             for row, given in bench["rows"].items():
                 changes = {**bench["common"], **(given or {})}
-                length = budget + int(changes.pop("extra_iter", 0))
+                length = budget + _extra(changes, f"bench {bench['name']}, {row}")
                 label = f"{row}_s{seed}" if bench["continued"] else f"{row}_s{seed}_{budget}"
                 runs.append(_plan(bench, base, changes, root, row=row, seed=seed, budget=budget, length=length,
                                   label=label))
@@ -170,6 +187,14 @@ def plan_runs(bench: dict[str, Any], path: Path, root: Path) -> list[Run]:
                     raise UserError(f"{path}: continued: true needs a constant learning rate; add "
                                     "`train.scheduler: null` to common")
     return runs
+
+
+def _extra(changes: dict[str, Any], where: str) -> int:
+    """Takes `extra_iter` out of a row."""
+    extra = changes.pop("extra_iter", 0)
+    if not isinstance(extra, int) or isinstance(extra, bool) or extra < 0:
+        raise UserError(f"{where}: extra_iter must be a whole number of iterations, not {describe(extra)}")
+    return extra
 
 
 def _base(spec: dict[str, Any], path: Path) -> dict[str, Any]:
@@ -182,9 +207,14 @@ def _plan(bench: dict[str, Any], base: dict[str, Any], changes: dict[str, Any], 
           budget: int, length: int, label: str, reference: bool = False) -> Run:
     safe = re.sub(r"[^\w.-]+", "_", label)
     name = f"bench/{bench['name']}/{safe}"
-    options = override(base, changes)
+    try:
+        options = override(base, changes)
+        set_budget(options, length)
+    except UserError as error:
+        raise UserError(f"bench {bench['name']}, {row}: {error}") from None
+    except (KeyError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
+        raise UserError(f"bench {bench['name']}, {row}: its options have no sound train section ({error!r})") from None
     options["name"], options["manual_seed"] = name, seed
-    set_budget(options, length)
     folder = root / "experiments" / "bench" / bench["name"] / "options"
     file = folder / (f"{safe}_{length}.yml" if bench["continued"] and not reference else f"{safe}.yml")
     folder.mkdir(parents=True, exist_ok=True)
@@ -196,11 +226,10 @@ def read_log(path: Path) -> Iterator[dict[str, Any]]:
     """The records of a history.jsonl, whole lines only: a run that was killed may have left half a line."""
     if not path.exists():
         return
-    for line in path.read_text(encoding="utf-8").splitlines():
-        try:
-            yield json.loads(line)
-        except json.JSONDecodeError:
-            continue
+    from kdsr_arch.engine.logging import whole_record
+
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    yield from (record for line in lines if (record := whole_record(line)) is not None)
 
 
 def outcome(run: Run) -> dict[str, Any] | None:
@@ -208,19 +237,20 @@ def outcome(run: Run) -> dict[str, Any] | None:
     final: dict[str, dict[str, Any]] = {}
     ratios: dict[str, list[float]] = {}
     for record in read_log(run.log):
-        if record["kind"] == "val":
+        if record.get("kind") == "val":
             if record["iter"] == run.length:
-                final[record["dataset"]] = {k: v for k, v in record.items() if k not in ("kind", "iter", "dataset")}
+                name = str(record.get("dataset"))
+                final[name] = {k: v for k, v in record.items() if k not in ("kind", "iter", "dataset")}
         elif record["iter"] <= run.length:
             for key, value in record.items():
-                if key.startswith("ratio/"):
+                if key.startswith("ratio/") and isinstance(value, int | float):
                     ratios.setdefault(key, []).append(value)
     if not final or not run.marker.exists():
         return None
     names = _dataset_names(run.options)
     final = {names.get(key, key): values for key, values in final.items()}
     return {"row": run.row, "seed": run.seed, "budget": run.budget, "length": run.length,
-            "reference": run.reference, "val": final, "seconds": float(run.marker.read_text()),
+            "reference": run.reference, "val": final, "seconds": _seconds(run.marker),
             "ratios": {k: sum(v) / len(v) for k, v in ratios.items()}}
 
 
@@ -229,6 +259,14 @@ def _dataset_names(options: Path) -> dict[str, str]:
     from kdsr_arch.engine.options import load_yaml
 
     return {key: str(values.get("name", key)) for key, values in (load_yaml(options).get("datasets") or {}).items()}
+
+
+def _seconds(marker: Path) -> float:
+    """What a finished run took; NaN where its note was damaged."""
+    try:
+        return float(marker.read_text())
+    except ValueError:
+        return math.nan
 
 
 def train_once(run: Run, threads: int, root: Path) -> str | None:

@@ -120,6 +120,7 @@ def load_state(path: Path, mine: Mapping[str, str]) -> dict[str, Any]:
         )
     if not isinstance(state, dict) or state.get("format") != FORMAT:
         raise UserError(f"{path}: not a training state")
+    _check_form(state, path)
     if state["version"] > VERSION:
         raise UserError(f"{path}: written by a newer release (state version {state['version']}); update this one")
     found = differences(state["fingerprint"], mine)
@@ -129,6 +130,19 @@ def load_state(path: Path, mine: Mapping[str, str]) -> dict[str, Any]:
             "use path.pretrain_network_g"
         )
     return state
+
+
+def _check_form(state: Mapping[str, Any], path: Path) -> None:
+    """Raises UserError unless the parts that are read here and in the loop are what `Checkpoints.save` writes."""
+    kinds = {"version": int, "iter": int, "fingerprint": dict, "model": dict, "random": list, "best": dict}
+    wrong = [name for name, kind in kinds.items() if type(state.get(name)) is not kind]
+    held = {} if "fingerprint" in wrong else state["fingerprint"]
+    if not all(isinstance(text, str) for pair in held.items() for text in pair):
+        wrong.append("fingerprint")
+    if "iter" not in wrong and state["iter"] < 0:
+        wrong.append("iter")
+    if wrong:
+        raise UserError(f"{path}: a damaged training state: its {wrong[0]} cannot be read; resume from another")
 
 
 def numbered(folder: Path, pattern: str) -> dict[int, Path]:

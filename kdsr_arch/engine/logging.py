@@ -123,6 +123,15 @@ def environment() -> str:
     return f"Python {platform.python_version()}, torch {torch.__version__}, {os.cpu_count()} CPU cores, {device}"
 
 
+def whole_record(line: str) -> dict[str, Any] | None:
+    """A line of `history.jsonl`; None where it is torn or holds something else."""
+    try:
+        record = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    return record if isinstance(record, dict) and isinstance(record.get("iter"), int) else None
+
+
 class History:
     """`history.jsonl`: one line for each logged iteration and each validation, without times.
 
@@ -140,12 +149,11 @@ class History:
     def _cut(self, position: int) -> None:
         """Drop what lies after `position`, and the validation at it, which is about to be repeated."""
         kept = []
-        for line in self.path.read_text(encoding="utf-8").splitlines():
-            try:
-                record = json.loads(line)
-            except ValueError:
+        for line in self.path.read_text(encoding="utf-8", errors="replace").splitlines():
+            record = whole_record(line)
+            if record is None:
                 break  # torn by a kill
-            if record["iter"] < position or (record["iter"] == position and record["kind"] == "train"):
+            if record["iter"] < position or (record["iter"] == position and record.get("kind") == "train"):
                 kept.append(line)
         text = "".join(f"{line}\n" for line in kept).encode()
         write_whole(self.path, lambda handle: handle.write(text))  # a kill here must not cost the lines kept

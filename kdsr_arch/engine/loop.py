@@ -22,6 +22,7 @@ from kdsr_arch.engine.progress import Progress
 from kdsr_arch.engine.run_files import Checkpoints
 from kdsr_arch.engine.signals import Interrupted, StopRequest
 from kdsr_arch.engine.validation import Validator
+from kdsr_arch.errors import UserError
 from kdsr_arch.models.base import Trainable
 from kdsr_arch.models.tally import NonFiniteError
 from kdsr_arch.ops.offset_monitor import OffsetMonitor
@@ -216,7 +217,18 @@ class Loop:
     # ---------------------------------------------------------------------------------------------- going on
 
     def resume(self, state: Mapping[str, Any]) -> None:
-        """Go on from a saved state; to be called after the loader was started, which may draw random numbers."""
+        """Go on from a saved state; to be called after the loader was started, which may draw random numbers.
+
+        Raises:
+            UserError: it belongs to other networks or terms, or does not hold what a state should.
+        """
+        try:
+            self._take_up(state)
+        except (KeyError, IndexError, TypeError, ValueError, AttributeError, RuntimeError, OverflowError) as error:
+            reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+            raise UserError(f"the training state cannot be gone on from, resume from another one ({reason})") from None
+
+    def _take_up(self, state: Mapping[str, Any]) -> None:
         self.model.load_training_state(state["model"])
         self.validator.best.records = {k: dict(v) for k, v in state["best"].items()}
         self.validator.best.ranking = {k: [dict(e) for e in v] for k, v in state.get("ranking", {}).items()}

@@ -185,9 +185,12 @@ def find_state(opt: Mapping[str, Any], folder: Path, auto_resume: bool) -> dict[
 
 
 def _samples(held: Mapping[str, str], processes: int | None = None) -> int:
-    """Samples of one iteration of the experiment whose fingerprint is `held`."""
-    dataset, train = (json.loads(held[key]) or {} for key in ("~datasets.train", "~train"))
-    each = (dataset.get("batch_size_per_gpu") or 1) * (train.get("accumulation") or 1)
+    """Samples of one iteration of the experiment whose fingerprint is `held`; 0 where it does not tell."""
+    try:
+        dataset, train = (json.loads(held[key]) or {} for key in ("~datasets.train", "~train"))
+        each = int(dataset.get("batch_size_per_gpu") or 1) * int(train.get("accumulation") or 1)
+    except (KeyError, ValueError, TypeError, AttributeError, OverflowError, RecursionError):
+        return 0
     return each * (processes or distributed.world_size())
 
 

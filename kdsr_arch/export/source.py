@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
 from torch import nn
 
 from kdsr_arch.archs.traits import Traits, traits_of
@@ -71,7 +70,7 @@ def open_student(
 def _spec(path: Path, option_file: str | Path | None, network: str | None) -> tuple[dict[str, Any], int | None]:
     """The network's options, and the experiment's scale where an option file tells it."""
     if network is not None:
-        return _parsed(network), None
+        return parsed_network(network), None
     if option_file is not None:
         return _from_option_file(Path(option_file))
     if path.suffix.lower() == SUFFIX:
@@ -97,13 +96,20 @@ def option_file_of(weights: Path) -> Path | None:
     return found[0] if len(found) == 1 else None
 
 
-def _parsed(text: str) -> dict[str, Any]:
+def parsed_network(text: str) -> dict[str, Any]:
+    """The network that a text such as ``{type: FSRCNN, scale: 4}`` names.
+
+    Raises:
+        UserError: it is no YAML, or names none.
+    """
+    from kdsr_arch.engine.options import parse_value
+
     try:
-        spec = yaml.safe_load(text)
-    except yaml.YAMLError:
+        spec = parse_value(text)
+    except UserError:
         spec = None
     if not isinstance(spec, dict) or not isinstance(spec.get("type"), str):
-        raise UserError(f"--network '{text}': not a network in YAML, such as '{{type: FSRCNN, scale: 4}}'")
+        raise UserError(f"--network '{text[:200]}': not a network in YAML, such as '{{type: FSRCNN, scale: 4}}'")
     return spec
 
 
@@ -112,7 +118,7 @@ def _from_option_file(path: Path) -> tuple[dict[str, Any], int | None]:
 
     options = load_yaml(path)
     spec = options.get("network_g", options.get("network"))
-    if not isinstance(spec, Mapping) or "type" not in spec:
+    if not isinstance(spec, Mapping) or not isinstance(spec.get("type"), str):
         raise UserError(f"{path}: has neither network_g nor network with a type")
     scale = options.get("scale")
     return dict(spec), scale if isinstance(scale, int) else None
@@ -123,6 +129,10 @@ def read_metadata(held: Mapping[str, str], path: Path) -> dict[str, Any] | None:
     if METADATA_KEY not in held:
         return None
     try:
-        return dict(json.loads(held[METADATA_KEY]))
-    except (ValueError, TypeError):
-        raise UserError(f"{path}: its metadata cannot be read; export it again") from None
+        told = json.loads(held[METADATA_KEY])
+    except (ValueError, RecursionError):
+        told = None
+    network, scale = (told.get("network"), told.get("scale")) if isinstance(told, dict) else (None, None)
+    if not isinstance(network, dict) or not isinstance(network.get("type"), str) or not isinstance(scale, int):
+        raise UserError(f"{path}: its metadata cannot be read; export it again")
+    return told

@@ -48,8 +48,9 @@ def val_curve(records: Sequence[Mapping[str, Any]], metric: str = "psnr", datase
 def _scores(record: Mapping[str, Any]) -> Mapping[str, Any]:
     """data set -> metric -> value of one line: all data sets under ``val``, or one on a line of kind ``val``."""
     if record.get("kind") == "val":
-        return {record.get("dataset", ""): record}
-    return record.get("val") or {}
+        return {str(record.get("dataset", "")): record}
+    found = record.get("val")
+    return {k: v for k, v in found.items() if isinstance(v, dict)} if isinstance(found, dict) else {}
 
 
 def find_log(experiment: Path) -> Path:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+
+from pydantic import BaseModel, ValidationError
 
 from kdsr_arch.errors import UserError
+from kdsr_arch.files import read_json
 from kdsr_arch.report.curves import find_log, plot_curves
 from kdsr_arch.report.speed_plot import SpeedPoint, plot_speed
 
@@ -66,37 +67,73 @@ def _speed(folders: Sequence[Path], labels: Sequence[str], out: Path, metric: st
     unknown = set(taught) - set(labels)
     if unknown:
         raise UserError(f"--taught: {', '.join(sorted(unknown))} is none of {', '.join(labels)}")
+    points, protocol, cost = speed_points(folders, labels, metric, dataset, taught)
+    where = f"{cost.threads} CPU thread(s)" if cost.device == "cpu" else cost.device
+    return plot_speed(points, out, size=f"{cost.width}x{cost.height} x{cost.scale}", where=where, protocol=protocol)
+
+
+def speed_points(folders: Sequence[Path], labels: Sequence[str], metric: str, dataset: str | None,
+                 taught: Sequence[str]) -> tuple[list[SpeedPoint], str, _Cost]:
+    """(points, protocol of the quality, how the time was measured) of results folders.
+
+    Raises:
+        UserError: a file that cannot be read, a metric that was not measured, results of different protocols.
+    """
     reports = [_report(folder) for folder in folders]
     results = [_result(report, dataset, folder) for report, folder in zip(reports, folders, strict=True)]
-    points, protocols = [], {str(result.get("protocol", "")) for result in results}
+    points, protocols = [], {result.protocol for result in results}
     if len(protocols) > 1:
         raise UserError(f"the results were measured in different ways: {' / '.join(sorted(protocols))}")
     for folder, label, report, result in zip(folders, labels, reports, results, strict=True):
-        value = result["mean"].get(metric)
+        value = result.mean.get(metric)
         if not isinstance(value, (int, float)):
-            raise UserError(f"{folder}: {metric} was not measured; it has {', '.join(result['mean'])}")
-        cost = report["cost"]
-        points.append(SpeedPoint(label, cost["milliseconds"], value, cost["parameters"], label in taught))
-    cost = reports[0]["cost"]
-    where = f"{cost['threads']} CPU thread(s)" if cost["device"] == "cpu" else str(cost["device"])
-    return plot_speed(points, out, size=f"{cost['width']}x{cost['height']} x{cost['scale']}", where=where,
-                      protocol=protocols.pop())
+            raise UserError(f"{folder}: {metric} was not measured; it has {', '.join(result.mean)}")
+        points.append(SpeedPoint(label, report.cost.milliseconds, value, report.cost.parameters, label in taught))
+    return points, protocols.pop(), reports[0].cost
 
 
-def _report(folder: Path) -> dict[str, Any]:
+class _Cost(BaseModel):
+    """What is read of the run time in a results.json."""
+
+    milliseconds: float
+    parameters: int
+    threads: int
+    device: str
+    width: int
+    height: int
+    scale: int
+
+
+class _Result(BaseModel):
+    """What is read of one data set."""
+
+    dataset: str
+    mean: dict[str, float | str | None]
+    protocol: str = ""
+
+
+class _Report(BaseModel):
+    """What is read of a results.json."""
+
+    cost: _Cost
+    results: list[_Result] = []
+
+
+def _report(folder: Path) -> _Report:
     path = folder / "results.json"
-    try:
-        report = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path}: cannot be read ({error}); run kdsr test again") from None
-    if not isinstance(report, dict) or not report.get("cost"):
+    report = read_json(path, dict, "run kdsr test again")
+    if not report.get("cost"):
         raise UserError(f"{path}: has no run time; test again without switching its measurement off")
-    return report
+    try:
+        return _Report.model_validate(report)
+    except ValidationError as error:
+        place = ".".join(map(str, error.errors()[0]["loc"]))
+        raise UserError(f"{path}: {place} is missing or not what it should be; run kdsr test again") from None
 
 
-def _result(report: dict[str, Any], dataset: str | None, folder: Path) -> dict[str, Any]:
-    for result in report.get("results", ()):
-        if dataset is None or result["dataset"] == dataset:
+def _result(report: _Report, dataset: str | None, folder: Path) -> _Result:
+    for result in report.results:
+        if dataset is None or result.dataset == dataset:
             return result
-    known = ", ".join(result["dataset"] for result in report.get("results", ()))
+    known = ", ".join(result.dataset for result in report.results)
     raise UserError(f"{folder}: has no results of data set '{dataset}'; it has {known}")

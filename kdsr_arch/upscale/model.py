@@ -6,13 +6,14 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
-import yaml
 from torch import nn
 
 from kdsr_arch.archs.runner import Runner
 from kdsr_arch.archs.traits import Traits, traits_of
+from kdsr_arch.engine.options import load_yaml, parse_value
 from kdsr_arch.errors import UserError, nearest
 from kdsr_arch.export.source import open_student
 from kdsr_arch.models.networks import build_network
@@ -88,9 +89,9 @@ def _open(path: Path | None, network: str | None, device: torch.device) -> tuple
 
 def _without_weights(file: str | None, text: str | None) -> tuple[nn.Module, Traits]:
     """A network that brings its own weights, or needs none."""
-    option = yaml.safe_load(Path(file).read_text(encoding="utf-8") if file is not None else text or "")
+    option: Any = load_yaml(file) if file is not None else parse_value(text or "")
     option = option.get("network", option.get("network_g", option)) if isinstance(option, Mapping) else None
-    if not isinstance(option, Mapping) or "type" not in option:
+    if not isinstance(option, Mapping) or not isinstance(option.get("type"), str):
         raise UserError(f"--network {file or text}: names no network, such as '{{type: FSRCNN, scale: 4}}'")
     net = build_network(option, "network")
     if any(True for _ in net.parameters()) and not getattr(net, "pretrained", False):
@@ -107,8 +108,8 @@ def _flow(text: str) -> str:
     stripped = text.strip()
     whole = f"{{{stripped}}}" if not stripped.startswith("{") and "\n" not in stripped else stripped
     try:
-        yaml.safe_load(whole)
-    except yaml.YAMLError:
+        parse_value(whole)
+    except UserError:
         raise UserError(f"--network {text}: neither a file nor a network in YAML, such as "
                         "'{type: FSRCNN, scale: 4}'") from None
     return whole

@@ -60,14 +60,14 @@ def without_optional(annotation: Any) -> Any:
     return args[0] if is_union and len(args) == 1 else annotation
 
 
-def _sentence(error: Any, parts: Sequence[str | int]) -> str:
+def _sentence(error: Any, parts: Sequence[str | int], top: type[Section]) -> str:
     """What is wrong, without the key."""
     kind, value, context = error["type"], error["input"], error.get("ctx", {})
     if kind == "missing":
         return "is required, but missing"
     if kind == "extra_forbidden":
         return "unknown key" + nearest(
-            str(parts[-1]), {key for section in sections_at(parts) for key in section.model_fields}
+            str(parts[-1]), {key for section in sections_at(parts, top) for key in section.model_fields}
         )
     if kind == "literal_error":
         allowed = context["expected"].replace(" or ", ", ").replace("'", "").split(", ")
@@ -96,6 +96,6 @@ def schema_faults(model: type[Section], values: Any, prefix: Sequence[str] = ())
         for item in error.errors(include_url=False):
             inner = [part for part in item["loc"] if not str(part).startswith("<") and part != "[key]"]
             parts: list[str | int] = [*prefix, *inner]
-            found.append((".".join(map(str, parts)), _sentence(item, parts)))
+            found.append((".".join(map(str, parts)), _sentence(item, parts, Options if prefix else model)))
         return found
     return []

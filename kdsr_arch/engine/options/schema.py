@@ -5,6 +5,7 @@ It feeds validation, ``kdsr check --explain KEY``, options/schema.json and docs/
 
 from __future__ import annotations
 
+from pathlib import PurePosixPath
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BeforeValidator, Discriminator, Field, Tag
@@ -16,9 +17,11 @@ from kdsr_arch.engine.options.types import (
     Fill,
     Int,
     OpenSection,
+    PlainName,
     Positive,
     PositiveFloat,
     Section,
+    leads_astray,
     only_with,
 )
 from kdsr_arch.engine.options.yaml_reader import describe
@@ -93,7 +96,7 @@ class ValOptions(OpenSection):
         default=None, description="Metrics by a name of your choice; each is printed with its protocol."
     )
     pbar: bool = Field(default=True, description="Show a progress bar.")
-    suffix: str | None = Field(
+    suffix: PlainName | None = Field(
         default=None, description="Ending of saved images' names. Default: the experiment's name."
     )
     tile: Positive | None = Field(
@@ -194,8 +197,8 @@ def _name(value: Any) -> Any:
     """The name is a folder below experiments/: it may have parts, but must not lead out of there."""
     if isinstance(value, int | float) and not isinstance(value, bool):
         raise ValueError(f"must be a text; put it in quotes: '{value}'")
-    if isinstance(value, str) and (not value.strip() or value.startswith(("/", "~")) or ".." in value.split("/")):
-        raise ValueError(f"names a folder below experiments/, so it cannot be '{value}'")
+    if isinstance(value, str) and (leads_astray(value) or not value.strip() or not PurePosixPath(value).parts):
+        raise ValueError(f"names a folder below experiments/, so it cannot be {value[:80]!r}")
     return value
 
 

@@ -6,7 +6,18 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
-from kdsr_arch.engine.options.types import Count, Fill, Float, Int, Names, OpenSection, Positive, PositiveFloat, Weight
+from kdsr_arch.engine.options.types import (
+    Count,
+    Fill,
+    Float,
+    Int,
+    Names,
+    OpenSection,
+    PlainName,
+    Positive,
+    PositiveFloat,
+    Weight,
+)
 
 
 class IoBackendOptions(OpenSection):
@@ -28,7 +39,7 @@ class DatasetOptions(OpenSection):
         description="The data set class, ours or BasicSR's: ClipDataset (clips for video networks), "
         "PairedImageDataset, REDSDataset, VideoTestDataset, SingleImageDataset, ..."
     )
-    name: str | None = Field(
+    name: PlainName | None = Field(
         default=None, description="The data set's name in logs, tables and result folders. Default: its key."
     )
     dataroot_gt: Names | None = Field(
@@ -90,8 +101,8 @@ class DatasetOptions(OpenSection):
     )
     teacher_cache: str | None = Field(
         default=None,
-        description="ImagePairDataset: what the teacher made of these images (`kdsr cache-teacher`); it is then read "
-        "instead of run.",
+        description="ImagePairDataset, ClipDataset: what the teacher made of these images or frames "
+        "(`kdsr cache-teacher`); it is then read instead of run.",
     )
     flow_cache: str | None = Field(
         default=None,

@@ -66,6 +66,28 @@ def _one_or_many(value: Any) -> Any:
 Names = Annotated[str | list[str], BeforeValidator(_one_or_many)]
 
 
+_LONGEST_PART = 200  # bytes of a file's name; file systems take 255, and endings are added
+
+
+def leads_astray(name: str) -> bool:
+    """Whether a text that becomes a part of a path would lead out of the folder it is put in, or be no file's name."""
+    parts = name.split("/")
+    try:
+        longest = max(len(part.encode()) for part in parts)
+    except UnicodeEncodeError:
+        return True
+    return name.startswith(("/", "~")) or ".." in parts or "\0" in name or longest > _LONGEST_PART
+
+
+def _plain_name(value: Any) -> Any:
+    if isinstance(value, str) and leads_astray(value):
+        raise ValueError(f"becomes the name of a file or folder, so it cannot be {value[:80]!r}")
+    return value
+
+
+PlainName = Annotated[str, BeforeValidator(_plain_name)]
+
+
 def only_with(models: str, description: str, **limits: Any) -> Any:
     """A documented key that only some model types read; `known.py` refuses it elsewhere."""
     return Field(
