@@ -1,4 +1,4 @@
-"""`kdsr cache-teacher -opt FILE -o STORE.lmdb`: run a slow teacher over the training images once, for training to read.
+"""`kdsr cache-teacher -opt FILE -o STORE.lmdb`: run a slow teacher over the training data once, for training to read.
 
 Then set `datasets.train.teacher_cache: STORE.lmdb` in the option file.
 """
@@ -18,11 +18,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--taps", nargs="*", help="taps to store beside the output (default: those the terms name)")
     parser.add_argument(
         "--windows", type=int, default=0, metavar="N",
-        help="restore N crops of gt_size of each image alone, as live training would, instead of the whole image",
+        help="restore N crops of gt_size of each image or clip alone, as live training would, instead of whole images: "
+        "exact for every teacher, those that look at the whole image (channel attention) among them",
     )  # fmt: skip
     parser.add_argument(
         "--one-orientation", action="store_true",
-        help="run the teacher once an image and turn its output with the image: up to 8 x faster, and not exact",
+        help="run the teacher once an image and turn its output with the image (and with time): up to 8 x faster (16 x "
+        "with random_reverse), and not exact",
     )  # fmt: skip
     parser.add_argument("--no-measure", action="store_true", help="do not measure the gain in steps per second")
 

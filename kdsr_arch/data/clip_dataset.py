@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -18,6 +18,8 @@ from kdsr_arch.data.flow_store import FlowStore, window_pairs
 from kdsr_arch.data.keys import first_gap
 from kdsr_arch.data.notices import notice
 from kdsr_arch.data.pairs import FramePairs
+from kdsr_arch.data.teacher_store import TeacherStore, drawn
+from kdsr_arch.data.teacher_views import View, clip_views
 from kdsr_arch.errors import UserError
 
 from basicsr.utils.registry import DATASET_REGISTRY  # isort: skip
@@ -46,6 +48,7 @@ class ClipDataset(torch.utils.data.Dataset):
         centre_only: in testing, give the centre frame of each clip as the only ground truth (Vimeo-90K's protocol).
         color: 'rgb' or 'y'.
         cache, cache_gb: decoded frames in memory (:meth:`FramePairs.cache`); 'auto' in training, off in testing.
+        teacher_cache: a store of what the teacher made of these frames (kdsr cache-teacher), read by the same crops.
         flow_cache: a store of optical flow (kdsr cache-flow), read by the same crops; for training.
 
     Raises:
@@ -71,6 +74,7 @@ class ClipDataset(torch.utils.data.Dataset):
             self.size(clip)
         self._places = self._training_places() if self.train else []
         self.flow = self._open_flow(str(opt["flow_cache"])) if opt.get("flow_cache") else None
+        self.teacher = self._open_teacher(opt.get("teacher_cache")) if self.train else None
         self._fill_cache(opt)
 
     def _check_options(self) -> None:
@@ -163,6 +167,51 @@ class ClipDataset(torch.utils.data.Dataset):
                 frames = [min(max(centre + interval * i, 0), last) for i in range(-half, half + 1)]
                 yield from window_pairs(frames, half, num_frame)
 
+    def _open_teacher(self, path: Any) -> TeacherStore | None:
+        if not path:
+            return None
+        store = TeacherStore(path)
+        if store.num_frame > self.num_frame:
+            raise UserError(f"{store.path}: the teacher saw windows of {store.num_frame} frames; set num_frame to that")
+        clips = self.clips[:_CHECKED_AT_START]
+        flips = drawn(bool(self.opt.get("use_hflip")), bool(self.opt.get("use_rot")))
+        store.check(self.scale, {clip.name: self.size(clip) for clip in clips}, flips)
+        store.check_patch(self.patch // self.scale)
+        reverse = store.backwards and bool(self.opt.get("random_reverse"))
+        store.check_views(self._views(clips, store.num_frame, reverse))
+        return store
+
+    def teacher_views(self, num_frame: int, reverse: bool) -> list[View]:
+        """What a teacher of windows of ``num_frame`` frames (1: of images) is run on (kdsr cache-teacher).
+
+        Args:
+            reverse: also on the windows of samples that are played backwards.
+
+        Raises:
+            UserError: the windows are longer than the data set's.
+        """
+        if num_frame > self.num_frame:
+            raise UserError(f"the teacher sees windows of {num_frame} frames: set datasets.train.num_frame to that")
+        return list(self._views(self.clips, num_frame, reverse and bool(self.opt.get("random_reverse"))))
+
+    def _views(self, clips: Sequence[Clip], num_frame: int, reverse: bool) -> Iterator[View]:
+        for clip in clips:
+            yield from clip_views(clip, num_frame, self.clip_length, self.intervals, reverse)
+
+    def _taught(self, clip: Clip, gt_places: list[int], lq_places: list[int], window: Window | None, flip: Flip
+                ) -> dict[str, Any]:  # fmt: skip
+        """{teacher: {name: (N, C, H, W) float16}}; empty without store."""
+        if self.teacher is None:
+            return {}
+        return {"teacher": self.teacher.read_clip(clip.name, clip.gt, gt_places, lq_places, window, flip)}
+
+    def _window(self, clip: Clip, rng: np.random.Generator) -> Window | None:
+        """Where the sample is cut: anywhere, or in one of the windows that the teacher was run on."""
+        size = self.size(clip)
+        if self.teacher is not None and self.teacher.windows:
+            return self.teacher.window(rng, clip.name)
+        return random_window(rng, size, self.patch // self.scale) if self.patch else None
+
     def _flows(self, clip: Clip, lq_places: list[int], window: Window | None, flip: Flip) -> dict[str, torch.Tensor]:
         """{flow: (N, n - 1, 2, H, W)} of the windows of n frames around each ground-truth frame; empty without store.
 
@@ -190,20 +239,22 @@ class ClipDataset(torch.utils.data.Dataset):
 
         Returns:
             lq: (N + num_frame - 1, C, h, w), gt: (N, C, H, W), float32 in [0, 1]; key: the first ground-truth frame;
-            with ``flow_cache``, flow: (N, n - 1, 2, H, W), of the neighbours in its windows of n to their centres.
+            with ``flow_cache``, flow: (N, n - 1, 2, H, W), of the neighbours in its windows of n to their centres; with
+            ``teacher_cache``, teacher: what it holds of the N frames, by name, each (N, C', H', W') float16.
             With ``degrade_on: device``, what ``on_device`` makes lq and gt of (:class:`DeviceDegrade`), and key.
         """
         number, start = self._places[index]
         clip = self.clips[number]
-        size = self.size(clip)
         gt_places, lq_places = self._frames_of(clip, start, rng)
-        window = random_window(rng, size, self.patch // self.scale) if self.patch else None
+        window = self._window(clip, rng)
         flip = random_flip(rng, bool(self.opt.get("use_hflip")), bool(self.opt.get("use_rot")))
+        more = {**self._flows(clip, lq_places, window, flip), **self._taught(clip, gt_places, lq_places, window, flip),
+                "key": clip.gt[gt_places[0]]}  # fmt: skip
         if self.on_device is not None and window is not None:
             wide = self.on_device.sample(self.pairs, [clip.lq[p] for p in lq_places], window, flip)
-            return {**wide, **self._flows(clip, lq_places, window, flip), "key": clip.gt[gt_places[0]]}
+            return {**wide, **more}
         lq, gt = self._tensors(clip, lq_places, gt_places, window, flip)
-        return {"lq": lq, "gt": gt, **self._flows(clip, lq_places, window, flip), "key": clip.gt[gt_places[0]]}
+        return {"lq": lq, "gt": gt, **more}
 
     def _frames_of(self, clip: Clip, start: int, rng: np.random.Generator) -> tuple[list[int], list[int]]:
         """Positions of the HR and of the LR frames of a sample that begins at ``start``."""

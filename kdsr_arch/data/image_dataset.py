@@ -16,6 +16,7 @@ from kdsr_arch.data.fields import color_of, patch_of
 from kdsr_arch.data.keys import clip_of
 from kdsr_arch.data.pairs import FramePairs
 from kdsr_arch.data.teacher_store import TeacherStore, drawn
+from kdsr_arch.data.teacher_views import View
 from kdsr_arch.errors import UserError, nearest
 
 from basicsr.utils.registry import DATASET_REGISTRY  # isort: skip
@@ -84,11 +85,20 @@ class ImagePairDataset(torch.utils.data.Dataset):
         store.check_patch(self.patch // self.scale)
         return store
 
+    def teacher_views(self, num_frame: int, reverse: bool) -> list[View]:
+        """What a teacher is run on (kdsr cache-teacher): each image.
+
+        Raises:
+            UserError: the teacher takes windows of frames.
+        """
+        if num_frame > 1:
+            raise UserError(f"a teacher of windows of {num_frame} frames needs a ClipDataset, not single images")
+        return [View(gt_key, (lq_key,), gt_key) for lq_key, gt_key in self.keys]
+
     def _window(self, rng: np.random.Generator, key: str, size: tuple[int, int]) -> Window | None:
         """Where the sample is cut: anywhere, or in one of the windows that the teacher was run on."""
         if self.teacher is not None and self.teacher.windows:
-            windows = self.teacher.windows[key]
-            return Window(*windows[int(rng.integers(len(windows)))])
+            return self.teacher.window(rng, key)
         return random_window(rng, size, self.patch // self.scale) if self.patch else None
 
     def size(self, lq_key: str, gt_key: str) -> tuple[int, int]:

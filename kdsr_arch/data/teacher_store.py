@@ -1,7 +1,8 @@
 """What a teacher made of the training images, stored once: whole maps in float16, read by crops.
 
 A store is an LMDB folder: values ``KEY|ORIENTATION|NAME`` are float16 (C, H, W) arrays as they lie in memory, so that a
-crop reads only the pages it touches; ``teacher.json`` beside them says what they are.
+crop reads only the pages it touches; ``teacher.json`` beside them says what they are. KEY names an image, or a window
+of a clip's frames (:func:`~kdsr_arch.data.teacher_views.view_key`).
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,10 @@ import numpy as np
 import torch
 
 from kdsr_arch.data.augment import Flip
+from kdsr_arch.data.codec import Window
 from kdsr_arch.data.lmdb_env import reading
+from kdsr_arch.data.store_info import TeacherInfo, read_info
+from kdsr_arch.data.teacher_views import View, centred, view_key
 from kdsr_arch.errors import UserError
 
 __all__ = [
@@ -72,7 +76,8 @@ class TeacherStore:
 
     Attributes:
         info: what ``teacher.json`` says: scale, names (per name: channels and size relative to the LR image),
-            orientations, windows, teacher, dtype.
+            orientations, windows, num_frame and backwards (of teachers of windows), teacher, dtype.
+        images: LR size of each image, or of each clip.
 
     Raises:
         UserError: it is none, or not whole.
@@ -80,14 +85,13 @@ class TeacherStore:
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path).expanduser()
-        try:
-            self.info: dict[str, Any] = json.loads((self.path / INFO).read_text(encoding="utf-8"))
-            self.images: dict[str, list[int]] = self.info["images"]
-            self.names: dict[str, dict[str, Any]] = self.info["names"]
-        except (OSError, ValueError, KeyError):
-            raise UserError(f"{self.path}: no store of teacher outputs; make it with kdsr cache-teacher") from None
+        told = f"{self.path}: no store of teacher outputs; make it with kdsr cache-teacher"
+        self.info: dict[str, Any] = read_info(self.path / INFO, TeacherInfo, told)
+        self.images: dict[str, list[int]] = self.info["images"]
+        self.names: dict[str, dict[str, Any]] = self.info["names"]
         self.orientations: list[int] = self.info["orientations"]
         self.windows: dict[str, list[list[int]]] = self.info.get("windows") or {}
+        self.num_frame, self.backwards = int(self.info.get("num_frame", 1)), bool(self.info.get("backwards"))
 
     def check(self, scale: int, sizes: Mapping[str, tuple[int, int]], flips: list[int]) -> None:
         """Raises UserError unless every image is there with its LR size, and every orientation that is drawn."""
@@ -113,24 +117,68 @@ class TeacherStore:
                 held = windows[0][2]
                 raise UserError(f"{self.path}: holds windows of {held} LR pixels, but gt_size gives crops of {patch}")
 
-    def read(self, key: str, window: tuple[int, int, int, int] | None, flip: Flip) -> dict[str, torch.Tensor]:
+    def check_views(self, views: Iterable[View]) -> None:
+        """Raises UserError unless every window of frames that training draws is there."""
+        with reading(self.path) as transaction:
+            for view in views:
+                place = _window_name(self.windows[view.group][0]) if self.windows else ""
+                if transaction.get(_value_key(view.key, 0, OUTPUT, place)) is None:
+                    raise UserError(
+                        f"{self.path}: holds nothing of frames '{view.key}'; interval_list, clip_length or the clips "
+                        "are others than when it was made: make it again with kdsr cache-teacher"
+                    )
+
+    def window(self, rng: np.random.Generator, group: str) -> Window | None:
+        """One of the windows that the teacher was run on, where it was run on windows."""
+        if not self.windows:
+            return None
+        held = self.windows[group]
+        return Window(*held[int(rng.integers(len(held)))])
+
+    def read_clip(
+        self, name: str, keys: Mapping[int, str], gt_places: Sequence[int], lq_places: Sequence[int],
+        window: tuple[int, int, int, int] | None, flip: Flip,
+    ) -> dict[str, torch.Tensor]:
+        """What the teacher made of each ground-truth frame of a sample, in the sample's order.
+
+        Args:
+            name: the clip.
+            keys: of its HR frames, by position.
+            gt_places, lq_places: positions of the sample's N HR frames and of the LR frames around them.
+
+        Returns:
+            name -> (N, C, H, W) float16.
+        """
+        half, made = (len(lq_places) - len(gt_places)) // 2, []
+        for number, place in enumerate(gt_places):
+            frames = centred(lq_places, half + number, self.num_frame)
+            if not self.backwards and frames[-1] < frames[0]:
+                frames = frames[::-1]
+            made.append(self.read(view_key(keys[place], frames), window, flip, name))
+        return {tap: torch.stack([maps[tap] for maps in made]) for tap in self.names}
+
+    def read(self, key: str, window: tuple[int, int, int, int] | None, flip: Flip,
+             group: str | None = None) -> dict[str, torch.Tensor]:  # fmt: skip
         """Every stored map under an LR window (top, left, height, width) of an image, turned as the image is.
+
+        Args:
+            key: the image, or the window of frames (:func:`view_key`), then of the clip ``group``.
 
         Returns:
             name -> (C, H, W) float16.
         """
-        height, width = self.images[key]
-        window = window or (0, 0, height, width)
+        size = self.images[group or key]
+        window = window or (0, 0, size[0], size[1])
         stored = orientation(flip) in self.orientations
         number = orientation(flip) if stored else 0
         with reading(self.path) as transaction:
-            return {name: self._crop(transaction, key, number, name, window, flip) for name in self.names}
+            return {name: self._crop(transaction, key, number, name, window, flip, size) for name in self.names}
 
     def _crop(self, transaction: lmdb.Transaction, key: str, number: int, name: str, window: tuple[int, int, int, int],
-              flip: Flip) -> torch.Tensor:  # fmt: skip
+              flip: Flip, size: Sequence[int]) -> torch.Tensor:  # fmt: skip
         ratio, channels = self.names[name]["ratio"], self.names[name]["channels"]
         place = _window_name(window) if self.windows else ""
-        height, width = window[2:] if self.windows else self.images[key]
+        height, width = window[2:] if self.windows else size
         top, left = (0, 0) if self.windows else window[:2]
         value = transaction.get(_value_key(key, number, name, place))
         if value is None or len(value) != 2 * channels * height * width * ratio * ratio:
@@ -144,7 +192,7 @@ def _value_key(key: str, number: int, name: str, place: str = "") -> bytes:
     return f"{key}{place}|{number}|{name}".encode()
 
 
-def _window_name(window: tuple[int, ...]) -> str:
+def _window_name(window: Sequence[int]) -> str:
     return "@" + ",".join(map(str, window))
 
 

@@ -50,17 +50,17 @@ class CachedTeacher:
         return lq
 
     def feed(self, values: Mapping[str, Tensor]) -> None:
-        """The crops that belong to the next batch: name -> (B, C, H, W)."""
+        """The crops that belong to the next batch: name -> (B, C, H, W), or (B, N, C, H, W) of clips."""
         self._values = dict(values)
 
     def run(self, lq: Tensor, clip: int | None, paths: Sequence[str], learn: bool = False) -> tuple[Tensor, Taps]:
         """The stored output and taps of the first samples of the batch, as many as ``lq`` has."""
         if OUTPUT not in self._values:
             raise UserError(f'the batches bring nothing from {self.store.path}: set datasets.train.teacher_cache of an '
-                            'ImagePairDataset')
+                            'ImagePairDataset or a ClipDataset')
         count = lq.shape[0]
         held = {name: value[:count].to(lq.device, torch.float32) for name, value in self._values.items()}
-        return held[OUTPUT], Taps({path: [held[path]] for path in paths})
+        return held[OUTPUT], Taps({path: [held[path].reshape(-1, *held[path].shape[-3:])] for path in paths})
 
     def compile(self) -> None:
         """Nothing to compile."""

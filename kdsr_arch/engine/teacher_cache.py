@@ -1,4 +1,4 @@
-"""Runs the teacher over the training images once and stores what it makes of them."""
+"""Runs the teacher over the training images or clips once and stores what it makes of them."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from kdsr_arch.archs.runner import Runner
 from kdsr_arch.archs.traits import traits_of
 from kdsr_arch.data.augment import to_tensor
 from kdsr_arch.data.teacher_store import INFO, OUTPUT, TeacherStoreWriter, drawn, flip_of, undo_flip
+from kdsr_arch.data.teacher_views import View
 from kdsr_arch.device import autocast, pick_device
 from kdsr_arch.distill.taps import Recorder, resolve
 from kdsr_arch.engine.datasets import open_dataset
@@ -37,11 +38,13 @@ class Plan:
         windows: per image, so many seeded crops of gt_size, each restored alone; 0: whole images, any crop of which can
             be trained on.
         orientations: numbers of flips and rotations that the teacher is run on; one: the stored maps are turned.
+        backwards: teachers of windows are run on reversed windows too, where the data set plays samples backwards.
     """
 
     taps: tuple[str, ...] = ()
     windows: int = 0
     orientations: tuple[int, ...] = (0,)
+    backwards: bool = True
 
 
 def plan_of(opt: Mapping[str, Any], taps: Sequence[str] | None, windows: int, one_orientation: bool) -> Plan:
@@ -50,7 +53,8 @@ def plan_of(opt: Mapping[str, Any], taps: Sequence[str] | None, windows: int, on
     flips = drawn(bool(train.get("use_hflip")), bool(train.get("use_rot")))
     if taps is None:
         taps = [tap for term in (opt["train"].get("distill_opt") or {}).values() for tap in _teacher_taps(term)]
-    return Plan(tuple(dict.fromkeys(taps)), windows, (0,) if one_orientation else tuple(flips))
+    return Plan(tuple(dict.fromkeys(taps)), windows, (0,) if one_orientation else tuple(flips),
+                not one_orientation)
 
 
 def _teacher_taps(term: Mapping[str, Any]) -> list[str]:
@@ -60,7 +64,7 @@ def _teacher_taps(term: Mapping[str, Any]) -> list[str]:
 
 
 class LiveTeacher:
-    """The teacher on whole LR images: its output in its own colour, and its taps, each (C, H, W).
+    """The teacher on whole LR images or windows of them: its output in its own colour, and its taps, each (C, H, W).
 
     Args:
         net: the teacher.
@@ -71,9 +75,11 @@ class LiveTeacher:
     def __init__(self, net: nn.Module, opt: Mapping[str, Any], taps: Sequence[str]) -> None:
         self.device = pick_device(opt.get("num_gpu", 0))
         self.traits = traits_of(net, opt.get("scale"))
-        if self.traits.mode != "image" or self.traits.input != "lq":
-            raise UserError("cache-teacher: only teachers of single LR images can be stored; video teachers see more "
-                            "than one frame")
+        if self.traits.mode == "recurrent":
+            raise UserError("cache-teacher: what a recurrent teacher makes of a frame depends on the whole clip of the "
+                            "sample it is in; only teachers of images or of windows of frames can be stored")
+        if self.traits.input != "lq":
+            raise UserError("cache-teacher: a privileged teacher, which is given the ground truth, cannot be stored")
         self.net = net.eval().requires_grad_(False).to(self.device)
         self.aliases = {name: resolve(net, self.traits, name) for name in taps}
         self.runner, self.amp = Runner(net, self.traits), (opt.get("teacher") or {}).get("amp", "no")
@@ -81,12 +87,13 @@ class LiveTeacher:
 
     @torch.no_grad()
     def __call__(self, lq: Tensor) -> dict[str, Tensor]:
-        lq = lq.to(self.device)[None]
+        """What it makes of the middle one of (n, C, h, w) frames, n = 1 for a teacher of images."""
+        lq = lq.to(self.device)
         height, width = lq.shape[-2:]
         lq = rgb_to_y(lq) if self.traits.color == "y" and lq.shape[1] == 3 else lq
         recorder = Recorder(self.net, list(self.aliases.values()))
         with autocast(self.device, self.amp), recorder as taps:
-            made = {OUTPUT: self.runner.restore(lq)}
+            made = {OUTPUT: self.runner.restore(lq) if len(lq) == 1 else self.runner.restore(lq[None], 1)[0]}
         unit, least = self.traits.lr_multiple, self.traits.lr_minimum
         padded = tuple(-(-max(side, least) // unit) * unit for side in (height, width))
         for path in taps:
@@ -107,11 +114,15 @@ class LiveTeacher:
         return value[..., : size[0] * ratio, : size[1] * ratio]
 
 
-def open_training_images(opt: Mapping[str, Any]) -> Any:
-    """The training set, which must be of single images, without a store."""
+_STORED_FOR = ("ImagePairDataset", "ClipDataset")
+
+
+def open_training_data(opt: Mapping[str, Any]) -> Any:
+    """The training set, without a store."""
     held = {key: value for key, value in opt["datasets"]["train"].items() if key != "teacher_cache"}
-    if held["type"] != "ImagePairDataset":
-        raise UserError(f"cache-teacher: datasets.train is a {held['type']}; outputs are stored for ImagePairDataset")
+    if held["type"] not in _STORED_FOR:
+        raise UserError(f"cache-teacher: datasets.train is a {held['type']}; outputs are stored for "
+                        f"{' and '.join(_STORED_FOR)}")
     return open_dataset(held, "datasets.train")
 
 
@@ -124,38 +135,50 @@ def fill_store(opt: Mapping[str, Any], path: Path, plan: Plan) -> Probe | None:
     Raises:
         UserError: no teacher, a tap that cannot be stored, too little disk, or a path that exists.
     """
-    dataset = open_training_images(opt)
+    dataset = open_training_data(opt)
     net = build_teacher(opt)
     if net is None:
         raise UserError("cache-teacher: the options name no network_t")
     teacher = LiveTeacher(net, opt, plan.taps)
-    patch = dataset.patch // dataset.scale
-    if plan.windows and not patch:
+    views = dataset.teacher_views(teacher.traits.num_frame, plan.backwards)
+    if plan.windows and not dataset.patch:
         raise UserError("cache-teacher: --windows needs datasets.train.gt_size")
-    windows: dict[str, list[list[int]]] = {}
-    began, probe = time.monotonic(), None
+    began = time.monotonic()
     with TeacherStoreWriter(path) as writer:
-        for number, (lq_key, gt_key) in enumerate(dataset.keys):
-            frame = dataset.pairs.read([lq_key], [], None)[0][0]
-            places = _places(frame.shape[:2], plan.windows, patch, int(opt.get("manual_seed") or 0), number)
-            if plan.windows:
-                windows[gt_key] = [list(place) for place in places]
-            for name, orientation, maps, place in _made(teacher, frame, dataset.color, places, plan):
-                if (number, name, orientation) == (0, OUTPUT, 0) and not plan.windows:
-                    probe = measure_border(teacher, to_tensor([frame], color=dataset.color)[0], maps, patch)
-                writer.put(gt_key, orientation, name, maps, place if plan.windows else None)
-                writer.info.setdefault("names", {}).setdefault(
-                    name, {"ratio": teacher.ratios[name], "channels": maps.shape[0]})
-            writer.info.setdefault("images", {})[gt_key] = list(frame.shape[:2])
-            if number == 0:
-                _check_disk(writer, path, len(dataset.keys))
-            _tell(number + 1, len(dataset.keys), began)
+        probe = _run(teacher, dataset, views, plan, writer, int(opt.get("manual_seed") or 0))
         writer.info |= {
             "scale": dataset.scale, "color": teacher.traits.color, "orientations": list(plan.orientations),
-            "windows": windows, "aliases": {k: v for k, v in teacher.aliases.items() if k != v}, "dtype": "float16",
+            "num_frame": teacher.traits.num_frame, "backwards": plan.backwards,
+            "aliases": {k: v for k, v in teacher.aliases.items() if k != v}, "dtype": "float16",
             "teacher": {key: dict(opt[key]) for key in teacher_keys(opt)}, "seconds": time.monotonic() - began,
             "bytes": writer.bytes, "border": None if probe is None else vars(probe),
         }  # fmt: skip
+    return probe
+
+
+def _run(
+    teacher: LiveTeacher, dataset: Any, views: Sequence[View], plan: Plan, writer: TeacherStoreWriter, seed: int
+) -> Probe | None:
+    """Store every view; the first one tells how far a crop is from the whole, and how much disk is needed."""
+    began, probe, patch = time.monotonic(), None, dataset.patch // dataset.scale
+    groups = {group: number for number, group in enumerate(dict.fromkeys(view.group for view in views))}
+    names = writer.info.setdefault("names", {})
+    windows: dict[str, list[list[int]]] = writer.info.setdefault("windows", {})
+    for number, view in enumerate(views):
+        frames = dataset.pairs.read(list(view.frames), [], None)[0]
+        places = _places(frames[0].shape[:2], plan.windows, patch, seed, groups[view.group])
+        if plan.windows:
+            windows[view.group] = [list(place) for place in places]
+        for name, orientation, maps, place in _made(teacher, frames, dataset.color, places, plan):
+            if (number, name, orientation) == (0, OUTPUT, 0) and not plan.windows:
+                probe = measure_border(teacher, to_tensor(frames, color=dataset.color), maps, patch)
+                _warn(probe)
+            writer.put(view.key, orientation, name, maps, place if plan.windows else None)
+            names.setdefault(name, {"ratio": teacher.ratios[name], "channels": maps.shape[0]})
+        writer.info.setdefault("images", {})[view.group] = list(frames[0].shape[:2])
+        if number == 0:
+            _check_disk(writer, len(views), plan)
+        _tell(number + 1, len(views), began)
     return probe
 
 
@@ -169,29 +192,41 @@ def _places(size: tuple[int, ...], count: int, patch: int, seed: int, number: in
 
 
 def _made(
-    teacher: LiveTeacher, frame: np.ndarray, color: str, places: Sequence[tuple[int, int, int, int]], plan: Plan
+    teacher: LiveTeacher, frames: Sequence[np.ndarray], color: str, places: Sequence[tuple[int, int, int, int]],
+    plan: Plan,
 ) -> Iterator[tuple[str, int, np.ndarray, tuple[int, int, int, int]]]:
     for place in dict.fromkeys(places):
         top, left, height, width = place
-        part = frame[top : top + height, left : left + width]
+        parts = [frame[top : top + height, left : left + width] for frame in frames]
         for orientation in plan.orientations:
             flip = flip_of(orientation)
-            for name, maps in teacher(to_tensor([part], flip, color)[0]).items():
+            for name, maps in teacher(to_tensor(parts, flip, color)).items():
                 yield name, orientation, undo_flip(maps.numpy(), flip), place
 
 
-def _check_disk(writer: TeacherStoreWriter, path: Path, images: int) -> None:
-    """After the first image, tell when the others cannot fit."""
-    needed, free = writer.bytes * (images - 1), shutil.disk_usage(path.parent if path.parent.exists() else ".").free
-    if needed > free:
-        raise UserError(f"{path}: about {needed / 2**30:.1f} GiB more are needed, {free / 2**30:.1f} GiB are free; "
-                        "store fewer taps, --one-orientation, or sub-images")
+def _check_disk(writer: TeacherStoreWriter, views: int, plan: Plan) -> None:
+    """After the first one, tell when the others cannot fit, and why."""
+    folder = writer.path.absolute().parent
+    needed, free = writer.bytes * (views - 1), shutil.disk_usage(folder if folder.exists() else ".").free
+    if needed <= free:
+        return
+    height, width = next(iter(writer.info["images"].values()))
+    if plan.windows:
+        height, width = next(iter(writer.info["windows"].values()))[0][2:]
+    maps = " + ".join(f"{name} {held['channels']}x{height * held['ratio']}x{width * held['ratio']}"
+                      for name, held in writer.info["names"].items())
+    windows = f" x {plan.windows} windows" if plan.windows else ""
+    what = f"{views} images or windows of frames{windows} x {len(plan.orientations)} orientations x ({maps}) x 2 bytes"
+    raise UserError(
+        f"{writer.path}: about {needed / 2**30:.1f} GiB more are needed ({what}), {free / 2**30:.1f} GiB are free; "
+        "store fewer taps (--taps NAMES; --taps alone: the output only), --windows N, --one-orientation, or sub-images"
+    )
 
 
 def _tell(done: int, total: int, began: float) -> None:
     if done == total or done == 1 or done % max(1, total // 20) == 0:
         spent = time.monotonic() - began
-        get_logger().info(f"{done} of {total} images, {spent:.0f} s, {spent / done * (total - done):.0f} s to go")
+        get_logger().info(f"{done} of {total}, {spent:.0f} s, {spent / done * (total - done):.0f} s to go")
 
 
 @dataclass(frozen=True)
@@ -207,20 +242,38 @@ class Probe:
     all_db: float
     inner_db: float
 
+    @property
+    def looks_further(self) -> bool:
+        """Whether crops of stored whole images are not what live training would see, even far from their border."""
+        return self.inner_db < _LOCAL_DB
+
     def __str__(self) -> str:
-        return (
+        said = (
             f"crops of {self.patch} LR pixels: the teacher on a crop alone is {self.all_db:.1f} dB from the stored "
             f"crop of the whole image, {self.inner_db:.1f} dB in its inner half. The stored one has seen what lies "
-            "beyond the crop's border, and fp16 alone would give about 80 dB. Where the inner half is far from that, "
-            "the teacher looks further, and --windows N stores N crops of each image exactly"
+            "beyond the crop's border"
         )
+        return f"{said}. {_ADVICE}" if self.looks_further else said
+
+
+_LOCAL_DB = 60.0  # fp16 alone gives about 80 dB
+_ADVICE = (
+    "Its output depends on the image beyond the crop and its border: stored whole images do not give the loss of live "
+    "training. Store crops restored alone instead, exact everywhere: kdsr cache-teacher ... --windows 32"
+)
+
+
+def _warn(probe: Probe | None) -> None:
+    """At the first image, before hours are spent on the others."""
+    if probe is not None and probe.looks_further:
+        get_logger().warning(str(probe))
 
 
 def measure_border(teacher: LiveTeacher, lq: Tensor, whole: np.ndarray, patch: int) -> Probe | None:
     """Compare the two on the middle of an image; None where the crop is the whole image.
 
     Args:
-        lq: (C, h, w).
+        lq: (n, C, h, w).
         whole: the teacher's output on it, (C, H, W).
         patch: LR side of the crop, 0 for half the image.
     """
@@ -229,7 +282,7 @@ def measure_border(teacher: LiveTeacher, lq: Tensor, whole: np.ndarray, patch: i
     if side == height == width:
         return None
     top, left, scale = (height - side) // 2, (width - side) // 2, teacher.traits.scale
-    alone = teacher(lq[:, top : top + side, left : left + side])[OUTPUT]
+    alone = teacher(lq[..., top : top + side, left : left + side])[OUTPUT]
     held = torch.from_numpy(whole.astype(np.float16).astype(np.float32))
     held = held[:, top * scale : (top + side) * scale, left * scale : (left + side) * scale]
     error = (alone - held).double().square()
