@@ -44,7 +44,7 @@ class OffsetMonitor:
     Args:
         net: watched are its modules that have a ``conv_offset`` (DCNv2Pack, SecondOrderDeformableAlignment, ...).
         limit: mean absolute offset, in pixels, beyond which a module is reported.
-        every: iterations between two reports, so that a run that went wrong does not flood its log.
+        every: iterations between two warnings, so that a run that went wrong does not flood its log.
     """
 
     def __init__(self, net: nn.Module, limit: float = 50.0, every: int = 100) -> None:
@@ -85,18 +85,17 @@ class OffsetMonitor:
         """A sentence on the modules beyond the limit (or not finite), or '' when there is none or it is not yet time.
 
         Args:
-            iteration: the present one. At most one call in ``every`` iterations looks at the numbers.
+            iteration: the present one. Within ``every`` iterations of a warning nothing is looked at; other calls wait
+                for the device.
         """
         if iteration < self._next_report:
             return ""
         means = self.means()
         self._largest.clear()
-        if not means:
-            return ""
-        self._next_report = iteration + self.every
         beyond = {name: mean for name, mean in means.items() if not mean <= self.limit}
         if not beyond:
             return ""
+        self._next_report = iteration + self.every
         worst = max(beyond, key=lambda name: float("inf") if beyond[name] != beyond[name] else beyond[name])
         return (
             f"deformable offsets are exploding in {len(beyond)} of {len(means)} modules: mean |offset| is "
