@@ -18,7 +18,6 @@ from pathlib import Path
 
 from kdsr_arch import __version__
 from kdsr_arch.errors import UserError
-from kdsr_arch.launchers import local_rank, started_by_torchrun
 
 _FIRST = ("train", "test", "check", "demo")
 _SHARED = {"__init__", "common"}
@@ -79,12 +78,8 @@ def _tell_os_error(error: OSError) -> str | None:
 
 
 def _guarded(args: argparse.Namespace) -> int:
-    """Run the command; what a user can mend becomes one sentence and exit code 2.
-
-    Of many processes that meet the same fault before they joined, one on each machine tells it.
-    """
-    alone = getattr(args, "launcher", "none") == "none" and not started_by_torchrun()
-    told = None
+    """Run the command; what a user can mend becomes one sentence, from one process of the job, and exit code 2."""
+    told: bool | None = None
     try:
         return int(args.run(args) or 0)
     except UserError as error:
@@ -98,7 +93,7 @@ def _guarded(args: argparse.Namespace) -> int:
         print("interrupted", file=sys.stderr)
         return 130
     sys.stdout.flush()
-    if told is False or (told is None and (alone or local_rank() == 0)):
+    if not told:
         print(f"error: {message}", file=sys.stderr, flush=True)
     return 2
 

@@ -26,10 +26,10 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import nn
-from torch.distributed.rendezvous import rendezvous
 
 from kdsr_arch.errors import UserError
 from kdsr_arch.launchers import local_rank, prepare_environment
+from kdsr_arch.rendezvous import meet
 
 _control: dist.ProcessGroup | None = None  # gloo group for flags and objects: exchanging them never waits for the GPU
 _notes: dist.Store | None = None  # where a process that fails says why
@@ -78,7 +78,7 @@ def start(launcher: str = "none", use_cuda: bool = False, options: Mapping[str, 
     limit = timedelta(seconds=float(options.get("timeout") or 1800))
     backend = (options.get("backend") or "nccl") if use_cuda else "gloo"
     try:
-        store, number, count = next(rendezvous("env://", timeout=limit))
+        store, number, count = meet(limit)
         dist.init_process_group(backend, store=store, rank=number, world_size=count, timeout=limit)
         _control = dist.new_group(backend="gloo", timeout=limit) if backend != "gloo" else None
     except (RuntimeError, ValueError) as error:
@@ -177,7 +177,7 @@ def _talking() -> Iterator[None]:
             raise
         told = _note()
         raise ProcessLost(told or f"another process of this training has died or cannot be reached any more "
-                                  f"({_first_line(error)[:300]})") from None  # fmt: skip
+                                  f"({_first_line(error).partition('. This is')[0][:300]})") from None  # fmt: skip
 
 
 # --------------------------------------------------------------------------------------------- agreeing, averaging

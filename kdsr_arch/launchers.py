@@ -38,15 +38,10 @@ def local_rank() -> int:
     return int(os.environ.get("LOCAL_RANK") or os.environ.get("SLURM_LOCALID") or 0)
 
 
-def started_by_torchrun() -> bool:
-    """Whether torchrun started this process."""
-    return "TORCHELASTIC_RUN_ID" in os.environ
-
-
 def _refuse_forgotten_launcher() -> None:
     """Several processes that do not know of one another would all train the same, in the same folder."""
     count = os.environ.get("WORLD_SIZE", "1")
-    if started_by_torchrun() and count != "1":
+    if "TORCHELASTIC_RUN_ID" in os.environ and count != "1":
         raise UserError(f"torchrun started {count} processes, but --launcher is none: add --launcher pytorch")
 
 

@@ -6,13 +6,17 @@ import os
 import socket
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 
 import pytest
 import torch
+import torch.distributed as dist
 
-from kdsr_arch import distributed
+from kdsr_arch import distributed, rendezvous
 from kdsr_arch.errors import UserError
+from kdsr_arch.launchers import first_host, prepare_environment
 
 WORK = """
 import torch
@@ -102,3 +106,62 @@ def test_missing_launcher_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("SLURM_PROCID", raising=False)
     with pytest.raises(UserError, match="SLURM_PROCID.*srun"):
         distributed.start("slurm")
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "x")
+    monkeypatch.setenv("WORLD_SIZE", "3")
+    with pytest.raises(UserError, match="torchrun started 3 processes.*--launcher pytorch"):
+        distributed.start("none")
+
+
+@pytest.mark.parametrize(
+    ("nodes", "first"),
+    [
+        ("alone", "alone"),
+        ("node[03-06,11]", "node03"),
+        ("a-1,b[2-3]", "a-1"),
+        ("node[7,9],login1", "node7"),
+        ("rack[1-2]-n[10-12].site", "rack1-n10.site"),
+    ],
+)
+def test_first_host_of_a_slurm_node_list(nodes: str, first: str) -> None:
+    assert first_host(nodes) == first
+
+
+def test_slurm_variables_become_those_of_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+    for key in ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "LOCAL_RANK", "SLURM_STEP_NODELIST"):
+        monkeypatch.setenv(key, "")  # so that all is put back in the end
+        monkeypatch.delenv(key)
+    given = {"PROCID": "5", "NTASKS": "8", "LOCALID": "1", "NODELIST": "n[4-5]", "JOB_ID": "1234567"}
+    for key, value in given.items():
+        monkeypatch.setenv(f"SLURM_{key}", value)
+    prepare_environment("slurm")
+    found = {k: os.environ[k] for k in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")}
+    wanted = {"RANK": "5", "WORLD_SIZE": "8", "LOCAL_RANK": "1", "MASTER_ADDR": "n4", "MASTER_PORT": "24567"}
+    assert found == wanted
+    prepare_environment("slurm", port=4000)
+    assert os.environ["MASTER_PORT"] == "4000"
+
+
+def test_a_second_start_does_not_take_the_first_ones_word() -> None:
+    """What torchrun's restart leaves in its store: a process of the new start must wait for the new first process."""
+    store = dist.HashStore()
+
+    def both() -> list[str]:
+        words = ["", ""]
+        deadline = time.monotonic() + 30
+        one = threading.Thread(target=lambda: words.__setitem__(1, rendezvous._follow(store, 1, deadline)))
+        one.start()
+        time.sleep(0.2)  # long enough to fall for what is there already
+        words[0] = rendezvous._lead(store, 2, deadline)
+        one.join()
+        return words
+
+    first, second = both(), both()
+    assert first[0] == first[1] != second[0] == second[1]
+
+
+def test_processes_that_do_not_come_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    alone = {"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+    for key, value in alone.items():
+        monkeypatch.setenv(key, value)
+    with pytest.raises(UserError, match="process 0 of 2 could not join the others at 127.0.0.1.*1.2 clients joined"):
+        distributed.start("pytorch", options={"timeout": 1})

@@ -165,6 +165,7 @@ class Loop:
         paused = self.progress.pause()
         self.model.check_finite()
         distributed.broadcast_buffers(self.model.modules())
+        self.model.share_figures()
         generators = distributed.gather(random_states())
         if distributed.is_main():
             best = self.validator.best

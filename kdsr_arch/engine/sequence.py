@@ -34,8 +34,10 @@ def main(parts: Sequence[Part], args: Any) -> int:
     on_gpu = pick_device(first.get("num_gpu", 0)).type == "cuda"
     with distributed.joined(args.launcher, on_gpu, first.get("dist_params")):
         for number, part in enumerate(parts, 1):
+            distributed.barrier()  # until the main process has written what the part before leaves
             opt = part()
-            if args.auto_resume and is_finished(Path(opt["path"]["experiments_root"]), opt["train"]["total_iter"]):
+            done = args.auto_resume and is_finished(Path(opt["path"]["experiments_root"]), opt["train"]["total_iter"])
+            if distributed.from_main(done):
                 get_logger().info(f"{opt['name']} ({number} of {len(parts)}): finished already")
                 continue
             with telling_needs(opt):

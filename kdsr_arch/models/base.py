@@ -33,6 +33,9 @@ class Trainable(Protocol):
     def modules(self) -> list[nn.Module]:
         """Every trained module, to be made equal on all processes."""
 
+    def share_figures(self) -> None:
+        """Called on every process before the main one saves: make equal what each has gathered for the log."""
+
     def training_state(self) -> dict[str, Any]:
         """Everything that `load_training_state` needs to go on as if nothing had happened: tensors and plain
         containers.

@@ -228,6 +228,9 @@ class BridgedModel:
 
     # ------------------------------------------------------------------------------------------ saving, going on
 
+    def share_figures(self) -> None:
+        """Nothing: BasicSR's models log the last step alone."""
+
     def training_state(self) -> dict[str, Any]:
         """Networks (which parameters are frozen included), optimizers, schedules and what the model carries along."""
         networks = self._networks()

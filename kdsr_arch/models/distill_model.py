@@ -185,7 +185,7 @@ class DistillModel:
         """Means since the last call, averaged over processes: each loss, the gradient's norm; then the latest gradient
         ratios.
         """
-        log = distributed.mean_values(self.tally.means())
+        log = self.tally.means()
         log |= {f"ratio/{name}": value for name, value in self.ratios.items()}
         return log | self.guard.figures(self.scaler.is_enabled())
 
@@ -194,6 +194,10 @@ class DistillModel:
         return [group["lr"] for group in self.optimizer.param_groups]
 
     # --------------------------------------------------------------------------------------------- saving, going on
+
+    def share_figures(self) -> None:
+        """Make the means so far those of all processes."""
+        self.tally.share()
 
     def training_state(self) -> dict[str, Any]:
         """Everything but the teacher, copied to the CPU."""

@@ -9,9 +9,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from kdsr_arch import distributed
 from kdsr_arch.errors import UserError
 
 _NEVER = 2**62
@@ -23,7 +25,7 @@ class NonFiniteError(UserError):
 
 @dataclass
 class _Entry:
-    total: Tensor
+    total: Tensor  # float64, in which sums of a few float32 values are exact in any order
     first: Tensor  # iteration of the first non-finite value of each name
     count: int = 0
 
@@ -46,7 +48,8 @@ class Tally:
         names = tuple(values)
         held = torch.stack([v.detach().float() for v in values.values()])
         if names not in self._entries:
-            self._entries[names] = _Entry(torch.zeros_like(held), torch.full_like(held, _NEVER, dtype=torch.int64))
+            start = torch.zeros_like(held, dtype=torch.float64)
+            self._entries[names] = _Entry(start, torch.full_like(held, _NEVER, dtype=torch.int64))
         entry = self._entries[names]
         entry.total += held
         entry.first = torch.where(torch.isfinite(held), entry.first, entry.first.clamp(max=iteration))
@@ -61,7 +64,8 @@ class Tally:
         return None if when == _NEVER else (when, [name for name, it in firsts if it == when])
 
     def means(self) -> dict[str, float]:
-        """The mean of each name since the last call, which starts anew."""
+        """The mean of each name since the last call and over the processes, which starts anew."""
+        self.share()
         sums: dict[str, float] = {}
         counts: dict[str, int] = {}
         for names, entry in self._entries.items():
@@ -69,7 +73,12 @@ class Tally:
                 sums[name] = sums.get(name, 0.0) + value
                 counts[name] = counts.get(name, 0) + entry.count
         self._entries = {}
-        return {name: sums[name] / counts[name] for name in sums if not name.startswith("_")}
+        shown = [name for name in sums if not name.startswith("_")]
+        return {name: float(np.float32(sums[name] / counts[name])) for name in shown}
+
+    def share(self) -> None:
+        """Give every process the mean of all, which leaves `means` as it was: one state then serves them all."""
+        distributed.average(entry.total for entry in self._entries.values())
 
     def state(self) -> list[dict[str, Any]]:
         """What was collected since the last line of the log, in plain values and tensors."""
@@ -82,7 +91,7 @@ class Tally:
         """Go on collecting from `state`."""
         self._entries = {}
         for held in state:
-            total = held["total"].to(self.device)
+            total = held["total"].to(self.device, torch.float64)
             self._entries[tuple(held["names"])] = _Entry(
                 total, torch.full_like(total, _NEVER, dtype=torch.int64), held["count"]
             )

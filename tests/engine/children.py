@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import sys
 import time
 import traceback
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 from kdsr_arch import cli
 
@@ -73,3 +75,26 @@ class Child:
             time.sleep(0.02)
         assert self.code is not None
         return self.code, self.said()
+
+
+def start_two(
+    options: Path | tuple[Path, Path], *flags: str, prepare: tuple[Any, Any] = (None, None), slurm: bool = False,
+    **variables: str,
+) -> list[Any]:  # fmt: skip
+    """Two processes that train together, as torchrun or as Slurm would start them."""
+    with socket.socket() as held:
+        held.bind(("127.0.0.1", 0))
+        port = str(held.getsockname()[1])
+    shared = {"MASTER_PORT": port, **variables}
+    own: dict[str, Callable[[int], str]]
+    if slurm:
+        shared |= {"SLURM_NTASKS": "2", "SLURM_NODELIST": "localhost,other[2-3]", "SLURM_JOB_ID": "7"}
+        own = {"SLURM_PROCID": str, "SLURM_LOCALID": str}
+    else:
+        shared |= {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1"}
+        own = {"RANK": str, "LOCAL_RANK": str}
+    files = options if isinstance(options, tuple) else (options, options)
+    flags = ("--launcher", "slurm" if slurm else "pytorch", *flags)
+    return [
+        Child(files[r], *flags, prepare=prepare[r], **shared, **{k: f(r) for k, f in own.items()}) for r in range(2)
+    ]

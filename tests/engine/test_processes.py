@@ -1,44 +1,26 @@
-"""The command line in processes of its own: two of them train as one; signals save and leave; kills lose nothing."""
+"""The command line in processes of its own: signals save and leave; kills lose nothing."""
 
 from __future__ import annotations
 
 import importlib.util
 import json
 import signal
-import socket
 import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 
 from kdsr_arch.models.distill_model import DistillModel
-from kdsr_arch.models.networks import build_network
 
 _spec = importlib.util.spec_from_file_location("children", Path(__file__).with_name("children.py"))
 _children = importlib.util.module_from_spec(_spec)
 _spec.loader.exec_module(_children)
-Child, PATIENCE = _children.Child, _children.PATIENCE
+Child, PATIENCE, start_two = _children.Child, _children.PATIENCE, _children.start_two
 
-TEACHER = {"type": "MSRResNet", "num_in_ch": 3, "num_out_ch": 3, "num_feat": 12, "num_block": 1, "upscale": 2}
-TERMS = {
-    "fit": {"type": "FitNetLoss", "at": "body.0", "loss_weight": 0.1},
-    "out": {"type": "L1Loss", "loss_weight": {"balance": 0.5, "window": 2}},
-}
 LONG = {"train": {"total_iter": 100000}, "logger": {"print_freq": 10, "save_checkpoint_freq": 100000}, "val": None}
-
-
-def start_two(option_file: Path, *flags: str, **kwargs: Any) -> list[Child]:
-    """Two processes that train together."""
-    with socket.socket() as held:
-        held.bind(("127.0.0.1", 0))
-        port = str(held.getsockname()[1])
-    shared = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-    flags = ("--launcher", "pytorch", *flags)
-    return [Child(option_file, *flags, RANK=str(r), LOCAL_RANK=str(r), **shared, **kwargs) for r in range(2)]
 
 
 def finish(*children: Child) -> list[tuple[int, str]]:
@@ -56,66 +38,6 @@ def wait_for_training(folder: Path, child: Child | subprocess.Popen, iteration: 
         assert child.poll() is None, child.said()
         time.sleep(0.02)
     raise AssertionError("the training did not start")
-
-
-@pytest.fixture
-def teacher(tmp_path: Path) -> str:
-    torch.manual_seed(1)
-    path = tmp_path / "teacher.pth"
-    torch.save({"params": build_network(TEACHER).state_dict()}, path)
-    return str(path)
-
-
-def state(folder: Path, iteration: int) -> dict[str, Any]:
-    return torch.load(folder / "training_states" / f"{iteration}.state", weights_only=True)
-
-
-def close(one: Any, other: Any, where: str = "") -> None:
-    """Equal to the accuracy of float32 sums in another order."""
-    if isinstance(one, torch.Tensor):
-        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6, msg=lambda m: f"{where}: {m}")
-    elif isinstance(one, dict):
-        assert list(one) == list(other), where
-        for key in one:
-            close(one[key], other[key], f"{where}.{key}")
-    else:
-        assert one == other, where
-
-
-@pytest.mark.parametrize("model_type", ["ImageDistillModel", "SRModel"])
-def test_two_processes_equal_one_with_the_same_global_batch(model_type, write_options, teacher, tmp_path) -> None:
-    taught = {"network_t": TEACHER, "path": {"pretrain_network_t": teacher}, "train": {"distill_opt": TERMS}}
-    common = {"model_type": model_type, **(taught if model_type == "ImageDistillModel" else {})}
-    # Adam divides by the gradient's size, which makes much of the rounding of gradients near zero
-    common["train"] = {**common.get("train", {}), "optim_g": {"type": "SGD", "lr": 0.1, "momentum": 0.9}}
-    two = start_two(write_options(tmp_path / "two", **common, datasets={"train": {"batch_size_per_gpu": 2}}))
-    one = Child(write_options(tmp_path / "one", **common))
-    for code, err in finish(one, *two):
-        assert code == 0, err
-    folders = [tmp_path / part / "experiments" / "tiny" for part in ("one", "two")]
-    ours, theirs = (state(folder, 8)["model"] for folder in folders)
-    names = ("net_g", "net_g_ema", "train_only") if model_type == "ImageDistillModel" else ("networks",)
-    for name in names:
-        close(ours[name], theirs[name], name)
-    records = [[json.loads(line) for line in (f / "history.jsonl").read_text().splitlines()] for f in folders]
-    for a, b in zip(*records, strict=True):
-        assert (a["kind"], a["iter"], a.get("protocol")) == (b["kind"], b["iter"], b.get("protocol"))
-        for key in a.keys() - {"kind", "iter", "protocol", "dataset", "lr"}:
-            assert a[key] == pytest.approx(b[key], rel=1e-3), (a["iter"], key)
-
-
-@pytest.mark.slow
-def test_resume_with_another_number_of_processes(write_options, teacher, tmp_path) -> None:
-    taught = {"network_t": TEACHER, "path": {"pretrain_network_t": teacher}, "train": {"distill_opt": TERMS}}
-    half = {**taught, "train": {**taught["train"], "total_iter": 4}}
-    two = {"train": {"batch_size_per_gpu": 2}}
-    ends = finish(Child(write_options(tmp_path / "one", **taught)), Child(write_options(tmp_path / "mixed", **half)))
-    assert all(code == 0 for code, _ in ends), ends
-    ends = finish(*start_two(write_options(tmp_path / "mixed", **taught, datasets=two), "--auto_resume"))
-    assert all(code == 0 for code, _ in ends), ends
-    assert "of 1 processes, now there are 2" in ends[0][1]
-    ours, theirs = (state(tmp_path / p / "experiments" / "tiny", 8)["model"] for p in ("one", "mixed"))
-    close(ours["net_g"], theirs["net_g"])
 
 
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])

@@ -3,17 +3,24 @@
 import subprocess
 import sys
 import textwrap
+from pathlib import Path
 
 import pytest
 
 SCRIPT = textwrap.dedent("""
-    import os, sys
+    import importlib.util, sys
     import torch
     torch.set_num_threads(1)
     from kdsr_arch import compat, distributed
     from kdsr_arch.archs.bicubic_arch import Bicubic
     from kdsr_arch.engine.evaluate import Evaluator
     from kdsr_arch.errors import UserError
+
+    def load(path):
+        spec = importlib.util.spec_from_file_location("toys", path)
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        return module
 
     distributed.start(sys.argv[1])
     torch.manual_seed(0)
@@ -22,6 +29,11 @@ SCRIPT = textwrap.dedent("""
     evaluator = Evaluator({"name": "set"}, {"metrics": {"psnr": {"type": "calculate_psnr", "crop_border": 0}}}, 2)
     result = evaluator.run(Bicubic(2), samples, torch.device("cpu"), progress=False)
     line = repr((result.mean, result.per_item, result.protocol))
+    net = load(sys.argv[3]).Recurrent()
+    clips = [{"lq": torch.rand(t, 3, 16, 16), "gt": torch.rand(t, 3, 32, 32), "name": f"c{t}"} for t in (4, 2, 3)]
+    for part in (clips, clips[:1]):  # more processes than clips as well
+        result = evaluator.run(net, part, torch.device("cpu"), progress=False)
+        line += repr((result.mean, result.per_item, result.frame_mean))
     samples[3]["gt"] = torch.rand(3, 99, 99)
     try:
         evaluator.run(Bicubic(2), samples, torch.device("cpu"), progress=False)
@@ -37,9 +49,10 @@ SCRIPT = textwrap.dedent("""
 def test_two_processes_equal_one(tmp_path):
     script = tmp_path / "script.py"
     script.write_text(SCRIPT)
-    subprocess.run([sys.executable, str(script), "none", str(tmp_path / "one")], check=True, timeout=120)
-    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--master_port=29731"]
-    subprocess.run([*launch, str(script), "pytorch", str(tmp_path / "two")], check=True, timeout=120)
+    toys = str(Path(__file__).parents[1] / "distill" / "toys.py")
+    subprocess.run([sys.executable, str(script), "none", str(tmp_path / "one"), toys], check=True, timeout=120)
+    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--standalone"]
+    subprocess.run([*launch, str(script), "pytorch", str(tmp_path / "two"), toys], check=True, timeout=120)
     alone = (tmp_path / "one.0").read_text()
-    assert "refused: 'i3': LR and HR do not pair" in alone and alone.count("i4") == 1
+    assert "refused: 'i3': LR and HR do not pair" in alone and alone.count("i4") == 1 and alone.count("c4") == 2
     assert (tmp_path / "two.0").read_text() == (tmp_path / "two.1").read_text() == alone
