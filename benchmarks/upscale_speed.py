@@ -1,6 +1,7 @@
 """How close `kdsr upscale` comes to the bare network: frames per second of both on the same frames, in turns.
 
     python benchmarks/upscale_speed.py [--frames 60] [--size 320x180] [--threads 1] [--weights NAME] [--rounds 2]
+        [--out FILE.json]
 
 The bare network has its frames in memory as tensors and throws its results away; `kdsr upscale` decodes an H.264 file
 and encodes one. They run in turns, in one process, so that a busy machine slows both.
@@ -24,6 +25,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import torch
+from record import save
 
 from kdsr_arch.device import pick_device
 from kdsr_arch.upscale.chunks import Restorer
@@ -109,6 +111,7 @@ def main() -> None:
     parser.add_argument("--source", type=Path, help="take the frames from this video")
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--preset", default=VideoOptions().preset)
+    parser.add_argument("--out", type=Path, help="write the figures there")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     width, height = map(int, args.size.split("x"))
@@ -121,10 +124,15 @@ def main() -> None:
         rates = [(bare(model, clip), whole(model, clip, args.preset)) for _ in range(args.rounds)]
     print(f"{args.size} x{model.traits.scale}, {args.frames} frames, {model.device}, {args.threads} thread(s), preset "
           f"{args.preset}; {args.rounds} rounds, the median of the ratios network / kdsr upscale:")
+    found = {}
     for kind in ("clock", "thread", "process"):
         ratio = statistics.median(getattr(network, kind) / getattr(command, kind) for network, command in rates)
         seconds = [statistics.median(getattr(pair[i], kind) for pair in rates) for i in (0, 1)]
         print(f"  {kind:8s}{ratio:.3f}   ({1000 * seconds[0]:.1f} and {1000 * seconds[1]:.1f} ms per frame)")
+        found[kind] = {"ratio": round(ratio, 3), "network_ms": round(1000 * seconds[0], 2),
+                       "upscale_ms": round(1000 * seconds[1], 2)}  # fmt: skip
+    save(args.out, {"input": f"{args.size}, x{model.traits.scale}, {args.frames} frames", "threads": args.threads,
+                    "preset": args.preset, "rounds": args.rounds, "per frame": found}, model.device)
 
 
 def _untrained(device: torch.device) -> Model:

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from kdsr_arch.errors import UserError
 from kdsr_arch.export.form import Prepared, metadata
+from kdsr_arch.export.onnx_session import open_session
 from kdsr_arch.export.source import METADATA_KEY
 from kdsr_arch.export.verify import Deviation, deviations
 from kdsr_arch.files import write_whole
@@ -92,17 +93,7 @@ def onnx_runner(model: bytes) -> Callable[[Tensor], Tensor]:
     Raises:
         UserError: onnxruntime is missing or refuses the model.
     """
-    try:
-        import onnxruntime
-    except ImportError:
-        raise UserError(f"ONNX is checked in onnxruntime; {_ADVICE}") from None
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = torch.get_num_threads()
-    options.log_severity_level = 3
-    try:
-        session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # its errors have no common base
-        raise UserError(f"onnxruntime refuses the model: {' '.join(str(error).split())[:300]}") from None
+    session = open_session(model, "ONNX")
     return lambda lq: torch.from_numpy(session.run(None, {"lq": lq.numpy()})[0])
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from kdsr_arch.errors import UserError
 from kdsr_arch.export.form import Prepared
 
-SIZES = ((24, 32), (17, 29), (45, 36))  # above 16; larger by as much as the network's smallest size is
+SIZES = ((24, 40), (17, 29), (45, 36))  # above 16; larger by as much as the smallest size of the network is
 LIMITS = {"fp32": 1e-5, "fp16": 2e-2}
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -11,6 +10,7 @@ from torch import Tensor, nn
 
 from kdsr_arch.archs.traits import Traits
 from kdsr_arch.errors import UserError
+from kdsr_arch.export.onnx_session import open_session
 
 _MODES = ("image", "window", "recurrent")
 
@@ -28,7 +28,7 @@ class OnnxNet(nn.Module):
 
     def __init__(self, path: Path, device: torch.device) -> None:
         super().__init__()
-        self.session = _session(path, device)
+        self.session = open_session(path, str(path), device)
         self.traits = _traits(path, dict(self.session.get_modelmeta().custom_metadata_map))
         entry = self.session.get_inputs()[0]
         self._input, self._type = entry.name, np.float16 if "float16" in entry.type else np.float32
@@ -54,27 +54,6 @@ class OnnxNet(nn.Module):
         given = np.ascontiguousarray(x.detach().cpu().numpy(), dtype=self._type)
         made = self.session.run(None, {self._input: given})[0]
         return torch.from_numpy(made).to(x.device, torch.float32)
-
-
-def _session(path: Path, device: torch.device) -> Any:
-    try:
-        import onnxruntime
-    except ImportError:
-        raise UserError(f"{path}: running ONNX files needs onnxruntime: pip install onnxruntime") from None
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = torch.get_num_threads()
-    options.log_severity_level = 3
-    wanted = ["CUDAExecutionProvider"] if device.type == "cuda" else []
-    providers = [p for p in wanted if p in onnxruntime.get_available_providers()] + ["CPUExecutionProvider"]
-    from onnxruntime.capi import onnxruntime_pybind11_state as state
-
-    names = ("Fail", "InvalidArgument", "InvalidGraph", "InvalidProtobuf", "NoSuchFile", "NotImplemented",
-             "NoModel", "ModelLoaded", "RuntimeException")
-    refusals = tuple(getattr(state, name) for name in names if hasattr(state, name))
-    try:
-        return onnxruntime.InferenceSession(str(path), options, providers=providers)
-    except refusals as error:
-        raise UserError(f"{path}: no usable ONNX network ({str(error).splitlines()[0][:160]})") from None
 
 
 def _traits(path: Path, metadata: dict[str, str]) -> Traits:
