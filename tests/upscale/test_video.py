@@ -187,3 +187,59 @@ def test_the_command(make_video, tmp_path):
     assert done.returncode == 0 and "3 frames" in done.stdout, done.stderr
     again = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert again.returncode == 2 and "exists; say --overwrite" in again.stderr and "Traceback" not in again.stderr
+
+
+def with_subtitles(path, target):
+    """The video of ``path`` with two lines of text and two chapters."""
+    lines = target.with_suffix(".srt")
+    lines.write_text("1\n00:00:00,000 --> 00:00:00,150\nfirst\n\n2\n00:00:00,200 --> 00:00:00,350\nsecond\n")
+    with av.open(str(path)) as source, av.open(str(lines)) as text, av.open(str(target), "w") as out:
+        copies = {source: out.add_stream_from_template(source.streams.video[0]),
+                  text: out.add_stream_from_template(text.streams.subtitles[0])}
+        copies[text].metadata["language"] = "deu"
+        out.set_chapters([{"id": i, "start": 200 * i, "end": 200 * (i + 1), "time_base": Fraction(1, 1000),
+                           "metadata": {"title": name}} for i, name in enumerate(("one", "two"))])  # fmt: skip
+        for held, copy in copies.items():
+            for packet in held.demux():
+                if packet.size:
+                    packet.stream = copy
+                    out.mux(packet)
+
+
+def test_subtitles_and_chapters_are_copied(restorer, make_video, tmp_path):
+    make_video(tmp_path / "a.mkv", n=12)
+    with_subtitles(tmp_path / "a.mkv", tmp_path / "text.mkv")
+    given = packets(tmp_path / "text.mkv", "subtitles")
+    assert [words for _, words in given] == [b"first", b"second"]
+    upscale(restorer("bicubic"), tmp_path / "text.mkv", tmp_path / "b.mkv")
+    assert packets(tmp_path / "b.mkv", "subtitles") == given
+    with av.open(str(tmp_path / "b.mkv")) as container:
+        assert container.streams.subtitles[0].metadata.get("language") in ("deu", "ger")
+        assert [chapter["metadata"]["title"] for chapter in container.chapters()] == ["one", "two"]
+    with pytest.raises(UserError, match="b.mp4"):  # mp4 does not hold this kind of text
+        upscale(restorer("bicubic"), tmp_path / "text.mkv", tmp_path / "b.mp4")
+    assert not (tmp_path / "b.mp4").exists()
+
+
+def test_interlaced_and_hlg_are_refused_with_what_to_do(restorer, make_video, tmp_path):
+    make_video(tmp_path / "fields.mkv", n=4, options={"x264-params": "interlaced=1:tff=1"})
+    make_video(tmp_path / "hlg.mkv", n=2, pix="yuv420p10le", tags=(9, 18, 9, 1))
+    for name, words in (("fields.mkv", "interlaced; deinterlace it first"), ("hlg.mkv", "HLG")):
+        with pytest.raises(UserError, match=words):
+            upscale(restorer("bicubic"), tmp_path / name, tmp_path / "b.mkv")
+
+
+def test_where_a_video_cannot_go(make_video, tmp_path, monkeypatch, capsys):
+    from kdsr_arch.cli import main
+
+    make_video(tmp_path / "a.mp4", n=2)
+    before = (tmp_path / "a.mp4").read_bytes()
+    (tmp_path / "file").write_text("no folder")
+    monkeypatch.chdir(tmp_path)
+    network = ["--network", "{type: Bicubic, scale: 2}"]
+    for target, words in (("a.mp4", "output is the input"), ("file/b.mp4", "not writable"), ("b.avi", ".avi")):
+        assert main(["upscale", "a.mp4", "-o", target, *network]) == 2
+        error = capsys.readouterr().err
+        assert words in error and error.count("\n") == 1
+    assert (tmp_path / "a.mp4").read_bytes() == before
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["a.mp4", "file"]
