@@ -42,7 +42,8 @@ def _tracing(what: str) -> Iterator[None]:
         raise UserError(f"{what} needs {error.name}; {_ADVICE}") from None
     except Exception as error:  # tracers throw whatever they like; the network is what cannot be exported
         cause = error.__cause__ or error
-        raise UserError(f"{what}: this network cannot be exported: {' '.join(str(cause).split())[:300]}") from None
+        reason = f"{type(cause).__name__}, {' '.join(str(cause).split())[:300]}"
+        raise UserError(f"{what}: this network cannot be exported: {reason}") from None
     finally:
         logging.disable(logging.NOTSET)
 
