@@ -165,3 +165,17 @@ def test_processes_that_do_not_come_are_told(monkeypatch: pytest.MonkeyPatch) ->
         monkeypatch.setenv(key, value)
     with pytest.raises(UserError, match="process 0 of 2 could not join the others at 127.0.0.1.*1.2 clients joined"):
         distributed.start("pytorch", options={"timeout": 1})
+
+
+@pytest.mark.parametrize(("code", "requeued"), [(0, False), (143, True), (2, False)])
+def test_the_slurm_script_requeues_what_a_signal_has_ended(code: int, requeued: bool, tmp_path: Path) -> None:
+    for name, body in {"srun": f'echo "$@"; exit {code}', "scontrol": 'echo scontrol "$@"'}.items():
+        (tmp_path / name).write_text(f"#!/bin/sh\n{body}\n")
+        (tmp_path / name).chmod(0o755)
+    script = Path(__file__).resolve().parent.parent / "scripts" / "slurm_train.sh"
+    env = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "SLURM_JOB_ID": "12"}
+    done = subprocess.run(["bash", str(script), "a b.yml", "--debug"], env=env, capture_output=True, text=True)
+    first, *rest = done.stdout.splitlines()
+    assert first == "--kill-on-bad-exit=1 kdsr train -opt a b.yml --launcher slurm --auto_resume --debug"
+    assert done.returncode == code and rest == (["scontrol requeue 12"] if requeued else [])
+    assert subprocess.run(["bash", str(script)], env=env, capture_output=True).returncode not in (0, 143)
