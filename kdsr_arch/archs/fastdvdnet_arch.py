@@ -27,7 +27,9 @@ class FastDVDnet(nn.Module):
     ``noise_map: true`` it is the authors' denoiser (2,479,096 parameters), with their weight names.
 
     How the distillation paper adapted it is not published; this head is ours. The three triples run as one batch, so
-    that batch statistics in training come from all of them.
+    that batch statistics in training come from all of them. Each process and each part of an accumulated batch has
+    statistics of its own; tested and saved are the running ones of the first process, in averaged weights the newest.
+    A batch of one window trains; ``norm: none`` is for those who want samples to be independent.
 
     Args:
         scale: enlargement factor; 1: denoiser without head.
