@@ -120,9 +120,9 @@ def load_state(path: Path, mine: Mapping[str, str]) -> dict[str, Any]:
         )
     if not isinstance(state, dict) or state.get("format") != FORMAT:
         raise UserError(f"{path}: not a training state")
-    _check_form(state, path)
-    if state["version"] > VERSION:
+    if type(state.get("version")) is int and state["version"] > VERSION:
         raise UserError(f"{path}: written by a newer release (state version {state['version']}); update this one")
+    _check_form(state, path)
     found = differences(state["fingerprint"], mine)
     if found:
         raise UserError(
@@ -135,6 +135,7 @@ def load_state(path: Path, mine: Mapping[str, str]) -> dict[str, Any]:
 def _check_form(state: Mapping[str, Any], path: Path) -> None:
     """Raises UserError unless the parts that are read here and in the loop are what `Checkpoints.save` writes."""
     kinds = {"version": int, "iter": int, "fingerprint": dict, "model": dict, "random": list, "best": dict}
+    kinds |= {name: dict for name in ("ranking",) if name in state}  # states of earlier releases have none
     wrong = [name for name, kind in kinds.items() if type(state.get(name)) is not kind]
     held = {} if "fingerprint" in wrong else state["fingerprint"]
     if not all(isinstance(text, str) for pair in held.items() for text in pair):

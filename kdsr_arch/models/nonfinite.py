@@ -161,6 +161,6 @@ class Guard:
         return {k: getattr(self, k) for k in ("total", "row", "scaler_total", "scaler_row")}
 
     def load_state(self, state: Mapping[str, int]) -> None:
-        """Go on counting from `state`."""
-        for key, value in state.items():
-            setattr(self, key, value)
+        """Go on counting from `state`; what it does not hold begins at 0."""
+        for key in self.state():
+            setattr(self, key, int(state.get(key, 0)))

@@ -55,7 +55,8 @@ def saved(root: Path, *iterations: int, keep_last: int = 0) -> Checkpoints:
     checkpoints = Checkpoints(root, MINE, keep_last)
     checkpoints.make_folders()
     for iteration in iterations:
-        checkpoints.save(iteration, {"net_g": {"params": {"w": torch.ones(3)}}}, {"model": torch.arange(1000.0)})
+        state = {"model": {"w": torch.arange(1000.0)}, "random": [], "best": {}}
+        checkpoints.save(iteration, {"net_g": {"params": {"w": torch.ones(3)}}}, state)
     return checkpoints
 
 
@@ -63,7 +64,7 @@ def test_save_writes_basicsrs_names_and_loads_as_data(tmp_path: Path) -> None:
     saved(tmp_path, 5)
     assert sorted(p.name for p in tmp_path.rglob("*.*")) == ["5.state", "net_g_5.pth"]
     state = load_state(tmp_path / "training_states" / "5.state", MINE)
-    assert state["iter"] == 5 and torch.equal(state["model"], torch.arange(1000.0))
+    assert state["iter"] == 5 and torch.equal(state["model"]["w"], torch.arange(1000.0))
 
 
 def test_newest_by_number_not_by_name(tmp_path: Path) -> None:

@@ -24,6 +24,7 @@ from kdsr_arch.engine.validation import Best
 from kdsr_arch.errors import UserError
 
 MINE = {"name": '"a"'}
+REST: dict[str, Any] = {"random": [], "best": {}}
 NET = {"net_g": {"params": {"w": torch.ones(3)}}}
 
 
@@ -92,12 +93,12 @@ def test_networks_whose_state_a_kill_took_go_with_the_next_thinning(tmp_path: Pa
 @pytest.mark.parametrize("large", ["networks", "state"])
 def test_a_full_disk_leaves_the_last_good_state_and_thins_nothing_out(large, form, tmp_path: Path) -> None:
     checkpoints = opened(tmp_path, keep_last=1, form=form)
-    checkpoints.save(4, NET, {"model": 1})
+    checkpoints.save(4, NET, {"model": {"w": 1}, **REST})
     much = torch.ones(100_000)
     networks = {"net_g": {"params": {"w": much}}} if large == "networks" else NET
     with disk_full_beyond(20_000), pytest.raises(UserError, match="cannot be written"):
-        checkpoints.save(8, networks, {"model": much if large == "state" else 1})
-    assert load_state(tmp_path / "training_states" / "4.state", MINE)["model"] == 1
+        checkpoints.save(8, networks, {"model": {"w": much if large == "state" else 1}, **REST})
+    assert load_state(tmp_path / "training_states" / "4.state", MINE)["model"] == {"w": 1}
     assert names(tmp_path / "training_states") == ["4.state"]
     assert f"net_g_4.{form}" in names(tmp_path / "models")
     assert not list(tmp_path.rglob(".*"))
