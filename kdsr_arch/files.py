@@ -74,12 +74,15 @@ def save_tensors(obj: Any, path: Path) -> None:
     write_whole(path, lambda handle: torch.save(obj, handle))
 
 
-def _damaged_part(path: Path) -> str | None:
-    """The first damaged member of a zip file (torch.load itself does not compare checksums)."""
+def _is_sound(path: Path) -> bool:
+    """False for a zip file with a damaged member (torch.load itself does not compare checksums), or with packed or
+    overlapping ones: torch.save writes neither, and what they unpack to may have any size."""
     if not zipfile.is_zipfile(path):
-        return None
+        return True
     with zipfile.ZipFile(path) as archive:
-        return archive.testzip()
+        parts = archive.infolist()
+        stored = all(part.compress_type == zipfile.ZIP_STORED for part in parts)
+        return stored and sum(part.file_size for part in parts) <= path.stat().st_size and archive.testzip() is None
 
 
 def read_json(path: Path, kind: type, mend: str) -> Any:
@@ -126,7 +129,7 @@ def load_tensors(path: Path, what: str = "checkpoint") -> Any:
 
         return read_groups(path)
     try:
-        if _damaged_part(path) is None:
+        if _is_sound(path):
             return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         if "Unsupported global" in str(error) or "GLOBAL" in str(error):

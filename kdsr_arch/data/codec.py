@@ -12,6 +12,7 @@ from typing import Protocol
 import cv2
 import numpy as np
 
+from kdsr_arch.data.image_bytes import PILLOW_STUMBLES, decode_image
 from kdsr_arch.data.notices import notice
 from kdsr_arch.data.tile_coders import TILE_CODERS, Buffer
 from kdsr_arch.data.tiles import TiledCodec
@@ -53,18 +54,6 @@ class Codec(Protocol):
         """(H, W), after everything that can be checked was: raises UserError for a value with a flipped byte."""
 
 
-def _is_whole(data: Buffer) -> bool:
-    """False for a PNG, JPEG or WebP that ends too early: some decoders fill what is missing with grey, silently."""
-    head, tail = bytes(data[:12]), bytes(data[-4096:])
-    if head.startswith(b"\x89PNG"):
-        return b"IEND" in tail
-    if head.startswith(b"\xff\xd8"):
-        return b"\xff\xd9" in tail
-    if head.startswith(b"RIFF") and head[8:12] == b"WEBP":
-        return int.from_bytes(head[4:8], "little") + 8 <= len(data)
-    return True
-
-
 def _refuse_undecodable(name: str) -> UserError:
     return UserError(f"{name}: the frame does not decode (truncated, damaged or not an image); replace or remove it")
 
@@ -103,19 +92,14 @@ class ImageFileCodec:
         try:
             with Image.open(io.BytesIO(data)) as image:
                 return image.height, image.width
-        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+        except PILLOW_STUMBLES:
             raise _refuse_undecodable(name) from None
 
     def described(self, head: Buffer) -> str:
         return "image files"
 
     def decode(self, data: Buffer, name: str, window: Window | None = None) -> np.ndarray:
-        if not len(data) or not _is_whole(data):
-            raise _refuse_undecodable(name)
-        try:
-            image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
-        except cv2.error:
-            image = None
+        image = decode_image(data)
         if image is None:
             raise _refuse_undecodable(name)
         if window is not None:

@@ -15,6 +15,7 @@ import numpy as np
 from PIL import Image
 
 from kdsr_arch.data.codec import Window, check_window, codec_of
+from kdsr_arch.data.image_bytes import PILLOW_STUMBLES
 from kdsr_arch.data.keys import group_clips, natural, read_lines, safe_key
 from kdsr_arch.data.lmdb_env import check_lmdb, reading
 from kdsr_arch.errors import UserError, nearest
@@ -144,7 +145,7 @@ class FolderSource(FrameSource):
             try:
                 with Image.open(path) as image:  # reads the header only
                     self._sizes[key] = (image.height, image.width)
-            except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+            except PILLOW_STUMBLES:
                 raise UserError(f"{path}: not a readable image; replace or remove it") from None
         return self._sizes[key]
 

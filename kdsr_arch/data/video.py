@@ -15,6 +15,7 @@ from kdsr_arch.data.sources import FrameSource
 from kdsr_arch.data.video_length import missing_seconds, promised_bytes, told_seconds
 from kdsr_arch.data.window import Window
 from kdsr_arch.errors import UserError
+from kdsr_arch.limits import limit_decoder
 
 __all__ = ["VIDEO_SUFFIXES", "StreamSource", "crop_to_multiple", "decode_video", "halve", "take"]
 
@@ -38,6 +39,7 @@ def decode_video(path: str | Path, start: int = 0, stop: int | None = None) -> I
         with av.open(str(path), metadata_errors="replace") as container:
             if not container.streams.video:
                 raise UserError(f"{path}: has no video stream")
+            limit_decoder(container.streams.video[0], path)
             watch = _Watch(path, container)
             for number, frame in enumerate(itertools.islice(container.decode(video=0), stop)):
                 watch.see(frame)

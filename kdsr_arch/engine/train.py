@@ -174,7 +174,8 @@ def find_state(opt: Mapping[str, Any], folder: Path, auto_resume: bool) -> dict[
     get_logger().info(f"Resuming from iteration {state['iter']:,}: {path}")
     if changed := differences(state["fingerprint"], mine, soft=True):
         get_logger().warning(f"These options changed since the state was saved: {', '.join(changed)}")
-    if (before := _samples(state["fingerprint"], len(state["random"]))) != (now := _samples(mine)):
+    before, now = _samples(state["fingerprint"], len(state["random"])), _samples(mine)
+    if before not in (0, now):
         get_logger().warning(
             f"An iteration took {before} samples when the state was saved and takes {now} now, so training does not go "
             "on with the samples that came next: keep processes x batch_size_per_gpu x accumulation as it was"

@@ -18,6 +18,10 @@ from kdsr_arch.errors import UserError, nearest
 from kdsr_arch.files import load_tensors
 from kdsr_arch.registry import register_all
 
+# what constructors raise over values that they were not made for, memory that there is not included
+_REFUSALS = (
+    *(TypeError, ValueError, AssertionError, LookupError, ArithmeticError, AttributeError, RuntimeError, MemoryError),
+)
 _PARAM_KEYS = ("params_ema", "params", "state_dict", "model")
 
 
@@ -47,7 +51,7 @@ def build_network(opt: Mapping[str, Any], key: str = "network_g") -> nn.Module:
     try:
         inspect.signature(known[name]).bind(**keywords)
         return known[name](**keywords)
-    except (TypeError, ValueError, AssertionError, NotImplementedError, KeyError) as error:
+    except _REFUSALS as error:
         raise UserError(f"{key}: {name} refuses these values: {error}") from None
     except pickle.UnpicklingError:
         raise UserError(

@@ -12,6 +12,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from kdsr_arch.data.image_bytes import decode_image
 from kdsr_arch.data.keys import natural
 from kdsr_arch.data.sources import IMAGE_SUFFIXES, FrameSource, open_source
 from kdsr_arch.errors import UserError
@@ -108,7 +109,7 @@ def common_images(methods: Sequence[Method]) -> list[str]:
 
 def read_image(path: Path) -> NDArray[np.uint8]:
     """(H, W, 3) uint8 BGR."""
-    image = cv2.imread(str(path), cv2.IMREAD_COLOR)
+    image = decode_image(path.read_bytes(), cv2.IMREAD_COLOR)
     if image is None:
         raise UserError(f"{path}: cannot be read as an image")
     return image.astype(np.uint8, copy=False)

@@ -9,8 +9,9 @@ from pathlib import Path
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps
 
+from kdsr_arch.data.image_bytes import PILLOW_STUMBLES, decode_image
 from kdsr_arch.data.sources import IMAGE_SUFFIXES
 from kdsr_arch.engine.eval_images import write_bytes
 from kdsr_arch.errors import UserError
@@ -54,13 +55,13 @@ def read_picture(path: Path) -> Picture:
             if deep is not None:
                 return _split(deep, profile)
             return _split(np.asarray(_plain(ImageOps.exif_transpose(image))), profile)
-    except (OSError, SyntaxError, ValueError, UnidentifiedImageError, Image.DecompressionBombError) as error:
+    except PILLOW_STUMBLES as error:
         raise UserError(f"{path}: cannot be read as an image ({error})") from None
 
 
 def _decode_deep(data: bytes) -> NDArray | None:
     """The pixels of a 16-bit file, RGB(A) or grey; None for 8-bit ones (Pillow drops the lower bits of 16)."""
-    image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+    image = decode_image(data)
     if image is None or image.dtype != np.uint16:
         return None
     if image.ndim == 3:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from kdsr_arch.data.video_length import missing_seconds, promised_bytes, tagged_seconds, told_seconds
 from kdsr_arch.errors import UserError
+from kdsr_arch.limits import limit_decoder
 
 _HDR = {16: "HDR10 (PQ)", 18: "HLG"}  # transfer functions, ISO/IEC 23091-2
 _UNKNOWN = (0, 2, None)
@@ -115,6 +116,7 @@ def _video_stream(container: Any, path: Path) -> Any:
     if not streams:
         kinds = ", ".join(sorted({stream.type for stream in container.streams})) or "nothing"
         raise UserError(f"{path}: has no video stream (it holds {kinds})")
+    limit_decoder(streams[0], path)
     streams[0].thread_type = "AUTO"
     return streams[0]
 

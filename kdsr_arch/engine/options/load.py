@@ -59,11 +59,21 @@ def _locate(value: Any, roots: Iterable[Path]) -> Any:
         return [_locate(item, roots) for item in value]
     if not isinstance(value, str) or not value or value.startswith("package:"):
         return value
-    path = Path(value).expanduser()
-    if path.is_absolute() or path.exists():
+    try:
+        path = Path(value).expanduser()
+    except RuntimeError:
+        raise UserError(f"{value[:200]}: there is no user of that name, so no home folder") from None
+    if path.is_absolute() or _exists(path):
         return str(path)
     candidates = [root / path for root in roots]
-    return str(next((found for found in candidates if found.exists()), candidates[0]))
+    return str(next((found for found in candidates if _exists(found)), candidates[0]))
+
+
+def _exists(path: Path) -> bool:
+    try:
+        return path.exists()
+    except OSError as error:  # far too long, or a part of it may not be looked into
+        raise UserError(f"{str(path)[:200]}: cannot be looked up ({error.strerror})") from None
 
 
 _DATA_PATHS = ("dataroot", "meta_info", "teacher_cache", "flow_cache")
