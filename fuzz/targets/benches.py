@@ -1,0 +1,64 @@
+"""Bench files, to the option files that they make."""
+
+from __future__ import annotations
+
+import json
+from functools import cache
+from pathlib import Path
+
+from fuzz.mutate import json_mutator
+from fuzz.target import Target
+from kdsr_arch.engine.bench import plan_before, plan_runs, read_bench
+
+_BASE = """\
+name: small
+scale: 2
+train: {total_iter: 10, scheduler: {milestones: [5]}, stages: [{iters: 4}, {iters: 6}]}
+"""
+_WORDS = ("name", "base", "rows", "budgets", "seeds", "jobs", "threads", "common", "before", "continued", "note",
+"alone",
+          "train.total_iter", "train.scheduler", "train", "name.x", "extra_iter", "iterations", "change", "seed",
+          "../base.yml", "base.yml")  # fmt: skip
+
+
+@cache
+def seeds() -> list[bytes]:
+    """Bench files as JSON, which is YAML."""
+    rows = {"alone": {"train.distill_opt": None}, "std": {"train.stages": None}, "same": None}
+    bench = {
+        "name": "b",
+        "base": "base.yml",
+        "budgets": [5, 20],
+        "seeds": [0, 1],
+        "rows": rows,
+        "jobs": 1,
+        "threads": 1,
+        "common": {"val.val_freq": 10},
+        "note": "x",
+    }
+    before = {"teacher": {"base": "base.yml", "iterations": 7, "change": {"scale": 4}, "seed": 1}}
+    small = {"name": "b", "base": "base.yml", "budgets": [5], "rows": {"a": {}}}
+    return [
+        json.dumps(value).encode()
+        for value in (
+            bench,
+            {**bench, "before": before},
+            small,
+            {**bench, "continued": True, "common": {"train.scheduler": None}},
+        )
+    ]
+
+
+def run(data: bytes, folder: Path) -> None:
+    """Read it and write the option files of its runs, which lie below experiments/."""
+    (folder / "base.yml").write_text(_BASE)
+    file = folder / "bench.yml"
+    file.write_bytes(data)
+    bench = read_bench(file)
+    root = folder / "root"
+    for run_ in [*plan_before(bench, file, root), *plan_runs(bench, file, root)]:
+        for place in (run_.options, run_.experiment):
+            assert place.resolve().is_relative_to((root / "experiments").resolve()), f"{place} leaves {root}"
+
+
+TARGET = Target("benches", "bench files", seeds, run, json_mutator(lambda: _WORDS), structured=0.95, share=8)

@@ -1,0 +1,88 @@
+"""Option files as values: the shipped ones with wrong values, keys, types and places."""
+
+from __future__ import annotations
+
+import json
+from functools import cache
+from pathlib import Path
+
+from fuzz.mutate import READABLE, json_mutator
+from fuzz.target import Target
+from kdsr_arch.engine.checkpoint import fingerprint
+from kdsr_arch.engine.options import load, load_yaml
+from kdsr_arch.engine.options.force import apply_force
+from kdsr_arch.engine.options.known import registries
+from kdsr_arch.engine.options.yaml_reader import Document
+
+_ROOT = Path(__file__).resolve().parents[2]
+_FOLDERS = ("experiments_root", "results_root", "models", "training_states", "log", "visualization")
+
+
+def _with_outputs(values: dict) -> dict:
+    """What decides where files are written, in every file, so that it is changed often."""
+    values.setdefault("val", {})["suffix"] = "mine"
+    for key, dataset in values["datasets"].items():
+        dataset.setdefault("name", f"set {key}")
+    return values
+
+
+@cache
+def seeds() -> list[bytes]:
+    """Every shipped option file."""
+    files = sorted(path for path in (_ROOT / "options").rglob("*.yml") if path.parent.name != "bench")
+    return [json.dumps(_with_outputs(load_yaml(file))).encode() for file in files]
+
+
+@cache
+def _words() -> tuple[str, ...]:
+    """Keys and texts of all shipped files, and every registered name."""
+
+    def texts(value: object) -> set[str]:
+        if isinstance(value, dict):
+            return {str(key) for key in value}.union(*map(texts, value.values()))
+        if isinstance(value, list):
+            return set().union(*map(texts, value))
+        return {value} if isinstance(value, str) else set()
+
+    found = set().union(*(texts(json.loads(data)) for data in seeds()))
+    return tuple(sorted(found | {name for held in registries().values() for name in held}))
+
+
+def run(data: bytes, folder: Path) -> None:
+    """Check and complete the values as if they had been read from a file; outputs must stay in their folders."""
+    try:
+        values = json.loads(data)
+    except (ValueError, RecursionError):
+        return
+    if not isinstance(values, dict):
+        return
+    document = Document(values, "options.yml")
+    if len(data) % 8 == 0:
+        apply_force(document, ["train:total_iter=7", "datasets:train:gt_size=[1]", "val.metrics.psnr.type=x"])
+    testing = "train" not in values
+    opt = load.complete(document, is_train=not testing, path="options.yml", root=folder)
+    fingerprint(opt)
+    for key in _FOLDERS:
+        if key in opt["path"]:
+            _stays(Path(opt["path"][key]), folder)
+    for dataset in opt["datasets"].values():
+        _stays(
+            Path(opt["path"]["visualization"]) / dataset["name"] / f"x_{(opt.get('val') or {}).get('suffix')}.png",
+            Path(opt["path"]["visualization"]),
+        )
+
+
+def _stays(place: Path, folder: Path) -> None:
+    assert place.resolve().is_relative_to(folder.resolve()), f"{place} leaves {folder}"
+
+
+TARGET = Target(
+    "options_values",
+    "option files, as values: the shipped ones with wrong keys, types and places",
+    seeds,
+    run,
+    json_mutator(_words, READABLE),
+    structured=1.0,
+    max_len=40_000,
+    share=8,
+)

@@ -1,0 +1,124 @@
+"""What runs leave to be read again: history.jsonl, results.json, what a store of teacher outputs or flow says."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from random import Random
+
+from fuzz.mutate import mutate_bytes, mutate_tree
+from fuzz.target import Target
+from kdsr_arch.data.flow_store import FlowStore
+from kdsr_arch.data.teacher_store import TeacherStore
+from kdsr_arch.engine.bench import Run, outcome, read_log
+from kdsr_arch.engine.logging import History
+from kdsr_arch.errors import UserError
+from kdsr_arch.report.curves import loss_curve, smooth, val_curve
+from kdsr_arch.report.runs import speed_points
+
+_WORDS = (
+    "kind",
+    "iter",
+    "dataset",
+    "val",
+    "train",
+    "psnr",
+    "l_pix",
+    "ratio/x",
+    "cost",
+    "results",
+    "mean",
+    "protocol",
+    "milliseconds",
+    "parameters",
+    "images",
+    "names",
+    "orientations",
+    "windows",
+    "scale",
+    "num_frame",
+)
+
+
+def seeds() -> list[bytes]:
+    """A history, a results file, a teacher's store and one of flow."""
+    history = [
+        {"kind": "train", "iter": 1, "l_pix": 0.5, "lr": [1e-3], "ratio/x": 0.1},
+        {"kind": "val", "iter": 2, "dataset": "val", "protocol": "y", "psnr": 30.0},
+    ]
+    cost = {"milliseconds": 1.0, "parameters": 10, "threads": 1, "device": "cpu", "width": 8, "height": 8, "scale": 4}
+    results = {"cost": cost, "results": [{"dataset": "d", "mean": {"psnr": 30.0}, "protocol": "y"}]}
+    teacher = {
+        "images": {"a": [8, 8]},
+        "names": {"output": {"ratio": 2, "channels": 3}},
+        "orientations": [0],
+        "windows": {"a": [[0, 0, 4, 4]]},
+        "scale": 2,
+    }
+    flow = {"num_frame": 3, "scale": 2, "degradation": "BI", "method": "dis"}
+    lines = "\n".join(map(json.dumps, history)) + "\n"
+    return [
+        lines.encode(),
+        *(json.dumps(value).encode() for value in (results, teacher, flow)),
+        b"[" * 5000,
+        b"1" * 5000,
+        b"",
+        lines.encode()[:-20],
+    ]
+
+
+def mutate(data: bytes, rng: Random) -> bytes:
+    """Changes the values of one of the JSON lines."""
+    lines = data.split(b"\n")
+    place = rng.randrange(len(lines))
+    try:
+        lines[place] = json.dumps(mutate_tree(json.loads(lines[place]), rng, _WORDS)).encode()
+    except (ValueError, RecursionError, IndexError):
+        return mutate_bytes(data, rng)
+    return b"\n".join(lines)
+
+
+def run(data: bytes, folder: Path) -> None:
+    """Everything that reads such files, on the same bytes."""
+    for name in ("history.jsonl", "results.json", "teacher.json", "flow.json"):
+        (folder / name).write_bytes(data)
+    (folder / "bench_seconds_2.txt").write_bytes(data[:20] if len(data) % 4 == 0 else b"1.0")
+    refused: UserError | None = None
+    for work in (
+        lambda: _history(folder),
+        lambda: speed_points([folder], ["x"], "psnr", None, []),
+        lambda: _teacher(folder),
+        lambda: FlowStore(folder).check(2, "BI", 5),
+    ):
+        try:
+            work()
+        except UserError as error:
+            refused = error
+    if refused is not None:
+        raise refused
+
+
+def _history(folder: Path) -> None:
+    records = list(read_log(folder / "history.jsonl"))
+    smooth(loss_curve(records).values, 3)
+    val_curve(records)
+    outcome(Run("r", 0, 2, 2, folder / "o.yml", folder))
+    History(folder / "history.jsonl", 1).close()
+
+
+def _teacher(folder: Path) -> None:
+    store = TeacherStore(folder)
+    store.check(2, {"a": (8, 8)}, [0])
+    store.check_patch(4)
+
+
+TARGET = Target(
+    "records",
+    "history.jsonl, results.json, teacher.json, flow.json",
+    seeds,
+    run,
+    mutate,
+    structured=0.8,
+    max_len=8000,
+    share=30,
+)

@@ -1,0 +1,191 @@
+"""One process that fuzzes one target; `fuzz.campaign` starts it, watches it and starts it again where it dies."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import faulthandler
+import json
+import mmap
+import os
+import resource
+import struct
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from random import Random
+
+from fuzz.target import MIB, Target
+
+_HEAD = struct.Struct("<QQQQ")  # inputs, accepted, refused, length of the current input
+_ROOM = 4 * MIB
+
+
+class Board:
+    """What a worker does at this moment, in memory that outlives it: counts, and the input it is reading."""
+
+    def __init__(self, path: Path) -> None:
+        if not path.exists():
+            path.write_bytes(bytes(_HEAD.size + _ROOM))
+        with open(path, "r+b") as file:
+            self._map = mmap.mmap(file.fileno(), 0)
+
+    def counts(self) -> tuple[int, int, int]:
+        """(inputs, accepted, refused)."""
+        return _HEAD.unpack_from(self._map)[:3]
+
+    def current(self) -> bytes:
+        """The input that is being read, or was last."""
+        length = _HEAD.unpack_from(self._map)[3]
+        return self._map[_HEAD.size : _HEAD.size + length]
+
+    def begin(self, data: bytes) -> None:
+        """An input is about to be read."""
+        inputs, accepted, refused, _ = _HEAD.unpack_from(self._map)
+        self._map[_HEAD.size : _HEAD.size + len(data)] = data
+        _HEAD.pack_into(self._map, 0, inputs + 1, accepted, refused, len(data))
+
+    def end(self, outcome: str) -> None:
+        """It was read."""
+        inputs, accepted, refused, length = _HEAD.unpack_from(self._map)
+        counted = (accepted + (outcome == "accepted"), refused + (outcome == "refused"))
+        _HEAD.pack_into(self._map, 0, inputs, *counted, length)
+
+
+def warm_up(target: Target, scratch: Path) -> None:
+    """Read the first seed, which is sound: what is imported and built once is not the account of any input."""
+    from kdsr_arch.errors import UserError
+
+    for _ in range(2):
+        with contextlib.suppress(UserError):
+            target.run(target.seeds()[0], scratch)
+
+
+def limit_memory(allowed: int) -> None:
+    """Let this process grow by no more address space than the target's allowance, and some for the libraries."""
+    pages = int(Path("/proc/self/statm").read_text().split()[0])
+    most = pages * resource.getpagesize() + allowed + 768 * MIB
+    resource.setrlimit(resource.RLIMIT_AS, (most, most))
+
+
+def _reader(target: Target, folder: Path, board: Board) -> Callable[[bytes], None]:
+    """Reads one input, and writes a finding down once for each signature."""
+    from fuzz.guard import Finding, Guard
+
+    guard = Guard(folder / "scratch")
+    known: set[str] = set()
+
+    def read(data: bytes) -> None:
+        board.begin(data)
+        try:
+            board.end(guard.judge(target, data))
+        except Finding as finding:
+            if finding.signature not in known:
+                known.add(finding.signature)
+                record = {"signature": finding.signature, "detail": finding.detail, "input": data.hex()}
+                with open(folder / "findings.jsonl", "a", encoding="utf-8") as file:
+                    file.write(json.dumps(record) + "\n")
+
+    return read
+
+
+def _with_atheris(target: Target, read: Callable[[bytes], None], folder: Path, runs: int, seed: int) -> None:
+    """Coverage-guided: what reaches new code of the project is kept and changed further. Does not return."""
+    import atheris
+
+    def change(data: bytes, max_size: int, number: int) -> bytes:
+        rng = Random(number)
+        if rng.random() < 0.3:
+            return atheris.Mutate(data, len(data))[:max_size]
+        return target.change(data, rng)[:max_size]
+
+    words = [
+        sys.argv[0],
+        f"-runs={runs}",
+        f"-seed={seed}",
+        f"-max_len={target.max_len}",
+        "-timeout=100000",
+        "-rss_limit_mb=0",
+        "-malloc_limit_mb=0",
+        "-print_final_stats=1",
+        str(folder / "corpus"),
+    ]
+    atheris.Setup(words, read, custom_mutator=change)
+    atheris.Fuzz()
+
+
+def _with_hypothesis(target: Target, read: Callable[[bytes], None], runs: int, seed: int) -> None:
+    """Property-based: hypothesis draws a seed input and every choice of the mutator."""
+    from hypothesis import HealthCheck, Phase, given, settings
+    from hypothesis import seed as seeded
+    from hypothesis import strategies as st
+
+    @seeded(seed)
+    @settings(
+        max_examples=runs,
+        deadline=None,
+        database=None,
+        phases=[Phase.generate],
+        suppress_health_check=list(HealthCheck),
+    )
+    @given(st.sampled_from(target.seeds()), st.integers(1, 4), st.randoms(use_true_random=False))
+    def throw(data: bytes, changes: int, rng: Random) -> None:
+        for _ in range(changes):
+            data = target.change(data, rng)
+        read(data)
+
+    throw()
+
+
+def _with_chance(target: Target, read: Callable[[bytes], None], runs: int, seed: int) -> None:
+    """Neither is there: random changes of the seeds."""
+    rng, seeds = Random(seed), target.seeds()
+    for _ in range(runs):
+        data = rng.choice(seeds)
+        for _ in range(rng.randint(1, 4)):
+            data = target.change(data, rng)
+        read(data)
+
+
+def open_target(name: str, instrumented: bool) -> Target:
+    """The target, with the project's code instrumented for coverage where that is asked for."""
+    from fuzz.targets import load
+
+    if not instrumented:
+        return load(name)
+    import atheris
+
+    with atheris.instrument_imports(include=["kdsr_arch"]):
+        return load(name)
+
+
+def main() -> None:
+    """The process."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("target")
+    parser.add_argument("--engine", choices=["atheris", "hypothesis", "chance"], required=True)
+    parser.add_argument("--runs", type=int, required=True)
+    parser.add_argument("--seed", type=int, required=True)
+    parser.add_argument("--folder", type=Path, required=True)
+    args = parser.parse_args()
+    faulthandler.enable()
+    target = open_target(args.target, args.engine == "atheris")
+    (args.folder / "corpus").mkdir(exist_ok=True)
+    for number, data in enumerate(target.seeds()):
+        (args.folder / "corpus" / f"seed{number:03d}").write_bytes(data[: target.max_len])
+    scratch = args.folder / "scratch"
+    scratch.mkdir(exist_ok=True)
+    os.chdir(scratch)
+    read = _reader(target, args.folder, Board(args.folder / "board"))
+    warm_up(target, scratch)
+    limit_memory(target.memory)
+    if args.engine == "atheris":
+        _with_atheris(target, read, args.folder, args.runs, args.seed)
+    elif args.engine == "hypothesis":
+        _with_hypothesis(target, read, args.runs, args.seed)
+    else:
+        _with_chance(target, read, args.runs, args.seed)
+
+
+if __name__ == "__main__":
+    main()
