@@ -2,6 +2,7 @@
 
     python benchmarks/distill_overhead.py [--terms sd|light|published] [--preset paper|demo] [--steps 10] [--device cpu]
     python benchmarks/distill_overhead.py --options options/train_std.yml      # networks, clips and terms of that file
+    python benchmarks/distill_overhead.py --pairs --options options/train_std.yml --downsample 4 8 --out FILE.json
 
 The bare loop is the least that any distillation needs: the teacher's forward under no_grad, the student's forward and
 backward with the pixel loss, and the optimizer's step. Both run alternately in the same process, on the same data in
@@ -12,9 +13,15 @@ steps. On the CPU the time is that of the process, which other programs on the m
 from __future__ import annotations
 
 import argparse
+import itertools
+import json
+import os
+import platform
 import statistics
+import sys
 import time
 from collections.abc import Callable
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +43,16 @@ TERMS = {
     'light': {'spatial': {'type': 'SpatialAttentionLoss', 'at': 'f_sr', 'loss_weight': 1e-3},
               'temporal': {'type': 'TemporalMemoryLoss', 'at': 'f_sr', 'loss_weight': 0.1, 'lstm': 'frozen',
                            'downsample': 4, 'hidden': 32, 'padding': 'replicate', 'normalize': 'teacher_rms'}},
+}
+STUDENTS = {  # the published sizes
+    'VESPCN': {'type': 'VESPCN'},
+    'VSRNet': {'type': 'VSRNet'},
+    'FastDVDnet': {'type': 'FastDVDnet'},
+}
+TEACHERS = {
+    'EDVR-M': {'type': 'EDVR'},
+    'EDVRSlim': {'type': 'EDVRSlim', 'num_feat': 32, 'num_hr_feat': 32, 'num_frame': 5, 'deformable_groups': 4,
+                 'num_extract_block': 3, 'num_reconstruct_block': 10},
 }
 NETWORKS = {  # student, teacher, LR size
     'paper': ({}, {}, 32),
@@ -107,26 +124,9 @@ def timed(step: Callable[[], None], device: torch.device) -> float:
     return clock() - start
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument('--preset', choices=NETWORKS, default='paper')
-    parser.add_argument('--terms', choices=TERMS, default='light')
-    parser.add_argument('--options', help='take networks, clips and terms from this file')
-    parser.add_argument('--steps', type=int, default=10)
-    parser.add_argument('--batch', type=int, default=1)
-    parser.add_argument('--clip', type=int, default=5)
-    parser.add_argument('--size', type=int, help='LR crop')
-    parser.add_argument('--amp', choices=('no', 'bf16'), default='no')
-    parser.add_argument('--device', default='cpu')
-    args = parser.parse_args()
-    torch.manual_seed(0)
-    device = torch.device(args.device)
-    if args.options:
-        student, teacher, terms = from_options(args.options, args)
-    else:
-        student, teacher, size = build(args.preset)
-        terms, args.size = TERMS[args.terms], args.size or size
-    size = args.size
+def measure(student: nn.Module, teacher: nn.Module, terms: dict[str, Any], args: argparse.Namespace) -> dict[str, Any]:
+    """Best times of both loops in milliseconds and their ratio."""
+    device, size = torch.device(args.device), args.size
     lq = torch.rand(args.batch, args.clip + 4, 3, size, size, device=device)
     gt = torch.rand(args.batch, args.clip, 3, 4 * size, 4 * size, device=device)
     options = {'pixel_opt': {'type': 'CharbonnierLoss'}, 'distill_opt': terms, 'amp': args.amp}
@@ -139,11 +139,71 @@ def main() -> None:
     pairs = [[timed(step, device) for step in steps] for _ in range(args.steps)]
     bare, full = (min(column) for column in zip(*pairs, strict=True))
     ratio = statistics.median(b / a for a, b in pairs)
-    what = args.options or f'{args.preset} networks, {args.terms} terms'
-    print(f'{what}, {args.batch} clip(s) of {args.clip}, LR {size}, '
-          f'amp {args.amp}, {device}, {torch.get_num_threads()} thread(s):')
-    print(f'bare {bare * 1e3:.1f} ms, distillation {full * 1e3:.1f} ms, {full / bare:.3f} x (median of pairs '
-          f'{ratio:.3f} x)')
+    return {'bare_ms': round(bare * 1e3, 1), 'distillation_ms': round(full * 1e3, 1), 'ratio': round(full / bare, 3),
+            'median_of_pairs': round(ratio, 3)}
+
+
+def every_pair(args: argparse.Namespace) -> dict[str, Any]:
+    """Each student of STUDENTS under each teacher of TEACHERS, by the terms of ``args.options``."""
+    found = {}
+    sizes = args.downsample or [from_options(args.options, args)[2]['temporal'].get('downsample', 1)]
+    walk = itertools.product(STUDENTS.items(), TEACHERS.items(), sizes)
+    for (student, ours), (teacher, theirs), downsample in walk:
+        terms = from_options(args.options, args)[2]
+        terms['temporal']['downsample'] = downsample
+        if student != 'VESPCN':  # the others have no motion of their own to train
+            terms.pop('motion', None)
+        what = f'{student} <- {teacher}, downsample {downsample}'
+        found[what] = told(what, measure(build_network(ours), build_network(theirs), terms, args), args)
+    return found
+
+
+def told(what: str, found: dict[str, Any], args: argparse.Namespace) -> dict[str, Any]:
+    """Prints one measurement and gives it back."""
+    print(f'{what}, {args.batch} clip(s) of {args.clip}, LR {args.size}, amp {args.amp}, {args.device}, '
+          f'{torch.get_num_threads()} thread(s):')
+    print(f"bare {found['bare_ms']} ms, distillation {found['distillation_ms']} ms, {found['ratio']:.3f} x (median of "
+          f"pairs {found['median_of_pairs']:.3f} x)", flush=True)
+    return found
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument('--preset', choices=NETWORKS, default='paper')
+    parser.add_argument('--terms', choices=TERMS, default='light')
+    parser.add_argument('--options', help='take networks, clips and terms from this file')
+    parser.add_argument('--pairs', action='store_true', help='walk the video students and teachers; needs --options')
+    parser.add_argument('--downsample', type=int, nargs='+', help='with --pairs: of the temporal term, one or more')
+    parser.add_argument('--steps', type=int, default=10)
+    parser.add_argument('--batch', type=int, default=1)
+    parser.add_argument('--clip', type=int, default=5)
+    parser.add_argument('--size', type=int, help='LR crop')
+    parser.add_argument('--amp', choices=('no', 'bf16'), default='no')
+    parser.add_argument('--device', default='cpu')
+    parser.add_argument('--out', type=Path, help='write the figures here as JSON')
+    args = parser.parse_args()
+    if args.pairs and not args.options:
+        parser.error('--pairs takes its terms from --options')
+    return args
+
+
+def main() -> None:
+    args = arguments()
+    torch.manual_seed(0)
+    if args.pairs:
+        found = every_pair(args)
+    elif args.options:
+        found = {args.options: told(args.options, measure(*from_options(args.options, args), args), args)}
+    else:
+        student, teacher, size = build(args.preset)
+        args.size = args.size or size
+        what = f'{args.preset} networks, {args.terms} terms'
+        found = {what: told(what, measure(student, teacher, TERMS[args.terms], args), args)}
+    if args.out:
+        protocol = {'command': f'python {" ".join(sys.argv)}', 'clips': args.batch, 'clip_length': args.clip,
+                    'lr_crop': args.size, 'threads': torch.get_num_threads(), 'torch': torch.__version__,
+                    'machine': f'{platform.machine()}, {os.cpu_count()} cores', 'date': f'{date.today()}'}
+        args.out.write_text(json.dumps({**protocol, **found}, indent=1) + '\n')
 
 
 if __name__ == '__main__':
