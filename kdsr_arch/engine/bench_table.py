@@ -35,7 +35,7 @@ def _summary(row: str, budget: int, group: list[dict[str, Any]], plain: list[dic
     gains = _gains(group, plain)
     return {"row": row, "budget": budget, "seeds": len(group), "reference": bool(group[0].get("reference")),
             "metrics": {key: spread(numbers) for key, numbers in values.items()},
-            "gain": spread(gains) if gains and group[0]["row"] != plain[0]["row"] else None,
+            "gain": spread(gains) if gains and row != plain[0]["row"] and not group[0].get("reference") else None,
             "ratios": {key: statistics.fmean(numbers) for key, numbers in ratios.items()},
             "seconds": statistics.fmean(seconds) if seconds else None}
 

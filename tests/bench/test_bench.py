@@ -136,17 +136,17 @@ def test_a_continued_bench_wants_a_constant_learning_rate(bench: Path, tmp_path:
 
 
 def test_what_is_trained_before_the_rows_stands_in_every_table(bench: Path, tmp_path: Path):
-    first = {"teacher": {"base": "base.yml", "iterations": 10, "change": {"train.distill_opt": None}}}
+    first = {"teacher": {"base": "base.yml", "iterations": 50, "change": {"train.distill_opt": None}}}  # as a budget
     bench.write_text(yaml.safe_dump(yaml.safe_load(bench.read_text()) | {"before": first}))
     (teacher,) = plan_before(read_bench(bench), bench, tmp_path)
     options = yaml.safe_load(teacher.options.read_text())
-    assert options["train"]["total_iter"] == 10 and options["val"] == {"val_freq": 10}
+    assert options["train"]["total_iter"] == 50 and options["val"] == {"val_freq": 10}
     assert options["name"] == "bench/b/teacher" and "distill_opt" not in options["train"]
     _finish(teacher, 33.0)
     for run in plan_runs(read_bench(bench), bench, tmp_path):
         _finish(run, 30.0)
     text = markdown(summarise(run_bench(bench, root=tmp_path)), command="c", protocol="Y")
-    assert text.count("| teacher (10 iterations) | 1 | 33.000 ± 0.000 | - |") == 2
+    assert text.count("| teacher (50 iterations) | 1 | 33.000 ± 0.000 | - |") == 2
 
 
 def test_a_misspelt_key_before_the_rows_is_refused(bench: Path):
