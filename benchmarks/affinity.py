@@ -1,6 +1,6 @@
 """Spatial affinity in tiles against the plain formula: time, and peak memory of a 256x256 map.
 
-    python benchmarks/affinity.py [--large] [--threads N] [--json FILE]
+    python benchmarks/affinity.py [--large] [--threads N] [--out FILE]
 
 Prints one line a case: seconds of forward and backward, and memory over the features and their gradient. The large
 case (64 channels, 256x256) takes about two minutes on one core.
@@ -17,6 +17,7 @@ import time
 from pathlib import Path
 
 import torch
+from record import save
 
 from kdsr_arch.losses.fakd_loss import FAKDLoss
 
@@ -68,7 +69,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--large", action="store_true", help="also the 256x256 map")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--json", type=Path, help="write the rows there")
+    parser.add_argument("--out", type=Path, help="write the figures there")
     parser.add_argument("--one", help=argparse.SUPPRESS)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
@@ -76,9 +77,7 @@ def main() -> None:
         shape, tile, repeats = json.loads(args.one)
         print(json.dumps(measure(tuple(shape), tile, repeats)))
         return
-    rows = report(args.large, args.threads)
-    if args.json:
-        args.json.write_text(json.dumps(rows, indent=1) + "\n")
+    save(args.out, {"threads": args.threads, "cases": report(args.large, args.threads)})
 
 
 if __name__ == "__main__":
