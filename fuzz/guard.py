@@ -64,10 +64,11 @@ class Guard:
         self._armed = False
         self._seen: list[Finding] = []
         if Guard._hooked is None:
-            sys.addaudithook(lambda event, args: Guard._hooked and Guard._hooked._audit(event, args))
+            sys.addaudithook(_audit)
         Guard._hooked = self
 
-    def _audit(self, event: str, args: tuple[Any, ...]) -> None:
+    def see(self, event: str, args: tuple[Any, ...]) -> None:
+        """Take note of what Python is about to do."""
         if not self._armed:
             return
         if event == "open":
@@ -132,6 +133,11 @@ class Guard:
             raise Finding("memory", target.name, f"{grown / MIB:.0f} MiB for one input")
         if seconds > HANG_SECONDS:
             raise Finding("slow", target.name, f"{seconds:.1f} s")
+
+
+def _audit(event: str, args: tuple[Any, ...]) -> None:
+    if Guard._hooked is not None:
+        Guard._hooked.see(event, args)
 
 
 def _check_message(error: UserError) -> None:

@@ -16,8 +16,8 @@ HOSTILE: tuple[Any, ...] = (
     None, True, False, 0, 1, -1, 2, 3, 7, 65536, 2**31, 2**63, -(2**63), 10**400, 0.0, -0.5, 0.5, 1e-320, 1e308,
     float("inf"), float("-inf"), float("nan"), "", " ", ".", "..", "../../../../escape", "/etc/escape", "~/escape",
     "~nobody-here/x", "a/../../b", "nul\0byte", "\ud800", "\u202e", "x" * 300, "a" * 5000, "{}", "{0.__class__}", "%s",
-    "$(touch escape)", "auto", "none", "true", "1e400", [], {}, [[]], [None], [0, 0], [1, -1], [float("nan")], {"": None}, {"type": None},
-    {"type": "../x"}, [{}], {"a": {"b": {"c": {}}}},
+    "$(touch escape)", "auto", "none", "true", "1e400", [], {}, [[]], [None], [0, 0], [1, -1], [float("nan")],
+    {"": None}, {"type": None}, {"type": "../x"}, [{}], {"a": {"b": {"c": {}}}},
 )  # fmt: skip
 
 

@@ -12,6 +12,7 @@ import resource
 import struct
 import sys
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from random import Random
 
@@ -95,7 +96,7 @@ def _with_atheris(target: Target, read: Callable[[bytes], None], folder: Path, r
 
     def change(data: bytes, max_size: int, number: int) -> bytes:
         rng = Random(number)
-        if rng.random() < 0.3:
+        if target.structured < 1 and rng.random() < 0.3:
             return atheris.Mutate(data, len(data))[:max_size]
         return target.change(data, rng)[:max_size]
 
@@ -147,16 +148,19 @@ def _with_chance(target: Target, read: Callable[[bytes], None], runs: int, seed:
         read(data)
 
 
-def open_target(name: str, instrumented: bool) -> Target:
-    """The target, with the project's code instrumented for coverage where that is asked for."""
+def open_target(name: str, instrumented: bool, scratch: Path) -> Target:
+    """The target, warmed up, with the project's code instrumented for coverage where that is asked for."""
     from fuzz.targets import load
 
-    if not instrumented:
-        return load(name)
-    import atheris
+    context: AbstractContextManager[object] = contextlib.nullcontext()
+    if instrumented:
+        import atheris
 
-    with atheris.instrument_imports(include=["kdsr_arch"]):
-        return load(name)
+        context = atheris.instrument_imports(include=["kdsr_arch"])
+    with context:
+        target = load(name)
+        warm_up(target, scratch)
+    return target
 
 
 def main() -> None:
@@ -169,15 +173,14 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, required=True)
     args = parser.parse_args()
     faulthandler.enable()
-    target = open_target(args.target, args.engine == "atheris")
-    (args.folder / "corpus").mkdir(exist_ok=True)
+    scratch = args.folder / "scratch"
+    for folder in (scratch, args.folder / "corpus"):
+        folder.mkdir(exist_ok=True)
+    os.chdir(scratch)
+    target = open_target(args.target, args.engine == "atheris", scratch)
     for number, data in enumerate(target.seeds()):
         (args.folder / "corpus" / f"seed{number:03d}").write_bytes(data[: target.max_len])
-    scratch = args.folder / "scratch"
-    scratch.mkdir(exist_ok=True)
-    os.chdir(scratch)
     read = _reader(target, args.folder, Board(args.folder / "board"))
-    warm_up(target, scratch)
     limit_memory(target.memory)
     if args.engine == "atheris":
         _with_atheris(target, read, args.folder, args.runs, args.seed)

@@ -12,9 +12,9 @@ from fuzz.material import encoded, texture, write_store
 from fuzz.mutate import READABLE, json_mutator
 from fuzz.target import Target
 from kdsr_arch.engine.datasets import open_dataset
-from kdsr_arch.engine.options.check import check_document
-from kdsr_arch.engine.options.load import plain
+from kdsr_arch.engine.options.load import complete
 from kdsr_arch.engine.options.yaml_reader import Document
+from kdsr_arch.errors import UserError
 
 _WORDS = ("type", "dataroot_gt", "dataroot_lq", "clips", "frames", "lists/a.txt", "images", "clips.lmdb", "ClipDataset",
           "ImagePairDataset", "MixDataset", "BD", "none", "gt_size", "scale", "num_frame", "cache", "cache_gb",
@@ -74,20 +74,20 @@ def run(data: bytes, folder: Path) -> None:
     try:
         dataset = json.loads(data)
     except (ValueError, RecursionError):
-        return
+        raise UserError("cut off: not an input") from None
     options = {
         "name": "n",
         "model_type": "ImageDistillModel",
         "scale": 2,
-        "network_g": {"type": "FSRCNN"},
+        "network_g": {"type": "FSRCNN", "scale": 2},
         "datasets": {"train": dataset},
         "train": {"total_iter": 5, "pixel_opt": {"type": "L1Loss"}, "optim_g": {"type": "Adam"}},
     }
     if isinstance(dataset, dict):
         dataset.setdefault("batch_size_per_gpu", 1)
-    opt = plain(check_document(Document(options, "options.yml"), is_train=True))["datasets"]["train"]
+    opt = complete(Document(options, "options.yml"), is_train=True, path="options.yml", root=folder)
     for phase in ("train", "val"):
-        opened = open_dataset({**opt, "phase": phase, "scale": 2, "name": "n"}, "datasets.train")
+        opened = open_dataset({**opt["datasets"]["train"], "phase": phase}, "datasets.train")
         if len(opened):
             opened.sample(0, np.random.default_rng(0)) if phase == "train" else opened[0]
 

@@ -13,6 +13,7 @@ from kdsr_arch.engine.options import load, load_yaml
 from kdsr_arch.engine.options.force import apply_force
 from kdsr_arch.engine.options.known import registries
 from kdsr_arch.engine.options.yaml_reader import Document
+from kdsr_arch.errors import UserError
 
 _ROOT = Path(__file__).resolve().parents[2]
 _FOLDERS = ("experiments_root", "results_root", "models", "training_states", "log", "visualization")
@@ -53,9 +54,9 @@ def run(data: bytes, folder: Path) -> None:
     try:
         values = json.loads(data)
     except (ValueError, RecursionError):
-        return
+        values = None
     if not isinstance(values, dict):
-        return
+        raise UserError("cut off: not an input")
     document = Document(values, "options.yml")
     if len(data) % 8 == 0:
         apply_force(document, ["train:total_iter=7", "datasets:train:gt_size=[1]", "val.metrics.psnr.type=x"])

@@ -79,11 +79,12 @@ def mutate(data: bytes, rng: Random) -> bytes:
 
 
 def run(data: bytes, folder: Path) -> None:
-    """Everything that reads such files, on the same bytes."""
+    """Everything that reads such files, on the same bytes; refused where all of them refuse."""
     for name in ("history.jsonl", "results.json", "teacher.json", "flow.json"):
         (folder / name).write_bytes(data)
+    (folder / "o.yml").write_text("datasets: {val: {name: set}}")
     (folder / "bench_seconds_2.txt").write_bytes(data[:20] if len(data) % 4 == 0 else b"1.0")
-    refused: UserError | None = None
+    refused: list[UserError] = []
     for work in (
         lambda: _history(folder),
         lambda: speed_points([folder], ["x"], "psnr", None, []),
@@ -93,9 +94,9 @@ def run(data: bytes, folder: Path) -> None:
         try:
             work()
         except UserError as error:
-            refused = error
-    if refused is not None:
-        raise refused
+            refused.append(error)
+    if len(refused) == 4:
+        raise refused[0]
 
 
 def _history(folder: Path) -> None:

@@ -37,7 +37,7 @@ class CachedSource(FrameSource):
         self.name = source.name
         self._places: dict[str, tuple[int, int]] = {}  # key -> (number, offset)
         total = 0
-        for key in keys:
+        for key in dict.fromkeys(keys):  # a clip may be listed twice, to be drawn twice as often
             size = frame_bytes(source.size(key))
             if total + size > limit:
                 break

@@ -52,6 +52,8 @@ class ImagePairDataset(torch.utils.data.Dataset):
         self.patch = patch_of(opt) if self.train else 0
         self.repeat = int(opt.get("enlarge_ratio") or 1) if self.train else 1
         self.pairs = FramePairs(opt)
+        if self.train and self.pairs.gt is None:
+            raise UserError(f"{opt.get('name', 'data set')}: dataroot_gt is missing: training needs the ground truth")
         self.on_device = device_degrade(opt, self.pairs, None)
         self.keys = self._matched_keys()
         for lq_key, gt_key in self.keys[:_CHECKED_AT_START]:

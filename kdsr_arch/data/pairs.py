@@ -106,7 +106,7 @@ class FramePairs:
             raise UserError(f"cache '{opt['cache']}' is unknown; use true, false or auto")
         if mode == "false" or not lq_keys:
             return False
-        limit = int(float(opt.get("cache_gb") or DEFAULT_CACHE_GB[mode]) * 2**30)
+        limit = int(min(float(opt.get("cache_gb") or DEFAULT_CACHE_GB[mode]), 2**30) * 2**30)
         if mode == "auto" and not self._fits(lq_keys, gt_keys, limit):
             return False
         if self.gt is not None:

@@ -258,7 +258,9 @@ def _dataset_names(options: Path) -> dict[str, str]:
     """{key of `datasets`: the set's name}."""
     from kdsr_arch.engine.options import load_yaml
 
-    return {key: str(values.get("name", key)) for key, values in (load_yaml(options).get("datasets") or {}).items()}
+    found = load_yaml(options).get("datasets")
+    datasets = found if isinstance(found, dict) else {}
+    return {key: str(values.get("name", key)) for key, values in datasets.items() if isinstance(values, dict)}
 
 
 def _seconds(marker: Path) -> float:

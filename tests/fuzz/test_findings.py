@@ -1,0 +1,229 @@
+"""What fuzzing found once, in its smallest form: each is now refused in a sentence that names what is wrong."""
+
+from __future__ import annotations
+
+import io
+import json
+import struct
+import zipfile
+import zlib
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from fuzz.guard import Guard
+from fuzz.material import encoded, texture
+from fuzz.payloads import hostile_objects, hostile_pickles
+from fuzz.targets import checkpoints, images, lmdb_values, load, training_states, videos
+from kdsr_arch.data.flow_store import FlowStore
+from kdsr_arch.data.teacher_store import TeacherStore
+from kdsr_arch.engine.bench import read_log
+from kdsr_arch.errors import UserError
+from kdsr_arch.report.runs import _report
+
+
+def refused(name: str, data: bytes, folder: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """What the refusal says; fails for any other outcome."""
+    target = load(name)
+    monkeypatch.chdir(folder)
+    assert Guard(folder).judge(target, data) == "refused"
+    with pytest.raises(UserError) as caught:
+        target.run(data, folder)
+    return str(caught.value)
+
+
+def options(**changes: Any) -> bytes:
+    values: dict[str, Any] = {
+        "name": "n", "model_type": "ImageDistillModel", "scale": 2, "network_g": {"type": "FSRCNN", "scale": 2},
+        "datasets": {"train": {"type": "ImagePairDataset", "dataroot_gt": "d", "gt_size": 8, "batch_size_per_gpu": 1}},
+        "train": {"total_iter": 5, "optim_g": {"type": "Adam"}, "pixel_opt": {"type": "L1Loss"}},
+    }  # fmt: skip
+    return json.dumps({**values, **changes}).encode()
+
+
+TEXTS = {
+    "aliases": (load("options_text").seeds()[2], "more than 100,000 values"),
+    "alias of itself": (b"a: &a [*a]", "alias stands inside"),
+    "control character": (b"a: \x1f", "is not YAML"),
+    "tag of another kind": (b"a: !!timestamp x", "could not determine a constructor"),
+    "code": (b"!!python/object/apply:os.system [touch escape]", "could not determine a constructor"),
+    "no truth": (b"a: !!bool maybe", "neither true nor false"),
+    "half a character": (b'name: "\\ud800"', "is not YAML"),
+    "giant number": (b"scale: 1" + b"0" * 400, "too large"),
+    "depth": (b"[" * 3000, "nested too deeply"),
+    "size": (b"a" * (513 << 10), "larger than 512 KiB"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", TEXTS)
+def test_option_text(case: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data, told = TEXTS[case]
+    assert told in refused("options_text", data, tmp_path, monkeypatch)
+
+
+VALUES = {
+    "the folder of all experiments": ({"name": "."}, "name: names a folder below experiments/"),
+    "a folder above": ({"name": "a/../../b"}, "name: names a folder below experiments/"),
+    "a name for no file system": ({"name": "a" * 300}, "name: names a folder below experiments/"),
+    "a suffix that leads out": ({"val": {"suffix": "../../x"}}, "val.suffix: becomes the name of a file"),
+    "a path that is too long": ({"path": {"pretrain_network_g": "a" * 5000}}, "cannot be looked up"),
+    "nobody's home": ({"path": {"pretrain_network_g": "~nobody-here/x"}}, "no user of that name"),
+}
+
+
+@pytest.mark.parametrize("case", VALUES)
+def test_option_values(case: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    changes, told = VALUES[case]
+    assert told in refused("options_values", options(**changes), tmp_path, monkeypatch)
+
+
+def test_a_data_sets_name_becomes_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    dataset = {"type": "ImagePairDataset", "dataroot_gt": "d", "batch_size_per_gpu": 1, "name": "../../../x"}
+    said = refused("options_values", options(datasets={"train": dataset}), tmp_path, monkeypatch)
+    assert "datasets.train.name: becomes the name of a file or folder" in said
+
+
+@pytest.mark.parametrize("line, told", [
+    (b"1" * 5000 + b".png (24,32,3) 1", "expected 'clip frames"),
+    (b"a.png (99999999999,1,3) 1", "expected 'clip frames"),
+    (b"000 " + b"9" * 5000, "more than 999,999,999 frames"),
+    (b"../x 3", "reaches outside the data root"),
+])  # fmt: skip
+def test_lists(line: bytes, told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert told in refused("frame_lists", line, tmp_path, monkeypatch)
+
+
+def _tiles(kind: int, edge: int, size: tuple[int, int], tile: bytes) -> bytes:
+    return lmdb_values._record(kind, edge, *size, [tile])
+
+
+@pytest.mark.parametrize("value, told", [
+    (_tiles(0, 65535, (65535, 65535), b""), "no more than 178,956,970 pixels"),
+    (_tiles(2, 64, (24, 32), lmdb_values._zstd_bomb()), "damaged"),
+    (_tiles(1, 64, (24, 32), encoded(".webp", texture(600, 600))), "damaged"),
+    (b"KDSRtile", "damaged"),
+    (b"KDSRtile" + struct.pack("<BBHII", 1, 0, 1, 9000, 9000) + bytes(4), "damaged"),
+])  # fmt: skip
+def test_stored_values(value: bytes, told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert told in refused("lmdb_values", value, tmp_path, monkeypatch)
+
+
+@pytest.mark.parametrize("number", range(len(hostile_pickles())))
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_pickled_code_is_refused_and_does_not_run(number: int, wrapped: bool, tmp_path: Path, monkeypatch) -> None:
+    code = hostile_pickles()[number]
+    if wrapped:
+        parts = checkpoints._parts(checkpoints._saved({"a": torch.zeros(2)}))
+        name = next(name for name in parts if name.endswith("data.pkl"))
+        code = checkpoints._zipped({**parts, name: code})
+    refused("checkpoints", code, tmp_path, monkeypatch)
+
+
+def test_pickled_code_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = checkpoints._saved({"params": hostile_objects()[0]})
+    said = refused("checkpoints", data, tmp_path, monkeypatch)
+    assert "objects other than tensors" in said and "may run code" in said
+
+
+def test_a_packed_archive_is_no_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in checkpoints._parts(checkpoints._saved({"a": torch.zeros(4)})).items():
+            archive.writestr(name, content)
+        archive.writestr("archive/data/9", bytes(64 << 20))
+    assert "no checkpoint" in refused("checkpoints", buffer.getvalue(), tmp_path, monkeypatch)
+
+
+@pytest.mark.parametrize("path, value, told", [
+    (("version",), "1", "its version cannot be read"),
+    (("iter",), -3, "its iter cannot be read"),
+    (("fingerprint",), {"name": 1}, "its fingerprint cannot be read"),
+    (("random",), {}, "its random cannot be read"),
+    (("best", "val"), 3, "cannot be gone on from"),
+    (("model", "schedule"), [], "cannot be gone on from"),
+    (("model", "optimizer", "state"), None, "cannot be gone on from"),
+])  # fmt: skip
+def test_training_states(path: tuple[str, ...], value: Any, told: str, tmp_path: Path, monkeypatch) -> None:
+    state = torch.load(io.BytesIO(training_states.seeds()[0]), weights_only=True)
+    holder = state
+    for key in path[:-1]:
+        holder = holder[key]
+    holder[path[-1]] = value
+    assert told in refused("training_states", training_states._bytes(state), tmp_path, monkeypatch)
+
+
+def _long_chunk() -> bytes:
+    """A PNG whose second chunk claims four gigabytes."""
+    plain = encoded(".png", texture())
+    return plain[:33] + b"\xff\xff\xff\xff" + plain[37:]
+
+
+def _tiff_without_size() -> bytes:
+    return encoded(".tiff", texture()).replace(struct.pack("<HHI", 256, 3, 1), struct.pack("<HHI", 999, 3, 1))
+
+
+@pytest.mark.parametrize("data", [images._png(60000, 60000), images._png(13400, 13400), _long_chunk(), b"",
+                                  b"P6 60000 60000 255\n", _tiff_without_size()])  # fmt: skip
+def test_images(data: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    refused("images", data, tmp_path, monkeypatch)
+
+
+def test_a_text_bomb_in_a_png_is_not_unpacked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert zlib.crc32(images._text_bomb()) and Guard(tmp_path).judge(load("images"), images._text_bomb())
+
+
+def test_a_video_of_an_unknown_codec(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = videos._video("mp4", "mpeg4")
+    assert data is not None
+    said = refused("videos", data.replace(b"mp4v", b"xxxx").replace(b"esds", b"free"), tmp_path, monkeypatch)
+    assert "cannot be decoded here" in said
+
+
+@pytest.mark.parametrize("line", [b"[1]", b'{"iter": "x"}', b"[" * 5000, b"1" * 5000, b"\xff\xfe", b'{"images": 3}'])
+def test_records(line: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A line of a history that is none is passed over; as any other of the files it is refused."""
+    monkeypatch.chdir(tmp_path)
+    assert Guard(tmp_path).judge(load("records"), line + b"\n") == "accepted"
+    assert list(read_log(tmp_path / "history.jsonl")) == []
+    for read in (lambda: TeacherStore(tmp_path), lambda: FlowStore(tmp_path), lambda: _report(tmp_path)):
+        with pytest.raises(UserError):
+            read()
+
+
+BENCH: dict[str, Any] = {"name": "b", "base": "base.yml", "budgets": [5], "rows": {"a": {}}}
+
+
+@pytest.mark.parametrize("changes, told", [
+    ({"name": "../../b"}, "name: becomes the name of a file"),
+    ({"before": {"..": {"base": "base.yml", "iterations": 5}}}, "becomes the name of a file"),
+    ({"rows": ["a"]}, "rows: must be a mapping"),
+    ({"budgets": []}, "budgets: must have 1 entries"),
+    ({"rows": {"a": {"name.x": 1}}}, "'name' is not a mapping"),
+    ({"rows": {"a": {"train.total_iter": 0}}}, "no sound train section"),
+    ({"rows": {"a": {"extra_iter": "x"}}}, "extra_iter must be a whole number"),
+])  # fmt: skip
+def test_bench_files(changes: dict[str, Any], told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert told in refused("benches", json.dumps({**BENCH, **changes}).encode(), tmp_path, monkeypatch)
+
+
+IMAGES = {"type": "ImagePairDataset", "gt_size": 8, "degradation": "BI"}
+CLIPS = {"type": "ClipDataset", "dataroot_gt": "clips.lmdb", "gt_size": 8, "num_frame": 3, "cache": True}
+
+
+@pytest.mark.parametrize("dataset", [{**CLIPS, "clips": ["000", "000"]}, {**CLIPS, "cache_gb": 1e308}])
+def test_data_sets_that_are_sound(dataset: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert Guard(tmp_path).judge(load("datasets"), json.dumps(dataset).encode()) == "accepted"
+
+
+def test_training_images_without_ground_truth(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = json.dumps({**IMAGES, "dataroot_lq": "images"}).encode()
+    assert "training needs the ground truth" in refused("datasets", data, tmp_path, monkeypatch)
+
+
+def test_a_network_that_divides_by_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    said = refused("networks", b'{"type": "FSRCNN", "scale": 0.0}', tmp_path, monkeypatch)
+    assert "network_g: FSRCNN refuses these values" in said
