@@ -1,6 +1,6 @@
 """Time of the bicubic resize of a 1280x720 frame, beside basicsr's, and the distance between the two.
 
-    python benchmarks/bicubic.py [--device cpu] [--threads 1] [--out FILE.json]
+    python benchmarks/bicubic.py [--device cpu] [--threads 1] [--out FILE]
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from record import machine
+from record import save
 
 from kdsr_arch import compat  # noqa: F401
 from kdsr_arch.ops.bicubic import imresize, imresize_uint8, imresize_uint8_tensor
@@ -42,7 +42,7 @@ def report(device: str) -> dict[str, object]:
     x = torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))
     planar, batch = (x.float() / 255).to(device), x.to(device).expand(8, -1, -1, -1).contiguous()
     real = image.astype(np.float32) / 255
-    result: dict[str, object] = {"device": device, "threads": torch.get_num_threads(), "torch": torch.__version__}
+    result: dict[str, object] = {"threads": torch.get_num_threads()}
     for factor in (2, 3, 4):
         scale = 1 / factor
         ours = imresize(planar, scale)
@@ -62,13 +62,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "bicubic.json")
+    parser.add_argument("--out", type=Path, help="write the figures there")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    text = json.dumps({"machine": machine(), **report(args.device)}, indent=1)
-    print(text)
-    args.out.parent.mkdir(exist_ok=True)
-    args.out.write_text(text + "\n", encoding="utf-8")
+    result = report(args.device)
+    print(json.dumps(result, indent=1))
+    save(args.out, result, args.device)
 
 
 if __name__ == "__main__":

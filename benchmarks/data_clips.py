@@ -1,6 +1,6 @@
 """Random training samples of clips: this project's stores beside BasicSR's REDSDataset on its own PNG LMDB.
 
-    python benchmarks/data_clips.py VIDEO... [--frames 12] [--rounds 40] [--out benchmarks/results/data_clips.json]
+    python benchmarks/data_clips.py VIDEO... [--frames 12] [--rounds 40] [--out FILE]
 
 Videos of 1280x720 or more. A sample is 5 LR frames (64x64 windows of 320x180) and the HR frame (256x256 of 1280x720)
 with flips. All readers take turns, a few samples each, in one process and thread, and processor time is counted, so
@@ -9,12 +9,7 @@ that other load on the machine hits them alike. The files are in the page cache.
 
 from __future__ import annotations
 
-import argparse
-import json
-import logging
 import random
-import shutil
-import tempfile
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -22,8 +17,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 import torch
+from data_command import run
 from data_frames import video_frames, write_folder
-from record import machine
 
 from kdsr_arch import compat  # noqa: F401
 from kdsr_arch.data.clip_dataset import ClipDataset
@@ -94,7 +89,9 @@ def our_reader(gt: Path, lq: Path | None, **changes: object) -> Callable[[], obj
 
 
 def take_turns(readers: Mapping[str, Callable[[], object]], rounds: int, each: int = SAMPLES_A_TURN) -> dict:
-    """Milliseconds of processor time of one call of each reader: the median over rounds, and the quartiles."""
+    """Milliseconds of processor time of one call of each reader: quartiles of the rounds, in one thread."""
+    cv2.setNumThreads(1)
+    torch.set_num_threads(1)
     for reader in readers.values():
         reader()
     times: dict[str, list[float]] = {name: [] for name in readers}
@@ -165,29 +162,8 @@ def report(videos: list[Path], count: int, rounds: int, root: Path) -> dict:
             "size_of_raw": round(held / raw, 3) if held and "fly" not in name else None,
         }  # fmt: skip
     parts = {name: parts_of_a_sample(*stores[name], rounds) for name in CODECS[:3]}
-    return {"machine": machine(), "frames": f"{count} of each of {len(videos)} videos", "rows": rows, "parts": parts}
-
-
-def main() -> None:
-    """Command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("videos", type=Path, nargs="+")
-    parser.add_argument("--frames", type=int, default=12)
-    parser.add_argument("--rounds", type=int, default=40)
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "data_clips.json")
-    args = parser.parse_args()
-    logging.disable(logging.WARNING)
-    cv2.setNumThreads(1)
-    torch.set_num_threads(1)
-    root = Path(tempfile.mkdtemp(prefix="kdsr_bench_"))
-    try:
-        result = report(args.videos, args.frames, args.rounds, root)
-    finally:
-        shutil.rmtree(root)
-    args.out.parent.mkdir(exist_ok=True)
-    args.out.write_text(json.dumps(result, indent=1) + "\n")
-    print(json.dumps({"rows": result["rows"], "parts": result["parts"]}, indent=1))
+    return {"frames": f"{count} of each of {len(videos)} videos", "rows": rows, "parts": parts}
 
 
 if __name__ == "__main__":
-    main()
+    run(__doc__, report, "frames", count=12, rounds=40)

@@ -1,6 +1,6 @@
 """Frames a second of a conversion beside BasicSR's make_lmdb_from_imgs, and the memory of a worker over many samples.
 
-    python benchmarks/data_convert.py VIDEO... [--frames 12] [--rounds 3] [--out benchmarks/results/data_convert.json]
+    python benchmarks/data_convert.py VIDEO... [--frames 12] [--rounds 3] [--out FILE]
 
 Frames of 1280x720 as PNG files. The conversions take turns, and wall-clock time is counted, as the point is the use of
 two cores: on a machine with other load the rates, though not the processor time, are those of what is left. BasicSR is
@@ -9,22 +9,18 @@ run both ways it offers: as its scripts do (which read all frames into memory fi
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import io
-import json
-import logging
 import multiprocessing
 import os
 import shutil
-import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+from data_command import run
 from data_frames import video_frames, write_folder
-from record import machine
 
 from kdsr_arch import compat  # noqa: F401
 from kdsr_arch.data.clip_dataset import ClipDataset
@@ -106,28 +102,15 @@ def memory_of_a_worker(store: Path) -> list[float]:
     return seen
 
 
-def main() -> None:
-    """Command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("videos", type=Path, nargs="+")
-    parser.add_argument("--frames", type=int, default=12)
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "data_convert.json")
-    args = parser.parse_args()
-    logging.disable(logging.WARNING)
-    work = Path(tempfile.mkdtemp(prefix="kdsr_bench_"))
-    try:
-        write_folder(video_frames(args.videos, args.frames), work / "in")
-        result = {"machine": machine(), "processes": PROCESSES, "rows": rates(work / "in", args.rounds, work)}
-        low = {"scale": 4, "kind": "BI", "border": "symmetric"}
-        convert_clips(work / "in", work / "webp.lmdb", making=Making(codec_named("webp"), low=low))
-        result["worker_private_mb"] = memory_of_a_worker(work / "webp.lmdb")
-    finally:
-        shutil.rmtree(work)
-    args.out.parent.mkdir(exist_ok=True)
-    args.out.write_text(json.dumps(result, indent=1) + "\n")
-    print(json.dumps(result, indent=1))
+def report(videos: list[Path], count: int, rounds: int, root: Path) -> dict[str, object]:
+    """The rates of all conversions, and the growth of a worker that reads one's outcome."""
+    write_folder(video_frames(videos, count), root / "in")
+    result: dict[str, object] = {"processes": PROCESSES, "rows": rates(root / "in", rounds, root)}
+    low = {"scale": 4, "kind": "BI", "border": "symmetric"}
+    convert_clips(root / "in", root / "webp.lmdb", making=Making(codec_named("webp"), low=low))
+    result["worker_private_mb"] = memory_of_a_worker(root / "webp.lmdb")
+    return result
 
 
 if __name__ == "__main__":
-    main()
+    run(__doc__, report, "frames", count=12, rounds=3)

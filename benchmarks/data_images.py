@@ -1,6 +1,6 @@
 """Random patches of 2K pictures: this project's stores beside BasicSR's PairedImageDataset on its own PNG LMDB.
 
-    python benchmarks/data_images.py VIDEO... [--pictures 8] [--rounds 20] [--out benchmarks/results/data_images.json]
+    python benchmarks/data_images.py VIDEO... [--pictures 8] [--rounds 20] [--out FILE]
 
 Pictures of 2040x1356 (DIV2K's usual size) made of frames of the videos, whole, without sub-images; HR patch 192, scale
 4. Readers take turns as in data_clips.py.
@@ -8,21 +8,14 @@ Pictures of 2040x1356 (DIV2K's usual size) made of frames of the videos, whole, 
 
 from __future__ import annotations
 
-import argparse
-import json
-import logging
 import random
-import shutil
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-import cv2
 import numpy as np
-import torch
 from data_clips import CODECS, disk_bytes, take_turns
+from data_command import run
 from data_frames import pictures, video_frames, write_folder
-from record import machine
 
 from kdsr_arch import compat  # noqa: F401
 from kdsr_arch.data.codec import codec_named
@@ -86,29 +79,8 @@ def report(videos: list[Path], count: int, rounds: int, root: Path) -> dict:
         }
         for name, (low, middle, high) in times.items()
     }  # fmt: skip
-    return {"machine": machine(), "pictures": f"{count} of 2040x1356", "rows": rows}
-
-
-def main() -> None:
-    """Command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("videos", type=Path, nargs="+")
-    parser.add_argument("--pictures", type=int, default=8)
-    parser.add_argument("--rounds", type=int, default=20)
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "data_images.json")
-    args = parser.parse_args()
-    logging.disable(logging.WARNING)
-    cv2.setNumThreads(1)
-    torch.set_num_threads(1)
-    root = Path(tempfile.mkdtemp(prefix="kdsr_bench_"))
-    try:
-        result = report(args.videos, args.pictures, args.rounds, root)
-    finally:
-        shutil.rmtree(root)
-    args.out.parent.mkdir(exist_ok=True)
-    args.out.write_text(json.dumps(result, indent=1) + "\n")
-    print(json.dumps(result["rows"], indent=1))
+    return {"pictures": f"{count} of 2040x1356", "rows": rows}
 
 
 if __name__ == "__main__":
-    main()
+    run(__doc__, report, "pictures", count=8, rounds=20)

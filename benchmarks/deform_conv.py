@@ -1,6 +1,6 @@
 """Time and peak memory of deformable convolution in plain PyTorch, beside torchvision's operator where it runs.
 
-    python benchmarks/deform_conv.py [--device cpu] [--threads 1] [--out FILE.json]
+    python benchmarks/deform_conv.py [--device cpu] [--threads 1] [--out FILE]
 
 Shapes are those of EDVR-M: 64 channels, 8 offset groups, 3x3, on a training patch and on a frame.
 """
@@ -16,6 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from record import save
 
 from kdsr_arch import compat
 from kdsr_arch.ops.deform_conv import deform_conv2d
@@ -94,7 +95,7 @@ def report(device: str) -> dict[str, object]:
         import torchvision
 
         implementations["torchvision"] = torchvision.ops.deform_conv2d
-    result: dict[str, object] = {"device": device, "threads": torch.get_num_threads(), "torch": torch.__version__}
+    result: dict[str, object] = {"threads": torch.get_num_threads()}
     for name, size in SIZES.items():
         numbers: dict[str, object] = {key: measure(f, size, device) for key, f in implementations.items()}
         if device == "cpu":
@@ -108,17 +109,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--out", type=Path)
+    parser.add_argument("--out", type=Path, help="write the figures there")
     parser.add_argument("--peak", nargs=2, help=argparse.SUPPRESS)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     if args.peak:
         print(_peak_mb(SIZES[args.peak[0]], args.peak[1]))
         return
-    text = json.dumps(report(args.device), indent=2)
-    print(text)
-    if args.out:
-        args.out.write_text(text + "\n", encoding="utf-8")
+    result = report(args.device)
+    print(json.dumps(result, indent=1))
+    save(args.out, result, args.device)
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
     python benchmarks/distill_overhead.py [--terms sd|light|published] [--preset paper|demo] [--steps 10] [--device cpu]
     python benchmarks/distill_overhead.py --options options/train_std.yml      # networks, clips and terms of that file
-    python benchmarks/distill_overhead.py --pairs --options options/train_std.yml --downsample 4 8 --out FILE.json
+    python benchmarks/distill_overhead.py --pairs --options options/train_std.yml --downsample 4 8 --out FILE
 
 The bare loop is the least that any distillation needs: the teacher's forward under no_grad, the student's forward and
 backward with the pixel loss, and the optimizer's step. Both run alternately in the same process, on the same data in
@@ -14,19 +14,15 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import json
-import os
-import platform
 import statistics
-import sys
 import time
 from collections.abc import Callable
-from datetime import date
 from pathlib import Path
 from typing import Any
 
 import torch
 import yaml
+from record import save
 from torch import Tensor, nn
 
 from kdsr_arch import compat  # noqa: F401
@@ -180,7 +176,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument('--size', type=int, help='LR crop')
     parser.add_argument('--amp', choices=('no', 'bf16'), default='no')
     parser.add_argument('--device', default='cpu')
-    parser.add_argument('--out', type=Path, help='write the figures here as JSON')
+    parser.add_argument('--out', type=Path, help='write the figures there')
     args = parser.parse_args()
     if args.pairs and not args.options:
         parser.error('--pairs takes its terms from --options')
@@ -199,11 +195,9 @@ def main() -> None:
         args.size = args.size or size
         what = f'{args.preset} networks, {args.terms} terms'
         found = {what: told(what, measure(student, teacher, TERMS[args.terms], args), args)}
-    if args.out:
-        protocol = {'command': f'python {" ".join(sys.argv)}', 'clips': args.batch, 'clip_length': args.clip,
-                    'lr_crop': args.size, 'threads': torch.get_num_threads(), 'torch': torch.__version__,
-                    'machine': f'{platform.machine()}, {os.cpu_count()} cores', 'date': f'{date.today()}'}
-        args.out.write_text(json.dumps({**protocol, **found}, indent=1) + '\n')
+    protocol = {'clips': args.batch, 'clip_length': args.clip, 'lr_crop': args.size, 'amp': args.amp,
+                'threads': torch.get_num_threads()}
+    save(args.out, {**protocol, **found}, args.device)
 
 
 if __name__ == '__main__':

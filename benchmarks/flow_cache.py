@@ -1,6 +1,6 @@
 """What stored optical flow saves: training steps of VSRNet with flow estimated live and read from a store.
 
-    python benchmarks/flow_cache.py [--steps 6] [--device cpu] [--out benchmarks/results/flow_cache.json]
+    python benchmarks/flow_cache.py [--steps 6] [--device cpu] [--out FILE]
 
 30 frames of two of the demo's clips, x4, batches of 2 clips of 3 frames, HR crops of 64 and 128, windows of 5,
 the published network under DIS flow, SpyNet (untrained weights: the time is the same) and no flow at all. Data are
@@ -10,18 +10,14 @@ loaded in the training process, so that reading the flow counts. Steps alternate
 from __future__ import annotations
 
 import argparse
-import json
-import os
-import platform
-import sys
 import tempfile
 import time
 from collections.abc import Callable
-from datetime import date
 from pathlib import Path
 from typing import Any
 
 import torch
+from record import save
 
 from kdsr_arch import compat  # noqa: F401
 from kdsr_arch.data import demo
@@ -91,7 +87,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument('--steps', type=int, default=6)
     parser.add_argument('--device', choices=('cpu', 'cuda'), default='cpu')
-    parser.add_argument('--out', type=Path)
+    parser.add_argument('--out', type=Path, help='write the figures there')
     args = parser.parse_args()
     torch.manual_seed(0)
     with tempfile.TemporaryDirectory() as name:
@@ -100,11 +96,8 @@ def main() -> None:
         torch.save({'params': SpyNet().state_dict()}, folder / 'spynet.pth')
         found = {f'{flow}, HR crop {patch}': compare(folder, flow, patch, args)
                  for flow in ('dis', 'spynet') for patch in (64, 128)}
-    if args.out:
-        protocol = {'command': f'python {" ".join(sys.argv)}', 'batch': '2 clips of 3 frames, windows of 5',
-                    'threads': torch.get_num_threads(), 'torch': torch.__version__, 'device': args.device,
-                    'machine': f'{platform.machine()}, {os.cpu_count()} cores', 'date': f'{date.today()}'}
-        args.out.write_text(json.dumps({**protocol, **found}, indent=1) + '\n', encoding='utf-8')
+    protocol = {'batch': '2 clips of 3 frames, windows of 5', 'threads': torch.get_num_threads()}
+    save(args.out, {**protocol, **found}, args.device)
 
 
 if __name__ == '__main__':

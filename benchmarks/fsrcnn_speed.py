@@ -1,17 +1,17 @@
 """Frames a second of FSRCNN, x4 from 180x120, on a CPU: as shipped, and with the transposed convolution as written.
 
-    python benchmarks/fsrcnn_speed.py [--threads 2] [--json FILE]
+    python benchmarks/fsrcnn_speed.py [--threads 2] [--out FILE]
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import time
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from record import save
 from torch import Tensor, nn
 
 from kdsr_arch.archs.fsrcnn_arch import FSRCNN
@@ -48,7 +48,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--repeats", type=int, default=40)
-    parser.add_argument("--json", type=Path, help="write the figures there")
+    parser.add_argument("--out", type=Path, help="write the figures there")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     rows = []
@@ -60,10 +60,9 @@ def main() -> None:
                                    ("step 16 x 24x24", True, torch.rand(16, 1, 24, 24))):  # fmt: skip
             ours = milliseconds(net, x, training, args.repeats)
             plain = milliseconds(written, x, training, args.repeats)
-            rows.append({"scale": scale, "case": label, "ms": ours, "ms_as_written": plain, "threads": args.threads})
+            rows.append({"scale": scale, "case": label, "ms": ours, "ms_as_written": plain})
             print(f"x{scale} {label}: {ours:.1f} ms ({1e3 / ours:.0f}/s); as written {plain:.1f} ms")
-    if args.json:
-        args.json.write_text(json.dumps(rows, indent=1) + "\n")
+    save(args.out, {"threads": args.threads, "repeats": args.repeats, "cases": rows})
 
 
 if __name__ == "__main__":

@@ -21,7 +21,6 @@ import datetime
 import json
 import math
 import os
-import platform
 import random
 import re
 import shlex
@@ -37,7 +36,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-import torch
+from record import save
 from run_outcome import differences, is_saving
 from tiny_runs import KINDS, make_data, tiny_options, write_options
 
@@ -287,12 +286,11 @@ def write_report(path: Path, records: list[dict[str, Any]]) -> None:
     held = {(r["campaign"], r["training"]): r for r in [*earlier, *records]}
     ordered = [held[name, kind] for name in PLANS for kind in KINDS if (name, kind) in held]
     report = {
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores, torch {torch.__version__}",
         "kills_survived": sum(r["kills_survived"] for r in ordered),
         "seconds": round(sum(r.get("seconds", 0.0) for r in ordered), 1),
         "campaigns": ordered,
     }
-    path.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    save(path, report)
 
 
 def main() -> None:

@@ -12,11 +12,8 @@ the fewest open ones: saving, and batches on their way, open some for a moment.
 from __future__ import annotations
 
 import argparse
-import datetime
 import json
 import os
-import platform
-import shlex
 import statistics
 import sys
 import tempfile
@@ -26,8 +23,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from kills import CommandLine, Training, iteration_of
+from record import save
 from tiny_runs import make_data, tiny_options, write_options
 
 PAGE, TICK = os.sysconf("SC_PAGE_SIZE"), os.sysconf("SC_CLK_TCK")
@@ -137,16 +134,13 @@ def run(root: Path, total: int, start: Callable[..., Training] = CommandLine) ->
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--iterations", type=int, default=20000)
-    parser.add_argument("--out", type=Path)
+    parser.add_argument("--out", type=Path, help="write the figures there")
     args = parser.parse_args()
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     with tempfile.TemporaryDirectory() as folder:
         record = run(Path(folder), args.iterations)
-    record |= {"machine": f"{platform.machine()}, {os.cpu_count()} cores, torch {torch.__version__}",
-               "date": str(datetime.date.today()), "command": shlex.join(["python", *sys.argv])}  # fmt: skip
     print(json.dumps(record, indent=1))
-    if args.out:
-        args.out.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    save(args.out, record)
     sys.exit(0 if all(value for key, value in record.items() if key.endswith("_flat")) else 1)
 
 

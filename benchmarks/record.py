@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import platform
+import shlex
 import subprocess
 import sys
 import time
@@ -32,8 +33,16 @@ def machine(device: torch.device | str = "cpu") -> dict[str, object]:
         "commit": subprocess.run(
             ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, cwd=Path(__file__).parent
         ).stdout.strip(),
-        "command": " ".join(Path(word).name for word in sys.argv),
+        "command": shlex.join(["python", *map(_word, sys.argv)]),
     }
+
+
+def _word(word: str) -> str:
+    """A word of the command line with no absolute path in it: from the repository's root, or else the bare name."""
+    if not Path(word).is_absolute():
+        return word
+    root = Path(__file__).resolve().parents[1]
+    return str(Path(word).relative_to(root)) if Path(word).is_relative_to(root) else Path(word).name
 
 
 def _processor() -> str:
@@ -44,5 +53,6 @@ def _processor() -> str:
 def save(path: Path | None, result: Mapping[str, Any], device: torch.device | str = "cpu") -> None:
     """Write a result as JSON, the machine first, whole or not at all; nothing without a path."""
     if path is not None:
+        path.parent.mkdir(parents=True, exist_ok=True)
         text = json.dumps({"machine": machine(device), **result}, indent=1) + "\n"
         write_whole(path, lambda handle: handle.write(text.encode()))

@@ -1,6 +1,6 @@
 """How long a training takes to say something and to begin, and the memory it takes.
 
-    python benchmarks/startup.py [-opt options/train_std.yml] [--out benchmarks/results/startup.json]
+    python benchmarks/startup.py [-opt options/train_std.yml] [--out FILE]
 
 Starts `kdsr train` with three iterations in a process of its own, in a temporary folder, and reads its output line by
 line. The demo's clips and the teacher's weights must be there.
@@ -9,10 +9,8 @@ line. The demo's clips and the teacher's weights must be there.
 from __future__ import annotations
 
 import argparse
-import datetime
 import json
 import os
-import platform
 import resource
 import subprocess
 import sys
@@ -48,14 +46,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("-opt", type=Path, default=ROOT / "options" / "train_std.yml")
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--out", type=Path)
+    parser.add_argument("--out", type=Path, help="write the figures there")
     args = parser.parse_args()
-    record = {**measure(args.opt, args.threads), "options": args.opt.name, "threads": args.threads,
-              "cores": os.cpu_count(), "machine": platform.machine(), "date": str(datetime.date.today())}
-    text = json.dumps(record, indent=1)
-    print(text)
-    if args.out:
-        args.out.write_text(text + "\n", encoding="utf-8")
+    record = {**measure(args.opt, args.threads), "options": args.opt.name, "threads": args.threads}
+    print(json.dumps(record, indent=1))
+    from record import save  # only now: what starts the training counts in its peak memory, an imported PyTorch too
+
+    save(args.out, record)
 
 
 if __name__ == "__main__":

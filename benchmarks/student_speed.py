@@ -1,6 +1,6 @@
-"""Frames per second of every video student, at 180x120 x4 by default, as JSON on standard output.
+"""Frames per second of every video student, at 180x120 x4 by default.
 
-    python benchmarks/student_speed.py --threads 2 [--frames 20] [--only vespcn]
+    python benchmarks/student_speed.py --threads 2 [--frames 20] [--only vespcn] [--out FILE]
 
 Each row restores a stream as in use: one window per frame, batch 1, the input's bicubic enlargement and optical flow
 included. The median over the frames is reported beside the fastest, which is what an idle machine would give; the
@@ -13,9 +13,11 @@ import argparse
 import json
 import statistics
 import time
+from pathlib import Path
 from typing import Any
 
 import torch
+from record import save
 from torch import nn
 
 from kdsr_arch.archs.fastdvdnet_arch import FastDVDnet
@@ -70,6 +72,7 @@ def main() -> None:
     parser.add_argument('--frames', type=int, default=20)
     parser.add_argument('--size', type=int, nargs=2, default=(180, 120), metavar=('WIDTH', 'HEIGHT'))
     parser.add_argument('--only', default='', help='measure the students whose name contains this')
+    parser.add_argument('--out', type=Path, help='write the figures there')
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     torch.manual_seed(0)
@@ -80,8 +83,9 @@ def main() -> None:
         if args.only in name:
             net = make(scale=4, **options)
             rows[name] = {'options': options, **measure(net, net.traits, args.frames, *args.size)}
-    print(json.dumps({'input': list(args.size), 'scale': 4, 'threads': args.threads, 'torch': torch.__version__,
-                      'students': rows}, indent=2))
+    result = {'input': list(args.size), 'scale': 4, 'threads': args.threads, 'frames': args.frames, 'students': rows}
+    print(json.dumps(result, indent=1))
+    save(args.out, result)
 
 
 if __name__ == '__main__':

@@ -1,7 +1,7 @@
 """How close `kdsr upscale` comes to the bare network: frames per second of both on the same frames, in turns.
 
     python benchmarks/upscale_speed.py [--frames 60] [--size 320x180] [--threads 1] [--weights NAME] [--rounds 2]
-        [--out FILE.json]
+        [--out FILE]
 
 The bare network has its frames in memory as tensors and throws its results away; `kdsr upscale` decodes an H.264 file
 and encodes one. They run in turns, in one process, so that a busy machine slows both.
