@@ -16,6 +16,7 @@ EXTRAS = {
     "video": ["av>=12"],
     "zstd": ["zstandard>=0.22"],
     "teachers": ["spandrel>=0.4"],
+    "fuzz": ["atheris>=2.3", "hypothesis>=6"],
     "export": ["onnx>=1.16", "onnxruntime>=1.18", "onnxscript>=0.3", "safetensors>=0.4"],
     "metrics": ["pyiqa>=0.1.13"],
     "faces": ["facexlib>=0.3"],

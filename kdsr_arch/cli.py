@@ -77,6 +77,12 @@ def _tell_os_error(error: OSError) -> str | None:
     return None
 
 
+def printable(text: str) -> str:
+    """A message that quotes a file may hold what steers a terminal: such characters are shown as ``\\x1b``."""
+    shown = (c if c.isprintable() or c in "\n\t" else c.encode("unicode_escape").decode() for c in text)
+    return "".join(shown)
+
+
 def _guarded(args: argparse.Namespace) -> int:
     """Run the command; what a user can mend becomes one sentence, from one process of the job, and exit code 2."""
     told: bool | None = None
@@ -94,7 +100,7 @@ def _guarded(args: argparse.Namespace) -> int:
         return 130
     sys.stdout.flush()
     if not told:
-        print(f"error: {message}", file=sys.stderr, flush=True)
+        print(f"error: {printable(message)}", file=sys.stderr, flush=True)
     return 2
 
 

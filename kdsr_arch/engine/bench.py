@@ -234,6 +234,8 @@ def read_log(path: Path) -> Iterator[dict[str, Any]]:
 
 def outcome(run: Run) -> dict[str, Any] | None:
     """The validation of a run at its last iteration, its mean term ratios and its speed; None before it got there."""
+    from kdsr_arch.engine.logging import logged_number
+
     final: dict[str, dict[str, Any]] = {}
     ratios: dict[str, list[float]] = {}
     for record in read_log(run.log):
@@ -243,8 +245,8 @@ def outcome(run: Run) -> dict[str, Any] | None:
                 final[name] = {k: v for k, v in record.items() if k not in ("kind", "iter", "dataset")}
         elif record["iter"] <= run.length:
             for key, value in record.items():
-                if key.startswith("ratio/") and isinstance(value, int | float):
-                    ratios.setdefault(key, []).append(value)
+                if key.startswith("ratio/") and (ratio := logged_number(value)) is not None:
+                    ratios.setdefault(key, []).append(ratio)
     if not final or not run.marker.exists():
         return None
     names = _dataset_names(run.options)

@@ -129,7 +129,15 @@ def whole_record(line: str) -> dict[str, Any] | None:
         record = json.loads(line)
     except (ValueError, RecursionError):
         return None
-    return record if isinstance(record, dict) and isinstance(record.get("iter"), int) else None
+    iteration = record.get("iter") if isinstance(record, dict) else None
+    return record if isinstance(iteration, int) and 0 <= iteration < 1 << 53 else None
+
+
+def logged_number(value: Any) -> float | None:
+    """A logged quantity as a number that can be computed with; None where it is none."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or abs(value) > 1e300:
+        return None
+    return float(value)
 
 
 class History:

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kdsr_arch.engine.bench import read_log
+from kdsr_arch.engine.logging import logged_number
 from kdsr_arch.errors import UserError
 from kdsr_arch.report.style import PALETTE, drawing, plain_ticks
 
@@ -28,8 +29,9 @@ class Curve:
 
 def loss_curve(records: Sequence[Mapping[str, Any]], key: str = "l_pix") -> Curve:
     """A logged training quantity, such as the pixel loss; empty where it was never logged."""
-    found = [(r["iter"], r[key]) for r in records if not _scores(r) and isinstance(r.get(key), (int, float))]
-    return Curve([i for i, _ in found], [v for _, v in found])
+    found = [(r["iter"], logged_number(r.get(key))) for r in records if not _scores(r)]
+    kept = [(iteration, value) for iteration, value in found if value is not None]
+    return Curve([i for i, _ in kept], [v for _, v in kept])
 
 
 def val_curve(records: Sequence[Mapping[str, Any]], metric: str = "psnr", dataset: str | None = None) -> Curve:
@@ -38,10 +40,10 @@ def val_curve(records: Sequence[Mapping[str, Any]], metric: str = "psnr", datase
     for record in records:
         scores = _scores(record)
         name = dataset if dataset is not None else next(iter(scores), None)
-        value = scores.get(name, {}).get(metric) if name is not None else None
-        if isinstance(value, (int, float)):
+        value = logged_number(scores.get(name, {}).get(metric)) if name is not None else None
+        if value is not None:
             iterations.append(record["iter"])
-            values.append(float(value))
+            values.append(value)
     return Curve(iterations, values)
 
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Annotated
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, Field, FiniteFloat, ValidationError
 
 from kdsr_arch.errors import UserError
 from kdsr_arch.files import read_json
@@ -95,8 +96,8 @@ def speed_points(folders: Sequence[Path], labels: Sequence[str], metric: str, da
 class _Cost(BaseModel):
     """What is read of the run time in a results.json."""
 
-    milliseconds: float
-    parameters: int
+    milliseconds: Annotated[FiniteFloat, Field(gt=0)]
+    parameters: Annotated[int, Field(ge=0, lt=1 << 53)]
     threads: int
     device: str
     width: int

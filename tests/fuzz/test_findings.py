@@ -17,10 +17,12 @@ from fuzz.guard import Guard
 from fuzz.material import encoded, texture
 from fuzz.payloads import hostile_objects, hostile_pickles
 from fuzz.targets import checkpoints, images, lmdb_values, load, training_states, videos
+from kdsr_arch.cli import main
 from kdsr_arch.data.flow_store import FlowStore
 from kdsr_arch.data.teacher_store import TeacherStore
 from kdsr_arch.engine.bench import read_log
 from kdsr_arch.errors import UserError
+from kdsr_arch.report.curves import Curve, loss_curve
 from kdsr_arch.report.runs import _report
 
 
@@ -61,6 +63,23 @@ TEXTS = {
 def test_option_text(case: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     data, told = TEXTS[case]
     assert told in refused("options_text", data, tmp_path, monkeypatch)
+
+
+@pytest.mark.parametrize("case", TEXTS)
+def test_the_command_line_tells_it_without_a_traceback(case: str, tmp_path: Path, capfd) -> None:
+    file = tmp_path / "options.yml"
+    file.write_bytes(TEXTS[case][0])
+    assert main(["check", "-opt", str(file), "--no-dry-run"]) == 2
+    said = capfd.readouterr().err
+    assert said.startswith("error: ") and str(file) in said and "Traceback" not in said
+
+
+def test_a_message_does_not_steer_the_terminal(tmp_path: Path, capfd) -> None:
+    file = tmp_path / "options.yml"
+    file.write_bytes(options(**{"a\x1b[2Jb": 1, "\u202e": 2}))
+    assert main(["check", "-opt", str(file), "--no-dry-run"]) == 2
+    said = capfd.readouterr().err
+    assert "a\\x1b[2Jb" in said and "\x1b" not in said and "\u202e" not in said
 
 
 VALUES = {
@@ -191,6 +210,14 @@ def test_records(line: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     for read in (lambda: TeacherStore(tmp_path), lambda: FlowStore(tmp_path), lambda: _report(tmp_path)):
         with pytest.raises(UserError):
             read()
+
+
+def test_a_history_with_giant_numbers_can_be_drawn(tmp_path: Path) -> None:
+    giant = "1" + "0" * 400
+    lines = [f'{{"kind": "train", "iter": 1, "l_pix": {giant}}}', '{"kind": "train", "iter": 2, "l_pix": 0.5}',
+             f'{{"kind": "train", "iter": {giant}, "l_pix": 0.5}}']  # fmt: skip
+    (tmp_path / "history.jsonl").write_text("\n".join(lines))
+    assert loss_curve(list(read_log(tmp_path / "history.jsonl"))) == Curve([2], [0.5])
 
 
 BENCH: dict[str, Any] = {"name": "b", "base": "base.yml", "budgets": [5], "rows": {"a": {}}}
