@@ -38,6 +38,7 @@ class PreActivationBlock(nn.Module):
         self.conv2 = nn.Conv2d(num_feat, num_feat, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Maps (B, C, h, w) to the same shape."""
         return x + self.conv2(F.relu(self.conv1(F.relu(x))))
 
 
@@ -45,6 +46,7 @@ class Skip(nn.Sequential):
     """A sequence of layers with an identity around it."""
 
     def forward(self, x: Tensor) -> Tensor:  # noqa: D102
+        """``x`` plus what the layers make of it, which must have its shape."""
         return x + super().forward(x)
 
 
@@ -101,6 +103,7 @@ class FusedHead(nn.Module):
         self.conv.weight.copy_((response[:-1] - bias.view(-1, 1, 1)).flip(2, 3).transpose(0, 1))
 
     def forward(self, x: Tensor) -> Tensor:
+        """LR features (B, num_feat, h, w) to the image (B, num_channel, h * scale, w * scale)."""
         if min(x.shape[-2:]) < 3:
             return self.exact(x)
         sr = F.pixel_shuffle(self.conv(x), self.scale)

@@ -34,6 +34,7 @@ class PlainResidual(nn.Module):
         self.relu = nn.ReLU()
 
     def forward(self, x: Tensor) -> Tensor:
+        """(B, width, h, w) to the same shape."""
         return self.relu(x + self.body(x))
 
 
@@ -45,6 +46,7 @@ class Compress(nn.Module):
         self.body = nn.Sequential(nn.Conv2d(wide, width, 1), nn.ReLU())
 
     def forward(self, x: Tensor) -> Tensor:
+        """(B, wide, h, w) to (B, width, h, w)."""
         return self.body(x)
 
 
@@ -59,6 +61,7 @@ class Cascade(nn.Module):
             setattr(self, f"c{i + 1}", Compress(width * (i + 2), width))
 
     def cascade(self, x: Tensor, parts: Sequence[str] = ("b1", "b2", "b3")) -> Tensor:
+        """Run the parts of these names, one after another, on ``x`` (B, width, h, w); the result has its shape."""
         gathered = out = x
         for part, compress in zip(parts, ("c1", "c2", "c3"), strict=True):
             gathered = torch.cat([gathered, self.get_submodule(part)(out)], 1)
@@ -75,6 +78,7 @@ class CascadingBlock(Cascade):
         self.order = ("b1", "b2", "b3") if group == 1 else ("b1",) * 3
 
     def forward(self, x: Tensor) -> Tensor:
+        """(B, width, h, w) to the same shape."""
         return self.cascade(x, self.order)
 
 
@@ -90,6 +94,7 @@ class ShuffleUp(nn.Module):
         self.body = nn.Sequential(*layers)
 
     def forward(self, x: Tensor) -> Tensor:
+        """(B, width, h, w) to (B, width, h * scale, w * scale)."""
         return self.body(x)
 
 
@@ -105,6 +110,7 @@ class Upsampler(nn.Module):
             setattr(self, f"up{s}" if multi_scale else "up", up.requires_grad_(s == scale))
 
     def forward(self, x: Tensor) -> Tensor:
+        """(B, width, h, w) to (B, width, h * scale, w * scale), by the scale in use."""
         return getattr(self, self.used)(x)
 
 

@@ -42,6 +42,7 @@ class EDVRSlim(EDVR):
                              taps={'f_sr': 'conv_hr', 'f_lr': 'reconstruction'})
 
     def forward(self, x: Tensor) -> Tensor:
+        """RGB frames (B, num_frame, 3, h, w) in [0, 1], h and w multiples of 4, to the centre frame (B, 3, 4h, 4w)."""
         sr = super().forward(x)
         if self.base == 'bilinear':
             return sr

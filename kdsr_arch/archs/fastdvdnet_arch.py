@@ -71,6 +71,15 @@ class FastDVDnet(nn.Module):
         self.traits = Traits('window', scale, self.num_frame, color, multiple=4, taps=taps)
 
     def forward(self, x: Tensor, noise_map: Tensor | None = None) -> Tensor:
+        """Restore the centre of five frames: (B, 5, C, h, w) in [0, 1], h and w multiples of 4, to (B, C, H, W).
+
+        Args:
+            x: the frames.
+            noise_map: standard deviation of the noise, (B, 1, h, w); given exactly when built with ``noise_map``.
+
+        Raises:
+            UserError: a noise map that is missing or not expected.
+        """
         if self.noise_map != (noise_map is not None):
             raise UserError('FastDVDnet takes a noise map exactly when built with noise_map: true')
         batch, center = x.shape[0], x[:, 2]
@@ -110,6 +119,7 @@ class UBlock(nn.Module):
         self.outc = Layers(*_conv(full, full, batch_norm), _plain(full, num_out, batch_norm))
 
     def forward(self, frames: Tensor, noise_map: Tensor | None) -> Tensor:
+        """Frames (B, 3, C, h, w), each with the noise map (B, 1, h, w) as one more channel, to (B, num_out, h, w)."""
         if noise_map is not None:
             noise = noise_map.unsqueeze(1).expand(-1, 3, -1, -1, -1)
             frames = torch.cat([frames, noise], 2)
@@ -127,6 +137,7 @@ class Layers(nn.Module):
         self.convblock = nn.Sequential(*layers)
 
     def forward(self, x: Tensor) -> Tensor:
+        """What the sequence makes of ``x``."""
         return self.convblock(x)
 
 

@@ -25,6 +25,7 @@ class ContrastAttention(nn.Module):
         self.conv_du = nn.Sequential(nn.Conv2d(width, inner, 1), nn.ReLU(), nn.Conv2d(inner, width, 1), nn.Sigmoid())
 
     def forward(self, x: Tensor) -> Tensor:
+        """``x`` (B, width, h, w), each channel times its weight in (0, 1)."""
         mean = x.mean((2, 3), keepdim=True)
         # The tiny term keeps the root's gradient finite where a map is constant.
         contrast = ((x - mean).square().mean((2, 3), keepdim=True) + 1e-12).sqrt()
@@ -46,6 +47,7 @@ class MultiDistillation(nn.Module):
         self.cca = ContrastAttention(self.part * 4)
 
     def forward(self, x: Tensor) -> Tensor:
+        """(B, width, h, w) to the same shape."""
         kept, y = [], x
         for conv in (self.c1, self.c2, self.c3):
             y = F.leaky_relu(conv(y), SLOPE)

@@ -20,6 +20,7 @@ class MeanShift(nn.Module):
         self.bias = nn.Parameter(torch.tensor(shift), requires_grad=False)
 
     def forward(self, x: Tensor) -> Tensor:
+        """RGB (B, 3, h, w) plus the colour."""
         return F.conv2d(x, self.weight, self.bias)
 
 

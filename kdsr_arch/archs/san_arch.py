@@ -54,6 +54,7 @@ class SecondOrderAttention(nn.Module):
         self.conv_du = nn.Sequential(nn.Conv2d(width, inner, 1), nn.ReLU(), nn.Conv2d(inner, width, 1), nn.Sigmoid())
 
     def forward(self, x: Tensor) -> Tensor:
+        """``x`` (B, width, h, w), each channel times its weight in (0, 1); statistics in float32 at least."""
         top, left = (max(n - POOLED_SIDE, 0) // 2 for n in x.shape[-2:])
         middle = x[:, :, top : top + POOLED_SIDE, left : left + POOLED_SIDE]
         with torch.autocast(x.device.type, enabled=False):
@@ -75,6 +76,7 @@ class NonLocal(nn.Module):
             nn.init.zeros_(parameter)
 
     def forward(self, x: Tensor) -> Tensor:
+        """(B, width, h, w), h and w at least 2, to the same shape."""
         maps = (m(x).flatten(2) for m in (self.theta, self.phi, self.g))
         query, key, value = (m.transpose(1, 2)[:, None].contiguous() for m in maps)
         mixed = F.scaled_dot_product_attention(query, key, value, scale=1.0)
@@ -91,6 +93,7 @@ class QuadrantNonLocal(nn.Module):
         self.non_local = NonLocal(width, inner)
 
     def forward(self, x: Tensor) -> Tensor:
+        """(B, width, h, w), h and w at least 4, to the same shape."""
         rows = x.split([x.shape[2] // 2, x.shape[2] - x.shape[2] // 2], 2)
         halves = [x.shape[3] // 2, x.shape[3] - x.shape[3] // 2]
         return torch.cat([torch.cat([self.non_local(q) for q in row.split(halves, 3)], 3) for row in rows], 2)
@@ -104,6 +107,7 @@ class SimpleResidual(nn.Module):
         self.conv_first = nn.Sequential(nn.Conv2d(width, width, 3, 1, 1), nn.ReLU(), nn.Conv2d(width, width, 3, 1, 1))
 
     def forward(self, x: Tensor) -> Tensor:
+        """(B, width, h, w) to the same shape."""
         return x + self.conv_first(x)
 
 
@@ -118,6 +122,7 @@ class ResidualAttentionGroup(nn.Module):
         self.gamma = nn.Parameter(torch.zeros(1), requires_grad=False)  # in the published weights, unused there
 
     def forward(self, x: Tensor) -> Tensor:
+        """(B, width, h, w) to the same shape."""
         return x + self.conv_last(self.soca(self.rcab(x)))
 
 

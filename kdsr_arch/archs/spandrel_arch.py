@@ -79,6 +79,7 @@ class spandrel(nn.Module):  # the name that option files know
         )
 
     def forward(self, x: Tensor) -> Tensor:
+        """Images (B, C, h, w) in [0, 1] to (B, C, H, W); made square by repeating the edge if need be."""
         height, width = x.shape[-2:]
         if self._square and height != width:
             side = max(height, width)

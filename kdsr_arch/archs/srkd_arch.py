@@ -31,6 +31,7 @@ class ResidualBlock(nn.Module):
         self.layers = nn.Sequential(*layers)
 
     def forward(self, x: Tensor) -> Tensor:
+        """``x`` plus what the layers make of it, which must have its shape."""
         return x + self.layers(x)
 
 

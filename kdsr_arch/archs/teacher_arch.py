@@ -32,6 +32,7 @@ class DUF(duf_arch.DUF):
         self.traits = Traits('window', scale, 7, taps={'f_sr': 'upsampler', 'f_lr': 'feature'})
 
     def forward(self, x: Tensor) -> Tensor:
+        """RGB frames (B, 7, 3, h, w) in [0, 1] to the centre frame (B, 3, h * scale, w * scale)."""
         volume = self.dense_block2(self.dense_block1(self.conv3d1(x.transpose(1, 2))))
         volume = F.relu(self.conv3d2(F.relu(self.bn3d2(volume))))
         feature = self.feature(volume.squeeze(2)).unsqueeze(2)
@@ -62,12 +63,14 @@ class BasicVSRPlusPlus(basicvsrpp_arch.BasicVSRPlusPlus):
         self.is_with_alignment = True
 
     def check_if_mirror_extended(self, lqs: Tensor) -> None:
+        """Note if the second half of the clip (B, T, 3, h, w) is the first one backwards; never so in an export."""
         self.is_mirror_extended = False
         if exporting():  # it only spares flows: a graph, which cannot branch on values, computes them
             return
         super().check_if_mirror_extended(lqs)
 
     def forward(self, lqs: Tensor) -> Tensor:
+        """RGB clips (B, T, 3, h, w) in [0, 1] to (B, T, 3, 4h, 4w); (B, T, 3, h, w) unless ``is_low_res_input``."""
         if not lqs.is_cuda:  # its cache for long clips moves tensors to a GPU
             self.cpu_cache_length = lqs.shape[1]
         return super().forward(lqs)

@@ -20,6 +20,7 @@ class ConvReLU(nn.Module):
         self.relu = nn.ReLU()
 
     def forward(self, x: Tensor) -> Tensor:
+        """(B, width, h, w) to the same shape."""
         return self.relu(self.conv(x))
 
 

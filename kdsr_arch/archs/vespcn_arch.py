@@ -112,6 +112,7 @@ class EarlyFusion(nn.Module):
         self.conv = nn.Conv2d(num_frame * num_channel, num_feat, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Frames (B, n, C, h, w) to features (B, num_feat, h, w)."""
         return self.conv(x.flatten(1, 2))
 
 
@@ -127,6 +128,7 @@ class SlowFusion(nn.Module):
         self.convs = nn.ModuleList(nn.Conv2d(2 * width, num_feat, 3, padding=1) for width in widths)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Frames (B, n, C, h, w) to features (B, num_feat, h, w)."""
         for i, conv in enumerate(self.convs):
             pairs = torch.cat([x[:, :-1], x[:, 1:]], 2)
             x = conv((F.relu(pairs) if i else pairs).flatten(0, 1)).unflatten(0, pairs.shape[:2])
@@ -182,6 +184,7 @@ class VESPCN(nn.Module):
         self.traits = Traits('window', scale, num_frame, color, taps=taps)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Frames (B, num_frame, C, h, w) in [0, 1] to the centre frame (B, C, h * scale, w * scale)."""
         center = x[:, x.shape[1] // 2]
         if self.motion is not None:
             x = self._compensate(x)

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare what the command line of this command takes."""
     parser.add_argument("file", type=Path, help="the bench file (YAML): base options, rows, seeds, budgets")
     parser.add_argument("-o", "--output", type=Path, help="results without suffix (default: experiments/results/NAME)")
     parser.add_argument("--jobs", type=int, help="runs side by side (default: the file's)")
@@ -19,6 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    """Train what is missing, write the tables and print them; exit code 0 when every run of the file has finished."""
     from kdsr_arch.engine.bench import outcome, plan_before, plan_runs, read_bench, run_bench
     from kdsr_arch.engine.bench_table import write_tables
     from kdsr_arch.engine.options import project_root

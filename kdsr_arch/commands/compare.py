@@ -7,6 +7,7 @@ from pathlib import Path
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare what the command line of this command takes."""
     parser.add_argument("folders", type=Path, nargs="+", metavar="DIR",
                         help="results of kdsr test (results/NAME), or folders of images and clips")
     parser.add_argument("-o", "--output", type=Path, default=Path("compare.html"), help="the page (compare.html)")
@@ -23,6 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    """Write the page and print where it is; exit code 0."""
     from kdsr_arch.report.compare_page import CompareOptions, write_comparison
 
     options = CompareOptions(args.gt, args.names, args.metrics, args.crop_border, args.limit, args.line, args.title)

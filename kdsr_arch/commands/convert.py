@@ -7,12 +7,18 @@ from pathlib import Path
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare what the command line of this command takes."""
     parser.add_argument("source", help="where the weights come from; 'list' prints the known sources")
     parser.add_argument("file", type=Path, nargs="?", help="the file to convert (.pth, .pt or .npz)")
     parser.add_argument("-o", "--output", type=Path, help="the file to write ({'params': ...})")
 
 
 def run(args: argparse.Namespace) -> int:
+    """Convert the file, or list the known sources; exit code 0.
+
+    Raises:
+        UserError: no file or output given, or weights that are not of this source.
+    """
     from kdsr_arch.convert.image import convert_file
     from kdsr_arch.convert.sources import SOURCES
     from kdsr_arch.errors import UserError

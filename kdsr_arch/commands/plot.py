@@ -7,6 +7,7 @@ from pathlib import Path
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare what the command line of this command takes."""
     parser.add_argument("folders", type=Path, nargs="+", metavar="DIR",
                         help="experiments/NAME (curves) or results/NAME (quality against run time)")
     parser.add_argument("-o", "--output", type=Path, default=Path("plot.png"), help="the PNG to write (plot.png)")
@@ -19,6 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    """Draw the picture and print where it is; exit code 0."""
     from kdsr_arch.report.runs import plot
 
     path = plot(args.folders, args.output, kind=args.kind, names=args.names, metric=args.metric, loss=args.loss,

@@ -7,6 +7,7 @@ from pathlib import Path
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare what the command line of this command takes."""
     parser.add_argument("input", type=Path, help="an image, a folder of images, or a video (mp4, mkv, mov, ...)")
     parser.add_argument("-o", "--output", type=Path, required=True,
                         help="the file or folder to write; its suffix gives the format (.mp4, .mkv, .png, ...)")
@@ -49,6 +50,7 @@ def _add_video(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    """Upscale the input; the exit code."""
     from kdsr_arch.upscale.task import run_upscale
 
     return run_upscale(args)

@@ -34,6 +34,7 @@ class Clip:
         return len(self.lq)
 
     def frame_name(self, position: int) -> str:
+        """The LR frame's key at a position, without the folder of its clip."""
         return self.lq[position].rpartition("/")[2]
 
 

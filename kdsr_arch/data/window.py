@@ -20,6 +20,7 @@ class Window(NamedTuple):
     width: int
 
     def scaled(self, factor: int) -> Window:
+        """The same rectangle of a frame ``factor`` times as large."""
         return Window(self.top * factor, self.left * factor, self.height * factor, self.width * factor)
 
     def of(self, frame: np.ndarray) -> np.ndarray:

@@ -25,6 +25,7 @@ class Member(nn.Module):
         self._runner = Runner(net, traits)
 
     def forward(self, lq: Tensor) -> Tensor:
+        """Images (B, C, h, w) or frames (B, n, C, h, w) to the image, the centre frame, or all frames if recurrent."""
         if lq.dim() == 4:
             sr = self._runner.forward(lq)
         elif self.traits.mode == 'recurrent':
@@ -60,6 +61,7 @@ class Ensemble(nn.Module):
         self.traits = _common(traits, MemberTaps(members, traits))
 
     def forward(self, lq: Tensor) -> Tensor:
+        """The members' mean for images (B, C, h, w) or frames (B, n, C, h, w) in [0, 1]; see Member."""
         return torch.stack([self.get_submodule(name)(lq) for name in self.names]).mean(0)
 
 

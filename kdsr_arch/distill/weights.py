@@ -64,9 +64,11 @@ class TermWeight(nn.Module):
         self.ratios.append(pixel_norm / term_norm)
 
     def get_extra_state(self) -> Tensor:
+        """The latest ratios, float64, for the checkpoint."""
         return torch.tensor(list(self.ratios), dtype=torch.float64)
 
     def set_extra_state(self, state: Tensor) -> None:
+        """Take up the ratios of a checkpoint."""
         self.ratios = deque(state.tolist(), maxlen=self.ratios.maxlen)
 
     def describe(self) -> str:

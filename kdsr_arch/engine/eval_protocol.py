@@ -36,6 +36,7 @@ class FrameRule:
         return chosen
 
     def describe(self) -> str:
+        """The rule in words, for tables: ``all frames``, ``centre frame``, ..."""
         if self.center_frame_only:
             return "centre frame"
         if not self.skip_first and not self.skip_last:

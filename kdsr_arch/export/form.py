@@ -34,6 +34,7 @@ class ExportForm(nn.Module):
         self.half_precision, self.enlarge = half, traits.scale if traits.upsampled_input else 1
 
     def forward(self, lq: Tensor) -> Tensor:
+        """LR images or frames, float32 in [0, 1] and not yet enlarged, to restored ones, float32."""
         x = upsample_bicubic(lq, self.enlarge) if self.enlarge > 1 else lq
         return self.net(x.half()).float() if self.half_precision else self.net(x)
 

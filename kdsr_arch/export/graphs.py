@@ -35,6 +35,7 @@ class GraphDeformConv(nn.Module):
         self.dilation = (pack.dilation,) * 2 if isinstance(pack.dilation, int) else tuple(pack.dilation)
 
     def convolve(self, x: Tensor, offset: Tensor, mask: Tensor) -> Tensor:
+        """``x`` (B, C, H, W) under offsets (B, 2gK, H, W) and mask (B, gK, H, W): g groups, K kernel taps."""
         return deform_conv_by_grid(x, offset, mask, self.weight, self.bias, self.dilation)
 
 
@@ -42,6 +43,7 @@ class GraphDCNv2(GraphDeformConv):
     """EDVR's: offsets and mask from another feature, (B, C, H, W) both."""
 
     def forward(self, x: Tensor, feat: Tensor) -> Tensor:
+        """``x`` (B, C, H, W) convolved, with offsets and mask from ``feat``."""
         first, second, mask = self.conv_offset(feat).chunk(3, 1)
         return self.convolve(x, torch.cat((first, second), 1), mask.sigmoid())
 
@@ -54,6 +56,7 @@ class GraphSecondOrder(GraphDeformConv):
         self.bound = pack.max_residue_magnitude
 
     def forward(self, x: Tensor, extra: Tensor, flow_1: Tensor, flow_2: Tensor) -> Tensor:
+        """``x`` (B, C, H, W) convolved, with offsets from ``extra`` and both flows (B, 2, H, W) as x, y in pixels."""
         first, second, mask = self.conv_offset(torch.cat([extra, flow_1, flow_2], 1)).chunk(3, 1)
         offset = self.bound * torch.cat((first, second), 1).tanh()
         pairs = offset.shape[1] // 4

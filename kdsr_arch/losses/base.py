@@ -57,6 +57,12 @@ class DistillLoss(nn.Module):
         """
 
     def forward(self, student: Features, teacher: Features = None) -> Tensor:
+        """The unweighted loss, a scalar, of what the taps recorded; every term defines it.
+
+        Args:
+            student: frames (B*N, C, H, W), or clips (B, N, C, H, W) with ``clip``; with ``multi`` a list, one a layer.
+            teacher: likewise; None for a term of the student alone.
+        """
         raise NotImplementedError(f'{type(self).__name__} does not define forward')
 
     def after_step(self, value: float, iteration: int) -> None:

@@ -132,9 +132,11 @@ class TemporalMemoryLoss(DistillLoss):
                 parameter.grad = None
 
     def get_extra_state(self) -> Tensor:
+        """Steps taken and whether the memory is fixed, for the checkpoint."""
         return torch.tensor([self.steps, self.fixed])  # not buffers: reading those would wait for the GPU
 
     def set_extra_state(self, state: Tensor) -> None:
+        """Take up the state of a checkpoint."""
         self.steps, self.fixed = int(state[0]), bool(state[1])
 
     def _scaled(self, clip: Tensor, learn: bool = False) -> Tensor:
