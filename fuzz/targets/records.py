@@ -10,7 +10,7 @@ from fuzz.mutate import mutate_bytes, mutate_tree
 from fuzz.target import Target
 from kdsr_arch.data.flow_store import FlowStore
 from kdsr_arch.data.teacher_store import TeacherStore
-from kdsr_arch.engine.bench import Run, outcome, read_log
+from kdsr_arch.engine.bench import Run, note_outcome, outcome, read_log
 from kdsr_arch.engine.logging import History
 from kdsr_arch.errors import UserError
 from kdsr_arch.report.curves import loss_curve, smooth, val_curve
@@ -83,7 +83,8 @@ def run(data: bytes, folder: Path) -> None:
     for name in ("history.jsonl", "results.json", "teacher.json", "flow.json"):
         (folder / name).write_bytes(data)
     (folder / "o.yml").write_text("datasets: {val: {name: set}}")
-    (folder / "bench_seconds_2.txt").write_bytes(data[:20] if len(data) % 4 == 0 else b"1.0")
+    if len(data) % 4 == 0:
+        (folder / "bench_2.json").write_bytes(data)
     refused: list[UserError] = []
     for work in (
         lambda: _history(folder),
@@ -103,7 +104,10 @@ def _history(folder: Path) -> None:
     records = list(read_log(folder / "history.jsonl"))
     smooth(loss_curve(records).values, 3)
     val_curve(records)
-    outcome(Run("r", 0, 2, 2, folder / "o.yml", folder))
+    run = Run("r", 0, 2, 2, folder / "o.yml", folder)
+    outcome(run)
+    note_outcome(run, 1.0)
+    outcome(run)
     History(folder / "history.jsonl", 1).close()
 
 

@@ -215,7 +215,20 @@ class LmdbSource(FrameSource):
 
     def get_many(self, keys: Sequence[str], window: Window | None = None) -> list[np.ndarray]:
         with self.reading():
-            return [codec_of(data).decode(data, self.where(key), window) for key, data in self.values(keys)]
+            frames = [codec_of(data).decode(data, self.where(key), window) for key, data in self.values(keys)]
+        if window is None:
+            for key, frame in zip(keys, frames, strict=True):
+                self._check_size(key, frame.shape[0], frame.shape[1])
+        return frames
+
+    def _check_size(self, key: str, height: int, width: int) -> None:
+        """Caches and batches are made for the listed sizes."""
+        listed = self._shapes[key]
+        if (height, width) != listed:
+            raise UserError(
+                f"{self.where(key)}: is {height}x{width}, but {meta_file(self.side)} lists it as "
+                f"{listed[0]}x{listed[1]}; convert the data again"
+            )
 
     def reading(self) -> AbstractContextManager:
         """One state of the store for everything that is read inside the ``with``."""

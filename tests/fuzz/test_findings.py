@@ -14,11 +14,13 @@ import pytest
 import torch
 
 from fuzz.guard import Guard
-from fuzz.material import encoded, texture
+from fuzz.material import encoded, texture, write_store
 from fuzz.payloads import hostile_objects, hostile_pickles
 from fuzz.targets import checkpoints, images, lmdb_values, load, training_states, videos
 from kdsr_arch.cli import main
+from kdsr_arch.data.cache import CachedSource
 from kdsr_arch.data.flow_store import FlowStore
+from kdsr_arch.data.sources import LmdbSource
 from kdsr_arch.data.teacher_store import TeacherStore
 from kdsr_arch.engine.bench import read_log
 from kdsr_arch.errors import UserError
@@ -244,6 +246,17 @@ CLIPS = {"type": "ClipDataset", "dataroot_gt": "clips.lmdb", "gt_size": 8, "num_
 def test_data_sets_that_are_sound(dataset: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert Guard(tmp_path).judge(load("datasets"), json.dumps(dataset).encode()) == "accepted"
+
+
+@pytest.mark.parametrize("cached", [True, False])
+def test_a_frame_that_is_larger_than_its_list_says(cached: bool, tmp_path: Path) -> None:
+    value = {f"000/{number}".encode(): encoded(".png", texture(40, 40)) for number in range(3)}
+    root = write_store(tmp_path / "s.lmdb", value, "".join(f"{key.decode()}.png (24,24,3) 1\n" for key in value))
+    source: Any = LmdbSource(root)
+    if cached:
+        source = CachedSource(source, source.keys(), 1 << 20)
+    with pytest.raises(UserError, match=r"is 40x40, but meta_info.txt lists it as 24x24"):
+        source.get("000/1")
 
 
 def test_training_images_without_ground_truth(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
