@@ -106,6 +106,7 @@ def _with_atheris(target: Target, read: Callable[[bytes], None], folder: Path, r
         f"-seed={seed}",
         f"-max_len={target.max_len}",
         "-timeout=100000",
+        "-mutate_depth=2",
         "-rss_limit_mb=0",
         "-malloc_limit_mb=0",
         "-print_final_stats=1",
