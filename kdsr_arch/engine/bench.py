@@ -32,7 +32,7 @@ from __future__ import annotations
 
 import concurrent.futures
 import copy
-import math
+import json
 import os
 import re
 import subprocess
@@ -45,12 +45,13 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import Field
+from pydantic import BaseModel, Field, ValidationError
 
 from kdsr_arch.engine.options.faults import schema_faults
 from kdsr_arch.engine.options.types import Count, PlainName, Positive, Section
 from kdsr_arch.engine.options.yaml_reader import describe
 from kdsr_arch.errors import OptionErrors, UserError
+from kdsr_arch.files import write_whole
 
 
 class _Before(Section):
@@ -101,8 +102,8 @@ class Run:
 
     @property
     def marker(self) -> Path:
-        """Where its seconds are noted."""
-        return self.experiment / f"bench_seconds_{self.length}.txt"
+        """What the run came to, written once it is there: a run that goes on rewrites its history."""
+        return self.experiment / f"bench_{self.length}.json"
 
     @property
     def log(self) -> Path:
@@ -232,28 +233,56 @@ def read_log(path: Path) -> Iterator[dict[str, Any]]:
     yield from (record for line in lines if (record := whole_record(line)) is not None)
 
 
+class _Outcome(BaseModel):
+    """What `Run.marker` holds: {data set: {metric: value, 'protocol': text}}, seconds, mean gradient ratios."""
+
+    val: dict[str, dict[str, float | str]] = Field(min_length=1)
+    seconds: float
+    ratios: dict[str, float]
+
+
 def outcome(run: Run) -> dict[str, Any] | None:
-    """The validation of a run at its last iteration, its mean term ratios and its speed; None before it got there."""
+    """The validation of a run at its last iteration, its mean term ratios and its seconds; None before it got there."""
+    found = _read_outcome(run.marker)
+    own = {"row": run.row, "seed": run.seed, "budget": run.budget, "length": run.length, "reference": run.reference}
+    return None if found is None else {**own, **found.model_dump()}
+
+
+def _read_outcome(marker: Path) -> _Outcome | None:
+    """None where there is none, or a damaged one: the run then looks unfinished, and is gone on with."""
+    try:
+        return _Outcome.model_validate_json(marker.read_bytes())
+    except (OSError, ValidationError):
+        return None
+
+
+def note_outcome(run: Run, seconds: float) -> None:
+    """Write down, from its history, what a run came to at its last iteration; nothing where it never got there.
+
+    Args:
+        run: a finished run.
+        seconds: what it took.
+    """
     from kdsr_arch.engine.logging import logged_number
 
     final: dict[str, dict[str, Any]] = {}
     ratios: dict[str, list[float]] = {}
+    names = _dataset_names(run.options)
     for record in read_log(run.log):
         if record.get("kind") == "val":
             if record["iter"] == run.length:
-                name = str(record.get("dataset"))
-                final[name] = {k: v for k, v in record.items() if k not in ("kind", "iter", "dataset")}
+                key = str(record.get("dataset"))
+                numbers = {k: v if k == "protocol" else logged_number(v) for k, v in record.items()}
+                skipped = ("kind", "iter", "dataset")
+                final[names.get(key, key)] = {k: v for k, v in numbers.items() if k not in skipped and v is not None}
         elif record["iter"] <= run.length:
             for key, value in record.items():
                 if key.startswith("ratio/") and (ratio := logged_number(value)) is not None:
                     ratios.setdefault(key, []).append(ratio)
-    if not final or not run.marker.exists():
-        return None
-    names = _dataset_names(run.options)
-    final = {names.get(key, key): values for key, values in final.items()}
-    return {"row": run.row, "seed": run.seed, "budget": run.budget, "length": run.length,
-            "reference": run.reference, "val": final, "seconds": _seconds(run.marker),
-            "ratios": {k: sum(v) / len(v) for k, v in ratios.items()}}
+    if final:
+        means = {key: sum(values) / len(values) for key, values in ratios.items()}
+        text = json.dumps({"val": final, "seconds": seconds, "ratios": means}).encode()
+        write_whole(run.marker, lambda handle: handle.write(text))
 
 
 def _dataset_names(options: Path) -> dict[str, str]:
@@ -265,24 +294,17 @@ def _dataset_names(options: Path) -> dict[str, str]:
     return {key: str(values.get("name", key)) for key, values in datasets.items() if isinstance(values, dict)}
 
 
-def _seconds(marker: Path) -> float:
-    """What a finished run took; NaN where its note was damaged."""
-    try:
-        return float(marker.read_text())
-    except ValueError:
-        return math.nan
-
-
 def train_once(run: Run, threads: int, root: Path) -> str | None:
     """Train one run to its end (resuming it when it had begun); returns the tail of its output when it failed."""
     environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
     command = [sys.executable, "-m", "kdsr_arch.cli", "train", "-opt", str(run.options), "--auto_resume"]
-    earlier = [float(file.read_text()) for file in run.experiment.glob("bench_seconds_*.txt")]
+    noted = [_read_outcome(file) for file in run.experiment.glob("bench_*.json")]
+    earlier = max((found.seconds for found in noted if found is not None), default=0.0)
     began = time.perf_counter()
     done = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True, check=False)
     if done.returncode != 0:
         return (done.stdout + done.stderr)[-2000:]
-    run.marker.write_text(f"{time.perf_counter() - began + max(earlier, default=0.0):.1f}")
+    note_outcome(run, round(time.perf_counter() - began + earlier, 1))
     return None
 
 
