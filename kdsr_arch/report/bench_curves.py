@@ -28,26 +28,35 @@ def plot_bench(rows: Histories, out: Path, *, metric: str = "psnr", dataset: str
         metric, dataset: what is drawn on the left, and of which data set (its key; default: the first).
         name: what the picture calls that data set.
         loss: training quantity on the right (running mean).
-        levels: label -> value drawn as a dashed line on the left, where it lies within what is shown.
+        levels: label -> value told in the title and, where it lies within what is shown, drawn as a dashed line.
 
     Raises:
         UserError: matplotlib is not installed, or the file cannot be written.
     """
     with drawing(out, columns=2, width=12, height=4.6) as (left, right):
-        floor = []
+        shown: list[float] = []
         for number, (row, seeds) in enumerate(rows.items()):
             style = {"color": PALETTE[number % len(PALETTE)], "linestyle": "-" if number < len(PALETTE) else "--"}
             scores = [val_curve(records, metric, dataset) for records in seeds]
-            floor += _band(left, scores, row, style)
+            shown += _band(left, scores, row, style)
             _band(right, [_smoothed(loss_curve(records, loss)) for records in seeds], row, style)
-        if floor:
-            left.set_ylim(bottom=min(floor))
-        for label, value in (levels or {}).items():
-            left.axhline(value, color="#6E6E6E", linestyle=(0, (4, 3)), linewidth=1, label=f"{label} {value:.2f}")
-        left.set(xlabel="iteration", ylabel=metric.upper(), title=name)
-        right.set(xlabel="iteration", ylabel=f"{loss} (running mean)", title="Training")
-        left.legend(fontsize=8, loc="lower right")
+        if shown:
+            margin = 0.08 * (max(shown) - min(shown))
+            left.set_ylim(min(shown) - margin, max(shown) + margin)
+        _draw_levels(left, levels or {})
+        said = ", ".join([name, *(f"{label} {value:.2f}" for label, value in (levels or {}).items())])
+        left.set(xlabel="iteration", ylabel=metric.upper(), title=said)
+        right.set(xlabel="iteration", ylabel=f"{loss}, weighted (running mean)", title="Training")
+        right.legend(fontsize=8, loc="upper right")
     return out
+
+
+def _draw_levels(axes: Axes, levels: Mapping[str, float]) -> None:
+    """Dashed lines, where they lie within what is shown already."""
+    low, high = axes.get_ylim()
+    for value in levels.values():
+        if low < value < high:
+            axes.axhline(value, color="#6E6E6E", linestyle=(0, (4, 3)), linewidth=1)
 
 
 def _smoothed(curve: Curve) -> Curve:
@@ -55,14 +64,14 @@ def _smoothed(curve: Curve) -> Curve:
 
 
 def _band(axes: Axes, curves: Sequence[Curve], label: str, style: Mapping[str, Any]) -> list[float]:
-    """Draw one row; returns its lowest value in the last three quarters, for the axis."""
+    """Draw one row; returns its lowest and highest value in the last three quarters, for the axis."""
     iterations, values = _common(curves)
     if not iterations:
         return []
     axes.plot(iterations, values.mean(0), label=label, linewidth=1.4, **style)
     axes.fill_between(iterations, values.min(0), values.max(0), color=style["color"], alpha=0.12, linewidth=0)
     late = values[:, len(iterations) // 4 :]
-    return [float(late.min())] if late.size else []
+    return [float(late.min()), float(late.max())] if late.size else []
 
 
 def _common(curves: Sequence[Curve]) -> tuple[list[int], NDArray[np.float64]]:

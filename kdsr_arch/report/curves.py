@@ -36,10 +36,10 @@ def loss_curve(records: Sequence[Mapping[str, Any]], key: str = "l_pix") -> Curv
 
 def val_curve(records: Sequence[Mapping[str, Any]], metric: str = "psnr", dataset: str | None = None) -> Curve:
     """A validation metric; of the first data set in the log where none is named."""
-    iterations, values = [], []
+    iterations, values, name = [], [], dataset
     for record in records:
         scores = _scores(record)
-        name = dataset if dataset is not None else next(iter(scores), None)
+        name = next(iter(scores), None) if name is None else name
         value = logged_number(scores.get(name, {}).get(metric)) if name is not None else None
         if value is not None:
             iterations.append(record["iter"])

@@ -108,7 +108,8 @@ def test_learning_curves_are_means_over_the_seeds_both_have(tmp_path: Path):
     def history(*values: float) -> list[dict]:
         return [{"kind": "val", "iter": 10 * i, "dataset": "val", "psnr": v} for i, v in enumerate(values, 1)]
 
-    curves = [val_curve(history(20, 24, 28)), val_curve(history(22, 26))]
+    other = [{"kind": "val", "iter": 20, "dataset": "val_2", "psnr": 90.0}]
+    curves = [val_curve(history(20, 24, 28) + other), val_curve(history(22, 26))]
     iterations, values = _common(curves)
     assert iterations == [10, 20] and values.mean(0).tolist() == [21, 25]
     rows = {"alone": [history(20, 24), history(22, 26)], "empty": [[]]}
