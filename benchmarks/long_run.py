@@ -40,6 +40,7 @@ class Sample:
     files: int  # open in the training process
     seconds: float  # processor time of the training process so far
     log_bytes: int  # text log, history, TensorBoard
+    processes: int = 1  # whose memory it is
 
 
 def _family(pid: int) -> list[int]:
@@ -49,11 +50,12 @@ def _family(pid: int) -> list[int]:
 
 def look(pid: int, iteration: int, folder: Path) -> Sample:
     """Look at a running training whose experiment folder is `folder`."""
-    memory = sum(int(Path(f"/proc/{p}/statm").read_text().split()[1]) for p in _family(pid)) * PAGE
+    family = _family(pid)
+    memory = sum(int(Path(f"/proc/{p}/statm").read_text().split()[1]) for p in family) * PAGE
     times = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[11:13]
     logs = [*folder.glob("*.log"), *folder.glob("history.jsonl"), *folder.glob("tb_logger/*")]
     return Sample(iteration, memory, len(os.listdir(f"/proc/{pid}/fd")), sum(map(int, times)) / TICK,
-                  sum(path.stat().st_size for path in logs))  # fmt: skip
+                  sum(path.stat().st_size for path in logs), len(family))  # fmt: skip
 
 
 def watch(training: Training, folder: Path) -> list[Sample]:
@@ -85,7 +87,11 @@ def _rate(samples: list[Sample], of: Callable[[Sample], float]) -> float:
 
 
 def judge(samples: list[Sample], total: int) -> dict[str, Any]:
-    """Compare the second tenth of a training of `total` iterations with its last: figures, and whether each is flat."""
+    """Compare the second tenth of a training of `total` iterations with its last: figures, and whether each is flat.
+
+    Left out are looks at it before its loader process began or after that had ended, when it holds less.
+    """
+    samples = [s for s in samples if s.processes == max(sample.processes for sample in samples)]
     early = [s for s in samples if total // 20 <= s.iteration <= total * 3 // 20]
     late = [s for s in samples if s.iteration > total * 9 // 10]
     memory = [statistics.median(s.memory for s in part) for part in (early, late)]

@@ -47,6 +47,15 @@ def test_a_leak_is_seen(tmp_path) -> None:
     assert not record["open_files_flat"], record
 
 
+def test_looks_without_the_loader_process_do_not_hide_a_leak() -> None:
+    def sample(iteration: int) -> long_run.Sample:
+        whole = iteration <= 950
+        memory = 10**8 + 10**5 * iteration - (0 if whole else 9 * 10**7)
+        return long_run.Sample(iteration, memory, 9, iteration / 100, 50 * iteration, 2 if whole else 1)
+
+    assert not long_run.judge([sample(i) for i in range(10, 1001, 10)], 1000)["memory_flat"]
+
+
 @pytest.mark.parametrize("what", ["nothing", "memory", "files", "seconds", "log_bytes"])
 def test_each_growth_is_judged_by_itself(what) -> None:
     def sample(iteration: int) -> long_run.Sample:
