@@ -20,6 +20,7 @@ from fuzz.target import MIB, Target
 
 _HEAD = struct.Struct("<QQQQ")  # inputs, accepted, refused, length of the current input
 _ROOM = 4 * MIB
+_FRESH = 0.3  # of the changes begin at a seed again: what grew from refused inputs is mostly refused as well
 
 
 class Board:
@@ -94,9 +95,13 @@ def _with_atheris(target: Target, read: Callable[[bytes], None], folder: Path, r
     """Coverage-guided: what reaches new code of the project is kept and changed further. Does not return."""
     import atheris
 
+    seeds = target.seeds()
+
     def change(data: bytes, max_size: int, number: int) -> bytes:
         rng = Random(number)
-        if target.structured < 1 and rng.random() < 0.3:
+        if rng.random() < _FRESH:
+            data = rng.choice((seeds[0], rng.choice(seeds)))
+        elif target.structured < 1 and rng.random() < 0.3:
             return atheris.Mutate(data, len(data))[:max_size]
         return target.change(data, rng)[:max_size]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import struct
 from pathlib import Path
 from random import Random
 
@@ -13,8 +14,10 @@ from kdsr_arch.data.teacher_store import TeacherStore
 from kdsr_arch.engine.bench import Run, note_outcome, outcome, read_log
 from kdsr_arch.engine.logging import History
 from kdsr_arch.errors import UserError
+from kdsr_arch.export.card import read_run
 from kdsr_arch.report.curves import loss_curve, smooth, val_curve
 from kdsr_arch.report.runs import speed_points
+from kdsr_arch.upscale.segments import _MAGIC, read_segment
 
 _WORDS = (
     "kind",
@@ -37,6 +40,11 @@ _WORDS = (
     "windows",
     "scale",
     "num_frame",
+    "times",
+    "sizes",
+    "numbers",
+    "keys",
+    "durations",
 )
 
 
@@ -80,6 +88,8 @@ def mutate(data: bytes, rng: Random) -> bytes:
 
 def run(data: bytes, folder: Path) -> None:
     """Everything that reads such files, on the same bytes; refused where all of them refuse."""
+    (folder / "0.seg").write_bytes(_segment(data))
+    read_segment(folder / "0.seg")
     for name in ("history.jsonl", "results.json", "teacher.json", "flow.json"):
         (folder / name).write_bytes(data)
     (folder / "o.yml").write_text("datasets: {val: {name: set}}")
@@ -91,13 +101,19 @@ def run(data: bytes, folder: Path) -> None:
         lambda: speed_points([folder], ["x"], "psnr", None, []),
         lambda: _teacher(folder),
         lambda: FlowStore(folder).check(2, "BI", 5),
+        lambda: read_run(folder),
     ):
         try:
             work()
         except UserError as error:
             refused.append(error)
-    if len(refused) == 4:
+    if len(refused) == 5:
         raise refused[0]
+
+
+def _segment(data: bytes) -> bytes:
+    """The bytes as the header of a segment of a video that is being upscaled."""
+    return _MAGIC + struct.pack("<Q", len(data) if len(data) % 8 else 1 << 60) + data
 
 
 def _history(folder: Path) -> None:
@@ -119,7 +135,7 @@ def _teacher(folder: Path) -> None:
 
 TARGET = Target(
     "records",
-    "history.jsonl, results.json, teacher.json, flow.json",
+    "history.jsonl, results.json, teacher.json, flow.json, segments of unfinished videos",
     seeds,
     run,
     mutate,

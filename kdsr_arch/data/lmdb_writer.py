@@ -16,7 +16,7 @@ import lmdb
 
 from kdsr_arch.data.lmdb_env import unfinished
 from kdsr_arch.errors import UserError
-from kdsr_arch.files import flush_folder
+from kdsr_arch.files import flush_folder, read_json
 
 __all__ = ["RECIPE_FILE", "LmdbWriter"]
 
@@ -64,6 +64,9 @@ class LmdbWriter:
             self._environment = lmdb.open(str(self.work), map_size=max(_FIRST_MAP, 2 * present))
             with self._environment.begin() as transaction:
                 self.state = json.loads(transaction.get(_STATE, b"{}"))
+        except ValueError:
+            self._close()
+            raise UserError(f"{self.work}: left by a conversion, and damaged; remove it and convert again") from None
         except (OSError, lmdb.Error) as error:
             self._close()
             raise self._failure(error) from None
@@ -87,7 +90,7 @@ class LmdbWriter:
         if not file.exists():
             _write(file, json.dumps(self.recipe, indent=1, ensure_ascii=False) + "\n")
             return
-        known = json.loads(file.read_text(encoding="utf-8"))
+        known = read_json(file, dict, "remove the folder and convert again")
         if known != self.recipe:
             differing = sorted(k for k in {*known, *self.recipe} if known.get(k) != self.recipe.get(k))
             told = "; ".join(f"{k} was {known.get(k)!r}, now {self.recipe.get(k)!r}" for k in differing)

@@ -15,6 +15,7 @@ from kdsr_arch.data.lmdb_writer import RECIPE_FILE
 from kdsr_arch.data.sources import LmdbSource, stored_key
 from kdsr_arch.data.workers import available_cores, ordered_map
 from kdsr_arch.errors import UserError
+from kdsr_arch.files import read_json
 
 __all__ = ["Fault", "describe", "export", "frame_png", "verify"]
 
@@ -49,7 +50,7 @@ def describe(root: str | Path) -> list[str]:
     lines.append(f"size: {held / 1e6:,.1f} MB, {held / raw:.2f} of raw pixels")
     recipe = Path(root) / RECIPE_FILE
     if recipe.is_file():
-        lines.append(f"made with: {json.dumps(json.loads(recipe.read_text(encoding='utf-8')))}")
+        lines.append(f"made with: {json.dumps(read_json(recipe, dict, 'convert the data again'))}")
     return lines
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,8 +12,10 @@ import yaml
 
 import kdsr_arch
 from kdsr_arch.engine.bench import read_log
+from kdsr_arch.engine.logging import logged_number
 from kdsr_arch.engine.results import format_value, markdown_table
 from kdsr_arch.errors import UserError
+from kdsr_arch.files import read_json
 
 _NOT_METRICS = ("kind", "iter", "dataset", "protocol")
 
@@ -60,12 +61,13 @@ def read_run(folder: Path) -> RunFacts:
         raise UserError(f"{folder}: holds {len(files)} option files (.yml); a run has one")
     from kdsr_arch.engine.options import load_yaml
 
+    options = load_yaml(files[0])
     measured = _tested(folder) or _validated(folder)
     if not measured:
         raise UserError(f"{folder}: nothing was measured: no validation in history.jsonl, no results of kdsr test")
     lines = files[0].read_text(encoding="utf-8").splitlines()
     text = "\n".join(line for line in lines if not _about_the_machine(line)).strip()
-    return RunFacts(folder.resolve().name, text, load_yaml(files[0]), measured, _newest_weights(folder / "models"))
+    return RunFacts(folder.resolve().name, text, options, measured, _newest_weights(folder / "models"))
 
 
 def _about_the_machine(line: str) -> bool:
@@ -78,9 +80,9 @@ def _tested(folder: Path) -> list[Measured]:
     if not path.is_file():
         return []
     try:
-        held = json.loads(path.read_text(encoding="utf-8"))["results"]
+        held = read_json(path, dict, "test again")["results"]
         return [Measured(r["dataset"], r["protocol"], {k: float(v) for k, v in r["mean"].items()}, None) for r in held]
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError):
         raise UserError(f"{path}: no results of kdsr test; test again") from None
 
 
@@ -88,8 +90,10 @@ def _validated(folder: Path) -> list[Measured]:
     last: dict[str, Measured] = {}
     for record in read_log(folder / "history.jsonl"):
         if record.get("kind") == "val":
-            values = {key: float(value) for key, value in record.items() if key not in _NOT_METRICS}
-            last[record["dataset"]] = Measured(record["dataset"], record.get("protocol", ""), values, record["iter"])
+            found = {key: logged_number(value) for key, value in record.items() if key not in _NOT_METRICS}
+            values = {key: value for key, value in found.items() if value is not None}
+            name = str(record.get("dataset"))
+            last[name] = Measured(name, str(record.get("protocol", "")), values, record["iter"])
     return list(last.values())
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 import logging
 import warnings
 from collections.abc import Callable, Iterator
@@ -17,7 +16,7 @@ from torch import Tensor
 from kdsr_arch.errors import UserError
 from kdsr_arch.export.form import Prepared, metadata
 from kdsr_arch.export.onnx_session import open_session
-from kdsr_arch.export.source import METADATA_KEY
+from kdsr_arch.export.source import METADATA_KEY, read_metadata
 from kdsr_arch.export.verify import Deviation, deviations
 from kdsr_arch.files import write_whole
 from kdsr_arch.ops.exporting import export_form
@@ -189,4 +188,4 @@ def read_facts(path: Path) -> dict[str, Any]:
         raise UserError(f"{path}: truncated, damaged or no {kind} file: {' '.join(str(error).split())[:150]}") from None
     if not held.get(METADATA_KEY):
         raise UserError(f"{path}: says nothing of its scale and colour; it was not exported by kdsr")
-    return dict(json.loads(held[METADATA_KEY]))
+    return read_metadata(held, path) or {}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import struct
 from collections.abc import Iterator, Sequence
@@ -70,7 +71,10 @@ def write_segment(path: Path, times: Sequence[int], durations: Sequence[int], fr
 def _read_header(file: Any) -> dict[str, Any]:
     if file.read(len(_MAGIC)) != _MAGIC:
         raise ValueError("no segment")
-    return json.loads(file.read(struct.unpack("<Q", file.read(8))[0]))
+    (length,) = struct.unpack("<Q", file.read(8))
+    if length > os.fstat(file.fileno()).st_size:
+        raise ValueError("cut short")
+    return json.loads(file.read(length))
 
 
 def read_segment(path: Path) -> Segment | None:
@@ -80,9 +84,10 @@ def read_segment(path: Path) -> Segment | None:
             header = _read_header(file)
             left = path.stat().st_size - file.tell()
         segment = Segment(path, **header)
-    except (OSError, ValueError, TypeError, struct.error):
+        whole = left == sum(segment.sizes) and len(segment.times) == len(segment.numbers) and min(segment.sizes) >= 0
+    except (OSError, ValueError, TypeError, OverflowError, RecursionError, struct.error):
         return None
-    return segment if left == sum(segment.sizes) and len(segment.times) == len(segment.numbers) else None
+    return segment if whole else None
 
 
 class WorkFolder:
