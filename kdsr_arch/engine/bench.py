@@ -218,8 +218,11 @@ def _plan(bench: dict[str, Any], base: dict[str, Any], changes: dict[str, Any], 
     options["name"], options["manual_seed"] = name, seed
     folder = root / "experiments" / "bench" / bench["name"] / "options"
     file = folder / (f"{safe}_{length}.yml" if bench["continued"] and not reference else f"{safe}.yml")
-    folder.mkdir(parents=True, exist_ok=True)
-    file.write_text(yaml.safe_dump(options, sort_keys=False), encoding="utf-8")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        file.write_text(yaml.safe_dump(options, sort_keys=False), encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"{file}: cannot be written ({error.strerror or error})") from None
     return Run(row, seed, budget, length, file, root / "experiments" / name, reference)
 
 

@@ -228,6 +228,7 @@ BENCH: dict[str, Any] = {"name": "b", "base": "base.yml", "budgets": [5], "rows"
 @pytest.mark.parametrize("changes, told", [
     ({"name": "../../b"}, "name: becomes the name of a file"),
     ({"before": {"..": {"base": "base.yml", "iterations": 5}}}, "becomes the name of a file"),
+    ({"seeds": [1e308]}, "seeds.0: must be a whole number"),
     ({"rows": ["a"]}, "rows: must be a mapping"),
     ({"budgets": []}, "budgets: must have 1 entries"),
     ({"rows": {"a": {"name.x": 1}}}, "'name' is not a mapping"),

@@ -36,8 +36,8 @@ class OpenSection(Section):
 
 
 def _whole(value: Any) -> Any:
-    """BasicSR's files write whole numbers as ``5e3`` too."""
-    if isinstance(value, float) and value.is_integer():
+    """BasicSR's files write whole numbers as ``5e3`` too; beyond 2^53 a float is no exact number."""
+    if isinstance(value, float) and value.is_integer() and abs(value) <= 1 << 53:
         return int(value)
     return value
 
