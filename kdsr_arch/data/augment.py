@@ -44,5 +44,6 @@ def to_tensor(frames: Sequence[np.ndarray], flip: Flip = (False, False, False), 
         color: 'rgb', or 'y' for the luma of BT.601 in studio range (C = 1).
     """
     planar = _flipped(np.stack(frames), flip).transpose(0, 3, 1, 2)
-    tensor = torch.from_numpy(np.ascontiguousarray(planar)).to(torch.float32).div_(255)
+    # a copy in any case: of an axis of one pixel ascontiguousarray keeps the flip's negative stride
+    tensor = torch.from_numpy(np.array(planar, order="C")).to(torch.float32).div_(255)
     return rgb_to_y(tensor) if color == "y" else tensor

@@ -10,6 +10,7 @@ import zlib
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -18,6 +19,7 @@ from fuzz.material import encoded, texture, write_store
 from fuzz.payloads import hostile_objects, hostile_pickles
 from fuzz.targets import checkpoints, images, lmdb_values, load, training_states, videos
 from kdsr_arch.cli import main
+from kdsr_arch.data.augment import to_tensor
 from kdsr_arch.data.cache import CachedSource
 from kdsr_arch.data.flow_store import FlowStore
 from kdsr_arch.data.sources import LmdbSource
@@ -258,6 +260,12 @@ def test_a_frame_that_is_larger_than_its_list_says(cached: bool, tmp_path: Path)
         source = CachedSource(source, source.keys(), 1 << 20)
     with pytest.raises(UserError, match=r"is 40x40, but meta_info.txt lists it as 24x24"):
         source.get("000/1")
+
+
+@pytest.mark.parametrize("flip", [(True, False, False), (False, True, True), (True, True, False)])
+def test_a_flipped_crop_of_one_pixel(flip: tuple[bool, bool, bool]) -> None:
+    frame = np.array([[[0, 51, 255]]], np.uint8)
+    assert to_tensor([frame], flip).flatten().tolist() == pytest.approx([0, 0.2, 1])
 
 
 def test_training_images_without_ground_truth(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
