@@ -25,12 +25,12 @@ WARM_UP = 0.03  # of the memory, that allocators may still take after the first 
 
 
 def leaking() -> None:
-    """From now on each training step of this process keeps half a megabyte and an open file."""
+    """From now on each training step of this process keeps two megabytes and an open file."""
     original, kept = DistillModel.optimize_parameters, []
 
     def step(self: DistillModel, current_iter: int) -> None:
         original(self, current_iter)
-        kept.append((torch.ones(2**17), os.dup(0)))
+        kept.append((torch.ones(2**19), os.dup(0)))
 
     DistillModel.optimize_parameters = step  # type: ignore[method-assign]
 
@@ -43,7 +43,8 @@ def test_memory_and_open_files_stay_flat(tmp_path) -> None:
 
 def test_a_leak_is_seen(tmp_path) -> None:
     record = long_run.run(tmp_path, 300, lambda file: children.Child(file, prepare=leaking))
-    assert record["memory_growth"] > 2 * WARM_UP and not record["memory_flat"]
+    early, late = record["memory_mb"]  # the share of it would depend on what the process that forks holds already
+    assert late - early > 300 and not record["memory_flat"], record
     assert not record["open_files_flat"], record
 
 
