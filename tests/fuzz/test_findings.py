@@ -25,6 +25,7 @@ from kdsr_arch.data.flow_store import FlowStore
 from kdsr_arch.data.sources import LmdbSource
 from kdsr_arch.data.teacher_store import TeacherStore
 from kdsr_arch.engine.bench import read_log
+from kdsr_arch.engine.options import load_options
 from kdsr_arch.errors import UserError
 from kdsr_arch.report.curves import Curve, loss_curve
 from kdsr_arch.report.runs import _report
@@ -106,6 +107,13 @@ def test_a_data_sets_name_becomes_a_folder(tmp_path: Path, monkeypatch: pytest.M
     dataset = {"type": "ImagePairDataset", "dataroot_gt": "d", "batch_size_per_gpu": 1, "name": "../../../x"}
     said = refused("options_values", options(datasets={"train": dataset}), tmp_path, monkeypatch)
     assert "datasets.train.name: becomes the name of a file or folder" in said
+
+
+def test_a_data_set_named_null_is_called_by_its_key(tmp_path: Path) -> None:
+    file = tmp_path / "options.yml"
+    dataset = {"type": "ImagePairDataset", "dataroot_gt": "d", "batch_size_per_gpu": 1, "name": None}
+    file.write_bytes(options(datasets={"train": dataset}))
+    assert load_options(file, is_train=True)["datasets"]["train"]["name"] == "train"
 
 
 @pytest.mark.parametrize("line, told", [

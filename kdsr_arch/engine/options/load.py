@@ -103,7 +103,8 @@ def _fill_datasets(opt: dict[str, Any], is_train: bool) -> None:
     if not is_train:
         opt["datasets"] = {key: value for key, value in opt["datasets"].items() if not key.startswith("train")}
     for key, dataset in opt["datasets"].items():
-        dataset.setdefault("name", key)
+        if dataset.get("name") is None:  # not written, or written as null
+            dataset["name"] = key
         if is_basicsr(lookup("data set", dataset["type"])):
             dataset.setdefault("io_backend", {"type": "disk"})
         dataset["phase"] = key.split("_")[0]
