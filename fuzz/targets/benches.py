@@ -8,7 +8,7 @@ from pathlib import Path
 
 from fuzz.mutate import json_mutator
 from fuzz.target import Target
-from kdsr_arch.engine.bench import plan_before, plan_runs, read_bench
+from kdsr_arch.engine.bench_plan import plan_before, plan_runs, plan_tested, read_bench
 
 _BASE = """\
 name: small
@@ -36,6 +36,7 @@ def seeds() -> list[bytes]:
         "common": {"val.val_freq": 10},
         "note": "x",
     }
+    tested = {"bicubic": {"network_g": {"type": "Bicubic", "scale": 4}}}
     before = {"teacher": {"base": "base.yml", "iterations": 7, "change": {"scale": 4}, "seed": 1}}
     small = {"name": "b", "base": "base.yml", "budgets": [5], "rows": {"a": {}}}
     return [
@@ -43,6 +44,7 @@ def seeds() -> list[bytes]:
         for value in (
             bench,
             {**bench, "before": before},
+            {**bench, "tested": tested},
             small,
             {**bench, "continued": True, "common": {"train.scheduler": None}},
         )
@@ -56,9 +58,10 @@ def run(data: bytes, folder: Path) -> None:
     file.write_bytes(data)
     bench = read_bench(file)
     root = folder / "root"
-    for run_ in [*plan_before(bench, file, root), *plan_runs(bench, file, root)]:
-        for place in (run_.options, run_.experiment):
-            assert place.resolve().is_relative_to((root / "experiments").resolve()), f"{place} leaves {root}"
+    for run_ in [*plan_before(bench, file, root), *plan_tested(bench, file, root), *plan_runs(bench, file, root)]:
+        home = root / ("experiments" if run_.length else "results")
+        for place, allowed in ((run_.options, root / "experiments"), (run_.experiment, home)):
+            assert place.resolve().is_relative_to(allowed.resolve()), f"{place} leaves {root}"
 
 
 TARGET = Target("benches", "bench files", seeds, run, json_mutator(lambda: _WORDS), structured=0.95, share=8)

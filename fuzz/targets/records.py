@@ -11,7 +11,8 @@ from fuzz.mutate import mutate_bytes, mutate_tree
 from fuzz.target import Target
 from kdsr_arch.data.flow_store import FlowStore
 from kdsr_arch.data.teacher_store import TeacherStore
-from kdsr_arch.engine.bench import Run, note_outcome, outcome, read_log
+from kdsr_arch.engine.bench import note_outcome, outcome, read_log
+from kdsr_arch.engine.bench_plan import Run
 from kdsr_arch.engine.logging import History
 from kdsr_arch.errors import UserError
 from kdsr_arch.export.card import read_run

@@ -35,12 +35,15 @@ class VSRNet(nn.Module):
         shared: symmetric sharing: frames at the same distance from the centre use the same first convolution.
         flow: 'dis', 'spynet' or 'none', see FlowCompensation.
         spynet_path: SpyNet's weights for ``flow: spynet``.
+        base: 'none', as published: the network makes the whole picture; 'bicubic': its output is added to the enlarged
+            centre frame, from where short trainings start.
     """
 
     def __init__(self, scale: int = 4, num_frame: int = 5, num_feat: int = 64, num_mid_feat: int = 32,
                  color: str = 'y', fusion: str = 'late', shared: bool = True, flow: str = 'dis',
-                 spynet_path: str | None = None) -> None:
+                 spynet_path: str | None = None, base: str = 'none') -> None:
         super().__init__()
+        self.base = check_choice('VSRNet', 'base', base, ('bicubic', 'none'))
         check_window('VSRNet', num_frame)
         check_choice('VSRNet', 'fusion', fusion, ('early', 'late'))
         check_choice('VSRNet', 'flow', flow, METHODS)
@@ -60,10 +63,12 @@ class VSRNet(nn.Module):
 
     def forward(self, x: Tensor, flow: Tensor | None = None) -> Tensor:
         """Restores the centre frame; ``flow`` (B, n - 1, 2, H, W) spares the estimate (see FlowCompensation)."""
+        center = x[:, x.shape[1] // 2]
         x = self.compensate(x, flow)
         frames = (x.flatten(1, 2),) if len(self.branch_of) == 1 else x.unbind(1)
         first = [self.conv1[branch](frame) for branch, frame in zip(self.branch_of, frames, strict=True)]
-        return self.conv3(self.feature(self.conv2(self.joint(torch.cat(first, 1)))))
+        sr = self.conv3(self.feature(self.conv2(self.joint(torch.cat(first, 1)))))
+        return center + sr if self.base == 'bicubic' else sr
 
     def init_from_srcnn(self, srcnn: dict[str, Tensor]) -> None:
         """Starts from SRCNN's weights (``conv1``, ``conv2``, ``conv3``), so that it behaves as SRCNN on equal frames.

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from kdsr_arch.engine.bench import Run
+    from kdsr_arch.engine.bench_plan import Run
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -21,13 +21,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Train what is missing, write the tables and print them; exit code 0 when every run of the file has finished."""
-    from kdsr_arch.engine.bench import outcome, plan_before, plan_runs, read_bench, run_bench
+    from kdsr_arch.engine.bench import outcome, run_bench
+    from kdsr_arch.engine.bench_plan import plan_before, plan_runs, plan_tested, read_bench
     from kdsr_arch.engine.bench_table import write_tables
     from kdsr_arch.engine.options import project_root
 
     root = project_root(args.file)
     bench = read_bench(args.file)
-    runs = [*plan_before(bench, args.file, root), *plan_runs(bench, args.file, root)]
+    planned = (plan(bench, args.file, root) for plan in (plan_before, plan_tested, plan_runs))
+    runs = [run for runs in planned for run in runs]
     target = args.output or root / "experiments" / "results" / bench["name"]
 
     def write() -> list[dict]:

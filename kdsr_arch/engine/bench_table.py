@@ -55,9 +55,9 @@ def spread(numbers: list[float]) -> dict[str, float]:
 
 
 def markdown(summary: list[dict[str, Any]], *, command: str, protocol: str, note: str = "") -> str:
-    """The summary as one Markdown table per budget; what was trained before the rows stands in each."""
+    """The summary as one Markdown table per budget; what was tested, or trained before the rows, stands in each."""
     rows = [record for record in summary if not record["reference"]]
-    references = [record for record in summary if record["reference"]]
+    references = [record for record in summary if record["reference"] and record["metrics"]]
     first = rows[0]["row"] if rows else "-"
     lines = []
     for budget in sorted({record["budget"] for record in rows}) or [0]:
@@ -79,12 +79,14 @@ def _line(record: dict[str, Any], columns: list[str]) -> str:
     cells.append(("+" if gain["mean"] >= 0 else "") + _number(gain, 3) if gain else "-")
     ratios = ", ".join(f"{key.removeprefix('ratio/')} {value:.2g}" for key, value in sorted(record["ratios"].items()))
     seconds = f"{record['seconds']:.0f}" if record["seconds"] else "-"
-    name = f"{record['row']} ({record['budget']:,} iterations)" if record["reference"] else record["row"]
-    return f"| {name} | {record['seeds']} | " + " | ".join(cells) + f" | {ratios or '-'} | {seconds} |"
+    trained = f" ({record['budget']:,} iterations)" if record["reference"] and record["budget"] else ""
+    return "| " + " | ".join([record["row"] + trained, str(record["seeds"]), *cells, ratios or "-", seconds]) + " |"
 
 
-def _number(entry: dict[str, float], digits: int) -> str:
-    return f"{entry['mean']:.{digits}f} ± {entry['std']:.{digits}f}"
+def _number(entry: dict[str, Any], digits: int) -> str:
+    """A single value has no spread, which is not the same as one of zero."""
+    mean = f"{entry['mean']:.{digits}f}"
+    return f"{mean} ± {entry['std']:.{digits}f}" if len(entry["values"]) > 1 else mean
 
 
 def write_tables(outcomes: list[dict[str, Any]], target: Path, *, command: str, protocol: str, note: str = "") -> Path:

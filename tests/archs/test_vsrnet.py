@@ -36,6 +36,15 @@ def test_initialised_from_srcnn(golden):
     file.near(net(frames[:, 2:3].expand_as(frames)), 'srcnn_sr') if file.input('frames').shape[1] == 5 else None
 
 
+def test_a_bicubic_base_adds_the_enlarged_centre_frame():
+    torch.manual_seed(0)
+    plain = VSRNet(num_feat=4, num_mid_feat=4, flow='none')
+    based = VSRNet(num_feat=4, num_mid_feat=4, flow='none', base='bicubic')
+    based.load_state_dict(plain.state_dict())
+    x = torch.rand(2, 5, 1, 16, 20)
+    assert torch.equal(based(x), plain(x) + x[:, 2])
+
+
 @pytest.mark.parametrize('options', [{'num_frame': 3}, {'num_frame': 7, 'shared': False}, {'color': 'rgb'},
                                      {'num_frame': 3, 'fusion': 'early'}, {'flow': 'none'}], ids=str)
 def test_options_shapes_taps_and_gradients(options, taps_seen):
@@ -84,6 +93,7 @@ def test_spynet_loads_its_weights_and_stays_out_of_the_file(tmp_path):
 
 @pytest.mark.parametrize(('options', 'words'), [({'flow': 'spynet'}, 'needs spynet_path'), ({'flow': 'dsi'}, "'dis'"),
                                                 ({'num_frame': 2}, 'num_frame is 2'), ({'fusion': 'x'}, 'early, late'),
+                                                ({'base': 'bilinear'}, 'bicubic, none'),
                                                 ({'flow': 'spynet', 'spynet_path': '/nowhere.pth'}, 'nowhere')])
 def test_bad_options_are_refused(options, words):
     with pytest.raises(UserError, match=words):

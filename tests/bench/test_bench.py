@@ -6,17 +6,17 @@ import json
 from pathlib import Path
 
 import cv2
+import numpy as np
 import pytest
 import yaml
 
-from kdsr_arch.engine.bench import (
-    note_outcome,
-    outcome,
+from kdsr_arch.engine.bench import note_outcome, outcome, run_bench
+from kdsr_arch.engine.bench_plan import (
     override,
     plan_before,
     plan_runs,
+    plan_tested,
     read_bench,
-    run_bench,
     set_budget,
 )
 from kdsr_arch.engine.bench_table import markdown, spread, summarise, write_tables
@@ -155,10 +155,38 @@ def test_what_is_trained_before_the_rows_stands_in_every_table(bench: Path, tmp_
     for run in plan_runs(read_bench(bench), bench, tmp_path):
         _finish(run, 30.0)
     text = markdown(summarise(run_bench(bench, root=tmp_path)), command="c", protocol="Y")
-    assert text.count("| teacher (50 iterations) | 1 | 33.000 ± 0.000 | - |") == 2
+    assert text.count("| teacher (50 iterations) | 1 | 33.000 | - |") == 2
 
 
 def test_a_misspelt_key_before_the_rows_is_refused(bench: Path):
     bench.write_text(bench.read_text() + "before: {t: {bass: base.yml, iterations: 3}}\n")
     with pytest.raises(UserError, match="before.t.*bass.*base"):
+        read_bench(bench)
+
+
+def test_what_is_only_tested_stands_beside_the_rows(bench: Path, tmp_path: Path):
+    cv2.imwrite(str(tmp_path / "hr.png"), np.random.default_rng(0).integers(0, 256, (48, 48, 3), np.uint8))
+    (tmp_path / "images").mkdir()
+    (tmp_path / "hr.png").rename(tmp_path / "images" / "hr.png")
+    given = yaml.safe_load(bench.read_text())
+    given["common"] = {"model_type": "ImageDistillModel", "scale": 4, "num_gpu": 0, "val.metrics.psnr": {
+        "type": "calculate_psnr", "crop_border": 4, "test_y_channel": True}, "val.speed_size": None,
+        "datasets.val": {"name": "noise", "type": "ImagePairDataset", "dataroot_gt": str(tmp_path / "images"),
+                         "degradation": "BI"}}
+    given["tested"] = {"bicubic": {"network_g": {"type": "Bicubic", "scale": 4}}}
+    bench.write_text(yaml.safe_dump(given))
+    (test,) = plan_tested(read_bench(bench), bench, tmp_path)
+    options = yaml.safe_load(test.options.read_text())
+    assert "train" not in options and "network_t" not in options and list(options["datasets"]) == ["val"]
+    for run in plan_runs(read_bench(bench), bench, tmp_path):
+        _finish(run, 30.0)
+    run_bench(bench, root=tmp_path)
+    found = outcome(test)
+    assert found is not None and 5 < found["val"]["noise"]["psnr"] < 30 and found["reference"]
+    assert "| bicubic | 1 | " in markdown(summarise([found]), command="c", protocol="Y")
+
+
+def test_one_name_for_two_things_is_refused(bench: Path):
+    bench.write_text(bench.read_text() + "tested: {alone: {scale: 4}}\n")
+    with pytest.raises(UserError, match="'alone' names two of before, tested and rows"):
         read_bench(bench)

@@ -1,7 +1,14 @@
-"""Every video teacher teaches every video student, by options alone: one step, and weights restored."""
+"""Every video teacher teaches every video student: one step in memory; trained, resumed and tested by option file."""
 
+import json
+from argparse import Namespace
+from pathlib import Path
+
+import cv2
+import numpy as np
 import pytest
 import torch
+import yaml
 
 from kdsr_arch import compat  # noqa: F401  (before basicsr)
 
@@ -11,6 +18,9 @@ from basicsr.archs import build_network
 from kdsr_arch.archs.runner import Runner
 from kdsr_arch.archs.traits import traits_of
 from kdsr_arch.distill.task import DistillTask
+from kdsr_arch.engine import test as test_command
+from kdsr_arch.engine import train as train_command
+from kdsr_arch.engine.options import load_options
 from kdsr_arch.registry import register_all
 
 register_all()
@@ -67,3 +77,80 @@ def _assert_file_restores(student, opt, lq):
         first, second = (runner.restore(lq[:, :3]) for runner in runners)
     assert torch.equal(first, second)
     assert first.shape == (1, 3, 3, 48, 48)
+
+
+@pytest.fixture(scope='module')
+def clip(tmp_path_factory):
+    """One clip of nine frames, 256x256, whose texture moves."""
+    folder = tmp_path_factory.mktemp('clips') / 'a'
+    folder.mkdir()
+    coarse = np.random.default_rng(0).integers(0, 256, (36, 36, 3), np.uint8)
+    texture = cv2.resize(coarse, (288, 288), interpolation=cv2.INTER_CUBIC)
+    for step in range(9):
+        cv2.imwrite(str(folder / f'{step:08d}.png'), texture[16:272, 3 * step:3 * step + 256])
+    return folder.parent
+
+
+def _option_file(root: Path, clips: Path, pair: tuple[str, str], total_iter: int) -> Path:
+    """The option file of space-time distillation for one pair: both terms at F^SR, and the output's."""
+    teacher_type, student_type = pair
+    options, side = TEACHERS[teacher_type]
+    terms = {'spatial': {'type': 'SpatialAttentionLoss', 'at': 'f_sr'}, 'output': {'type': 'L1Loss'},
+             'temporal': {'type': 'TemporalMemoryLoss', 'at': 'f_sr', 'lstm': 'trained', 'downsample': 4}}
+    frames = {'type': 'ClipDataset', 'dataroot_gt': str(clips), 'degradation': 'BI', 'name': 'clips'}
+    window = max(traits_of(build_network(opt), 4).num_frame for opt in _networks(*pair))
+    teacher = {'type': teacher_type, **options}
+    torch.manual_seed(1)
+    torch.save({'params': build_network(dict(teacher)).state_dict()}, root / 'teacher.pth')
+    content = {
+        'name': 'pair', 'model_type': 'VideoDistillModel', 'scale': 4, 'num_gpu': 0, 'manual_seed': 2,
+        'datasets': {'train': {**frames, 'gt_size': 4 * side, 'clip_length': 2, 'num_frame': window,
+                               'use_hflip': True, 'batch_size_per_gpu': 1, 'num_worker_per_gpu': 0}},
+        'network_g': {'type': student_type, **STUDENTS[student_type]}, 'network_t': teacher,
+        'path': {'pretrain_network_t': str(root / 'teacher.pth')},
+        'train': {'total_iter': total_iter, 'distill_opt': terms, 'optim_g': {'type': 'Adam', 'lr': 1e-3},
+                  'ema_decay': 0.5, 'pixel_opt': {'type': 'CharbonnierLoss'}},
+        'logger': {'print_freq': 1, 'save_checkpoint_freq': 1},
+    }
+    (root / 'options').mkdir(exist_ok=True)
+    file = root / 'options' / 'pair.yml'
+    file.write_text(yaml.safe_dump(content))
+    return file
+
+
+def _networks(teacher_type, student_type):
+    return {'type': teacher_type, **TEACHERS[teacher_type][0]}, {'type': student_type, **STUDENTS[student_type]}
+
+
+def _train(root, clips, pair, total_iter):
+    opt = load_options(_option_file(root, clips, pair, total_iter), is_train=True)
+    arguments = Namespace(opt='', launcher='none', auto_resume=True, debug=False)
+    assert train_command.main(opt, arguments) == 0
+    return root / 'experiments' / 'pair'
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('student_type', STUDENTS)
+@pytest.mark.parametrize('teacher_type', TEACHERS)
+def test_train_save_resume_and_test_by_option_file(teacher_type, student_type, clip, tmp_path):
+    """Two iterations equal one, an end, and one more, bit for bit; what they saved restores a clip."""
+    pair = (teacher_type, student_type)
+    for name in ('whole', 'resumed'):
+        (tmp_path / name).mkdir()
+    whole = _train(tmp_path / 'whole', clip, pair, 2)
+    _train(tmp_path / 'resumed', clip, pair, 1)
+    resumed = _train(tmp_path / 'resumed', clip, pair, 2)
+    one, other = (torch.load(folder / 'models' / 'net_g_2.pth', weights_only=True) for folder in (whole, resumed))
+    assert set(one) == {'params', 'params_ema'}
+    assert all(torch.equal(one[kind][name], other[kind][name]) for kind in one for name in one[kind])
+    records = [json.loads(line) for line in (whole / 'history.jsonl').read_text().splitlines()]
+    assert all(records[-1][f'l_{term}'] > 0 for term in ('pix', 'spatial', 'output', 'temporal'))
+
+    options = {'name': 'tested', 'model_type': 'VideoDistillModel', 'scale': 4, 'num_gpu': 0,
+               'datasets': {'test': {'name': 'a', 'type': 'ClipDataset', 'dataroot_gt': str(clip),
+                                     'degradation': 'BI'}},
+               'network_g': _networks(*pair)[1], 'path': {'pretrain_network_g': str(whole / 'models' / 'net_g_2.pth')},
+               'val': {'speed_size': None, 'metrics': {'psnr': {'type': 'calculate_psnr', 'crop_border': 0}}}}
+    (tmp_path / 'test.yml').write_text(yaml.safe_dump(options))
+    report = test_command.run(load_options(tmp_path / 'test.yml', is_train=False, root=tmp_path), progress=False)
+    assert 0 < report.results[0].mean['psnr'] < 60 and report.results[0].per_item[0][2] == 9

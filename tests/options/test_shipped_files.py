@@ -105,14 +105,16 @@ def _dry_run(opt: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("file", BENCHES, ids=str)
 def test_the_rows_of_a_bench_are_sound_option_files(file: Path, tmp_path: Path) -> None:
-    from kdsr_arch.engine.bench import plan_before, plan_runs, read_bench
+    from kdsr_arch.engine.bench_plan import plan_before, plan_runs, plan_tested, read_bench
 
     bench = read_bench(ROOT / file)
     seen = set()
-    for run in [*plan_before(bench, ROOT / file, tmp_path), *plan_runs(bench, ROOT / file, tmp_path)]:
+    for run in (run for plan in (plan_before, plan_runs) for run in plan(bench, ROOT / file, tmp_path)):
         if run.row not in seen:  # other seeds and budgets differ in numbers only
             assert load_options(run.options, is_train=True)["train"]["total_iter"] == run.length
         seen.add(run.row)
+    for run in plan_tested(bench, ROOT / file, tmp_path):
+        assert load_options(run.options, is_train=False)["network_g"]
     assert {*bench["rows"], *bench["before"]} == seen
 
 
