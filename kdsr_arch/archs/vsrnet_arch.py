@@ -9,7 +9,7 @@ import torch
 from basicsr.utils.registry import ARCH_REGISTRY
 from torch import Tensor, nn
 
-from kdsr_arch.archs.arch_util import check_choice, check_window
+from kdsr_arch.archs.arch_util import check_choice, check_window, start_near_base
 from kdsr_arch.archs.optical_flow import METHODS, FlowCompensation
 from kdsr_arch.archs.traits import Traits
 
@@ -56,6 +56,7 @@ class VSRNet(nn.Module):
         self.conv2 = nn.Conv2d(num_feat * len(self.branch_of), num_mid_feat, 5, padding=2)
         self.feature = nn.ReLU()
         self.conv3 = nn.Conv2d(num_mid_feat, num_channel, 5, padding=2)
+        start_near_base(self.conv3, base)  # else the first, large gradients can put every unit of F^SR out for good
         # DIS fails on frames of a few pixels
         self.traits = Traits('window', scale, num_frame, color, upsampled_input=True,
                              min_size=_DIS_SIDE if flow == 'dis' else 1, taps={'f_sr': 'feature', 'f_lr': 'joint'},

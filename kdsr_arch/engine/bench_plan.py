@@ -25,7 +25,7 @@ is `tested`, on their validation sets; nothing of the base's training, teacher a
     tested:
       bicubic: {network_g: {type: Bicubic, scale: 4}}
 
-With `continued: true` each row and seed is one
+A file may consist of that alone. With `continued: true` each row and seed is one
 run, whose validations are read off at every budget and which a further budget prolongs: the learning rate must then be
 constant, else the shorter budgets would be judged in mid-schedule. A row's `extra_iter` gives it that many iterations
 more than the budget: the control with as much computing as a method that trains a teacher of its own.
@@ -65,12 +65,12 @@ class BenchOptions(Section):
     before: dict[PlainName, _Before] | None = None
     tested: dict[PlainName, dict[str, Any]] | None = None
     seeds: list[Count] = Field(default=[0], min_length=1)
-    budgets: list[Positive] = Field(min_length=1)
+    budgets: list[Positive] = []
     continued: bool = False
     jobs: Positive = 1
     threads: Positive = 1
     common: dict[str, Any] | None = None
-    rows: dict[PlainName, dict[str, Any] | None] = Field(min_length=1)
+    rows: dict[PlainName, dict[str, Any] | None] = {}
     note: str = ""
 
 
@@ -116,7 +116,8 @@ def read_bench(path: Path) -> dict[str, Any]:
     """Read and check a bench file.
 
     Raises:
-        UserError: the file is missing, not YAML, lacks a key, has an unknown one, or one name for two things.
+        UserError: the file is missing, not YAML, lacks a key, has an unknown one, or one name for two things;
+            neither rows with budgets nor `tested`.
     """
     from kdsr_arch.engine.options import load_yaml
 
@@ -125,6 +126,8 @@ def read_bench(path: Path) -> dict[str, Any]:
         raise OptionErrors([f"{key}: {sentence}" for key, sentence in faults], str(path))
     whole = BenchOptions.model_validate(bench).model_dump()
     named = {key: whole[key] or {} for key in ("common", "before", "tested")}
+    if bool(whole["rows"]) != bool(whole["budgets"]) or not (whole["rows"] or whole["tested"]):
+        raise UserError(f"{path}: nothing to do; it needs rows with budgets, or tested, or both")
     names = [name for key in ("before", "tested", "rows") for name in whole[key] or {}]
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise UserError(f"{path}: '{twice[0]}' names two of before, tested and rows; the table needs a name for each")

@@ -64,7 +64,8 @@ def markdown(summary: list[dict[str, Any]], *, command: str, protocol: str, note
         records = [*references, *(record for record in rows if record["budget"] == budget)]
         columns = sorted({key for record in records for key in record["metrics"]})
         head = ["row", "seeds", *columns, f"psnr over '{first}'", "gradient ratios", "s/run"]
-        lines += [f"### {budget:,} iterations", "", "| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
+        lines += [f"### {budget:,} iterations", ""] if rows else []
+        lines += ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
         lines += [_line(record, columns) for record in records] + [""]
     intro = [f"Protocol: {protocol}. Mean ± sample standard deviation over the seeds.", "", f"Command: `{command}`", ""]
     return "\n".join(intro + ([note, ""] if note else []) + lines)

@@ -186,6 +186,19 @@ def test_what_is_only_tested_stands_beside_the_rows(bench: Path, tmp_path: Path)
     assert "| bicubic | 1 | " in markdown(summarise([found]), command="c", protocol="Y")
 
 
+def test_tests_alone_make_a_table_and_nothing_at_all_is_refused(bench: Path):
+    given = yaml.safe_load(bench.read_text())
+    bench.write_text(yaml.safe_dump({key: given[key] for key in ("name", "base")}))
+    with pytest.raises(UserError, match="nothing to do"):
+        read_bench(bench)
+    bench.write_text(yaml.safe_dump({"name": "b", "base": "base.yml", "tested": {"bicubic": {"scale": 4}}}))
+    assert read_bench(bench)["rows"] == {}
+    found = {"row": "bicubic", "seed": 0, "budget": 0, "length": 0, "reference": True, "seconds": 1.0, "ratios": {},
+             "val": {"walk": {"psnr": 26.1, "protocol": "Y"}}}
+    text = markdown(summarise([found]), command="c", protocol="Y")
+    assert "| bicubic | 1 | 26.100 | - | - | 1 |" in text and "iterations" not in text
+
+
 def test_one_name_for_two_things_is_refused(bench: Path):
     bench.write_text(bench.read_text() + "tested: {alone: {scale: 4}}\n")
     with pytest.raises(UserError, match="'alone' names two of before, tested and rows"):
