@@ -240,7 +240,7 @@ BENCH: dict[str, Any] = {"name": "b", "base": "base.yml", "budgets": [5], "rows"
     ({"before": {"..": {"base": "base.yml", "iterations": 5}}}, "becomes the name of a file"),
     ({"seeds": [1e308]}, "seeds.0: must be a whole number"),
     ({"rows": ["a"]}, "rows: must be a mapping"),
-    ({"budgets": []}, "budgets: must have 1 entries"),
+    ({"budgets": []}, "needs rows with budgets"),
     ({"rows": {"a": {"name.x": 1}}}, "'name' is not a mapping"),
     ({"rows": {"a": {"train.total_iter": 0}}}, "no sound train section"),
     ({"rows": {"a": {"extra_iter": "x"}}}, "extra_iter must be a whole number"),

@@ -16,7 +16,7 @@ from kdsr_arch.engine.options import complete, load_options, load_yaml, read_par
 ROOT = Path(__file__).resolve().parents[2]
 FILES = sorted(path.relative_to(ROOT) for path in (ROOT / "options").rglob("*.yml"))
 TRAIN = [file for file in FILES if "train" in (load_yaml(ROOT / file).get("datasets") or {})]
-BENCHES = [file for file in FILES if "rows" in load_yaml(ROOT / file)]
+BENCHES = [file for file in FILES if file.parts[1] == "bench"]
 SEQUENCES = [file for file in FILES if "sequence" in load_yaml(ROOT / file)]
 SINGLE = [file for file in TRAIN if file not in SEQUENCES]
 
