@@ -143,7 +143,7 @@ def run_bench(
     bench = read_bench(path)
     first = [*plan_before(bench, path, root), *plan_tested(bench, path, root)]
     runs = [run for run in plan_runs(bench, path, root) if not only or run.row in only]
-    missing = [run for run in runs if outcome(run) is None]
+    missing = sorted((run for run in runs if outcome(run) is None), key=lambda run: run.length)
     print(f"{bench['name']}: {len(runs)} runs, {len(runs) - len(missing)} of them done", flush=True)
     for run in first:
         if (missing or not run.length) and outcome(run) is None and (failure := carry_out(run, bench["threads"], root)):

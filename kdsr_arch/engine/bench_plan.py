@@ -28,7 +28,8 @@ is `tested`, on their validation sets; nothing of the base's training, teacher a
 A file may consist of that alone. With `continued: true` each row and seed is one
 run, whose validations are read off at every budget and which a further budget prolongs: the learning rate must then be
 constant, else the shorter budgets would be judged in mid-schedule. A row's `extra_iter` gives it that many iterations
-more than the budget: the control with as much computing as a method that trains a teacher of its own.
+more than the budget: the control with as much computing as a method that trains a teacher of its own. With
+`continued`, a row that differs from an earlier one by that alone is the same run, read off later.
 """
 
 from __future__ import annotations
@@ -200,12 +201,14 @@ def plan_runs(bench: dict[str, Any], path: Path, root: Path) -> list[Run]:
         UserError: `continued` with a learning rate that is not constant.
     """
     base, runs = _base(bench, path), []
+    trained_as: dict[str, str] = {}  # a row's changes -> the first row that has them
     for budget in bench["budgets"]:
         for seed in bench["seeds"]:
             for row, given in bench["rows"].items():
                 changes = {**bench["common"], **(given or {})}
                 length = budget + _extra(changes, f"bench {bench['name']}, {row}")
-                label = f"{row}_s{seed}" if bench["continued"] else f"{row}_s{seed}_{budget}"
+                same = trained_as.setdefault(yaml.safe_dump(changes), row)
+                label = f"{same}_s{seed}" if bench["continued"] else f"{row}_s{seed}_{budget}"
                 runs.append(_plan(bench, base, changes, root, row=row, seed=seed, budget=budget, length=length,
                                   label=label))
                 if bench["continued"] and override(base, changes)["train"].get("scheduler"):

@@ -124,11 +124,12 @@ def _as_continued(bench: Path, **changes) -> Path:
 
 
 def test_a_continued_run_is_one_experiment_read_off_at_each_budget(bench: Path, tmp_path: Path):
-    rows = {"alone": {}, "alone longer": {"extra_iter": 30}}
+    rows = {"alone": {}, "alone longer": {"extra_iter": 30}, "taught": {"train.ema_decay": 0.5}}
     _as_continued(bench, common={"train.scheduler": None}, rows=rows, seeds=[1])
-    short, short_longer, long, long_longer = plan_runs(read_bench(bench), bench, tmp_path)
-    assert short.experiment == long.experiment != long_longer.experiment == short_longer.experiment
+    short, short_longer, taught, long, long_longer, _ = plan_runs(read_bench(bench), bench, tmp_path)
+    assert short.experiment == long.experiment == long_longer.experiment == short_longer.experiment != taught.experiment
     assert [r.length for r in (short, short_longer, long, long_longer)] == [50, 80, 100, 130]
+    assert len({r.marker for r in (short, short_longer, long, long_longer)}) == 4
     totals = [yaml.safe_load(r.options.read_text())["train"]["total_iter"] for r in (short, long)]
     assert totals == [50, 100]
     _finish(short, 30.0)
@@ -137,6 +138,14 @@ def test_a_continued_run_is_one_experiment_read_off_at_each_budget(bench: Path, 
         file.write(json.dumps({"kind": "val", "iter": 100, "dataset": "val", "psnr": 31.0}) + "\n")
     note_outcome(long, 20.0)
     assert [outcome(r)["val"]["val"]["psnr"] for r in (short, long)] == [30.0, 31.0]
+
+
+def test_what_prolongs_a_run_comes_after_it(bench: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    rows, trained = {"alone": {}, "alone longer": {"extra_iter": 30}}, []
+    _as_continued(bench, common={"train.scheduler": None}, rows=rows, seeds=[1], budgets=[50, 60])
+    monkeypatch.setattr("kdsr_arch.engine.bench.carry_out", lambda run, *_: trained.append(run.length))
+    run_bench(bench, root=tmp_path, jobs=1)
+    assert trained == [50, 60, 80, 90]
 
 
 def test_a_continued_bench_wants_a_constant_learning_rate(bench: Path, tmp_path: Path):
