@@ -15,6 +15,7 @@ from typing import Any
 from tqdm import tqdm
 
 from kdsr_arch.engine.bench import read_log
+from kdsr_arch.engine.eval_cost import where_run
 from kdsr_arch.engine.results import TestReport
 from kdsr_arch.errors import UserError
 from kdsr_arch.report.curves import find_log
@@ -158,7 +159,7 @@ def train_all(trainings: Sequence[Training]) -> None:
     beside = min(len(trainings), cores)
     threads = max(cores // beside, 1)
     names = ", ".join(training.label for training in trainings)
-    print(f"Demo: training {names} ({beside} at a time, {threads} thread(s) each)", flush=True)
+    print(f"Demo: training {names} ({beside} at a time, {where_run('cpu', threads)} each)", flush=True)
     for first in range(0, len(trainings), beside):
         _train_group(trainings[first:first + beside], threads)
 

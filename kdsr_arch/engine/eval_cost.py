@@ -47,10 +47,14 @@ class Cost:
     runs: int
 
     def __str__(self) -> str:
-        where = f"{self.threads} CPU thread{'s' * (self.threads != 1)}" if self.device == "cpu" else self.device
         return (f"{self.parameters:,} parameters; {self.multiply_adds / 1e9:.2f} G multiply-adds and "
                 f"{self.milliseconds:.1f} ms per frame for an LR input of {self.width}x{self.height} at x{self.scale} ("
-                f"{where}, median of {self.runs}).")
+                f"{where_run(self.device, self.threads)}, median of {self.runs}).")
+
+
+def where_run(device: str, threads: int) -> str:
+    """What a run time is told with: '2 CPU threads', or the device."""
+    return f"{threads} CPU thread{'s' * (threads != 1)}" if device == "cpu" else device
 
 
 def speed_input(traits: Traits, width: int, height: int, device: torch.device) -> tuple[Tensor, int]:

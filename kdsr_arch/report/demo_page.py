@@ -11,6 +11,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from kdsr_arch.engine.eval_cost import where_run
 from kdsr_arch.engine.eval_images import to_uint8, write_bytes
 from kdsr_arch.engine.evaluate import EvalResult
 from kdsr_arch.engine.results import format_value, markdown_table, strict_json, versions
@@ -127,7 +128,7 @@ def _speed_note(rows: Sequence[Row]) -> str:
     cost = rows[0].report.cost
     if cost is None:
         return ""
-    where = f"{cost.threads} CPU thread(s)" if cost.device == "cpu" else cost.device
+    where = where_run(cost.device, cost.threads)
     return f"Costs hold for one frame of {cost.width}x{cost.height} LR pixels at x{cost.scale}, run times on {where}."
 
 
@@ -143,7 +144,7 @@ def _speed(rows: Sequence[Row], out: Path) -> Path:
               for row in rows if row.report.cost is not None]
     cost = rows[0].report.cost
     size = f"{cost.width}x{cost.height} x{cost.scale}" if cost is not None else ""
-    where = "" if cost is None else f"{cost.threads} CPU threads" if cost.device == "cpu" else cost.device
+    where = "" if cost is None else where_run(cost.device, cost.threads)
     return plot_speed(points, out / "speed.png", size=size, where=where, protocol=rows[0].report.results[0].protocol)
 
 

@@ -8,6 +8,7 @@ from typing import Annotated
 
 from pydantic import BaseModel, Field, FiniteFloat, ValidationError
 
+from kdsr_arch.engine.eval_cost import where_run
 from kdsr_arch.errors import UserError
 from kdsr_arch.files import read_json
 from kdsr_arch.report.curves import find_log, plot_curves
@@ -69,8 +70,8 @@ def _speed(folders: Sequence[Path], labels: Sequence[str], out: Path, metric: st
     if unknown:
         raise UserError(f"--taught: {', '.join(sorted(unknown))} is none of {', '.join(labels)}")
     points, protocol, cost = speed_points(folders, labels, metric, dataset, taught)
-    where = f"{cost.threads} CPU thread(s)" if cost.device == "cpu" else cost.device
-    return plot_speed(points, out, size=f"{cost.width}x{cost.height} x{cost.scale}", where=where, protocol=protocol)
+    return plot_speed(points, out, size=f"{cost.width}x{cost.height} x{cost.scale}",
+                      where=where_run(cost.device, cost.threads), protocol=protocol)
 
 
 def speed_points(folders: Sequence[Path], labels: Sequence[str], metric: str, dataset: str | None,
