@@ -61,7 +61,7 @@ def _draw(bench: dict, runs: list[Run], outcomes: list[dict], out: Path) -> Path
     for run in runs:
         if not run.reference and run.budget == longest and outcome(run) is not None:
             rows.setdefault(run.row, []).append([r for r in read_log(run.log) if r["iter"] <= run.length])
-    name = next(iter(outcomes[0]["val"]), "")
+    name = next((name for o in outcomes for name in o["val"]), "")  # a teacher may have been trained without any
     levels = {o["row"]: o["val"][name]["psnr"] for o in outcomes if o["reference"] and "psnr" in o["val"].get(name, {})}
     return plot_bench(rows, out, name=name, levels=levels)
 
