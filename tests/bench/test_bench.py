@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import yaml
 
+from kdsr_arch.commands.bench import _draw
 from kdsr_arch.engine.bench import note_outcome, outcome, run_bench
 from kdsr_arch.engine.bench_plan import (
     override,
@@ -212,3 +213,12 @@ def test_one_name_for_two_things_is_refused(bench: Path):
     bench.write_text(bench.read_text() + "tested: {alone: {scale: 4}}\n")
     with pytest.raises(UserError, match="'alone' names two of before, tested and rows"):
         read_bench(bench)
+
+
+def test_curves_are_of_the_first_set_although_a_teacher_was_trained_without_any(monkeypatch: pytest.MonkeyPatch):
+    seen: dict = {}
+    monkeypatch.setattr("kdsr_arch.report.bench_curves.plot_bench", lambda rows, out, **told: seen.update(told) or out)
+    outcomes = [{"row": "teacher", "reference": True, "val": {}},
+                {"row": "bicubic", "reference": True, "val": {"Set5": {"psnr": 28.4}}}]  # fmt: skip
+    _draw({}, [], outcomes, Path("c.png"))
+    assert seen == {"name": "Set5", "levels": {"bicubic": 28.4}}
