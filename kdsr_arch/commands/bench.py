@@ -47,20 +47,27 @@ def run(args: argparse.Namespace) -> int:
         return 1
     print(target.with_suffix(".md").read_text(encoding="utf-8"))
     if args.curves:
-        print(_draw(bench, runs, outcomes, target.with_name(f"{target.name}_curves.png")))
+        print(_draw(runs, outcomes, target.with_name(f"{target.name}_curves.png")))
     return 0 if len(outcomes) == len(runs) else 1
 
 
-def _draw(bench: dict, runs: list[Run], outcomes: list[dict], out: Path) -> Path:
-    """Learning curves of the longest run of each row, with the level of what was trained before."""
+def _draw(runs: list[Run], outcomes: list[dict], out: Path) -> Path:
+    """Learning curves of the longest run of each row, with the levels of what stands beside the rows.
+
+    A row that is an earlier one's run, read off later, has no curve of its own.
+    """
     from kdsr_arch.engine.bench import outcome, read_log
     from kdsr_arch.report.bench_curves import plot_bench
 
+    done = [run for run in runs if not run.reference and outcome(run) is not None]
+    longest = max((run.budget for run in done), default=0)
+    drawn: dict[Path, Run] = {}
+    for run in done:
+        if run.budget == longest:
+            drawn.setdefault(run.experiment, run)
     rows: dict[str, list] = {}
-    longest = max((r.budget for r in runs if not r.reference and outcome(r) is not None), default=0)
-    for run in runs:
-        if not run.reference and run.budget == longest and outcome(run) is not None:
-            rows.setdefault(run.row, []).append([r for r in read_log(run.log) if r["iter"] <= run.length])
+    for run in drawn.values():
+        rows.setdefault(run.row, []).append([r for r in read_log(run.log) if r["iter"] <= run.length])
     name = next((name for o in outcomes for name in o["val"]), "")  # a teacher may have been trained without any
     levels = {o["row"]: o["val"][name]["psnr"] for o in outcomes if o["reference"] and "psnr" in o["val"].get(name, {})}
     return plot_bench(rows, out, name=name, levels=levels)

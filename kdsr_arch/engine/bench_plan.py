@@ -200,21 +200,28 @@ def plan_runs(bench: dict[str, Any], path: Path, root: Path) -> list[Run]:
     Raises:
         UserError: `continued` with a learning rate that is not constant.
     """
-    base, runs = _base(bench, path), []
-    trained_as: dict[str, str] = {}  # a row's changes -> the first row that has them
+    base, runs, rows = _base(bench, path), [], _rows(bench)
     for budget in bench["budgets"]:
         for seed in bench["seeds"]:
-            for row, given in bench["rows"].items():
-                changes = {**bench["common"], **(given or {})}
-                length = budget + _extra(changes, f"bench {bench['name']}, {row}")
-                same = trained_as.setdefault(yaml.safe_dump(changes), row)
+            for row, same, changes, extra in rows:
                 label = f"{same}_s{seed}" if bench["continued"] else f"{row}_s{seed}_{budget}"
-                runs.append(_plan(bench, base, changes, root, row=row, seed=seed, budget=budget, length=length,
+                runs.append(_plan(bench, base, changes, root, row=row, seed=seed, budget=budget, length=budget + extra,
                                   label=label))
                 if bench["continued"] and override(base, changes)["train"].get("scheduler"):
                     raise UserError(f"{path}: continued: true needs a constant learning rate; add "
                                     "`train.scheduler: null` to common")
     return runs
+
+
+def _rows(bench: dict[str, Any]) -> list[tuple[str, str, dict[str, Any], int]]:
+    """Per row: its name, the first row with the same changes, these changes, and the iterations beyond the budget."""
+    rows: list[tuple[str, str, dict[str, Any], int]] = []
+    first_with: dict[str, str] = {}
+    for row, given in bench["rows"].items():
+        changes = {**bench["common"], **(given or {})}
+        extra = _extra(changes, f"bench {bench['name']}, {row}")
+        rows.append((row, first_with.setdefault(yaml.safe_dump(changes), row), changes, extra))
+    return rows
 
 
 def _extra(changes: dict[str, Any], where: str) -> int:

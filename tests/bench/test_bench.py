@@ -220,5 +220,19 @@ def test_curves_are_of_the_first_set_although_a_teacher_was_trained_without_any(
     monkeypatch.setattr("kdsr_arch.report.bench_curves.plot_bench", lambda rows, out, **told: seen.update(told) or out)
     outcomes = [{"row": "teacher", "reference": True, "val": {}},
                 {"row": "bicubic", "reference": True, "val": {"Set5": {"psnr": 28.4}}}]  # fmt: skip
-    _draw({}, [], outcomes, Path("c.png"))
+    _draw([], outcomes, Path("c.png"))
     assert seen == {"name": "Set5", "levels": {"bicubic": 28.4}}
+
+
+def test_a_run_read_off_later_has_one_curve(bench: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    rows = {"alone": {}, "alone longer": {"extra_iter": 30}}
+    _as_continued(bench, common={"train.scheduler": None}, rows=rows, seeds=[1, 2], budgets=[50])
+    runs = plan_runs(read_bench(bench), bench, tmp_path)
+    for run in runs:
+        run.experiment.mkdir(parents=True, exist_ok=True)
+        run.log.write_text(json.dumps({"kind": "val", "iter": run.length, "dataset": "val", "psnr": 30.0}) + "\n")
+        note_outcome(run, 1.0)
+    seen: dict = {}
+    monkeypatch.setattr("kdsr_arch.report.bench_curves.plot_bench", lambda rows, out, **told: seen.update(rows) or out)
+    _draw(runs, [result for result in map(outcome, runs) if result], Path("c.png"))
+    assert list(seen) == ["alone"] and len(seen["alone"]) == 2
