@@ -34,11 +34,13 @@ class Golden:
         return {k[len(prefix):]: self.weight(k) for k in keys if k.startswith(prefix)}
 
     def near(self, ours, name):
-        """Fails unless ``ours`` equals the file's output ``name`` to 2e-5 of its largest value."""
+        """Whether ``ours`` equals the file's output ``name``, in shape and to 2e-5 of its largest value."""
         expected = self.z['out/' + name]
-        assert tuple(ours.shape) == expected.shape, name
+        if tuple(ours.shape) != expected.shape:
+            return False
         error = np.abs(ours.detach().numpy() - expected).max()
-        assert error <= 2e-5 * self.hp('absmax/' + name), f'{name}: {error}'
+        print(f'{name}: off by {error}')  # shown where the test fails
+        return error <= 2e-5 * self.hp('absmax/' + name)
 
 
 @pytest.fixture

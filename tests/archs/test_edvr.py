@@ -32,7 +32,7 @@ def test_golden_output(golden, name):
     net = EDVR(**options, center_frame_idx=None if center < 0 else center).eval()
     net.load_state_dict(file.state())
     with torch.no_grad():
-        file.near(net(file.input('x')), 'sr')
+        assert file.near(net(file.input('x')), 'sr')
 
 
 def small(**options):

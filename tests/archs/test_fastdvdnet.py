@@ -29,7 +29,7 @@ def test_golden_denoiser(golden, name):
     net.load_state_dict(file.state())
     x = file.input('x')
     with torch.no_grad():
-        file.near(net(x.unflatten(1, (5, -1)), file.input('noise_map')), 'den')
+        assert file.near(net(x.unflatten(1, (5, -1)), file.input('noise_map')), 'den')
 
 
 @pytest.mark.parametrize('name', ['fastdvdnet', 'fastdvdnet_small'])
@@ -45,7 +45,7 @@ def test_golden_sequence_through_the_runner(golden, name):
             return net(x, level.view(1, 1, 1, 1).expand(x.shape[0], 1, *x.shape[-2:])).clamp(0, 1)
 
     runner = Runner(WithMap(), net.traits)
-    file.near(runner.restore(file.input('seq').unsqueeze(0), padding='reflection')[0], 'den_seq')
+    assert file.near(runner.restore(file.input('seq').unsqueeze(0), padding='reflection')[0], 'den_seq')
 
 
 @pytest.mark.parametrize('options', [{}, {'scale': 2, 'color': 'y'}, {'norm': 'none', 'base': 'none'},

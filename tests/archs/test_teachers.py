@@ -22,7 +22,7 @@ def test_golden_duf_under_its_own_name(golden, taps_seen):
     traits, x = traits_of(net), file.input('x')
     seen = taps_seen(net, traits)
     with torch.no_grad():
-        file.near(net(x), 'sr')
+        assert file.near(net(x), 'sr')
     size, large = x.shape[-2:], [side * traits.scale for side in x.shape[-2:]]
     assert seen == {'f_sr': (1, 3, *large), 'f_lr': (1, 256, *size)}
 
@@ -33,9 +33,9 @@ def test_golden_toflow(golden):
     net.load_state_dict(file.state())
     x = file.input('x')
     with torch.no_grad():
-        file.near(net(x), 'sr')
+        assert file.near(net(x), 'sr')
         normal = [net.normalize(x[:, i]) for i in (3, 2)]
-        file.near(net.spynet(*normal), 'flow_ref3_sup2')
+        assert file.near(net.spynet(*normal), 'flow_ref3_sup2')
 
 
 def plus_plus(**options):

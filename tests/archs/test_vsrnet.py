@@ -24,7 +24,7 @@ def test_golden_output(golden):
     file = golden('vsrnet')
     net = VSRNet(flow='none')
     net.load_state_dict(vsrnet_from_usstdqq(file.state('vsrnet.')))
-    file.near(net(file.input('frames').unsqueeze(2)), 'sr')
+    assert file.near(net(file.input('frames').unsqueeze(2)), 'sr')
 
 
 def test_initialised_from_srcnn(golden):
@@ -32,8 +32,8 @@ def test_initialised_from_srcnn(golden):
     net = VSRNet(flow='none')
     net.init_from_srcnn(file.state('srcnn.'))
     frames = file.input('frames').unsqueeze(2)
-    file.near(net(frames), 'sr_at_init_from_srcnn')
-    file.near(net(frames[:, 2:3].expand_as(frames)), 'srcnn_sr')  # five copies of the centre frame: SRCNN itself
+    assert file.near(net(frames), 'sr_at_init_from_srcnn')
+    assert file.near(net(frames[:, 2:3].expand_as(frames)), 'srcnn_sr')  # five copies of the centre frame: SRCNN itself
 
 
 def test_a_bicubic_base_adds_the_enlarged_centre_frame():
