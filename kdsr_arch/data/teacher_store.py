@@ -128,6 +128,11 @@ class TeacherStore:
                         "are others than when it was made: make it again with kdsr cache-teacher"
                     )
 
+    def keep(self, names: Iterable[str]) -> None:
+        """Read these names only from now on: taps that no term compares would cost time and memory at each sample."""
+        wanted = set(names)
+        self.names = {name: told for name, told in self.names.items() if name in wanted}
+
     def window(self, rng: np.random.Generator, group: str) -> Window | None:
         """One of the windows that the teacher was run on, where it was run on windows."""
         if not self.windows:
@@ -159,7 +164,7 @@ class TeacherStore:
 
     def read(self, key: str, window: tuple[int, int, int, int] | None, flip: Flip,
              group: str | None = None) -> dict[str, torch.Tensor]:  # fmt: skip
-        """Every stored map under an LR window (top, left, height, width) of an image, turned as the image is.
+        """Every map, of those kept, under an LR window (top, left, height, width) of an image, turned as the image is.
 
         Args:
             key: the image, or the window of frames (:func:`view_key`), then of the clip ``group``.

@@ -122,6 +122,11 @@ class DistillTask(nn.Module):
         finally:
             self._alone = False
 
+    def teacher_names(self) -> set[str]:
+        """What the terms of all stages read of the teacher: its output and taps; empty where none needs a teacher."""
+        asking = [term for term in self._terms() if term.needs_teacher()]
+        return {OUTPUT, *self._paths(asking, 'teacher')} if asking else set()
+
     def feed_teacher(self, values: Mapping[str, Tensor]) -> None:
         """What a store holds for the next batch (see CachedTeacher); a live teacher needs nothing."""
         if isinstance(self._teacher, CachedTeacher):

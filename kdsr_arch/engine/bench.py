@@ -19,7 +19,7 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from kdsr_arch.engine.bench_plan import Run, plan_before, plan_runs, plan_tested, read_bench
+from kdsr_arch.engine.bench_plan import Run, plan_before, plan_runs, plan_teacher_cache, plan_tested, read_bench
 from kdsr_arch.errors import UserError
 from kdsr_arch.files import read_json, write_whole
 
@@ -108,16 +108,35 @@ def _dataset_names(options: Path) -> dict[str, str]:
 
 def carry_out(run: Run, threads: int, root: Path) -> str | None:
     """Test, or train to its end (resuming what had begun); returns the tail of the output when that failed."""
-    environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
-    command = [sys.executable, "-m", "kdsr_arch.cli", *run.command]
     noted = [_read_outcome(file) for file in run.experiment.glob("bench_*.json")]
     earlier = max((found.seconds for found in noted if found is not None), default=0.0)
     began = time.perf_counter()
-    done = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True, check=False)
-    if done.returncode != 0:
-        return (done.stdout + done.stderr)[-2000:]
+    if failure := _call(run.command, threads, root):
+        return failure
     note_outcome(run, round(time.perf_counter() - began + earlier, 1))
     return None
+
+
+def _call(command: list[str], threads: int, root: Path) -> str | None:
+    """Run `kdsr` with ``command``; the tail of its output where it failed."""
+    environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
+    whole = [sys.executable, "-m", "kdsr_arch.cli", *command]
+    done = subprocess.run(whole, cwd=root, env=environment, capture_output=True, text=True, check=False)
+    return (done.stdout + done.stderr)[-2000:] if done.returncode != 0 else None
+
+
+def _first(bench: dict[str, Any], path: Path, root: Path, first: list[Run], rows: bool) -> None:
+    """What comes before the rows: trainings and tests that have no outcome yet, then the teacher's store.
+
+    Args:
+        rows: whether any row is still to be trained; trainings and the store are else left out.
+    """
+    for run in first:
+        if (rows or not run.length) and outcome(run) is None and (failure := carry_out(run, bench["threads"], root)):
+            raise UserError(f"{run.options}: failed, before any row was trained:\n{failure}")
+    store = plan_teacher_cache(bench, path, root)
+    if store and rows and not store.path.exists() and (failure := _call(store.command, bench["threads"], root)):
+        raise UserError(f"{store.options}: failed, before any row was trained:\n{failure}")
 
 
 def run_bench(
@@ -138,16 +157,14 @@ def run_bench(
         progress: called after each run.
 
     Raises:
-        UserError: the bench file is unsound, or what `before` trains or `tested` names failed.
+        UserError: the bench file is unsound, or what `before` trains, `teacher_cache` stores or `tested` names failed.
     """
     bench = read_bench(path)
     first = [*plan_before(bench, path, root), *plan_tested(bench, path, root)]
     runs = [run for run in plan_runs(bench, path, root) if not only or run.row in only]
     missing = sorted((run for run in runs if outcome(run) is None), key=lambda run: run.length)
     print(f"{bench['name']}: {len(runs)} runs, {len(runs) - len(missing)} of them done", flush=True)
-    for run in first:
-        if (missing or not run.length) and outcome(run) is None and (failure := carry_out(run, bench["threads"], root)):
-            raise UserError(f"{run.options}: failed, before any row was trained:\n{failure}")
+    _first(bench, path, root, first, bool(missing))
     alone: dict[Path, threading.Lock] = {run.experiment: threading.Lock() for run in missing}
 
     def train(run: Run) -> str | None:

@@ -19,8 +19,15 @@ A teacher that the rows need is trained first, once, by `before`; `common` holds
     before:
       teacher: {base: ../train_srkd_teacher.yml, iterations: 12000, change: {train.amp: bf16}}
 
-Its weights are experiments/bench/NAME/teacher/models/net_g_latest.pth. What stands beside the rows without training
-is `tested`, on their validation sets; nothing of the base's training, teacher and weights holds for it::
+Its weights are experiments/bench/NAME/teacher/models/net_g_latest.pth. What it makes of the training
+images can be stored once, for every row to read (`kdsr cache-teacher`, on the base with `common`), in
+experiments/bench/NAME/teacher.lmdb. All rows then draw the same crops, the student alone too; a row with
+`datasets.train.teacher_cache: null` runs its teacher itself::
+
+    teacher_cache: {taps: [block2, block4], windows: 16}
+
+What stands beside the rows without training is `tested`, on their validation sets; nothing of
+the base's training, teacher and weights holds for it::
 
     tested:
       bicubic: {network_g: {type: Bicubic, scale: 4}}
@@ -58,12 +65,20 @@ class _Before(Section):
     seed: Count = 0
 
 
+class _TeacherCache(Section):
+    """What `kdsr cache-teacher` stores before the rows; its text says what `windows` are."""
+
+    taps: list[str] = []
+    windows: Count = 0
+
+
 class BenchOptions(Section):
     """The keys of a bench file; the module's text says what they mean."""
 
     name: PlainName
     base: str
     before: dict[PlainName, _Before] | None = None
+    teacher_cache: _TeacherCache | None = None
     tested: dict[PlainName, dict[str, Any]] | None = None
     seeds: list[Count] = Field(default=[0], min_length=1)
     budgets: list[Positive] = []
@@ -178,6 +193,36 @@ def plan_before(bench: dict[str, Any], path: Path, root: Path) -> list[Run]:
     return runs
 
 
+@dataclass(frozen=True)
+class StoreRun:
+    """The making of a store of what the teacher makes of the training images.
+
+    Attributes:
+        command: what of `kdsr` makes it.
+        options: the option file that it is made from.
+        path: where it will be.
+    """
+
+    command: list[str]
+    options: Path
+    path: Path
+
+
+def plan_teacher_cache(bench: dict[str, Any], path: Path, root: Path) -> StoreRun | None:
+    """Write the option file that the store is made from; None where the bench wants none."""
+    spec = bench["teacher_cache"]
+    if not spec:
+        return None
+    file = _write_options(override(_base(bench, path), bench["common"]), bench, "teacher_cache", root)
+    store = _store(bench)
+    command = ["cache-teacher", "-opt", str(file), "-o", str(store), "--windows", str(spec["windows"]), "--no-measure"]
+    return StoreRun([*command, "--taps", *spec["taps"]], file, root / store)
+
+
+def _store(bench: dict[str, Any]) -> Path:
+    return Path("experiments", "bench", bench["name"], "teacher.lmdb")
+
+
 def plan_tested(bench: dict[str, Any], path: Path, root: Path) -> list[Run]:
     """Write the option files of what is only tested, and list these tests."""
     common = override(_base(bench, path), bench["common"])
@@ -217,8 +262,9 @@ def _rows(bench: dict[str, Any]) -> list[tuple[str, str, dict[str, Any], int]]:
     """Per row: its name, the first row with the same changes, these changes, and the iterations beyond the budget."""
     rows: list[tuple[str, str, dict[str, Any], int]] = []
     first_with: dict[str, str] = {}
+    stored = {"datasets.train.teacher_cache": str(_store(bench))} if bench["teacher_cache"] else {}
     for row, given in bench["rows"].items():
-        changes = {**bench["common"], **(given or {})}
+        changes = {**bench["common"], **stored, **(given or {})}
         extra = _extra(changes, f"bench {bench['name']}, {row}")
         rows.append((row, first_with.setdefault(yaml.safe_dump(changes), row), changes, extra))
     return rows

@@ -141,6 +141,8 @@ def build(opt: Mapping[str, Any], position: int) -> tuple[Any, Batches]:
     """The model, ready to train after a dry run on the first batch, and the batches from `position` on."""
     dataset = open_dataset(opt["datasets"]["train"], "datasets.train")
     model = build_model(opt)
+    if hasattr(model, "task") and getattr(dataset, "teacher", None) is not None:
+        dataset.teacher.keep(model.task.teacher_names())
     batches = train_batches(opt, dataset, position, distributed.rank(), distributed.world_size(), model.device)
     try:
         first = batches.peek()

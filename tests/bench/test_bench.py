@@ -11,6 +11,7 @@ import pytest
 import yaml
 
 from kdsr_arch.commands.bench import _draw
+from kdsr_arch.data.teacher_store import TeacherStore
 from kdsr_arch.engine.bench import note_outcome, outcome, run_bench
 from kdsr_arch.engine.bench_plan import (
     override,
@@ -22,6 +23,8 @@ from kdsr_arch.engine.bench_plan import (
 )
 from kdsr_arch.engine.bench_table import markdown, spread, summarise, write_tables
 from kdsr_arch.errors import UserError
+from kdsr_arch.files import save_tensors
+from kdsr_arch.models.networks import build_network
 from kdsr_arch.report.bench_curves import _common, plot_bench
 from kdsr_arch.report.curves import val_curve
 
@@ -166,6 +169,37 @@ def test_what_is_trained_before_the_rows_stands_in_every_table(bench: Path, tmp_
         _finish(run, 30.0)
     text = markdown(summarise(run_bench(bench, root=tmp_path)), command="c", protocol="Y")
     assert text.count("| teacher (50 iterations) | 1 | 33.000 | - |") == 2
+
+
+def test_rows_read_what_the_teacher_made_of_the_images_once_before_them(bench: Path, tmp_path: Path):
+    given = yaml.safe_load(bench.read_text()) | {"budgets": [2], "seeds": [1]}
+    given["teacher_cache"] = {"taps": ["conv_first"], "windows": 2}
+    given["before"] = {"teacher": {"base": "base.yml", "iterations": 50}}
+    given["rows"]["live"] = {"datasets.train.teacher_cache": None}
+    (tmp_path / "images").mkdir()
+    cv2.imwrite(str(tmp_path / "images" / "0.png"), np.random.default_rng(0).integers(0, 256, (48, 64, 3), np.uint8))
+    net = {"type": "MSRResNet", "num_feat": 8, "num_block": 1, "upscale": 4}
+    save_tensors({"params": build_network(net).state_dict()}, tmp_path / "teacher.pth")
+    given["common"] = {"model_type": "ImageDistillModel", "scale": 4, "num_gpu": 0, "network_g": net, "network_t": net,
+                       "path.pretrain_network_t": str(tmp_path / "teacher.pth"), "train.optim_g": {"type": "Adam"},
+                       "train.scheduler": None, "train.stages": None, "train.pixel_opt": {"type": "L1Loss"},
+                       "datasets.train": {"name": "noise", "type": "ImagePairDataset", "gt_size": 32, "use_hflip": True,
+                                          "dataroot_gt": str(tmp_path / "images"), "batch_size_per_gpu": 1}}
+    bench.write_text(yaml.safe_dump(given))
+    plan = read_bench(bench)
+    (teacher,), runs = plan_before(plan, bench, tmp_path), plan_runs(plan, bench, tmp_path)
+    read = {run.row: yaml.safe_load(run.options.read_text())["datasets"]["train"].get("teacher_cache") for run in runs}
+    path = "experiments/bench/b/teacher.lmdb"
+    assert read == {"alone": path, "with": path, "live": None}
+    assert "teacher_cache" not in teacher.options.read_text()
+    _finish(teacher, 33.0)
+    for run in runs[1:]:
+        _finish(run, 30.0)
+    run_bench(bench, root=tmp_path)  # trains the one that is missing from the store that it makes
+    assert (runs[0].experiment / "models" / "net_g_latest.pth").exists()
+    store = TeacherStore(tmp_path / path)
+    assert set(store.names) == {"output", "conv_first"} and store.orientations == [0, 1]
+    assert all(len(windows) == 2 for windows in store.windows.values())
 
 
 def test_a_misspelt_key_before_the_rows_is_refused(bench: Path):

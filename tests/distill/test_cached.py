@@ -14,7 +14,7 @@ from kdsr_arch.data.teacher_store import OUTPUT, TeacherStore, apply_flip, drawn
 from kdsr_arch.engine.datasets import open_dataset, train_batches
 from kdsr_arch.engine.options import load_options
 from kdsr_arch.engine.teacher_cache import fill_store, measure_gain, plan_of
-from kdsr_arch.engine.train import build_model
+from kdsr_arch.engine.train import build, build_model
 from kdsr_arch.errors import UserError
 from kdsr_arch.files import save_tensors
 from kdsr_arch.models.networks import build_network
@@ -124,6 +124,21 @@ def test_micro_batches_get_their_own_part(options, tmp_path):
     opt['train']['accumulation'] = 2
     live = {**opt, 'datasets': {}}
     assert first_loss(opt, opt)['l_out'] == pytest.approx(first_loss(live, opt)['l_out'], rel=1e-3)
+
+
+def test_only_what_terms_compare_is_read_and_crops_stay_the_same(options, tmp_path):
+    opt = stored(options, tmp_path / 'store.lmdb', windows=2, taps=['body', 'conv_first'])
+    terms = opt['train']['distill_opt']
+
+    def first_batch(names):
+        train = {**opt['train'], 'distill_opt': {name: terms[name] for name in names}}
+        return next(build({**opt, 'train': train}, 0)[1])
+
+    both, output, alone = first_batch(['out', 'body']), first_batch(['out']), first_batch([])
+    assert set(both['teacher']) == {OUTPUT, 'body'}
+    assert set(output['teacher']) == {OUTPUT} and not alone['teacher']
+    assert torch.equal(output['teacher'][OUTPUT], both['teacher'][OUTPUT])
+    assert torch.equal(alone['lq'], both['lq'])
 
 
 def test_command_stores_measures_and_records(options, tmp_path, capsys):
