@@ -64,12 +64,15 @@ def _teacher_taps(term: Mapping[str, Any]) -> list[str]:
 
 
 class LiveTeacher:
-    """The teacher on whole LR images or windows of them: its output in its own colour, and its taps, each (C, H, W).
+    """The teacher on whole images or windows of them: its output in its own colour, and its taps, each (C, H, W).
 
     Args:
         net: the teacher.
         opt: options; read are `scale`, `num_gpu` and `teacher.amp`.
         taps: names of taps.
+
+    Attributes:
+        zoom: size of what it is given, relative to the LR image: 1, or the scale where it is given the ground truth.
     """
 
     def __init__(self, net: nn.Module, opt: Mapping[str, Any], taps: Sequence[str]) -> None:
@@ -78,24 +81,25 @@ class LiveTeacher:
         if self.traits.mode == "recurrent":
             raise UserError("cache-teacher: what a recurrent teacher makes of a frame depends on the whole clip of the "
                             "sample it is in; only teachers of images or of windows of frames can be stored")
-        if self.traits.input != "lq":
-            raise UserError("cache-teacher: a privileged teacher, which is given the ground truth, cannot be stored")
+        self.zoom = self.traits.scale if self.traits.input == "gt" else 1
         self.net = net.eval().requires_grad_(False).to(self.device)
         self.aliases = {name: resolve(net, self.traits, name) for name in taps}
         self.runner, self.amp = Runner(net, self.traits), (opt.get("teacher") or {}).get("amp", "no")
         self.ratios: dict[str, int] = {}
 
     @torch.no_grad()
-    def __call__(self, lq: Tensor) -> dict[str, Tensor]:
-        """What it makes of the middle one of (n, C, h, w) frames, n = 1 for a teacher of images."""
-        lq = lq.to(self.device)
-        height, width = lq.shape[-2:]
-        lq = rgb_to_y(lq) if self.traits.color == "y" and lq.shape[1] == 3 else lq
+    def __call__(self, given: Tensor) -> dict[str, Tensor]:
+        """What it makes of the middle one of (n, C, h, w) frames, n = 1 for a teacher of images; of an HR image where
+        it is privileged.
+        """
+        given = given.to(self.device)
+        height, width = (side // self.zoom for side in given.shape[-2:])
+        given = rgb_to_y(given) if self.traits.color == "y" and given.shape[1] == 3 else given
         recorder = Recorder(self.net, list(self.aliases.values()))
         with autocast(self.device, self.amp), recorder as taps:
-            made = {OUTPUT: self.runner.restore(lq) if len(lq) == 1 else self.runner.restore(lq[None], 1)[0]}
+            made = {OUTPUT: self.runner.restore(given) if len(given) == 1 else self.runner.restore(given[None], 1)[0]}
         unit, least = self.traits.lr_multiple, self.traits.lr_minimum
-        padded = tuple(-(-max(side, least) // unit) * unit for side in (height, width))
+        padded = tuple(-(-max(side, least) // unit) * unit // self.zoom for side in given.shape[-2:])
         for path in taps:
             made[path] = self._cut(path, taps[path], (height, width), padded)
         self.ratios[OUTPUT] = self.traits.scale
@@ -165,8 +169,9 @@ def _run(
     names = writer.info.setdefault("names", {})
     windows: dict[str, list[list[int]]] = writer.info.setdefault("windows", {})
     for number, view in enumerate(views):
-        frames = dataset.pairs.read(list(view.frames), [], None)[0]
-        places = _places(frames[0].shape[:2], plan.windows, patch, seed, groups[view.group])
+        low, high = dataset.pairs.read(list(view.frames), [view.key] if teacher.zoom > 1 else [], None)
+        frames, size = high or low, low[0].shape[:2]
+        places = _places(size, plan.windows, patch, seed, groups[view.group])
         if plan.windows:
             windows[view.group] = [list(place) for place in places]
         for name, orientation, maps, place in _made(teacher, frames, dataset.color, places, plan):
@@ -175,7 +180,7 @@ def _run(
                 _warn(probe)
             writer.put(view.key, orientation, name, maps, place if plan.windows else None)
             names.setdefault(name, {"ratio": teacher.ratios[name], "channels": maps.shape[0]})
-        writer.info.setdefault("images", {})[view.group] = list(frames[0].shape[:2])
+        writer.info.setdefault("images", {})[view.group] = list(size)
         if number == 0:
             _check_disk(writer, len(views), plan)
         _tell(number + 1, len(views), began)
@@ -196,7 +201,7 @@ def _made(
     plan: Plan,
 ) -> Iterator[tuple[str, int, np.ndarray, tuple[int, int, int, int]]]:
     for place in dict.fromkeys(places):
-        top, left, height, width = place
+        top, left, height, width = (teacher.zoom * number for number in place)
         parts = [frame[top : top + height, left : left + width] for frame in frames]
         for orientation in plan.orientations:
             flip = flip_of(orientation)
@@ -269,20 +274,22 @@ def _warn(probe: Probe | None) -> None:
         get_logger().warning(str(probe))
 
 
-def measure_border(teacher: LiveTeacher, lq: Tensor, whole: np.ndarray, patch: int) -> Probe | None:
+def measure_border(teacher: LiveTeacher, given: Tensor, whole: np.ndarray, patch: int) -> Probe | None:
     """Compare the two on the middle of an image; None where the crop is the whole image.
 
     Args:
-        lq: (n, C, h, w).
+        given: (n, C, h, w); of HR size where the teacher is privileged.
         whole: the teacher's output on it, (C, H, W).
         patch: LR side of the crop, 0 for half the image.
     """
-    height, width = lq.shape[-2:]
+    zoom = teacher.zoom
+    height, width = (side // zoom for side in given.shape[-2:])
     side = min(patch or min(height, width) // 2, height, width)
     if side == height == width:
         return None
     top, left, scale = (height - side) // 2, (width - side) // 2, teacher.traits.scale
-    alone = teacher(lq[..., top : top + side, left : left + side])[OUTPUT]
+    crop = given[..., top * zoom : (top + side) * zoom, left * zoom : (left + side) * zoom]
+    alone = teacher(crop)[OUTPUT]
     held = torch.from_numpy(whole.astype(np.float16).astype(np.float32))
     held = held[:, top * scale : (top + side) * scale, left * scale : (left + side) * scale]
     error = (alone - held).double().square()

@@ -19,6 +19,7 @@ from kdsr_arch.errors import UserError
 from kdsr_arch.files import save_tensors
 from kdsr_arch.models.networks import build_network
 from kdsr_arch.models.teachers import build_teacher
+from kdsr_arch.ops.color import rgb_to_y
 
 TEACHER = {'type': 'MSRResNet', 'num_feat': 8, 'num_block': 1, 'upscale': 2}
 MARGIN = 2 * 4 + 2  # HR pixels that the teacher reaches: four 3x3 layers at LR size, two at HR size
@@ -107,6 +108,25 @@ def test_windows_are_the_live_teachers_everywhere_and_give_the_live_loss(options
     assert set(with_store) == set(without) and 'l_body' in without
     for name in ('l_pix', 'l_out', 'l_body'):
         assert with_store[name] == pytest.approx(without[name], rel=1e-3)
+
+
+@pytest.mark.parametrize('windows', [0, 3])
+def test_a_privileged_teacher_is_stored_from_the_ground_truth(options, tmp_path, windows):
+    decoder = {'type': 'FSRCNN', 'd': 8, 's': 4, 'm': 1}
+    net = {'type': 'PISRTeacher', 'scale': 2, 'decoder': decoder}
+    save_tensors({'params': build_network(net).state_dict()}, tmp_path / 'teacher.pth')
+    opt = yaml.safe_load(options.read_text()) | {'network_t': net, 'network_g': {**decoder, 'scale': 2}}
+    opt['train']['distill_opt'] = {'out': {'type': 'L1Loss'}, 'map': {'type': 'L1Loss', 'at': 'expanding'}}
+    opt = stored(written(tmp_path, opt), tmp_path / 'store.lmdb', windows=windows)
+    if windows:  # crops of whole images have seen what lies beyond their border
+        with_store, without = first_loss(opt, opt), first_loss({**opt, 'datasets': {}}, opt)
+        assert {'l_out', 'l_map'} <= set(without) and with_store == pytest.approx(without, rel=1e-3)
+    item = open_dataset(opt['datasets']['train'], 'train').sample(0, np.random.default_rng(5))
+    with torch.no_grad():
+        restored = build_teacher(opt).eval()(rgb_to_y(item['gt'])[None])[0]
+    inner = slice(16, -16) if not windows else slice(None)
+    torch.testing.assert_close(item['teacher'][OUTPUT].float()[:, inner, inner], restored[:, inner, inner],
+                               atol=1e-3, rtol=1e-3)
 
 
 def test_one_orientation_turns_the_stored_output(options, tmp_path):
