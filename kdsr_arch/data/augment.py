@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from kdsr_arch.data.codec import Window
-from kdsr_arch.ops.color import rgb_to_y
+from kdsr_arch.ops.color import luma
 
 __all__ = ["Flip", "random_flip", "random_window", "to_tensor"]
 
@@ -44,6 +44,6 @@ def to_tensor(frames: Sequence[np.ndarray], flip: Flip = (False, False, False), 
         color: 'rgb', or 'y' for the luma of BT.601 in studio range (C = 1).
     """
     planar = _flipped(np.stack(frames), flip).transpose(0, 3, 1, 2)
-    # a copy in any case: of an axis of one pixel ascontiguousarray keeps the flip's negative stride
-    tensor = torch.from_numpy(np.array(planar, order="C")).to(torch.float32).div_(255)
-    return rgb_to_y(tensor) if color == "y" else tensor
+    values = np.array(planar, np.float32, order="C")  # NumPy: a patch is so small that torch's calls would cost more
+    values /= 255
+    return torch.from_numpy(luma(list(values.swapaxes(0, 1)))[:, None] if color == "y" else values)

@@ -15,6 +15,7 @@ from kdsr_arch.errors import UserError
 __all__ = ["check_lmdb", "close_all", "reading", "unfinished"]
 
 _open: dict[str, lmdb.Environment] = {}  # by real path: LMDB allows one environment per store and process
+_real: dict[str, str] = {}  # absolute path -> real path of what is open: to find one asks about every folder on the way
 _owner = os.getpid()
 _active = threading.local()  # by real path: the transaction that this thread is in
 
@@ -24,6 +25,12 @@ def close_all() -> None:
     for environment in _open.values():
         environment.close()
     _open.clear()
+    _real.clear()
+
+
+def _real_path(root: Path) -> str:
+    where = os.path.join(os.getcwd(), root)
+    return _real.get(where) or os.path.realpath(where)
 
 
 def _environment(root: Path) -> lmdb.Environment:
@@ -31,13 +38,14 @@ def _environment(root: Path) -> lmdb.Environment:
     if _owner != os.getpid():  # a forked worker: drop the parent's handles, they are not ours to read through
         close_all()
         _owner = os.getpid()
-    path = os.path.realpath(root)
+    path = _real_path(root)
     if path not in _open:
         try:
             # Random reads need no read-ahead; without locks a read-only file system works and workers do not meet.
             _open[path] = lmdb.open(path, readonly=True, lock=False, readahead=False, meminit=False)
         except lmdb.Error as error:
             raise UserError(f"{root}: data.mdb cannot be opened ({_reason(error)}); convert the data again") from None
+    _real[os.path.join(os.getcwd(), root)] = path
     return _open[path]
 
 
@@ -51,7 +59,7 @@ def reading(root: Path) -> Iterator[lmdb.Transaction]:
 
     Nested in another of the same store and thread it is that one, so that what is read together is of one state.
     """
-    path = os.path.realpath(root)
+    path = _real_path(root)
     held: dict[str, lmdb.Transaction] = _active.__dict__
     if path in held and _owner == os.getpid():
         yield held[path]

@@ -132,9 +132,14 @@ class FramePairs:
         What lies in one store is read in one transaction.
         """
         with contextlib.ExitStack() as stack:
-            for store in self._stores:
+            for store in () if self._in_memory(lq_keys, gt_keys) else self._stores:
                 stack.enter_context(store.reading())
             return self._read(lq_keys, gt_keys, window)
+
+    def _in_memory(self, lq_keys: Sequence[str], gt_keys: Sequence[str]) -> bool:
+        """Whether no store will be asked, but for a frame's first reading."""
+        sides = [(self.lq, lq_keys)] + ([(self.gt, gt_keys)] if self.gt is not None else [])
+        return all(isinstance(source, CachedSource) and all(map(source.holds, keys)) for source, keys in sides)
 
     def read_wide(self, keys: Sequence[str], window: Window) -> tuple[list[np.ndarray], tuple[int, int]]:
         """HR frames under an LR window and around it, as far as its LR depends on them.

@@ -6,21 +6,33 @@ PSNR values more than 1 dB away.) Source: ITU-R BT.601.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import TypeVar
+
+import numpy as np
 import torch
 from torch import Tensor
 
 from kdsr_arch.errors import UserError
 
-__all__ = ["rgb_to_y", "rgb_to_ycbcr", "ycbcr_to_rgb"]
+__all__ = ["luma", "rgb_to_y", "rgb_to_ycbcr", "ycbcr_to_rgb"]
 
 _RGB_TO_YCBCR = ((65.481, 128.553, 24.966), (-37.797, -74.203, 112.0), (112.0, -93.786, -18.214))  # of 255
 _ZERO = (16.0, 128.0, 128.0)  # Y, Cb, Cr of black, of 255
 _YCBCR_TO_RGB = tuple(map(tuple, torch.linalg.inv(torch.tensor(_RGB_TO_YCBCR, dtype=torch.float64)).tolist()))
 
 
+_Plane = TypeVar("_Plane", Tensor, np.ndarray)
+
+
+def luma(channels: Sequence[_Plane]) -> _Plane:
+    """Luma of float32 planes R, G, B in [0, 1], arrays or tensors of any shape; the same values either way."""
+    return _mix(channels, _RGB_TO_YCBCR[0]) / 255 + _ZERO[0] / 255
+
+
 def rgb_to_y(x: Tensor) -> Tensor:
     """Luma: (..., 3, H, W) in [0, 1] -> (..., 1, H, W), not rounded; basicsr's ``test_y_channel``."""
-    return (_mix(_channels(x), _RGB_TO_YCBCR[0]) / 255 + _ZERO[0] / 255).unsqueeze(-3)
+    return luma(_channels(x)).unsqueeze(-3)
 
 
 def rgb_to_ycbcr(x: Tensor) -> Tensor:
@@ -42,6 +54,6 @@ def _channels(x: Tensor) -> list[Tensor]:
     return list(x.unbind(-3))
 
 
-def _mix(channels: list[Tensor], weights: tuple[float, ...]) -> Tensor:
+def _mix(channels: Sequence[_Plane], weights: tuple[float, ...]) -> _Plane:
     # Not a matrix product: those are done in less precision under autocast and TF32.
     return channels[0] * weights[0] + channels[1] * weights[1] + channels[2] * weights[2]

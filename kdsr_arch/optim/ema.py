@@ -18,19 +18,33 @@ class ExponentialAverage:
     def __init__(self, net: nn.Module, decay: float) -> None:
         self.decay = decay
         self.net = deepcopy(net).eval().requires_grad_(False)
+        self._pair = (net, _modules(net), _modules(self.net))
 
     @torch.no_grad()
     def update(self, net: nn.Module) -> None:
         """Follow `net` by one step."""
-        averaged: list[Tensor] = list(self.net.parameters())
-        current: list[Tensor] = list(net.parameters())
+        if self._pair[0] is not net:
+            self._pair = (net, _modules(net), _modules(self.net))
+        averaged, current = (_tensors(modules, "_parameters") for modules in (self._pair[2], self._pair[1]))
         if averaged:
             torch._foreach_mul_(averaged, self.decay)
             torch._foreach_add_(averaged, current, alpha=1 - self.decay)
-        for mine, theirs in zip(self.net.buffers(), net.buffers(), strict=True):
+        pairs = zip(*(_tensors(modules, "_buffers") for modules in (self._pair[2], self._pair[1])), strict=True)
+        for mine, theirs in pairs:
             mine.copy_(theirs)
 
     @torch.no_grad()
     def copy_from(self, net: nn.Module) -> None:
         """Become equal to `net` (after its weights were loaded or broadcast)."""
         self.net.load_state_dict(net.state_dict())
+
+
+def _modules(net: nn.Module) -> list[nn.Module]:
+    """Kept from step to step: the walk through the modules was up to a tenth of a tiny network's step."""
+    return list(net.modules())
+
+
+def _tensors(modules: list[nn.Module], kind: str) -> list[Tensor]:
+    """The parameters or buffers that the modules have now, each once, in the order of `nn.Module.parameters`."""
+    held = (tensor for module in modules for tensor in getattr(module, kind).values() if tensor is not None)
+    return list({id(tensor): tensor for tensor in held}.values())

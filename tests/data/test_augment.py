@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from kdsr_arch.data.augment import random_flip, random_window, to_tensor
+from kdsr_arch.ops.color import rgb_to_y
 
 
 def test_the_eight_flips_are_the_symmetries_of_a_square():
@@ -32,6 +33,15 @@ def test_luma_is_of_studio_range():
     y = to_tensor([frame], color="y")
     assert y.shape == (1, 1, 2, 2)
     torch.testing.assert_close(y[0, 0, :, 0], torch.tensor([16 / 255, 235 / 255]), atol=1e-5, rtol=0)
+
+
+def test_luma_is_that_of_the_metrics_to_the_bit():
+    levels = np.arange(256, dtype=np.uint8)
+    frame = np.stack([levels.reshape(16, 16), levels[::-1].reshape(16, 16), np.roll(levels, 77).reshape(16, 16)], -1)
+    planar = torch.from_numpy(frame.transpose(2, 0, 1).copy())[None]
+    assert torch.equal(to_tensor([frame]), planar.float().div(255))
+    assert torch.equal(to_tensor([frame], color="y"), rgb_to_y(planar.float().div(255)))
+    assert to_tensor([frame, frame], (True, False, True), "y").is_contiguous()
 
 
 def test_options_limit_the_flips():

@@ -28,6 +28,25 @@ def test_parameters_follow_basicsrs_formula_and_buffers_are_copied() -> None:
     assert average.net[1].num_batches_tracked == 3
 
 
+def test_what_was_put_in_the_place_of_a_buffer_or_parameter_is_followed_and_shared_weights_count_once() -> None:
+    net = nn.Sequential(nn.Linear(2, 2, bias=False), nn.Linear(2, 2, bias=False), nn.BatchNorm1d(2))
+    net[1].weight = net[0].weight
+    average = ExponentialAverage(net, 0.5)
+    average.update(net)
+    before = net[0].weight.detach().clone()
+    net[0].weight = net[1].weight = nn.Parameter(torch.full((2, 2), 3.0))
+    net[2].running_mean = torch.tensor([5.0, 6.0])
+    average.update(net)
+    torch.testing.assert_close(average.net[1].weight, (before + 3) / 2)
+    assert average.net[0].weight is average.net[1].weight
+    assert torch.equal(average.net[2].running_mean, net[2].running_mean)
+    other = nn.Sequential(nn.Linear(2, 2, bias=False), nn.Linear(2, 2, bias=False), nn.BatchNorm1d(2))
+    other[1].weight = other[0].weight
+    average.copy_from(net)
+    average.update(other)
+    torch.testing.assert_close(average.net[0].weight, (net[0].weight + other[0].weight) / 2)
+
+
 def test_average_stays_in_eval_mode_and_apart() -> None:
     net = nn.BatchNorm2d(1).train()
     average = ExponentialAverage(net, 0.5)
