@@ -36,8 +36,8 @@ def run(args: argparse.Namespace) -> int:
         outcomes = [result for result in map(outcome, runs) if result is not None]
         protocol = "; ".join(sorted({text for result in outcomes for text in _protocols(result)}))
         if outcomes:
-            command, note = f"kdsr bench {args.file}", bench.get("note", "")
-            write_tables(outcomes, target, command=command, protocol=protocol or "see the option file", note=note)
+            told = {"command": f"kdsr bench {args.file}", "protocol": protocol or "see the option file"}
+            write_tables(outcomes, target, **told, note=bench["note"], published=bench["published"])
         return outcomes
 
     run_bench(args.file, root=root, jobs=args.jobs, only=args.only, progress=write)

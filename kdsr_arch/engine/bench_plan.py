@@ -36,7 +36,10 @@ A file may consist of that alone. With `continued: true` each row and seed is on
 run, whose validations are read off at every budget and which a further budget prolongs: the learning rate must then be
 constant, else the shorter budgets would be judged in mid-schedule. A row's `extra_iter` gives it that many iterations
 more than the budget: the control with as much computing as a method that trains a teacher of its own. With
-`continued`, a row that differs from an earlier one by that alone is the same run, read off later.
+`continued`, a row that differs from an earlier one by that alone is the same run, read off later. Where a published
+table has an order, the tables say whether it is found::
+
+    published: {order: [alone, output, std], source: 'A, table 2'}
 """
 
 from __future__ import annotations
@@ -53,7 +56,7 @@ from pydantic import Field
 from kdsr_arch.engine.options.faults import schema_faults
 from kdsr_arch.engine.options.types import Count, PlainName, Positive, Section
 from kdsr_arch.engine.options.yaml_reader import describe
-from kdsr_arch.errors import OptionErrors, UserError
+from kdsr_arch.errors import OptionErrors, UserError, nearest
 
 
 class _Before(Section):
@@ -72,6 +75,13 @@ class _TeacherCache(Section):
     windows: Count = 0
 
 
+class _Published(Section):
+    """Rows in the order of a published table, the worst first, and where that is."""
+
+    order: list[PlainName] = Field(min_length=2)
+    source: str
+
+
 class BenchOptions(Section):
     """The keys of a bench file; the module's text says what they mean."""
 
@@ -87,6 +97,7 @@ class BenchOptions(Section):
     threads: Positive = 1
     common: dict[str, Any] | None = None
     rows: dict[PlainName, dict[str, Any] | None] = {}
+    published: _Published | None = None
     note: str = ""
 
 
@@ -147,6 +158,9 @@ def read_bench(path: Path) -> dict[str, Any]:
     names = [name for key in ("before", "tested", "rows") for name in whole[key] or {}]
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise UserError(f"{path}: '{twice[0]}' names two of before, tested and rows; the table needs a name for each")
+    for name in (whole["published"] or {}).get("order", []):
+        if name not in whole["rows"]:
+            raise UserError(f"{path}: published.order names no row '{name}'{nearest(name, list(whole['rows']))}")
     return {**whole, **named, "budgets": sorted(whole["budgets"])}
 
 

@@ -7,6 +7,9 @@ import statistics
 from pathlib import Path
 from typing import Any
 
+from kdsr_arch.engine.bench_order import compare_order, order_section
+from kdsr_arch.engine.bench_stats import gains, spread
+
 
 def summarise(outcomes: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """One record per (row, budget): per data set and metric the mean, the sample standard deviation and the count.
@@ -32,26 +35,12 @@ def _summary(row: str, budget: int, group: list[dict[str, Any]], plain: list[dic
         for key, value in outcome["ratios"].items():
             ratios.setdefault(key, []).append(value)
     seconds = [outcome["seconds"] for outcome in group if outcome["seconds"]]
-    gains = _gains(group, plain)
+    found = gains(group, plain)
     return {"row": row, "budget": budget, "seeds": len(group), "reference": bool(group[0].get("reference")),
             "metrics": {key: spread(numbers) for key, numbers in values.items()},
-            "gain": spread(gains) if gains and row != plain[0]["row"] and not group[0].get("reference") else None,
+            "gain": spread(found) if found and row != plain[0]["row"] and not group[0].get("reference") else None,
             "ratios": {key: statistics.fmean(numbers) for key, numbers in ratios.items()},
             "seconds": statistics.fmean(seconds) if seconds else None}
-
-
-def _gains(group: list[dict[str, Any]], plain: list[dict[str, Any]]) -> list[float]:
-    by_seed = {outcome["seed"]: outcome["val"] for outcome in plain}
-    pairs = [(outcome["val"], by_seed[outcome["seed"]]) for outcome in group if outcome["seed"] in by_seed]
-    differences = [[mine[k]["psnr"] - theirs[k]["psnr"] for k in mine if "psnr" in mine[k] and k in theirs]
-                   for mine, theirs in pairs]
-    return [statistics.fmean(numbers) for numbers in differences if numbers]
-
-
-def spread(numbers: list[float]) -> dict[str, float]:
-    """Mean and sample standard deviation (0 for a single number) of the seeds' results."""
-    deviation = statistics.stdev(numbers) if len(numbers) > 1 else 0.0
-    return {"mean": statistics.fmean(numbers), "std": deviation, "values": numbers}  # type: ignore[dict-item]
 
 
 def markdown(summary: list[dict[str, Any]], *, command: str, protocol: str, note: str = "") -> str:
@@ -90,13 +79,23 @@ def _number(entry: dict[str, Any], digits: int) -> str:
     return f"{mean} ± {entry['std']:.{digits}f}" if len(entry["values"]) > 1 else mean
 
 
-def write_tables(outcomes: list[dict[str, Any]], target: Path, *, command: str, protocol: str, note: str = "") -> Path:
-    """Write TARGET.json (all outcomes) and TARGET.md (the table); returns the Markdown file."""
+def write_tables(outcomes: list[dict[str, Any]], target: Path, *, command: str, protocol: str, note: str = "",
+                 published: dict[str, Any] | None = None) -> Path:
+    """Write TARGET.json (all outcomes) and TARGET.md (the table); returns the Markdown file.
+
+    Args:
+        published: `order` of rows and `source` of a published table to compare with.
+    """
     summary = summarise(outcomes)
+    order = published["order"] if published else []
+    compared = compare_order(outcomes, order)
     target.parent.mkdir(parents=True, exist_ok=True)
-    record = {"command": command, "protocol": protocol, "summary": summary, "runs": outcomes}
+    record: dict[str, Any] = {"command": command, "protocol": protocol, "summary": summary, "runs": outcomes}
+    if published:
+        record["published"] = {**published, "found": compared}
     target.with_suffix(".json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
     page = target.with_suffix(".md")
-    page.write_text(f"# {target.name}\n\n" + markdown(summary, command=command, protocol=protocol, note=note) + "\n",
-                    encoding="utf-8")
+    text = markdown(summary, command=command, protocol=protocol, note=note)
+    ending = "\n".join(order_section(compared, order, published["source"])) if published and compared else ""
+    page.write_text(f"# {target.name}\n\n{text}\n{ending}", encoding="utf-8")
     return page

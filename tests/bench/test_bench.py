@@ -21,7 +21,8 @@ from kdsr_arch.engine.bench_plan import (
     read_bench,
     set_budget,
 )
-from kdsr_arch.engine.bench_table import markdown, spread, summarise, write_tables
+from kdsr_arch.engine.bench_stats import spread
+from kdsr_arch.engine.bench_table import markdown, summarise, write_tables
 from kdsr_arch.errors import UserError
 from kdsr_arch.files import save_tensors
 from kdsr_arch.models.networks import build_network
@@ -96,6 +97,32 @@ def test_finished_runs_are_not_repeated_and_give_the_table(bench: Path, tmp_path
     page = write_tables(outcomes, tmp_path / "results" / "b", command="kdsr bench b.yml", protocol="Y")
     assert "| with | 2 | 30.650 ± 0.071 | +0.500 ± 0.000 | a 0.5 | 12 |" in page.read_text()
     assert json.loads(page.with_suffix(".json").read_text())["runs"] == outcomes
+
+
+def test_the_table_says_whether_a_published_order_is_found(bench: Path, tmp_path: Path):
+    given = yaml.safe_load(bench.read_text()) | {"published": {"order": ["alone", "with", "more"], "source": "Table 2"}}
+    given["rows"]["more"] = {"train.total_iter": 100}
+    bench.write_text(yaml.safe_dump(given))
+    psnr = {("alone", 50): (30.0, 30.0), ("with", 50): (30.5, 30.7), ("more", 50): (30.4, 30.9),
+            ("alone", 100): (31.0, 31.0), ("with", 100): (30.5, 30.7)}  # 'more' has not come so far
+    runs = [run for run in plan_runs(read_bench(bench), bench, tmp_path) if (run.row, run.budget) in psnr]
+    for run in runs:
+        _finish(run, psnr[run.row, run.budget][run.seed - 1])
+    outcomes = [found for found in map(outcome, runs) if found is not None]
+    page = write_tables(outcomes, tmp_path / "b", command="c", protocol="Y", published=given["published"])
+    assert page.read_text().rpartition("### The published order")[2].split("\n")[2:] == [
+        "Table 2: alone < with < more. PSNR paired by seed:", "",
+        "- 50 iterations, with over alone: +0.600 ± 0.141 dB, holds",
+        "- 50 iterations, more over with: +0.050 ± 0.212 dB, within the spread",
+        "- 100 iterations, with over alone: -0.400 ± 0.141 dB, reversed", ""]
+    found = json.loads(page.with_suffix(".json").read_text())["published"]["found"]
+    assert [record["verdict"] for record in found] == ["holds", "within the spread", "reversed"]
+
+
+def test_a_published_order_of_rows_that_are_not_there_is_refused(bench: Path):
+    bench.write_text(bench.read_text() + "published: {order: [alone, wiht], source: x}\n")
+    with pytest.raises(UserError, match="published.order names no row 'wiht'.*with"):
+        read_bench(bench)
 
 
 def test_one_number_has_no_spread():
