@@ -171,6 +171,10 @@ class DistillTask(nn.Module):
         """The terms as the dry run found them: term | loss | taps | shapes (one sample) | adapter | weight."""
         return table.render(self._done(self._reports))
 
+    def idle_terms(self, total: int) -> list[str]:
+        """A sentence for each term that will not reach the student in ``total`` iterations."""
+        return list(filter(None, (term.waits_beyond(total) for term in self._terms())))
+
     def train_only_parameters(self) -> list[nn.Parameter]:
         """Adapters' and losses' own parameters, for the optimizer; those that never train are left out."""
         self._done(self._reports)

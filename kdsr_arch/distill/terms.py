@@ -137,6 +137,14 @@ class Term(nn.Module):
         """Whether the term has a gradient on the student now."""
         return bool(self._trait('reaches_student'))
 
+    def waits_beyond(self, total: int) -> str:
+        """Why the term never reaches the student in ``total`` iterations, as a sentence; empty where it does."""
+        steps, end = getattr(self.loss, 'pretrain_iters', 0), min(total, self.stop)
+        if not steps or self.start + steps < end:
+            return ''
+        return (f'{self.where}: its pretrain_iters ({steps}), begun at iteration {self.start}, are not over before it '
+                f'ends ({end:g}): it teaches nothing')
+
     def needs_teacher(self) -> bool:
         """Whether it compares with the teacher's network, not with the batch alone."""
         return not self.student_only and any(name not in DATA for name in self.teacher)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Mapping
 from functools import partial
 from typing import Any
@@ -26,6 +27,8 @@ from kdsr_arch.optim.ema import ExponentialAverage
 from kdsr_arch.optim.gradients import clip_gradients, gradient_norm
 from kdsr_arch.optim.optimizers import build_optimizer
 from kdsr_arch.optim.schedulers import Schedule
+
+log = logging.getLogger("kdsr")
 
 
 class DistillModel:
@@ -77,6 +80,8 @@ class DistillModel:
         groups = [{"params": list(self.student.parameters())}, {"params": train_only}]
         self.optimizer = build_optimizer([g for g in groups if g["params"]], self.train_opt["optim_g"])
         warmup, total = self.train_opt.get("warmup_iter") or -1, self.train_opt["total_iter"]
+        for sentence in self.task.idle_terms(total):
+            log.warning(sentence)
         self.schedule = Schedule(self.optimizer, self.train_opt.get("scheduler"), warmup, total)
         decay = self.train_opt.get("ema_decay") or 0
         self.ema = ExponentialAverage(self.student, decay) if decay > 0 else None

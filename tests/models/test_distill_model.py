@@ -84,6 +84,18 @@ def test_space_time_distillation_resumes_exactly(tmp_path: Path) -> None:
     assert {"l_pix", "l_motion", "l_spatial", "l_temporal", "ratio/temporal", "grad_norm"} <= set(log)
 
 
+@pytest.mark.parametrize(("steps", "stop", "told"), [(9, None, False), (10, None, True), (5, 5, True)])
+def test_a_term_that_trains_its_own_parts_to_the_end_is_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, steps: int, stop: int | None, told: bool
+) -> None:
+    pretrained = {**STD["temporal"], "lstm": "pretrained", "pretrain_iters": steps, "stop": stop}
+    opt = options({"distill_opt": {"temporal": pretrained}}, network_g=VESPCN, scale=4, **teacher_file(tmp_path, EDVR))
+    model = VideoDistillModel(opt)
+    with caplog.at_level("WARNING", "kdsr"):
+        model.prepare({"lq": torch.rand(1, 4, 3, 12, 12), "gt": torch.rand(1, 2, 3, 48, 48)})
+    assert any("temporal: its pretrain_iters" in r.message for r in caplog.records) == told
+
+
 def test_train_only_parts_train_but_are_in_no_student_file(tmp_path: Path) -> None:
     wide = {**SMALL, "num_feat": 12}
     terms = {"fit": {"type": "FitNetLoss", "at": "body.0", "loss_weight": 1.0}}
