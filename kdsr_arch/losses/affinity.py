@@ -64,7 +64,8 @@ class _TiledAffinityLoss(torch.autograd.Function):
         left = torch.cat([student, teacher], 1)
         right = torch.cat([student, -teacher], 1)
         wanted = ctx.needs_input_grad[:2]
-        grad = torch.zeros_like(left) if any(wanted) else None
+        seen = right if all(wanted) else student if wanted[0] else -teacher  # a frozen teacher costs no gradient
+        grad = torch.zeros_like(seen) if any(wanted) else None
         total = student.new_zeros((), dtype=torch.float64)
         for rows, cols in _tiles(p, tile):
             twice = 1 if rows == cols else 2
@@ -72,11 +73,12 @@ class _TiledAffinityLoss(torch.autograd.Function):
             total += twice * (d * d if criterion == "l2" else d.abs()).sum(-1).sum(dtype=torch.float64)
             if grad is not None:
                 g = d if criterion == "l2" else d.sign_()
-                _add_gradient(grad, right, g, rows, cols)
+                _add_gradient(grad, seen, g, rows, cols)
         if grad is not None:
             grad *= (4.0 if criterion == "l2" else 2.0) / (n * p * p)
-            parts = grad.split([student.shape[1], teacher.shape[1]], 1)
-            ctx.save_for_backward(*(part if want else None for part, want in zip(parts, wanted, strict=True)))
+            channels = [x.shape[1] for x, want in zip((student, teacher), wanted, strict=True) if want]
+            parts = iter(grad.split(channels, 1))
+            ctx.save_for_backward(*(next(parts) if want else None for want in wanted))
         return (total / (n * p * p)).to(student.dtype)
 
     @staticmethod
@@ -86,11 +88,11 @@ class _TiledAffinityLoss(torch.autograd.Function):
         return (*grads, None, None)
 
 
-def _add_gradient(grad: Tensor, right: Tensor, g: Tensor, rows: slice, cols: slice) -> None:
-    """Add a tile's share of ``right @ G`` for the symmetric G whose upper tile is g (N, rows, cols)."""
-    grad[:, :, cols] += right[:, :, rows] @ g
+def _add_gradient(grad: Tensor, seen: Tensor, g: Tensor, rows: slice, cols: slice) -> None:
+    """Add a tile's share of ``seen @ G`` for the symmetric G whose upper tile is g (N, rows, cols)."""
+    grad[:, :, cols] += seen[:, :, rows] @ g
     if rows != cols:
-        grad[:, :, rows] += right[:, :, cols] @ g.transpose(1, 2)
+        grad[:, :, rows] += seen[:, :, cols] @ g.transpose(1, 2)
 
 
 def tile_size(batch: int, tile: int | str) -> int:

@@ -145,6 +145,20 @@ def test_constant_teacher_gets_no_gradient_and_no_copy():
         assert not spatial_affinity_loss(s, t).requires_grad
 
 
+@pytest.mark.parametrize("tile", [7, 64])
+def test_a_gradient_is_the_same_whether_or_not_the_other_side_wants_one(tile):
+    s, t = torch.randn(2, 3, 5, 4, dtype=torch.float64), torch.randn(2, 6, 5, 4, dtype=torch.float64)
+
+    def gradients(ours, theirs):
+        a, b = s.clone().requires_grad_(ours), t.clone().requires_grad_(theirs)
+        spatial_affinity_loss(a, b, tile=tile).backward()
+        return a.grad, b.grad
+
+    both = gradients(True, True)
+    torch.testing.assert_close(gradients(True, False)[0], both[0])
+    torch.testing.assert_close(gradients(False, True)[1], both[1])
+
+
 def test_the_plain_formula_is_refused_where_it_cannot_fit():
     loss = FAKDLoss(tile="none")
     shape = torch.Size((1, 64, 256, 256))
