@@ -12,9 +12,13 @@ import errno
 import importlib
 import logging
 import os
+import signal
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
 
 from kdsr_arch import __version__
 from kdsr_arch.errors import UserError
@@ -104,6 +108,30 @@ def _guarded(args: argparse.Namespace) -> int:
     return 2
 
 
+@contextmanager
+def _leaving_on_signals() -> Iterator[None]:
+    """SIGTERM and SIGHUP end the command as Ctrl-C does, so that what it was writing is cleared away.
+
+    A training meets them with handlers of its own; what ignores them (nohup) goes on doing so.
+    """
+    owner = os.getpid()
+
+    def leave(signum: int, frame: FrameType | None) -> None:
+        if os.getpid() != owner:  # a forked worker has nothing to clear
+            os._exit(128 + signum)
+        raise SystemExit(128 + signum)
+
+    allowed = threading.current_thread() is threading.main_thread()  # Python allows handlers nowhere else
+    held = [s for s in (signal.SIGTERM, signal.SIGHUP) if allowed and signal.getsignal(s) == signal.SIG_DFL]
+    for number in held:
+        signal.signal(number, leave)
+    try:
+        yield
+    finally:
+        for number in held:
+            signal.signal(number, signal.SIG_DFL)
+
+
 def main(argv: Sequence[str] | None = None, root: Path | None = None) -> int:
     """The console script.
 
@@ -113,6 +141,9 @@ def main(argv: Sequence[str] | None = None, root: Path | None = None) -> int:
 
     Returns:
         The exit code: 0; 2 for bad input; 130 after an interrupt; what the command returns.
+
+    Raises:
+        SystemExit: 143 or 129, after SIGTERM or SIGHUP.
     """
     words = list(sys.argv[1:] if argv is None else argv)
     command = next((word for word in words if not word.startswith("-")), None)
@@ -120,7 +151,8 @@ def main(argv: Sequence[str] | None = None, root: Path | None = None) -> int:
     if getattr(args, "root", None) is None:
         args.root = root
     _announce(args)
-    return _guarded(args)
+    with _leaving_on_signals():
+        return _guarded(args)
 
 
 if __name__ == "__main__":

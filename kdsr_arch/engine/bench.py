@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import concurrent.futures
 import json
-import os
-import subprocess
 import sys
 import threading
 import time
@@ -19,7 +17,16 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from kdsr_arch.engine.bench_plan import Run, plan_before, plan_runs, plan_teacher_cache, plan_tested, read_bench
+from kdsr_arch.engine.bench_plan import (
+    Run,
+    StoreRun,
+    plan_before,
+    plan_runs,
+    plan_teacher_cache,
+    plan_tested,
+    read_bench,
+)
+from kdsr_arch.engine.subcommands import Subcommands
 from kdsr_arch.errors import UserError
 from kdsr_arch.files import read_json, write_whole
 
@@ -106,36 +113,27 @@ def _dataset_names(options: Path) -> dict[str, str]:
     return {key: str(values.get("name", key)) for key, values in datasets.items() if isinstance(values, dict)}
 
 
-def carry_out(run: Run, threads: int, root: Path) -> str | None:
+def carry_out(run: Run, work: Subcommands) -> str | None:
     """Test, or train to its end (resuming what had begun); returns the tail of the output when that failed."""
     noted = [_read_outcome(file) for file in run.experiment.glob("bench_*.json")]
     earlier = max((found.seconds for found in noted if found is not None), default=0.0)
     began = time.perf_counter()
-    if failure := _call(run.command, threads, root):
+    if failure := work.run(run.command):
         return failure
     note_outcome(run, round(time.perf_counter() - began + earlier, 1))
     return None
 
 
-def _call(command: list[str], threads: int, root: Path) -> str | None:
-    """Run `kdsr` with ``command``; the tail of its output where it failed."""
-    environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
-    whole = [sys.executable, "-m", "kdsr_arch.cli", *command]
-    done = subprocess.run(whole, cwd=root, env=environment, capture_output=True, text=True, check=False)
-    return (done.stdout + done.stderr)[-2000:] if done.returncode != 0 else None
-
-
-def _first(bench: dict[str, Any], path: Path, root: Path, first: list[Run], rows: bool) -> None:
+def _before(first: list[Run], store: StoreRun | None, rows: bool, work: Subcommands) -> None:
     """What comes before the rows: trainings and tests that have no outcome yet, then the teacher's store.
 
     Args:
         rows: whether any row is still to be trained; trainings and the store are else left out.
     """
     for run in first:
-        if (rows or not run.length) and outcome(run) is None and (failure := carry_out(run, bench["threads"], root)):
+        if (rows or not run.length) and outcome(run) is None and (failure := carry_out(run, work)):
             raise UserError(f"{run.options}: failed, before any row was trained:\n{failure}")
-    store = plan_teacher_cache(bench, path, root)
-    if store and rows and not store.path.exists() and (failure := _call(store.command, bench["threads"], root)):
+    if store and rows and not store.path.exists() and (failure := work.run(store.command)):
         raise UserError(f"{store.options}: failed, before any row was trained:\n{failure}")
 
 
@@ -164,19 +162,31 @@ def run_bench(
     runs = [run for run in plan_runs(bench, path, root) if not only or run.row in only]
     missing = sorted((run for run in runs if outcome(run) is None), key=lambda run: run.length)
     print(f"{bench['name']}: {len(runs)} runs, {len(runs) - len(missing)} of them done", flush=True)
-    _first(bench, path, root, first, bool(missing))
+    work = Subcommands(root, bench["threads"])
+    _before(first, plan_teacher_cache(bench, path, root), bool(missing), work)
+    _train(missing, jobs or bench["jobs"], work, progress)
+    return [result for result in map(outcome, [*first, *runs]) if result is not None]
+
+
+def _train(missing: list[Run], jobs: int, work: Subcommands, progress: Callable[[], object]) -> None:
+    """Train side by side; what breaks in stops the trainings under way, which save, and starts no others."""
     alone: dict[Path, threading.Lock] = {run.experiment: threading.Lock() for run in missing}
 
     def train(run: Run) -> str | None:
         with alone[run.experiment]:  # a further budget waits for the one that it prolongs
-            return carry_out(run, bench["threads"], root)
+            return carry_out(run, work)
 
-    with concurrent.futures.ThreadPoolExecutor(jobs or bench["jobs"]) as pool:
+    with concurrent.futures.ThreadPoolExecutor(jobs) as pool:
         futures = {pool.submit(train, run): run for run in missing}
-        for number, future in enumerate(concurrent.futures.as_completed(futures), 1):
-            run, failure = futures[future], future.result()
-            print(f"[{number}/{len(missing)}] {run.label}: {'FAILED' if failure else 'done'}", flush=True)
-            if failure:
-                print(failure, file=sys.stderr, flush=True)
-            progress()
-    return [result for result in map(outcome, [*first, *runs]) if result is not None]
+        try:
+            for number, future in enumerate(concurrent.futures.as_completed(futures), 1):
+                run, failure = futures[future], future.result()
+                print(f"[{number}/{len(missing)}] {run.label}: {'FAILED' if failure else 'done'}", flush=True)
+                if failure:
+                    print(failure, file=sys.stderr, flush=True)
+                progress()
+        except BaseException:
+            work.stop()
+            pool.shutdown(wait=False, cancel_futures=True)
+            print("stopping: what is under way saves and leaves; the same command goes on", file=sys.stderr, flush=True)
+            raise
