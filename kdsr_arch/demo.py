@@ -171,11 +171,14 @@ def _start(training: Training, threads: int) -> subprocess.Popen:
     command += ["--force_yml", *training.force] if training.force else []
     training.log.parent.mkdir(parents=True, exist_ok=True)
     with open(training.log, "w", encoding="utf-8") as log:
-        return subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=environment)
+        # in a session of its own, so that an interrupt reaches it once, by way of this process
+        return subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=environment, start_new_session=True)
 
 
 def _train_group(group: Sequence[Training], threads: int) -> None:
     running = [(training, _start(training, threads)) for training in group]
+    failed: list[Training] = []
+    done = False
     bars = [tqdm(total=training.total, desc=training.label, position=place, unit="it", dynamic_ncols=True,
                  mininterval=0.2 if sys.stderr.isatty() else 30.0)
             for place, training in enumerate(group)]
@@ -184,19 +187,22 @@ def _train_group(group: Sequence[Training], threads: int) -> None:
             time.sleep(1.0)
             for bar, training in zip(bars, group, strict=True):
                 bar.update(max(training.position() - bar.n, 0))
-            if any(process.poll() for _, process in running):
+            failed = [training for training, process in running if process.poll()]
+            if failed:
                 break
+        else:
+            failed, done = [training for training, process in running if process.poll()], True
     finally:
         for bar in bars:
             bar.close()
         for _, process in running:
-            if process.poll() is None and any(other.poll() for _, other in running):
+            if process.poll() is None and not done:  # another one failed, or this process was interrupted
                 process.terminate()  # saves and leaves; a later demo resumes it
+        for _, process in running:
             process.wait()
-    for training, process in running:
-        if process.returncode:
-            tail = training.log.read_text(encoding="utf-8", errors="replace").strip().splitlines()[-8:]
-            raise UserError(f"training '{training.label}' failed (all of it: {training.log}):\n" + "\n".join(tail))
+    for training in failed:
+        tail = training.log.read_text(encoding="utf-8", errors="replace").strip().splitlines()[-8:]
+        raise UserError(f"training '{training.label}' failed (all of it: {training.log}):\n" + "\n".join(tail))
 
 
 def _clips(base: Mapping[str, Any]) -> Any:
