@@ -108,6 +108,10 @@ def _guarded(args: argparse.Namespace) -> int:
     return 2
 
 
+class _Ended(SystemExit):
+    """A signal has ended the command; `code` is the exit code."""
+
+
 @contextmanager
 def _leaving_on_signals() -> Iterator[None]:
     """SIGTERM and SIGHUP end the command as Ctrl-C does, so that what it was writing is cleared away.
@@ -119,7 +123,7 @@ def _leaving_on_signals() -> Iterator[None]:
     def leave(signum: int, frame: FrameType | None) -> None:
         if os.getpid() != owner:  # a forked worker has nothing to clear
             os._exit(128 + signum)
-        raise SystemExit(128 + signum)
+        raise _Ended(128 + signum)
 
     allowed = threading.current_thread() is threading.main_thread()  # Python allows handlers nowhere else
     held = [s for s in (signal.SIGTERM, signal.SIGHUP) if allowed and signal.getsignal(s) == signal.SIG_DFL]
@@ -140,10 +144,8 @@ def main(argv: Sequence[str] | None = None, root: Path | None = None) -> int:
         root: the folder for experiments/ and results/ unless ``--root`` names one (BasicSR's launchers give theirs).
 
     Returns:
-        The exit code: 0; 2 for bad input; 130 after an interrupt; what the command returns.
-
-    Raises:
-        SystemExit: 143 or 129, after SIGTERM or SIGHUP.
+        The exit code: 0; 2 for bad input; 130, 143 or 129 after an interrupt, SIGTERM or SIGHUP; what the command
+        returns.
     """
     words = list(sys.argv[1:] if argv is None else argv)
     command = next((word for word in words if not word.startswith("-")), None)
@@ -151,8 +153,11 @@ def main(argv: Sequence[str] | None = None, root: Path | None = None) -> int:
     if getattr(args, "root", None) is None:
         args.root = root
     _announce(args)
-    with _leaving_on_signals():
-        return _guarded(args)
+    try:
+        with _leaving_on_signals():
+            return _guarded(args)
+    except _Ended as ended:
+        return int(ended.code or 0)
 
 
 if __name__ == "__main__":

@@ -47,6 +47,11 @@ def trainings(folder: Path) -> list[int]:
     return found
 
 
+def heed_interrupts() -> None:
+    """A shell's background job is started to ignore them, and its children inherit that."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def wait_until(true, seconds: float = 120) -> None:
     end = time.monotonic() + seconds
     while not true():
@@ -58,7 +63,8 @@ def wait_until(true, seconds: float = 120) -> None:
 def test_a_signal_to_the_bench_saves_the_trainings_and_starts_no_other(tmp_path: Path, signum: int, code: int) -> None:
     command = [sys.executable, "-m", "kdsr_arch.cli", "bench", str(write_bench(tmp_path))]
     bench = subprocess.Popen([*command, "-o", str(tmp_path / "table")], cwd=tmp_path, stdout=subprocess.PIPE,
-                             stderr=subprocess.STDOUT, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+                             stderr=subprocess.STDOUT, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"},
+                             preexec_fn=heed_interrupts)
     experiments = [tmp_path / "experiments" / "bench" / "b" / f"alone_s{seed}_1000000" for seed in range(3)]
     try:
         wait_until(lambda: all((folder / "history.jsonl").exists() for folder in experiments[:2]) or bench.poll())
