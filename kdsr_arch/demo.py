@@ -17,6 +17,7 @@ from tqdm import tqdm
 from kdsr_arch.engine.bench import read_log
 from kdsr_arch.engine.eval_cost import where_run
 from kdsr_arch.engine.results import TestReport
+from kdsr_arch.engine.subcommands import start
 from kdsr_arch.errors import UserError
 from kdsr_arch.report.curves import find_log
 
@@ -165,20 +166,16 @@ def train_all(trainings: Sequence[Training]) -> None:
 
 
 def _start(training: Training, threads: int) -> subprocess.Popen:
-    environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
-    command = [sys.executable, "-m", "kdsr_arch.cli", "train", "-opt", str(training.file)]
+    command = ["train", "-opt", str(training.file)]
     command += ["--auto_resume"] if training.resumable else []
     command += ["--force_yml", *training.force] if training.force else []
     training.log.parent.mkdir(parents=True, exist_ok=True)
     with open(training.log, "w", encoding="utf-8") as log:
-        # in a session of its own, so that an interrupt reaches it once, by way of this process
-        return subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=environment, start_new_session=True)
+        return start(command, threads, output=log)
 
 
 def _train_group(group: Sequence[Training], threads: int) -> None:
     running = [(training, _start(training, threads)) for training in group]
-    failed: list[Training] = []
-    done = False
     bars = [tqdm(total=training.total, desc=training.label, position=place, unit="it", dynamic_ncols=True,
                  mininterval=0.2 if sys.stderr.isatty() else 30.0)
             for place, training in enumerate(group)]
@@ -187,16 +184,14 @@ def _train_group(group: Sequence[Training], threads: int) -> None:
             time.sleep(1.0)
             for bar, training in zip(bars, group, strict=True):
                 bar.update(max(training.position() - bar.n, 0))
-            failed = [training for training, process in running if process.poll()]
-            if failed:
+            if any(process.poll() for _, process in running):
                 break
-        else:
-            failed, done = [training for training, process in running if process.poll()], True
     finally:
         for bar in bars:
             bar.close()
+        failed = [training for training, process in running if process.poll()]  # by itself, not ended here
         for _, process in running:
-            if process.poll() is None and not done:  # another one failed, or this process was interrupted
+            if process.poll() is None:  # another one failed, or this process was interrupted
                 process.terminate()  # saves and leaves; a later demo resumes it
         for _, process in running:
             process.wait()

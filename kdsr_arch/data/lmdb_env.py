@@ -30,7 +30,12 @@ def close_all() -> None:
 
 def _real_path(root: Path) -> str:
     where = os.path.join(os.getcwd(), root)
-    return _real.get(where) or os.path.realpath(where)
+    if where in _real:
+        return _real[where]
+    path = os.path.realpath(where)
+    if path in _open:
+        _real[where] = path
+    return path
 
 
 def _environment(root: Path) -> lmdb.Environment:
@@ -45,7 +50,6 @@ def _environment(root: Path) -> lmdb.Environment:
             _open[path] = lmdb.open(path, readonly=True, lock=False, readahead=False, meminit=False)
         except lmdb.Error as error:
             raise UserError(f"{root}: data.mdb cannot be opened ({_reason(error)}); convert the data again") from None
-    _real[os.path.join(os.getcwd(), root)] = path
     return _open[path]
 
 
@@ -102,11 +106,11 @@ def check_lmdb(root: Path) -> None:
         )
     if (root / "data.mdb").stat().st_size == 0:
         raise UserError(f"{root}: data.mdb is empty; copy or convert it again")
-    was_open = os.path.realpath(root) in _open and _owner == os.getpid()
+    was_open = _real_path(root) in _open and _owner == os.getpid()
     environment = _environment(root)
     needed = (environment.info()["last_pgno"] + 1) * environment.stat()["psize"]
     if not was_open:  # nothing stays open until something is read, so that a fork has nothing to inherit
-        _open.pop(os.path.realpath(root)).close()
+        _open.pop(_real_path(root)).close()
     present = (root / "data.mdb").stat().st_size
     if present < needed:  # reading past the end of the map would kill the process
         raise UserError(f"{root}: data.mdb is truncated ({present} of {needed} bytes); copy or convert it again")

@@ -139,7 +139,7 @@ class Term(nn.Module):
 
     def waits_beyond(self, total: int) -> str:
         """Why the term never reaches the student in ``total`` iterations, as a sentence; empty where it does."""
-        steps, end = getattr(self.loss, 'pretrain_iters', 0), min(total, self.stop)
+        steps, end = self._trait('pretrain_iters'), min(total, self.stop)
         if not steps or self.start + steps < end:
             return ''
         return (f'{self.where}: its pretrain_iters ({steps}), begun at iteration {self.start}, are not over before it '

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
-from kdsr_arch.engine.bench_stats import gains, spread
+from kdsr_arch.engine.bench_stats import gains, spread, spread_text
 
 
 def compare_order(outcomes: Sequence[Mapping[str, Any]], order: Sequence[str]) -> list[dict[str, Any]]:
@@ -44,8 +44,6 @@ def order_section(found: Sequence[Mapping[str, Any]], order: Sequence[str], sour
     """The comparison as lines of Markdown."""
     lines = ["### The published order", "", f"{source}: {' < '.join(order)}. PSNR paired by seed:", ""]
     for record in found:
-        difference = record["difference"]
-        told = f"{difference['mean']:+.3f}" + (f" ± {difference['std']:.3f}" if len(difference["values"]) > 1 else "")
-        lines.append(f"- {record['budget']:,} iterations, {record['higher']} over {record['lower']}: {told} dB, "
-                     f"{record['verdict']}")
+        lines.append(f"- {record['budget']:,} iterations, {record['higher']} over {record['lower']}: "
+                     f"{spread_text(record['difference'], 3, '+')} dB, {record['verdict']}")
     return [*lines, ""]

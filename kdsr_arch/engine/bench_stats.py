@@ -20,3 +20,13 @@ def spread(numbers: list[float]) -> dict[str, float]:
     """Mean and sample standard deviation (0 for a single number) of the seeds' results."""
     deviation = statistics.stdev(numbers) if len(numbers) > 1 else 0.0
     return {"mean": statistics.fmean(numbers), "std": deviation, "values": numbers}  # type: ignore[dict-item]
+
+
+def spread_text(entry: Mapping[str, Any], digits: int, sign: str = "") -> str:
+    """A :func:`spread` as "mean ± deviation"; a single value has no spread, which is not the same as one of zero.
+
+    Args:
+        sign: '+' to show that of positive means as well.
+    """
+    mean = f"{entry['mean']:{sign}.{digits}f}"
+    return f"{mean} ± {entry['std']:.{digits}f}" if len(entry["values"]) > 1 else mean

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from kdsr_arch.engine.bench_order import compare_order, order_section
-from kdsr_arch.engine.bench_stats import gains, spread
+from kdsr_arch.engine.bench_stats import gains, spread, spread_text
 
 
 def summarise(outcomes: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -64,19 +64,12 @@ def _line(record: dict[str, Any], columns: list[str]) -> str:
     cells = []
     for column in columns:
         entry = record["metrics"].get(column)
-        cells.append(_number(entry, 4 if "ssim" in column.lower() else 3) if entry else "-")
-    gain = record["gain"]
-    cells.append(("+" if gain["mean"] >= 0 else "") + _number(gain, 3) if gain else "-")
+        cells.append(spread_text(entry, 4 if "ssim" in column.lower() else 3) if entry else "-")
+    cells.append(spread_text(record["gain"], 3, "+") if record["gain"] else "-")
     ratios = ", ".join(f"{key.removeprefix('ratio/')} {value:.2g}" for key, value in sorted(record["ratios"].items()))
     seconds = f"{record['seconds']:.0f}" if record["seconds"] else "-"
     trained = f" ({record['budget']:,} iterations)" if record["reference"] and record["budget"] else ""
     return "| " + " | ".join([record["row"] + trained, str(record["seeds"]), *cells, ratios or "-", seconds]) + " |"
-
-
-def _number(entry: dict[str, Any], digits: int) -> str:
-    """A single value has no spread, which is not the same as one of zero."""
-    mean = f"{entry['mean']:.{digits}f}"
-    return f"{mean} ± {entry['std']:.{digits}f}" if len(entry["values"]) > 1 else mean
 
 
 def write_tables(outcomes: list[dict[str, Any]], target: Path, *, command: str, protocol: str, note: str = "",

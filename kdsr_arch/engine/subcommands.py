@@ -8,13 +8,29 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
+from typing import IO
+
+
+def start(
+    command: list[str], threads: int, root: Path | None = None, output: int | IO = subprocess.PIPE
+) -> subprocess.Popen:
+    """Start `kdsr` with ``command``, in a session of its own: an interrupt at the terminal reaches this process alone.
+
+    Args:
+        threads: CPU threads.
+        root: the folder that it works in; this process's by default.
+        output: where what it says goes, as of `subprocess.Popen`.
+    """
+    environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
+    whole = [sys.executable, "-m", "kdsr_arch.cli", *command]
+    return subprocess.Popen(whole, cwd=root, env=environment, stdout=output, stderr=subprocess.STDOUT, text=True,
+                            errors="replace", start_new_session=True)
 
 
 class Subcommands:
     """Runs commands, from any thread, until it is stopped.
 
-    A command is in a session of its own: an interrupt at the terminal reaches this process alone, which then stops them
-    once (a training saves and leaves; a second signal would make it leave at once).
+    An interrupt stops them once (a training saves and leaves; a second signal would make it leave at once).
 
     Args:
         root: the folder that they work in.
@@ -22,9 +38,8 @@ class Subcommands:
     """
 
     def __init__(self, root: Path, threads: int) -> None:
-        self.root = root
-        self.environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
-        self._running: set[subprocess.Popen[str]] = set()
+        self.root, self.threads = root, threads
+        self._running: set[subprocess.Popen] = set()
         self._stopped = False
         self._lock = threading.Lock()
 
@@ -47,14 +62,11 @@ class Subcommands:
                 self._running.discard(process)
         return said[-2000:] if process.returncode != 0 else None
 
-    def _start(self, command: list[str]) -> subprocess.Popen[str] | None:
+    def _start(self, command: list[str]) -> subprocess.Popen | None:
         with self._lock:
             if self._stopped:
                 return None
-            process = subprocess.Popen(
-                [sys.executable, "-m", "kdsr_arch.cli", *command], cwd=self.root, env=self.environment,
-                stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace", start_new_session=True,
-            )  # fmt: skip
+            process = start(command, self.threads, self.root)
             self._running.add(process)
             return process
 

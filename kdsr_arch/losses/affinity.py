@@ -60,30 +60,31 @@ class _TiledAffinityLoss(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, student: Tensor, teacher: Tensor, criterion: str, tile: int) -> Tensor:
+        """The loss, a scalar, of unit vectors S (N, C1, P) and T (N, C2, P); criterion 'l1' or 'l2'."""
         n, _, p = student.shape
-        left = torch.cat([student, teacher], 1)
-        right = torch.cat([student, -teacher], 1)
-        wanted = ctx.needs_input_grad[:2]
-        seen = right if all(wanted) else student if wanted[0] else -teacher  # a frozen teacher costs no gradient
-        grad = torch.zeros_like(seen) if any(wanted) else None
+        sides, wanted = (student, -teacher), ctx.needs_input_grad[:2]
+        left, right = torch.cat([student, teacher], 1), torch.cat(sides, 1)
+        kept = [side for side, want in zip(sides, wanted, strict=True) if want]  # a frozen teacher costs no gradient
+        seen = torch.cat(kept, 1) if kept else right[:, :0]
+        grad = torch.zeros_like(seen)
         total = student.new_zeros((), dtype=torch.float64)
         for rows, cols in _tiles(p, tile):
             twice = 1 if rows == cols else 2
             d = left[:, :, rows].transpose(1, 2) @ right[:, :, cols]
             total += twice * (d * d if criterion == "l2" else d.abs()).sum(-1).sum(dtype=torch.float64)
-            if grad is not None:
+            if kept:
                 g = d if criterion == "l2" else d.sign_()
                 _add_gradient(grad, seen, g, rows, cols)
-        if grad is not None:
+        if kept:
             grad *= (4.0 if criterion == "l2" else 2.0) / (n * p * p)
-            channels = [x.shape[1] for x, want in zip((student, teacher), wanted, strict=True) if want]
-            parts = iter(grad.split(channels, 1))
+            parts = iter(grad.split([side.shape[1] for side in kept], 1))
             ctx.save_for_backward(*(next(parts) if want else None for want in wanted))
         return (total / (n * p * p)).to(student.dtype)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
+        """What `forward` has found for each side that wants a gradient, times the scalar ``grad_output``."""
         grads = [None if g is None else g * grad_output for g in ctx.saved_tensors]
         return (*grads, None, None)
 

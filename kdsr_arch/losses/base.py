@@ -30,6 +30,7 @@ class DistillLoss(nn.Module):
             a float32 copy of HR-resolution features.
         reaches_student: False while the loss trains its own parts only (it then has no gradient on the student,
             and the task neither weighs nor measures it).
+        pretrain_iters: how many iterations a loss does so that begins with it; 0: none.
     """
 
     align_channels: bool = True
@@ -39,6 +40,7 @@ class DistillLoss(nn.Module):
     sides: str = 'both'
     native_dtype: bool = False
     reaches_student: bool = True
+    pretrain_iters: int = 0
 
     def prepare(self, frames: Tensor) -> Tensor:
         """What is done to each recorded map (F, C, H, W) of either side before adapters and ``forward``.

@@ -18,30 +18,26 @@ class ExponentialAverage:
     def __init__(self, net: nn.Module, decay: float) -> None:
         self.decay = decay
         self.net = deepcopy(net).eval().requires_grad_(False)
-        self._pair = (net, _modules(net), _modules(self.net))
+        # kept from step to step: the walk through the modules was up to a tenth of a tiny network's step
+        self._modules, self._followed = list(self.net.modules()), (net, list(net.modules()))
 
     @torch.no_grad()
     def update(self, net: nn.Module) -> None:
         """Follow `net` by one step."""
-        if self._pair[0] is not net:
-            self._pair = (net, _modules(net), _modules(self.net))
-        averaged, current = (_tensors(modules, "_parameters") for modules in (self._pair[2], self._pair[1]))
+        if self._followed[0] is not net:
+            self._followed = (net, list(net.modules()))
+        both = (self._modules, self._followed[1])
+        averaged, current = (_tensors(modules, "_parameters") for modules in both)
         if averaged:
             torch._foreach_mul_(averaged, self.decay)
             torch._foreach_add_(averaged, current, alpha=1 - self.decay)
-        pairs = zip(*(_tensors(modules, "_buffers") for modules in (self._pair[2], self._pair[1])), strict=True)
-        for mine, theirs in pairs:
+        for mine, theirs in zip(*(_tensors(modules, "_buffers") for modules in both), strict=True):
             mine.copy_(theirs)
 
     @torch.no_grad()
     def copy_from(self, net: nn.Module) -> None:
         """Become equal to `net` (after its weights were loaded or broadcast)."""
         self.net.load_state_dict(net.state_dict())
-
-
-def _modules(net: nn.Module) -> list[nn.Module]:
-    """Kept from step to step: the walk through the modules was up to a tenth of a tiny network's step."""
-    return list(net.modules())
 
 
 def _tensors(modules: list[nn.Module], kind: str) -> list[Tensor]:
