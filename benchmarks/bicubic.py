@@ -1,6 +1,6 @@
 """Time of the bicubic resize of a 1280x720 frame, beside basicsr's, and the distance between the two.
 
-    python benchmarks/bicubic.py [--device cpu] [--threads 1] [--out FILE]
+python benchmarks/bicubic.py [--device cpu] [--threads 1] [--out FILE]
 """
 
 from __future__ import annotations

@@ -55,8 +55,10 @@ def interior_losses(opt: dict, store: Path, samples: int = 3, margin: int = 32) 
         item = dataset.sample(number, np.random.default_rng(number))
         ours = student(item["lq"][None])[0]
         inner = (slice(None), slice(margin, -margin), slice(margin, -margin))
-        pair = [(ours - theirs.float())[inner].abs().mean().item()
-                for theirs in (teacher.eval()(item["lq"][None])[0], item["teacher"][OUTPUT])]
+        pair = [
+            (ours - theirs.float())[inner].abs().mean().item()
+            for theirs in (teacher.eval()(item["lq"][None])[0], item["teacher"][OUTPUT])
+        ]
         found.append((pair[0], pair[1]))
     return found
 
@@ -71,8 +73,10 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         opt = options(folder, args.images, args.side, args.batch)
-        found = {label: measure(opt, folder / f"{label.replace(' ', '_')}.lmdb", label, plan)
-                 for label, plan in (("windows", Plan(windows=2)), ("whole images", Plan()))}
+        found = {
+            label: measure(opt, folder / f"{label.replace(' ', '_')}.lmdb", label, plan)
+            for label, plan in (("windows", Plan(windows=2)), ("whole images", Plan()))
+        }
     threads = torch.get_num_threads()
     protocol = f"{args.images} images of {args.side}x{args.side}, batch {args.batch}, {threads} thread(s)"
     save(args.out, {"protocol": protocol, **found})
@@ -83,8 +87,10 @@ def measure(opt: dict, store: Path, label: str, plan: Plan) -> dict:
     probe = fill_store(opt, store, plan)
     pairs = interior_losses(opt, store)
     for live, stored in pairs:
-        print(f"{label}: loss inside {live:.6f} live, {stored:.6f} stored: {abs(stored / live - 1):.1e} relative",
-              flush=True)
+        print(
+            f"{label}: loss inside {live:.6f} live, {stored:.6f} stored: {abs(stored / live - 1):.1e} relative",
+            flush=True,
+        )
     found: dict = {"loss inside, live and stored": pairs, "largest relative": max(abs(s / t - 1) for t, s in pairs)}
     if probe is not None:
         print(f"{label}: {probe}")

@@ -33,45 +33,67 @@ from kdsr_arch.distill.task import DistillTask
 from kdsr_arch.models.networks import build_network
 
 TERMS = {
-    'sd': {'spatial': {'type': 'SpatialAttentionLoss', 'at': 'f_sr', 'loss_weight': 1e-3}},
-    'published': {'spatial': {'type': 'SpatialAttentionLoss', 'at': 'f_sr', 'loss_weight': 1e-3},
-                  'temporal': {'type': 'TemporalMemoryLoss', 'at': 'f_sr', 'loss_weight': 0.1}},
-    'light': {'spatial': {'type': 'SpatialAttentionLoss', 'at': 'f_sr', 'loss_weight': 1e-3},
-              'temporal': {'type': 'TemporalMemoryLoss', 'at': 'f_sr', 'loss_weight': 0.1, 'lstm': 'frozen',
-                           'downsample': 4, 'hidden': 32, 'padding': 'replicate', 'normalize': 'teacher_rms'}},
+    "sd": {"spatial": {"type": "SpatialAttentionLoss", "at": "f_sr", "loss_weight": 1e-3}},
+    "published": {
+        "spatial": {"type": "SpatialAttentionLoss", "at": "f_sr", "loss_weight": 1e-3},
+        "temporal": {"type": "TemporalMemoryLoss", "at": "f_sr", "loss_weight": 0.1},
+    },
+    "light": {
+        "spatial": {"type": "SpatialAttentionLoss", "at": "f_sr", "loss_weight": 1e-3},
+        "temporal": {
+            "type": "TemporalMemoryLoss",
+            "at": "f_sr",
+            "loss_weight": 0.1,
+            "lstm": "frozen",
+            "downsample": 4,
+            "hidden": 32,
+            "padding": "replicate",
+            "normalize": "teacher_rms",
+        },
+    },
 }
 STUDENTS = {  # the published sizes
-    'VESPCN': {'type': 'VESPCN'},
-    'VSRNet': {'type': 'VSRNet'},
-    'FastDVDnet': {'type': 'FastDVDnet'},
+    "VESPCN": {"type": "VESPCN"},
+    "VSRNet": {"type": "VSRNet"},
+    "FastDVDnet": {"type": "FastDVDnet"},
 }
 TEACHERS = {
-    'EDVR-M': {'type': 'EDVR'},
-    'EDVRSlim': {'type': 'EDVRSlim', 'num_feat': 32, 'num_hr_feat': 32, 'num_frame': 5, 'deformable_groups': 4,
-                 'num_extract_block': 3, 'num_reconstruct_block': 10},
+    "EDVR-M": {"type": "EDVR"},
+    "EDVRSlim": {
+        "type": "EDVRSlim",
+        "num_feat": 32,
+        "num_hr_feat": 32,
+        "num_frame": 5,
+        "deformable_groups": 4,
+        "num_extract_block": 3,
+        "num_reconstruct_block": 10,
+    },
 }
 NETWORKS = {  # student, teacher, LR size
-    'paper': ({}, {}, 32),
-    'demo': ({'num_feat': 16, 'num_hr_feat': 16}, {'num_feat': 32, 'deformable_groups': 4, 'num_extract_block': 2,
-                                                   'num_reconstruct_block': 3}, 32),
+    "paper": ({}, {}, 32),
+    "demo": (
+        {"num_feat": 16, "num_hr_feat": 16},
+        {"num_feat": 32, "deformable_groups": 4, "num_extract_block": 2, "num_reconstruct_block": 3},
+        32,
+    ),
 }
 
 
 def build(preset: str) -> tuple[nn.Module, nn.Module, int]:
     """Student, teacher and LR crop of a preset."""
     student, teacher, size = NETWORKS[preset]
-    return build_network({'type': 'VESPCN', **student}), build_network({'type': 'EDVR', **teacher}), size
+    return build_network({"type": "VESPCN", **student}), build_network({"type": "EDVR", **teacher}), size
 
 
 def from_options(path: str, args: argparse.Namespace) -> tuple[nn.Module, nn.Module, dict[str, Any]]:
     """Student, teacher and terms of an option file; its batch and clips replace those of ``args``."""
     options = yaml.safe_load(Path(path).read_text())
-    data, terms = options['datasets']['train'], options['train']['distill_opt']
-    args.batch, args.clip, args.size = data['batch_size_per_gpu'], data['clip_length'], data['gt_size'] // 4
+    data, terms = options["datasets"]["train"], options["train"]["distill_opt"]
+    args.batch, args.clip, args.size = data["batch_size_per_gpu"], data["clip_length"], data["gt_size"] // 4
     for term in terms.values():  # the lasting cost: a pretrained ConvLSTM is a frozen one for all but the first steps
-        if term.pop('pretrain_iters', None):
-            term['lstm'] = 'frozen'
-    return build_network(options['network_g']), build_network(options['network_t']), terms
+        if term.pop("pretrain_iters", None):
+            term["lstm"] = "frozen"
+    return build_network(options["network_g"]), build_network(options["network_t"]), terms
 
 
 def bare_step(student: nn.Module, teacher: nn.Module, lq: Tensor, gt: Tensor, amp: str) -> Callable[[], None]:
@@ -112,10 +134,10 @@ def distill_step(task: DistillTask, lq: Tensor, gt: Tensor) -> Callable[[], None
 
 def timed(step: Callable[[], None], device: torch.device) -> float:
     """Seconds of one step."""
-    clock = time.process_time if device.type == 'cpu' else time.perf_counter
+    clock = time.process_time if device.type == "cpu" else time.perf_counter
     start = clock()
     step()
-    if device.type == 'cuda':
+    if device.type == "cuda":
         torch.cuda.synchronize(device)
     return clock() - start
 
@@ -125,8 +147,8 @@ def measure(student: nn.Module, teacher: nn.Module, terms: dict[str, Any], args:
     device, size = torch.device(args.device), args.size
     lq = torch.rand(args.batch, args.clip + 4, 3, size, size, device=device)
     gt = torch.rand(args.batch, args.clip, 3, 4 * size, 4 * size, device=device)
-    options = {'pixel_opt': {'type': 'CharbonnierLoss'}, 'distill_opt': terms, 'amp': args.amp}
-    task = DistillTask(student, teacher, options, scale=4, teacher_opt={'amp': args.amp}).to(device)
+    options = {"pixel_opt": {"type": "CharbonnierLoss"}, "distill_opt": terms, "amp": args.amp}
+    task = DistillTask(student, teacher, options, scale=4, teacher_opt={"amp": args.amp}).to(device)
     task.dry_run(lq, gt)
     task.to(device).train()
     steps = [bare_step(student, teacher, lq, gt, args.amp), distill_step(task, lq, gt)]
@@ -135,51 +157,60 @@ def measure(student: nn.Module, teacher: nn.Module, terms: dict[str, Any], args:
     pairs = [[timed(step, device) for step in steps] for _ in range(args.steps)]
     bare, full = (min(column) for column in zip(*pairs, strict=True))
     ratio = statistics.median(b / a for a, b in pairs)
-    return {'bare_ms': round(bare * 1e3, 1), 'distillation_ms': round(full * 1e3, 1), 'ratio': round(full / bare, 3),
-            'median_of_pairs': round(ratio, 3)}
+    return {
+        "bare_ms": round(bare * 1e3, 1),
+        "distillation_ms": round(full * 1e3, 1),
+        "ratio": round(full / bare, 3),
+        "median_of_pairs": round(ratio, 3),
+    }
 
 
 def every_pair(args: argparse.Namespace) -> dict[str, Any]:
     """Each student of STUDENTS under each teacher of TEACHERS, by the terms of ``args.options``."""
     found = {}
-    sizes = args.downsample or [from_options(args.options, args)[2]['temporal'].get('downsample', 1)]
+    sizes = args.downsample or [from_options(args.options, args)[2]["temporal"].get("downsample", 1)]
     walk = itertools.product(STUDENTS.items(), TEACHERS.items(), sizes)
     for (student, ours), (teacher, theirs), downsample in walk:
         terms = from_options(args.options, args)[2]
-        terms['temporal']['downsample'] = downsample
-        if student != 'VESPCN':  # the others have no motion of their own to train
-            terms.pop('motion', None)
-        what = f'{student} <- {teacher}, downsample {downsample}'
+        terms["temporal"]["downsample"] = downsample
+        if student != "VESPCN":  # the others have no motion of their own to train
+            terms.pop("motion", None)
+        what = f"{student} <- {teacher}, downsample {downsample}"
         found[what] = told(what, measure(build_network(ours), build_network(theirs), terms, args), args)
     return found
 
 
 def told(what: str, found: dict[str, Any], args: argparse.Namespace) -> dict[str, Any]:
     """Prints one measurement and gives it back."""
-    print(f'{what}, {args.batch} clip(s) of {args.clip}, LR {args.size}, amp {args.amp}, {args.device}, '
-          f'{torch.get_num_threads()} thread(s):')
-    print(f"bare {found['bare_ms']} ms, distillation {found['distillation_ms']} ms, {found['ratio']:.3f} x (median of "
-          f"pairs {found['median_of_pairs']:.3f} x)", flush=True)
+    print(
+        f"{what}, {args.batch} clip(s) of {args.clip}, LR {args.size}, amp {args.amp}, {args.device}, "
+        f"{torch.get_num_threads()} thread(s):"
+    )
+    print(
+        f"bare {found['bare_ms']} ms, distillation {found['distillation_ms']} ms, {found['ratio']:.3f} x (median of "
+        f"pairs {found['median_of_pairs']:.3f} x)",
+        flush=True,
+    )
     return found
 
 
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument('--preset', choices=NETWORKS, default='paper')
-    parser.add_argument('--terms', choices=TERMS, default='light')
-    parser.add_argument('--options', help='take networks, clips and terms from this file')
-    parser.add_argument('--pairs', action='store_true', help='walk the video students and teachers; needs --options')
-    parser.add_argument('--downsample', type=int, nargs='+', help='with --pairs: of the temporal term, one or more')
-    parser.add_argument('--steps', type=int, default=10)
-    parser.add_argument('--batch', type=int, default=1)
-    parser.add_argument('--clip', type=int, default=5)
-    parser.add_argument('--size', type=int, help='LR crop')
-    parser.add_argument('--amp', choices=('no', 'bf16'), default='no')
-    parser.add_argument('--device', default='cpu')
-    parser.add_argument('--out', type=Path, help='write the figures there')
+    parser.add_argument("--preset", choices=NETWORKS, default="paper")
+    parser.add_argument("--terms", choices=TERMS, default="light")
+    parser.add_argument("--options", help="take networks, clips and terms from this file")
+    parser.add_argument("--pairs", action="store_true", help="walk the video students and teachers; needs --options")
+    parser.add_argument("--downsample", type=int, nargs="+", help="with --pairs: of the temporal term, one or more")
+    parser.add_argument("--steps", type=int, default=10)
+    parser.add_argument("--batch", type=int, default=1)
+    parser.add_argument("--clip", type=int, default=5)
+    parser.add_argument("--size", type=int, help="LR crop")
+    parser.add_argument("--amp", choices=("no", "bf16"), default="no")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--out", type=Path, help="write the figures there")
     args = parser.parse_args()
     if args.pairs and not args.options:
-        parser.error('--pairs takes its terms from --options')
+        parser.error("--pairs takes its terms from --options")
     return args
 
 
@@ -193,12 +224,17 @@ def main() -> None:
     else:
         student, teacher, size = build(args.preset)
         args.size = args.size or size
-        what = f'{args.preset} networks, {args.terms} terms'
+        what = f"{args.preset} networks, {args.terms} terms"
         found = {what: told(what, measure(student, teacher, TERMS[args.terms], args), args)}
-    protocol = {'clips': args.batch, 'clip_length': args.clip, 'lr_crop': args.size, 'amp': args.amp,
-                'threads': torch.get_num_threads()}
+    protocol = {
+        "clips": args.batch,
+        "clip_length": args.clip,
+        "lr_crop": args.size,
+        "amp": args.amp,
+        "threads": torch.get_num_threads(),
+    }
     save(args.out, {**protocol, **found}, args.device)
 
 
-if __name__ == '__main__':
+if __name__ == "__main__":
     main()

@@ -1,6 +1,6 @@
 """Frames a second of FSRCNN, x4 from 180x120, on a CPU: as shipped, and with the transposed convolution as written.
 
-    python benchmarks/fsrcnn_speed.py [--threads 2] [--out FILE]
+python benchmarks/fsrcnn_speed.py [--threads 2] [--out FILE]
 """
 
 from __future__ import annotations

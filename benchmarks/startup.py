@@ -29,8 +29,14 @@ def measure(option_file: Path, threads: int) -> dict[str, float]:
         command = [sys.executable, "-m", "kdsr_arch.cli", "train", "-opt", str(option_file), "--root", folder]
         environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "PYTHONUNBUFFERED": "1"}
         began = time.perf_counter()
-        process = subprocess.Popen([*command, "--force_yml", *force], cwd=ROOT, env=environment, text=True,
-                                   stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        process = subprocess.Popen(
+            [*command, "--force_yml", *force],
+            cwd=ROOT,
+            env=environment,
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+        )
         assert process.stdout is not None
         for line in process.stdout:
             times.setdefault("first_line_s", time.perf_counter() - began)

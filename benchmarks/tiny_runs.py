@@ -25,8 +25,15 @@ from kdsr_arch.models.networks import build_network
 NET = {"type": "MSRResNet", "num_in_ch": 3, "num_out_ch": 3, "num_block": 1, "upscale": 2}
 STUDENT, TEACHER = {**NET, "num_feat": 8}, {**NET, "num_feat": 12}
 VESPCN = {"type": "VESPCN", "num_feat": 8, "num_hr_feat": 8, "num_flow_feat": 4, "num_block": 1}
-EDVR = {"type": "EDVRSlim", "num_feat": 8, "num_hr_feat": 8, "num_frame": 3, "deformable_groups": 2,
-        "num_extract_block": 1, "num_reconstruct_block": 1}
+EDVR = {
+    "type": "EDVRSlim",
+    "num_feat": 8,
+    "num_hr_feat": 8,
+    "num_frame": 3,
+    "deformable_groups": 2,
+    "num_extract_block": 1,
+    "num_reconstruct_block": 1,
+}
 FIT = {"type": "FitNetLoss", "at": "body.0", "loss_weight": 0.1}
 FAKD = {"type": "FAKDLoss", "affinity": "spatial", "at": "body.0", "loss_weight": 0.1}
 OUT = {"type": "L1Loss", "loss_weight": {"balance": 0.5, "window": 2}}

@@ -51,8 +51,10 @@ def write_clip(path: Path, width: int, height: int, frames: int, source: Path | 
 
 
 def _from_video(source: Path, width: int, height: int, frames: int) -> list[np.ndarray]:
-    images = [cv2.resize(frame.image, (width, height), interpolation=cv2.INTER_AREA)
-              for frame, _ in zip(Decoder(probe(source)).frames(), range(frames), strict=False)]
+    images = [
+        cv2.resize(frame.image, (width, height), interpolation=cv2.INTER_AREA)
+        for frame, _ in zip(Decoder(probe(source)).frames(), range(frames), strict=False)
+    ]
     back_and_forth = images + images[-2:0:-1]
     return [back_and_forth[i % len(back_and_forth)] for i in range(frames)]
 
@@ -60,7 +62,7 @@ def _from_video(source: Path, width: int, height: int, frames: int) -> list[np.n
 def _texture(width: int, height: int, frames: int) -> list[np.ndarray]:
     big = np.random.default_rng(0).integers(0, 256, (height + frames, width + frames, 3), dtype=np.uint8)
     big = cv2.GaussianBlur(big, (0, 0), 2)
-    return [big[i:i + height, i:i + width] for i in range(frames)]
+    return [big[i : i + height, i : i + width] for i in range(frames)]
 
 
 @dataclass(frozen=True)
@@ -122,8 +124,10 @@ def main() -> None:
         write_clip(clip, width, height, args.frames, args.source)
         bare(model, clip)  # caches and the inference form
         rates = [(bare(model, clip), whole(model, clip, args.preset)) for _ in range(args.rounds)]
-    print(f"{args.size} x{model.traits.scale}, {args.frames} frames, {model.device}, {args.threads} thread(s), preset "
-          f"{args.preset}; {args.rounds} rounds, the median of the ratios network / kdsr upscale:")
+    print(
+        f"{args.size} x{model.traits.scale}, {args.frames} frames, {model.device}, {args.threads} thread(s), preset "
+        f"{args.preset}; {args.rounds} rounds, the median of the ratios network / kdsr upscale:"
+    )
     found = {}
     for kind in ("clock", "thread", "process"):
         ratio = statistics.median(getattr(network, kind) / getattr(command, kind) for network, command in rates)
@@ -131,8 +135,17 @@ def main() -> None:
         print(f"  {kind:8s}{ratio:.3f}   ({1000 * seconds[0]:.1f} and {1000 * seconds[1]:.1f} ms per frame)")
         found[kind] = {"ratio": round(ratio, 3), "network_ms": round(1000 * seconds[0], 2),
                        "upscale_ms": round(1000 * seconds[1], 2)}  # fmt: skip
-    save(args.out, {"input": f"{args.size}, x{model.traits.scale}, {args.frames} frames", "threads": args.threads,
-                    "preset": args.preset, "rounds": args.rounds, "per frame": found}, model.device)
+    save(
+        args.out,
+        {
+            "input": f"{args.size}, x{model.traits.scale}, {args.frames} frames",
+            "threads": args.threads,
+            "preset": args.preset,
+            "rounds": args.rounds,
+            "per frame": found,
+        },
+        model.device,
+    )
 
 
 def _untrained(device: torch.device) -> Model:

@@ -107,8 +107,10 @@ def run_demo(root: Path, out: Path, iterations: int | None = None) -> Path:
     began = time.monotonic()
     print("Demo: preparing the clips", flush=True)
     prepare(root / "datasets" / "demo")
-    trainings = [plan(label, root / file, out, iterations)
-                 for label, file in (("student alone", ALONE), ("student + STD", TAUGHT))]
+    trainings = [
+        plan(label, root / file, out, iterations)
+        for label, file in (("student alone", ALONE), ("student + STD", TAUGHT))
+    ]
     check_fair(*(training.opt for training in trainings))
     train_all(trainings)
     base = load_options(root / TEST, is_train=False)
@@ -146,8 +148,10 @@ def check_fair(alone: Mapping[str, Any], taught: Mapping[str, Any]) -> None:
     """Refuse to compare two trainings that differ in more than the teaching."""
     for key in _EQUAL:
         if _at(alone, key) != _at(taught, key):
-            raise UserError(f"{ALONE} and {TAUGHT} differ in {key}; the demo compares students of one budget, one seed "
-                            "and one data set: make them equal")
+            raise UserError(
+                f"{ALONE} and {TAUGHT} differ in {key}; the demo compares students of one budget, one seed "
+                "and one data set: make them equal"
+            )
 
 
 def train_all(trainings: Sequence[Training]) -> None:
@@ -162,7 +166,7 @@ def train_all(trainings: Sequence[Training]) -> None:
     names = ", ".join(training.label for training in trainings)
     print(f"Demo: training {names} ({beside} at a time, {where_run('cpu', threads)} each)", flush=True)
     for first in range(0, len(trainings), beside):
-        _train_group(trainings[first:first + beside], threads)
+        _train_group(trainings[first : first + beside], threads)
 
 
 def _start(training: Training, threads: int) -> subprocess.Popen:
@@ -176,9 +180,17 @@ def _start(training: Training, threads: int) -> subprocess.Popen:
 
 def _train_group(group: Sequence[Training], threads: int) -> None:
     running = [(training, _start(training, threads)) for training in group]
-    bars = [tqdm(total=training.total, desc=training.label, position=place, unit="it", dynamic_ncols=True,
-                 mininterval=0.2 if sys.stderr.isatty() else 30.0)
-            for place, training in enumerate(group)]
+    bars = [
+        tqdm(
+            total=training.total,
+            desc=training.label,
+            position=place,
+            unit="it",
+            dynamic_ncols=True,
+            mininterval=0.2 if sys.stderr.isatty() else 30.0,
+        )
+        for place, training in enumerate(group)
+    ]
     try:
         while any(process.poll() is None for _, process in running):
             time.sleep(1.0)
@@ -220,11 +232,20 @@ def test_all(base: Mapping[str, Any], out: Path, trainings: Sequence[Training]) 
 
     taught = trainings[-1].opt
     scale = base["scale"]
-    specs = [("bicubic", "bicubic", {"type": "Bicubic", "scale": scale}, None, None),
-             *((training.file.stem, training.label, training.opt["network_g"], training.weights, "params_ema")
-               for training in trainings),
-             ("teacher", "teacher", taught["network_t"], taught["path"]["pretrain_network_t"],
-              taught["path"].get("param_key_t"))]
+    specs = [
+        ("bicubic", "bicubic", {"type": "Bicubic", "scale": scale}, None, None),
+        *(
+            (training.file.stem, training.label, training.opt["network_g"], training.weights, "params_ema")
+            for training in trainings
+        ),
+        (
+            "teacher",
+            "teacher",
+            taught["network_t"],
+            taught["path"]["pretrain_network_t"],
+            taught["path"].get("param_key_t"),
+        ),
+    ]
     rows = []
     with TextLog():
         for key, label, network, weights, param_key in specs:
@@ -236,13 +257,23 @@ def test_all(base: Mapping[str, Any], out: Path, trainings: Sequence[Training]) 
 test_all.__test__ = False  # type: ignore[attr-defined]  # not a test case
 
 
-def _test(base: Mapping[str, Any], key: str, label: str, network: Mapping[str, Any], weights: Any,
-          param_key: str | None, out: Path) -> Row:
+def _test(
+    base: Mapping[str, Any],
+    key: str,
+    label: str,
+    network: Mapping[str, Any],
+    weights: Any,
+    param_key: str | None,
+    out: Path,
+) -> Row:
     from kdsr_arch.engine.test import run
 
     opt = deepcopy(dict(base))
     opt["name"], opt["network_g"] = f"demo/{key}", dict(network)
-    opt["path"] |= {"pretrain_network_g": str(weights) if weights else None, "param_key_g": param_key,
-                    "results_root": str(out / key)}
+    opt["path"] |= {
+        "pretrain_network_g": str(weights) if weights else None,
+        "param_key_g": param_key,
+        "results_root": str(out / key),
+    }
     opt["val"]["save_img"] = True
     return Row(key, label, run(opt), out / key / "visualization", taught=key == Path(TAUGHT).stem)

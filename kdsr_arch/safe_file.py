@@ -55,8 +55,9 @@ def write_groups(
     tensors = {f"{group}.{name}": value for group, weights in groups.items() for name, value in weights.items()}
     for name, value in tensors.items():
         if not isinstance(value, Tensor):
-            raise UserError(f"{path}: '{name}' is no tensor, which safetensors cannot hold; use "
-                            "logger.checkpoint_format: pth")
+            raise UserError(
+                f"{path}: '{name}' is no tensor, which safetensors cannot hold; use logger.checkpoint_format: pth"
+            )
     tensors = {name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()}
     told = {"format": "pt", _GROUPS: json.dumps(list(groups)), _DIGEST: _digest(tensors)}
     held = save(tensors, metadata={**told, **({_ABOUT: json.dumps(about)} if about else {})})

@@ -11,21 +11,22 @@ from torch.nn import functional as F
 from kdsr_arch.errors import UserError, nearest
 from kdsr_arch.ops.bicubic import upsample_bicubic
 
-BASES = ('none', 'bilinear', 'bicubic')
+BASES = ("none", "bilinear", "bicubic")
 
 
 def check_choice(network: str, name: str, value: str, known: tuple[str, ...]) -> str:
     """``value`` if it is one of ``known``, else a UserError that names the network's option."""
     if value not in known:
-        raise UserError(f"{network}: {name} is '{value}'{nearest(str(value), known)}, expected one of "
-                        f"{', '.join(known)}")
+        raise UserError(
+            f"{network}: {name} is '{value}'{nearest(str(value), known)}, expected one of {', '.join(known)}"
+        )
     return value
 
 
 def check_window(network: str, num_frame: int, known: tuple[int, ...] = (3, 5, 7)) -> int:
     """``num_frame`` if the network is made for it, else a UserError."""
     if num_frame not in known:
-        raise UserError(f'{network}: num_frame is {num_frame}, expected one of {", ".join(map(str, known))}')
+        raise UserError(f"{network}: num_frame is {num_frame}, expected one of {', '.join(map(str, known))}")
     return num_frame
 
 
@@ -61,15 +62,15 @@ class Base(nn.Module):
     def __init__(self, scale: int, kind: str) -> None:
         super().__init__()
         self.scale = scale
-        self.kind = check_choice('network', 'base', kind, BASES)
+        self.kind = check_choice("network", "base", kind, BASES)
 
     def forward(self, sr: Tensor, lq: Tensor) -> Tensor:
         """``sr`` (B, C, H, W) plus the enlarged ``lq`` (B, C, h, w)."""
-        if self.kind == 'none':
+        if self.kind == "none":
             return sr
-        if self.kind == 'bicubic':
+        if self.kind == "bicubic":
             return sr + upsample_bicubic(lq, self.scale)
-        return sr + F.interpolate(lq, scale_factor=self.scale, mode='bilinear', align_corners=False)
+        return sr + F.interpolate(lq, scale_factor=self.scale, mode="bilinear", align_corners=False)
 
 
 class FusedHead(nn.Module):
@@ -117,7 +118,7 @@ class FusedHead(nn.Module):
 @torch.no_grad()
 def start_near_base(last: nn.Conv2d, kind: str) -> None:
     """Shrinks the last convolution of a network with a base, whose training then starts from the base's quality."""
-    if kind != 'none':
+    if kind != "none":
         last.weight.mul_(0.1)
         if last.bias is not None:
             last.bias.zero_()

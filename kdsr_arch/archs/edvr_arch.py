@@ -28,24 +28,36 @@ class EDVRSlim(EDVR):
         num_feat, num_frame, deformable_groups, num_extract_block, num_reconstruct_block, with_tsa: as in EDVR.
     """
 
-    def __init__(self, num_feat: int = 32, num_frame: int = 5, num_hr_feat: int = 32, deformable_groups: int = 4,
-                 num_extract_block: int = 2, num_reconstruct_block: int = 5, with_tsa: bool = True,
-                 base: str = 'bicubic') -> None:
-        super().__init__(num_feat=num_feat, num_frame=num_frame, deformable_groups=deformable_groups,
-                         num_extract_block=num_extract_block, num_reconstruct_block=num_reconstruct_block,
-                         with_tsa=with_tsa)
-        self.base = check_choice('EDVRSlim', 'base', base, ('bilinear', 'bicubic'))
+    def __init__(
+        self,
+        num_feat: int = 32,
+        num_frame: int = 5,
+        num_hr_feat: int = 32,
+        deformable_groups: int = 4,
+        num_extract_block: int = 2,
+        num_reconstruct_block: int = 5,
+        with_tsa: bool = True,
+        base: str = "bicubic",
+    ) -> None:
+        super().__init__(
+            num_feat=num_feat,
+            num_frame=num_frame,
+            deformable_groups=deformable_groups,
+            num_extract_block=num_extract_block,
+            num_reconstruct_block=num_reconstruct_block,
+            with_tsa=with_tsa,
+        )
+        self.base = check_choice("EDVRSlim", "base", base, ("bilinear", "bicubic"))
         self.upconv2 = nn.Conv2d(num_feat, num_hr_feat * 4, 3, padding=1)
         self.conv_hr = nn.Conv2d(num_hr_feat, num_hr_feat, 3, padding=1)
         self.conv_last = nn.Conv2d(num_hr_feat, 3, 3, padding=1)
-        self.traits = Traits('window', 4, num_frame, multiple=4,
-                             taps={'f_sr': 'conv_hr', 'f_lr': 'reconstruction'})
+        self.traits = Traits("window", 4, num_frame, multiple=4, taps={"f_sr": "conv_hr", "f_lr": "reconstruction"})
 
     def forward(self, x: Tensor) -> Tensor:
         """RGB frames (B, num_frame, 3, h, w) in [0, 1], h and w multiples of 4, to the centre frame (B, 3, 4h, 4w)."""
         sr = super().forward(x)
-        if self.base == 'bilinear':
+        if self.base == "bilinear":
             return sr
         center = x[:, self.center_frame_idx]
-        bilinear = F.interpolate(center, scale_factor=4, mode='bilinear', align_corners=False)
+        bilinear = F.interpolate(center, scale_factor=4, mode="bilinear", align_corners=False)
         return sr + (upsample_bicubic(center, 4) - bilinear)

@@ -44,22 +44,30 @@ class FastDVDnet(nn.Module):
 
     num_frame = 5
 
-    def __init__(self, scale: int = 4, channels: tuple[int, int, int] = (32, 64, 128), num_interm: int = 30,
-                 num_hr_feat: int = 64, color: str = 'rgb', norm: str = 'batch', noise_map: bool = False,
-                 base: str = 'bicubic') -> None:
+    def __init__(
+        self,
+        scale: int = 4,
+        channels: tuple[int, int, int] = (32, 64, 128),
+        num_interm: int = 30,
+        num_hr_feat: int = 64,
+        color: str = "rgb",
+        norm: str = "batch",
+        noise_map: bool = False,
+        base: str = "bicubic",
+    ) -> None:
         super().__init__()
-        check_choice('FastDVDnet', 'norm', norm, ('batch', 'none'))
-        num_channel = 3 if check_choice('FastDVDnet', 'color', color, ('rgb', 'y')) == 'rgb' else 1
+        check_choice("FastDVDnet", "norm", norm, ("batch", "none"))
+        num_channel = 3 if check_choice("FastDVDnet", "color", color, ("rgb", "y")) == "rgb" else 1
         if len(channels) != 3:
-            raise UserError(f'FastDVDnet: channels is {list(channels)}, expected three widths')
-        num_in, batch_norm = num_channel + int(noise_map), norm == 'batch'
+            raise UserError(f"FastDVDnet: channels is {list(channels)}, expected three widths")
+        num_in, batch_norm = num_channel + int(noise_map), norm == "batch"
         self.noise_map = noise_map
         self.temp1 = UBlock(num_in, num_channel, channels, num_interm, batch_norm)
         num_out = num_channel if scale == 1 else num_hr_feat * scale**2
         self.temp2 = UBlock(num_in, num_out, channels, num_interm, batch_norm)
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
-                nn.init.kaiming_normal_(module.weight, nonlinearity='relu')
+                nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
         self.scale = scale
         self.fused = False
         if scale > 1:
@@ -67,8 +75,8 @@ class FastDVDnet(nn.Module):
             self.conv_last = nn.Conv2d(num_hr_feat, num_channel, 3, padding=1)
             self.base = Base(scale, base)
             start_near_base(self.conv_last, base)
-        taps = {'f_sr': 'upsampler', 'f_lr': 'temp2.feature'} if scale > 1 else {'f_lr': 'temp2.feature'}
-        self.traits = Traits('window', scale, self.num_frame, color, multiple=4, taps=taps)
+        taps = {"f_sr": "upsampler", "f_lr": "temp2.feature"} if scale > 1 else {"f_lr": "temp2.feature"}
+        self.traits = Traits("window", scale, self.num_frame, color, multiple=4, taps=taps)
 
     def forward(self, x: Tensor, noise_map: Tensor | None = None) -> Tensor:
         """Restore the centre of five frames: (B, 5, C, h, w) in [0, 1], h and w multiples of 4, to (B, C, H, W).
@@ -81,15 +89,15 @@ class FastDVDnet(nn.Module):
             UserError: a noise map that is missing or not expected.
         """
         if self.noise_map != (noise_map is not None):
-            raise UserError('FastDVDnet takes a noise map exactly when built with noise_map: true')
+            raise UserError("FastDVDnet takes a noise map exactly when built with noise_map: true")
         batch, center = x.shape[0], x[:, 2]
-        triples = torch.cat([x[:, i:i + 3] for i in range(3)])
+        triples = torch.cat([x[:, i : i + 3] for i in range(3)])
         middle = torch.cat([x[:, i] for i in (1, 2, 3)])
         maps = None if noise_map is None else noise_map.repeat(3, 1, 1, 1)
         stage1 = middle - self.temp1(triples, maps)
         out = self.temp2(stage1.unflatten(0, (3, batch)).transpose(0, 1), noise_map)
         if self.scale == 1:
-            return stage1[batch:2 * batch] - out
+            return stage1[batch : 2 * batch] - out
         return self.base(out if self.fused else self.conv_last(self.upsampler(out)), center)
 
     def for_inference(self) -> FastDVDnet:
@@ -105,12 +113,14 @@ class FastDVDnet(nn.Module):
 class UBlock(nn.Module):
     """A small U-net over three frames: (B, 3, C, h, w) -> (B, num_out, h, w)."""
 
-    def __init__(self, num_in: int, num_out: int, channels: tuple[int, int, int], num_interm: int,
-                 batch_norm: bool) -> None:
+    def __init__(
+        self, num_in: int, num_out: int, channels: tuple[int, int, int], num_interm: int, batch_norm: bool
+    ) -> None:
         super().__init__()
         full, half, quarter = channels
-        self.inc = Layers(*_conv(3 * num_in, 3 * num_interm, batch_norm, groups=3),
-                          *_conv(3 * num_interm, full, batch_norm))
+        self.inc = Layers(
+            *_conv(3 * num_in, 3 * num_interm, batch_norm, groups=3), *_conv(3 * num_interm, full, batch_norm)
+        )
         self.downc0 = Layers(*_conv(full, half, batch_norm, stride=2), _pair(half, batch_norm))
         self.downc1 = Layers(*_conv(half, quarter, batch_norm, stride=2), _pair(quarter, batch_norm))
         self.upc2 = Layers(_pair(quarter, batch_norm), _plain(quarter, 4 * half, batch_norm), nn.PixelShuffle(2))

@@ -17,7 +17,7 @@ from kdsr_arch.files import load_tensors
 from kdsr_arch.ops.color import rgb_to_y
 from kdsr_arch.ops.warp import backward_warp
 
-METHODS = ('dis', 'spynet', 'none')
+METHODS = ("dis", "spynet", "none")
 
 
 class FlowCompensation(nn.Module):
@@ -31,18 +31,18 @@ class FlowCompensation(nn.Module):
         spynet_path: SpyNet's weights, needed for 'spynet'.
     """
 
-    def __init__(self, method: str = 'dis', spynet_path: str | None = None) -> None:
+    def __init__(self, method: str = "dis", spynet_path: str | None = None) -> None:
         super().__init__()
-        self.method = check_choice('FlowCompensation', 'flow', method, METHODS)
+        self.method = check_choice("FlowCompensation", "flow", method, METHODS)
         self.recipe = _recipe(method, spynet_path)  # what tells flows of one origin from others'; '' without flow
         # in a tuple, so that it is no submodule
-        self._spynet: tuple[SpyNet, ...] = (_load_spynet(spynet_path),) if method == 'spynet' else ()
+        self._spynet: tuple[SpyNet, ...] = (_load_spynet(spynet_path),) if method == "spynet" else ()
 
     @torch.compiler.disable
     @torch.no_grad()
     def flow(self, target: Tensor, neighbour: Tensor) -> Tensor:
         """Flow (B, 2, H, W), (dx, dy) in pixels, by which ``neighbour`` (B, C, H, W) is warped onto ``target``."""
-        if self.method == 'dis':
+        if self.method == "dis":
             return _dis_flow(target, neighbour)
         spynet = self._spynet[0].to(target.device)
         if target.shape[1] == 1:
@@ -55,7 +55,7 @@ class FlowCompensation(nn.Module):
         Args:
             flow: (B, n - 1, 2, H, W) of the neighbours in order, where it was estimated before.
         """
-        if self.method == 'none':
+        if self.method == "none":
             return x
         num_frame = x.shape[1]
         center = num_frame // 2
@@ -65,21 +65,22 @@ class FlowCompensation(nn.Module):
             flow = self.flow(x[:, center].repeat_interleave(num_frame - 1, 0), neighbours)
         else:
             flow = flow.flatten(0, 1).to(x.dtype)
-        warped = backward_warp(neighbours, flow, border='border').view(x.shape[0], num_frame - 1, *x.shape[2:])
-        return torch.cat([warped[:, :center], x[:, center:center + 1], warped[:, center:]], 1)
+        warped = backward_warp(neighbours, flow, border="border").view(x.shape[0], num_frame - 1, *x.shape[2:])
+        return torch.cat([warped[:, :center], x[:, center : center + 1], warped[:, center:]], 1)
 
 
 def _recipe(method: str, spynet_path: str | None) -> str:
-    if method != 'spynet' or spynet_path is None or not Path(spynet_path).is_file():
-        return '' if method == 'none' else method
-    return f'spynet {zlib.crc32(Path(spynet_path).read_bytes()):08x}'
+    if method != "spynet" or spynet_path is None or not Path(spynet_path).is_file():
+        return "" if method == "none" else method
+    return f"spynet {zlib.crc32(Path(spynet_path).read_bytes()):08x}"
 
 
 def _dis_flow(target: Tensor, neighbour: Tensor) -> Tensor:
     estimator = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_FAST)
     start = np.zeros((*target.shape[-2:], 2), np.float32)
-    flows = [estimator.calc(one, other, start.copy())
-             for one, other in zip(_gray(target), _gray(neighbour), strict=True)]
+    flows = [
+        estimator.calc(one, other, start.copy()) for one, other in zip(_gray(target), _gray(neighbour), strict=True)
+    ]
     return torch.from_numpy(np.stack(flows)).permute(0, 3, 1, 2).to(target)
 
 
@@ -90,12 +91,13 @@ def _gray(frames: Tensor) -> np.ndarray:
 
 def _load_spynet(path: str | None) -> SpyNet:
     if path is None or not Path(path).is_file():
-        raise UserError(f"flow 'spynet' needs spynet_path, a file with SpyNet's weights; got {path}. "
-                        "Use flow 'dis' to do without")
+        raise UserError(
+            f"flow 'spynet' needs spynet_path, a file with SpyNet's weights; got {path}. Use flow 'dis' to do without"
+        )
     net = SpyNet()
     held = load_tensors(Path(path), "file of SpyNet's weights")
     try:
-        net.load_state_dict(held['params'])
+        net.load_state_dict(held["params"])
     except (RuntimeError, KeyError, TypeError, AttributeError):
         raise UserError(f"{path}: holds no weights of SpyNet under 'params'") from None
     return net.eval().requires_grad_(False)

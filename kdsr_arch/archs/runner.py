@@ -46,15 +46,15 @@ class Runner:
         frames = self._color(lq)
         if lq.dim() == 4:
             return self._call(frames, self.net)
-        if self.traits.mode == 'recurrent':
+        if self.traits.mode == "recurrent":
             return self._call(self._middle(frames, clip), self.net)
         if clip is None:
             clip = max(lq.shape[1] - self.traits.num_frame + 1, 0)
-        index = self._indices(lq.shape[1], clip, 'replicate')
+        index = self._indices(lq.shape[1], clip, "replicate")
         return self._windows(frames, index, self.net, self._checked(flow, lq, len(index)))
 
     @torch.no_grad()
-    def restore(self, lq: Tensor, clip: int | None = None, padding: str = 'replicate', chunk: int = 1) -> Tensor:
+    def restore(self, lq: Tensor, clip: int | None = None, padding: str = "replicate", chunk: int = 1) -> Tensor:
         """Test-time restoration: a full image in the colour of ``lq``, for any height and width.
 
         Args:
@@ -72,13 +72,13 @@ class Runner:
         frames, net = self._color(padded), self.inference_net()
         if lq.dim() == 4:
             sr = self._call(frames, net)
-        elif self.traits.mode == 'recurrent':
+        elif self.traits.mode == "recurrent":
             sr = self._call(self._middle(frames, clip if clip is not None else lq.shape[1]), net)
         else:
             index = self._indices(lq.shape[1], clip, padding)
-            sr = torch.cat([self._windows(frames, index[i:i + chunk], net) for i in range(0, len(index), chunk)], 1)
-        sr = sr[..., :height * self.traits.enlargement, :width * self.traits.enlargement]
-        if self.traits.color == 'y' and lq.shape[-3] == 3:
+            sr = torch.cat([self._windows(frames, index[i : i + chunk], net) for i in range(0, len(index), chunk)], 1)
+        sr = sr[..., : height * self.traits.enlargement, : width * self.traits.enlargement]
+        if self.traits.color == "y" and lq.shape[-3] == 3:
             return self._with_chroma(sr, lq)
         return sr
 
@@ -87,7 +87,7 @@ class Runner:
 
         A network that somebody watches through hooks is run as it is.
         """
-        make = getattr(self.net, 'for_inference', None)
+        make = getattr(self.net, "for_inference", None)
         if make is None or self.net.training or any(m._forward_hooks for m in self.net.modules()):
             return self.net
         tensors = (*self.net.parameters(), *self.net.buffers())
@@ -113,19 +113,21 @@ class Runner:
         if flow is not None:
             out = net(batch, flow.flatten(0, 1))
         else:
-            out = net(batch if self.traits.mode == 'window' else batch.squeeze(1))
+            out = net(batch if self.traits.mode == "window" else batch.squeeze(1))
         return out.unflatten(0, (frames.shape[0], len(index)))
 
     def _checked(self, flow: Tensor | None, lq: Tensor, count: int) -> Tensor | None:
         if flow is None:
             return None
         if not self.traits.flow:
-            raise UserError(f'network {self.name} takes no optical flow: take flow_cache out of the data set')
+            raise UserError(f"network {self.name} takes no optical flow: take flow_cache out of the data set")
         size = [side * self.traits.scale for side in lq.shape[-2:]]
         wanted = (lq.shape[0], count, self.traits.num_frame - 1, 2, *size)
         if tuple(flow.shape) != wanted:
-            raise UserError(f'network {self.name} takes optical flow of shape {wanted}, got {tuple(flow.shape)}: make '
-                            'the store again with kdsr cache-flow')
+            raise UserError(
+                f"network {self.name} takes optical flow of shape {wanted}, got {tuple(flow.shape)}: make "
+                "the store again with kdsr cache-flow"
+            )
         return flow
 
     def _indices(self, total: int, clip: int | None, padding: str) -> list[list[int]]:
@@ -139,42 +141,57 @@ class Runner:
     def _check(self, lq: Tensor) -> None:
         name = self.name
         if lq.dim() not in (4, 5) or lq.shape[-3] not in (1, 3):
-            raise UserError(f'network {name} got an input of shape {tuple(lq.shape)}: expected (B, C, h, w) or '
-                            '(B, T, C, h, w) with C = 1 or 3')
-        if lq.dim() == 4 and self.traits.mode != 'image':
-            need = (f'windows of {self.traits.num_frame} frames' if self.traits.mode == 'window' else
-                    f'clips of at least {self.traits.min_clip} frames')
-            raise UserError(f'network {name} restores {need}, but got single images of shape {tuple(lq.shape)}: '
-                            'use a video data set, or another network')
-        if self.traits.color == 'rgb' and lq.shape[-3] == 1:
-            raise UserError(f'network {name} takes RGB, but got 1-channel frames: use a colour data set')
+            raise UserError(
+                f"network {name} got an input of shape {tuple(lq.shape)}: expected (B, C, h, w) or "
+                "(B, T, C, h, w) with C = 1 or 3"
+            )
+        if lq.dim() == 4 and self.traits.mode != "image":
+            need = (
+                f"windows of {self.traits.num_frame} frames"
+                if self.traits.mode == "window"
+                else f"clips of at least {self.traits.min_clip} frames"
+            )
+            raise UserError(
+                f"network {name} restores {need}, but got single images of shape {tuple(lq.shape)}: "
+                "use a video data set, or another network"
+            )
+        if self.traits.color == "rgb" and lq.shape[-3] == 1:
+            raise UserError(f"network {name} takes RGB, but got 1-channel frames: use a colour data set")
         unit = self.traits.lr_multiple
         if any(side % unit for side in lq.shape[-2:]):
-            raise UserError(f'network {name} takes LR heights and widths that are multiples of {unit}, got '
-                            f'{lq.shape[-2]}x{lq.shape[-1]}: choose gt_size divisible by {unit * self.traits.scale}')
+            raise UserError(
+                f"network {name} takes LR heights and widths that are multiples of {unit}, got "
+                f"{lq.shape[-2]}x{lq.shape[-1]}: choose gt_size divisible by {unit * self.traits.scale}"
+            )
         if min(lq.shape[-2:]) < self.traits.lr_minimum:
-            raise UserError(f'network {name} takes LR frames of at least {self.traits.lr_minimum} pixels a side, got '
-                            f'{lq.shape[-2]}x{lq.shape[-1]}: enlarge gt_size')
+            raise UserError(
+                f"network {name} takes LR frames of at least {self.traits.lr_minimum} pixels a side, got "
+                f"{lq.shape[-2]}x{lq.shape[-1]}: enlarge gt_size"
+            )
 
     def _color(self, lq: Tensor) -> Tensor:
-        return rgb_to_y(lq) if self.traits.color == 'y' and lq.shape[-3] == 3 else lq
+        return rgb_to_y(lq) if self.traits.color == "y" and lq.shape[-3] == 3 else lq
 
     def _middle(self, lq: Tensor, clip: int | None) -> Tensor:
         """The middle ``clip`` frames, for a recurrent network."""
         count = lq.shape[1] if clip is None else clip
         if count < self.traits.min_clip:
-            raise UserError(f'recurrent network {self.name} takes clips of at least '
-                            f'{self.traits.min_clip} frames, got {count}: set clip_length to '
-                            f'{self.traits.min_clip} or more')
+            raise UserError(
+                f"recurrent network {self.name} takes clips of at least "
+                f"{self.traits.min_clip} frames, got {count}: set clip_length to "
+                f"{self.traits.min_clip} or more"
+            )
         first = self._margin(lq.shape[1], count)
-        return lq[:, first:first + count]
+        return lq[:, first : first + count]
 
     def _margin(self, total: int, count: int) -> int:
         """Number of the first frame needed for the middle ``count`` outputs of ``total`` frames."""
         extra = total - (count + self.traits.num_frame - 1)
         if count < 1 or extra < 0 or extra % 2:
-            raise UserError(f'network {self.name} with windows of {self.traits.num_frame} cannot restore the middle '
-                            f'{max(count, 1)} frame(s) of a clip of {total}: check clip_length and num_frame')
+            raise UserError(
+                f"network {self.name} with windows of {self.traits.num_frame} cannot restore the middle "
+                f"{max(count, 1)} frame(s) of a clip of {total}: check clip_length and num_frame"
+            )
         return extra // 2
 
     def _pad(self, lq: Tensor) -> Tensor:
@@ -184,20 +201,21 @@ class Runner:
         if not down and not right:
             return lq
         flat = lq.reshape(-1, *lq.shape[-3:])
-        mode = 'reflect' if down < lq.shape[-2] and right < lq.shape[-1] else 'replicate'  # reflection needs room
-        return F.pad(flat, (0, right, 0, down), mode=mode).reshape(*lq.shape[:-2], lq.shape[-2] + down,
-                                                                   lq.shape[-1] + right)
+        mode = "reflect" if down < lq.shape[-2] and right < lq.shape[-1] else "replicate"  # reflection needs room
+        return F.pad(flat, (0, right, 0, down), mode=mode).reshape(
+            *lq.shape[:-2], lq.shape[-2] + down, lq.shape[-1] + right
+        )
 
     def _with_chroma(self, luma: Tensor, lq: Tensor) -> Tensor:
         """RGB from the restored luma and the bicubic chroma of the matching input frames."""
         if lq.dim() == 5:
             margin = (lq.shape[1] - luma.shape[1]) // 2
-            lq = lq[:, margin:lq.shape[1] - margin]
+            lq = lq[:, margin : lq.shape[1] - margin]
         chroma = upsample_bicubic(rgb_to_ycbcr(lq)[..., 1:, :, :], self.traits.enlargement)
         return ycbcr_to_rgb(torch.cat([luma, chroma], dim=-3))
 
 
-def window_indices(center: int, total: int, num_frame: int, padding: str = 'replicate') -> list[int]:
+def window_indices(center: int, total: int, num_frame: int, padding: str = "replicate") -> list[int]:
     """Frame numbers of the window around frame ``center`` of a clip of ``total`` frames.
 
     Args:
@@ -209,15 +227,27 @@ def window_indices(center: int, total: int, num_frame: int, padding: str = 'repl
         UserError: unknown padding, or a clip too short for it.
     """
     last, reach = total - 1, num_frame // 2
-    before = {'replicate': lambda i: 0, 'reflection': lambda i: -i,
-              'reflection_circle': lambda i: center + reach - i, 'circle': lambda i: num_frame + i}
-    after = {'replicate': lambda i: last, 'reflection': lambda i: 2 * last - i,
-             'reflection_circle': lambda i: center - reach - (i - last), 'circle': lambda i: i - num_frame}
+    before = {
+        "replicate": lambda i: 0,
+        "reflection": lambda i: -i,
+        "reflection_circle": lambda i: center + reach - i,
+        "circle": lambda i: num_frame + i,
+    }
+    after = {
+        "replicate": lambda i: last,
+        "reflection": lambda i: 2 * last - i,
+        "reflection_circle": lambda i: center - reach - (i - last),
+        "circle": lambda i: i - num_frame,
+    }
     if padding not in before:
         raise UserError(f"unknown padding '{padding}'{nearest(padding, before)}: use one of {', '.join(before)}")
-    index = [before[padding](i) if i < 0 else after[padding](i) if i > last else i
-             for i in range(center - reach, center + reach + 1)]
+    index = [
+        before[padding](i) if i < 0 else after[padding](i) if i > last else i
+        for i in range(center - reach, center + reach + 1)
+    ]
     if min(index) < 0 or max(index) > last:
-        raise UserError(f"a clip of {total} frame(s) is too short for windows of {num_frame} with padding '{padding}': "
-                        "use padding 'replicate' or longer clips")
+        raise UserError(
+            f"a clip of {total} frame(s) is too short for windows of {num_frame} with padding '{padding}': "
+            "use padding 'replicate' or longer clips"
+        )
     return index

@@ -29,7 +29,7 @@ class DUF(duf_arch.DUF):
         super().__init__(scale, num_layer, adapt_official_weights)
         self.feature = nn.Identity()
         self.upsampler = nn.PixelShuffle(scale)
-        self.traits = Traits('window', scale, 7, taps={'f_sr': 'upsampler', 'f_lr': 'feature'})
+        self.traits = Traits("window", scale, 7, taps={"f_sr": "upsampler", "f_lr": "feature"})
 
     def forward(self, x: Tensor) -> Tensor:
         """RGB frames (B, 7, 3, h, w) in [0, 1] to the centre frame (B, 3, h * scale, w * scale)."""
@@ -49,17 +49,30 @@ class BasicVSRPlusPlus(basicvsrpp_arch.BasicVSRPlusPlus):
     Also, whether a clip is its own mirror image is decided for each clip anew; BasicSR's keeps the first yes for ever.
     """
 
-    def __init__(self, mid_channels: int = 64, num_blocks: int = 7, max_residue_magnitude: int = 10,
-                 is_low_res_input: bool = True, spynet_path: str | None = None, cpu_cache_length: int = 100) -> None:
+    def __init__(
+        self,
+        mid_channels: int = 64,
+        num_blocks: int = 7,
+        max_residue_magnitude: int = 10,
+        is_low_res_input: bool = True,
+        spynet_path: str | None = None,
+        cpu_cache_length: int = 100,
+    ) -> None:
         with warnings.catch_warnings():
-            warnings.filterwarnings('ignore', message='Deformable alignment module is not added')
-            super().__init__(mid_channels, num_blocks, max_residue_magnitude, is_low_res_input, spynet_path,
-                             cpu_cache_length)
+            warnings.filterwarnings("ignore", message="Deformable alignment module is not added")
+            super().__init__(
+                mid_channels, num_blocks, max_residue_magnitude, is_low_res_input, spynet_path, cpu_cache_length
+            )
         for name in self.backbone:
             if name not in self.deform_align:
                 self.deform_align[name] = SecondOrderDeformableAlignment(
-                    2 * mid_channels, mid_channels, 3, padding=1, deformable_groups=16,
-                    max_residue_magnitude=max_residue_magnitude)
+                    2 * mid_channels,
+                    mid_channels,
+                    3,
+                    padding=1,
+                    deformable_groups=16,
+                    max_residue_magnitude=max_residue_magnitude,
+                )
         self.is_with_alignment = True
 
     def check_if_mirror_extended(self, lqs: Tensor) -> None:

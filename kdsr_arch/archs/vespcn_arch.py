@@ -45,8 +45,9 @@ class MotionCompensation(nn.Module):
         coarse_gain: gain of the coarse warp; absent: ``max_flow``.
     """
 
-    def __init__(self, num_channel: int = 3, num_feat: int = 24, max_flow: float = 32.0,
-                 coarse_gain: float | None = None) -> None:
+    def __init__(
+        self, num_channel: int = 3, num_feat: int = 24, max_flow: float = 32.0, coarse_gain: float | None = None
+    ) -> None:
         super().__init__()
         self.max_flow = max_flow
         self.coarse_gain = max_flow if coarse_gain is None else coarse_gain
@@ -69,7 +70,7 @@ class MotionCompensation(nn.Module):
         neighbours = x[:, order].flatten(0, 1)
         target = x[:, center]
         flow = self.flow(target.repeat_interleave(num_frame - 1, 0), neighbours)
-        warped = backward_warp(neighbours, flow, border='border')
+        warped = backward_warp(neighbours, flow, border="border")
         return warped.reshape(batch, -1, height, width), flow.reshape(batch, -1, height, width), target
 
     def flow(self, target: Tensor, neighbour: Tensor) -> Tensor:
@@ -77,7 +78,7 @@ class MotionCompensation(nn.Module):
         height, width = target.shape[-2:]
         pair = pad_to_multiple(torch.cat([neighbour, target], 1), 4)  # the coarse network halves its input twice
         coarse = self.coarse(pair)
-        warped = backward_warp(pair[:, :target.shape[1]], coarse * self.coarse_gain, border='border')
+        warped = backward_warp(pair[:, : target.shape[1]], coarse * self.coarse_gain, border="border")
         fine = self.fine(torch.cat([pair, coarse, warped], 1))
         flow = (coarse + fine) * self.max_flow
         return crop_by_gathering(flow, height, width) if exporting() else flow[..., :height, :width]
@@ -87,7 +88,7 @@ def pad_to_multiple(x: Tensor, unit: int) -> Tensor:
     """(B, C, h, w) with its last row and column repeated until both sides are multiples of ``unit``."""
     if exporting():
         return replicate_to_multiple(x, unit)
-    return F.pad(x, (0, -x.shape[-1] % unit, 0, -x.shape[-2] % unit), mode='replicate')
+    return F.pad(x, (0, -x.shape[-1] % unit, 0, -x.shape[-2] % unit), mode="replicate")
 
 
 def _flow_net(num_in: int, num_feat: int, strides: tuple[int, ...]) -> nn.Sequential:
@@ -162,17 +163,29 @@ class VESPCN(nn.Module):
         num_flow_feat, max_flow, coarse_gain: see MotionCompensation.
     """
 
-    def __init__(self, scale: int = 4, num_frame: int = 3, num_feat: int = 64, num_hr_feat: int = 64,
-                 num_block: int = 3, color: str = 'rgb', motion: bool = True, fusion: str = 'early',
-                 base: str = 'none', block: str = 'residual', num_flow_feat: int = 24, max_flow: float = 32.0,
-                 coarse_gain: float | None = None) -> None:
+    def __init__(
+        self,
+        scale: int = 4,
+        num_frame: int = 3,
+        num_feat: int = 64,
+        num_hr_feat: int = 64,
+        num_block: int = 3,
+        color: str = "rgb",
+        motion: bool = True,
+        fusion: str = "early",
+        base: str = "none",
+        block: str = "residual",
+        num_flow_feat: int = 24,
+        max_flow: float = 32.0,
+        coarse_gain: float | None = None,
+    ) -> None:
         super().__init__()
-        check_window('VESPCN', num_frame)
-        num_channel = 3 if check_choice('VESPCN', 'color', color, ('rgb', 'y')) == 'rgb' else 1
-        fuse = {'early': EarlyFusion, 'slow': SlowFusion}[check_choice('VESPCN', 'fusion', fusion, ('early', 'slow'))]
+        check_window("VESPCN", num_frame)
+        num_channel = 3 if check_choice("VESPCN", "color", color, ("rgb", "y")) == "rgb" else 1
+        fuse = {"early": EarlyFusion, "slow": SlowFusion}[check_choice("VESPCN", "fusion", fusion, ("early", "slow"))]
         self.motion = MotionCompensation(num_channel, num_flow_feat, max_flow, coarse_gain) if motion else None
         self.fusion = fuse(num_frame, num_channel, num_feat)
-        self.body = _body(check_choice('VESPCN', 'block', block, ('residual', 'plain')), num_feat, num_block)
+        self.body = _body(check_choice("VESPCN", "block", block, ("residual", "plain")), num_feat, num_block)
         width = num_hr_feat or num_channel
         self.conv_up = nn.Conv2d(num_feat, width * scale**2, 3, padding=1)
         self.upsampler = nn.PixelShuffle(scale)
@@ -180,8 +193,8 @@ class VESPCN(nn.Module):
         self.base = Base(scale, base)
         self.fused: FusedHead | None = None  # see for_inference
         start_near_base(self.conv_last or self.conv_up, base)
-        taps = {'f_sr': 'upsampler', 'f_lr': 'body'} if num_hr_feat else {'f_lr': 'body'}
-        self.traits = Traits('window', scale, num_frame, color, taps=taps)
+        taps = {"f_sr": "upsampler", "f_lr": "body"} if num_hr_feat else {"f_lr": "body"}
+        self.traits = Traits("window", scale, num_frame, color, taps=taps)
 
     def forward(self, x: Tensor) -> Tensor:
         """Frames (B, num_frame, C, h, w) in [0, 1] to the centre frame (B, C, h * scale, w * scale)."""
@@ -212,7 +225,7 @@ class VESPCN(nn.Module):
 
 
 def _body(block: str, num_feat: int, num_block: int) -> nn.Sequential:
-    if block == 'residual':
+    if block == "residual":
         return Skip(*(PreActivationBlock(num_feat) for _ in range(num_block)), nn.ReLU(inplace=True))
     layers: list[nn.Module] = [nn.ReLU(inplace=True)]
     for _ in range(num_block):

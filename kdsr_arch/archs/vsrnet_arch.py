@@ -39,18 +39,28 @@ class VSRNet(nn.Module):
             centre frame, from where short trainings start.
     """
 
-    def __init__(self, scale: int = 4, num_frame: int = 5, num_feat: int = 64, num_mid_feat: int = 32,
-                 color: str = 'y', fusion: str = 'late', shared: bool = True, flow: str = 'dis',
-                 spynet_path: str | None = None, base: str = 'none') -> None:
+    def __init__(
+        self,
+        scale: int = 4,
+        num_frame: int = 5,
+        num_feat: int = 64,
+        num_mid_feat: int = 32,
+        color: str = "y",
+        fusion: str = "late",
+        shared: bool = True,
+        flow: str = "dis",
+        spynet_path: str | None = None,
+        base: str = "none",
+    ) -> None:
         super().__init__()
-        self.base = check_choice('VSRNet', 'base', base, ('bicubic', 'none'))
-        check_window('VSRNet', num_frame)
-        check_choice('VSRNet', 'fusion', fusion, ('early', 'late'))
-        check_choice('VSRNet', 'flow', flow, METHODS)
-        num_channel = 3 if check_choice('VSRNet', 'color', color, ('rgb', 'y')) == 'rgb' else 1
+        self.base = check_choice("VSRNet", "base", base, ("bicubic", "none"))
+        check_window("VSRNet", num_frame)
+        check_choice("VSRNet", "fusion", fusion, ("early", "late"))
+        check_choice("VSRNet", "flow", flow, METHODS)
+        num_channel = 3 if check_choice("VSRNet", "color", color, ("rgb", "y")) == "rgb" else 1
         self.compensate = FlowCompensation(flow, spynet_path)
         self.branch_of = _branches(num_frame, fusion, shared)
-        num_in = num_channel * num_frame if fusion == 'early' else num_channel
+        num_in = num_channel * num_frame if fusion == "early" else num_channel
         self.conv1 = nn.ModuleList(nn.Conv2d(num_in, num_feat, 9, padding=4) for _ in range(max(self.branch_of) + 1))
         self.joint = nn.ReLU()
         self.conv2 = nn.Conv2d(num_feat * len(self.branch_of), num_mid_feat, 5, padding=2)
@@ -58,9 +68,16 @@ class VSRNet(nn.Module):
         self.conv3 = nn.Conv2d(num_mid_feat, num_channel, 5, padding=2)
         start_near_base(self.conv3, base)  # else the first, large gradients can put every unit of F^SR out for good
         # DIS fails on frames of a few pixels
-        self.traits = Traits('window', scale, num_frame, color, upsampled_input=True,
-                             min_size=_DIS_SIDE if flow == 'dis' else 1, taps={'f_sr': 'feature', 'f_lr': 'joint'},
-                             flow=self.compensate.recipe)
+        self.traits = Traits(
+            "window",
+            scale,
+            num_frame,
+            color,
+            upsampled_input=True,
+            min_size=_DIS_SIDE if flow == "dis" else 1,
+            taps={"f_sr": "feature", "f_lr": "joint"},
+            flow=self.compensate.recipe,
+        )
 
     def forward(self, x: Tensor, flow: Tensor | None = None) -> Tensor:
         """Restores the centre frame; ``flow`` (B, n - 1, 2, H, W) spares the estimate (see FlowCompensation)."""
@@ -69,7 +86,7 @@ class VSRNet(nn.Module):
         frames = (x.flatten(1, 2),) if len(self.branch_of) == 1 else x.unbind(1)
         first = [self.conv1[branch](frame) for branch, frame in zip(self.branch_of, frames, strict=True)]
         sr = self.conv3(self.feature(self.conv2(self.joint(torch.cat(first, 1)))))
-        return center + sr if self.base == 'bicubic' else sr
+        return center + sr if self.base == "bicubic" else sr
 
     def init_from_srcnn(self, srcnn: dict[str, Tensor]) -> None:
         """Starts from SRCNN's weights (``conv1``, ``conv2``, ``conv3``), so that it behaves as SRCNN on equal frames.
@@ -78,10 +95,11 @@ class VSRNet(nn.Module):
         number of frames.
         """
         count = len(self.branch_of)
-        state = {f'conv1.{i}.{kind}': srcnn[f'conv1.{kind}'] for i in range(len(self.conv1))
-                 for kind in ('weight', 'bias')}
-        state |= {name: value for name, value in srcnn.items() if name.startswith(('conv2.', 'conv3.'))}
-        state['conv2.weight'] = srcnn['conv2.weight'].repeat(1, count, 1, 1) / count
+        state = {
+            f"conv1.{i}.{kind}": srcnn[f"conv1.{kind}"] for i in range(len(self.conv1)) for kind in ("weight", "bias")
+        }
+        state |= {name: value for name, value in srcnn.items() if name.startswith(("conv2.", "conv3."))}
+        state["conv2.weight"] = srcnn["conv2.weight"].repeat(1, count, 1, 1) / count
         self.load_state_dict(state)
 
 
@@ -90,6 +108,6 @@ _DIS_SIDE = 12
 
 def _branches(num_frame: int, fusion: str, shared: bool) -> list[int]:
     """Which first convolution each frame goes through."""
-    if fusion == 'early':
+    if fusion == "early":
         return [0]
     return [min(i, num_frame - 1 - i) if shared else i for i in range(num_frame)]

@@ -10,8 +10,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The run, and what to compare it with."""
     parser.add_argument("experiment", type=Path, metavar="RUN", help="the run's folder, such as experiments/NAME")
     parser.add_argument("-o", "--output", type=Path, metavar="FILE", help="the card (default: RUN/README.md)")
-    parser.add_argument("--control", type=Path, nargs="+", default=[], metavar="RUN",
-                        help="runs to compare with: the same student alone, other methods")
+    parser.add_argument(
+        "--control",
+        type=Path,
+        nargs="+",
+        default=[],
+        metavar="RUN",
+        help="runs to compare with: the same student alone, other methods",
+    )
     parser.add_argument("--license", default="apache-2.0", help="of the weights (default: apache-2.0)")
 
 

@@ -30,5 +30,7 @@ def find_root(named: Path | None) -> Path:
     for folder in [named] if named is not None else [Path.cwd(), Path(__file__).resolve().parents[2]]:
         if (folder / TAUGHT).is_file():
             return folder.resolve()
-    raise UserError(f"the demo needs {TAUGHT}, which is not in {named or Path.cwd()}: run it in the project's folder, "
-                    "or name that with --root")
+    raise UserError(
+        f"the demo needs {TAUGHT}, which is not in {named or Path.cwd()}: run it in the project's folder, "
+        "or name that with --root"
+    )

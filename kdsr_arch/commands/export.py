@@ -9,16 +9,27 @@ from pathlib import Path
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """What to export, and as what."""
     parser.add_argument("weights", nargs="?", help="the student's weights (.pth or .safetensors)")
-    parser.add_argument("-o", "--output", type=Path, metavar="FILE",
-                        help="ends in .onnx, .safetensors, .ts or .pt (TorchScript), .pt2 (ExportedProgram)")
-    parser.add_argument("-opt", "--option-file", type=Path, metavar="FILE",
-                        help="the option file that names the network (default: the one of the weights' experiment)")
+    parser.add_argument(
+        "-o",
+        "--output",
+        type=Path,
+        metavar="FILE",
+        help="ends in .onnx, .safetensors, .ts or .pt (TorchScript), .pt2 (ExportedProgram)",
+    )
+    parser.add_argument(
+        "-opt",
+        "--option-file",
+        type=Path,
+        metavar="FILE",
+        help="the option file that names the network (default: the one of the weights' experiment)",
+    )
     parser.add_argument("--network", metavar="YAML", help="the network itself, such as '{type: FSRCNN, scale: 4}'")
     parser.add_argument("--scale", type=int, help="of networks that do not know their own")
     parser.add_argument("--param-key", help="params or params_ema (default: the averaged ones where there are any)")
     parser.add_argument("--fp16", action="store_true", help="compute in half precision; inputs stay float32")
-    parser.add_argument("--int8", type=Path, metavar="FRAMES",
-                        help="quantise (ONNX), calibrated on the HR frames of a folder or LMDB")
+    parser.add_argument(
+        "--int8", type=Path, metavar="FRAMES", help="quantise (ONNX), calibrated on the HR frames of a folder or LMDB"
+    )
     parser.add_argument("--opset", type=int, help="of ONNX (default: 18)")
     parser.add_argument("--frames", type=int, help="clip length of a recurrent network, which the file fixes")
     parser.add_argument("--keep-form", action="store_true", help="do not fold away what only training needs")
@@ -42,8 +53,9 @@ def run(args: argparse.Namespace) -> int:
 
     kind, opset = format_of(args.output), args.opset or OPSET
     _check(args, kind)
-    student = open_student(args.weights, option_file=args.option_file, network=args.network, scale=args.scale,
-                           param_key=args.param_key)
+    student = open_student(
+        args.weights, option_file=args.option_file, network=args.network, scale=args.scale, param_key=args.param_key
+    )
     reparam = not args.keep_form and kind != "safetensors"  # which holds the weights as they were trained
     prepared = prepare(student, half=args.fp16, frames=args.frames, reparam=reparam)
     if args.int8 is not None:

@@ -9,33 +9,55 @@ from pathlib import Path
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare what the command line of this command takes."""
     parser.add_argument("input", type=Path, help="an image, a folder of images, or a video (mp4, mkv, mov, ...)")
-    parser.add_argument("-o", "--output", type=Path, required=True,
-                        help="the file or folder to write; its suffix gives the format (.mp4, .mkv, .png, ...)")
+    parser.add_argument(
+        "-o",
+        "--output",
+        type=Path,
+        required=True,
+        help="the file or folder to write; its suffix gives the format (.mp4, .mkv, .png, ...)",
+    )
     parser.add_argument("--overwrite", action="store_true", help="replace what is there")
     _add_network(parser)
     _add_computing(parser)
     _add_video(parser)
-    parser.add_argument("--sequence", action="store_true",
-                        help="a folder's images are the frames of one clip: video networks see their neighbours")
+    parser.add_argument(
+        "--sequence",
+        action="store_true",
+        help="a folder's images are the frames of one clip: video networks see their neighbours",
+    )
 
 
 def _add_network(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("network")
-    group.add_argument("--weights", metavar="FILE|NAME",
-                       help="a .pth or .onnx file, or a name in experiments/pretrained_models (default: the shipped "
-                            "real-time student)")
-    group.add_argument("--network", metavar="YAML",
-                       help="the network of the weights, as YAML text or file, where no .yml lies beside them")
+    group.add_argument(
+        "--weights",
+        metavar="FILE|NAME",
+        help="a .pth or .onnx file, or a name in experiments/pretrained_models (default: the shipped "
+        "real-time student)",
+    )
+    group.add_argument(
+        "--network",
+        metavar="YAML",
+        help="the network of the weights, as YAML text or file, where no .yml lies beside them",
+    )
     group.add_argument("--scale", type=int, help="refuse weights of another scale than this")
 
 
 def _add_computing(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("computing")
     group.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto", help="where to run (default: auto)")
-    group.add_argument("--precision", choices=["auto", "fp32", "fp16", "bf16"], default="auto",
-                       help="auto: fp16 on CUDA, fp32 on the CPU")
-    group.add_argument("--tile", default="auto", metavar="N",
-                       help="side of a tile in LR pixels; 0: whole frames; auto: what the free memory allows")
+    group.add_argument(
+        "--precision",
+        choices=["auto", "fp32", "fp16", "bf16"],
+        default="auto",
+        help="auto: fp16 on CUDA, fp32 on the CPU",
+    )
+    group.add_argument(
+        "--tile",
+        default="auto",
+        metavar="N",
+        help="side of a tile in LR pixels; 0: whole frames; auto: what the free memory allows",
+    )
     group.add_argument("--overlap", type=int, default=32, metavar="N", help="LR pixels a tile sees beyond its edges")
     group.add_argument("--batch", type=int, default=0, metavar="N", help="frames at once (default: chosen)")
     group.add_argument("--threads", type=int, default=0, metavar="N", help="CPU threads of the network")

@@ -141,8 +141,13 @@ class TeacherStore:
         return Window(*held[int(rng.integers(len(held)))])
 
     def read_clip(
-        self, name: str, keys: Mapping[int, str], gt_places: Sequence[int], lq_places: Sequence[int],
-        window: tuple[int, int, int, int] | None, flip: Flip,
+        self,
+        name: str,
+        keys: Mapping[int, str],
+        gt_places: Sequence[int],
+        lq_places: Sequence[int],
+        window: tuple[int, int, int, int] | None,
+        flip: Flip,
     ) -> dict[str, torch.Tensor]:
         """What the teacher made of each ground-truth frame of a sample, in the sample's order.
 

@@ -28,7 +28,7 @@ class Member(nn.Module):
         """Images (B, C, h, w) or frames (B, n, C, h, w) to the image, the centre frame, or all frames if recurrent."""
         if lq.dim() == 4:
             sr = self._runner.forward(lq)
-        elif self.traits.mode == 'recurrent':
+        elif self.traits.mode == "recurrent":
             sr = self._runner.forward(lq, lq.shape[1])
         else:
             sr = self._runner.forward(lq, 1).squeeze(1)
@@ -54,7 +54,7 @@ class Ensemble(nn.Module):
     def __init__(self, members: Mapping[str, nn.Module], scale: int | None = None) -> None:
         super().__init__()
         traits = {name: traits_of(net, scale) for name, net in members.items()}
-        luma = any(t.color == 'y' for t in traits.values())
+        luma = any(t.color == "y" for t in traits.values())
         self.names = list(members)
         for name, net in members.items():
             self.add_module(name, Member(net, traits[name], luma))
@@ -72,15 +72,15 @@ class MemberTaps(Mapping[str, str]):
         self._members, self._traits = dict(members), dict(traits)
 
     def __getitem__(self, name: str) -> str:
-        member, _, inner = name.partition('.')
+        member, _, inner = name.partition(".")
         if member not in self._members or not inner:
             raise KeyError(name)
         if inner not in {path for path, _ in self._members[member].named_modules()}:
             inner = self._traits[member].taps[inner]
-        return f'{member}.net.{inner}'
+        return f"{member}.net.{inner}"
 
     def __iter__(self) -> Iterator[str]:
-        return (f'{name}.{alias}' for name, traits in self._traits.items() for alias in traits.taps)
+        return (f"{name}.{alias}" for name, traits in self._traits.items() for alias in traits.taps)
 
     def __len__(self) -> int:
         return sum(len(traits.taps) for traits in self._traits.values())
@@ -88,13 +88,20 @@ class MemberTaps(Mapping[str, str]):
 
 def _common(traits: Mapping[str, Traits], taps: Mapping[str, str]) -> Traits:
     modes = {t.mode for t in traits.values()}
-    if 'recurrent' in modes and len(modes) > 1:
-        raise UserError('teachers: a recurrent network restores whole clips, so that only recurrent ones go with it')
-    if any(t.input == 'gt' for t in traits.values()):
-        raise UserError('teachers: a privileged network, which is given the ground truth, cannot be one of several')
+    if "recurrent" in modes and len(modes) > 1:
+        raise UserError("teachers: a recurrent network restores whole clips, so that only recurrent ones go with it")
+    if any(t.input == "gt" for t in traits.values()):
+        raise UserError("teachers: a privileged network, which is given the ground truth, cannot be one of several")
     held = list(traits.values())
-    mode = 'window' if 'window' in modes else held[0].mode
-    color = 'rgb' if any(t.color == 'rgb' for t in held) else 'y'
-    return Traits(mode, held[0].scale, max(t.num_frame for t in held), color, taps=taps,
-                  multiple=math.lcm(*(t.lr_multiple for t in held)), min_size=max(t.lr_minimum for t in held),
-                  min_clip=max(t.min_clip for t in held))
+    mode = "window" if "window" in modes else held[0].mode
+    color = "rgb" if any(t.color == "rgb" for t in held) else "y"
+    return Traits(
+        mode,
+        held[0].scale,
+        max(t.num_frame for t in held),
+        color,
+        taps=taps,
+        multiple=math.lcm(*(t.lr_multiple for t in held)),
+        min_size=max(t.lr_minimum for t in held),
+        min_clip=max(t.min_clip for t in held),
+    )

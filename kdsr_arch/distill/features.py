@@ -55,7 +55,7 @@ def fold(fires: Sequence[Value], batch: int, recurrent: bool, where: str) -> Fea
     """
     if isinstance(fires[0], tuple):
         if len({len(f) for f in fires}) > 1:
-            raise UserError(f'{where}: the module returns different numbers of tensors each time it fires; tap another')
+            raise UserError(f"{where}: the module returns different numbers of tensors each time it fires; tap another")
         parts = [_fold(column, batch, recurrent, where) for column in zip(*fires, strict=True)]
         return Feature(tuple(part for part, _ in parts), parts[0][1])
     return Feature(*_fold(fires, batch, recurrent, where))  # type: ignore[arg-type]
@@ -66,12 +66,16 @@ def _fold(fires: Sequence[Tensor], batch: int, recurrent: bool, where: str) -> t
         fires = [f.flatten(0, 1) for f in fires]
     if len({f.shape for f in fires}) > 1:
         shapes = sorted({str(tuple(f.shape)) for f in fires})
-        raise UserError(f'{where}: the module fires {len(fires)} times with different shapes ({", ".join(shapes)}), '
-                        'which cannot be stacked; tap another')
+        raise UserError(
+            f"{where}: the module fires {len(fires)} times with different shapes ({', '.join(shapes)}), "
+            "which cannot be stacked; tap another"
+        )
     count = fires[0].shape[0]
     if count % batch:
-        raise UserError(f'{where}: records a batch of {count}, which is no multiple of the {batch} clip(s) of the '
-                        'input; tap a module that keeps the batch in front')
+        raise UserError(
+            f"{where}: records a batch of {count}, which is no multiple of the {batch} clip(s) of the "
+            "input; tap a module that keeps the batch in front"
+        )
     if len(fires) == 1:
         return fires[0], batch
     if recurrent and count == batch:
@@ -90,8 +94,10 @@ def same_frames(student: Feature, teacher: Feature, where: str) -> tuple[Feature
     """
     ours, theirs = (f.tensors[0].shape[0] // f.sequences for f in (student, teacher))
     if student.sequences != teacher.sequences or (ours - theirs) % 2:
-        raise UserError(f"{where}: the student's tap gives {student.sequences} sequence(s) of {ours}, the teacher's "
-                        f'{teacher.sequences} of {theirs}: tap modules that fire equally often')
+        raise UserError(
+            f"{where}: the student's tap gives {student.sequences} sequence(s) of {ours}, the teacher's "
+            f"{teacher.sequences} of {theirs}: tap modules that fire equally often"
+        )
     length = min(ours, theirs)
     return _middle(student, ours, length), _middle(teacher, theirs, length)
 
@@ -102,6 +108,6 @@ def _middle(feature: Feature, length: int, wanted: int) -> Feature:
     first = (length - wanted) // 2
 
     def cut(t: Tensor) -> Tensor:
-        return t.unflatten(0, (-1, length))[:, first:first + wanted].flatten(0, 1)
+        return t.unflatten(0, (-1, length))[:, first : first + wanted].flatten(0, 1)
 
     return feature.map(cut)

@@ -54,8 +54,13 @@ class InertWatch:
             if name in self.warned or name in ramping or not ratio < INERT:
                 continue
             self.warned.add(name)
-            log.warning("term '%s' is inert at iteration %d: its gradient on the student is %.1e of the pixel loss's. "
-                        'Raise its loss_weight, or use {balance: r}', name, iteration, ratio)
+            log.warning(
+                "term '%s' is inert at iteration %d: its gradient on the student is %.1e of the pixel loss's. "
+                "Raise its loss_weight, or use {balance: r}",
+                name,
+                iteration,
+                ratio,
+            )
 
 
 def ratio(weight: float, term: float, pixel: float) -> float:

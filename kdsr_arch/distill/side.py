@@ -27,8 +27,8 @@ class Side:
 
     def __init__(self, net: nn.Module, traits: Traits, options: Mapping[str, Any], name: str) -> None:
         self.net, self.traits, self.name = net, traits, name
-        self.amp = options.get('amp') or 'no'
-        self._compile = options.get('compile') or False
+        self.amp = options.get("amp") or "no"
+        self._compile = options.get("compile") or False
         self._runner = Runner(net, traits)
         self._recorders: dict[tuple[str, ...], Recorder] = {}
         self._copies: frozenset[str] = frozenset()
@@ -39,11 +39,11 @@ class Side:
         try:
             return resolve(self.net, self.traits, name)
         except UserError as error:
-            raise UserError(f'{where}.{self.name}: {error}') from None
+            raise UserError(f"{where}.{self.name}: {error}") from None
 
     def source(self, lq: Tensor, gt: Tensor) -> Tensor:
         """What the network is given: the LR images, or the ground truth where it is privileged."""
-        return gt if self.traits.input == 'gt' else lq
+        return gt if self.traits.input == "gt" else lq
 
     def run(self, lq: Tensor, clip: int | None, paths: Sequence[str], learn: bool = False) -> tuple[Tensor, Taps]:
         """The network's output and taps.
@@ -53,7 +53,7 @@ class Side:
         """
         recorder = self._recorder(tuple(paths), learn)
         with autocast(lq.device, self.amp), recorder as taps:
-            sr = self._runner.forward(lq, clip, None if self.flow is None else self.flow[:len(lq)])
+            sr = self._runner.forward(lq, clip, None if self.flow is None else self.flow[: len(lq)])
         if learn and paths:
             self._copies = recorder.copies if recorder.copies is not None else frozenset(paths)
         return sr, taps
@@ -61,8 +61,11 @@ class Side:
     def compile(self) -> None:
         """Compiles the network where the options ask for it; the network itself stays as it is."""
         if self._compile:
-            options = {'backend': self._compile} if isinstance(self._compile, str) else (
-                dict(self._compile) if isinstance(self._compile, Mapping) else {})
+            options = (
+                {"backend": self._compile}
+                if isinstance(self._compile, str)
+                else (dict(self._compile) if isinstance(self._compile, Mapping) else {})
+            )
             self._runner = Runner(compile_network(self.net, **options), self.traits)
 
     def _recorder(self, paths: tuple[str, ...], learn: bool) -> Recorder:

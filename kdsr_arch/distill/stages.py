@@ -10,7 +10,7 @@ from torch import nn
 
 from kdsr_arch.errors import UserError, nearest
 
-PIXEL = 'pixel'
+PIXEL = "pixel"
 """What stages call the loss of ``pixel_opt``."""
 
 
@@ -42,21 +42,25 @@ def parse_stages(options: Sequence[Mapping[str, Any]] | None, terms: Iterable[st
     stages, last = [], 0
     names = [*terms]
     for number, spec in enumerate(options or (), start=1):
-        where = f'train.stages[{number}]'
-        last += int(spec['iters'])
-        chosen = spec.get('terms')
+        where = f"train.stages[{number}]"
+        last += int(spec["iters"])
+        chosen = spec.get("terms")
         for name in chosen or ():
-            _known(name, names, f'{where}.terms', 'term')
+            _known(name, names, f"{where}.terms", "term")
         if chosen is not None and not chosen:
-            raise UserError(f'{where}.terms: a stage needs a term; name some, or leave `terms` out for all of them')
-        frozen = tuple(spec.get('freeze') or ())
+            raise UserError(f"{where}.terms: a stage needs a term; name some, or leave `terms` out for all of them")
+        frozen = tuple(spec.get("freeze") or ())
         for path in frozen:
-            _known(path, [*(n for n, _ in student.named_modules() if n), *(n for n in names if n != PIXEL)],
-                   f'{where}.freeze', 'module of the student or term')
+            _known(
+                path,
+                [*(n for n, _ in student.named_modules() if n), *(n for n in names if n != PIXEL)],
+                f"{where}.freeze",
+                "module of the student or term",
+            )
         stages.append(Stage(last, None if chosen is None else frozenset(chosen), frozen))
     if not stages:
-        return [Stage(float('inf'))]
-    stages[-1] = Stage(float('inf'), stages[-1].terms, stages[-1].freeze)
+        return [Stage(float("inf"))]
+    stages[-1] = Stage(float("inf"), stages[-1].terms, stages[-1].freeze)
     return stages
 
 

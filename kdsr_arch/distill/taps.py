@@ -12,9 +12,9 @@ from kdsr_arch.archs.traits import Traits, unwrap
 from kdsr_arch.errors import UserError, nearest
 
 Value = Tensor | tuple[Tensor, ...]
-OUTPUT = 'output'
+OUTPUT = "output"
 """The reserved tap name for what the whole network returns."""
-DATA = ('lq', 'gt')
+DATA = ("lq", "gt")
 """Reserved names on the teacher's side of a term: the batch itself, which needs no teacher."""
 
 
@@ -80,7 +80,7 @@ class Recorder:
 
     def __enter__(self) -> Taps:
         if self._handles:
-            raise RuntimeError(f'the taps of {self.name} are already being recorded: use a second Recorder')
+            raise RuntimeError(f"the taps of {self.name} are already being recorded: use a second Recorder")
         for path in self.paths:
             self._store[path] = []
             self._handles.append(self._modules[path].register_forward_hook(self._hooks[path]))
@@ -98,13 +98,15 @@ class Recorder:
     def _check_fired(self, store: dict[str, list[Value]]) -> None:
         for path in self.paths:
             if not store[path]:
-                raise UserError(f"tap '{path}' of {self.name} never fired: the module exists but its forward is not "
-                                f'called; tap a module that is, such as {_some(self._fired_hint(path))}')
+                raise UserError(
+                    f"tap '{path}' of {self.name} never fired: the module exists but its forward is not "
+                    f"called; tap a module that is, such as {_some(self._fired_hint(path))}"
+                )
 
     def _fired_hint(self, path: str) -> list[str]:
-        parent = path.rpartition('.')[0]
+        parent = path.rpartition(".")[0]
         names = [name for name, _ in self.net.named_modules() if name and name != path]
-        return [name for name in names if name.startswith(path + '.') or name.rpartition('.')[0] == parent]
+        return [name for name in names if name.startswith(path + ".") or name.rpartition(".")[0] == parent]
 
     def _check_versions(self, versions: list[tuple[str, Tensor, int]]) -> None:
         altered = frozenset(path for path, tensor, version in versions if tensor._version != version)
@@ -112,8 +114,10 @@ class Recorder:
             if versions:
                 self.copies = altered
         elif altered:
-            raise UserError(f"tap '{min(altered)}' of {self.name} was altered in place, which it was not in the dry "
-                            'run: the network must take the same path in both')
+            raise UserError(
+                f"tap '{min(altered)}' of {self.name} was altered in place, which it was not in the dry "
+                "run: the network must take the same path in both"
+            )
 
     def _make_hook(self, path: str) -> Callable[[nn.Module, Any, Any], None]:
         def hook(module: nn.Module, args: Any, output: Any) -> None:
@@ -122,6 +126,7 @@ class Recorder:
             if not torch.compiler.is_compiling() and (self.copies is None or not copy):
                 self._watch(path, value)
             self._store[path].append(_clone(value) if copy else value)
+
         return hook
 
     def _watch(self, path: str, value: Value) -> None:
@@ -134,8 +139,9 @@ class Recorder:
             return output
         tensors = tuple(_tensors(output))
         if not tensors:
-            raise UserError(f"tap '{path}' of {self.name} returns {type(output).__name__}, no tensor: tap another "
-                            'module')
+            raise UserError(
+                f"tap '{path}' of {self.name} returns {type(output).__name__}, no tensor: tap another module"
+            )
         return tensors
 
 
@@ -150,7 +156,7 @@ def find_module(net: nn.Module, path: str) -> nn.Module:
     if path and path in modules:
         return modules[path]
     known = [name for name in modules if name]
-    hint = nearest(path, known) or f' (it has {_some(known)})'
+    hint = nearest(path, known) or f" (it has {_some(known)})"
     raise UserError(f"{type(net).__name__} has no module '{path}' to tap{hint}")
 
 
@@ -161,10 +167,12 @@ def resolve(net: nn.Module, traits: Traits, name: str) -> str:
         return name
     if name in traits.taps:
         return traits.taps[name]
-    aliases = ', '.join(traits.taps) or 'none'
+    aliases = ", ".join(traits.taps) or "none"
     hint = nearest(name, [*(n for n, _ in net.named_modules() if n), *traits.taps])
-    raise UserError(f"{type(net).__name__} has no module '{name}' to tap{hint}; its tap aliases: {aliases}; "
-                    f'its parts: {_some([n for n, _ in net.named_children()])}')
+    raise UserError(
+        f"{type(net).__name__} has no module '{name}' to tap{hint}; its tap aliases: {aliases}; "
+        f"its parts: {_some([n for n, _ in net.named_children()])}"
+    )
 
 
 def compile_network(net: nn.Module, **options: Any) -> nn.Module:
@@ -179,7 +187,7 @@ def compile_network(net: nn.Module, **options: Any) -> nn.Module:
     # Without these guards a graph traced while no hook was there would silently serve a call that records.
     torch._dynamo.config.skip_nnmodule_hook_guards = False
     # Gradients are measured term by term on one graph, which donated buffers forbid.
-    if hasattr(torch._functorch.config, 'donated_buffer'):
+    if hasattr(torch._functorch.config, "donated_buffer"):
         torch._functorch.config.donated_buffer = False
     return cast(nn.Module, torch.compile(net, **options))
 
@@ -187,7 +195,7 @@ def compile_network(net: nn.Module, **options: Any) -> nn.Module:
 def stop_inplace(net: nn.Module) -> None:
     """Turns off in-place activations (``module.inplace``) everywhere in ``net``; its results stay the same."""
     for module in net.modules():
-        if getattr(module, 'inplace', False) is True:
+        if getattr(module, "inplace", False) is True:
             module.inplace = False  # type: ignore[assignment]
 
 
@@ -204,4 +212,4 @@ def _tensors(output: Any) -> Iterator[Tensor]:
 
 
 def _some(names: list[str], count: int = 6) -> str:
-    return ', '.join(f"'{n}'" for n in names[:count]) + (', ...' if len(names) > count else '') if names else 'none'
+    return ", ".join(f"'{n}'" for n in names[:count]) + (", ..." if len(names) > count else "") if names else "none"

@@ -22,7 +22,7 @@ from kdsr_arch.distill.terms import Term, TermReport, build_loss, undisturbed
 from kdsr_arch.distill.weights import TermWeight, parse_weight
 from kdsr_arch.errors import UserError
 
-__all__ = ['DistillTask', 'TaskOutput', 'TermReport']
+__all__ = ["DistillTask", "TaskOutput", "TermReport"]
 
 
 @dataclass
@@ -61,11 +61,18 @@ class DistillTask(nn.Module):
         UserError: terms, taps or stages that cannot be.
     """
 
-    def __init__(self, student: nn.Module, teacher: nn.Module | CachedTeacher | None, train_opt: Mapping[str, Any], *,
-                 scale: int, teacher_opt: Mapping[str, Any] | None = None) -> None:
+    def __init__(
+        self,
+        student: nn.Module,
+        teacher: nn.Module | CachedTeacher | None,
+        train_opt: Mapping[str, Any],
+        *,
+        scale: int,
+        teacher_opt: Mapping[str, Any] | None = None,
+    ) -> None:
         super().__init__()
         self.student = student
-        self._student = Side(student, traits_of(student, scale), train_opt, 'student')
+        self._student = Side(student, traits_of(student, scale), train_opt, "student")
         self._teacher: Side | CachedTeacher | None = None
         if isinstance(teacher, CachedTeacher):
             traits_of(student, teacher.traits.scale)
@@ -73,16 +80,16 @@ class DistillTask(nn.Module):
         elif teacher is not None:
             teacher.requires_grad_(False).eval()
             stop_inplace(teacher)
-            self._teacher = Side(teacher, traits_of(teacher, scale), teacher_opt or {}, 'teacher')
-        pixel = train_opt.get('pixel_opt')
-        self.pixel = build_loss(pixel, 'train.pixel_opt') if pixel else None
+            self._teacher = Side(teacher, traits_of(teacher, scale), teacher_opt or {}, "teacher")
+        pixel = train_opt.get("pixel_opt")
+        self.pixel = build_loss(pixel, "train.pixel_opt") if pixel else None
         self._pixel_weight = _pixel_weight(pixel)
-        self.terms = nn.ModuleDict(_build_terms(train_opt.get('distill_opt') or {}))
+        self.terms = nn.ModuleDict(_build_terms(train_opt.get("distill_opt") or {}))
         self._resolve_taps()
         if self.pixel is None and not self.terms:
-            raise UserError('train: neither pixel_opt nor distill_opt is given: there is nothing to learn from')
+            raise UserError("train: neither pixel_opt nor distill_opt is given: there is nothing to learn from")
         names = [*self.terms, *([PIXEL] if self.pixel is not None else [])]
-        self._stages = parse_stages(train_opt.get('stages'), names, student)
+        self._stages = parse_stages(train_opt.get("stages"), names, student)
         self._trainable = {p: p.requires_grad for p in self.parameters()}
         self._frozen: tuple[str, ...] = ()
         self._still: list[nn.Module] = []
@@ -95,11 +102,12 @@ class DistillTask(nn.Module):
             term.student = [self._student.resolve(name, term.where) for name in term.student]
             if term.needs_teacher():
                 if self._teacher is None:
-                    raise UserError(f'{term.where}: {term.kind} compares with a teacher, but there is no network_t')
-                term.teacher = [name if name in DATA else self._teacher.resolve(name, term.where)
-                                for name in term.teacher]
+                    raise UserError(f"{term.where}: {term.kind} compares with a teacher, but there is no network_t")
+                term.teacher = [
+                    name if name in DATA else self._teacher.resolve(name, term.where) for name in term.teacher
+                ]
             if term.weight.balance is not None and self.pixel is None:
-                raise UserError(f'{term.where}.loss_weight: a balance is against the pixel loss; give train.pixel_opt')
+                raise UserError(f"{term.where}.loss_weight: a balance is against the pixel loss; give train.pixel_opt")
 
     def _terms(self) -> list[Term]:
         return list(self.terms.values())  # type: ignore[arg-type]
@@ -125,7 +133,7 @@ class DistillTask(nn.Module):
     def teacher_names(self) -> set[str]:
         """What the terms of all stages read of the teacher: its output and taps; empty where none needs a teacher."""
         asking = [term for term in self._terms() if term.needs_teacher()]
-        return {OUTPUT, *self._paths(asking, 'teacher')} if asking else set()
+        return {OUTPUT, *self._paths(asking, "teacher")} if asking else set()
 
     def feed_teacher(self, values: Mapping[str, Tensor]) -> None:
         """What a store holds for the next batch (see CachedTeacher); a live teacher needs nothing."""
@@ -155,7 +163,7 @@ class DistillTask(nn.Module):
         with torch.no_grad(), undisturbed(self.student), torch.random.fork_rng(_cuda(lq)):
             theirs = self._teacher_features(self._terms(), lq, gt, learn=True)
             source, clip = self._student.source(lq, gt), _clip(lq, gt)
-            sr, taps = self._student.run(source, clip, self._paths(self._terms(), 'student'), learn=True)
+            sr, taps = self._student.run(source, clip, self._paths(self._terms(), "student"), learn=True)
             _check_output(sr, gt)
             ours = self._features(self._student, self._terms(), sr, taps, lq.shape[0])
         self._reports = []
@@ -189,8 +197,9 @@ class DistillTask(nn.Module):
         try:
             self.terms.load_state_dict(dict(state))
         except (RuntimeError, KeyError, TypeError) as error:
-            raise UserError('the state of adapters and losses belongs to other terms: '
-                            f'{" ".join(str(error).split())[:300]}') from None
+            raise UserError(
+                f"the state of adapters and losses belongs to other terms: {' '.join(str(error).split())[:300]}"
+            ) from None
 
     # ------------------------------------------------------------------------------------------------ training
 
@@ -202,9 +211,9 @@ class DistillTask(nn.Module):
         if frozen == self._frozen:
             hold(self._still, ())  # someone may have called train()
             return
-        for name, module in (('', self.student), *(('terms.' + n, t) for n, t in self.terms.items())):
+        for name, module in (("", self.student), *(("terms." + n, t) for n, t in self.terms.items())):
             for path, param in module.named_parameters():
-                held = name.removeprefix('terms.') in frozen if name else within(path, frozen)
+                held = name.removeprefix("terms.") in frozen if name else within(path, frozen)
                 param.requires_grad_(self._trainable[param] and not held)
                 param.grad = None if held else param.grad
         parts = [keepers(term) for name, term in self.terms.items() if name in frozen]
@@ -224,29 +233,29 @@ class DistillTask(nn.Module):
         stage = self._stage(iteration)
         active = [t for t in self._terms() if stage.runs(t.name) and t.runs(iteration)]
         theirs = self._teacher_features(active, lq, gt)
-        sr, taps = self._student.run(self._student.source(lq, gt), _clip(lq, gt), self._paths(active, 'student'))
+        sr, taps = self._student.run(self._student.source(lq, gt), _clip(lq, gt), self._paths(active, "student"))
         with torch.autocast(lq.device.type, enabled=False):
             ours = self._features(self._student, active, sr, taps, lq.shape[0])
             output = TaskOutput(sr.float())
             if self.pixel is not None:
-                output.raw['l_pix'] = self.pixel(*matched_colors(flat(sr).float(), flat(gt)))
+                output.raw["l_pix"] = self.pixel(*matched_colors(flat(sr).float(), flat(gt)))
             for term in active:
-                output.raw[f'l_{term.name}'] = term(*self._pick(term, ours, theirs))
+                output.raw[f"l_{term.name}"] = term(*self._pick(term, ours, theirs))
             self._weigh(output, active, stage, iteration)
         return output
 
     def _weigh(self, output: TaskOutput, active: list[Term], stage: Stage, iteration: int) -> None:
         """Fills in weights and weighted losses; a balance without any measurement is measured here."""
-        output.weights['l_pix'] = self._pixel_weight.at(iteration)
+        output.weights["l_pix"] = self._pixel_weight.at(iteration)
         waiting = [t for t in active if t.weight.wants_measure() and t.reaches_student()]
         if waiting and torch.is_grad_enabled() and not self._alone:
             self._record(self._norms(output, waiting), output, waiting)
         for term in active:
-            output.weights[f'l_{term.name}'] = term.weight_at(iteration)
-        pixel = ['l_pix'] if self.pixel is not None and stage.runs(PIXEL) else []
-        shown = [*pixel, *(f'l_{term.name}' for term in active)]
+            output.weights[f"l_{term.name}"] = term.weight_at(iteration)
+        pixel = ["l_pix"] if self.pixel is not None and stage.runs(PIXEL) else []
+        shown = [*pixel, *(f"l_{term.name}" for term in active)]
         if not shown:
-            raise UserError(f'train: no loss is active in iteration {iteration}: check stages, start, stop and weights')
+            raise UserError(f"train: no loss is active in iteration {iteration}: check stages, start, stop and weights")
         output.losses = {name: output.raw[name] * output.weights[name] for name in shown}
 
     def measure(self, output: TaskOutput, iteration: int) -> dict[str, float]:
@@ -258,29 +267,29 @@ class DistillTask(nn.Module):
         Returns:
             Ratios by term name; empty without pixel loss.
         """
-        measured = [t for t in self._terms() if f'l_{t.name}' in output.losses and t.reaches_student()]
-        if 'l_pix' not in output.raw or not measured:
+        measured = [t for t in self._terms() if f"l_{t.name}" in output.losses and t.reaches_student()]
+        if "l_pix" not in output.raw or not measured:
             return {}
         norms = self._norms(output, measured)
         self._record(norms, output, measured)
-        pixel = norms['l_pix'] * output.weights['l_pix']
-        found = {t.name: ratios.ratio(output.weights[f'l_{t.name}'], norms[f'l_{t.name}'], pixel) for t in measured}
+        pixel = norms["l_pix"] * output.weights["l_pix"]
+        found = {t.name: ratios.ratio(output.weights[f"l_{t.name}"], norms[f"l_{t.name}"], pixel) for t in measured}
         self._watch.look(found, {t.name for t in measured if t.weight.ramps(iteration)}, iteration)
         return found
 
     def _norms(self, output: TaskOutput, terms: Sequence[Term]) -> dict[str, float]:
-        names = ['l_pix', *(f'l_{t.name}' for t in terms)]
+        names = ["l_pix", *(f"l_{t.name}" for t in terms)]
         return ratios.gradient_norms({name: output.raw[name] for name in names}, self.student)
 
     def _record(self, norms: Mapping[str, float], output: TaskOutput, terms: Sequence[Term]) -> None:
         for term in terms:
-            term.weight.record(norms['l_pix'] * output.weights['l_pix'], norms[f'l_{term.name}'])
+            term.weight.record(norms["l_pix"] * output.weights["l_pix"], norms[f"l_{term.name}"])
 
     def after_step(self, output: TaskOutput, iteration: int) -> None:
         """To be called after the optimizer's step: tells the losses that ask for it their value."""
         for term in self._terms():
-            if f'l_{term.name}' in output.raw:
-                term.after_step(output.raw[f'l_{term.name}'], iteration)
+            if f"l_{term.name}" in output.raw:
+                term.after_step(output.raw[f"l_{term.name}"], iteration)
 
     # ------------------------------------------------------------------------------------------------- features
 
@@ -291,8 +300,9 @@ class DistillTask(nn.Module):
     def _paths(terms: Sequence[Term], side: str) -> list[str]:
         return sorted({path for term in terms for path in getattr(term, side)} - {OUTPUT, *DATA})
 
-    def _teacher_features(self, terms: Sequence[Term], lq: Tensor, gt: Tensor, learn: bool = False
-                          ) -> dict[str, Feature]:
+    def _teacher_features(
+        self, terms: Sequence[Term], lq: Tensor, gt: Tensor, learn: bool = False
+    ) -> dict[str, Feature]:
         """The teacher's taps, detached, and the batch; its forward is skipped where no term wants it."""
         data = {name: Feature(flat(images), lq.shape[0]) for name, images in zip(DATA, (lq, gt), strict=True)}
         terms = [t for t in terms if t.needs_teacher()]
@@ -301,19 +311,23 @@ class DistillTask(nn.Module):
         side = self._teacher
         assert side is not None
         with torch.no_grad():
-            sr, taps = side.run(side.source(lq, gt), _clip(lq, gt), self._paths(terms, 'teacher'), learn)
+            sr, taps = side.run(side.source(lq, gt), _clip(lq, gt), self._paths(terms, "teacher"), learn)
             return self._features(side, terms, sr, taps, lq.shape[0]) | data
 
     @staticmethod
-    def _features(side: Side | CachedTeacher, terms: Sequence[Term], sr: Tensor, taps: Mapping, batch: int
-                  ) -> dict[str, Feature]:
-        recurrent = side.traits.mode == 'recurrent'
-        features = {path: fold(taps.fires(path), batch, recurrent, f"tap '{path}' of the {side.name}")  # type: ignore
-                    for path in taps}
+    def _features(
+        side: Side | CachedTeacher, terms: Sequence[Term], sr: Tensor, taps: Mapping, batch: int
+    ) -> dict[str, Feature]:
+        recurrent = side.traits.mode == "recurrent"
+        features = {
+            path: fold(taps.fires(path), batch, recurrent, f"tap '{path}' of the {side.name}")  # type: ignore
+            for path in taps
+        }
         return features | {OUTPUT: Feature(flat(sr), batch)}
 
-    def _pick(self, term: Term, ours: Mapping[str, Feature], theirs: Mapping[str, Feature]
-              ) -> tuple[list[Feature], list[Feature]]:
+    def _pick(
+        self, term: Term, ours: Mapping[str, Feature], theirs: Mapping[str, Feature]
+    ) -> tuple[list[Feature], list[Feature]]:
         student, teacher = [ours[p] for p in term.student], [theirs[p] for p in term.teacher]
         for layer, (mine, other) in enumerate(zip(term.student, term.teacher, strict=False)):
             if mine == other == OUTPUT or other in DATA:  # images are compared in the colour that both have
@@ -325,23 +339,26 @@ class DistillTask(nn.Module):
     @staticmethod
     def _done(reports: list[TermReport] | None) -> list[TermReport]:
         if reports is None:
-            raise RuntimeError('DistillTask.dry_run(lq, gt) must be called first')
+            raise RuntimeError("DistillTask.dry_run(lq, gt) must be called first")
         return reports
 
 
 def _build_terms(options: Mapping[str, Mapping[str, Any]]) -> dict[str, Term]:
     for name in options:
-        if not str(name).isidentifier() or name in (PIXEL, 'pix'):
-            raise UserError(f"train.distill_opt: '{name}' cannot name a term: use letters, digits and _, not pix or "
-                            'pixel')
+        if not str(name).isidentifier() or name in (PIXEL, "pix"):
+            raise UserError(
+                f"train.distill_opt: '{name}' cannot name a term: use letters, digits and _, not pix or pixel"
+            )
     return {name: Term(name, spec) for name, spec in options.items()}
 
 
 def _pixel_weight(options: Mapping[str, Any] | None) -> TermWeight:
-    weight = parse_weight((options or {}).get('loss_weight', 1.0), 'train.pixel_opt')
+    weight = parse_weight((options or {}).get("loss_weight", 1.0), "train.pixel_opt")
     if weight.balance is not None:
-        raise UserError('train.pixel_opt.loss_weight: the pixel loss is what terms are balanced against; give a number '
-                        'or a schedule')
+        raise UserError(
+            "train.pixel_opt.loss_weight: the pixel loss is what terms are balanced against; give a number "
+            "or a schedule"
+        )
     return weight
 
 
@@ -354,8 +371,10 @@ def _clip(lq: Tensor, gt: Tensor) -> int | None:
 
 def _check_output(sr: Tensor, gt: Tensor) -> None:
     if flat(sr).shape[-2:] != gt.shape[-2:] or flat(sr).shape[0] != flat(gt).shape[0]:
-        raise UserError(f'the student restores {tuple(sr.shape)}, but the ground truth is {tuple(gt.shape)}: check '
-                        'scale, gt_size and clip_length')
+        raise UserError(
+            f"the student restores {tuple(sr.shape)}, but the ground truth is {tuple(gt.shape)}: check "
+            "scale, gt_size and clip_length"
+        )
 
 
 def _cuda(lq: Tensor) -> list[int]:

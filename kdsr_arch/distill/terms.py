@@ -19,7 +19,7 @@ from kdsr_arch.distill.weights import TermWeight, parse_weight
 from kdsr_arch.errors import UserError, nearest
 from kdsr_arch.losses.base import DistillLoss
 
-TERM_KEYS = ('type', 'at', 'student', 'teacher', 'layer_weights', 'loss_weight', 'adapter', 'start', 'stop')
+TERM_KEYS = ("type", "at", "student", "teacher", "layer_weights", "loss_weight", "adapter", "start", "stop")
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class TermReport:
     weight: str
 
 
-def build_loss(spec: Mapping[str, Any], where: str, owned: Sequence[str] = ('type', 'loss_weight')) -> nn.Module:
+def build_loss(spec: Mapping[str, Any], where: str, owned: Sequence[str] = ("type", "loss_weight")) -> nn.Module:
     """A loss from BasicSR's registry (ours or its own) by ``type`` and keywords; keys in ``owned`` are not passed on.
 
     Raises:
@@ -44,7 +44,7 @@ def build_loss(spec: Mapping[str, Any], where: str, owned: Sequence[str] = ('typ
     """
     from basicsr.utils.registry import LOSS_REGISTRY
 
-    kind = spec.get('type')
+    kind = spec.get("type")
     if kind not in LOSS_REGISTRY:
         from kdsr_arch.registry import register_all
 
@@ -61,7 +61,7 @@ def build_loss(spec: Mapping[str, Any], where: str, owned: Sequence[str] = ('typ
     try:
         return known[kind](**keywords)
     except (TypeError, ValueError, KeyError, NotImplementedError) as error:
-        raise UserError(f'{where}: {kind} refuses these values: {error}') from None
+        raise UserError(f"{where}: {kind} refuses these values: {error}") from None
 
 
 class Term(nn.Module):
@@ -80,16 +80,16 @@ class Term(nn.Module):
 
     def __init__(self, name: str, spec: Mapping[str, Any]) -> None:
         super().__init__()
-        self.name, self.where = name, f'train.distill_opt.{name}'
+        self.name, self.where = name, f"train.distill_opt.{name}"
         spec = {k: v for k, v in spec.items() if v is not None}
         self.loss = build_loss(spec, self.where, TERM_KEYS)
         self.kind = type(self.loss).__name__
-        self.weight: TermWeight = parse_weight(spec.get('loss_weight', 1.0), self.where)
-        self.student_only = self._trait('sides') == 'student'
+        self.weight: TermWeight = parse_weight(spec.get("loss_weight", 1.0), self.where)
+        self.student_only = self._trait("sides") == "student"
         self.student, self.teacher = self._sides(spec)
-        self.layer_weights = self._layer_weights(spec.get('layer_weights'))
-        self.adapter_spec = spec.get('adapter', 'auto')
-        self.start, self.stop = spec.get('start', 0), spec.get('stop', float('inf'))
+        self.layer_weights = self._layer_weights(spec.get("layer_weights"))
+        self.adapter_spec = spec.get("adapter", "auto")
+        self.start, self.stop = spec.get("start", 0), spec.get("stop", float("inf"))
         self.adapters = nn.ModuleList()
 
     def _trait(self, key: str) -> Any:
@@ -97,30 +97,34 @@ class Term(nn.Module):
         return getattr(self.loss, key, getattr(DistillLoss, key))
 
     def _sides(self, spec: Mapping[str, Any]) -> tuple[list[str], list[str]]:
-        if 'at' in spec and ('student' in spec or 'teacher' in spec):
-            raise UserError(f'{self.where}: give `at` (the same tap on both sides), or `student` and `teacher`')
-        shared = spec.get('at')
-        student, teacher = (_names(spec.get(side, shared)) for side in ('student', 'teacher'))
+        if "at" in spec and ("student" in spec or "teacher" in spec):
+            raise UserError(f"{self.where}: give `at` (the same tap on both sides), or `student` and `teacher`")
+        shared = spec.get("at")
+        student, teacher = (_names(spec.get(side, shared)) for side in ("student", "teacher"))
         if self.student_only:
-            if 'teacher' in spec:
-                raise UserError(f'{self.where}: {self.kind} is a term of the student alone and takes no `teacher`')
+            if "teacher" in spec:
+                raise UserError(f"{self.where}: {self.kind} is a term of the student alone and takes no `teacher`")
             return student or [OUTPUT], []
         if bool(student) != bool(teacher):
-            missing = 'student' if teacher else 'teacher'
-            raise UserError(f"{self.where}: `{missing}` is missing: give a tap for each side ('output' for a network's "
-                            'output), or none to compare the outputs')
+            missing = "student" if teacher else "teacher"
+            raise UserError(
+                f"{self.where}: `{missing}` is missing: give a tap for each side ('output' for a network's "
+                "output), or none to compare the outputs"
+            )
         if len(student) != len(teacher):
-            raise UserError(f'{self.where}: {len(student)} taps of the student for {len(teacher)} of the teacher: list '
-                            'them in pairs')
+            raise UserError(
+                f"{self.where}: {len(student)} taps of the student for {len(teacher)} of the teacher: list "
+                "them in pairs"
+            )
         return student or [OUTPUT], teacher or [OUTPUT]
 
     def _layer_weights(self, weights: Sequence[float] | None) -> list[float]:
         if weights is None:
             return [1.0] * len(self.student)
-        if self._trait('multi'):
-            raise UserError(f'{self.where}.layer_weights: {self.kind} sees all layers at once and takes none')
+        if self._trait("multi"):
+            raise UserError(f"{self.where}.layer_weights: {self.kind} sees all layers at once and takes none")
         if len(weights) != len(self.student):
-            raise UserError(f'{self.where}.layer_weights: {len(weights)} weights for {len(self.student)} layers')
+            raise UserError(f"{self.where}.layer_weights: {len(weights)} weights for {len(self.student)} layers")
         return [float(w) for w in weights]
 
     def runs(self, iteration: int) -> bool:
@@ -131,19 +135,21 @@ class Term(nn.Module):
 
     def weight_at(self, iteration: int) -> float:
         """The weight of the term; 1 while its loss trains its own parts only."""
-        return self.weight.at(iteration) if self._trait('reaches_student') else 1.0
+        return self.weight.at(iteration) if self._trait("reaches_student") else 1.0
 
     def reaches_student(self) -> bool:
         """Whether the term has a gradient on the student now."""
-        return bool(self._trait('reaches_student'))
+        return bool(self._trait("reaches_student"))
 
     def waits_beyond(self, total: int) -> str:
         """Why the term never reaches the student in ``total`` iterations, as a sentence; empty where it does."""
-        steps, end = self._trait('pretrain_iters'), min(total, self.stop)
+        steps, end = self._trait("pretrain_iters"), min(total, self.stop)
         if not steps or self.start + steps < end:
-            return ''
-        return (f'{self.where}: its pretrain_iters ({steps}), begun at iteration {self.start}, are not over before it '
-                f'ends ({end:g}): it teaches nothing')
+            return ""
+        return (
+            f"{self.where}: its pretrain_iters ({steps}), begun at iteration {self.start}, are not over before it "
+            f"ends ({end:g}): it teaches nothing"
+        )
 
     def needs_teacher(self) -> bool:
         """Whether it compares with the teacher's network, not with the batch alone."""
@@ -158,8 +164,9 @@ class Term(nn.Module):
         if self.student_only:
             self.adapters = nn.ModuleList(nn.Identity() for _ in student)
         else:
-            self.adapters = nn.ModuleList(self._adapter(i, *self._pair(i, s, t))
-                                          for i, (s, t) in enumerate(zip(student, teacher, strict=True)))
+            self.adapters = nn.ModuleList(
+                self._adapter(i, *self._pair(i, s, t)) for i, (s, t) in enumerate(zip(student, teacher, strict=True))
+            )
         self.adapters.to(student[0].tensors[0].device)
         ours, theirs = self._arranged(student, teacher)
         if isinstance(self.loss, DistillLoss):
@@ -171,17 +178,25 @@ class Term(nn.Module):
     def _adapter(self, layer: int, student: Feature, teacher: Feature) -> nn.Module:
         if isinstance(student.value, tuple) or isinstance(teacher.value, tuple):
             if len(student.tensors) != len(teacher.tensors):
-                raise UserError(f'{self._layer(layer)}: the student records {len(student.tensors)} tensors, the '
-                                f'teacher {len(teacher.tensors)}: tap modules that return as many')
+                raise UserError(
+                    f"{self._layer(layer)}: the student records {len(student.tensors)} tensors, the "
+                    f"teacher {len(teacher.tensors)}: tap modules that return as many"
+                )
             return nn.Identity()
-        channels, size = self._trait('align_channels'), self._trait('align_size')
-        built = build_adapter(self.adapter_spec, student.value.shape, teacher.value.shape, align_channels=channels,
-                              align_size=size, where=self._layer(layer))
+        channels, size = self._trait("align_channels"), self._trait("align_size")
+        built = build_adapter(
+            self.adapter_spec,
+            student.value.shape,
+            teacher.value.shape,
+            align_channels=channels,
+            align_size=size,
+            where=self._layer(layer),
+        )
         return built or nn.Identity()
 
     def _layer(self, layer: int) -> str:
-        taps = self.student[layer] if self.student_only else f'{self.student[layer]} <- {self.teacher[layer]}'
-        return f'{self.where} ({taps})'
+        taps = self.student[layer] if self.student_only else f"{self.student[layer]} <- {self.teacher[layer]}"
+        return f"{self.where} ({taps})"
 
     def _arranged(self, student: list[Feature], teacher: list[Feature]) -> tuple[list[Value], list[Value]]:
         """What the loss gets, layer by layer: same frames, adapted, in its dtype, as frames or clips."""
@@ -191,12 +206,12 @@ class Term(nn.Module):
                 feature = self._prepared(feature)
             else:
                 feature, target = self._pair(layer, feature, teacher[layer])
-                theirs.append(target.arranged(self._trait('clip')))
+                theirs.append(target.arranged(self._trait("clip")))
             adapter = self.adapters[layer]
             if isinstance(adapter, Adapter):
                 height, width = target.tensors[0].shape[-2:]
                 feature = feature.map(partial(_adapted, adapter, (height, width)))
-            ours.append(feature.arranged(self._trait('clip')))
+            ours.append(feature.arranged(self._trait("clip")))
         return ours, theirs
 
     def _pair(self, layer: int, student: Feature, teacher: Feature) -> tuple[Feature, Feature]:
@@ -204,13 +219,13 @@ class Term(nn.Module):
         return self._prepared(student), self._prepared(teacher)
 
     def _prepared(self, feature: Feature) -> Feature:
-        feature = feature if self._trait('native_dtype') else feature.map(_float)
+        feature = feature if self._trait("native_dtype") else feature.map(_float)
         return feature.map(self.loss.prepare) if isinstance(self.loss, DistillLoss) else feature
 
     def forward(self, student: list[Feature], teacher: list[Feature]) -> Tensor:
         """The unweighted value, a scalar: over all layers at once or summed with the layer weights."""
         ours, theirs = self._arranged(student, teacher)
-        if self._trait('multi'):
+        if self._trait("multi"):
             return _scalar(self.loss(ours) if self.student_only else self.loss(ours, theirs))
         total: Tensor | None = None
         for layer, weight in enumerate(self.layer_weights):
@@ -235,22 +250,32 @@ class Term(nn.Module):
                 tensors = [t for leaf in leaves for t in leaf.tensors]
                 grads = torch.autograd.grad(value, tensors, allow_unused=True) if value.requires_grad else []
         except UserError as error:
-            raise UserError(f'{self.where}: {error}') from None
+            raise UserError(f"{self.where}: {error}") from None
         except (RuntimeError, ValueError, TypeError, IndexError, AttributeError, AssertionError) as error:
-            shapes = ', '.join(_text(f) for f in (*student, *teacher))
-            raise UserError(f'{self.where}: {self.kind} cannot work on what the taps give ({shapes}): '
-                            f'{" ".join(str(error).split())[:300]}') from error
+            shapes = ", ".join(_text(f) for f in (*student, *teacher))
+            raise UserError(
+                f"{self.where}: {self.kind} cannot work on what the taps give ({shapes}): "
+                f"{' '.join(str(error).split())[:300]}"
+            ) from error
         if self.reaches_student() and all(g is None for g in grads):
-            raise UserError(f'{self.where}: {self.kind} gives the student no gradient; it cannot teach')
+            raise UserError(f"{self.where}: {self.kind} gives the student no gradient; it cannot teach")
 
     def _reports(self, student: list[Feature], teacher: list[Feature]) -> list[TermReport]:
         rows = []
         for layer, feature in enumerate(student):
             adapter, weight = self.adapters[layer], self.layer_weights[layer]
-            rows.append(TermReport(
-                self.name, self.kind, self.student[layer], self.teacher[layer] if teacher else '-', _text(feature),
-                _text(teacher[layer]) if teacher else '-', adapter.describe() if isinstance(adapter, Adapter) else '-',
-                self.weight.describe() + (f' x {weight:g}' if weight != 1 else '')))
+            rows.append(
+                TermReport(
+                    self.name,
+                    self.kind,
+                    self.student[layer],
+                    self.teacher[layer] if teacher else "-",
+                    _text(feature),
+                    _text(teacher[layer]) if teacher else "-",
+                    adapter.describe() if isinstance(adapter, Adapter) else "-",
+                    self.weight.describe() + (f" x {weight:g}" if weight != 1 else ""),
+                )
+            )
         return rows
 
 
@@ -262,8 +287,11 @@ class undisturbed:  # noqa: N801  (reads as a word in a with statement)
 
     def __enter__(self) -> None:
         self.buffers = [(b, b.detach().clone()) for b in self.module.buffers()]
-        self.extra = [(m, m.get_extra_state()) for m in self.module.modules()
-                      if type(m).get_extra_state is not nn.Module.get_extra_state]
+        self.extra = [
+            (m, m.get_extra_state())
+            for m in self.module.modules()
+            if type(m).get_extra_state is not nn.Module.get_extra_state
+        ]
 
     @torch.no_grad()
     def __exit__(self, *error: object) -> None:
@@ -289,7 +317,7 @@ def _scalar(value: Any) -> Tensor:
     if isinstance(value, (tuple, list)):  # BasicSR's PerceptualLoss: (perceptual or None, style or None)
         value = torch.stack([v for v in value if v is not None]).sum()
     if not isinstance(value, Tensor) or value.numel() != 1:
-        raise ValueError(f'the loss returns {tuple(value.shape) if isinstance(value, Tensor) else value!r}, no scalar')
+        raise ValueError(f"the loss returns {tuple(value.shape) if isinstance(value, Tensor) else value!r}, no scalar")
     return value.reshape(())
 
 
@@ -298,4 +326,4 @@ def _shape(value: Value) -> Any:
 
 
 def _text(feature: Feature) -> str:
-    return ' + '.join('x'.join(map(str, t.shape)) for t in feature.tensors)
+    return " + ".join("x".join(map(str, t.shape)) for t in feature.tensors)

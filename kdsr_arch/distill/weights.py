@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from kdsr_arch.errors import UserError, nearest
 
-_KEYS = ('constant', 'schedule', 'balance', 'window')
+_KEYS = ("constant", "schedule", "balance", "window")
 
 
 class TermWeight(nn.Module):
@@ -29,8 +29,13 @@ class TermWeight(nn.Module):
         window: number of measurements whose median counts.
     """
 
-    def __init__(self, constant: float = 1.0, schedule: Sequence[tuple[int, float]] | None = None,
-                 balance: float | None = None, window: int = 10) -> None:
+    def __init__(
+        self,
+        constant: float = 1.0,
+        schedule: Sequence[tuple[int, float]] | None = None,
+        balance: float | None = None,
+        window: int = 10,
+    ) -> None:
         super().__init__()
         self.constant = constant
         self.schedule = schedule
@@ -73,12 +78,12 @@ class TermWeight(nn.Module):
 
     def describe(self) -> str:
         """For the table of the dry run: ``0.1``, ``schedule 0:0 1000:0.1``, ``balance 0.3 (window 10)``."""
-        parts = [] if self.constant == 1 and (self.schedule or self.balance is not None) else [f'{self.constant:g}']
+        parts = [] if self.constant == 1 and (self.schedule or self.balance is not None) else [f"{self.constant:g}"]
         if self.schedule is not None:
-            parts.append('schedule ' + ' '.join(f'{i}:{w:g}' for i, w in self.schedule))
+            parts.append("schedule " + " ".join(f"{i}:{w:g}" for i, w in self.schedule))
         if self.balance is not None:
-            parts.append(f'balance {self.balance:g} (window {self.ratios.maxlen})')
-        return ' x '.join(parts)
+            parts.append(f"balance {self.balance:g} (window {self.ratios.maxlen})")
+        return " x ".join(parts)
 
 
 def interpolate(schedule: Sequence[tuple[int, float]], iteration: int) -> float:
@@ -100,32 +105,34 @@ def parse_weight(spec: Any, where: str) -> TermWeight:
         UserError: an unknown key, a negative or non-finite number, an empty or unsorted schedule.
     """
     if not isinstance(spec, dict):
-        return TermWeight(_number(spec, f'{where}.loss_weight'))
+        return TermWeight(_number(spec, f"{where}.loss_weight"))
     for key in spec:
         if key not in _KEYS:
-            raise UserError(f"{where}.loss_weight: unknown key '{key}'{nearest(key, _KEYS)}: it takes a number, "
-                            '{schedule: [[iteration, weight], ...]} or {balance: ratio, window: n}')
-    if not set(spec) & {'constant', 'schedule', 'balance'}:
-        raise UserError(f'{where}.loss_weight: give a number, a schedule or a balance')
-    balance = _number(spec['balance'], f'{where}.loss_weight.balance') if 'balance' in spec else None
-    window = spec.get('window', 10)
+            raise UserError(
+                f"{where}.loss_weight: unknown key '{key}'{nearest(key, _KEYS)}: it takes a number, "
+                "{schedule: [[iteration, weight], ...]} or {balance: ratio, window: n}"
+            )
+    if not set(spec) & {"constant", "schedule", "balance"}:
+        raise UserError(f"{where}.loss_weight: give a number, a schedule or a balance")
+    balance = _number(spec["balance"], f"{where}.loss_weight.balance") if "balance" in spec else None
+    window = spec.get("window", 10)
     if isinstance(window, bool) or not isinstance(window, int) or window < 1:
-        raise UserError(f'{where}.loss_weight.window must be a whole number above 0, got {window!r}')
-    schedule = _points(spec['schedule'], f'{where}.loss_weight.schedule') if 'schedule' in spec else None
-    return TermWeight(_number(spec.get('constant', 1.0), f'{where}.loss_weight.constant'), schedule, balance, window)
+        raise UserError(f"{where}.loss_weight.window must be a whole number above 0, got {window!r}")
+    schedule = _points(spec["schedule"], f"{where}.loss_weight.schedule") if "schedule" in spec else None
+    return TermWeight(_number(spec.get("constant", 1.0), f"{where}.loss_weight.constant"), schedule, balance, window)
 
 
 def _points(points: Any, where: str) -> tuple[tuple[int, float], ...]:
     try:
         pairs = tuple((int(i), _number(w, where)) for i, w in points)
     except (TypeError, ValueError):
-        raise UserError(f'{where} must be a list of [iteration, weight] pairs, got {points!r}') from None
+        raise UserError(f"{where} must be a list of [iteration, weight] pairs, got {points!r}") from None
     if not pairs or any(a[0] >= b[0] for a, b in zip(pairs, pairs[1:], strict=False)):
-        raise UserError(f'{where} must be [iteration, weight] pairs of rising iterations, got {points!r}')
+        raise UserError(f"{where} must be [iteration, weight] pairs of rising iterations, got {points!r}")
     return pairs
 
 
 def _number(value: Any, where: str) -> float:
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < math.inf:
-        raise UserError(f'{where} must be a number of at least 0, got {value!r}')
+        raise UserError(f"{where} must be a number of at least 0, got {value!r}")
     return float(value)

@@ -27,8 +27,15 @@ def compare_order(outcomes: Sequence[Mapping[str, Any]], order: Sequence[str]) -
         for lower, higher in pairwise(order):
             if differences := gains(rows[higher], rows[lower]):
                 difference = spread(differences)
-                found.append({"budget": budget, "lower": lower, "higher": higher, "difference": difference,
-                              "verdict": _verdict(difference["mean"], difference["std"], len(differences))})
+                found.append(
+                    {
+                        "budget": budget,
+                        "lower": lower,
+                        "higher": higher,
+                        "difference": difference,
+                        "verdict": _verdict(difference["mean"], difference["std"], len(differences)),
+                    }
+                )
     return found
 
 
@@ -44,6 +51,8 @@ def order_section(found: Sequence[Mapping[str, Any]], order: Sequence[str], sour
     """The comparison as lines of Markdown."""
     lines = ["### The published order", "", f"{source}: {' < '.join(order)}. PSNR paired by seed:", ""]
     for record in found:
-        lines.append(f"- {record['budget']:,} iterations, {record['higher']} over {record['lower']}: "
-                     f"{spread_text(record['difference'], 3, '+')} dB, {record['verdict']}")
+        lines.append(
+            f"- {record['budget']:,} iterations, {record['higher']} over {record['lower']}: "
+            f"{spread_text(record['difference'], 3, '+')} dB, {record['verdict']}"
+        )
     return [*lines, ""]

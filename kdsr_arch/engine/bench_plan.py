@@ -202,8 +202,20 @@ def plan_before(bench: dict[str, Any], path: Path, root: Path) -> list[Run]:
     runs = []
     for name, spec in bench["before"].items():
         changes = {**bench["common"], **(spec.get("change") or {})}
-        runs.append(_plan(bench, _base(spec, path), changes, root, row=name, seed=int(spec.get("seed", 0)),
-                          budget=spec["iterations"], length=spec["iterations"], label=name, reference=True))
+        runs.append(
+            _plan(
+                bench,
+                _base(spec, path),
+                changes,
+                root,
+                row=name,
+                seed=int(spec.get("seed", 0)),
+                budget=spec["iterations"],
+                length=spec["iterations"],
+                label=name,
+                reference=True,
+            )
+        )
     return runs
 
 
@@ -264,11 +276,23 @@ def plan_runs(bench: dict[str, Any], path: Path, root: Path) -> list[Run]:
         for seed in bench["seeds"]:
             for row, same, changes, extra in rows:
                 label = f"{same}_s{seed}" if bench["continued"] else f"{row}_s{seed}_{budget}"
-                runs.append(_plan(bench, base, changes, root, row=row, seed=seed, budget=budget, length=budget + extra,
-                                  label=label))
+                runs.append(
+                    _plan(
+                        bench,
+                        base,
+                        changes,
+                        root,
+                        row=row,
+                        seed=seed,
+                        budget=budget,
+                        length=budget + extra,
+                        label=label,
+                    )
+                )
                 if bench["continued"] and override(base, changes)["train"].get("scheduler"):
-                    raise UserError(f"{path}: continued: true needs a constant learning rate; add "
-                                    "`train.scheduler: null` to common")
+                    raise UserError(
+                        f"{path}: continued: true needs a constant learning rate; add `train.scheduler: null` to common"
+                    )
     return runs
 
 
@@ -298,8 +322,19 @@ def _base(spec: dict[str, Any], path: Path) -> dict[str, Any]:
     return load_yaml((path.parent / spec["base"]).resolve())
 
 
-def _plan(bench: dict[str, Any], base: dict[str, Any], changes: dict[str, Any], root: Path, *, row: str, seed: int,
-          budget: int, length: int, label: str, reference: bool = False) -> Run:
+def _plan(
+    bench: dict[str, Any],
+    base: dict[str, Any],
+    changes: dict[str, Any],
+    root: Path,
+    *,
+    row: str,
+    seed: int,
+    budget: int,
+    length: int,
+    label: str,
+    reference: bool = False,
+) -> Run:
     safe = re.sub(r"[^\w.-]+", "_", label)
     name = f"bench/{bench['name']}/{safe}"
     try:

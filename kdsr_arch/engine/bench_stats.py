@@ -11,8 +11,10 @@ def gains(group: Sequence[Mapping[str, Any]], plain: Sequence[Mapping[str, Any]]
     """PSNR of a row's outcomes over another's, seed by seed, each the mean over the data sets that both have."""
     by_seed = {outcome["seed"]: outcome["val"] for outcome in plain}
     pairs = [(outcome["val"], by_seed[outcome["seed"]]) for outcome in group if outcome["seed"] in by_seed]
-    differences = [[mine[k]["psnr"] - theirs[k]["psnr"] for k in mine if "psnr" in mine[k] and k in theirs]
-                   for mine, theirs in pairs]
+    differences = [
+        [mine[k]["psnr"] - theirs[k]["psnr"] for k in mine if "psnr" in mine[k] and k in theirs]
+        for mine, theirs in pairs
+    ]
     return [statistics.fmean(numbers) for numbers in differences if numbers]
 
 

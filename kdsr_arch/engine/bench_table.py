@@ -36,11 +36,16 @@ def _summary(row: str, budget: int, group: list[dict[str, Any]], plain: list[dic
             ratios.setdefault(key, []).append(value)
     seconds = [outcome["seconds"] for outcome in group if outcome["seconds"]]
     found = gains(group, plain)
-    return {"row": row, "budget": budget, "seeds": len(group), "reference": bool(group[0].get("reference")),
-            "metrics": {key: spread(numbers) for key, numbers in values.items()},
-            "gain": spread(found) if found and row != plain[0]["row"] and not group[0].get("reference") else None,
-            "ratios": {key: statistics.fmean(numbers) for key, numbers in ratios.items()},
-            "seconds": statistics.fmean(seconds) if seconds else None}
+    return {
+        "row": row,
+        "budget": budget,
+        "seeds": len(group),
+        "reference": bool(group[0].get("reference")),
+        "metrics": {key: spread(numbers) for key, numbers in values.items()},
+        "gain": spread(found) if found and row != plain[0]["row"] and not group[0].get("reference") else None,
+        "ratios": {key: statistics.fmean(numbers) for key, numbers in ratios.items()},
+        "seconds": statistics.fmean(seconds) if seconds else None,
+    }
 
 
 def markdown(summary: list[dict[str, Any]], *, command: str, protocol: str, note: str = "") -> str:
@@ -72,8 +77,15 @@ def _line(record: dict[str, Any], columns: list[str]) -> str:
     return "| " + " | ".join([record["row"] + trained, str(record["seeds"]), *cells, ratios or "-", seconds]) + " |"
 
 
-def write_tables(outcomes: list[dict[str, Any]], target: Path, *, command: str, protocol: str, note: str = "",
-                 published: dict[str, Any] | None = None) -> Path:
+def write_tables(
+    outcomes: list[dict[str, Any]],
+    target: Path,
+    *,
+    command: str,
+    protocol: str,
+    note: str = "",
+    published: dict[str, Any] | None = None,
+) -> Path:
     """Write TARGET.json (all outcomes) and TARGET.md (the table); returns the Markdown file.
 
     Args:

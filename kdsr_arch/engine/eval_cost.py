@@ -47,9 +47,11 @@ class Cost:
     runs: int
 
     def __str__(self) -> str:
-        return (f"{self.parameters:,} parameters; {self.multiply_adds / 1e9:.2f} G multiply-adds and "
-                f"{self.milliseconds:.1f} ms per frame for an LR input of {self.width}x{self.height} at x{self.scale} ("
-                f"{where_run(self.device, self.threads)}, median of {self.runs}).")
+        return (
+            f"{self.parameters:,} parameters; {self.multiply_adds / 1e9:.2f} G multiply-adds and "
+            f"{self.milliseconds:.1f} ms per frame for an LR input of {self.width}x{self.height} at x{self.scale} ("
+            f"{where_run(self.device, self.threads)}, median of {self.runs})."
+        )
 
 
 def where_run(device: str, threads: int) -> str:
@@ -83,8 +85,13 @@ def _seconds(runner: Runner, lq: Tensor) -> float:
 
 
 def measure_cost(
-    net: nn.Module, device: torch.device, scale: int | None = None, size: tuple[int, int] = STD_PAPER_SIZE,
-    runs: int = 7, warm_up: int = 2, budget: float = 20.0,
+    net: nn.Module,
+    device: torch.device,
+    scale: int | None = None,
+    size: tuple[int, int] = STD_PAPER_SIZE,
+    runs: int = 7,
+    warm_up: int = 2,
+    budget: float = 20.0,
 ) -> Cost:
     """Run the network on one frame (window, clip) of random values and count.
 
@@ -121,8 +128,17 @@ def measure_cost(
                     break
     finally:
         net.train(training)
-    return Cost(count_parameters(net), multiply_adds / frames, 1e3 * statistics.median(times), lq.shape[-1],
-                lq.shape[-2], traits.scale, device.type, torch.get_num_threads(), len(times))
+    return Cost(
+        count_parameters(net),
+        multiply_adds / frames,
+        1e3 * statistics.median(times),
+        lq.shape[-1],
+        lq.shape[-2],
+        traits.scale,
+        device.type,
+        torch.get_num_threads(),
+        len(times),
+    )
 
 
 def _count(runner: Runner, lq: Tensor) -> int:

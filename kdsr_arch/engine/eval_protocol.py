@@ -31,8 +31,10 @@ class FrameRule:
         if truths:
             chosen = [i for i in chosen if i in set(truths)]
         if not chosen:
-            raise UserError(f"val.skip_first {self.skip_first} and val.skip_last {self.skip_last} leave no frame of "
-                            f"'{name}', which has {total}")
+            raise UserError(
+                f"val.skip_first {self.skip_first} and val.skip_last {self.skip_last} leave no frame of "
+                f"'{name}', which has {total}"
+            )
         return chosen
 
     def describe(self) -> str:

@@ -66,9 +66,11 @@ class Restoring:
         length, total = runner.traits.num_frame, len(item.lq)
         network = type(runner.net).__name__
         if total < length:
-            raise UserError(f"'{item.name}' has {total} frame(s), fewer than the window of {length} that network "
-                            f"{network} needs: use longer clips, set num_frame: {length} in the data set, "
-                            "or use another network")
+            raise UserError(
+                f"'{item.name}' has {total} frame(s), fewer than the window of {length} that network "
+                f"{network} needs: use longer clips, set num_frame: {length} in the data set, "
+                "or use another network"
+            )
         if item.kind == "window":
             start = total // 2 - length // 2
             return [list(range(start, start + length))]
@@ -78,11 +80,12 @@ class Restoring:
         budget = _PIXELS_AT_ONCE.get(lq.device.type, 1 << 15)
         count = min(max(budget // (lq.shape[-2] * lq.shape[-1]), 1), _FRAMES_AT_ONCE)
         for first in range(0, len(windows), count):
-            batch = torch.stack([lq[window] for window in windows[first:first + count]])
+            batch = torch.stack([lq[window] for window in windows[first : first + count]])
             yield from self._restore(runner, batch, clip=1)[:, 0]
 
     def _restore(self, runner: Runner, lq: Tensor, clip: int | None = None) -> Tensor:
         traits = runner.traits
         tile = max(self.tile, traits.min_size) if self.tile else 0
-        return restore_tiled(lambda part: runner.restore(part, clip), lq, traits.scale, tile, self.overlap,
-                             lr_multiple(traits))
+        return restore_tiled(
+            lambda part: runner.restore(part, clip), lq, traits.scale, tile, self.overlap, lr_multiple(traits)
+        )

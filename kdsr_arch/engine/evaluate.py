@@ -79,8 +79,15 @@ class _Step:
 def _bar(total: int, name: str, shown: bool) -> tqdm:
     """A bar over the items that moves with their frames; where no one watches, a line now and then."""
     form = "{desc}: {percentage:3.0f}%|{bar}| [{elapsed}<{remaining}{postfix}]"
-    return tqdm(total=total, desc=f"Test {name}", leave=False, dynamic_ncols=True, disable=not shown, bar_format=form,
-                mininterval=0.2 if sys.stderr.isatty() else 30.0)
+    return tqdm(
+        total=total,
+        desc=f"Test {name}",
+        leave=False,
+        dynamic_ncols=True,
+        disable=not shown,
+        bar_format=form,
+        mininterval=0.2 if sys.stderr.isatty() else 30.0,
+    )
 
 
 class Evaluator:
@@ -106,13 +113,18 @@ class Evaluator:
         self.rule = rule_from(opt_dataset, opt_val)
         self.degradation = describe_degradation(opt_dataset, scale)
         overlap = opt_val.get("tile_overlap")
-        self.restoring = Restoring(opt_dataset.get("padding") or "replicate", opt_val.get("tile") or 0,
-                                   16 if overlap is None else overlap)
+        self.restoring = Restoring(
+            opt_dataset.get("padding") or "replicate", opt_val.get("tile") or 0, 16 if overlap is None else overlap
+        )
         self.suffix = opt_val.get("suffix") or ""
         self.bar = opt_val.get("pbar") is not False
 
     def run(
-        self, net: nn.Module, loader_or_dataset: Any, device: torch.device, save_dir: str | Path | None = None,
+        self,
+        net: nn.Module,
+        loader_or_dataset: Any,
+        device: torch.device,
+        save_dir: str | Path | None = None,
         progress: bool = True,
     ) -> EvalResult:
         """Restore and score every item.
@@ -172,8 +184,10 @@ class Evaluator:
         if not self.clip_metrics or not truths:
             return {}
         if item.kind != "clip":
-            raise UserError(f"val.metrics.{next(iter(self.clip_metrics))} needs whole clips, but data set "
-                            f"'{self.name}' gives single frames: use a data set of clips, such as ClipDataset")
+            raise UserError(
+                f"val.metrics.{next(iter(self.clip_metrics))} needs whole clips, but data set "
+                f"'{self.name}' gives single frames: use a data set of clips, such as ClipDataset"
+            )
         clip, truth = np.stack(results), np.stack(truths)
         return {name: measure(clip, truth, option) for name, option in self.clip_metrics.items()}
 
@@ -214,8 +228,10 @@ def _truth(item: Item, index: int, result: NDArray, scale: int) -> NDArray | Non
     height, width, channels = result.shape
     surplus = gt.shape[-2] - height, gt.shape[-1] - width
     if gt.shape[0] != channels or not all(0 <= extra < scale for extra in surplus):
-        raise UserError(f"'{item.name}': LR and HR do not pair at x{scale}: the result is {height}x{width} with "
-                        f"{channels} channel(s), the ground truth {gt.shape[-2]}x{gt.shape[-1]} with {gt.shape[0]}")
+        raise UserError(
+            f"'{item.name}': LR and HR do not pair at x{scale}: the result is {height}x{width} with "
+            f"{channels} channel(s), the ground truth {gt.shape[-2]}x{gt.shape[-1]} with {gt.shape[0]}"
+        )
     return to_uint8(gt[:, :height, :width])
 
 

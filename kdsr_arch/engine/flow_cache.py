@@ -88,15 +88,18 @@ def fill_flow_store(opt: Mapping[str, Any], path: Path) -> Filled:
 
 def _open(opt: Mapping[str, Any], name: str, traits: Traits) -> ClipDataset:
     if not traits.flow:
-        raise UserError(f"cache-flow: network_g {name} estimates no optical flow (VSRNet with flow 'dis' or 'spynet' "
-                        "does)")
+        raise UserError(
+            f"cache-flow: network_g {name} estimates no optical flow (VSRNet with flow 'dis' or 'spynet' does)"
+        )
     plain = {key: value for key, value in opt["datasets"]["train"].items() if key != "flow_cache"}
     if plain["type"] != "ClipDataset":
         raise UserError(f"cache-flow: datasets.train is a {plain['type']}; flow is stored for ClipDataset")
     dataset = open_dataset({**plain, "cache": False}, "datasets.train")
     if traits.num_frame > dataset.num_frame:
-        raise UserError(f"cache-flow: network_g {name} sees windows of {traits.num_frame}, but "
-                        f"datasets.train.num_frame is {dataset.num_frame}")
+        raise UserError(
+            f"cache-flow: network_g {name} sees windows of {traits.num_frame}, but "
+            f"datasets.train.num_frame is {dataset.num_frame}"
+        )
     return dataset
 
 

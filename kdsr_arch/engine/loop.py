@@ -201,9 +201,7 @@ class Loop:
         self.progress.go_on(paused)
         return True
 
-    def _record(
-        self, results: Mapping[str, Any], best: dict[str, Any] | None, kept: Mapping[str, list[int]]
-    ) -> None:
+    def _record(self, results: Mapping[str, Any], best: dict[str, Any] | None, kept: Mapping[str, list[int]]) -> None:
         assert self.output is not None
         get_logger().info(self.validator.text(results, self.position))
         for key, result in results.items():

@@ -80,8 +80,10 @@ def markdown_table(header: list[str], rows: list[list[str]]) -> str:
 
 def _result_table(result: EvalResult) -> str:
     metrics = list(result.mean)
-    rows = [[name, str(count), *(format_value(values[m], m) if m in values else "-" for m in metrics)]
-            for name, values, count in result.per_item]
+    rows = [
+        [name, str(count), *(format_value(values[m], m) if m in values else "-" for m in metrics)]
+        for name, values, count in result.per_item
+    ]
     frames = str(sum(count for _, _, count in result.per_item))
     rows.append([f"**mean over {result.unit}**", frames, *(f"**{format_value(result.mean[m], m)}**" for m in metrics)])
     if result.unit == "clips" and len(result.per_item) > 1:
@@ -98,8 +100,14 @@ def markdown(report: TestReport) -> str:
         lines += [f"{report.cost}", ""]
     for result in report.results:
         lines += [f"## {result.dataset}", "", f"Protocol: {result.protocol}.", "", _result_table(result), ""]
-    lines += ["---", "", f"Command: `{report.command}`", "",
-              "Versions: " + ", ".join(f"{name} {version}" for name, version in report.versions.items()) + ".", ""]
+    lines += [
+        "---",
+        "",
+        f"Command: `{report.command}`",
+        "",
+        "Versions: " + ", ".join(f"{name} {version}" for name, version in report.versions.items()) + ".",
+        "",
+    ]
     return "\n".join(lines)
 
 

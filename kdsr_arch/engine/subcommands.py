@@ -23,8 +23,16 @@ def start(
     """
     environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
     whole = [sys.executable, "-m", "kdsr_arch.cli", *command]
-    return subprocess.Popen(whole, cwd=root, env=environment, stdout=output, stderr=subprocess.STDOUT, text=True,
-                            errors="replace", start_new_session=True)
+    return subprocess.Popen(
+        whole,
+        cwd=root,
+        env=environment,
+        stdout=output,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+        start_new_session=True,
+    )
 
 
 class Subcommands:

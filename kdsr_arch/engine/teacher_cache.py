@@ -53,8 +53,7 @@ def plan_of(opt: Mapping[str, Any], taps: Sequence[str] | None, windows: int, on
     flips = drawn(bool(train.get("use_hflip")), bool(train.get("use_rot")))
     if taps is None:
         taps = [tap for term in (opt["train"].get("distill_opt") or {}).values() for tap in _teacher_taps(term)]
-    return Plan(tuple(dict.fromkeys(taps)), windows, (0,) if one_orientation else tuple(flips),
-                not one_orientation)
+    return Plan(tuple(dict.fromkeys(taps)), windows, (0,) if one_orientation else tuple(flips), not one_orientation)
 
 
 def _teacher_taps(term: Mapping[str, Any]) -> list[str]:
@@ -79,8 +78,10 @@ class LiveTeacher:
         self.device = pick_device(opt.get("num_gpu", 0))
         self.traits = traits_of(net, opt.get("scale"))
         if self.traits.mode == "recurrent":
-            raise UserError("cache-teacher: what a recurrent teacher makes of a frame depends on the whole clip of the "
-                            "sample it is in; only teachers of images or of windows of frames can be stored")
+            raise UserError(
+                "cache-teacher: what a recurrent teacher makes of a frame depends on the whole clip of the "
+                "sample it is in; only teachers of images or of windows of frames can be stored"
+            )
         self.zoom = self.traits.scale if self.traits.input == "gt" else 1
         self.net = net.eval().requires_grad_(False).to(self.device)
         self.aliases = {name: resolve(net, self.traits, name) for name in taps}
@@ -111,9 +112,11 @@ class LiveTeacher:
             raise UserError(f"cache-teacher: tap '{path}' gives no single feature map (C, H, W): store another")
         ratio = value.shape[-1] // padded[1]
         if ratio < 1 or tuple(value.shape[-2:]) != (padded[0] * ratio, padded[1] * ratio):
-            raise UserError(f"cache-teacher: tap '{path}' is {value.shape[-2]}x{value.shape[-1]} for an input of "
-                            f"{padded[0]}x{padded[1]}: only maps of a whole multiple of the LR size can be cropped "
-                            "with the images")
+            raise UserError(
+                f"cache-teacher: tap '{path}' is {value.shape[-2]}x{value.shape[-1]} for an input of "
+                f"{padded[0]}x{padded[1]}: only maps of a whole multiple of the LR size can be cropped "
+                "with the images"
+            )
         self.ratios[path] = ratio
         return value[..., : size[0] * ratio, : size[1] * ratio]
 
@@ -125,8 +128,9 @@ def open_training_data(opt: Mapping[str, Any]) -> Any:
     """The training set, without a store."""
     held = {key: value for key, value in opt["datasets"]["train"].items() if key != "teacher_cache"}
     if held["type"] not in _STORED_FOR:
-        raise UserError(f"cache-teacher: datasets.train is a {held['type']}; outputs are stored for "
-                        f"{' and '.join(_STORED_FOR)}")
+        raise UserError(
+            f"cache-teacher: datasets.train is a {held['type']}; outputs are stored for {' and '.join(_STORED_FOR)}"
+        )
     return open_dataset(held, "datasets.train")
 
 
@@ -192,12 +196,17 @@ def _places(size: tuple[int, ...], count: int, patch: int, seed: int, number: in
     if not count:
         return [(0, 0, size[0], size[1])]
     rng = np.random.default_rng([seed, number, 0x7E])
-    return [(int(rng.integers(size[0] - patch + 1)), int(rng.integers(size[1] - patch + 1)), patch, patch)
-            for _ in range(count)]
+    return [
+        (int(rng.integers(size[0] - patch + 1)), int(rng.integers(size[1] - patch + 1)), patch, patch)
+        for _ in range(count)
+    ]
 
 
 def _made(
-    teacher: LiveTeacher, frames: Sequence[np.ndarray], color: str, places: Sequence[tuple[int, int, int, int]],
+    teacher: LiveTeacher,
+    frames: Sequence[np.ndarray],
+    color: str,
+    places: Sequence[tuple[int, int, int, int]],
     plan: Plan,
 ) -> Iterator[tuple[str, int, np.ndarray, tuple[int, int, int, int]]]:
     for place in dict.fromkeys(places):
@@ -218,8 +227,10 @@ def _check_disk(writer: TeacherStoreWriter, views: int, plan: Plan) -> None:
     height, width = next(iter(writer.info["images"].values()))
     if plan.windows:
         height, width = next(iter(writer.info["windows"].values()))[0][2:]
-    maps = " + ".join(f"{name} {held['channels']}x{height * held['ratio']}x{width * held['ratio']}"
-                      for name, held in writer.info["names"].items())
+    maps = " + ".join(
+        f"{name} {held['channels']}x{height * held['ratio']}x{width * held['ratio']}"
+        for name, held in writer.info["names"].items()
+    )
     windows = f" x {plan.windows} windows" if plan.windows else ""
     what = f"{views} images or windows of frames{windows} x {len(plan.orientations)} orientations x ({maps}) x 2 bytes"
     raise UserError(

@@ -46,8 +46,10 @@ def run(opt: Mapping[str, Any], progress: bool = True) -> TestReport:
     device = pick_device(opt.get("num_gpu", 0))
     val = opt.get("val") or {}
     net = build_for_test(opt).to(device)
-    jobs = [(open_dataset(opt["datasets"][key], f"datasets.{key}"),
-             Evaluator(opt["datasets"][key], val, opt["scale"])) for key in test_keys(opt)]
+    jobs = [
+        (open_dataset(opt["datasets"][key], f"datasets.{key}"), Evaluator(opt["datasets"][key], val, opt["scale"]))
+        for key in test_keys(opt)
+    ]
     folder = Path(opt["path"]["results_root"])
     results = []
     for dataset, evaluator in jobs:
@@ -55,8 +57,13 @@ def run(opt: Mapping[str, Any], progress: bool = True) -> TestReport:
         result = evaluator.run(net, dataset, device, save_dir=frames, progress=progress)
         get_logger().info(_describe(result))
         results.append(result)
-    report = TestReport(opt["name"], dict(opt["network_g"]), opt["path"].get("pretrain_network_g"),
-                        _cost(net, device, opt["scale"], val), results)
+    report = TestReport(
+        opt["name"],
+        dict(opt["network_g"]),
+        opt["path"].get("pretrain_network_g"),
+        _cost(net, device, opt["scale"], val),
+        results,
+    )
     if distributed.is_main():
         write_results(report, folder)
         get_logger().info(f"Tables: {folder / 'results.md'} (.csv, .json)")
@@ -82,8 +89,10 @@ def build_for_test(opt: Mapping[str, Any]) -> nn.Module:
     net = build_network(opt["network_g"])
     loaded = load_pretrained(net, opt.get("path") or {}, "g")
     if not loaded and not getattr(net, "pretrained", False) and any(True for _ in net.parameters()):
-        raise UserError(f"path.pretrain_network_g is missing: network {opt['network_g']['type']} has parameters, and "
-                        "untrained ones restore nothing; name the weights to test")
+        raise UserError(
+            f"path.pretrain_network_g is missing: network {opt['network_g']['type']} has parameters, and "
+            "untrained ones restore nothing; name the weights to test"
+        )
     return net
 
 

@@ -27,8 +27,10 @@ def _spans(length: int, tile: int, overlap: int, multiple: int) -> list[tuple[in
     count = math.ceil(length / tile)
     core = math.ceil(length / count / multiple) * multiple
     reach = math.ceil(overlap / multiple) * multiple
-    return [(start, min(start + core, length), max(start - reach, 0), min(start + core + reach, length))
-            for start in range(0, length, core)]
+    return [
+        (start, min(start + core, length), max(start - reach, 0), min(start + core + reach, length))
+        for start in range(0, length, core)
+    ]
 
 
 def restore_tiled(
@@ -63,7 +65,12 @@ def restore_tiled(
         row = []
         for left, right, outer_left, outer_right in _spans(width, tile, overlap, multiple):
             part = restore(lq[..., outer_top:outer_bottom, outer_left:outer_right])
-            row.append(part[..., (top - outer_top) * scale:(bottom - outer_top) * scale,
-                            (left - outer_left) * scale:(right - outer_left) * scale])
+            row.append(
+                part[
+                    ...,
+                    (top - outer_top) * scale : (bottom - outer_top) * scale,
+                    (left - outer_left) * scale : (right - outer_left) * scale,
+                ]
+            )
         rows.append(torch.cat(row, dim=-1))
     return torch.cat(rows, dim=-2)

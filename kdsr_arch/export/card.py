@@ -137,7 +137,7 @@ def _summary(run: RunFacts) -> str:
     opt = run.options
     teachers = [spec["type"] for key, spec in sorted(opt.items()) if key.startswith("network_t") and spec]
     taught = f"taught by {' and '.join(teachers)}" if teachers else "trained without a teacher"
-    return (f"{_network(opt['network_g'])}, x{opt.get('scale')}, {taught}, with KDSR {kdsr_arch.__version__}.")
+    return f"{_network(opt['network_g'])}, x{opt.get('scale')}, {taught}, with KDSR {kdsr_arch.__version__}."
 
 
 def _network(spec: Mapping[str, Any]) -> str:
@@ -155,11 +155,14 @@ def _results(run: RunFacts, controls: Sequence[RunFacts]) -> str:
             rows.append(_control_row(control.name, held, other))
         when = "by `kdsr test`" if held.iteration is None else f"validation at iteration {held.iteration:,}"
         protocol = held.protocol or "not recorded"
-        blocks.append(f"### {held.dataset}\n\nProtocol: {protocol} ({when}).\n\n"
-                      f"{markdown_table(['run', *metrics], rows)}")
+        blocks.append(
+            f"### {held.dataset}\n\nProtocol: {protocol} ({when}).\n\n{markdown_table(['run', *metrics], rows)}"
+        )
     if not controls:
-        blocks.append("No control run was given: how much of this the teacher is worth, compared with the same student "
-                      "trained alone, is not shown here.")
+        blocks.append(
+            "No control run was given: how much of this the teacher is worth, compared with the same student "
+            "trained alone, is not shown here."
+        )
     return "\n\n".join(blocks)
 
 
@@ -179,8 +182,10 @@ def _control_row(name: str, held: Measured, other: Measured | None) -> list[str]
 def _use(run: RunFacts) -> str:
     name = run.weights.name if run.weights else "net_g_latest.pth"
     network = yaml.safe_dump(run.options["network_g"], default_flow_style=True, width=10000).strip()
-    lines = [f"kdsr upscale INPUT -o OUTPUT --weights {name} --network '{network}'",
-             f"kdsr export {name} -o student.onnx --network '{network}'"]
+    lines = [
+        f"kdsr upscale INPUT -o OUTPUT --weights {name} --network '{network}'",
+        f"kdsr export {name} -o student.onnx --network '{network}'",
+    ]
     text = "```\n" + "\n".join(lines) + "\n```"
     if run.weights is None:
         return text

@@ -88,8 +88,9 @@ def prepare(student: Student, *, half: bool = False, frames: int | None = None, 
         import copy
 
         net = copy.deepcopy(net)
-    return Prepared(ExportForm(net, traits, half).eval(), ExportForm(student.net, traits).eval(), student, changes,
-                    length, half)
+    return Prepared(
+        ExportForm(net, traits, half).eval(), ExportForm(student.net, traits).eval(), student, changes, length, half
+    )
 
 
 def metadata(prepared: Prepared, **more: Any) -> dict[str, str]:

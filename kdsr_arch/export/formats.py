@@ -62,8 +62,12 @@ def _shapes(prepared: Prepared) -> dict[str, dict[int, Any]]:
 
 
 def _traced(prepared: Prepared) -> torch.export.ExportedProgram:
-    return torch.export.export(prepared.module, (_example(prepared),), dynamic_shapes=_shapes(prepared),
-                               prefer_deferred_runtime_asserts_over_guards=True)
+    return torch.export.export(
+        prepared.module,
+        (_example(prepared),),
+        dynamic_shapes=_shapes(prepared),
+        prefer_deferred_runtime_asserts_over_guards=True,
+    )
 
 
 def onnx_bytes(prepared: Prepared, opset: int = OPSET) -> bytes:

@@ -75,8 +75,9 @@ class GraphSpyNet(nn.Module):
         """(N, 3, h, w) each to the flow (N, 2, h, w) in pixels."""
         size = ref.shape[-2:]
         padded = [(side + 31) // 32 * 32 for side in size]
-        pair = [self.net.preprocess(F.interpolate(x, padded, mode="bilinear", align_corners=False))
-                for x in (ref, supp)]
+        pair = [
+            self.net.preprocess(F.interpolate(x, padded, mode="bilinear", align_corners=False)) for x in (ref, supp)
+        ]
         flow = F.interpolate(self._coarse_to_fine(*pair), size, mode="bilinear", align_corners=False)
         across, down = (flow[:, i : i + 1] * (size[1 - i] / padded[1 - i]) for i in (0, 1))
         return torch.cat([across, down], 1)

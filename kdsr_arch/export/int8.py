@@ -40,8 +40,10 @@ class Price:
     def __str__(self) -> str:
         kind = "other frames" if self.apart else "the same frames (give more for an independent measure)"
         lost = self.fp32 - self.int8
-        return (f"int8: calibrated on {self.calibrated} frames; on {self.measured} of {kind}: {self.fp32:.2f} dB in "
-                f"fp32, {self.int8:.2f} dB in int8, PSNR loss {lost:.2f} dB; {self.between:.1f} dB between the two")
+        return (
+            f"int8: calibrated on {self.calibrated} frames; on {self.measured} of {kind}: {self.fp32:.2f} dB in "
+            f"fp32, {self.int8:.2f} dB in int8, PSNR loss {lost:.2f} dB; {self.between:.1f} dB between the two"
+        )
 
 
 def quantise(prepared: Prepared, frames: Path, path: Path, opset: int = OPSET) -> Price:
@@ -62,9 +64,14 @@ def quantise(prepared: Prepared, frames: Path, path: Path, opset: int = OPSET) -
     before, after = onnx_runner(plain), onnx_runner(model)
     outputs = [(before(lq), after(lq), gt) for lq, gt in test]
     write_whole(path, lambda handle: handle.write(model))
-    return Price(len(calibration), len(test), _mean_psnr((a, gt) for a, _, gt in outputs),
-                 _mean_psnr((b, gt) for _, b, gt in outputs), _mean_psnr((a, b) for a, b, _ in outputs),
-                 len(pairs) > 1)
+    return Price(
+        len(calibration),
+        len(test),
+        _mean_psnr((a, gt) for a, _, gt in outputs),
+        _mean_psnr((b, gt) for _, b, gt in outputs),
+        _mean_psnr((a, b) for a, b, _ in outputs),
+        len(pairs) > 1,
+    )
 
 
 def _pairs(prepared: Prepared, frames: Path) -> Iterator[tuple[Tensor, Tensor]]:
@@ -103,8 +110,9 @@ def _pair(prepared: Prepared, loaded: list[Any], centre: int) -> tuple[Tensor, T
 
 
 def _mean_psnr(pairs: Any) -> float:
-    values = [-10 * torch.log10((a.clamp(0, 1) - b.clamp(0, 1)).double().square().mean().clamp(min=1e-10))
-              for a, b in pairs]
+    values = [
+        -10 * torch.log10((a.clamp(0, 1) - b.clamp(0, 1)).double().square().mean().clamp(min=1e-10)) for a, b in pairs
+    ]
     return float(torch.stack(values).mean())
 
 
@@ -127,9 +135,16 @@ def _quantised(plain: bytes, inputs: list[Tensor], prepared: Prepared, opset: in
         made = Path(folder) / "int8.onnx"
         try:
             logging.disable(logging.WARNING)  # its advice to prepare the model, which the exporter has done
-            quantize_static(onnx.load_from_string(plain), str(made), Reader(), quant_format=QuantFormat.QDQ,
-                            op_types_to_quantize=["Conv"], per_channel=True, activation_type=QuantType.QUInt8,
-                            weight_type=QuantType.QInt8)
+            quantize_static(
+                onnx.load_from_string(plain),
+                str(made),
+                Reader(),
+                quant_format=QuantFormat.QDQ,
+                op_types_to_quantize=["Conv"],
+                per_channel=True,
+                activation_type=QuantType.QUInt8,
+                weight_type=QuantType.QInt8,
+            )
         except Exception as error:  # its errors have no common base
             reason = " ".join(str(error).split())[:200]
             raise UserError(f"int8: this network cannot be quantised: {reason}") from None

@@ -55,8 +55,15 @@ def _as_sub_pixel(module: nn.Module) -> SubPixelDeconv | None:
     square = all(len(set(pair)) == 1 for pair in (kernel, stride, padding, rest))
     if not square or stride[0] == 1 or kernel[0] < stride[0]:
         return None
-    made = SubPixelDeconv(module.in_channels, module.out_channels, kernel[0], stride[0], int(padding[0]), rest[0],
-                          bias=module.bias is not None)
+    made = SubPixelDeconv(
+        module.in_channels,
+        module.out_channels,
+        kernel[0],
+        stride[0],
+        int(padding[0]),
+        rest[0],
+        bias=module.bias is not None,
+    )
     made.to(module.weight)
     made.load_state_dict(module.state_dict())
     return made

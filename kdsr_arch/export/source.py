@@ -39,8 +39,12 @@ class Student:
 
 
 def open_student(
-    weights: str | Path, *, option_file: str | Path | None = None, network: str | None = None,
-    scale: int | None = None, param_key: str | None = None,
+    weights: str | Path,
+    *,
+    option_file: str | Path | None = None,
+    network: str | None = None,
+    scale: int | None = None,
+    param_key: str | None = None,
 ) -> Student:
     """Build the network of a file of weights and fill it.
 
@@ -79,8 +83,10 @@ def _spec(path: Path, option_file: str | Path | None, network: str | None) -> tu
             return dict(told["network"]), int(told["scale"])
     beside = option_file_of(path)
     if beside is None:
-        raise UserError(f"{path}: which network is it? Give its option file (-opt FILE) or the network itself "
-                        "(--network '{type: FSRCNN, scale: 4}')")
+        raise UserError(
+            f"{path}: which network is it? Give its option file (-opt FILE) or the network itself "
+            "(--network '{type: FSRCNN, scale: 4}')"
+        )
     return _from_option_file(beside)
 
 

@@ -50,12 +50,19 @@ def deviations(prepared: Prepared, run: Callable[[Tensor], Tensor], what: str) -
             size = f"{lq.shape[-1]}x{lq.shape[-2]}"
             raise UserError(f"{what}: the exported network does not run at {size}: {reason}") from None
         if got.shape != wanted.shape:
-            raise UserError(f"{what}: the exported network gives {tuple(got.shape)} instead of {tuple(wanted.shape)}: "
-                            "it does not follow the input's size")
+            raise UserError(
+                f"{what}: the exported network gives {tuple(got.shape)} instead of {tuple(wanted.shape)}: "
+                "it does not follow the input's size"
+            )
         difference = (got - wanted).double()
         power = float(difference.square().mean())
-        found.append(Deviation((lq.shape[-2], lq.shape[-1]), float(difference.abs().max()),
-                               10 * math.log10(1 / power) if power else math.inf))
+        found.append(
+            Deviation(
+                (lq.shape[-2], lq.shape[-1]),
+                float(difference.abs().max()),
+                10 * math.log10(1 / power) if power else math.inf,
+            )
+        )
     limit = LIMITS["fp16" if prepared.half else "fp32"] * max(1.0, float(wanted.abs().max()))
     worst = max(d.largest for d in found)
     if not worst <= limit:

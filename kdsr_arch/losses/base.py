@@ -37,7 +37,7 @@ class DistillLoss(nn.Module):
     align_size: bool = True
     clip: bool = False
     multi: bool = False
-    sides: str = 'both'
+    sides: str = "both"
     native_dtype: bool = False
     reaches_student: bool = True
     pretrain_iters: int = 0
@@ -65,7 +65,7 @@ class DistillLoss(nn.Module):
             student: frames (B*N, C, H, W), or clips (B, N, C, H, W) with ``clip``; with ``multi`` a list, one a layer.
             teacher: likewise; None for a term of the student alone.
         """
-        raise NotImplementedError(f'{type(self).__name__} does not define forward')
+        raise NotImplementedError(f"{type(self).__name__} does not define forward")
 
     def after_step(self, value: float, iteration: int) -> None:
         """Called after each optimizer step with the term's unweighted value; lasting state must be in buffers."""

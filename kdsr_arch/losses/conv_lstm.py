@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-PADDINGS = ('zeros', 'replicate')
+PADDINGS = ("zeros", "replicate")
 
 
 class ConvLSTM(nn.Module):
@@ -23,19 +23,19 @@ class ConvLSTM(nn.Module):
         padding: 'zeros' or 'replicate' around both x_t and h_{t-1}.
     """
 
-    def __init__(self, channels: int, hidden: int, kernel_size: int = 3, padding: str = 'zeros') -> None:
+    def __init__(self, channels: int, hidden: int, kernel_size: int = 3, padding: str = "zeros") -> None:
         super().__init__()
         self.channels, self.hidden, self.kernel_size, self.padding = channels, hidden, kernel_size, padding
         template = nn.Conv2d(channels + hidden, 4 * hidden, kernel_size)
         self.weight = template.weight
         self.bias = nn.Parameter(torch.zeros(4 * hidden))
         with torch.no_grad():
-            self.bias[hidden:2 * hidden] = 1.0
+            self.bias[hidden : 2 * hidden] = 1.0
 
     def input_gates(self, frames: Tensor, detach: bool = False) -> Tensor:
         """The part of the gates that the input gives, for all frames at once: (F, C, H, W) -> (F, 4 * hidden, H, W)."""
         weight, bias = self._kernel(detach)
-        return self._conv(frames, weight[:, :self.channels], bias)
+        return self._conv(frames, weight[:, : self.channels], bias)
 
     def run(self, gates: Tensor, detach: bool = False, final_hidden: bool = True) -> tuple[list[Tensor], list[Tensor]]:
         """Runs through time on the input's gates.
@@ -48,7 +48,7 @@ class ConvLSTM(nn.Module):
         Returns:
             The cells c_1..c_N and the hidden states h_1..h_N (or ..h_{N-1}), each (B, hidden, H, W).
         """
-        weight = self._kernel(detach)[0][:, self.channels:]
+        weight = self._kernel(detach)[0][:, self.channels :]
         cells: list[Tensor] = []
         hiddens: list[Tensor] = []
         steps = gates.unbind(1)
@@ -74,6 +74,6 @@ class ConvLSTM(nn.Module):
 
     def _conv(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         pad = self.kernel_size // 2
-        if self.padding == 'replicate':
-            return F.conv2d(F.pad(x, (pad,) * 4, mode='replicate'), weight, bias)
+        if self.padding == "replicate":
+            return F.conv2d(F.pad(x, (pad,) * 4, mode="replicate"), weight, bias)
         return F.conv2d(x, weight, bias, padding=pad)

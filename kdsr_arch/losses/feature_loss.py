@@ -24,15 +24,15 @@ class FeatureLoss(DistillLoss):
         normalize: 'none', or 'teacher_rms': both divided by the teacher's root mean square over the batch.
     """
 
-    def __init__(self, criterion: str = 'l2', normalize: str = 'none') -> None:
+    def __init__(self, criterion: str = "l2", normalize: str = "none") -> None:
         super().__init__()
         name = type(self).__name__
-        self.criterion = CRITERIA[choose(name, 'criterion', criterion, list(CRITERIA))]
-        self.normalize = choose(name, 'normalize', normalize, ('none', 'teacher_rms'))
+        self.criterion = CRITERIA[choose(name, "criterion", criterion, list(CRITERIA))]
+        self.normalize = choose(name, "normalize", normalize, ("none", "teacher_rms"))
 
     def forward(self, student: Tensor, teacher: Tensor) -> Tensor:  # type: ignore[override]
         """Scalar; see the class."""
-        if self.normalize == 'teacher_rms':
+        if self.normalize == "teacher_rms":
             scale = 1 / (teacher.square().mean().sqrt() + EPS)
             student, teacher = student * scale, teacher * scale
         return self.criterion(student, teacher)

@@ -33,11 +33,11 @@ class MotionCompensationLoss(DistillLoss):
 
     align_channels = False
     align_size = False
-    sides = 'student'
+    sides = "student"
 
-    def __init__(self, smoothness: float = 0.01, epsilon: float = 0.01, over: str = 'pixel') -> None:
+    def __init__(self, smoothness: float = 0.01, epsilon: float = 0.01, over: str = "pixel") -> None:
         super().__init__()
-        if over not in ('pixel', 'field'):
+        if over not in ("pixel", "field"):
             raise UserError(f"MotionCompensationLoss: over is '{over}', expected pixel or field")
         self.smoothness = smoothness
         self.epsilon = epsilon
@@ -53,8 +53,10 @@ class MotionCompensationLoss(DistillLoss):
             UserError: the tap did not record such a triple.
         """
         if not isinstance(student, tuple) or len(student) != 3:
-            raise UserError('MotionCompensationLoss needs (warped, flow, reference): tap the module `motion` of a '
-                            'VESPCN with `motion: true`')
+            raise UserError(
+                "MotionCompensationLoss needs (warped, flow, reference): tap the module `motion` of a "
+                "VESPCN with `motion: true`"
+            )
         warped, flow, reference = student
         count = flow.shape[1] // 2
         error = (warped.unflatten(1, (count, -1)) - reference.unsqueeze(1)).square().mean((0, 2, 3, 4))
@@ -67,6 +69,6 @@ class MotionCompensationLoss(DistillLoss):
         """H of each neighbour: (B, k, 2, h, w) -> (k,)."""
         across = (flow[..., :, 1:] - flow[..., :, :-1]).square().sum(2)[..., :-1, :]
         down = (flow[..., 1:, :] - flow[..., :-1, :]).square().sum(2)[..., :, :-1]
-        if self.over == 'field':
+        if self.over == "field":
             return torch.sqrt(self.epsilon + (across + down).sum((0, 2, 3)))
         return torch.sqrt(self.epsilon + across + down).mean((0, 2, 3))

@@ -14,8 +14,8 @@ from kdsr_arch.losses.maps import CRITERIA, choose
 
 from basicsr.utils.registry import LOSS_REGISTRY  # isort: skip
 
-MAPS = ('sum_square', 'sum_abs', 'max_square')
-NORMALIZATIONS = ('none', 'teacher_mean', 'own_mean')
+MAPS = ("sum_square", "sum_abs", "max_square")
+NORMALIZATIONS = ("none", "teacher_mean", "own_mean")
 EPS = 1e-8
 
 
@@ -34,7 +34,7 @@ class _ChannelSum(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
-        feature, = ctx.saved_tensors
+        (feature,) = ctx.saved_tensors
         grad = grad.unsqueeze(1)
         if ctx.power == 1:
             return torch.sgn(feature).mul_(grad.to(feature.dtype)), None
@@ -42,7 +42,7 @@ class _ChannelSum(torch.autograd.Function):
 
 
 def _channel_sum(feature: Tensor, power: int) -> Tensor:
-    if feature.device.type == 'cpu' and feature.is_contiguous():
+    if feature.device.type == "cpu" and feature.is_contiguous():
         # Plane by plane into a sum that stays in the cache: ten times as fast as the reduction below, which on a CPU
         # is fast only where channels lie next to one another.
         total = feature.new_zeros(feature.shape[:1] + feature.shape[2:], dtype=_wide(feature))
@@ -54,15 +54,15 @@ def _channel_sum(feature: Tensor, power: int) -> Tensor:
     return norm if power == 1 else norm.square_()
 
 
-def attention_map(feature: Tensor, kind: str = 'sum_square') -> Tensor:
+def attention_map(feature: Tensor, kind: str = "sum_square") -> Tensor:
     """The attention map M (F, H, W) of a feature (F, C, H, W), in float32 (float64 stays).
 
     Args:
         kind: 'sum_square' sum_c |F_c|^2 (the paper's choice), 'sum_abs' sum_c |F_c|, 'max_square' max_c |F_c|^2.
     """
-    if kind == 'max_square':
-        return torch.linalg.vector_norm(feature, float('inf'), dim=1, dtype=_wide(feature)).square()
-    return _ChannelSum.apply(feature, 1 if kind == 'sum_abs' else 2)
+    if kind == "max_square":
+        return torch.linalg.vector_norm(feature, float("inf"), dim=1, dtype=_wide(feature)).square()
+    return _ChannelSum.apply(feature, 1 if kind == "sum_abs" else 2)
 
 
 def _wide(feature: Tensor) -> torch.dtype:
@@ -90,23 +90,24 @@ class SpatialAttentionLoss(DistillLoss):
     align_channels = False
     native_dtype = True
 
-    def __init__(self, map: str = 'sum_square', normalize: str = 'none', criterion: str = 'l2',
-                 reduction: str = 'mean') -> None:
+    def __init__(
+        self, map: str = "sum_square", normalize: str = "none", criterion: str = "l2", reduction: str = "mean"
+    ) -> None:
         super().__init__()
         name = type(self).__name__
-        self.map = choose(name, 'map', map, MAPS)
-        self.normalize = choose(name, 'normalize', normalize, NORMALIZATIONS)
-        self.criterion = CRITERIA[choose(name, 'criterion', criterion, list(CRITERIA))]
-        self.reduction = choose(name, 'reduction', reduction, ('mean', 'sum'))
+        self.map = choose(name, "map", map, MAPS)
+        self.normalize = choose(name, "normalize", normalize, NORMALIZATIONS)
+        self.criterion = CRITERIA[choose(name, "criterion", criterion, list(CRITERIA))]
+        self.reduction = choose(name, "reduction", reduction, ("mean", "sum"))
 
     def forward(self, student: Tensor, teacher: Tensor) -> Tensor:  # type: ignore[override]
         """Scalar; see the class."""
         ours, theirs = attention_map(student, self.map), attention_map(teacher, self.map)
-        if self.normalize == 'own_mean':
+        if self.normalize == "own_mean":
             ours = ours / (ours.mean() + EPS)
-        if self.normalize == 'teacher_mean':
+        if self.normalize == "teacher_mean":
             ours = ours / (theirs.mean() + EPS)
-        if self.normalize != 'none':
+        if self.normalize != "none":
             theirs = theirs / (theirs.mean() + EPS)
         loss = self.criterion(ours, theirs)
-        return loss * (ours.shape[-2] * ours.shape[-1]) if self.reduction == 'sum' else loss
+        return loss * (ours.shape[-2] * ours.shape[-1]) if self.reduction == "sum" else loss

@@ -17,7 +17,7 @@ from kdsr_arch.losses.maps import CRITERIA, choose
 
 from basicsr.utils.registry import LOSS_REGISTRY  # isort: skip
 
-MODES = ('trained', 'frozen', 'pretrained')
+MODES = ("trained", "frozen", "pretrained")
 RMS_MOMENTUM = 0.05
 EPS = 1e-8
 
@@ -54,52 +54,72 @@ class TemporalMemoryLoss(DistillLoss):
     native_dtype = True
     rms: Tensor
 
-    def __init__(self, lstm: str = 'trained', pretrain_iters: int = 0, hidden: int | None = None,
-                 kernel_size: int = 3, padding: str = 'zeros', downsample: int = 1, normalize: str = 'none',
-                 cells: str = 'last', criterion: str = 'l2', threshold: float = 1e-8) -> None:
+    def __init__(
+        self,
+        lstm: str = "trained",
+        pretrain_iters: int = 0,
+        hidden: int | None = None,
+        kernel_size: int = 3,
+        padding: str = "zeros",
+        downsample: int = 1,
+        normalize: str = "none",
+        cells: str = "last",
+        criterion: str = "l2",
+        threshold: float = 1e-8,
+    ) -> None:
         super().__init__()
         name = type(self).__name__
-        self.mode = choose(name, 'lstm', lstm, MODES)
-        self.padding = choose(name, 'padding', padding, PADDINGS)
-        self.normalize = choose(name, 'normalize', normalize, ('none', 'teacher_rms'))
-        self.cells = choose(name, 'cells', cells, ('last', 'all'))
-        self.criterion = CRITERIA[choose(name, 'criterion', criterion, list(CRITERIA))]
+        self.mode = choose(name, "lstm", lstm, MODES)
+        self.padding = choose(name, "padding", padding, PADDINGS)
+        self.normalize = choose(name, "normalize", normalize, ("none", "teacher_rms"))
+        self.cells = choose(name, "cells", cells, ("last", "all"))
+        self.criterion = CRITERIA[choose(name, "criterion", criterion, list(CRITERIA))]
         if kernel_size < 1 or kernel_size % 2 == 0 or downsample < 1 or (hidden is not None and hidden < 1):
-            raise UserError(f'{name}: kernel_size must be odd, downsample and hidden at least 1; got {kernel_size}, '
-                            f'{downsample}, {hidden}')
-        if (lstm == 'pretrained') != (pretrain_iters > 0):
-            raise UserError(f"{name}: `lstm: pretrained` and a `pretrain_iters` above 0 belong together; got lstm "
-                            f"'{lstm}' and pretrain_iters {pretrain_iters}")
+            raise UserError(
+                f"{name}: kernel_size must be odd, downsample and hidden at least 1; got {kernel_size}, "
+                f"{downsample}, {hidden}"
+            )
+        if (lstm == "pretrained") != (pretrain_iters > 0):
+            raise UserError(
+                f"{name}: `lstm: pretrained` and a `pretrain_iters` above 0 belong together; got lstm "
+                f"'{lstm}' and pretrain_iters {pretrain_iters}"
+            )
         self.pretrain_iters, self.hidden, self.kernel_size = pretrain_iters, hidden, kernel_size
         self.downsample, self.threshold = downsample, threshold
         self.lstm: ConvLSTM | None = None
         self.head: nn.Conv2d | None = None
-        self.steps, self.fixed = 0, lstm == 'frozen'
-        self.register_buffer('rms', torch.tensor(0.0))
+        self.steps, self.fixed = 0, lstm == "frozen"
+        self.register_buffer("rms", torch.tensor(0.0))
 
     def prepare(self, frames: Tensor) -> Tensor:
         """(F, C, H, W) -> (F, C, H // k, W // k): means over k x k pixels."""
         if self.downsample == 1:
             return frames
         if min(frames.shape[-2:]) < self.downsample:
-            raise UserError(f'{type(self).__name__}: downsample {self.downsample} is larger than the maps '
-                            f'{tuple(frames.shape[-2:])}')
+            raise UserError(
+                f"{type(self).__name__}: downsample {self.downsample} is larger than the maps "
+                f"{tuple(frames.shape[-2:])}"
+            )
         return F.avg_pool2d(frames, self.downsample)
 
     def setup(self, student_shapes: Sequence[Any], teacher_shapes: Sequence[Any]) -> None:
         """Builds the ConvLSTM for the teacher's channels."""
         shape = teacher_shapes[0]
         if len(teacher_shapes) != 1 or len(shape) != 5:
-            raise UserError(f'{type(self).__name__} needs one tap of feature maps (B, N, C, H, W) on each side, got '
-                            f'{[tuple(s) for s in teacher_shapes]}')
-        if self.mode == 'pretrained' and shape[1] < 2:
-            raise UserError(f'{type(self).__name__}: `lstm: pretrained` predicts the next frame and needs clips of 2 '
-                            f'frames or more, got {shape[1]}: set clip_length')
+            raise UserError(
+                f"{type(self).__name__} needs one tap of feature maps (B, N, C, H, W) on each side, got "
+                f"{[tuple(s) for s in teacher_shapes]}"
+            )
+        if self.mode == "pretrained" and shape[1] < 2:
+            raise UserError(
+                f"{type(self).__name__}: `lstm: pretrained` predicts the next frame and needs clips of 2 "
+                f"frames or more, got {shape[1]}: set clip_length"
+            )
         channels = shape[2]
         self.lstm = ConvLSTM(channels, self.hidden or channels, self.kernel_size, self.padding)
-        if self.mode == 'pretrained':
+        if self.mode == "pretrained":
             self.head = nn.Conv2d(self.lstm.hidden, channels, 3, padding=1)
-        if self.mode == 'frozen':
+        if self.mode == "frozen":
             self.lstm.requires_grad_(False)
 
     @property
@@ -110,20 +130,20 @@ class TemporalMemoryLoss(DistillLoss):
     def forward(self, student: Tensor, teacher: Tensor) -> Tensor:  # type: ignore[override]
         """Scalar from prepared clips: L_TD, or the prediction error of the teacher's next frames during pretraining."""
         if self.lstm is None:
-            raise RuntimeError('setup() must be called before forward()')
+            raise RuntimeError("setup() must be called before forward()")
         theirs = self._scaled(teacher.detach(), learn=True)
         if not self.reaches_student:
             return self._prediction_error(theirs)
         ours = self._scaled(student)
         cells_s, cells_t = self._both_cells(ours, theirs)
-        if self.cells == 'last':
+        if self.cells == "last":
             return self.criterion(cells_s[-1], cells_t[-1])
         return torch.stack([self.criterion(s, t) for s, t in zip(cells_s, cells_t, strict=True)]).mean()
 
     def after_step(self, value: float, iteration: int) -> None:
         """Counts steps; fixes the ConvLSTM when its pretraining ends, or by the 1e-8 rule."""
         self.steps += 1
-        if self.mode == 'pretrained':
+        if self.mode == "pretrained":
             self.fixed = self.reaches_student
         elif value < self.threshold:
             self.fixed = True
@@ -141,9 +161,9 @@ class TemporalMemoryLoss(DistillLoss):
 
     def _scaled(self, clip: Tensor, learn: bool = False) -> Tensor:
         clip = clip.to(torch.promote_types(clip.dtype, torch.float32))
-        if self.normalize == 'none':
+        if self.normalize == "none":
             return clip
-        if learn and self.training and (self.mode == 'frozen' or not self.fixed):
+        if learn and self.training and (self.mode == "frozen" or not self.fixed):
             now = clip.square().mean()
             distributed.average([now])  # one scale for all processes, the one that a single process would find
             now = now.sqrt().to(self.rms.dtype)

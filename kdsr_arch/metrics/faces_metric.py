@@ -28,9 +28,15 @@ _KEPT = 4096
 
 
 @METRIC_REGISTRY.register()
-def calculate_face_psnr(img: NDArray, img2: NDArray, crop_border: int = 0, test_y_channel: bool = True,
-                        detector: str = "retinaface_resnet50", weights: str | None = None, threshold: float = 0.8
-                        ) -> float:
+def calculate_face_psnr(
+    img: NDArray,
+    img2: NDArray,
+    crop_border: int = 0,
+    test_y_channel: bool = True,
+    detector: str = "retinaface_resnet50",
+    weights: str | None = None,
+    threshold: float = 0.8,
+) -> float:
     """PSNR in dB inside the faces of the ground truth, mean over faces; NaN where there is none.
 
     Args:
@@ -49,30 +55,49 @@ def calculate_face_psnr(img: NDArray, img2: NDArray, crop_border: int = 0, test_
 
 
 @METRIC_REGISTRY.register()
-def calculate_face_ssim(img: NDArray, img2: NDArray, crop_border: int = 0, test_y_channel: bool = True,
-                        detector: str = "retinaface_resnet50", weights: str | None = None, threshold: float = 0.8
-                        ) -> float:
+def calculate_face_ssim(
+    img: NDArray,
+    img2: NDArray,
+    crop_border: int = 0,
+    test_y_channel: bool = True,
+    detector: str = "retinaface_resnet50",
+    weights: str | None = None,
+    threshold: float = 0.8,
+) -> float:
     """SSIM inside the faces of the ground truth; arguments as of :func:`calculate_face_psnr`."""
     return _inside(ssim, img, img2, crop_border, test_y_channel, (detector, weights, threshold))
 
 
-def _inside(metric: Callable[..., float], img: NDArray, img2: NDArray, crop_border: int, test_y_channel: bool,
-            finder: tuple[str, str | None, float]) -> float:
+def _inside(
+    metric: Callable[..., float],
+    img: NDArray,
+    img2: NDArray,
+    crop_border: int,
+    test_y_channel: bool,
+    finder: tuple[str, str | None, float],
+) -> float:
     first, second = prepare(img, img2, crop_border, False)
     boxes = find_faces(second, *finder)
-    values = [metric(first[top:bottom, left:right], second[top:bottom, left:right], 0, test_y_channel)
-              for left, top, right, bottom in boxes]
+    values = [
+        metric(first[top:bottom, left:right], second[top:bottom, left:right], 0, test_y_channel)
+        for left, top, right, bottom in boxes
+    ]
     return float(np.mean(values)) if values else float("nan")
 
 
-def find_faces(image: NDArray, detector: str = "retinaface_resnet50", weights: str | None = None,
-               threshold: float = 0.8) -> list[Box]:
+def find_faces(
+    image: NDArray, detector: str = "retinaface_resnet50", weights: str | None = None, threshold: float = 0.8
+) -> list[Box]:
     """(left, top, right, bottom) of each face in (H, W, 3) uint8 BGR, in whole pixels inside the image.
 
     Found once: the same image is not searched again, so that all methods are measured in the same places.
     """
-    key = (hashlib.sha1(np.ascontiguousarray(image).tobytes(), usedforsecurity=False).digest(), detector, weights,
-           threshold)
+    key = (
+        hashlib.sha1(np.ascontiguousarray(image).tobytes(), usedforsecurity=False).digest(),
+        detector,
+        weights,
+        threshold,
+    )
     if key not in _found:
         if len(_found) >= _KEPT:
             _found.clear()
@@ -88,8 +113,9 @@ def _whole(found: Any, shape: Sequence[int]) -> list[Box]:
     for detection in found:
         row = np.asarray(detection, dtype=np.float64)
         left, top = (max(int(np.floor(value)), 0) for value in row[:2])
-        right, bottom = (min(int(np.ceil(value)), side) for value, side in zip(row[2:4], (shape[1], shape[0]),
-                                                                                strict=True))
+        right, bottom = (
+            min(int(np.ceil(value)), side) for value, side in zip(row[2:4], (shape[1], shape[0]), strict=True)
+        )
         if min(right - left, bottom - top) >= _LEAST:
             boxes.append((left, top, right, bottom))
     return boxes
@@ -118,9 +144,10 @@ def load_detector(detector: str = "retinaface_resnet50", weights: str | None = N
             return init_detection_model(detector, half=False, device=device)
         except (OSError, RuntimeError, EOFError) as error:
             reason = (str(error).splitlines() or [type(error).__name__])[0][:150]
-            raise UserError(f"face detector {detector}: its weights are not here, and downloading them failed "
-                            f"({reason}); download them on a machine with a network and name the file: weights: FILE"
-                            ) from None
+            raise UserError(
+                f"face detector {detector}: its weights are not here, and downloading them failed "
+                f"({reason}); download them on a machine with a network and name the file: weights: FILE"
+            ) from None
     network = RetinaFace(network_name=DETECTORS[detector], half=False, device=device)
     _fill(network, Path(weights))
     return network.eval().to(device)
@@ -132,8 +159,9 @@ def _fill(network: torch.nn.Module, path: Path) -> None:
     try:
         network.load_state_dict({str(key).removeprefix("module."): value for key, value in held.items()})
     except RuntimeError as error:
-        raise UserError(f"{path}: does not fit this face detector ({str(error).splitlines()[1].strip()[:150]})"
-                        ) from None
+        raise UserError(
+            f"{path}: does not fit this face detector ({str(error).splitlines()[1].strip()[:150]})"
+        ) from None
 
 
 def _ensure_nms() -> None:

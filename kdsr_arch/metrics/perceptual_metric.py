@@ -21,8 +21,15 @@ _NO_WEIGHTS = (OSError, RuntimeError, EOFError, KeyError)
 
 
 @METRIC_REGISTRY.register()
-def calculate_pyiqa(img: NDArray, img2: NDArray | None = None, metric: str = "lpips", crop_border: int = 0,
-                    weights: str | None = None, device: str | None = None, **keywords: Any) -> float:
+def calculate_pyiqa(
+    img: NDArray,
+    img2: NDArray | None = None,
+    metric: str = "lpips",
+    crop_border: int = 0,
+    weights: str | None = None,
+    device: str | None = None,
+    **keywords: Any,
+) -> float:
     """A metric of pyiqa by its name; metrics without a reference ignore ``img2``.
 
     Args:
@@ -63,8 +70,10 @@ def create(metric: str, device: str, weights: str | None, keywords: tuple[tuple[
         raise UserError(f"metric {metric} refuses its options {more}: {error}") from None
     except _NO_WEIGHTS as error:
         where = f"in {weights}" if weights else "here, and downloading them failed"
-        raise UserError(f"metric {metric}: its weights are not {where} ({_first_line(error)}); download them on a "
-                        "machine with a network and name the file: weights: FILE") from None
+        raise UserError(
+            f"metric {metric}: its weights are not {where} ({_first_line(error)}); download them on a "
+            "machine with a network and name the file: weights: FILE"
+        ) from None
 
 
 def _first_line(error: BaseException) -> str:

@@ -89,8 +89,14 @@ def _warp(frame: NDArray, flow: NDArray) -> NDArray:
     """``frame`` sampled at each pixel plus its flow, bilinear; outside the frame: NaN."""
     height, width = flow.shape[:2]
     x, y = np.meshgrid(np.arange(width, dtype=np.float32), np.arange(height, dtype=np.float32))
-    return cv2.remap(frame.astype(np.float32), x + flow[..., 0], y + flow[..., 1], cv2.INTER_LINEAR,
-                     borderMode=cv2.BORDER_CONSTANT, borderValue=(np.nan,) * 4)
+    return cv2.remap(
+        frame.astype(np.float32),
+        x + flow[..., 0],
+        y + flow[..., 1],
+        cv2.INTER_LINEAR,
+        borderMode=cv2.BORDER_CONSTANT,
+        borderValue=(np.nan,) * 4,
+    )
 
 
 def _visible(forward: NDArray, backward: NDArray) -> NDArray[np.bool_]:

@@ -92,8 +92,9 @@ def warp_by_gathering(x: Tensor, flow: Tensor, border: str) -> Tensor:
     column = torch.minimum(column.clamp(min=0), torch.ones_like(column) * (width - 1))
     row = torch.minimum(row.clamp(min=0), torch.ones_like(row) * (height - 1))
     left, top = column.floor(), row.floor()
-    right, bottom = torch.minimum(left + 1, torch.ones_like(left) * (width - 1)), torch.minimum(
-        top + 1, torch.ones_like(top) * (height - 1)
+    right, bottom = (
+        torch.minimum(left + 1, torch.ones_like(left) * (width - 1)),
+        torch.minimum(top + 1, torch.ones_like(top) * (height - 1)),
     )
     fx, fy = (column - left).unsqueeze(1), (row - top).unsqueeze(1)
 
@@ -118,8 +119,10 @@ def deform_conv_by_grid(
     (kh, kw), groups = weight.shape[2:], offset.shape[1] // (2 * weight.shape[2] * weight.shape[3])
     real = x.float() if x.dtype == torch.float16 else x
     shift = offset.to(real.dtype).reshape(-1, kh * kw, 2, height, width)
-    tap_y, tap_x = (torch.arange(-(k // 2), k // 2 + 1, device=x.device, dtype=real.dtype) * d
-                    for k, d in zip((kh, kw), dilation, strict=True))
+    tap_y, tap_x = (
+        torch.arange(-(k // 2), k // 2 + 1, device=x.device, dtype=real.dtype) * d
+        for k, d in zip((kh, kw), dilation, strict=True)
+    )
     row = torch.arange(height, device=x.device, dtype=real.dtype).view(-1, 1)
     column = torch.arange(width, device=x.device, dtype=real.dtype)
     row = shift[:, :, 0] + row + tap_y.repeat_interleave(kw).view(-1, 1, 1)

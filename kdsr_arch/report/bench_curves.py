@@ -18,8 +18,16 @@ if TYPE_CHECKING:
 Histories = Mapping[str, Sequence[Sequence[Mapping[str, Any]]]]
 
 
-def plot_bench(rows: Histories, out: Path, *, metric: str = "psnr", dataset: str | None = None, name: str = "",
-               loss: str = "l_pix", levels: Mapping[str, float] | None = None) -> Path:
+def plot_bench(
+    rows: Histories,
+    out: Path,
+    *,
+    metric: str = "psnr",
+    dataset: str | None = None,
+    name: str = "",
+    loss: str = "l_pix",
+    levels: Mapping[str, float] | None = None,
+) -> Path:
     """Draw a metric and the training loss of all rows over the iterations.
 
     Args:

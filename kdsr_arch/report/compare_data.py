@@ -87,8 +87,11 @@ def _method(folder: Path, name: str) -> Method:
     if not folder.is_dir():
         raise UserError(f"{folder}: no such results folder to compare")
     root = folder / "visualization" if (folder / "visualization").is_dir() else folder
-    files = {str(path.relative_to(root).with_suffix("")): path for path in sorted(root.rglob("*"))
-             if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file()}
+    files = {
+        str(path.relative_to(root).with_suffix("")): path
+        for path in sorted(root.rglob("*"))
+        if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file()
+    }
     if not files:
         raise UserError(f"{folder}: holds no images; for a test's results set val.save_img: true")
     return Method(name, root, files)
@@ -140,7 +143,7 @@ class Truth:
         image = self._source.get(key)[..., ::-1]
         if not all(0 <= have - want < 8 for have, want in zip(image.shape[:2], shape[:2], strict=True)):
             raise UserError(f"--gt: '{key}' is {image.shape[1]}x{image.shape[0]}, the results {shape[1]}x{shape[0]}")
-        return np.ascontiguousarray(image[:shape[0], :shape[1]])
+        return np.ascontiguousarray(image[: shape[0], : shape[1]])
 
 
 def read_all(name: str, methods: Sequence[Method], truth: Truth | None) -> dict[str, NDArray[np.uint8]]:
@@ -153,8 +156,10 @@ def read_all(name: str, methods: Sequence[Method], truth: Truth | None) -> dict[
     shape = next(iter(images.values())).shape
     for label, image in images.items():
         if image.shape != shape:
-            raise UserError(f"'{name}': {label} is {image.shape[1]}x{image.shape[0]}, {methods[0].name} "
-                            f"{shape[1]}x{shape[0]}; compare results of one scale")
+            raise UserError(
+                f"'{name}': {label} is {image.shape[1]}x{image.shape[0]}, {methods[0].name} "
+                f"{shape[1]}x{shape[0]}; compare results of one scale"
+            )
     return images if truth is None else {**images, "ground truth": truth.read(name, shape)}
 
 
@@ -173,8 +178,9 @@ def metric_option(name: str, crop_border: int) -> dict[str, Any]:
     return {"type": "calculate_pyiqa", "metric": name, "crop_border": crop_border}
 
 
-def measure_images(names: Sequence[str], methods: Sequence[Method], truth: Truth | None, metrics: Sequence[str],
-                   crop_border: int = 0) -> list[Item]:
+def measure_images(
+    names: Sequence[str], methods: Sequence[Method], truth: Truth | None, metrics: Sequence[str], crop_border: int = 0
+) -> list[Item]:
     """Every metric of every image and method, against the ground truth; without one, against the first folder."""
     from kdsr_arch.metrics.measure import measure
 
@@ -184,8 +190,10 @@ def measure_images(names: Sequence[str], methods: Sequence[Method], truth: Truth
         images = read_all(name, methods, truth)
         reference = images["ground truth" if truth is not None else methods[0].name]
         shown = methods if truth is not None else methods[1:]
-        values = {metric: {m.name: measure(images[m.name], reference, option) for m in shown}
-                  for metric, option in options.items()}
+        values = {
+            metric: {m.name: measure(images[m.name], reference, option) for m in shown}
+            for metric, option in options.items()
+        }
         items.append(Item(name, values=values))
     return items
 
@@ -225,8 +233,9 @@ def clips(names: Sequence[str], least: int = 3) -> dict[str, list[str]]:
     return {folder: frames for folder, frames in groups.items() if len(frames) >= least}
 
 
-def temporal_profile(frames: Sequence[str], methods: Sequence[Method], truth: Truth | None, line: int | None = None
-                     ) -> tuple[int, dict[str, NDArray[np.uint8]]]:
+def temporal_profile(
+    frames: Sequence[str], methods: Sequence[Method], truth: Truth | None, line: int | None = None
+) -> tuple[int, dict[str, NDArray[np.uint8]]]:
     """One line of pixels over time: (T, W, 3) for each method; flicker shows as ragged stripes.
 
     Args:
@@ -249,13 +258,16 @@ def _liveliest(frames: Sequence[str], methods: Sequence[Method], truth: Truth | 
     change: Any = 0.0
     previous: NDArray | None = None
     for name in frames:
-        image = (read_image(methods[0].files[name]) if truth is None else
-                 truth.read(name, read_image(methods[0].files[name]).shape)).astype(np.float32)
+        image = (
+            read_image(methods[0].files[name])
+            if truth is None
+            else truth.read(name, read_image(methods[0].files[name]).shape)
+        ).astype(np.float32)
         if previous is not None:
             change = change + np.abs(image - previous).mean(axis=(1, 2))
         previous = image
     margin = len(change) // 8  # a line at the very edge tells little
-    return margin + int(np.argmax(change[margin:len(change) - margin]))
+    return margin + int(np.argmax(change[margin : len(change) - margin]))
 
 
 def means(items: Sequence[Item]) -> Mapping[str, dict[str, float]]:

@@ -85,8 +85,13 @@ def write_comparison(folders: Sequence[Path], out: Path, options: CompareOptions
     return out
 
 
-def _content(methods: Sequence[Method], truth: Truth | None, items: Sequence[Item], entries: list[dict[str, Any]],
-             options: CompareOptions) -> dict[str, Any]:
+def _content(
+    methods: Sequence[Method],
+    truth: Truth | None,
+    items: Sequence[Item],
+    entries: list[dict[str, Any]],
+    options: CompareOptions,
+) -> dict[str, Any]:
     reference = "ground truth" if truth is not None else methods[0].name
     columns = [m.name for m in methods] if truth is not None else [m.name for m in methods[1:]]
     return {
@@ -109,12 +114,17 @@ def _entry(item: Item) -> dict[str, Any]:
 
 def _picture(item: Item, images: dict[str, NDArray[np.uint8]]) -> dict[str, Any]:
     height, width = next(iter(images.values())).shape[:2]
-    return {**_entry(item), "width": width, "height": height,
-            "images": {name: _uri(image) for name, image in images.items()}}
+    return {
+        **_entry(item),
+        "width": width,
+        "height": height,
+        "images": {name: _uri(image) for name, image in images.items()},
+    }
 
 
-def _profiles(names: Sequence[str], methods: Sequence[Method], truth: Truth | None, line: int | None
-              ) -> list[dict[str, Any]]:
+def _profiles(
+    names: Sequence[str], methods: Sequence[Method], truth: Truth | None, line: int | None
+) -> list[dict[str, Any]]:
     entries = []
     for clip, frames in clips(names).items():
         row, images = temporal_profile(frames, methods, truth, line)
@@ -143,8 +153,10 @@ def _finite(value: Any) -> Any:
 
 def _html(content: dict[str, Any], title: str) -> str:
     data = json.dumps(content, separators=(",", ":")).replace("</", "<\\/")
-    return (f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title>'
-            '<meta name="viewport" content="width=device-width, initial-scale=1">'
-            f'<meta name="color-scheme" content="light dark"><style>{PAGE_STYLE}{STYLE}</style></head><body>'
-            f"{BODY.replace('TITLE', escape(title))}"
-            f'<script type="application/json" id="data">{data}</script><script>{SCRIPT}</script></body></html>\n')
+    return (
+        f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title>'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f'<meta name="color-scheme" content="light dark"><style>{PAGE_STYLE}{STYLE}</style></head><body>'
+        f"{BODY.replace('TITLE', escape(title))}"
+        f'<script type="application/json" id="data">{data}</script><script>{SCRIPT}</script></body></html>\n'
+    )

@@ -29,7 +29,7 @@ class Box:
 
     def cut(self, image: NDArray) -> NDArray:
         """The part of (H, W, C) inside the rectangle."""
-        return image[self.top:self.top + self.height, self.left:self.left + self.width]
+        return image[self.top : self.top + self.height, self.left : self.left + self.width]
 
 
 def find_box(truth: NDArray[np.uint8], baseline: NDArray[np.uint8], width: int, height: int) -> Box:
@@ -44,14 +44,19 @@ def find_box(truth: NDArray[np.uint8], baseline: NDArray[np.uint8], width: int, 
     width, height = min(width, columns), min(height, rows)
     difference = np.abs(truth.astype(np.float64) - baseline).mean(axis=2)
     sums = cv2.integral(difference)
-    inside = (sums[height:, width:] - sums[:-height, width:] - sums[height:, :-width] + sums[:-height, :-width])
+    inside = sums[height:, width:] - sums[:-height, width:] - sums[height:, :-width] + sums[:-height, :-width]
     top, left = np.unravel_index(int(np.argmax(inside)), inside.shape)
     return Box(int(left), int(top), width, height)
 
 
 def crop_sheet(
-    truth: NDArray[np.uint8], columns: Sequence[tuple[str, NDArray[np.uint8], str]], box: Box, out: Path,
-    *, zoom: int = 3, title: str = "",
+    truth: NDArray[np.uint8],
+    columns: Sequence[tuple[str, NDArray[np.uint8], str]],
+    box: Box,
+    out: Path,
+    *,
+    zoom: int = 3,
+    title: str = "",
 ) -> Path:
     """Write one sheet: the whole frame with the box marked, and the enlarged crop of each method under its name.
 
@@ -97,8 +102,9 @@ def _overview(truth: NDArray[np.uint8], box: Box, width: int, height: int) -> Im
     ratio = min(width / picture.width, height / picture.height)
     size = max(round(picture.width * ratio), 1), max(round(picture.height * ratio), 1)
     picture = picture.resize(size, Image.Resampling.LANCZOS)
-    left, top, right, bottom = (round(c * ratio) for c in (box.left, box.top, box.left + box.width,
-                                                           box.top + box.height))
+    left, top, right, bottom = (
+        round(c * ratio) for c in (box.left, box.top, box.left + box.width, box.top + box.height)
+    )
     pen = ImageDraw.Draw(picture)
     pen.rectangle([left - 2, top - 2, right + 2, bottom + 2], outline=_PAPER, width=2)
     pen.rectangle([left, top, right, bottom], outline=_MARK, width=3)

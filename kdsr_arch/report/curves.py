@@ -57,8 +57,10 @@ def _scores(record: Mapping[str, Any]) -> Mapping[str, Any]:
 
 def find_log(experiment: Path) -> Path:
     """The log of an experiment folder."""
-    return next((path for path in (experiment / name for name in ("history.jsonl", "log.jsonl")) if path.is_file()),
-                experiment / "log.jsonl")
+    return next(
+        (path for path in (experiment / name for name in ("history.jsonl", "log.jsonl")) if path.is_file()),
+        experiment / "log.jsonl",
+    )
 
 
 def smooth(values: Sequence[float], window: int) -> NDArray[np.float64]:
@@ -72,8 +74,14 @@ def smooth(values: Sequence[float], window: int) -> NDArray[np.float64]:
 
 
 def plot_curves(
-    logs: Mapping[str, Path], out: Path, *, metric: str = "psnr", loss: str = "l_pix", dataset: str | None = None,
-    levels: Mapping[str, float] | None = None, protocol: str = "",
+    logs: Mapping[str, Path],
+    out: Path,
+    *,
+    metric: str = "psnr",
+    loss: str = "l_pix",
+    dataset: str | None = None,
+    levels: Mapping[str, float] | None = None,
+    protocol: str = "",
 ) -> Path:
     """Draw the training loss and a validation metric of several experiments side by side.
 
@@ -98,12 +106,19 @@ def plot_curves(
             color = PALETTE[number % len(PALETTE)]
             _draw_loss(left, loss_curve(records, loss), label, color)
             val = val_curve(records, metric, dataset)
-            right.plot(val.iterations, val.values, color=color, label=label, markersize=4,
-                       marker="o" if len(val.iterations) < 25 else "")
+            right.plot(
+                val.iterations,
+                val.values,
+                color=color,
+                label=label,
+                markersize=4,
+                marker="o" if len(val.iterations) < 25 else "",
+            )
         _draw_levels(right, levels or {})
         left.set(title="Training", xlabel="iteration", ylabel=f"{loss} (running mean)")
-        right.set(title="Held-out frames", xlabel=f"iteration\n{protocol}" if protocol else "iteration",
-                  ylabel=metric.upper())
+        right.set(
+            title="Held-out frames", xlabel=f"iteration\n{protocol}" if protocol else "iteration", ylabel=metric.upper()
+        )
         left.legend()
     return out
 
@@ -121,7 +136,15 @@ def _draw_loss(axes: Axes, curve: Curve, label: str, color: str) -> None:
 def _draw_levels(axes: Axes, levels: Mapping[str, float]) -> None:
     for label, value in levels.items():
         axes.axhline(value, color="#6E6E6E", linestyle=(0, (4, 3)), linewidth=1)
-        axes.annotate(f"{label} {value:.2f}", (1, value), xycoords=("axes fraction", "data"), xytext=(-4, 3),
-                      textcoords="offset points", ha="right", fontsize=9, color="#55595F")
+        axes.annotate(
+            f"{label} {value:.2f}",
+            (1, value),
+            xycoords=("axes fraction", "data"),
+            xytext=(-4, 3),
+            textcoords="offset points",
+            ha="right",
+            fontsize=9,
+            color="#55595F",
+        )
     if levels:
         axes.margins(y=0.1)

@@ -40,8 +40,10 @@ def finding(psnr_of: Mapping[str, float], iterations: int) -> str:
     """
     alone, taught = psnr_of["alone"], psnr_of["taught"]
     gain, gap = taught - alone, psnr_of["teacher"] - alone
-    head = (f"After {iterations:,} iterations on the same data with the same seed, the student reaches {taught:.2f} dB "
-            f"with STD and {alone:.2f} dB alone")
+    head = (
+        f"After {iterations:,} iterations on the same data with the same seed, the student reaches {taught:.2f} dB "
+        f"with STD and {alone:.2f} dB alone"
+    )
     if abs(gain) < NOISE_DB:
         verdict = f": a difference of {gain:+.2f} dB, within the noise of one seed, so neither a gain nor a loss"
     elif gain > 0:
@@ -51,10 +53,12 @@ def finding(psnr_of: Mapping[str, float], iterations: int) -> str:
         verdict = f": STD lost {-gain:.2f} dB in this run"
     if gap <= 0:
         verdict += ". The teacher is no better than the student here, so it had little to teach"
-    rest = (f"Bicubic enlargement is at {psnr_of['bicubic']:.2f} dB, the teacher at {psnr_of['teacher']:.2f} dB. "
-            f"This is one seed: differences under about {NOISE_DB} dB are noise. Beside the two terms of the method, "
-            "STD here includes the output term; the controls that tell them apart, with three seeds, are in "
-            "experiments/results.")
+    rest = (
+        f"Bicubic enlargement is at {psnr_of['bicubic']:.2f} dB, the teacher at {psnr_of['teacher']:.2f} dB. "
+        f"This is one seed: differences under about {NOISE_DB} dB are noise. Beside the two terms of the method, "
+        "STD here includes the output term; the controls that tell them apart, with three seeds, are in "
+        "experiments/results."
+    )
     return f"{head}{verdict}. {rest}"
 
 
@@ -80,20 +84,27 @@ def write_page(
     text = finding(levels, iterations)
     print(f"\n{markdown_table(header, table)}\n\n{caption}\n\n{text}\n", flush=True)
 
-    page = Page("A video super-resolution student, taught by EDVR",
-                "Space-time distillation (STD) on real clips: measured on frames that no network was trained on.")
+    page = Page(
+        "A video super-resolution student, taught by EDVR",
+        "Space-time distillation (STD) on real clips: measured on frames that no network was trained on.",
+    )
     page.finding(text)
     page.section("Results")
     page.table(header, table, caption)
     page.section("Clip by clip", "PSNR in dB.")
     page.table(*_clip_table(rows), result.protocol)
-    page.section("Pictures", "The crop is where bicubic enlargement is farthest from the ground truth. "
-                             "Pixels are shown as they are; click to enlarge.")
+    page.section(
+        "Pictures",
+        "The crop is where bicubic enlargement is farthest from the ground truth. "
+        "Pixels are shown as they are; click to enlarge.",
+    )
     for path, note in _sheets(rows, samples, out):
         page.image(path, note)
     page.section("Training")
-    page.image(_curves(trainings, levels, result, out), "Left: the pixel loss while training. Right: PSNR of the "
-               f"validation frames ({result.protocol}).")
+    page.image(
+        _curves(trainings, levels, result, out),
+        f"Left: the pixel loss while training. Right: PSNR of the validation frames ({result.protocol}).",
+    )
     page.section("Quality against run time")
     page.image(_speed(rows, out), f"Mean PSNR against run time per frame. {_speed_note(rows)}")
     page.section("How it was made", "Both students: same network, first weights, data order and iterations.")
@@ -108,8 +119,11 @@ def _table(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
     table = []
     for row in rows:
         cost, mean = row.report.cost, row.report.results[0].mean
-        costs = ["-"] * 3 if cost is None else [
-            f"{cost.parameters:,}", f"{cost.multiply_adds / 1e9:.2f}", f"{cost.milliseconds:.1f}"]
+        costs = (
+            ["-"] * 3
+            if cost is None
+            else [f"{cost.parameters:,}", f"{cost.multiply_adds / 1e9:.2f}", f"{cost.milliseconds:.1f}"]
+        )
         table.append([row.label, *costs, *(format_value(mean[metric], metric) for metric in metrics)])
     return header, table
 
@@ -139,9 +153,17 @@ def _curves(trainings: Mapping[str, Training], levels: Mapping[str, float], resu
 
 
 def _speed(rows: Sequence[Row], out: Path) -> Path:
-    points = [SpeedPoint(row.label, row.report.cost.milliseconds, row.report.results[0].mean["psnr"],
-                         row.report.cost.parameters, taught=row.taught)
-              for row in rows if row.report.cost is not None]
+    points = [
+        SpeedPoint(
+            row.label,
+            row.report.cost.milliseconds,
+            row.report.results[0].mean["psnr"],
+            row.report.cost.parameters,
+            taught=row.taught,
+        )
+        for row in rows
+        if row.report.cost is not None
+    ]
     cost = rows[0].report.cost
     size = f"{cost.width}x{cost.height} x{cost.scale}" if cost is not None else ""
     where = "" if cost is None else where_run(cost.device, cost.threads)
@@ -154,16 +176,25 @@ def _sheets(rows: Sequence[Row], samples: Iterable[Mapping[str, Any]], out: Path
     for sample in samples:
         name, middle = sample["name"], len(sample["gt"]) // 2
         truth, frame = to_uint8(sample["gt"][middle]), sample["frames"][middle]
-        restored = [(row.label, _read(row.frames / rows[0].report.results[0].dataset / name / f"{frame}.png"))
-                    for row in rows]
+        restored = [
+            (row.label, _read(row.frames / rows[0].report.results[0].dataset / name / f"{frame}.png")) for row in rows
+        ]
         box = find_box(truth, restored[0][1], max(truth.shape[1] // 6, 40), max(truth.shape[1] // 8, 30))
         small = to_uint8(sample["lq"][middle])
         nearest = cv2.resize(small, truth.shape[1::-1], interpolation=cv2.INTER_NEAREST).astype(np.uint8, copy=False)
-        columns = [("LR, as given", nearest, f"{small.shape[1]}x{small.shape[0]} pixels"),
-                   *((label, image, f"{psnr(image, truth, 0, True):.2f} dB") for label, image in restored),
-                   ("ground truth", truth, "")]
-        path = crop_sheet(truth, columns, box, out / f"crops_{name}.png", zoom=max(_TILE // box.width, 2),
-                          title=f"{name}, frame {frame}")
+        columns = [
+            ("LR, as given", nearest, f"{small.shape[1]}x{small.shape[0]} pixels"),
+            *((label, image, f"{psnr(image, truth, 0, True):.2f} dB") for label, image in restored),
+            ("ground truth", truth, ""),
+        ]
+        path = crop_sheet(
+            truth,
+            columns,
+            box,
+            out / f"crops_{name}.png",
+            zoom=max(_TILE // box.width, 2),
+            title=f"{name}, frame {frame}",
+        )
         sheets.append((path, f"{name}, frame {frame}; under each name the PSNR of the whole frame (Y)."))
     return sheets
 
@@ -176,14 +207,17 @@ def _read(path: Path) -> NDArray[np.uint8]:
 
 
 def _provenance(rows: Sequence[Row], trainings: Mapping[str, Training]) -> str:
-    lines = [f"{label}: kdsr train -opt {training.file.parent.name}/{training.file.name}"
-             for label, training in trainings.items()]
+    lines = [
+        f"{label}: kdsr train -opt {training.file.parent.name}/{training.file.name}"
+        for label, training in trainings.items()
+    ]
     lines += [f"{name} {version}" for name, version in versions().items()]
     return "\n".join(lines)
 
 
-def _write_tables(rows: Sequence[Row], out: Path, header: Sequence[str], table: Sequence[Sequence[str]],
-                  caption: str, text: str) -> None:
+def _write_tables(
+    rows: Sequence[Row], out: Path, header: Sequence[str], table: Sequence[Sequence[str]], caption: str, text: str
+) -> None:
     page = f"{text}\n\n{markdown_table(list(header), [list(row) for row in table])}\n\n{caption}\n"
     write_bytes(out / "demo.md", page.encode())
     content = {"finding": text, "rows": {row.key: asdict(row.report) for row in rows}}

@@ -45,18 +45,23 @@ class Page:
             rows: texts; cells that read as a number are right-aligned.
             caption: said under the table: the protocol.
         """
-        head = "".join(f'<th scope="col" aria-sort="none"><button type="button">{escape(name)}</button></th>'
-                       for name in header)
+        head = "".join(
+            f'<th scope="col" aria-sort="none"><button type="button">{escape(name)}</button></th>' for name in header
+        )
         body = "".join(f"<tr>{''.join(_cell(cell, column) for column, cell in enumerate(row))}</tr>" for row in rows)
         note = f"<caption>{escape(caption)}</caption>" if caption else ""
-        self._parts.append(f'<div class="wide"><table class="sortable">{note}<thead><tr>{head}</tr></thead>'
-                           f"<tbody>{body}</tbody></table></div>")
+        self._parts.append(
+            f'<div class="wide"><table class="sortable">{note}<thead><tr>{head}</tr></thead>'
+            f"<tbody>{body}</tbody></table></div>"
+        )
 
     def image(self, path: Path, caption: str, alt: str = "") -> None:
         """A PNG, embedded; a click shows it in full size."""
         data = base64.b64encode(path.read_bytes()).decode()
-        self._parts.append(f'<figure><img src="data:image/png;base64,{data}" alt="{escape(alt or caption)}" '
-                           f'tabindex="0"><figcaption>{escape(caption)}</figcaption></figure>')
+        self._parts.append(
+            f'<figure><img src="data:image/png;base64,{data}" alt="{escape(alt or caption)}" '
+            f'tabindex="0"><figcaption>{escape(caption)}</figcaption></figure>'
+        )
 
     def code(self, text: str) -> None:
         """A block in fixed width: commands, versions."""
@@ -64,11 +69,13 @@ class Page:
 
     def html(self) -> str:
         """The whole page."""
-        return (f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{escape(self.title)}</title>'
-                '<meta name="viewport" content="width=device-width, initial-scale=1">'
-                '<meta name="color-scheme" content="light dark">'
-                f"<style>{STYLE}</style></head><body><main>{''.join(self._parts)}</main>"
-                f"<script>{SCRIPT}</script></body></html>\n")
+        return (
+            f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{escape(self.title)}</title>'
+            '<meta name="viewport" content="width=device-width, initial-scale=1">'
+            '<meta name="color-scheme" content="light dark">'
+            f"<style>{STYLE}</style></head><body><main>{''.join(self._parts)}</main>"
+            f"<script>{SCRIPT}</script></body></html>\n"
+        )
 
     def write(self, path: Path) -> Path:
         """Write the page, whole or not at all."""

@@ -17,8 +17,17 @@ from kdsr_arch.report.speed_plot import SpeedPoint, plot_speed
 KINDS = ("auto", "curves", "speed")
 
 
-def plot(folders: Sequence[Path], out: Path, *, kind: str = "auto", names: Sequence[str] | None = None,
-         metric: str = "psnr", loss: str = "l_pix", dataset: str | None = None, taught: Sequence[str] = ()) -> Path:
+def plot(
+    folders: Sequence[Path],
+    out: Path,
+    *,
+    kind: str = "auto",
+    names: Sequence[str] | None = None,
+    metric: str = "psnr",
+    loss: str = "l_pix",
+    dataset: str | None = None,
+    taught: Sequence[str] = (),
+) -> Path:
     """Draw training curves of experiments, or PSNR against run time of results.
 
     Args:
@@ -64,18 +73,25 @@ def _kind(folders: Sequence[Path]) -> str:
     return next(iter(kinds.values()))
 
 
-def _speed(folders: Sequence[Path], labels: Sequence[str], out: Path, metric: str, dataset: str | None,
-           taught: Sequence[str]) -> Path:
+def _speed(
+    folders: Sequence[Path], labels: Sequence[str], out: Path, metric: str, dataset: str | None, taught: Sequence[str]
+) -> Path:
     unknown = set(taught) - set(labels)
     if unknown:
         raise UserError(f"--taught: {', '.join(sorted(unknown))} is none of {', '.join(labels)}")
     points, protocol, cost = speed_points(folders, labels, metric, dataset, taught)
-    return plot_speed(points, out, size=f"{cost.width}x{cost.height} x{cost.scale}",
-                      where=where_run(cost.device, cost.threads), protocol=protocol)
+    return plot_speed(
+        points,
+        out,
+        size=f"{cost.width}x{cost.height} x{cost.scale}",
+        where=where_run(cost.device, cost.threads),
+        protocol=protocol,
+    )
 
 
-def speed_points(folders: Sequence[Path], labels: Sequence[str], metric: str, dataset: str | None,
-                 taught: Sequence[str]) -> tuple[list[SpeedPoint], str, _Cost]:
+def speed_points(
+    folders: Sequence[Path], labels: Sequence[str], metric: str, dataset: str | None, taught: Sequence[str]
+) -> tuple[list[SpeedPoint], str, _Cost]:
     """(points, protocol of the quality, how the time was measured) of results folders.
 
     Raises:

@@ -34,8 +34,9 @@ class SpeedPoint:
     taught: bool = False
 
 
-def plot_speed(points: Sequence[SpeedPoint], out: Path, *, size: str = "180x120 x4", where: str = "CPU",
-               protocol: str = "") -> Path:
+def plot_speed(
+    points: Sequence[SpeedPoint], out: Path, *, size: str = "180x120 x4", where: str = "CPU", protocol: str = ""
+) -> Path:
     """Draw mean PSNR against run time per frame, logarithmic in time.
 
     Args:
@@ -49,15 +50,25 @@ def plot_speed(points: Sequence[SpeedPoint], out: Path, *, size: str = "180x120 
         axes.set_xscale("log")
         for number, point in enumerate(points):
             area = 70 + 60 * (point.parameters / 1e6) ** 0.5
-            axes.scatter(point.milliseconds, point.psnr, s=area * (2.2 if point.taught else 1), zorder=3,
-                         color=PALETTE[number % len(PALETTE)], marker="*" if point.taught else "o",
-                         edgecolors="white", linewidths=0.8)
+            axes.scatter(
+                point.milliseconds,
+                point.psnr,
+                s=area * (2.2 if point.taught else 1),
+                zorder=3,
+                color=PALETTE[number % len(PALETTE)],
+                marker="*" if point.taught else "o",
+                edgecolors="white",
+                linewidths=0.8,
+            )
         _label(axes, points)
         axes.margins(x=0.18, y=0.16)
         _draw_real_time(axes)
         plain_ticks(axes.xaxis)
-        axes.set(xlabel=f"run time per frame in ms, LR input {size} ({where})", title="Quality against run time",
-                 ylabel="PSNR in dB")
+        axes.set(
+            xlabel=f"run time per frame in ms, LR input {size} ({where})",
+            title="Quality against run time",
+            ylabel="PSNR in dB",
+        )
         if protocol:
             axes.set_title(protocol, loc="right", fontsize=8, fontweight="normal", color="#55595F")
     return out
@@ -67,18 +78,37 @@ def _draw_real_time(axes: Axes) -> None:
     low, high = axes.get_xlim()
     if low < _REAL_TIME_MS < high:
         axes.axvline(_REAL_TIME_MS, color="#8A9099", linestyle=(0, (4, 3)), linewidth=1)
-        axes.annotate("25 frames/s", (_REAL_TIME_MS, 0), xycoords=("data", "axes fraction"), xytext=(4, 4),
-                      textcoords="offset points", fontsize=8, color="#55595F")
+        axes.annotate(
+            "25 frames/s",
+            (_REAL_TIME_MS, 0),
+            xycoords=("data", "axes fraction"),
+            xytext=(4, 4),
+            textcoords="offset points",
+            fontsize=8,
+            color="#55595F",
+        )
 
 
 def _label(axes: Axes, points: Sequence[SpeedPoint]) -> None:
     """Write each name beside its dot; of two dots close together, the lower one gets its name below."""
     span = max((p.psnr for p in points), default=1) - min((p.psnr for p in points), default=0) or 1.0
     for point in points:
-        close = [p for p in points if p is not point and abs(p.psnr - point.psnr) < 0.12 * span
-                 and 0.5 < p.milliseconds / point.milliseconds < 2]
+        close = [
+            p
+            for p in points
+            if p is not point
+            and abs(p.psnr - point.psnr) < 0.12 * span
+            and 0.5 < p.milliseconds / point.milliseconds < 2
+        ]
         below = any(p.psnr > point.psnr for p in close)
-        axes.annotate(f"{point.label}  {point.psnr:.2f}", (point.milliseconds, point.psnr),
-                      xytext=(0, -10 if below else 9), textcoords="offset points", ha="center",
-                      va="top" if below else "bottom", fontsize=9, zorder=4,
-                      bbox={"facecolor": "white", "edgecolor": "none", "pad": 1.2})
+        axes.annotate(
+            f"{point.label}  {point.psnr:.2f}",
+            (point.milliseconds, point.psnr),
+            xytext=(0, -10 if below else 9),
+            textcoords="offset points",
+            ha="center",
+            va="top" if below else "bottom",
+            fontsize=9,
+            zorder=4,
+            bbox={"facecolor": "white", "edgecolor": "none", "pad": 1.2},
+        )

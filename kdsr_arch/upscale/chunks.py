@@ -35,8 +35,9 @@ class Piece:
     count: int
 
 
-def pieces(frames: Iterable[T], count: int, context: int, before: Sequence[T] = ()
-           ) -> Iterator[tuple[list[T], int, int]]:
+def pieces(
+    frames: Iterable[T], count: int, context: int, before: Sequence[T] = ()
+) -> Iterator[tuple[list[T], int, int]]:
     """(frames, first, count) of each piece of at most ``count`` frames, in order, all frames exactly once.
 
     Args:
@@ -51,12 +52,12 @@ def pieces(frames: Iterable[T], count: int, context: int, before: Sequence[T] = 
         if len(held) == first + count + context:
             yield held, first, count
             keep = min(context, first + count)
-            held, first = held[first + count - keep:], keep
+            held, first = held[first + count - keep :], keep
     while len(held) > first:
         now = min(count, len(held) - first)
         yield held, first, now
         keep = min(context, first + now)
-        held, first = held[first + now - keep:], keep
+        held, first = held[first + now - keep :], keep
 
 
 class Restorer:
@@ -115,9 +116,11 @@ class Restorer:
                 height, width = piece.frames[0].shape[-2:]
                 self.tile = (self.tile or max(height, width)) // 2
                 if self.tile < _SMALLEST_TILE:
-                    raise UserError(f"too little memory on {self.model.device} for one tile of {2 * self.tile} LR "
-                                    "pixels; close other programs, lower --overlap or --batch, or take a smaller "
-                                    "network") from None
+                    raise UserError(
+                        f"too little memory on {self.model.device} for one tile of {2 * self.tile} LR "
+                        "pixels; close other programs, lower --overlap or --batch, or take a smaller "
+                        "network"
+                    ) from None
 
     @torch.inference_mode()
     def _restore(self, piece: Piece) -> Tensor:
@@ -127,18 +130,18 @@ class Restorer:
             return self._tiled(lq, None)
         if traits.mode == "window":
             return self._tiled(lq[None], piece.count)[0]
-        return self._tiled(lq[None], None)[0, piece.first:piece.first + piece.count]
+        return self._tiled(lq[None], None)[0, piece.first : piece.first + piece.count]
 
     def _with_ends(self, piece: Piece) -> list[Tensor]:
         """The frames that the network is given: windows filled by repetition, clips never too short."""
         traits, frames = self.model.traits, piece.frames
         if traits.mode == "image":
-            return frames[piece.first:piece.first + piece.count]
+            return frames[piece.first : piece.first + piece.count]
         if traits.mode == "recurrent":
             return frames + [frames[-1]] * max(traits.min_clip - len(frames), 0)
         reach = traits.num_frame // 2
         after = len(frames) - piece.first - piece.count
-        inner = frames[max(piece.first - reach, 0):len(frames) - max(after - reach, 0)]
+        inner = frames[max(piece.first - reach, 0) : len(frames) - max(after - reach, 0)]
         return [inner[0]] * max(reach - piece.first, 0) + inner + [inner[-1]] * max(reach - after, 0)
 
     def _tiled(self, lq: Tensor, clip: int | None) -> Tensor:

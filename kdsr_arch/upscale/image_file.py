@@ -95,8 +95,9 @@ def check_suffix(path: Path, picture: Picture | None = None) -> None:
     """
     suffix = path.suffix.lower()
     if suffix not in IMAGE_SUFFIXES:
-        raise UserError(f"{path}: '{path.suffix}' is no image format to write; take one of "
-                        f"{', '.join(sorted(IMAGE_SUFFIXES))}")
+        raise UserError(
+            f"{path}: '{path.suffix}' is no image format to write; take one of {', '.join(sorted(IMAGE_SUFFIXES))}"
+        )
     if picture is None:
         return
     if picture.color.dtype == np.uint16 and suffix not in _DEEP:

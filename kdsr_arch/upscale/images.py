@@ -56,15 +56,27 @@ def list_images(folder: Path) -> list[Path]:
     Raises:
         UserError: there are none.
     """
-    found = [path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file()
-             and not any(part.startswith(".") for part in path.relative_to(folder).parts)]
+    found = [
+        path
+        for path in folder.rglob("*")
+        if path.suffix.lower() in IMAGE_SUFFIXES
+        and path.is_file()
+        and not any(part.startswith(".") for part in path.relative_to(folder).parts)
+    ]
     if not found:
         raise UserError(f"{folder}: holds no images ({', '.join(sorted(IMAGE_SUFFIXES))})")
     return sorted(found, key=lambda path: natural(str(path.relative_to(folder))))
 
 
-def upscale_folder(restorer: Restorer, source: Path, target: Path, tiles: TileChoice, *, sequence: bool = False,
-                   overwrite: bool = False) -> int:
+def upscale_folder(
+    restorer: Restorer,
+    source: Path,
+    target: Path,
+    tiles: TileChoice,
+    *,
+    sequence: bool = False,
+    overwrite: bool = False,
+) -> int:
     """Every image of a folder, names and sub-folders kept; what is there already is left, so a second call goes on.
 
     Args:
@@ -78,8 +90,10 @@ def upscale_folder(restorer: Restorer, source: Path, target: Path, tiles: TileCh
     places = {path: target / path.relative_to(source) for path in images}
     wanted = [path for path in images if overwrite or not places[path].exists()]
     if len(wanted) < len(images):
-        print(f"{len(images) - len(wanted)} of {len(images)} images are in {target} already and are left as they are",
-              flush=True)
+        print(
+            f"{len(images) - len(wanted)} of {len(images)} images are in {target} already and are left as they are",
+            flush=True,
+        )
     progress = Progress(len(wanted), "images")
     groups = _clips(images, set(wanted)) if sequence else ([path] for path in wanted)
     for group in groups:
@@ -99,8 +113,9 @@ def _clips(images: list[Path], wanted: set[Path]) -> Iterator[list[Path]]:
             yield clip
 
 
-def _upscale_group(restorer: Restorer, group: list[Path], tiles: TileChoice, sequence: bool
-                   ) -> Iterator[tuple[Path, Picture]]:
+def _upscale_group(
+    restorer: Restorer, group: list[Path], tiles: TileChoice, sequence: bool
+) -> Iterator[tuple[Path, Picture]]:
     if not sequence:
         picture = read_picture(group[0])
         tiles.fit(restorer, *picture.color.shape[:2])
@@ -114,8 +129,10 @@ def _upscale_group(restorer: Restorer, group: list[Path], tiles: TileChoice, seq
         for path in group:
             picture = read_picture(path)
             if picture.color.shape != size:
-                raise UserError(f"{path}: {_shape(picture.color)} pixels and channels, but {group[0].name} has "
-                                f"{'x'.join(map(str, size))}; the frames of a sequence must be of one size")
+                raise UserError(
+                    f"{path}: {_shape(picture.color)} pixels and channels, but {group[0].name} has "
+                    f"{'x'.join(map(str, size))}; the frames of a sequence must be of one size"
+                )
             waiting.append((path, picture))
             yield _network_input(restorer, picture)
 

@@ -17,8 +17,10 @@ SMALLEST_TILE = 32
 _PROBE = 64
 _SHARE = 0.5  # of the free memory: others live on this machine, and convolutions have scratch of their own
 _SCRATCH = 2.0
-_LIMITS = ((Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current")),
-           (Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"), Path("/sys/fs/cgroup/memory/memory.usage_in_bytes")))
+_LIMITS = (
+    (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current")),
+    (Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"), Path("/sys/fs/cgroup/memory/memory.usage_in_bytes")),
+)
 
 
 def free_memory(device: torch.device) -> int:
@@ -105,7 +107,9 @@ def choose_tile(restorer: Restorer, height: int, width: int, channels: int = 3, 
     side = math.floor(math.sqrt(pixels)) - 2 * restorer.overlap
     if side < SMALLEST_TILE:
         needed = (SMALLEST_TILE + 2 * restorer.overlap) ** 2 / max(pixels, 1e-9) * free
-        raise UserError(f"too little memory for one tile: {free / 2**20:.0f} MiB are free on {restorer.model.device}, "
-                        f"about {needed / 2**20:.0f} MiB are needed; close other programs, lower --overlap or --batch, "
-                        "or take a smaller network")
+        raise UserError(
+            f"too little memory for one tile: {free / 2**20:.0f} MiB are free on {restorer.model.device}, "
+            f"about {needed / 2**20:.0f} MiB are needed; close other programs, lower --overlap or --batch, "
+            "or take a smaller network"
+        )
     return side

@@ -46,8 +46,15 @@ class Model:
         return self.runner.traits
 
 
-def open_model(weights: str | None, network: str | None = None, *, scale: int | None = None,
-               device: torch.device | None = None, precision: str = "auto", root: Path | None = None) -> Model:
+def open_model(
+    weights: str | None,
+    network: str | None = None,
+    *,
+    scale: int | None = None,
+    device: torch.device | None = None,
+    precision: str = "auto",
+    root: Path | None = None,
+) -> Model:
     """The network that the command line describes.
 
     Args:
@@ -69,8 +76,13 @@ def open_model(weights: str | None, network: str | None = None, *, scale: int | 
     label = path.stem if path is not None else type(net).__name__
     _check(traits, scale, label)
     amp = _amp(precision, device, path is not None and path.suffix.lower() == ".onnx")
-    return Model(Runner(net.eval().requires_grad_(False).to(device), traits), device, amp, label,
-                 _fingerprint(path, network, amp))
+    return Model(
+        Runner(net.eval().requires_grad_(False).to(device), traits),
+        device,
+        amp,
+        label,
+        _fingerprint(path, network, amp),
+    )
 
 
 def _open(path: Path | None, network: str | None, device: torch.device) -> tuple[nn.Module, Traits]:
@@ -110,8 +122,9 @@ def _flow(text: str) -> str:
     try:
         parse_value(whole)
     except UserError:
-        raise UserError(f"--network {text}: neither a file nor a network in YAML, such as "
-                        "'{type: FSRCNN, scale: 4}'") from None
+        raise UserError(
+            f"--network {text}: neither a file nor a network in YAML, such as '{{type: FSRCNN, scale: 4}}'"
+        ) from None
     return whole
 
 
@@ -120,21 +133,29 @@ def find_weights(name: str, root: Path | None = None) -> Path:
     path = Path(name).expanduser()
     if path.is_file():
         return path
-    folders = list(dict.fromkeys((base / _SHIPPED).resolve() for base in (root or Path.cwd(), Path.cwd(),
-                                                                          _PACKAGE_ROOT)))
-    found = {file.stem: file for folder in reversed(folders) for pattern in ("*.onnx", "*.safetensors", "*.pth")
-             for file in sorted(folder.glob(pattern))}
+    folders = list(
+        dict.fromkeys((base / _SHIPPED).resolve() for base in (root or Path.cwd(), Path.cwd(), _PACKAGE_ROOT))
+    )
+    found = {
+        file.stem: file
+        for folder in reversed(folders)
+        for pattern in ("*.onnx", "*.safetensors", "*.pth")
+        for file in sorted(folder.glob(pattern))
+    }
     if name in found:
         return found[name]
     known = f"known names: {', '.join(sorted(found))}" if found else f"no weights lie in {folders[-1]}"
-    raise UserError(f"--weights {name}: no such file, and no shipped weights of that name{nearest(name, found)}; "
-                    f"{known}")
+    raise UserError(
+        f"--weights {name}: no such file, and no shipped weights of that name{nearest(name, found)}; {known}"
+    )
 
 
 def _check(traits: Traits, scale: int | None, label: str) -> None:
     if scale is not None and scale != traits.scale:
-        raise UserError(f"--scale {scale}: network {label} enlarges by {traits.scale}; leave --scale out or take "
-                        "weights for that scale")
+        raise UserError(
+            f"--scale {scale}: network {label} enlarges by {traits.scale}; leave --scale out or take "
+            "weights for that scale"
+        )
     if traits.input == "gt":
         raise UserError(f"network {label} is a teacher that is given the ground truth: it cannot upscale")
 

@@ -46,7 +46,7 @@ class OnnxNet(nn.Module):
         edge = self._length // 4  # frames at the ends of a clip, which its middle frames are better than
         last = x.shape[1] - self._length
         for start in [*range(0, last, max(self._length - 2 * edge, 1)), last]:
-            out = self._run(x[:, start:start + self._length])
+            out = self._run(x[:, start : start + self._length])
             made |= {start + i: out[:, i] for i in range(self._length) if start + i not in made or i >= edge}
         return torch.stack([made[i] for i in range(x.shape[1])], 1)
 
@@ -60,10 +60,12 @@ def _traits(path: Path, metadata: dict[str, str]) -> Traits:
     try:
         mode, color, scale = metadata["mode"], metadata.get("color", "rgb"), int(metadata["scale"])
         num_frame, multiple, min_size, min_clip = (
-            int(metadata.get(name, 1)) for name in ("num_frame", "multiple", "min_size", "min_clip"))
+            int(metadata.get(name, 1)) for name in ("num_frame", "multiple", "min_size", "min_clip")
+        )
     except (KeyError, ValueError) as error:
-        raise UserError(f"{path}: its metadata do not tell what the network wants ({error}); write the file with "
-                        "kdsr export") from None
+        raise UserError(
+            f"{path}: its metadata do not tell what the network wants ({error}); write the file with kdsr export"
+        ) from None
     if mode not in _MODES:
         raise UserError(f"{path}: metadata 'mode' is '{mode}', expected one of {', '.join(_MODES)}")
     upsampled = metadata.get("upsampled_input", "false").lower() in ("true", "1")

@@ -57,8 +57,15 @@ class Segment:
 
 def write_segment(path: Path, times: Sequence[int], durations: Sequence[int], frames: Sequence[Encoded]) -> None:
     """Store a segment, whole or not at all."""
-    header = json.dumps({"times": list(times), "durations": list(durations), "numbers": [f.number for f in frames],
-                         "keys": [f.key for f in frames], "sizes": [len(f.data) for f in frames]}).encode()
+    header = json.dumps(
+        {
+            "times": list(times),
+            "durations": list(durations),
+            "numbers": [f.number for f in frames],
+            "keys": [f.key for f in frames],
+            "sizes": [len(f.data) for f in frames],
+        }
+    ).encode()
 
     def write(file: Any) -> None:
         file.write(_MAGIC + struct.pack("<Q", len(header)) + header)

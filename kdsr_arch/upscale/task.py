@@ -30,8 +30,14 @@ def run_upscale(args: argparse.Namespace) -> int:
     tiles = TileChoice(args.tile)
     if args.threads:
         torch.set_num_threads(args.threads)
-    model = open_model(args.weights, args.network, scale=args.scale, device=_device(args.device),
-                       precision=args.precision, root=args.root)
+    model = open_model(
+        args.weights,
+        args.network,
+        scale=args.scale,
+        device=_device(args.device),
+        precision=args.precision,
+        root=args.root,
+    )
     print(_describe(model), flush=True)
     restorer = Restorer(model, 0, args.overlap, args.batch)
     _upscale(args, kind, restorer, tiles)
@@ -40,8 +46,9 @@ def run_upscale(args: argparse.Namespace) -> int:
 
 def _upscale(args: argparse.Namespace, kind: str, restorer: Restorer, tiles: TileChoice) -> None:
     if kind == "folder":
-        count = upscale_folder(restorer, args.input, args.output, tiles, sequence=args.sequence,
-                               overwrite=args.overwrite)
+        count = upscale_folder(
+            restorer, args.input, args.output, tiles, sequence=args.sequence, overwrite=args.overwrite
+        )
         print(f"{args.output}: {count} images")
         return
     if kind == "image":
@@ -121,7 +128,10 @@ def _device(name: str) -> torch.device:
 
 def _describe(model: Model) -> str:
     traits = model.traits
-    kind = {"image": "an image network", "window": f"a video network of {traits.num_frame} frames",
-            "recurrent": "a recurrent video network"}[traits.mode]
+    kind = {
+        "image": "an image network",
+        "window": f"a video network of {traits.num_frame} frames",
+        "recurrent": "a recurrent video network",
+    }[traits.mode]
     precision = {"no": "", "fp16": ", fp16", "bf16": ", bf16"}[model.amp]
     return f"{model.label}: x{traits.scale}, {kind}, {traits.color.upper()}, on {model.device.type}{precision}"

@@ -43,8 +43,9 @@ class _Timed(NamedTuple):
     lq: Tensor
 
 
-def upscale_video(restorer: Restorer, source: Path, target: Path, tiles: TileChoice,
-                  options: VideoOptions | None = None) -> Progress:
+def upscale_video(
+    restorer: Restorer, source: Path, target: Path, tiles: TileChoice, options: VideoOptions | None = None
+) -> Progress:
     """Upscale a video file; ``target`` appears when it is whole.
 
     Returns:
@@ -74,17 +75,21 @@ def upscale_video(restorer: Restorer, source: Path, target: Path, tiles: TileCho
 def _settings(restorer: Restorer, info: VideoInfo, coding: Coding, options: VideoOptions) -> dict:
     """All that the segments depend on."""
     stat = info.path.stat()
-    return {"input": [str(info.path.resolve()), stat.st_size, stat.st_mtime_ns],
-            "network": restorer.model.fingerprint, "tile": [restorer.tile, restorer.overlap, restorer.batch],
-            "coding": [coding.codec, coding.pix_fmt, coding.options, coding.width, coding.height],
-            "segment": options.segment_frames}
+    return {
+        "input": [str(info.path.resolve()), stat.st_size, stat.st_mtime_ns],
+        "network": restorer.model.fingerprint,
+        "tile": [restorer.tile, restorer.overlap, restorer.batch],
+        "coding": [coding.codec, coding.pix_fmt, coding.options, coding.width, coding.height],
+        "segment": options.segment_frames,
+    }
 
 
 class _Run:
     """Makes the segments that are not there yet."""
 
-    def __init__(self, restorer: Restorer, info: VideoInfo, coding: Coding, options: VideoOptions,
-                 work: WorkFolder) -> None:
+    def __init__(
+        self, restorer: Restorer, info: VideoInfo, coding: Coding, options: VideoOptions, work: WorkFolder
+    ) -> None:
         self.restorer, self.info, self.coding, self.work = restorer, info, coding, work
         self.at_once = restorer.frames_at_once(info.height, info.width)
         self.length = -(-options.segment_frames // self.at_once) * self.at_once  # pieces end where segments end
@@ -104,7 +109,7 @@ class _Run:
         times: deque[tuple[int, int]] = deque()
         with ReadAhead(self._frames(before[0] if before else None)) as frames, WriteBehind(writer.add) as behind:
             context = [next(frames).lq for _ in before]
-            context = context[len(context) - self.restorer.context:] if self.restorer.context else []
+            context = context[len(context) - self.restorer.context :] if self.restorer.context else []
             for sr in self.restorer.stream(_noting(frames, times), self.at_once, context):
                 behind.put((*times.popleft(), self._ready(sr)))
                 self.progress.step()
@@ -117,7 +122,7 @@ class _Run:
         """The times of the frames that the first one to restore needs, one at least to know where to go on."""
         times = [time for segment in self.done for time in segment.times]
         count = min(max(self.restorer.context, 1), len(times))
-        return times[len(times) - count:]
+        return times[len(times) - count :]
 
     def _frames(self, start: int | None) -> Iterator[_Timed]:
         for frame in self.decoder.frames(start):
@@ -168,8 +173,10 @@ class _SegmentWriter:
     def _store(self) -> None:
         self._frames += self._encoder.finish()
         if len(self._frames) != len(self._times):
-            raise UserError(f"encoder {self.coding.codec} made {len(self._frames)} packets of {len(self._times)} "
-                            "frames; choose another --codec")
+            raise UserError(
+                f"encoder {self.coding.codec} made {len(self._frames)} packets of {len(self._times)} "
+                "frames; choose another --codec"
+            )
         write_segment(self.work.place(self.number), self._times, self._durations, self._frames)
         self.number += 1
 

@@ -85,8 +85,9 @@ def opened(path: Path) -> Iterator[Any]:
         with av.open(str(path), metadata_errors="replace") as container:
             yield container
     except av.FFmpegError as error:
-        raise UserError(f"{path}: truncated, damaged or no video ({error.strerror or error}); copy or download it again"
-                        ) from None
+        raise UserError(
+            f"{path}: truncated, damaged or no video ({error.strerror or error}); copy or download it again"
+        ) from None
 
 
 def probe(path: Path, partial: bool = False) -> VideoInfo:
@@ -130,8 +131,10 @@ def _check_whole(container: Any, stream: Any, path: Path) -> None:
     """An index that points beyond the end of the file: it was cut short, which is told before hours of work."""
     promised = promised_bytes(container, stream)
     if promised is not None:
-        raise UserError(f"{path}: truncated: its index ends at byte {promised:,}, the file at {container.size:,}; copy "
-                        "or download it again, or say --partial to upscale what is there")
+        raise UserError(
+            f"{path}: truncated: its index ends at byte {promised:,}, the file at {container.size:,}; copy "
+            "or download it again, or say --partial to upscale what is there"
+        )
 
 
 def _tags(context: Any, frame: Any) -> tuple[int, int, int, int]:
@@ -144,8 +147,10 @@ def _tags(context: Any, frame: Any) -> tuple[int, int, int, int]:
 
 def _refuse(path: Path, tags: tuple[int, int, int, int], frame: Any) -> None:
     if tags[1] in _HDR:
-        raise UserError(f"{path}: is HDR, {_HDR[tags[1]]}, which the networks were not made for; convert it to SDR "
-                        "first (ffmpeg's filters zscale and tonemap do)")
+        raise UserError(
+            f"{path}: is HDR, {_HDR[tags[1]]}, which the networks were not made for; convert it to SDR "
+            "first (ffmpeg's filters zscale and tonemap do)"
+        )
     if frame.interlaced_frame:
         raise UserError(f"{path}: is interlaced; deinterlace it first (ffmpeg -vf bwdif)")
 
@@ -159,10 +164,22 @@ def _info(path: Path, container: Any, stream: Any, frame: Any, tags: tuple[int, 
         if other is not stream and other.type in ("audio", "subtitle"):
             kinds.setdefault(other.type, []).append(other.codec_context.name if other.codec_context else "unknown")
     return VideoInfo(
-        path, frame.width, frame.height, stream.time_base, Fraction(rate), _count(stream, rate), pix_fmt,
-        max(component.bits for component in frame.format.components), tags, matrix,
-        tags[3] == _FULL or pix_fmt.startswith("yuvj"), stream.sample_aspect_ratio or None, _display_matrix(frame),
-        told_seconds(container, stream), kinds)
+        path,
+        frame.width,
+        frame.height,
+        stream.time_base,
+        Fraction(rate),
+        _count(stream, rate),
+        pix_fmt,
+        max(component.bits for component in frame.format.components),
+        tags,
+        matrix,
+        tags[3] == _FULL or pix_fmt.startswith("yuvj"),
+        stream.sample_aspect_ratio or None,
+        _display_matrix(frame),
+        told_seconds(container, stream),
+        kinds,
+    )
 
 
 def _count(stream: Any, rate: Any) -> int:
@@ -203,9 +220,11 @@ class Decoder:
                 stream = _video_stream(container, self.info.path)
                 for raw in self._raw(container, stream, start):
                     if (raw.width, raw.height) != (self.info.width, self.info.height):
-                        raise UserError(f"{self.info.path}: the frame size changes from {self.info.width}x"
-                                        f"{self.info.height} to {raw.width}x{raw.height} at {raw.time:.2f} s; cut it "
-                                        "there")
+                        raise UserError(
+                            f"{self.info.path}: the frame size changes from {self.info.width}x"
+                            f"{self.info.height} to {raw.width}x{raw.height} at {raw.time:.2f} s; cut it "
+                            "there"
+                        )
                     pts = self._pts(raw, last)
                     if start is None or pts >= start:
                         count, last = count + 1, pts
@@ -239,10 +258,14 @@ class Decoder:
 
     def _rgb(self, raw: Any) -> NDArray:
         name = "rgb24" if self.info.depth <= 8 else "rgb48le"
-        source = {} if raw.format.is_rgb else {
-            "src_colorspace": self.info.matrix, "src_color_range": 2 if self.info.full_range else 1}
-        return raw.reformat(format=name, dst_colorspace=self.info.matrix, dst_color_range=2,
-                            interpolation="BICUBIC", **source).to_ndarray()
+        source = (
+            {}
+            if raw.format.is_rgb
+            else {"src_colorspace": self.info.matrix, "src_color_range": 2 if self.info.full_range else 1}
+        )
+        return raw.reformat(
+            format=name, dst_colorspace=self.info.matrix, dst_color_range=2, interpolation="BICUBIC", **source
+        ).to_ndarray()
 
     def _check_end(self, last: int | None) -> None:
         """A file without an index simply ends: then its length tells whether all of it was there."""
@@ -252,8 +275,10 @@ class Decoder:
         start = self._start()
         ended = float((last - start) * info.time_base) + 1 / float(info.rate)
         if missing_seconds(info.seconds, ended):
-            raise UserError(f"{info.path}: truncated: it should last {info.seconds:.1f} s, but its frames end after "
-                            f"{ended:.1f} s; copy or download it again, or say --partial to upscale what is there")
+            raise UserError(
+                f"{info.path}: truncated: it should last {info.seconds:.1f} s, but its frames end after "
+                f"{ended:.1f} s; copy or download it again, or say --partial to upscale what is there"
+            )
 
     def _start(self) -> int:
         with opened(self.info.path) as container:

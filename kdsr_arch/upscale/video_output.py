@@ -62,10 +62,12 @@ def choose_coding(info: VideoInfo, scale: int, codec: str | None, crf: int, pres
     except (av.FFmpegError, ValueError, AttributeError):
         formats = []
     if not formats:
-        known = [c for c in ("libx264", "libx265", "libsvtav1", "libvpx-vp9", "mpeg4", "ffv1")
-                 if c in av.codecs_available]
-        raise UserError(f"--codec {name}: no such video encoder in PyAV{nearest(name, known)}; it has "
-                        f"{', '.join(known)}")
+        known = [
+            c for c in ("libx264", "libx265", "libsvtav1", "libvpx-vp9", "mpeg4", "ffv1") if c in av.codecs_available
+        ]
+        raise UserError(
+            f"--codec {name}: no such video encoder in PyAV{nearest(name, known)}; it has {', '.join(known)}"
+        )
     pix_fmt = _pix_fmt(info, formats)
     unit = 1 if "444" in pix_fmt or "rgb" in pix_fmt or "gbr" in pix_fmt else 2
     width, height = (n * scale // unit * unit for n in (info.width, info.height))
@@ -87,8 +89,14 @@ def _options(codec: str, crf: int, preset: str) -> dict[str, str]:
         os.environ.setdefault("SVT_LOG", "1")  # it prints its life story otherwise
         return {"crf": str(crf), "preset": "8", "svtav1-params": "enable-overlays=0"}
     if codec == "libvpx-vp9":
-        return {"crf": str(crf), "b:v": "0", "deadline": "realtime", "cpu-used": "5", "row-mt": "1",
-                "auto-alt-ref": "0"}  # hidden frames would not count as frames
+        return {
+            "crf": str(crf),
+            "b:v": "0",
+            "deadline": "realtime",
+            "cpu-used": "5",
+            "row-mt": "1",
+            "auto-alt-ref": "0",
+        }  # hidden frames would not count as frames
     if codec == "mpeg4":
         return {"qmin": "2", "qmax": str(max(2, crf // 5)), "flags": "+qscale", "global_quality": str(118 * 3)}
     return {}
@@ -101,7 +109,11 @@ def _configure(context: Any, info: VideoInfo, coding: Coding) -> None:
     context.flags |= 1 << 22  # AV_CODEC_FLAG_GLOBAL_HEADER: parameter sets go to the head of the file
     primaries, transfer, matrix, full = _written_tags(info)
     context.color_primaries, context.color_trc, context.colorspace, context.color_range = (
-        primaries, transfer, matrix, full)
+        primaries,
+        transfer,
+        matrix,
+        full,
+    )
     if info.aspect:
         context.sample_aspect_ratio = info.aspect
 
@@ -137,16 +149,24 @@ class Encoder:
         try:
             self._context.open()
         except av.FFmpegError as error:
-            raise UserError(f"encoder {coding.codec} refuses {coding.width}x{coding.height} pixels of "
-                            f"{coding.pix_fmt} with {coding.options} ({error.strerror or error})") from None
+            raise UserError(
+                f"encoder {coding.codec} refuses {coding.width}x{coding.height} pixels of "
+                f"{coding.pix_fmt} with {coding.options} ({error.strerror or error})"
+            ) from None
 
     def add(self, image: NDArray) -> list[Encoded]:
         """Encode (H, W, 3) RGB, uint8 or uint16; returns what is ready."""
         coding, info = self.coding, self.info
-        image = np.ascontiguousarray(image[:coding.height, :coding.width])
+        image = np.ascontiguousarray(image[: coding.height, : coding.width])
         frame = self._av.VideoFrame.from_ndarray(image, format="rgb24" if image.dtype == np.uint8 else "rgb48le")
-        frame = frame.reformat(format=coding.pix_fmt, src_colorspace=info.matrix, dst_colorspace=info.matrix,
-                               src_color_range=2, dst_color_range=2 if info.full_range else 1, interpolation="BICUBIC")
+        frame = frame.reformat(
+            format=coding.pix_fmt,
+            src_colorspace=info.matrix,
+            dst_colorspace=info.matrix,
+            src_color_range=2,
+            dst_color_range=2 if info.full_range else 1,
+            interpolation="BICUBIC",
+        )
         frame.pts, frame.time_base = self._count, self._context.time_base
         self._count += 1
         return self._taken(self._context.encode(frame))
@@ -175,8 +195,10 @@ def check_container(path: Path, info: VideoInfo, coding: Coding) -> None:
             _try_header(av, path, source, info, coding)
     except _Unfit as error:
         kinds = "; ".join(f"{kind} {', '.join(codecs)}" for kind, codecs in info.streams.items())
-        raise UserError(f"{path}: {path.suffix} cannot hold {coding.codec} video with the input's streams "
-                        f"({kinds or 'video only'}; {error}); write .mkv instead") from None
+        raise UserError(
+            f"{path}: {path.suffix} cannot hold {coding.codec} video with the input's streams "
+            f"({kinds or 'video only'}; {error}); write .mkv instead"
+        ) from None
 
 
 class _Unfit(Exception):
@@ -198,8 +220,9 @@ def _prepare(out: Any, source: Any, info: VideoInfo, coding: Coding) -> tuple[An
     video.time_base = info.time_base
     if info.display_matrix is not None and hasattr(video, "set_display_matrix"):
         video.set_display_matrix(info.display_matrix)
-    copied = {stream.index: _copy_stream(out, stream) for stream in source.streams
-              if stream.type in ("audio", "subtitle")}
+    copied = {
+        stream.index: _copy_stream(out, stream) for stream in source.streams if stream.type in ("audio", "subtitle")
+    }
     out.metadata.update({k: v for k, v in source.metadata.items() if k.lower() not in ("encoder", "duration")})
     if hasattr(source, "chapters") and hasattr(out, "set_chapters") and source.chapters():
         out.set_chapters(source.chapters())
@@ -255,8 +278,9 @@ def decode_times(times: Sequence[int], order: Sequence[int]) -> list[int]:
     return [times[k - lag] if k >= lag else times[0] - (lag - k) * lead for k in range(len(order))]
 
 
-def _video_packets(av: Any, video: Any, info: VideoInfo, segments: Sequence[Segment]
-                   ) -> Iterator[tuple[float, int, Any]]:
+def _video_packets(
+    av: Any, video: Any, info: VideoInfo, segments: Sequence[Segment]
+) -> Iterator[tuple[float, int, Any]]:
     times = [time for segment in segments for time in segment.times]
     durations = _durations(info, times, [d for segment in segments for d in segment.durations])
     firsts = list(itertools.accumulate((len(segment.times) for segment in segments), initial=0))

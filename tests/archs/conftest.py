@@ -16,31 +16,31 @@ class Golden:
         self.z = z
 
     def hp(self, name):
-        return self.z['hp/' + name].item()
+        return self.z["hp/" + name].item()
 
     def input(self, name):
-        return torch.from_numpy(self.z['in/' + name])
+        return torch.from_numpy(self.z["in/" + name])
 
     def weight(self, name):
-        if 'sd/' + name in self.z.files:
-            return torch.from_numpy(self.z['sd/' + name])
-        middle, half = self.z['rule/' + name]
-        seed = zlib.crc32(f"{self.hp('weight_seed')}:{name}".encode()) & 0xffffffff
-        uniform = np.random.RandomState(seed).random_sample(tuple(self.z['shape/' + name]))
+        if "sd/" + name in self.z.files:
+            return torch.from_numpy(self.z["sd/" + name])
+        middle, half = self.z["rule/" + name]
+        seed = zlib.crc32(f"{self.hp('weight_seed')}:{name}".encode()) & 0xFFFFFFFF
+        uniform = np.random.RandomState(seed).random_sample(tuple(self.z["shape/" + name]))
         return torch.from_numpy((middle + half * (2.0 * uniform - 1.0)).astype(np.float32))
 
-    def state(self, prefix=''):
-        keys = [k.split('/', 1)[1] for k in self.z.files if k.startswith(('sd/', 'shape/'))]
-        return {k[len(prefix):]: self.weight(k) for k in keys if k.startswith(prefix)}
+    def state(self, prefix=""):
+        keys = [k.split("/", 1)[1] for k in self.z.files if k.startswith(("sd/", "shape/"))]
+        return {k[len(prefix) :]: self.weight(k) for k in keys if k.startswith(prefix)}
 
     def near(self, ours, name):
         """Whether ``ours`` equals the file's output ``name``, in shape and to 2e-5 of its largest value."""
-        expected = self.z['out/' + name]
+        expected = self.z["out/" + name]
         if tuple(ours.shape) != expected.shape:
             return False
         error = np.abs(ours.detach().numpy() - expected).max()
-        print(f'{name}: off by {error}')  # shown where the test fails
-        return error <= 2e-5 * self.hp('absmax/' + name)
+        print(f"{name}: off by {error}")  # shown where the test fails
+        return error <= 2e-5 * self.hp("absmax/" + name)
 
 
 @pytest.fixture
@@ -52,11 +52,13 @@ def golden(vectors):
 @pytest.fixture
 def taps_seen():
     """``taps_seen(net)`` -> a dict that the next forward fills with the shapes recorded at the declared taps."""
+
     def watch(net, traits):
         seen = {}
         for alias, path in traits.taps.items():
             net.get_submodule(path).register_forward_hook(
-                lambda m, i, o, alias=alias: seen.update({alias: tuple(o.shape)}))
+                lambda m, i, o, alias=alias: seen.update({alias: tuple(o.shape)})
+            )
         return seen
 
     return watch

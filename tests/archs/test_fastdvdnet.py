@@ -8,7 +8,7 @@ from kdsr_arch.archs.fastdvdnet_arch import FastDVDnet
 from kdsr_arch.archs.runner import Runner
 from kdsr_arch.errors import UserError
 
-TINY = {'channels': (4, 6, 8), 'num_interm': 3, 'num_hr_feat': 4}
+TINY = {"channels": (4, 6, 8), "num_interm": 3, "num_hr_feat": 4}
 
 
 def count(net):
@@ -21,48 +21,51 @@ def test_parameter_counts():
     assert count(denoiser.temp1) == count(denoiser.temp2) == 1_239_548
 
 
-@pytest.mark.parametrize('name', ['fastdvdnet', 'fastdvdnet_small'])
+@pytest.mark.parametrize("name", ["fastdvdnet", "fastdvdnet_small"])
 def test_golden_denoiser(golden, name):
     file = golden(name)
-    widths = tuple(file.hp(f'chs_lyr{i}') for i in range(3))
-    net = FastDVDnet(scale=1, channels=widths, num_interm=file.hp('interm_ch'), noise_map=True).eval()
+    widths = tuple(file.hp(f"chs_lyr{i}") for i in range(3))
+    net = FastDVDnet(scale=1, channels=widths, num_interm=file.hp("interm_ch"), noise_map=True).eval()
     net.load_state_dict(file.state())
-    x = file.input('x')
+    x = file.input("x")
     with torch.no_grad():
-        assert file.near(net(x.unflatten(1, (5, -1)), file.input('noise_map')), 'den')
+        assert file.near(net(x.unflatten(1, (5, -1)), file.input("noise_map")), "den")
 
 
-@pytest.mark.parametrize('name', ['fastdvdnet', 'fastdvdnet_small'])
+@pytest.mark.parametrize("name", ["fastdvdnet", "fastdvdnet_small"])
 def test_golden_sequence_through_the_runner(golden, name):
     file = golden(name)
-    widths = tuple(file.hp(f'chs_lyr{i}') for i in range(3))
-    net = FastDVDnet(scale=1, channels=widths, num_interm=file.hp('interm_ch'), noise_map=True).eval()
+    widths = tuple(file.hp(f"chs_lyr{i}") for i in range(3))
+    net = FastDVDnet(scale=1, channels=widths, num_interm=file.hp("interm_ch"), noise_map=True).eval()
     net.load_state_dict(file.state())
-    level = file.input('noise_std')
+    level = file.input("noise_std")
 
     class WithMap(nn.Module):
         def forward(self, x):
             return net(x, level.view(1, 1, 1, 1).expand(x.shape[0], 1, *x.shape[-2:])).clamp(0, 1)
 
     runner = Runner(WithMap(), net.traits)
-    assert file.near(runner.restore(file.input('seq').unsqueeze(0), padding='reflection')[0], 'den_seq')
+    assert file.near(runner.restore(file.input("seq").unsqueeze(0), padding="reflection")[0], "den_seq")
 
 
-@pytest.mark.parametrize('options', [{}, {'scale': 2, 'color': 'y'}, {'norm': 'none', 'base': 'none'},
-                                     {'scale': 3, 'base': 'bilinear'}], ids=str)
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"scale": 2, "color": "y"}, {"norm": "none", "base": "none"}, {"scale": 3, "base": "bilinear"}],
+    ids=str,
+)
 def test_super_resolution_shapes_taps_and_gradients(options, taps_seen):
     net = FastDVDnet(**TINY, **options)
-    channels, scale = (1 if net.traits.color == 'y' else 3), net.traits.scale
+    channels, scale = (1 if net.traits.color == "y" else 3), net.traits.scale
     seen = taps_seen(net, net.traits)
     out = net(torch.rand(2, 5, channels, 8, 12))
     assert out.shape == (2, channels, 8 * scale, 12 * scale)
-    assert seen == {'f_sr': (2, 4, 8 * scale, 12 * scale), 'f_lr': (2, 4, 8, 12)}
+    assert seen == {"f_sr": (2, 4, 8 * scale, 12 * scale), "f_lr": (2, 4, 8, 12)}
     out.square().mean().backward()
     assert all(p.grad is not None for p in net.parameters())
 
 
 def test_no_norm_means_no_buffers_and_independent_samples():
-    net = FastDVDnet(**TINY, norm='none').train()
+    net = FastDVDnet(**TINY, norm="none").train()
     assert not list(net.buffers())
     x = torch.rand(3, 5, 3, 8, 8)
     torch.testing.assert_close(net(x)[:1], net(x[:1]), atol=1e-5, rtol=1e-5)
@@ -80,15 +83,15 @@ def test_batch_norm_uses_running_statistics_in_evaluation_and_trains_on_one_wind
 
 
 def test_bad_options_are_refused():
-    with pytest.raises(UserError, match='batch, none'):
-        FastDVDnet(norm='group')
-    with pytest.raises(UserError, match='three widths'):
+    with pytest.raises(UserError, match="batch, none"):
+        FastDVDnet(norm="group")
+    with pytest.raises(UserError, match="three widths"):
         FastDVDnet(channels=(8, 16))
-    with pytest.raises(UserError, match='noise map'):
+    with pytest.raises(UserError, match="noise map"):
         FastDVDnet(**TINY)(torch.rand(1, 5, 3, 8, 8), torch.rand(1, 1, 8, 8))
 
 
-@pytest.mark.parametrize('norm', ['batch', 'none'])
+@pytest.mark.parametrize("norm", ["batch", "none"])
 def test_inference_form_equals_the_network(norm):
     net = FastDVDnet(**TINY, norm=norm).eval()
     fast, x = net.for_inference(), torch.rand(1, 5, 3, 8, 12)

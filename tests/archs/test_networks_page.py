@@ -20,8 +20,11 @@ ROWS = re.findall(_ROW, PAGE.read_text(encoding="utf-8"), re.MULTILINE)
 
 def _input(traits: Traits) -> str:
     """As the page says it."""
-    one = {"image": "HR image" if traits.input == "gt" else "image", "window": f"{traits.num_frame} frames",
-           "recurrent": "clip"}[traits.mode]
+    one = {
+        "image": "HR image" if traits.input == "gt" else "image",
+        "window": f"{traits.num_frame} frames",
+        "recurrent": "clip",
+    }[traits.mode]
     if traits.upsampled_input:
         one = f"{traits.num_frame} enlarged frames" if traits.mode == "window" else f"enlarged {one}"
     return f"{one}, {'Y' if traits.color == 'y' else 'RGB'}"

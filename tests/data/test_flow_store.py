@@ -95,8 +95,9 @@ def test_crops_are_those_of_the_whole_flow(option_file, store):
     whole = reader.read([keys], (112, 128), Window(0, 0, 112, 128), PLAIN)[0]
     assert np.abs(whole).max() > 0.1
     for window in (Window(0, 0, 48, 48), Window(64, 80, 48, 48), Window(4, 12, 16, 20), Window(3, 5, 7, 9)):
-        np.testing.assert_array_equal(reader.read([keys], (112, 128), window, PLAIN)[0], window.of(whole.transpose(
-            1, 2, 0)).transpose(2, 0, 1))
+        np.testing.assert_array_equal(
+            reader.read([keys], (112, 128), window, PLAIN)[0], window.of(whole.transpose(1, 2, 0)).transpose(2, 0, 1)
+        )
 
 
 def test_one_turned_by_hand():

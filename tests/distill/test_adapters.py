@@ -9,54 +9,58 @@ from kdsr_arch.errors import UserError
 
 
 def build(spec, student, teacher, channels=True, size=True):
-    return build_adapter(spec, torch.Size(student), torch.Size(teacher), align_channels=channels, align_size=size,
-                         where='term x')
+    return build_adapter(
+        spec, torch.Size(student), torch.Size(teacher), align_channels=channels, align_size=size, where="term x"
+    )
 
 
 def test_auto_builds_what_differs_and_the_loss_needs():
-    assert build('auto', (2, 8, 4, 4), (2, 8, 4, 4)) is None
-    both = build('auto', (2, 8, 4, 4), (2, 16, 8, 8))
+    assert build("auto", (2, 8, 4, 4), (2, 8, 4, 4)) is None
+    both = build("auto", (2, 8, 4, 4), (2, 16, 8, 8))
     assert both(torch.rand(2, 8, 4, 4), (8, 8)).shape == (2, 16, 8, 8)
-    assert both.describe() == 'conv1x1 8->16 + resize'
-    resize = build('auto', (2, 8, 4, 4), (2, 16, 8, 8), channels=False)
+    assert both.describe() == "conv1x1 8->16 + resize"
+    resize = build("auto", (2, 8, 4, 4), (2, 16, 8, 8), channels=False)
     assert resize.conv is None and resize(torch.rand(2, 8, 4, 4), (8, 8)).shape == (2, 8, 8, 8)
-    conv = build('auto', (2, 8, 4, 4), (2, 16, 8, 8), size=False)
+    conv = build("auto", (2, 8, 4, 4), (2, 16, 8, 8), size=False)
     assert conv(torch.rand(2, 8, 4, 4), (8, 8)).shape == (2, 16, 4, 4)
-    assert build('auto', (2, 8, 4, 4), (2, 16, 8, 8), channels=False, size=False) is None
+    assert build("auto", (2, 8, 4, 4), (2, 16, 8, 8), channels=False, size=False) is None
 
 
 def test_resize_is_the_mean_of_covered_pixels_down_and_bilinear_up():
     x = torch.rand(1, 2, 4, 6)
-    down = build('auto', (1, 2, 4, 6), (1, 2, 2, 3))
+    down = build("auto", (1, 2, 4, 6), (1, 2, 2, 3))
     torch.testing.assert_close(down(x, (2, 3)), F.avg_pool2d(x, 2))
-    up = build('auto', (1, 2, 4, 6), (1, 2, 8, 12))
-    torch.testing.assert_close(up(x, (8, 12)), F.interpolate(x, (8, 12), mode='bilinear', align_corners=False))
+    up = build("auto", (1, 2, 4, 6), (1, 2, 8, 12))
+    torch.testing.assert_close(up(x, (8, 12)), F.interpolate(x, (8, 12), mode="bilinear", align_corners=False))
 
 
 def test_explicit_adapter_starts_as_identity_where_channels_agree():
-    adapter = build({'type': 'conv3x3'}, (1, 3, 5, 5), (1, 3, 5, 5))
+    adapter = build({"type": "conv3x3"}, (1, 3, 5, 5), (1, 3, 5, 5))
     x = torch.rand(1, 3, 5, 5)
     torch.testing.assert_close(adapter(x, (5, 5)), x)
     assert adapter.conv.kernel_size == (3, 3)
-    assert build({'type': 'conv1x1', 'bias': False}, (1, 3, 5, 5), (1, 4, 5, 5)).conv.bias is None
-    assert build({'type': 'resize', 'resize': 'area'}, (1, 3, 5, 5), (1, 3, 5, 5)).conv is None
+    assert build({"type": "conv1x1", "bias": False}, (1, 3, 5, 5), (1, 4, 5, 5)).conv.bias is None
+    assert build({"type": "resize", "resize": "area"}, (1, 3, 5, 5), (1, 3, 5, 5)).conv is None
 
 
-@pytest.mark.parametrize('spec, student, teacher, message', [
-    ('none', (1, 8, 4, 4), (1, 16, 4, 4), 'adapter: none'),
-    ('atuo', (1, 8, 4, 4), (1, 16, 4, 4), "'auto'"),
-    ('auto', (1, 8, 4), (1, 16, 4), 'cannot be aligned'),
-    ({'type': 'conv2x2'}, (1, 8, 4, 4), (1, 16, 4, 4), 'conv1x1'),
-    ({'typo': 1}, (1, 8, 4, 4), (1, 16, 4, 4), "'type'"),
-    ({'resize': 'cubic'}, (1, 8, 4, 4), (1, 16, 4, 4), 'bilinear'),
-    ({'type': 'conv1x1'}, (1, 8), (1, 16), 'batch, channels'),
-])
+@pytest.mark.parametrize(
+    "spec, student, teacher, message",
+    [
+        ("none", (1, 8, 4, 4), (1, 16, 4, 4), "adapter: none"),
+        ("atuo", (1, 8, 4, 4), (1, 16, 4, 4), "'auto'"),
+        ("auto", (1, 8, 4), (1, 16, 4), "cannot be aligned"),
+        ({"type": "conv2x2"}, (1, 8, 4, 4), (1, 16, 4, 4), "conv1x1"),
+        ({"typo": 1}, (1, 8, 4, 4), (1, 16, 4, 4), "'type'"),
+        ({"resize": "cubic"}, (1, 8, 4, 4), (1, 16, 4, 4), "bilinear"),
+        ({"type": "conv1x1"}, (1, 8), (1, 16), "batch, channels"),
+    ],
+)
 def test_what_cannot_be_is_refused(spec, student, teacher, message):
     with pytest.raises(UserError, match=message):
         build(spec, student, teacher)
 
 
 def test_shrinking_comes_before_the_convolution():
-    adapter = Adapter((2, 3), 'area')
+    adapter = Adapter((2, 3), "area")
     x = torch.rand(1, 2, 8, 8)
     torch.testing.assert_close(adapter(x, (2, 2)), adapter.conv(F.avg_pool2d(x, 4)))

@@ -21,19 +21,19 @@ from kdsr_arch.models.networks import build_network
 from kdsr_arch.models.teachers import build_teacher
 from kdsr_arch.ops.color import rgb_to_y
 
-TEACHER = {'type': 'MSRResNet', 'num_feat': 8, 'num_block': 1, 'upscale': 2}
+TEACHER = {"type": "MSRResNet", "num_feat": 8, "num_block": 1, "upscale": 2}
 MARGIN = 2 * 4 + 2  # HR pixels that the teacher reaches: four 3x3 layers at LR size, two at HR size
 
 
 @pytest.fixture
 def options(tmp_path):
-    (tmp_path / 'hr').mkdir()
+    (tmp_path / "hr").mkdir()
     for number in range(2):
         noise = np.random.default_rng(number).integers(0, 256, (12, 14, 3), np.uint8)
-        cv2.imwrite(str(tmp_path / f'hr/{number}.png'), cv2.resize(noise, (112, 96), interpolation=cv2.INTER_CUBIC))
+        cv2.imwrite(str(tmp_path / f"hr/{number}.png"), cv2.resize(noise, (112, 96), interpolation=cv2.INTER_CUBIC))
     torch.manual_seed(3)
     state = {key: 4 * value for key, value in build_network(TEACHER).state_dict().items()}  # away from the student
-    save_tensors({'params': state}, tmp_path / 'teacher.pth')
+    save_tensors({"params": state}, tmp_path / "teacher.pth")
     opt = {
         'name': 'cached', 'model_type': 'ImageDistillModel', 'scale': 2, 'num_gpu': 0,
         'datasets': {'train': {
@@ -49,13 +49,13 @@ def options(tmp_path):
 
 
 def written(folder, opt):
-    (folder / 'opt.yml').write_text(yaml.safe_dump(opt))
-    return folder / 'opt.yml'
+    (folder / "opt.yml").write_text(yaml.safe_dump(opt))
+    return folder / "opt.yml"
 
 
 def loaded(file, **train):
     opt = load_options(file, is_train=True)
-    opt['datasets']['train'].update(train)
+    opt["datasets"]["train"].update(train)
     return opt
 
 
@@ -67,7 +67,7 @@ def stored(file, path, windows=0, one=False, taps=None):
 
 def first_loss(opt, data):
     torch.manual_seed(0)
-    batches = train_batches(data, open_dataset(data['datasets']['train'], 'train'), 0)
+    batches = train_batches(data, open_dataset(data["datasets"]["train"], "train"), 0)
     model = build_model(opt)
     model.prepare(batches.peek())
     model.feed_data(next(batches))
@@ -87,130 +87,134 @@ def test_flips_are_those_of_the_images_and_can_be_undone():
 
 
 def test_crops_of_whole_images_are_the_live_teachers_away_from_their_border(options, tmp_path):
-    opt = stored(options, tmp_path / 'store.lmdb')
+    opt = stored(options, tmp_path / "store.lmdb")
     teacher = build_teacher(opt).eval()
-    dataset = open_dataset(opt['datasets']['train'], 'train')
+    dataset = open_dataset(opt["datasets"]["train"], "train")
     seen = set()
     for number in range(12):
         item = dataset.sample(number, np.random.default_rng(number))
         with torch.no_grad():
-            live = teacher(item['lq'][None])[0]
-        difference = (item['teacher'][OUTPUT].float() - live).abs()
+            live = teacher(item["lq"][None])[0]
+        difference = (item["teacher"][OUTPUT].float() - live).abs()
         assert difference[:, MARGIN:-MARGIN, MARGIN:-MARGIN].max() < 1e-3  # half precision of values below 2
         seen.add(bool(difference.max() > 1e-2))
     assert seen == {True}  # the border does differ: the stored teacher has seen beyond it
 
 
 def test_windows_are_the_live_teachers_everywhere_and_give_the_live_loss(options, tmp_path):
-    opt = stored(options, tmp_path / 'store.lmdb', windows=3)
-    live = {**opt, 'datasets': {}}
+    opt = stored(options, tmp_path / "store.lmdb", windows=3)
+    live = {**opt, "datasets": {}}
     with_store, without = first_loss(opt, opt), first_loss(live, opt)
-    assert set(with_store) == set(without) and 'l_body' in without
-    for name in ('l_pix', 'l_out', 'l_body'):
+    assert set(with_store) == set(without) and "l_body" in without
+    for name in ("l_pix", "l_out", "l_body"):
         assert with_store[name] == pytest.approx(without[name], rel=1e-3)
 
 
-@pytest.mark.parametrize('windows', [0, 3])
+@pytest.mark.parametrize("windows", [0, 3])
 def test_a_privileged_teacher_is_stored_from_the_ground_truth(options, tmp_path, windows):
-    decoder = {'type': 'FSRCNN', 'd': 8, 's': 4, 'm': 1}
-    net = {'type': 'PISRTeacher', 'scale': 2, 'decoder': decoder}
-    save_tensors({'params': build_network(net).state_dict()}, tmp_path / 'teacher.pth')
-    opt = yaml.safe_load(options.read_text()) | {'network_t': net, 'network_g': {**decoder, 'scale': 2}}
-    opt['train']['distill_opt'] = {'out': {'type': 'L1Loss'}, 'map': {'type': 'L1Loss', 'at': 'expanding'}}
-    opt = stored(written(tmp_path, opt), tmp_path / 'store.lmdb', windows=windows)
+    decoder = {"type": "FSRCNN", "d": 8, "s": 4, "m": 1}
+    net = {"type": "PISRTeacher", "scale": 2, "decoder": decoder}
+    save_tensors({"params": build_network(net).state_dict()}, tmp_path / "teacher.pth")
+    opt = yaml.safe_load(options.read_text()) | {"network_t": net, "network_g": {**decoder, "scale": 2}}
+    opt["train"]["distill_opt"] = {"out": {"type": "L1Loss"}, "map": {"type": "L1Loss", "at": "expanding"}}
+    opt = stored(written(tmp_path, opt), tmp_path / "store.lmdb", windows=windows)
     if windows:  # crops of whole images have seen what lies beyond their border
-        with_store, without = first_loss(opt, opt), first_loss({**opt, 'datasets': {}}, opt)
-        assert {'l_out', 'l_map'} <= set(without) and with_store == pytest.approx(without, rel=1e-3)
-    item = open_dataset(opt['datasets']['train'], 'train').sample(0, np.random.default_rng(5))
+        with_store, without = first_loss(opt, opt), first_loss({**opt, "datasets": {}}, opt)
+        assert {"l_out", "l_map"} <= set(without) and with_store == pytest.approx(without, rel=1e-3)
+    item = open_dataset(opt["datasets"]["train"], "train").sample(0, np.random.default_rng(5))
     with torch.no_grad():
-        restored = build_teacher(opt).eval()(rgb_to_y(item['gt'])[None])[0]
+        restored = build_teacher(opt).eval()(rgb_to_y(item["gt"])[None])[0]
     inner = slice(16, -16) if not windows else slice(None)
-    torch.testing.assert_close(item['teacher'][OUTPUT].float()[:, inner, inner], restored[:, inner, inner],
-                               atol=1e-3, rtol=1e-3)
+    torch.testing.assert_close(
+        item["teacher"][OUTPUT].float()[:, inner, inner], restored[:, inner, inner], atol=1e-3, rtol=1e-3
+    )
 
 
 def test_one_orientation_turns_the_stored_output(options, tmp_path):
-    opt = stored(options, tmp_path / 'store.lmdb', one=True, taps=[])
-    store = TeacherStore(tmp_path / 'store.lmdb')
+    opt = stored(options, tmp_path / "store.lmdb", one=True, taps=[])
+    store = TeacherStore(tmp_path / "store.lmdb")
     assert store.orientations == [0] and list(store.names) == [OUTPUT]
-    plain = store.read('0', (3, 4, 10, 12), (False, False, False))[OUTPUT]
-    turned = store.read('0', (3, 4, 10, 12), (True, False, True))[OUTPUT]
+    plain = store.read("0", (3, 4, 10, 12), (False, False, False))[OUTPUT]
+    turned = store.read("0", (3, 4, 10, 12), (True, False, True))[OUTPUT]
     assert torch.equal(turned, apply_flip(plain, (True, False, True)))
-    assert 'teacher' in open_dataset(opt['datasets']['train'], 'train').sample(0, np.random.default_rng(0))
+    assert "teacher" in open_dataset(opt["datasets"]["train"], "train").sample(0, np.random.default_rng(0))
 
 
 def test_micro_batches_get_their_own_part(options, tmp_path):
-    opt = stored(options, tmp_path / 'store.lmdb', windows=2)
-    opt['train']['accumulation'] = 2
-    live = {**opt, 'datasets': {}}
-    assert first_loss(opt, opt)['l_out'] == pytest.approx(first_loss(live, opt)['l_out'], rel=1e-3)
+    opt = stored(options, tmp_path / "store.lmdb", windows=2)
+    opt["train"]["accumulation"] = 2
+    live = {**opt, "datasets": {}}
+    assert first_loss(opt, opt)["l_out"] == pytest.approx(first_loss(live, opt)["l_out"], rel=1e-3)
 
 
 def test_only_what_terms_compare_is_read_and_crops_stay_the_same(options, tmp_path):
-    opt = stored(options, tmp_path / 'store.lmdb', windows=2, taps=['body', 'conv_first'])
-    terms = opt['train']['distill_opt']
+    opt = stored(options, tmp_path / "store.lmdb", windows=2, taps=["body", "conv_first"])
+    terms = opt["train"]["distill_opt"]
 
     def first_batch(names):
-        train = {**opt['train'], 'distill_opt': {name: terms[name] for name in names}}
-        return next(build({**opt, 'train': train}, 0)[1])
+        train = {**opt["train"], "distill_opt": {name: terms[name] for name in names}}
+        return next(build({**opt, "train": train}, 0)[1])
 
-    both, output, alone = first_batch(['out', 'body']), first_batch(['out']), first_batch([])
-    assert set(both['teacher']) == {OUTPUT, 'body'}
-    assert set(output['teacher']) == {OUTPUT} and not alone['teacher']
-    assert torch.equal(output['teacher'][OUTPUT], both['teacher'][OUTPUT])
-    assert torch.equal(alone['lq'], both['lq'])
+    both, output, alone = first_batch(["out", "body"]), first_batch(["out"]), first_batch([])
+    assert set(both["teacher"]) == {OUTPUT, "body"}
+    assert set(output["teacher"]) == {OUTPUT} and not alone["teacher"]
+    assert torch.equal(output["teacher"][OUTPUT], both["teacher"][OUTPUT])
+    assert torch.equal(alone["lq"], both["lq"])
 
 
 def test_command_stores_measures_and_records(options, tmp_path, capsys):
-    assert main(['cache-teacher', '-opt', str(options), '-o', str(tmp_path / 'store.lmdb')]) == 0
+    assert main(["cache-teacher", "-opt", str(options), "-o", str(tmp_path / "store.lmdb")]) == 0
     said = capsys.readouterr().out
-    assert 'steps per second' in said and 'teacher_cache' in said and 'inner half' in said
-    info = json.loads((tmp_path / 'store.lmdb/teacher.json').read_text())
-    assert info['gain']['stored'] > 0 and info['border']['inner_db'] > 60 > info['border']['all_db']
-    assert main(['cache-teacher', '-opt', str(options), '-o', str(tmp_path / 'store.lmdb')]) == 2
-    assert 'exists already' in capsys.readouterr().err
-    gain = measure_gain(loaded(options), tmp_path / 'store.lmdb', 1, 1)
+    assert "steps per second" in said and "teacher_cache" in said and "inner half" in said
+    info = json.loads((tmp_path / "store.lmdb/teacher.json").read_text())
+    assert info["gain"]["stored"] > 0 and info["border"]["inner_db"] > 60 > info["border"]["all_db"]
+    assert main(["cache-teacher", "-opt", str(options), "-o", str(tmp_path / "store.lmdb")]) == 2
+    assert "exists already" in capsys.readouterr().err
+    gain = measure_gain(loaded(options), tmp_path / "store.lmdb", 1, 1)
     assert gain.live > 0
 
 
-@pytest.mark.parametrize(('change', 'sentence'), [
-    ({'network_t': {**TEACHER, 'num_block': 2}}, 'another teacher'),
-    ({'scale': 4}, 'scale 2'),
-])
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"network_t": {**TEACHER, "num_block": 2}}, "another teacher"),
+        ({"scale": 4}, "scale 2"),
+    ],
+)
 def test_a_store_of_something_else_is_refused(options, tmp_path, change, sentence):
-    opt = stored(options, tmp_path / 'store.lmdb', taps=[])
+    opt = stored(options, tmp_path / "store.lmdb", taps=[])
     opt = {**opt, **change}
-    opt['datasets']['train']['scale'] = opt['scale']
+    opt["datasets"]["train"]["scale"] = opt["scale"]
     with pytest.raises(UserError, match=sentence):
-        open_dataset(opt['datasets']['train'], 'train')
+        open_dataset(opt["datasets"]["train"], "train")
         build_model(opt)
 
 
 def test_taps_that_are_not_stored_are_named(options, tmp_path):
-    opt = stored(options, tmp_path / 'store.lmdb', taps=[])
+    opt = stored(options, tmp_path / "store.lmdb", taps=[])
     with pytest.raises(UserError, match="does not hold 'body'.*--taps"):
         build_model(opt)
 
 
 def test_what_cannot_be_stored(options, tmp_path):
-    with pytest.raises(UserError, match='no store'):
+    with pytest.raises(UserError, match="no store"):
         TeacherStore(tmp_path)
-    opt = loaded(options, type='SingleImageDataset')
-    with pytest.raises(UserError, match='ImagePairDataset'):
-        fill_store(opt, tmp_path / 'a.lmdb', plan_of(opt, [], 0, True))
+    opt = loaded(options, type="SingleImageDataset")
+    with pytest.raises(UserError, match="ImagePairDataset"):
+        fill_store(opt, tmp_path / "a.lmdb", plan_of(opt, [], 0, True))
     opt = loaded(options)
-    with pytest.raises(UserError, match='must end in .lmdb'):
-        fill_store(opt, tmp_path / 'a', plan_of(opt, [], 0, True))
+    with pytest.raises(UserError, match="must end in .lmdb"):
+        fill_store(opt, tmp_path / "a", plan_of(opt, [], 0, True))
     with pytest.raises(UserError, match="no module 'nowhere'"):
-        fill_store(opt, tmp_path / 'a.lmdb', plan_of(opt, ['nowhere'], 0, True))
-    (tmp_path / 'hr/9.png').write_bytes((tmp_path / 'hr/0.png').read_bytes()[:300])
+        fill_store(opt, tmp_path / "a.lmdb", plan_of(opt, ["nowhere"], 0, True))
+    (tmp_path / "hr/9.png").write_bytes((tmp_path / "hr/0.png").read_bytes()[:300])
     with pytest.raises(UserError):
-        fill_store(loaded(options), tmp_path / 'a.lmdb', plan_of(opt, [], 0, True))
-    assert not (tmp_path / 'a.lmdb').exists() and not list(tmp_path.glob('.a*'))
+        fill_store(loaded(options), tmp_path / "a.lmdb", plan_of(opt, [], 0, True))
+    assert not (tmp_path / "a.lmdb").exists() and not list(tmp_path.glob(".a*"))
 
 
 def test_an_image_that_came_later_is_named(options, tmp_path):
-    opt = stored(options, tmp_path / 'store.lmdb', taps=[])
-    (tmp_path / 'hr/new.png').write_bytes((tmp_path / 'hr/0.png').read_bytes())
+    opt = stored(options, tmp_path / "store.lmdb", taps=[])
+    (tmp_path / "hr/new.png").write_bytes((tmp_path / "hr/0.png").read_bytes())
     with pytest.raises(UserError, match="nothing of image 'new'"):
-        open_dataset(opt['datasets']['train'], 'train')
+        open_dataset(opt["datasets"]["train"], "train")

@@ -17,41 +17,41 @@ from kdsr_arch.models.networks import build_network
 from kdsr_arch.models.teachers import build_teacher
 from kdsr_arch.ops.color import rgb_to_y
 
-SMALL = {'type': 'MSRResNet', 'num_feat': 4, 'num_block': 1, 'upscale': 2}
+SMALL = {"type": "MSRResNet", "num_feat": 4, "num_block": 1, "upscale": 2}
 
 
 def image_nets():
-    return {name: build_network(SMALL).eval() for name in ('t', 't2')}
+    return {name: build_network(SMALL).eval() for name in ("t", "t2")}
 
 
 def test_output_is_the_mean_and_members_are_taps():
     members, student = image_nets(), build_network(SMALL)
-    for p in members['t2'].parameters():
+    for p in members["t2"].parameters():
         p.data += 0.05
     terms = {'mean': {'type': 'L1Loss'}, 'first': {'type': 'L1Loss', 'teacher': 't', 'student': 'output'},
              'second': {'type': 'L1Loss', 'teacher': 't2', 'student': 'output'},
              'inner': {'type': 'L1Loss', 'teacher': 't2.f_lr', 'student': 'f_lr'},
              'path': {'type': 'L1Loss', 'teacher': 't2.body.0', 'student': 'body.0'}}  # fmt: skip
-    task = DistillTask(student, Ensemble(members, 2), {'distill_opt': terms}, scale=2)
+    task = DistillTask(student, Ensemble(members, 2), {"distill_opt": terms}, scale=2)
     lq, gt = torch.rand(2, 3, 8, 8), torch.rand(2, 3, 16, 16)
     task.dry_run(lq, gt)
     raw = task(lq, gt, 1).raw
     with torch.no_grad():
         ours, (a, b) = student(lq), (net(lq) for net in members.values())
-    assert raw['l_first'].item() == pytest.approx((ours - a).abs().mean().item(), rel=1e-5)
-    assert raw['l_second'].item() == pytest.approx((ours - b).abs().mean().item(), rel=1e-5)
-    assert raw['l_mean'].item() == pytest.approx((ours - (a + b) / 2).abs().mean().item(), rel=1e-5)
-    assert raw['l_inner'] > 0 and raw['l_path'] > 0
+    assert raw["l_first"].item() == pytest.approx((ours - a).abs().mean().item(), rel=1e-5)
+    assert raw["l_second"].item() == pytest.approx((ours - b).abs().mean().item(), rel=1e-5)
+    assert raw["l_mean"].item() == pytest.approx((ours - (a + b) / 2).abs().mean().item(), rel=1e-5)
+    assert raw["l_inner"] > 0 and raw["l_path"] > 0
 
 
 def test_colours_and_interpolated_inputs_are_each_members_own():
-    members = {'t': build_network(SMALL).eval(), 't2': VDSR(scale=2, num_in_ch=1).eval(), 't3': FSRCNN(2).eval()}
+    members = {"t": build_network(SMALL).eval(), "t2": VDSR(scale=2, num_in_ch=1).eval(), "t3": FSRCNN(2).eval()}
     ensemble = Ensemble(members, 2)
     lq = torch.rand(1, 3, 9, 11)
     with torch.no_grad():
         got = Runner(ensemble, ensemble.traits).forward(lq)
-        parts = [Runner(net, net.traits).forward(lq) for name, net in members.items() if name != 't']
-        wanted = (rgb_to_y(members['t'](lq)) + parts[0] + parts[1]) / 3
+        parts = [Runner(net, net.traits).forward(lq) for name, net in members.items() if name != "t"]
+        wanted = (rgb_to_y(members["t"](lq)) + parts[0] + parts[1]) / 3
     torch.testing.assert_close(got, wanted)
 
 
@@ -59,33 +59,33 @@ def test_an_image_network_restores_the_centre_of_a_window():
     members = {'t': VESPCN(2, 5, 8, 8, 1, num_flow_feat=4).eval(), 't2': build_network(SMALL).eval(),
                't3': VESPCN(2, 3, 8, 8, 1, num_flow_feat=4).eval()}  # fmt: skip
     ensemble = Ensemble(members, 2)
-    assert (ensemble.traits.mode, ensemble.traits.num_frame) == ('window', 5)
+    assert (ensemble.traits.mode, ensemble.traits.num_frame) == ("window", 5)
     clip = torch.rand(1, 5, 3, 8, 12)
     with torch.no_grad():
-        wanted = (members['t'](clip) + members['t2'](clip[:, 2]) + members['t3'](clip[:, 1:4])) / 3
+        wanted = (members["t"](clip) + members["t2"](clip[:, 2]) + members["t3"](clip[:, 1:4])) / 3
         torch.testing.assert_close(ensemble(clip), wanted)
 
 
 class Whole(nn.Module):
-    traits = Traits('recurrent', 2)
+    traits = Traits("recurrent", 2)
 
 
 def test_what_does_not_go_together():
-    with pytest.raises(UserError, match='recurrent'):
-        Ensemble({'t': Whole(), 't2': build_network(SMALL)}, 2)
-    with pytest.raises(UserError, match='scale'):
-        Ensemble({'t': build_network(SMALL), 't2': FSRCNN(4)}, 2)
+    with pytest.raises(UserError, match="recurrent"):
+        Ensemble({"t": Whole(), "t2": build_network(SMALL)}, 2)
+    with pytest.raises(UserError, match="scale"):
+        Ensemble({"t": build_network(SMALL), "t2": FSRCNN(4)}, 2)
 
 
 def test_built_from_options_with_the_weights_of_each(tmp_path):
-    opt = {'scale': 2, 'path': {}}
-    for key in ('t', 't2'):
-        opt[f'network_{key}'], opt['path'][f'pretrain_network_{key}'] = SMALL, str(tmp_path / f'{key}.pth')
-        save_tensors({'params': build_network(SMALL).state_dict()}, tmp_path / f'{key}.pth')
+    opt = {"scale": 2, "path": {}}
+    for key in ("t", "t2"):
+        opt[f"network_{key}"], opt["path"][f"pretrain_network_{key}"] = SMALL, str(tmp_path / f"{key}.pth")
+        save_tensors({"params": build_network(SMALL).state_dict()}, tmp_path / f"{key}.pth")
     ensemble = build_teacher(opt)
-    held = torch.load(tmp_path / 't2.pth', weights_only=True)['params']['conv_first.weight']
-    assert torch.equal(ensemble.get_submodule('t2').net.conv_first.weight, held)
-    del opt['path']['pretrain_network_t2']
-    with pytest.raises(UserError, match='pretrain_network_t2'):
+    held = torch.load(tmp_path / "t2.pth", weights_only=True)["params"]["conv_first.weight"]
+    assert torch.equal(ensemble.get_submodule("t2").net.conv_first.weight, held)
+    del opt["path"]["pretrain_network_t2"]
+    with pytest.raises(UserError, match="pretrain_network_t2"):
         build_teacher(opt)
-    assert build_teacher({'path': {}}) is None
+    assert build_teacher({"path": {}}) is None

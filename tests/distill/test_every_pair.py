@@ -26,35 +26,47 @@ from kdsr_arch.registry import register_all
 register_all()
 
 TEACHERS = {  # options, smallest LR side in multiples of 4
-    'EDVR': ({'num_feat': 8, 'deformable_groups': 2, 'num_extract_block': 1, 'num_reconstruct_block': 1}, 16),
-    'EDVRSlim': ({'num_feat': 8, 'num_frame': 3, 'num_hr_feat': 8, 'deformable_groups': 2, 'num_extract_block': 1,
-                  'num_reconstruct_block': 1}, 16),
-    'DUF': ({'num_layer': 16}, 12),
-    'TOFlow': ({}, 12),
-    'BasicVSR': ({'num_feat': 8, 'num_block': 1}, 36),
-    'BasicVSRPlusPlus': ({'mid_channels': 8, 'num_blocks': 1}, 64),
+    "EDVR": ({"num_feat": 8, "deformable_groups": 2, "num_extract_block": 1, "num_reconstruct_block": 1}, 16),
+    "EDVRSlim": (
+        {
+            "num_feat": 8,
+            "num_frame": 3,
+            "num_hr_feat": 8,
+            "deformable_groups": 2,
+            "num_extract_block": 1,
+            "num_reconstruct_block": 1,
+        },
+        16,
+    ),
+    "DUF": ({"num_layer": 16}, 12),
+    "TOFlow": ({}, 12),
+    "BasicVSR": ({"num_feat": 8, "num_block": 1}, 36),
+    "BasicVSRPlusPlus": ({"mid_channels": 8, "num_blocks": 1}, 64),
 }
 STUDENTS = {
-    'VESPCN': {'num_feat': 8, 'num_hr_feat': 8, 'num_block': 1, 'num_flow_feat': 4},
-    'VSRNet': {'num_feat': 4, 'num_mid_feat': 4},
-    'FastDVDnet': {'channels': [4, 4, 8], 'num_interm': 2, 'num_hr_feat': 4},
+    "VESPCN": {"num_feat": 8, "num_hr_feat": 8, "num_block": 1, "num_flow_feat": 4},
+    "VSRNet": {"num_feat": 4, "num_mid_feat": 4},
+    "FastDVDnet": {"channels": [4, 4, 8], "num_interm": 2, "num_hr_feat": 4},
 }
-TERMS = {'sr_feature': {'type': 'MSELoss', 'at': 'f_sr'}, 'lr_feature': {'type': 'MSELoss', 'at': 'f_lr'},
-         'output': {'type': 'L1Loss'}}
+TERMS = {
+    "sr_feature": {"type": "MSELoss", "at": "f_sr"},
+    "lr_feature": {"type": "MSELoss", "at": "f_lr"},
+    "output": {"type": "L1Loss"},
+}
 
 
-@pytest.mark.parametrize('student_type', STUDENTS)
-@pytest.mark.parametrize('teacher_type', TEACHERS)
+@pytest.mark.parametrize("student_type", STUDENTS)
+@pytest.mark.parametrize("teacher_type", TEACHERS)
 def test_one_step(teacher_type, student_type):
     options, side = TEACHERS[teacher_type]
-    teacher = build_network({'type': teacher_type, **options})
-    student = build_network({'type': student_type, **STUDENTS[student_type]})
+    teacher = build_network({"type": teacher_type, **options})
+    student = build_network({"type": student_type, **STUDENTS[student_type]})
     terms = dict(TERMS)
-    if student_type == 'VESPCN':
-        terms['motion'] = {'type': 'MotionCompensationLoss', 'student': 'motion', 'loss_weight': 0.01}
+    if student_type == "VESPCN":
+        terms["motion"] = {"type": "MotionCompensationLoss", "student": "motion", "loss_weight": 0.01}
     window = max(traits_of(net, 4).num_frame for net in (teacher, student))
     lq, gt = torch.rand(1, 1 + window, 3, side, side), torch.rand(1, 2, 3, 4 * side, 4 * side)
-    task = DistillTask(student, teacher, {'pixel_opt': {'type': 'CharbonnierLoss'}, 'distill_opt': terms}, scale=4)
+    task = DistillTask(student, teacher, {"pixel_opt": {"type": "CharbonnierLoss"}, "distill_opt": terms}, scale=4)
     task.dry_run(lq, gt)
     before = {name: p.detach().clone() for name, p in student.named_parameters()}
     optimizer = torch.optim.SGD([*student.parameters(), *task.train_only_parameters()], lr=1e-3)
@@ -65,7 +77,7 @@ def test_one_step(teacher_type, student_type):
     assert all(torch.isfinite(p).all() for p in student.parameters())
     assert any(not torch.equal(p, before[name]) for name, p in student.named_parameters())
     assert all(p.grad is None for p in teacher.parameters())
-    _assert_file_restores(student, {'type': student_type, **STUDENTS[student_type]}, lq[..., :12, :12])
+    _assert_file_restores(student, {"type": student_type, **STUDENTS[student_type]}, lq[..., :12, :12])
 
 
 def _assert_file_restores(student, opt, lq):
@@ -79,15 +91,15 @@ def _assert_file_restores(student, opt, lq):
     assert first.shape == (1, 3, 3, 48, 48)
 
 
-@pytest.fixture(scope='module')
+@pytest.fixture(scope="module")
 def clip(tmp_path_factory):
     """One clip of nine frames, 256x256, whose texture moves."""
-    folder = tmp_path_factory.mktemp('clips') / 'a'
+    folder = tmp_path_factory.mktemp("clips") / "a"
     folder.mkdir()
     coarse = np.random.default_rng(0).integers(0, 256, (36, 36, 3), np.uint8)
     texture = cv2.resize(coarse, (288, 288), interpolation=cv2.INTER_CUBIC)
     for step in range(9):
-        cv2.imwrite(str(folder / f'{step:08d}.png'), texture[16:272, 3 * step:3 * step + 256])
+        cv2.imwrite(str(folder / f"{step:08d}.png"), texture[16:272, 3 * step : 3 * step + 256])
     return folder.parent
 
 
@@ -95,62 +107,89 @@ def _option_file(root: Path, clips: Path, pair: tuple[str, str], total_iter: int
     """The option file of space-time distillation for one pair: both terms at F^SR, and the output's."""
     teacher_type, student_type = pair
     options, side = TEACHERS[teacher_type]
-    terms = {'spatial': {'type': 'SpatialAttentionLoss', 'at': 'f_sr'}, 'output': {'type': 'L1Loss'},
-             'temporal': {'type': 'TemporalMemoryLoss', 'at': 'f_sr', 'lstm': 'trained', 'downsample': 4}}
-    frames = {'type': 'ClipDataset', 'dataroot_gt': str(clips), 'degradation': 'BI', 'name': 'clips'}
-    window = max(traits_of(build_network(opt), 4).num_frame for opt in _networks(*pair))
-    teacher = {'type': teacher_type, **options}
-    torch.manual_seed(1)
-    torch.save({'params': build_network(dict(teacher)).state_dict()}, root / 'teacher.pth')
-    content = {
-        'name': 'pair', 'model_type': 'VideoDistillModel', 'scale': 4, 'num_gpu': 0, 'manual_seed': 2,
-        'datasets': {'train': {**frames, 'gt_size': 4 * side, 'clip_length': 2, 'num_frame': window,
-                               'use_hflip': True, 'batch_size_per_gpu': 1, 'num_worker_per_gpu': 0}},
-        'network_g': {'type': student_type, **STUDENTS[student_type]}, 'network_t': teacher,
-        'path': {'pretrain_network_t': str(root / 'teacher.pth')},
-        'train': {'total_iter': total_iter, 'distill_opt': terms, 'optim_g': {'type': 'Adam', 'lr': 1e-3},
-                  'ema_decay': 0.5, 'pixel_opt': {'type': 'CharbonnierLoss'}},
-        'logger': {'print_freq': 1, 'save_checkpoint_freq': 1},
+    terms = {
+        "spatial": {"type": "SpatialAttentionLoss", "at": "f_sr"},
+        "output": {"type": "L1Loss"},
+        "temporal": {"type": "TemporalMemoryLoss", "at": "f_sr", "lstm": "trained", "downsample": 4},
     }
-    (root / 'options').mkdir(exist_ok=True)
-    file = root / 'options' / 'pair.yml'
+    frames = {"type": "ClipDataset", "dataroot_gt": str(clips), "degradation": "BI", "name": "clips"}
+    window = max(traits_of(build_network(opt), 4).num_frame for opt in _networks(*pair))
+    teacher = {"type": teacher_type, **options}
+    torch.manual_seed(1)
+    torch.save({"params": build_network(dict(teacher)).state_dict()}, root / "teacher.pth")
+    content = {
+        "name": "pair",
+        "model_type": "VideoDistillModel",
+        "scale": 4,
+        "num_gpu": 0,
+        "manual_seed": 2,
+        "datasets": {
+            "train": {
+                **frames,
+                "gt_size": 4 * side,
+                "clip_length": 2,
+                "num_frame": window,
+                "use_hflip": True,
+                "batch_size_per_gpu": 1,
+                "num_worker_per_gpu": 0,
+            }
+        },
+        "network_g": {"type": student_type, **STUDENTS[student_type]},
+        "network_t": teacher,
+        "path": {"pretrain_network_t": str(root / "teacher.pth")},
+        "train": {
+            "total_iter": total_iter,
+            "distill_opt": terms,
+            "optim_g": {"type": "Adam", "lr": 1e-3},
+            "ema_decay": 0.5,
+            "pixel_opt": {"type": "CharbonnierLoss"},
+        },
+        "logger": {"print_freq": 1, "save_checkpoint_freq": 1},
+    }
+    (root / "options").mkdir(exist_ok=True)
+    file = root / "options" / "pair.yml"
     file.write_text(yaml.safe_dump(content))
     return file
 
 
 def _networks(teacher_type, student_type):
-    return {'type': teacher_type, **TEACHERS[teacher_type][0]}, {'type': student_type, **STUDENTS[student_type]}
+    return {"type": teacher_type, **TEACHERS[teacher_type][0]}, {"type": student_type, **STUDENTS[student_type]}
 
 
 def _train(root, clips, pair, total_iter):
     opt = load_options(_option_file(root, clips, pair, total_iter), is_train=True)
-    arguments = Namespace(opt='', launcher='none', auto_resume=True, debug=False)
+    arguments = Namespace(opt="", launcher="none", auto_resume=True, debug=False)
     assert train_command.main(opt, arguments) == 0
-    return root / 'experiments' / 'pair'
+    return root / "experiments" / "pair"
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('student_type', STUDENTS)
-@pytest.mark.parametrize('teacher_type', TEACHERS)
+@pytest.mark.parametrize("student_type", STUDENTS)
+@pytest.mark.parametrize("teacher_type", TEACHERS)
 def test_train_save_resume_and_test_by_option_file(teacher_type, student_type, clip, tmp_path):
     """Two iterations equal one, an end, and one more, bit for bit; what they saved restores a clip."""
     pair = (teacher_type, student_type)
-    for name in ('whole', 'resumed'):
+    for name in ("whole", "resumed"):
         (tmp_path / name).mkdir()
-    whole = _train(tmp_path / 'whole', clip, pair, 2)
-    _train(tmp_path / 'resumed', clip, pair, 1)
-    resumed = _train(tmp_path / 'resumed', clip, pair, 2)
-    one, other = (torch.load(folder / 'models' / 'net_g_2.pth', weights_only=True) for folder in (whole, resumed))
-    assert set(one) == {'params', 'params_ema'}
+    whole = _train(tmp_path / "whole", clip, pair, 2)
+    _train(tmp_path / "resumed", clip, pair, 1)
+    resumed = _train(tmp_path / "resumed", clip, pair, 2)
+    one, other = (torch.load(folder / "models" / "net_g_2.pth", weights_only=True) for folder in (whole, resumed))
+    assert set(one) == {"params", "params_ema"}
     assert all(torch.equal(one[kind][name], other[kind][name]) for kind in one for name in one[kind])
-    records = [json.loads(line) for line in (whole / 'history.jsonl').read_text().splitlines()]
-    assert all(records[-1][f'l_{term}'] > 0 for term in ('pix', 'spatial', 'output', 'temporal'))
+    records = [json.loads(line) for line in (whole / "history.jsonl").read_text().splitlines()]
+    assert all(records[-1][f"l_{term}"] > 0 for term in ("pix", "spatial", "output", "temporal"))
 
-    options = {'name': 'tested', 'model_type': 'VideoDistillModel', 'scale': 4, 'num_gpu': 0,
-               'datasets': {'test': {'name': 'a', 'type': 'ClipDataset', 'dataroot_gt': str(clip),
-                                     'degradation': 'BI'}},
-               'network_g': _networks(*pair)[1], 'path': {'pretrain_network_g': str(whole / 'models' / 'net_g_2.pth')},
-               'val': {'speed_size': None, 'metrics': {'psnr': {'type': 'calculate_psnr', 'crop_border': 0}}}}
-    (tmp_path / 'test.yml').write_text(yaml.safe_dump(options))
-    report = test_command.run(load_options(tmp_path / 'test.yml', is_train=False, root=tmp_path), progress=False)
-    assert 0 < report.results[0].mean['psnr'] < 60 and report.results[0].per_item[0][2] == 9
+    options = {
+        "name": "tested",
+        "model_type": "VideoDistillModel",
+        "scale": 4,
+        "num_gpu": 0,
+        "datasets": {"test": {"name": "a", "type": "ClipDataset", "dataroot_gt": str(clip), "degradation": "BI"}},
+        "network_g": _networks(*pair)[1],
+        "path": {"pretrain_network_g": str(whole / "models" / "net_g_2.pth")},
+        "val": {"speed_size": None, "metrics": {"psnr": {"type": "calculate_psnr", "crop_border": 0}}},
+    }
+    (tmp_path / "test.yml").write_text(yaml.safe_dump(options))
+    report = test_command.run(load_options(tmp_path / "test.yml", is_train=False, root=tmp_path), progress=False)
+    assert 0 < report.results[0].mean["psnr"] < 60 and report.results[0].per_item[0][2] == 9

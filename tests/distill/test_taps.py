@@ -10,7 +10,7 @@ from kdsr_arch.archs.traits import Traits
 from kdsr_arch.distill.taps import Recorder, compile_network, record, resolve, stop_inplace
 from kdsr_arch.errors import UserError
 
-COMPILERS = ['eager', 'aot_eager', *([pytest.param('inductor', marks=pytest.mark.slow)] if shutil.which('g++') else [])]
+COMPILERS = ["eager", "aot_eager", *([pytest.param("inductor", marks=pytest.mark.slow)] if shutil.which("g++") else [])]
 
 
 class Net(nn.Module):
@@ -55,7 +55,7 @@ def by_hand(net, x):
         raw1 = net.twice[0](first)
         raw2 = net.twice[0](raw1.relu())
         skip = net.skip(raw2.relu())
-    return {'first': [first], 'twice.0': [raw1, raw2], 'skip': [skip]}
+    return {"first": [first], "twice.0": [raw1, raw2], "skip": [skip]}
 
 
 def check(taps, expected):
@@ -67,36 +67,36 @@ def check(taps, expected):
 
 def test_taps_hold_what_the_module_returned_despite_inplace_operations(net):
     x = torch.rand(2, 3, 8, 8)
-    recorder = Recorder(net, ['first', 'twice.0', 'skip'])
+    recorder = Recorder(net, ["first", "twice.0", "skip"])
     for _ in range(3):  # the first pass learns, the later ones copy only what has to be
         with recorder as taps:
             net(x)
         check(taps, by_hand(net, x))
-    assert recorder.copies == {'twice.0', 'skip'}
+    assert recorder.copies == {"twice.0", "skip"}
 
 
 def test_taps_that_stay_are_not_copied(net):
     seen = []
     handle = net.first.register_forward_hook(lambda m, i, o: seen.append(o))
-    recorder = Recorder(net, ['first'])
+    recorder = Recorder(net, ["first"])
     for _ in range(2):
         with recorder as taps:
             net(torch.rand(1, 3, 8, 8))
     handle.remove()
-    assert taps['first'] is seen[-1]
+    assert taps["first"] is seen[-1]
 
 
 def test_several_fires_are_a_list_and_tuples_are_flattened(net):
-    with record(net, ['twice.0', 'pair', 'first']) as taps:
+    with record(net, ["twice.0", "pair", "first"]) as taps:
         net(torch.rand(1, 3, 8, 8))
-    assert isinstance(taps['twice.0'], list) and len(taps['twice.0']) == 2
-    assert isinstance(taps['pair'], tuple) and len(taps['pair']) == 2
-    assert taps['first'].shape == (1, 4, 8, 8)
-    assert set(taps) == {'twice.0', 'pair', 'first'} and len(taps) == 3
+    assert isinstance(taps["twice.0"], list) and len(taps["twice.0"]) == 2
+    assert isinstance(taps["pair"], tuple) and len(taps["pair"]) == 2
+    assert taps["first"].shape == (1, 4, 8, 8)
+    assert set(taps) == {"twice.0", "pair", "first"} and len(taps) == 3
 
 
 def test_hooks_live_inside_the_with_only(net):
-    with pytest.raises(ZeroDivisionError), record(net, ['first', 'skip']):
+    with pytest.raises(ZeroDivisionError), record(net, ["first", "skip"]):
         assert net.first._forward_hooks
         raise ZeroDivisionError
     assert not any(m._forward_hooks for m in net.modules())
@@ -104,53 +104,53 @@ def test_hooks_live_inside_the_with_only(net):
 
 def test_recorders_nest(net):
     x = torch.rand(1, 3, 8, 8)
-    with record(net, ['first']) as outer, record(net, ['first', 'skip']) as inner:
+    with record(net, ["first"]) as outer, record(net, ["first", "skip"]) as inner:
         net(x)
-    check(outer, {'first': by_hand(net, x)['first']})
-    check(inner, {'skip': by_hand(net, x)['skip']})
-    recorder = Recorder(net, ['first'])
+    check(outer, {"first": by_hand(net, x)["first"]})
+    check(inner, {"skip": by_hand(net, x)["skip"]})
+    recorder = Recorder(net, ["first"])
     with recorder:
         net(x)
-        with pytest.raises(RuntimeError, match='already'), recorder:
+        with pytest.raises(RuntimeError, match="already"), recorder:
             pass
     assert not net.first._forward_hooks
 
 
 def test_wrong_paths_and_idle_taps_are_refused(net):
     with pytest.raises(UserError, match="no module 'frist'.*'first'"):
-        record(net, ['frist'])
-    with pytest.raises(UserError, match="'unused'.*never fired"), record(net, ['unused']):
+        record(net, ["frist"])
+    with pytest.raises(UserError, match="'unused'.*never fired"), record(net, ["unused"]):
         net(torch.rand(1, 3, 8, 8))
 
 
 def test_a_tap_that_becomes_altered_later_is_refused(net):
     net.twice[1].inplace = False
-    recorder = Recorder(net, ['twice.0'])
+    recorder = Recorder(net, ["twice.0"])
     with recorder:
         net(torch.rand(1, 3, 8, 8))
     assert recorder.copies == frozenset()
     net.twice[1].inplace = True
-    with pytest.raises(UserError, match='altered in place'), recorder:
+    with pytest.raises(UserError, match="altered in place"), recorder:
         net(torch.rand(1, 3, 8, 8))
 
 
 def test_resolve_knows_paths_aliases_and_the_output(net):
-    traits = Traits('image', 1, taps={'f_sr': 'skip'})
-    assert resolve(net, traits, 'f_sr') == 'skip'
-    assert resolve(net, traits, 'twice.0') == 'twice.0'
-    assert resolve(net, traits, 'output') == 'output'
+    traits = Traits("image", 1, taps={"f_sr": "skip"})
+    assert resolve(net, traits, "f_sr") == "skip"
+    assert resolve(net, traits, "twice.0") == "twice.0"
+    assert resolve(net, traits, "output") == "output"
     with pytest.raises(UserError, match="'f_rs'.*'f_sr'"):
-        resolve(net, traits, 'f_rs')
+        resolve(net, traits, "f_rs")
 
 
 def test_inference_mode_and_autocast(net):
     x = torch.rand(1, 3, 8, 8)
-    with torch.inference_mode(), record(net, ['twice.0']) as taps:
+    with torch.inference_mode(), record(net, ["twice.0"]) as taps:
         net(x)
-    check(taps, {'twice.0': by_hand(net, x)['twice.0']})
-    with torch.autocast('cpu', dtype=torch.bfloat16), record(net, ['first']) as taps:
+    check(taps, {"twice.0": by_hand(net, x)["twice.0"]})
+    with torch.autocast("cpu", dtype=torch.bfloat16), record(net, ["first"]) as taps:
         net(x)
-    assert taps['first'].dtype == torch.bfloat16
+    assert taps["first"].dtype == torch.bfloat16
 
 
 def test_stop_inplace_leaves_the_result(net):
@@ -161,15 +161,15 @@ def test_stop_inplace_leaves_the_result(net):
     torch.testing.assert_close(net(x), before)
 
 
-@pytest.mark.parametrize('backend', COMPILERS)
-@pytest.mark.parametrize('breaks', [False, True], ids=['whole', 'graph break'])
+@pytest.mark.parametrize("backend", COMPILERS)
+@pytest.mark.parametrize("breaks", [False, True], ids=["whole", "graph break"])
 def test_compiled_networks_are_recorded_without_recompiling(backend, breaks):
     from torch._dynamo.testing import CompileCounterWithBackend
 
     torch._dynamo.reset()
     torch.manual_seed(0)
     net, x = Net(breaks), torch.rand(1, 3, 8, 8)
-    recorder = Recorder(net, ['first', 'twice.0', 'skip'])
+    recorder = Recorder(net, ["first", "twice.0", "skip"])
     with recorder:
         net(x)
     counter = CompileCounterWithBackend(backend)
@@ -181,7 +181,7 @@ def test_compiled_networks_are_recorded_without_recompiling(backend, breaks):
         with recorder as taps:
             y = compiled(x)
         check(taps, by_hand(net, x))
-        (y.sum() + taps['skip'].sum()).backward()
+        (y.sum() + taps["skip"].sum()).backward()
         torch.testing.assert_close(compiled(x), y)
         graphs.append(counter.frame_count)
     assert graphs[0] == graphs[-1]

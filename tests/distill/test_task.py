@@ -16,17 +16,17 @@ from kdsr_arch.distill.task import DistillTask
 from kdsr_arch.errors import UserError
 from kdsr_arch.ops.color import rgb_to_y
 
-_spec = importlib.util.spec_from_file_location('toys', Path(__file__).with_name('toys.py'))
+_spec = importlib.util.spec_from_file_location("toys", Path(__file__).with_name("toys.py"))
 toys = importlib.util.module_from_spec(_spec)
 _spec.loader.exec_module(toys)
 
 TERMS = {
-    'spatial': {'type': 'SpatialAttentionLoss', 'at': 'f_sr', 'loss_weight': 0.1},
-    'temporal': {'type': 'TemporalMemoryLoss', 'at': 'f_sr', 'loss_weight': 0.1, 'downsample': 2},
-    'hint': {'type': 'FeatureLoss', 'student': ['f_lr', 'up.0'], 'teacher': ['f_lr', 'up.0'], 'layer_weights': [1, 2]},
-    'output': {'type': 'L1Loss', 'loss_weight': 0.5},
+    "spatial": {"type": "SpatialAttentionLoss", "at": "f_sr", "loss_weight": 0.1},
+    "temporal": {"type": "TemporalMemoryLoss", "at": "f_sr", "loss_weight": 0.1, "downsample": 2},
+    "hint": {"type": "FeatureLoss", "student": ["f_lr", "up.0"], "teacher": ["f_lr", "up.0"], "layer_weights": [1, 2]},
+    "output": {"type": "L1Loss", "loss_weight": 0.5},
 }
-PIXEL = {'type': 'CharbonnierLoss', 'loss_weight': 1.0}
+PIXEL = {"type": "CharbonnierLoss", "loss_weight": 1.0}
 
 
 def clips(batch=2, length=3, num_frame=5, size=8):
@@ -37,8 +37,8 @@ def make(terms=None, student=None, teacher=None, **options):
     torch.manual_seed(1)
     student = student or toys.Window(4, 3)
     teacher = teacher or toys.Window(6, 5)
-    opt = {'pixel_opt': dict(PIXEL), 'distill_opt': copy.deepcopy(TERMS if terms is None else terms), **options}
-    return DistillTask(student, teacher, opt, scale=2, teacher_opt=options.get('teacher_opt'))
+    opt = {"pixel_opt": dict(PIXEL), "distill_opt": copy.deepcopy(TERMS if terms is None else terms), **options}
+    return DistillTask(student, teacher, opt, scale=2, teacher_opt=options.get("teacher_opt"))
 
 
 def ready(*args, data=None, **options):
@@ -67,13 +67,14 @@ def norms(loss, params):
 
 
 PRECISIONS = {
-    'plain': {}, 'bf16': {'amp': 'bf16', 'teacher_opt': {'amp': 'bf16'}},
-    'compiled': {'compile': 'eager', 'teacher_opt': {'compile': 'eager'}},
-    'compiled aot bf16': {'compile': 'aot_eager', 'amp': 'bf16'},
+    "plain": {},
+    "bf16": {"amp": "bf16", "teacher_opt": {"amp": "bf16"}},
+    "compiled": {"compile": "eager", "teacher_opt": {"compile": "eager"}},
+    "compiled aot bf16": {"compile": "aot_eager", "amp": "bf16"},
 }
 
 
-@pytest.mark.parametrize('options', PRECISIONS.values(), ids=PRECISIONS)
+@pytest.mark.parametrize("options", PRECISIONS.values(), ids=PRECISIONS)
 def test_every_term_teaches_the_student_and_never_the_teacher(options):
     torch._dynamo.reset()
     task = ready(**options)
@@ -82,14 +83,14 @@ def test_every_term_teaches_the_student_and_never_the_teacher(options):
     params = list(task.student.parameters())
     for iteration in (1, 2):
         output = task(*clips(), iteration)
-        assert set(output.losses) == {'l_pix', 'l_spatial', 'l_temporal', 'l_hint', 'l_output'}
+        assert set(output.losses) == {"l_pix", "l_spatial", "l_temporal", "l_hint", "l_output"}
         for name, loss in output.losses.items():
             assert loss.shape == () and loss.dtype == torch.float32 and norms(loss, params) > 0, name
         sum(output.losses.values()).backward()
     assert output.sr.shape == (2, 3, 3, 16, 16) and output.sr.dtype == torch.float32
     assert all(p.grad is None and not p.requires_grad for p in teacher.parameters())
     after = teacher.state_dict()
-    assert all(torch.equal(before[k], after[k]) for k in before), 'weights and batch-norm statistics stay'
+    assert all(torch.equal(before[k], after[k]) for k in before), "weights and batch-norm statistics stay"
     assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in task.train_only_parameters())
 
 
@@ -103,27 +104,27 @@ def test_values_are_those_of_the_definition():
     teacher.up.register_forward_hook(lambda m, i, o: kept.update(t=o.detach().clone()))
     values, outs = [], []
     for n in range(3):
-        s, t = student(lq[:, n + 1:n + 4]), teacher(lq[:, n:n + 5])
+        s, t = student(lq[:, n + 1 : n + 4]), teacher(lq[:, n : n + 5])
         outs.append((s, t))
-        values.append(F.mse_loss(kept['s'].square().sum(1), kept['t'].square().sum(1)))
-    torch.testing.assert_close(output.raw['l_spatial'], torch.stack(values).mean(), rtol=1e-4, atol=1e-6)
-    torch.testing.assert_close(output.losses['l_spatial'], 0.1 * output.raw['l_spatial'])
+        values.append(F.mse_loss(kept["s"].square().sum(1), kept["t"].square().sum(1)))
+    torch.testing.assert_close(output.raw["l_spatial"], torch.stack(values).mean(), rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(output.losses["l_spatial"], 0.1 * output.raw["l_spatial"])
     s, t = (torch.stack(o, 1) for o in zip(*outs, strict=True))
     torch.testing.assert_close(output.sr, s, rtol=1e-4, atol=1e-5)
-    torch.testing.assert_close(output.raw['l_output'], F.l1_loss(s, t), rtol=1e-4, atol=1e-6)
-    torch.testing.assert_close(output.raw['l_pix'], ((s - gt).square() + 1e-12).sqrt().mean(), rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(output.raw["l_output"], F.l1_loss(s, t), rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(output.raw["l_pix"], ((s - gt).square() + 1e-12).sqrt().mean(), rtol=1e-4, atol=1e-6)
 
 
 def test_compiled_gives_the_losses_of_the_bare_networks():
     torch._dynamo.reset()
     data = clips()
-    bare, compiled = ready(), ready(compile='aot_eager', teacher_opt={'compile': 'aot_eager'})
+    bare, compiled = ready(), ready(compile="aot_eager", teacher_opt={"compile": "aot_eager"})
     for iteration in (1, 2):
         a, b = bare(*data, iteration), compiled(*data, iteration)
         for name in a.raw:
             torch.testing.assert_close(a.raw[name], b.raw[name], rtol=1e-4, atol=1e-5)
     assert compiled.measure(b, 2).keys() == bare.measure(a, 2).keys()
-    assert not any('_orig_mod' in k for k in compiled.state_dict())
+    assert not any("_orig_mod" in k for k in compiled.state_dict())
 
 
 def test_the_student_stays_pure_and_the_teacher_outside():
@@ -132,18 +133,18 @@ def test_the_student_stays_pure_and_the_teacher_outside():
     task = make(student=student, teacher=teacher)
     task.dry_run(*clips())
     assert list(student.state_dict()) == keys
-    assert all(torch.equal(v, stats[k]) for k, v in student.state_dict().items()), 'the dry run leaves buffers alone'
+    assert all(torch.equal(v, stats[k]) for k, v in student.state_dict().items()), "the dry run leaves buffers alone"
     ours = {id(p) for p in task.parameters()}
     assert not ours & {id(p) for p in teacher.parameters()} and teacher not in list(task.modules())
-    assert not any(k.startswith(('teacher', '_teacher')) for k in task.state_dict())
+    assert not any(k.startswith(("teacher", "_teacher")) for k in task.state_dict())
     task.double().train()
-    assert next(teacher.parameters()).dtype == torch.float64, 'the teacher goes where the task goes'
+    assert next(teacher.parameters()).dtype == torch.float64, "the teacher goes where the task goes"
     assert not teacher.training
-    assert {k.split('.')[0] for k in task.train_only_state()} == set(TERMS)
+    assert {k.split(".")[0] for k in task.train_only_state()} == set(TERMS)
 
 
 def test_dry_run_does_not_move_the_random_state_but_for_new_parameters():
-    task = make({'output': TERMS['output']})
+    task = make({"output": TERMS["output"]})
     data, before = clips(), torch.random.get_rng_state()
     task.dry_run(*data)
     assert torch.equal(before, torch.random.get_rng_state())
@@ -152,25 +153,25 @@ def test_dry_run_does_not_move_the_random_state_but_for_new_parameters():
 def test_adapters_come_from_the_dry_run():
     task = make()
     reports = {r.term: r for r in task.dry_run(*clips())}
-    assert reports['spatial'].adapter == '-'  # channels are summed away
-    assert reports['temporal'].adapter == 'conv1x1 4->6'
-    assert reports['hint'].adapter == 'conv1x1 16->24' and reports['hint'].weight == '1 x 2'
+    assert reports["spatial"].adapter == "-"  # channels are summed away
+    assert reports["temporal"].adapter == "conv1x1 4->6"
+    assert reports["hint"].adapter == "conv1x1 16->24" and reports["hint"].weight == "1 x 2"
     table = task.table()
-    assert 'conv1x1 4->6' in table and '3x4x16x16' in table and '3x6x16x16' in table and 'SpatialAttentionLoss' in table
+    assert "conv1x1 4->6" in table and "3x4x16x16" in table and "3x6x16x16" in table and "SpatialAttentionLoss" in table
     assert len({len(line) for line in table.splitlines()[:2]}) == 1
     assert len(task.train_only_parameters()) == 2 * 3 + 2  # three adapters, one ConvLSTM
 
 
 def test_sizes_are_aligned():
-    terms = {'hint': {'type': 'FeatureLoss', 'student': 'f_lr', 'teacher': 'f_sr'}}
+    terms = {"hint": {"type": "FeatureLoss", "student": "f_lr", "teacher": "f_sr"}}
     task = make(terms)
-    assert task.dry_run(*clips())[0].adapter == 'conv1x1 4->6 + resize'
-    assert norms(task(*clips(), 1).losses['l_hint'], list(task.student.parameters())) > 0
+    assert task.dry_run(*clips())[0].adapter == "conv1x1 4->6 + resize"
+    assert norms(task(*clips(), 1).losses["l_hint"], list(task.student.parameters())) > 0
 
 
-@pytest.mark.parametrize('student, teacher', [(toys.Window, toys.Recurrent), (toys.Recurrent, toys.Window)])
+@pytest.mark.parametrize("student, teacher", [(toys.Window, toys.Recurrent), (toys.Recurrent, toys.Window)])
 def test_window_and_recurrent_networks_teach_each_other(student, teacher):
-    terms = {k: TERMS[k] for k in ('spatial', 'temporal', 'output')}
+    terms = {k: TERMS[k] for k in ("spatial", "temporal", "output")}
     task = ready(terms, student=student(4), teacher=teacher(4), data=clips(num_frame=3))
     output = task(*clips(num_frame=3), 1)
     for name, loss in output.losses.items():
@@ -179,36 +180,40 @@ def test_window_and_recurrent_networks_teach_each_other(student, teacher):
 
 def test_images_and_single_frames():
     data = (torch.rand(2, 3, 8, 8), torch.rand(2, 3, 16, 16))
-    task = ready({'spatial': TERMS['spatial'], 'output': TERMS['output']}, student=toys.Image(3),
-                 teacher=toys.Image(5), data=data)
+    task = ready(
+        {"spatial": TERMS["spatial"], "output": TERMS["output"]},
+        student=toys.Image(3),
+        teacher=toys.Image(5),
+        data=data,
+    )
     assert task(*data, 1).sr.shape == (2, 3, 16, 16)
     lq, gt = clips(length=1)
     one = ready(data=(lq, gt[:, 0]))
-    torch.testing.assert_close(one(lq, gt[:, 0], 1).raw['l_pix'], one(lq, gt, 1).raw['l_pix'])
+    torch.testing.assert_close(one(lq, gt[:, 0], 1).raw["l_pix"], one(lq, gt, 1).raw["l_pix"])
 
 
 def test_an_image_student_learns_from_a_video_teacher():
-    task = ready({'output': TERMS['output']}, student=toys.Image(3))
+    task = ready({"output": TERMS["output"]}, student=toys.Image(3))
     assert task(*clips(), 1).sr.shape == (2, 3, 3, 16, 16)
 
 
-@pytest.mark.parametrize('colors', [('y', 'rgb'), ('rgb', 'y')])
+@pytest.mark.parametrize("colors", [("y", "rgb"), ("rgb", "y")])
 def test_outputs_of_other_colours_are_compared_in_luma(colors):
     student, teacher = toys.Window(4, 3, colors[0]), toys.Window(4, 5, colors[1])
-    task = ready({'output': {'type': 'L1Loss'}}, student=student, teacher=teacher)
+    task = ready({"output": {"type": "L1Loss"}}, student=student, teacher=teacher)
     task.student.eval()
     lq, gt = clips()
     output = task(lq, gt, 1)
     teacher = task._teacher._runner.forward(lq, 3)
     s, t = (rgb_to_y(x) if x.shape[-3] == 3 else x for x in (output.sr, teacher))
-    torch.testing.assert_close(output.raw['l_output'], F.l1_loss(s, t))
-    if colors[0] == 'y':
-        torch.testing.assert_close(output.raw['l_pix'], ((s - rgb_to_y(gt)).square() + 1e-12).sqrt().mean())
+    torch.testing.assert_close(output.raw["l_output"], F.l1_loss(s, t))
+    if colors[0] == "y":
+        torch.testing.assert_close(output.raw["l_pix"], ((s - rgb_to_y(gt)).square() + 1e-12).sqrt().mean())
 
 
 def test_teacher_runs_once_a_step_and_only_when_a_term_needs_it():
-    terms = {**TERMS, 'output': {**TERMS['output'], 'stop': 3}, 'spatial': {**TERMS['spatial'], 'stop': 3}}
-    terms = {k: terms[k] for k in ('output', 'spatial')}
+    terms = {**TERMS, "output": {**TERMS["output"], "stop": 3}, "spatial": {**TERMS["spatial"], "stop": 3}}
+    terms = {k: terms[k] for k in ("output", "spatial")}
     task, calls = ready(terms), []
     task._teacher.net.register_forward_hook(lambda *a: calls.append(1))
     for iteration in (1, 2, 3, 4):
@@ -217,23 +222,27 @@ def test_teacher_runs_once_a_step_and_only_when_a_term_needs_it():
 
 
 def test_start_stop_and_schedules_switch_terms():
-    terms = {'output': {'type': 'L1Loss', 'start': 3, 'stop': 5},
-             'spatial': {'type': 'SpatialAttentionLoss', 'at': 'f_sr', 'loss_weight': {'schedule': [[2, 0], [4, 1.0]]}}}
+    terms = {
+        "output": {"type": "L1Loss", "start": 3, "stop": 5},
+        "spatial": {"type": "SpatialAttentionLoss", "at": "f_sr", "loss_weight": {"schedule": [[2, 0], [4, 1.0]]}},
+    }
     task = ready(terms)
     active = {i: task(*clips(), i) for i in (1, 2, 3, 4, 5)}
-    assert ['l_output' in active[i].losses for i in active] == [False, False, True, True, False]
-    assert [active[i].weights.get('l_spatial') for i in active] == [None, None, 0.5, 1.0, 1.0]
+    assert ["l_output" in active[i].losses for i in active] == [False, False, True, True, False]
+    assert [active[i].weights.get("l_spatial") for i in active] == [None, None, 0.5, 1.0, 1.0]
 
 
 def test_balance_holds_the_gradient_ratio():
-    terms = {'spatial': {**TERMS['spatial'], 'loss_weight': {'balance': 0.3, 'window': 5}},
-             'output': {'type': 'L1Loss', 'loss_weight': {'balance': 2.0}}}
+    terms = {
+        "spatial": {**TERMS["spatial"], "loss_weight": {"balance": 0.3, "window": 5}},
+        "output": {"type": "L1Loss", "loss_weight": {"balance": 2.0}},
+    }
     task = ready(terms)
     params, data = list(task.student.parameters()), clips()
     output = task(*data, 1)  # right from the first step
-    pixel = norms(output.losses['l_pix'], params)
-    assert norms(output.losses['l_spatial'], params) == pytest.approx(0.3 * pixel, rel=1e-3)
-    assert norms(output.losses['l_output'], params) == pytest.approx(2 * pixel, rel=1e-3)
+    pixel = norms(output.losses["l_pix"], params)
+    assert norms(output.losses["l_spatial"], params) == pytest.approx(0.3 * pixel, rel=1e-3)
+    assert norms(output.losses["l_output"], params) == pytest.approx(2 * pixel, rel=1e-3)
     optim = optimizer(task)
     for iteration in range(1, 40):
         optim.zero_grad()
@@ -241,7 +250,7 @@ def test_balance_holds_the_gradient_ratio():
         found = task.measure(output, iteration)
         sum(output.losses.values()).backward()
         optim.step()
-    assert found['spatial'] == pytest.approx(0.3, rel=0.3) and found['output'] == pytest.approx(2.0, rel=0.3)
+    assert found["spatial"] == pytest.approx(0.3, rel=0.3) and found["output"] == pytest.approx(2.0, rel=0.3)
 
 
 def test_measured_ratios_are_those_of_the_gradients():
@@ -249,23 +258,31 @@ def test_measured_ratios_are_those_of_the_gradients():
     output = task(*clips(), 1)
     params = list(task.student.parameters())
     found = task.measure(output, 1)
-    pixel = norms(output.losses['l_pix'], params)
+    pixel = norms(output.losses["l_pix"], params)
     for name, ratio in found.items():
-        assert ratio == pytest.approx(norms(output.losses[f'l_{name}'], params) / pixel, rel=1e-3), name
+        assert ratio == pytest.approx(norms(output.losses[f"l_{name}"], params) / pixel, rel=1e-3), name
     assert all(p.grad is None for p in params)
 
 
 def test_an_inert_term_is_named_once(caplog):
-    task = ready({'weak': {**TERMS['spatial'], 'loss_weight': 1e-9}, 'output': TERMS['output']})
+    task = ready({"weak": {**TERMS["spatial"], "loss_weight": 1e-9}, "output": TERMS["output"]})
     with caplog.at_level(logging.WARNING):
         for iteration in (1, 2):
             task.measure(task(*clips(), iteration), iteration)
-    assert [('weak' in r.message, 'inert' in r.message) for r in caplog.records] == [(True, True)]
+    assert [("weak" in r.message, "inert" in r.message) for r in caplog.records] == [(True, True)]
 
 
 def test_state_is_restored_exactly():
-    terms = {**TERMS, 'temporal': {**TERMS['temporal'], 'lstm': 'pretrained', 'pretrain_iters': 3,
-                                   'normalize': 'teacher_rms', 'loss_weight': {'balance': 0.2}}}
+    terms = {
+        **TERMS,
+        "temporal": {
+            **TERMS["temporal"],
+            "lstm": "pretrained",
+            "pretrain_iters": 3,
+            "normalize": "teacher_rms",
+            "loss_weight": {"balance": 0.2},
+        },
+    }
     batches = [clips() for _ in range(6)]
 
     def run(task, optim, numbers):
@@ -288,19 +305,24 @@ def test_state_is_restored_exactly():
 
 
 def test_foreign_state_is_refused():
-    with pytest.raises(UserError, match='other terms'):
-        ready().load_train_only_state(ready({'output': TERMS['output']}).train_only_state())
+    with pytest.raises(UserError, match="other terms"):
+        ready().load_train_only_state(ready({"output": TERMS["output"]}).train_only_state())
 
 
 def test_stages_choose_terms_and_freeze():
-    stages = [{'iters': 2, 'terms': ['spatial', 'pixel'], 'freeze': ['body', 'last']},
-              {'iters': 2, 'terms': ['temporal'], 'freeze': ['temporal']}, {'iters': 1}]
+    stages = [
+        {"iters": 2, "terms": ["spatial", "pixel"], "freeze": ["body", "last"]},
+        {"iters": 2, "terms": ["temporal"], "freeze": ["temporal"]},
+        {"iters": 1},
+    ]
     task = ready(stages=stages)
     optim = optimizer(task)
-    names = {n: p for n, p in task.named_parameters() if 'spatial' not in n}
-    for iteration, losses, frozen in ((1, {'l_spatial', 'l_pix'}, ('student.body', 'student.last')),
-                                      (3, {'l_temporal'}, ('terms.temporal',)),
-                                      (9, {'l_pix', *(f'l_{n}' for n in TERMS)}, ())):
+    names = {n: p for n, p in task.named_parameters() if "spatial" not in n}
+    for iteration, losses, frozen in (
+        (1, {"l_spatial", "l_pix"}, ("student.body", "student.last")),
+        (3, {"l_temporal"}, ("terms.temporal",)),
+        (9, {"l_pix", *(f"l_{n}" for n in TERMS)}, ()),
+    ):
         before = {n: p.detach().clone() for n, p in names.items()}
         output = train_step(task, optim, clips(), iteration)
         assert set(output.losses) == losses
@@ -316,40 +338,43 @@ def test_stages_choose_terms_and_freeze():
 
 def test_without_teacher_the_student_learns_alone():
     student = toys.Window(4, 3)
-    task = DistillTask(student, None, {'pixel_opt': PIXEL}, scale=2)
+    task = DistillTask(student, None, {"pixel_opt": PIXEL}, scale=2)
     task.dry_run(*clips(num_frame=3))
     output = task(*clips(num_frame=3), 1)
-    assert set(output.losses) == {'l_pix'} and task.measure(output, 1) == {} and task.train_only_parameters() == []
-    with pytest.raises(UserError, match='no network_t'):
-        DistillTask(student, None, {'distill_opt': TERMS}, scale=2)
+    assert set(output.losses) == {"l_pix"} and task.measure(output, 1) == {} and task.train_only_parameters() == []
+    with pytest.raises(UserError, match="no network_t"):
+        DistillTask(student, None, {"distill_opt": TERMS}, scale=2)
 
 
-@pytest.mark.parametrize('term, message', [
-    ({'type': 'L1Los'}, "'L1Loss'"),
-    ({'type': 'SpatialAttentionLoss', 'at': 'f_sr', 'mapp': 'sum_abs'}, "'mapp'.*'map'"),
-    ({'type': 'SpatialAttentionLoss', 'at': 'bdoy'}, "'body'"),
-    ({'type': 'SpatialAttentionLoss', 'student': 'f_sr'}, '`teacher` is missing'),
-    ({'type': 'SpatialAttentionLoss', 'at': 'f_sr', 'student': 'f_sr'}, 'give `at`'),
-    ({'type': 'FeatureLoss', 'student': ['up', 'body'], 'teacher': ['up']}, 'in pairs'),
-    ({'type': 'FeatureLoss', 'at': ['up', 'body'], 'layer_weights': [1]}, '1 weights for 2'),
-    ({'type': 'FeatureLoss', 'at': 'up', 'loss_weight': {'balance': -1}}, 'loss_weight.balance'),
-    ({'type': 'L1Loss', 'reduction': 'none'}, 'no scalar'),
-    ({'type': 'FeatureLoss', 'at': 'up', 'adapter': 'none'}, 'adapter: none'),
-    ({'type': 'MSELoss', 'reduction': 'most'}, 'refuses'),
-])
+@pytest.mark.parametrize(
+    "term, message",
+    [
+        ({"type": "L1Los"}, "'L1Loss'"),
+        ({"type": "SpatialAttentionLoss", "at": "f_sr", "mapp": "sum_abs"}, "'mapp'.*'map'"),
+        ({"type": "SpatialAttentionLoss", "at": "bdoy"}, "'body'"),
+        ({"type": "SpatialAttentionLoss", "student": "f_sr"}, "`teacher` is missing"),
+        ({"type": "SpatialAttentionLoss", "at": "f_sr", "student": "f_sr"}, "give `at`"),
+        ({"type": "FeatureLoss", "student": ["up", "body"], "teacher": ["up"]}, "in pairs"),
+        ({"type": "FeatureLoss", "at": ["up", "body"], "layer_weights": [1]}, "1 weights for 2"),
+        ({"type": "FeatureLoss", "at": "up", "loss_weight": {"balance": -1}}, "loss_weight.balance"),
+        ({"type": "L1Loss", "reduction": "none"}, "no scalar"),
+        ({"type": "FeatureLoss", "at": "up", "adapter": "none"}, "adapter: none"),
+        ({"type": "MSELoss", "reduction": "most"}, "refuses"),
+    ],
+)
 def test_impossible_terms_are_refused_before_training(term, message):
     with pytest.raises(UserError, match=message):
-        make({'t': term}).dry_run(*clips())
+        make({"t": term}).dry_run(*clips())
 
 
 def test_taps_that_never_fire_and_wrong_sizes_are_refused():
     data = (torch.rand(1, 3, 8, 8), torch.rand(1, 3, 16, 16))
-    idle = {'t': {'type': 'FeatureLoss', 'student': 'idle', 'teacher': 'head'}}
-    with pytest.raises(UserError, match='never fired'):
+    idle = {"t": {"type": "FeatureLoss", "student": "idle", "teacher": "head"}}
+    with pytest.raises(UserError, match="never fired"):
         make(idle, student=toys.Image(), teacher=toys.Image()).dry_run(*data)
-    with pytest.raises(UserError, match='ground truth'):
-        make({'t': {'type': 'L1Loss'}}).dry_run(clips()[0], torch.rand(2, 3, 3, 24, 24))
-    with pytest.raises(UserError, match='nothing to learn'):
+    with pytest.raises(UserError, match="ground truth"):
+        make({"t": {"type": "L1Loss"}}).dry_run(clips()[0], torch.rand(2, 3, 3, 24, 24))
+    with pytest.raises(UserError, match="nothing to learn"):
         DistillTask(toys.Image(), None, {}, scale=2)
 
 
@@ -360,7 +385,7 @@ def test_a_loss_without_gradient_is_refused():
         def forward(self, student, teacher):
             return torch.tensor((student - teacher).detach().square().mean().item())
 
-    if 'DetachedLoss' not in LOSS_REGISTRY:
+    if "DetachedLoss" not in LOSS_REGISTRY:
         LOSS_REGISTRY.register(DetachedLoss)
-    with pytest.raises(UserError, match='no gradient'):
-        make({'t': {'type': 'DetachedLoss', 'at': 'f_sr'}}, teacher=toys.Window(4, 5)).dry_run(*clips())
+    with pytest.raises(UserError, match="no gradient"):
+        make({"t": {"type": "DetachedLoss", "at": "f_sr"}}, teacher=toys.Window(4, 5)).dry_run(*clips())

@@ -10,13 +10,14 @@ from kdsr_arch.archs.traits import Traits
 class Window(nn.Module):
     """(B, n, 3, h, w) -> (B, 3, 2h, 2w), with batch norm and an in-place activation right behind its F^SR."""
 
-    def __init__(self, num_feat=4, num_frame=3, color='rgb'):
+    def __init__(self, num_feat=4, num_frame=3, color="rgb"):
         super().__init__()
-        channels = 3 if color == 'rgb' else 1
-        self.traits = Traits('window', 2, num_frame=num_frame, color=color, taps={'f_sr': 'up', 'f_lr': 'body'})
+        channels = 3 if color == "rgb" else 1
+        self.traits = Traits("window", 2, num_frame=num_frame, color=color, taps={"f_sr": "up", "f_lr": "body"})
         self.fuse = nn.Conv2d(num_frame * channels, num_feat, 3, padding=1)
-        self.body = nn.Sequential(nn.Conv2d(num_feat, num_feat, 3, padding=1), nn.BatchNorm2d(num_feat),
-                                  nn.ReLU(inplace=True))
+        self.body = nn.Sequential(
+            nn.Conv2d(num_feat, num_feat, 3, padding=1), nn.BatchNorm2d(num_feat), nn.ReLU(inplace=True)
+        )
         self.up = nn.Sequential(nn.Conv2d(num_feat, 4 * num_feat, 3, padding=1), nn.PixelShuffle(2))
         self.act = nn.LeakyReLU(0.1, inplace=True)
         self.last = nn.Conv2d(num_feat, channels, 3, padding=1)
@@ -30,7 +31,7 @@ class Recurrent(nn.Module):
 
     def __init__(self, num_feat=4):
         super().__init__()
-        self.traits = Traits('recurrent', 2, taps={'f_sr': 'up'})
+        self.traits = Traits("recurrent", 2, taps={"f_sr": "up"})
         self.step = nn.Conv2d(3 + num_feat, num_feat, 3, padding=1)
         self.up = nn.Sequential(nn.Conv2d(num_feat, 4 * num_feat, 3, padding=1), nn.PixelShuffle(2))
         self.last = nn.Conv2d(num_feat, 3, 3, padding=1)
@@ -49,7 +50,7 @@ class Image(nn.Module):
 
     def __init__(self, num_feat=4):
         super().__init__()
-        self.traits = Traits('image', 2, taps={'f_sr': 'up', 'f_lr': 'head'})
+        self.traits = Traits("image", 2, taps={"f_sr": "up", "f_lr": "head"})
         self.head = nn.Conv2d(3, num_feat, 3, padding=1)
         self.up = nn.Sequential(nn.Conv2d(num_feat, 4 * num_feat, 3, padding=1), nn.PixelShuffle(2))
         self.last = nn.Conv2d(num_feat, 3, 3, padding=1)

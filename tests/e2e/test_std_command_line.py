@@ -16,8 +16,15 @@ import yaml
 
 ROOT = Path(__file__).resolve().parents[2]
 STUDENT = {"type": "VESPCN", "num_feat": 8, "num_hr_feat": 8, "num_flow_feat": 4, "num_block": 1, "base": "bicubic"}
-TEACHER = {"type": "EDVRSlim", "num_feat": 8, "num_hr_feat": 8, "num_frame": 3, "deformable_groups": 2,
-           "num_extract_block": 1, "num_reconstruct_block": 1}
+TEACHER = {
+    "type": "EDVRSlim",
+    "num_feat": 8,
+    "num_hr_feat": 8,
+    "num_frame": 3,
+    "deformable_groups": 2,
+    "num_extract_block": 1,
+    "num_reconstruct_block": 1,
+}
 METRICS = {"psnr": {"type": "calculate_psnr", "crop_border": 0, "test_y_channel": True}}
 
 
@@ -39,30 +46,64 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.manual_seed(1)
     torch.save({"params": build_network(TEACHER, "network_t").state_dict()}, root / "teacher.pth")
     clips = {"name": "clips", "type": "ClipDataset", "dataroot_gt": "clips.lmdb", "degradation": "BI"}
-    train = {**clips, "gt_size": 32, "clip_length": 3, "num_frame": 3, "use_hflip": True, "use_rot": True,
-             "random_reverse": True, "batch_size_per_gpu": 1, "num_worker_per_gpu": 1}
+    train = {
+        **clips,
+        "gt_size": 32,
+        "clip_length": 3,
+        "num_frame": 3,
+        "use_hflip": True,
+        "use_rot": True,
+        "random_reverse": True,
+        "batch_size_per_gpu": 1,
+        "num_worker_per_gpu": 1,
+    }
     terms = {
         "motion": {"type": "MotionCompensationLoss", "student": "motion", "loss_weight": 0.01},
         "spatial": {"type": "SpatialAttentionLoss", "at": "f_sr", "loss_weight": {"balance": 0.1, "window": 2}},
-        "temporal": {"type": "TemporalMemoryLoss", "at": "f_sr", "lstm": "pretrained", "pretrain_iters": 5,
-                     "loss_weight": {"balance": 0.1, "schedule": [[0, 0.0], [8, 1.0]]}},
+        "temporal": {
+            "type": "TemporalMemoryLoss",
+            "at": "f_sr",
+            "lstm": "pretrained",
+            "pretrain_iters": 5,
+            "loss_weight": {"balance": 0.1, "schedule": [[0, 0.0], [8, 1.0]]},
+        },
         "output": {"type": "L1Loss", "loss_weight": 1.0},
     }
     options = {
-        "name": "std", "model_type": "VideoDistillModel", "scale": 4, "num_gpu": 0, "manual_seed": 3,
-        "datasets": {"train": train, "val": clips}, "network_g": STUDENT, "network_t": TEACHER,
+        "name": "std",
+        "model_type": "VideoDistillModel",
+        "scale": 4,
+        "num_gpu": 0,
+        "manual_seed": 3,
+        "datasets": {"train": train, "val": clips},
+        "network_g": STUDENT,
+        "network_t": TEACHER,
         "path": {"pretrain_network_t": "teacher.pth"},
-        "train": {"total_iter": 12, "ema_decay": 0.9, "ratio_freq": 3, "distill_opt": terms,
-                  "optim_g": {"type": "Adam", "lr": 1e-3}, "pixel_opt": {"type": "CharbonnierLoss"},
-                  "scheduler": {"type": "CosineAnnealingRestartLR", "periods": [12], "eta_min": 1e-5}},
-        "val": {"val_freq": 6, "metrics": METRICS}, "logger": {"print_freq": 1, "save_checkpoint_freq": 2},
+        "train": {
+            "total_iter": 12,
+            "ema_decay": 0.9,
+            "ratio_freq": 3,
+            "distill_opt": terms,
+            "optim_g": {"type": "Adam", "lr": 1e-3},
+            "pixel_opt": {"type": "CharbonnierLoss"},
+            "scheduler": {"type": "CosineAnnealingRestartLR", "periods": [12], "eta_min": 1e-5},
+        },
+        "val": {"val_freq": 6, "metrics": METRICS},
+        "logger": {"print_freq": 1, "save_checkpoint_freq": 2},
     }
     (root / "options").mkdir()
     (root / "options" / "std.yml").write_text(yaml.safe_dump(options))
     (root / "options" / "killed.yml").write_text(yaml.safe_dump({**options, "name": "killed"}))
-    test = {"name": "tested", "model_type": "VideoDistillModel", "scale": 4, "num_gpu": 0, "network_g": STUDENT,
-            "datasets": {"test_1": clips}, "val": {"metrics": METRICS, "save_img": True},
-            "path": {"pretrain_network_g": "experiments/std/models/net_g_12.pth", "param_key_g": "params_ema"}}
+    test = {
+        "name": "tested",
+        "model_type": "VideoDistillModel",
+        "scale": 4,
+        "num_gpu": 0,
+        "network_g": STUDENT,
+        "datasets": {"test_1": clips},
+        "val": {"metrics": METRICS, "save_img": True},
+        "path": {"pretrain_network_g": "experiments/std/models/net_g_12.pth", "param_key_g": "params_ema"},
+    }
     (root / "options" / "test.yml").write_text(yaml.safe_dump(test))
     return root
 
@@ -133,8 +174,14 @@ def test_the_test_command_repeats_the_last_validation(unbroken: Path, project: P
 
 @pytest.mark.slow
 def test_a_mistake_is_told_in_one_sentence_and_leaves_nothing(project: Path) -> None:
-    command = _command("train.py", "-opt", str(project / "options" / "std.yml"), "--force_yml", "name=wrong",
-                       "train:distill_opt:spatial:at=upsampelr")
+    command = _command(
+        "train.py",
+        "-opt",
+        str(project / "options" / "std.yml"),
+        "--force_yml",
+        "name=wrong",
+        "train:distill_opt:spatial:at=upsampelr",
+    )
     done = subprocess.run(command, cwd=project, capture_output=True, text=True, timeout=300)
     assert done.returncode == 2
     assert "upsampelr" in done.stderr and "upsampler" in done.stderr and "Traceback" not in done.stderr

@@ -191,8 +191,10 @@ def test_the_best_are_kept_and_resume_keeps_the_same(keep, run, load, arguments,
     kept = {name for name in names(whole / "models") if "best_" in name}
     assert {f"net_g_best_psnr_{i}.pth" for i in best} == {n for n in kept if "psnr" in n}
     assert len({n for n in kept if "ssim" in n}) == (1 if isinstance(keep, dict) else 0)
-    weights = [torch.load(whole / "models" / n, weights_only=True)["params_ema"]
-               for n in ("net_g_best.pth", f"net_g_best_psnr_{best[0]}.pth")]
+    weights = [
+        torch.load(whole / "models" / n, weights_only=True)["params_ema"]
+        for n in ("net_g_best.pth", f"net_g_best_psnr_{best[0]}.pth")
+    ]
     assert all(torch.equal(v, weights[1][k]) for k, v in weights[0].items())
 
     original = Loop._report

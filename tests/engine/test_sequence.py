@@ -31,18 +31,40 @@ def common(tmp_path: Path) -> dict[str, Any]:
     rng = np.random.default_rng(0)
     for number in range(4):
         cv2.imwrite(str(folder / f"{number}.png"), rng.integers(0, 256, (48, 48, 3), dtype=np.uint8))
-    data = {"type": "ImagePairDataset", "dataroot_gt": str(folder), "degradation": "BI", "color": "y", "gt_size": 16,
-            "batch_size_per_gpu": 2, "num_worker_per_gpu": 0}
-    train = {"total_iter": 3, "ema_decay": 0.9, "optim_g": {"type": "Adam", "lr": 1e-3},
-             "pixel_opt": {"type": "L1Loss", "loss_weight": 1.0}}
-    return {"model_type": "ImageDistillModel", "scale": 2, "num_gpu": 0, "manual_seed": 3, "datasets": {"train": data},
-            "train": train, "logger": {"print_freq": 1, "save_checkpoint_freq": 2}}
+    data = {
+        "type": "ImagePairDataset",
+        "dataroot_gt": str(folder),
+        "degradation": "BI",
+        "color": "y",
+        "gt_size": 16,
+        "batch_size_per_gpu": 2,
+        "num_worker_per_gpu": 0,
+    }
+    train = {
+        "total_iter": 3,
+        "ema_decay": 0.9,
+        "optim_g": {"type": "Adam", "lr": 1e-3},
+        "pixel_opt": {"type": "L1Loss", "loss_weight": 1.0},
+    }
+    return {
+        "model_type": "ImageDistillModel",
+        "scale": 2,
+        "num_gpu": 0,
+        "manual_seed": 3,
+        "datasets": {"train": data},
+        "train": train,
+        "logger": {"print_freq": 1, "save_checkpoint_freq": 2},
+    }
 
 
 def _parts(root: Path, name: str) -> list[dict[str, Any]]:
     weights = str(root / "experiments" / name / "teacher" / "models" / "net_g_latest.pth")
-    path = {"pretrain_network_t": weights, "param_key_t": "params_ema", "pretrain_network_g": weights,
-            "param_key_g": "decoder"}
+    path = {
+        "pretrain_network_t": weights,
+        "param_key_t": "params_ema",
+        "pretrain_network_g": weights,
+        "param_key_g": "decoder",
+    }
     return [
         {"name": "teacher", "network_g": TEACHER, "train": {"distill_opt": IMITATION}},
         {"name": "student", "network_g": STUDENT, "network_t": TEACHER, "path": path, "train": {"distill_opt": TAUGHT}},

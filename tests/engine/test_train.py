@@ -278,8 +278,15 @@ def test_compiled_student_trains_to_nearly_the_same(run) -> None:
 
 
 def test_exploding_offsets_are_told_before_the_loss_shows_it(run, images, tmp_path, capsys) -> None:
-    net = {"type": "EDVRSlim", "num_feat": 8, "num_hr_feat": 8, "num_frame": 3, "deformable_groups": 2,
-           "num_extract_block": 1, "num_reconstruct_block": 1}
+    net = {
+        "type": "EDVRSlim",
+        "num_feat": 8,
+        "num_hr_feat": 8,
+        "num_frame": 3,
+        "deformable_groups": 2,
+        "num_extract_block": 1,
+        "num_reconstruct_block": 1,
+    }
     weights = build_network(net).state_dict()
     weights["pcd_align.dcn_pack.l1.conv_offset.bias"].fill_(300.0)
     torch.save({"params": weights}, tmp_path / "exploded.pth")

@@ -29,9 +29,18 @@ def folders(tmp_path):
 
 
 def options(folders, **more):
-    return {"name": "REDS4", "dataroot_gt": str(folders / "gt"), "dataroot_lq": str(folders / "lq"), "phase": "val",
-            "io_backend": {"type": "disk"}, "cache_data": False, "num_frame": 3, "padding": "reflection_circle",
-            "scale": 2, **more}
+    return {
+        "name": "REDS4",
+        "dataroot_gt": str(folders / "gt"),
+        "dataroot_lq": str(folders / "lq"),
+        "phase": "val",
+        "io_backend": {"type": "disk"},
+        "cache_data": False,
+        "num_frame": 3,
+        "padding": "reflection_circle",
+        "scale": 2,
+        **more,
+    }
 
 
 class Middle(torch.nn.Module):
@@ -69,8 +78,15 @@ def test_video_test_sets(folders):
 
 
 def test_image_sets(folders):
-    opt = {"name": "images", "type": "PairedImageDataset", "phase": "val", "scale": 2, "io_backend": {"type": "disk"},
-           "dataroot_gt": str(folders / "gt" / "000"), "dataroot_lq": str(folders / "lq" / "000")}
+    opt = {
+        "name": "images",
+        "type": "PairedImageDataset",
+        "phase": "val",
+        "scale": 2,
+        "io_backend": {"type": "disk"},
+        "dataroot_gt": str(folders / "gt" / "000"),
+        "dataroot_lq": str(folders / "lq" / "000"),
+    }
     result = run(Bicubic(2), opt)
     clip = run(Middle(), options(folders, type="VideoTestDataset"))
     assert sorted(name for name, _, _ in result.per_item) == [f"{i:08d}" for i in range(4)]  # BasicSR does not sort
@@ -78,8 +94,14 @@ def test_image_sets(folders):
 
 
 def test_images_without_ground_truth(folders, tmp_path):
-    opt = {"name": "plain", "type": "SingleImageDataset", "phase": "val", "io_backend": {"type": "disk"}, "scale": 2,
-           "dataroot_lq": str(folders / "lq" / "001")}
+    opt = {
+        "name": "plain",
+        "type": "SingleImageDataset",
+        "phase": "val",
+        "io_backend": {"type": "disk"},
+        "scale": 2,
+        "dataroot_lq": str(folders / "lq" / "001"),
+    }
     evaluator = Evaluator(opt, {"metrics": METRICS}, 2)
     evaluator.run(Bicubic(2), build_dataset(opt), torch.device("cpu"), save_dir=tmp_path / "out", progress=False)
     saved = sorted((tmp_path / "out").iterdir())

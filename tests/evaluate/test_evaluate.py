@@ -17,8 +17,10 @@ from basicsr.metrics import calculate_psnr, calculate_ssim  # isort: skip
 from basicsr.utils import tensor2img  # isort: skip
 
 CPU = torch.device("cpu")
-METRICS = {"psnr": {"type": "calculate_psnr", "crop_border": 2, "test_y_channel": True},
-           "ssim": {"type": "calculate_ssim", "crop_border": 2, "test_y_channel": True}}
+METRICS = {
+    "psnr": {"type": "calculate_psnr", "crop_border": 2, "test_y_channel": True},
+    "ssim": {"type": "calculate_ssim", "crop_border": 2, "test_y_channel": True},
+}
 
 
 class Window(nn.Module):
@@ -50,8 +52,12 @@ class Recurrent(nn.Module):
 def clip(name="walk", frames=5, size=(16, 20), seed=0, scale=2):
     rng = np.random.default_rng(seed)
     gt = torch.from_numpy(rng.random((frames, 3, size[0] * scale, size[1] * scale), dtype=np.float32))
-    return {"lq": gt[..., ::scale, ::scale].clone(), "gt": gt, "name": name,
-            "frames": [f"{i:03d}" for i in range(frames)]}
+    return {
+        "lq": gt[..., ::scale, ::scale].clone(),
+        "gt": gt,
+        "name": name,
+        "frames": [f"{i:03d}" for i in range(frames)],
+    }
 
 
 def image(name="baby", seed=0, size=(16, 20)):
@@ -110,8 +116,16 @@ def test_basicsr_windows_are_grouped_by_folder():
         total = len(sample["lq"])
         for i in range(total):
             index = generate_frame_indices(i, total, 3, "replicate")
-            windows.append({"lq": sample["lq"][index], "gt": sample["gt"][i], "folder": sample["name"],
-                            "idx": f"{i}/{total}", "border": 0, "lq_path": f"/x/{sample['name']}/{i:08d}.png"})
+            windows.append(
+                {
+                    "lq": sample["lq"][index],
+                    "gt": sample["gt"][i],
+                    "folder": sample["name"],
+                    "idx": f"{i}/{total}",
+                    "border": 0,
+                    "lq_path": f"/x/{sample['name']}/{i:08d}.png",
+                }
+            )
     whole, by_window = evaluate(net, clips), evaluate(net, windows)
     assert by_window.per_item == whole.per_item
     assert by_window.mean == whole.mean and by_window.frame_mean == whole.frame_mean
@@ -128,8 +142,11 @@ def test_a_longer_window_is_cut_to_its_middle():
 
 def test_collated_batches_equal_single_samples():
     singles = [image("a", 1), image("b", 2)]
-    batch = {"lq": torch.stack([s["lq"] for s in singles]), "gt": torch.stack([s["gt"] for s in singles]),
-             "lq_path": [s["lq_path"] for s in singles]}
+    batch = {
+        "lq": torch.stack([s["lq"] for s in singles]),
+        "gt": torch.stack([s["gt"] for s in singles]),
+        "lq_path": [s["lq_path"] for s in singles],
+    }
     assert evaluate(Bicubic(2), [batch]).per_item == evaluate(Bicubic(2), singles).per_item
     nameless = {key: batch[key] for key in ("lq", "gt")}
     assert evaluate(Bicubic(2), [nameless]).mean == evaluate(Bicubic(2), singles).mean

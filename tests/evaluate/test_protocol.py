@@ -7,25 +7,39 @@ from kdsr_arch.engine.eval_protocol import FrameRule, describe_degradation, desc
 Y = {"crop_border": 0, "test_y_channel": True}
 
 
-@pytest.mark.parametrize("metrics,clips,channels,expected", [
-    ({"psnr": {"type": "calculate_psnr", **Y}}, True, 3, "Y channel, no crop, all frames, BI x4"),
-    ({"psnr": {"type": "calculate_psnr", "crop_border": 4}}, False, 3, "RGB, crop 4, BI x4"),
-    ({"psnr": {"type": "calculate_psnr", "crop_border": 4}}, False, 1, "Y channel, crop 4, BI x4"),
-    ({"tof": {"type": "calculate_tof"}, "psnr": {"type": "calculate_psnr", **Y}}, True, 3,
-     "Y channel, no crop, all frames, BI x4"),
-    ({"tof": {"type": "calculate_tof", "crop_border": 8}, "psnr": {"type": "calculate_psnr", **Y}}, True, 3,
-     "psnr: Y channel, no crop; tof: crop 8; all frames; BI x4"),
-    ({}, True, 3, "all frames, BI x4"),
-])
+@pytest.mark.parametrize(
+    "metrics,clips,channels,expected",
+    [
+        ({"psnr": {"type": "calculate_psnr", **Y}}, True, 3, "Y channel, no crop, all frames, BI x4"),
+        ({"psnr": {"type": "calculate_psnr", "crop_border": 4}}, False, 3, "RGB, crop 4, BI x4"),
+        ({"psnr": {"type": "calculate_psnr", "crop_border": 4}}, False, 1, "Y channel, crop 4, BI x4"),
+        (
+            {"tof": {"type": "calculate_tof"}, "psnr": {"type": "calculate_psnr", **Y}},
+            True,
+            3,
+            "Y channel, no crop, all frames, BI x4",
+        ),
+        (
+            {"tof": {"type": "calculate_tof", "crop_border": 8}, "psnr": {"type": "calculate_psnr", **Y}},
+            True,
+            3,
+            "psnr: Y channel, no crop; tof: crop 8; all frames; BI x4",
+        ),
+        ({}, True, 3, "all frames, BI x4"),
+    ],
+)
 def test_sentences(metrics, clips, channels, expected):
     assert describe_protocol(metrics, FrameRule(), "BI x4", clips, channels) == expected
 
 
-@pytest.mark.parametrize("dataset,expected", [
-    ({"degradation": "BD"}, "BD x4"),
-    ({"degradation": "BI", "dataroot_lq": "lr"}, "stored LR x4"),
-    ({}, "stored LR x4"),
-])
+@pytest.mark.parametrize(
+    "dataset,expected",
+    [
+        ({"degradation": "BD"}, "BD x4"),
+        ({"degradation": "BI", "dataroot_lq": "lr"}, "stored LR x4"),
+        ({}, "stored LR x4"),
+    ],
+)
 def test_degradations(dataset, expected):
     assert describe_degradation(dataset, 4) == expected
 

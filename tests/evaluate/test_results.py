@@ -13,8 +13,14 @@ from kdsr_arch.errors import UserError
 
 def report():
     per_item = [("walk", {"psnr": 30.125, "ssim": 0.91}, 47), ("calendar", {"psnr": 20.0, "ssim": 0.7}, 41)]
-    result = EvalResult({"psnr": 25.0625, "ssim": 0.805}, per_item, "Y channel, no crop, all frames, BI x4",
-                        {"psnr": 25.4, "ssim": 0.81}, "Vid4", "clips")
+    result = EvalResult(
+        {"psnr": 25.0625, "ssim": 0.805},
+        per_item,
+        "Y channel, no crop, all frames, BI x4",
+        {"psnr": 25.4, "ssim": 0.81},
+        "Vid4",
+        "clips",
+    )
     cost = Cost(48_000, 1.25e9, 31.4, 180, 120, 4, "cpu", 2, 7)
     return TestReport("test_std", {"type": "VESPCN"}, "net.pth", cost, [result], command="kdsr test -opt x.yml")
 
@@ -30,14 +36,26 @@ def test_files(tmp_path):
     content = json.loads(text[".json"])
     assert content["results"][0]["per_item"][0] == {"name": "walk", "frames": 47, "psnr": 30.125, "ssim": 0.91}
     assert content["command"] == "kdsr test -opt x.yml" and "torch" in content["versions"]
-    for part in ("48,000 parameters", "1.25 G multiply-adds", "31.4 ms per frame", "180x120 at x4", "2 CPU threads",
-                 "Protocol: Y channel", "mean over clips", "mean over all frames", "kdsr test -opt x.yml", "torch 2"):
+    for part in (
+        "48,000 parameters",
+        "1.25 G multiply-adds",
+        "31.4 ms per frame",
+        "180x120 at x4",
+        "2 CPU threads",
+        "Protocol: Y channel",
+        "mean over clips",
+        "mean over all frames",
+        "kdsr test -opt x.yml",
+        "torch 2",
+    ):
         assert part in text[".md"], part
 
 
 def test_json_is_strict():
     assert json.loads(strict_json({"a": [float("inf"), float("nan"), 1.5], "b": {"c": -float("inf")}})) == {
-        "a": ["inf", "nan", 1.5], "b": {"c": "-inf"}}
+        "a": ["inf", "nan", 1.5],
+        "b": {"c": "-inf"},
+    }
 
 
 def test_numbers_as_people_read_them():

@@ -51,7 +51,10 @@ def test_tables_frames_and_costs(project, capfd):
     folder = project / "results" / "bicubic"
     rows = list(csv.DictReader((folder / "results.csv").read_text().splitlines()))
     assert [(r["dataset"], r["item"], r["frames"]) for r in rows if r["dataset"] == "clips"] == [
-        ("clips", "city", "2"), ("clips", "walk", "3"), ("clips", "mean", "5")]
+        ("clips", "city", "2"),
+        ("clips", "walk", "3"),
+        ("clips", "mean", "5"),
+    ]
     assert len([r for r in rows if r["dataset"] == "images"]) == 4
     clips = [float(r["psnr"]) for r in rows if r["dataset"] == "clips"]
     assert clips[2] == pytest.approx((clips[0] + clips[1]) / 2, abs=1e-5)
@@ -69,8 +72,12 @@ def test_refusals_leave_nothing(project, capfd):
     student = "type: VESPCN, scale: 2, num_feat: 4, num_hr_feat: 4, num_flow_feat: 4"
     other = project / "other.pth"
     torch.save({"params": {"weight": torch.zeros(3)}}, other)
-    cases = [(student, "~", "pretrain_network_g is missing"), (student, other, "does not fit network VESPCN"),
-             (student, project / "no.pth", "no such"), ("type: Bicubik", "~", "Bicubic")]
+    cases = [
+        (student, "~", "pretrain_network_g is missing"),
+        (student, other, "does not fit network VESPCN"),
+        (student, project / "no.pth", "no such"),
+        ("type: Bicubik", "~", "Bicubic"),
+    ]
     for network, weights, sentence in cases:
         assert main(["test", "-opt", str(write(project, network, weights))]) == 2
         assert sentence in capfd.readouterr().err

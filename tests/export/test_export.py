@@ -19,13 +19,14 @@ from kdsr_arch.export.source import open_student
 from kdsr_arch.files import save_tensors
 from kdsr_arch.models.networks import build_network
 
-FSRCNN = '{type: FSRCNN, scale: 2, d: 8, s: 4, m: 1}'
-VESPCN = ('{type: VESPCN, scale: 2, num_feat: 8, num_hr_feat: 4, num_block: 1, num_flow_feat: 4, base: bicubic}')
+FSRCNN = "{type: FSRCNN, scale: 2, d: 8, s: 4, m: 1}"
+VESPCN = "{type: VESPCN, scale: 2, num_feat: 8, num_hr_feat: 4, num_block: 1, num_flow_feat: 4, base: bicubic}"
 
 
 @pytest.fixture
 def weights(tmp_path):
     """Makes a file of weights, with motion and without symmetries."""
+
     def make(network):
         import yaml
 
@@ -33,12 +34,13 @@ def weights(tmp_path):
         net = build_network(yaml.safe_load(network))
         for parameter in net.parameters():
             parameter.data += 0.03 * torch.randn_like(parameter)
-        save_tensors({'params': net.state_dict()}, tmp_path / 'net.pth')
-        return tmp_path / 'net.pth'
+        save_tensors({"params": net.state_dict()}, tmp_path / "net.pth")
+        return tmp_path / "net.pth"
+
     return make
 
 
-@pytest.mark.parametrize('shape', [(9, 4, 4, 3), (9, 2, 4, 1), (4, 2, 1, 0), (8, 4, 2, 0)], ids=str)
+@pytest.mark.parametrize("shape", [(9, 4, 4, 3), (9, 2, 4, 1), (4, 2, 1, 0), (8, 4, 2, 0)], ids=str)
 def test_transposed_convolutions_become_phases(shape):
     for make in (SubPixelDeconv, nn.ConvTranspose2d):
         net = nn.Sequential(nn.PReLU(), make(3, 2, *shape))
@@ -51,56 +53,56 @@ def test_transposed_convolutions_become_phases(shape):
 
 
 def test_onnx_of_an_image_network(weights, tmp_path, capsys):
-    onnx = pytest.importorskip('onnx')
-    out = tmp_path / 'net.onnx'
-    assert main(['export', str(weights(FSRCNN)), '-o', str(out), '--network', FSRCNN]) == 0
+    onnx = pytest.importorskip("onnx")
+    out = tmp_path / "net.onnx"
+    assert main(["export", str(weights(FSRCNN)), "-o", str(out), "--network", FSRCNN]) == 0
     said = capsys.readouterr().out
-    assert said.count('max difference') == 3 and 'opset 18' in said and 'pixel-shuffle' in said
+    assert said.count("max difference") == 3 and "opset 18" in said and "pixel-shuffle" in said
     model = onnx.load(str(out))
     kinds = [node.op_type for node in model.graph.node]
-    assert 'ConvTranspose' not in kinds and kinds.count('PRelu') == 4 and 'DepthToSpace' in kinds
-    student = open_student(tmp_path / 'net.pth', network=FSRCNN)
+    assert "ConvTranspose" not in kinds and kinds.count("PRelu") == 4 and "DepthToSpace" in kinds
+    student = open_student(tmp_path / "net.pth", network=FSRCNN)
     run = onnx_runner(out.read_bytes())
     for size in ((8, 8), (31, 50), (77, 16)):
         lq = torch.rand(3, 1, *size)
         assert (run(lq) - student.net(lq)).abs().max() < 1e-5
     facts = read_facts(out)
-    assert (facts['scale'], facts['color'], facts['mode'], facts['opset']) == (2, 'y', 'image', 18)
-    assert facts['network'] == {'type': 'FSRCNN', 'scale': 2, 'd': 8, 's': 4, 'm': 1} and facts['version']
+    assert (facts["scale"], facts["color"], facts["mode"], facts["opset"]) == (2, "y", "image", 18)
+    assert facts["network"] == {"type": "FSRCNN", "scale": 2, "d": 8, "s": 4, "m": 1} and facts["version"]
     held = {p.key: p.value for p in model.metadata_props}
-    assert held['scale'] == '2' and held['num_frame'] == '1'
+    assert held["scale"] == "2" and held["num_frame"] == "1"
 
 
 def test_half_precision_and_its_facts(weights, tmp_path):
-    onnx = pytest.importorskip('onnx')
-    out = tmp_path / 'half.onnx'
-    assert main(['export', str(weights(FSRCNN)), '-o', str(out), '--network', FSRCNN, '--fp16']) == 0
-    types = {t.data_type for t in onnx.load(str(out)).graph.initializer if t.name.endswith('weight')}
-    assert types <= {onnx.TensorProto.FLOAT16} and read_facts(out)['precision'] == 'fp16'
+    onnx = pytest.importorskip("onnx")
+    out = tmp_path / "half.onnx"
+    assert main(["export", str(weights(FSRCNN)), "-o", str(out), "--network", FSRCNN, "--fp16"]) == 0
+    types = {t.data_type for t in onnx.load(str(out)).graph.initializer if t.name.endswith("weight")}
+    assert types <= {onnx.TensorProto.FLOAT16} and read_facts(out)["precision"] == "fp16"
 
 
 @pytest.mark.slow
 def test_onnx_of_a_window_network_with_motion(weights, tmp_path):
-    pytest.importorskip('onnx')
-    out = tmp_path / 'net.onnx'
-    assert main(['export', str(weights(VESPCN)), '-o', str(out), '--network', VESPCN]) == 0
+    pytest.importorskip("onnx")
+    out = tmp_path / "net.onnx"
+    assert main(["export", str(weights(VESPCN)), "-o", str(out), "--network", VESPCN]) == 0
     facts = read_facts(out)
-    assert (facts['mode'], facts['num_frame'], facts['color']) == ('window', 3, 'rgb')
-    assert 'VESPCN.for_inference' in facts['reparametrised']
-    student, run = open_student(tmp_path / 'net.pth', network=VESPCN), onnx_runner(out.read_bytes())
+    assert (facts["mode"], facts["num_frame"], facts["color"]) == ("window", 3, "rgb")
+    assert "VESPCN.for_inference" in facts["reparametrised"]
+    student, run = open_student(tmp_path / "net.pth", network=VESPCN), onnx_runner(out.read_bytes())
     for size in ((9, 14), (30, 33)):
         lq = torch.rand(1, 3, 3, *size)
         assert (run(lq) - student.net(lq)).abs().max() < 1e-5
 
 
-@pytest.mark.parametrize('ending', ['.ts', '.pt2', '.safetensors'])
+@pytest.mark.parametrize("ending", [".ts", ".pt2", ".safetensors"])
 def test_other_formats_come_back_as_they_were(weights, tmp_path, ending):
-    if ending == '.safetensors':
-        pytest.importorskip('safetensors')
-    out = tmp_path / f'net{ending}'
-    assert main(['export', str(weights(FSRCNN)), '-o', str(out), '--network', FSRCNN]) == 0
-    assert read_facts(out)['scale'] == 2
-    student = open_student(tmp_path / 'net.pth', network=FSRCNN)
+    if ending == ".safetensors":
+        pytest.importorskip("safetensors")
+    out = tmp_path / f"net{ending}"
+    assert main(["export", str(weights(FSRCNN)), "-o", str(out), "--network", FSRCNN]) == 0
+    assert read_facts(out)["scale"] == 2
+    student = open_student(tmp_path / "net.pth", network=FSRCNN)
     back = {'.ts': lambda: torch.jit.load(out), '.pt2': lambda: torch.export.load(out).module(),
             '.safetensors': lambda: open_student(out).net}[ending]()  # fmt: skip
     for size in ((12, 31), (40, 9)):
@@ -109,47 +111,47 @@ def test_other_formats_come_back_as_they_were(weights, tmp_path, ending):
 
 
 def test_int8_tells_its_price(weights, tmp_path, capsys):
-    pytest.importorskip('onnxruntime')
-    onnx = pytest.importorskip('onnx')
+    pytest.importorskip("onnxruntime")
+    onnx = pytest.importorskip("onnx")
     for number in range(3):
         noise = np.random.default_rng(number).integers(0, 256, (9, 9, 3), np.uint8)
-        cv2.imwrite(str(tmp_path / f'{number}.png'), cv2.resize(noise, (80, 72), interpolation=cv2.INTER_CUBIC))
-    out = tmp_path / 'int8.onnx'
-    arguments = ['export', str(weights(FSRCNN)), '-o', str(out), '--network', FSRCNN, '--int8', str(tmp_path)]
+        cv2.imwrite(str(tmp_path / f"{number}.png"), cv2.resize(noise, (80, 72), interpolation=cv2.INTER_CUBIC))
+    out = tmp_path / "int8.onnx"
+    arguments = ["export", str(weights(FSRCNN)), "-o", str(out), "--network", FSRCNN, "--int8", str(tmp_path)]
     assert main(arguments) == 0
-    assert 'PSNR loss' in capsys.readouterr().out
+    assert "PSNR loss" in capsys.readouterr().out
     kinds = {node.op_type for node in onnx.load(str(out)).graph.node}
-    assert 'QuantizeLinear' in kinds and read_facts(out)['precision'] == 'int8'
+    assert "QuantizeLinear" in kinds and read_facts(out)["precision"] == "int8"
     lq = torch.rand(1, 1, 20, 24)
-    student = open_student(tmp_path / 'net.pth', network=FSRCNN)
+    student = open_student(tmp_path / "net.pth", network=FSRCNN)
     assert (onnx_runner(out.read_bytes())(lq) - student.net(lq)).square().mean() < 1e-3
-    assert main([*arguments, '--fp16']) == 2
+    assert main([*arguments, "--fp16"]) == 2
 
 
 def test_network_is_found_beside_the_weights(weights, tmp_path):
-    (tmp_path / 'run/models').mkdir(parents=True)
-    weights(FSRCNN).rename(tmp_path / 'run/models/net_g_latest.pth')
-    path = tmp_path / 'run/models/net_g_latest.pth'
-    with pytest.raises(UserError, match='which network'):
+    (tmp_path / "run/models").mkdir(parents=True)
+    weights(FSRCNN).rename(tmp_path / "run/models/net_g_latest.pth")
+    path = tmp_path / "run/models/net_g_latest.pth"
+    with pytest.raises(UserError, match="which network"):
         open_student(path)
-    (tmp_path / 'run/opt.yml').write_text(f'scale: 2\nnetwork_g: {FSRCNN}\n')
+    (tmp_path / "run/opt.yml").write_text(f"scale: 2\nnetwork_g: {FSRCNN}\n")
     assert open_student(path).traits.scale == 2
-    (tmp_path / 'run/models/net_g_latest.yml').write_text(f'network: {FSRCNN.replace("8", "9")}\n')
-    with pytest.raises(UserError, match='does not fit'):
+    (tmp_path / "run/models/net_g_latest.yml").write_text(f"network: {FSRCNN.replace('8', '9')}\n")
+    with pytest.raises(UserError, match="does not fit"):
         open_student(path)
 
 
 class Harm:
     def __reduce__(self):
-        return print, ('ran',)
+        return print, ("ran",)
 
 
 def test_bad_input_is_one_sentence_and_leaves_nothing(weights, tmp_path, capsys):
     good = weights(FSRCNN)
-    (tmp_path / 'code.pth').write_bytes(pickle.dumps({'params': Harm()}))
-    torch.save({'params': Harm()}, tmp_path / 'zip.pth')
-    (tmp_path / 'cut.pth').write_bytes(good.read_bytes()[:500])
-    (tmp_path / 'text.safetensors').write_text('nothing')
+    (tmp_path / "code.pth").write_bytes(pickle.dumps({"params": Harm()}))
+    torch.save({"params": Harm()}, tmp_path / "zip.pth")
+    (tmp_path / "cut.pth").write_bytes(good.read_bytes()[:500])
+    (tmp_path / "text.safetensors").write_text("nothing")
     cases = [('zip.pth', 'a.onnx', [], 'may run code'), ('code.pth', 'a.onnx', [], 'error'),
              ('cut.pth', 'a.onnx', [], 'truncated'), ('text.safetensors', 'a.onnx', [], 'no safetensors'),
              ('absent.pth', 'a.onnx', [], 'no such file'), ('net.pth', 'a.xyz', [], 'which format'),
@@ -158,19 +160,19 @@ def test_bad_input_is_one_sentence_and_leaves_nothing(weights, tmp_path, capsys)
              ('net.pth', 'a.onnx', ['--network', 'FSRCNN'], 'not a network in YAML'),
              ('net.pth', 'a.pt2', ['--int8', '.'], 'leave --fp16 out')]  # fmt: skip
     for source, out, more, sentence in cases:
-        arguments = ['export', str(tmp_path / source), '-o', str(tmp_path / out)]
-        arguments += more if '--network' in more else ['--network', FSRCNN, *more]
+        arguments = ["export", str(tmp_path / source), "-o", str(tmp_path / out)]
+        arguments += more if "--network" in more else ["--network", FSRCNN, *more]
         assert main(arguments) == 2, source
         error = capsys.readouterr().err
-        assert sentence in error and error.count('\n') == 1 and 'ran' not in error.split()
-    assert not list(tmp_path.glob('a.*')) and not list(tmp_path.glob('.*'))
-    with pytest.raises(UserError, match='says nothing'):
-        torch.jit.save(torch.jit.script(nn.ReLU()), tmp_path / 'foreign.pt')
-        read_facts(tmp_path / 'foreign.pt')
+        assert sentence in error and error.count("\n") == 1 and "ran" not in error.split()
+    assert not list(tmp_path.glob("a.*")) and not list(tmp_path.glob(".*"))
+    with pytest.raises(UserError, match="says nothing"):
+        torch.jit.save(torch.jit.script(nn.ReLU()), tmp_path / "foreign.pt")
+        read_facts(tmp_path / "foreign.pt")
 
 
 def test_interpolation_is_inside_the_graph(weights):
-    vdsr = '{type: VDSR, scale: 3, num_in_ch: 1}'
+    vdsr = "{type: VDSR, scale: 3, num_in_ch: 1}"
     student = open_student(weights(vdsr), network=vdsr)
     prepared = prepare(student)
     lq = prepared.example(9, 11)

@@ -19,13 +19,13 @@ from basicsr.archs.spynet_arch import SpyNet  # isort: skip
 from basicsr.archs.swinir_arch import SwinTransformerBlock  # isort: skip
 
 NETWORKS = {
-    'EDVRSlim': '{type: EDVRSlim, num_feat: 8, num_hr_feat: 4, num_frame: 3, deformable_groups: 2, '
-                'num_extract_block: 1, num_reconstruct_block: 1}',
-    'BasicVSR': '{type: BasicVSR, num_feat: 4, num_block: 1}',
-    'SwinIR': '{type: SwinIR, upscale: 4, img_size: 24, window_size: 8, depths: [2], num_heads: [2], embed_dim: 8, '
-              'upsampler: pixelshuffledirect}',
-    'VESPCN': '{type: VESPCN, num_feat: 4, num_hr_feat: 4, num_block: 1, num_flow_feat: 4, base: bicubic}',
-    'BasicVSRPlusPlus': '{type: BasicVSRPlusPlus, mid_channels: 16, num_blocks: 1}',
+    "EDVRSlim": "{type: EDVRSlim, num_feat: 8, num_hr_feat: 4, num_frame: 3, deformable_groups: 2, "
+    "num_extract_block: 1, num_reconstruct_block: 1}",
+    "BasicVSR": "{type: BasicVSR, num_feat: 4, num_block: 1}",
+    "SwinIR": "{type: SwinIR, upscale: 4, img_size: 24, window_size: 8, depths: [2], num_heads: [2], embed_dim: 8, "
+    "upsampler: pixelshuffledirect}",
+    "VESPCN": "{type: VESPCN, num_feat: 4, num_hr_feat: 4, num_block: 1, num_flow_feat: 4, base: bicubic}",
+    "BasicVSRPlusPlus": "{type: BasicVSRPlusPlus, mid_channels: 16, num_blocks: 1}",
 }
 
 
@@ -40,7 +40,7 @@ def shaken(net, amount=0.05):
 def prepared(name, tmp_path, frames=None, amount=0.05):
     spec = yaml.safe_load(NETWORKS[name])
     net = shaken(build_network(spec), amount)
-    return prepare(Student(net, traits_of(net, 4), spec, tmp_path / 'net.pth', ''), frames=frames)
+    return prepare(Student(net, traits_of(net, 4), spec, tmp_path / "net.pth", ""), frames=frames)
 
 
 def test_alignments_sample_as_their_modules_do():
@@ -50,7 +50,7 @@ def test_alignments_sample_as_their_modules_do():
     for size in ((9, 14), (20, 7)):
         x, feat = torch.randn(2, 8, *size), torch.randn(2, 8, *size)
         torch.testing.assert_close(forms[0](x, feat), pack(x, feat), atol=1e-4, rtol=1e-4)
-        inputs = (torch.randn(2, 16, *size), torch.randn(2, 24, *size), *(3 * torch.randn(2, 2, *size) for _ in 'ab'))
+        inputs = (torch.randn(2, 16, *size), torch.randn(2, 24, *size), *(3 * torch.randn(2, 2, *size) for _ in "ab"))
         torch.testing.assert_close(forms[1](*inputs), second(*inputs), atol=1e-4, rtol=1e-4)
 
 
@@ -76,17 +76,17 @@ def test_only_a_network_that_needs_it_is_changed_and_only_in_a_copy():
     assert type(graph_form(net)[0]) is not SpyNet and type(net[0]) is SpyNet
 
 
-@pytest.mark.parametrize('name', ['EDVRSlim', 'BasicVSR', 'SwinIR', 'VESPCN'])
+@pytest.mark.parametrize("name", ["EDVRSlim", "BasicVSR", "SwinIR", "VESPCN"])
 def test_torchscript_follows_sizes_it_was_not_made_with(name, tmp_path):
     made = prepared(name, tmp_path, frames=2)
-    FORMATS['torchscript'](made, tmp_path / 'net.ts')
-    back = torch.jit.load(tmp_path / 'net.ts')
+    FORMATS["torchscript"](made, tmp_path / "net.ts")
+    back = torch.jit.load(tmp_path / "net.ts")
     lq = made.example(70, 41, seed=9)
     assert (back(lq) - made.reference(lq)).abs().max() < 1e-5
 
 
 def test_a_mirrored_clip_needs_no_branch_in_a_graph(tmp_path):
-    made = prepared('BasicVSRPlusPlus', tmp_path, frames=2, amount=0.02)
+    made = prepared("BasicVSRPlusPlus", tmp_path, frames=2, amount=0.02)
     one = made.example(64, 64, seed=2)[:, :1]
     clip = torch.cat([one, one], 1)
     wanted = made.reference(clip)
@@ -98,19 +98,19 @@ def test_a_mirrored_clip_needs_no_branch_in_a_graph(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('name', ['EDVRSlim', 'BasicVSR', 'SwinIR'])
+@pytest.mark.parametrize("name", ["EDVRSlim", "BasicVSR", "SwinIR"])
 def test_onnx_at_three_sizes(name, tmp_path):
-    pytest.importorskip('onnxruntime')
-    pytest.importorskip('onnxscript')
-    found = FORMATS['onnx'](prepared(name, tmp_path, frames=2), tmp_path / 'net.onnx')
+    pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
+    found = FORMATS["onnx"](prepared(name, tmp_path, frames=2), tmp_path / "net.onnx")
     assert len({deviation.size for deviation in found}) == len(SIZES) and max(d.largest for d in found) < 1e-5
 
 
 @pytest.mark.slow
 def test_exported_program_of_motion_compensation(tmp_path):
-    made = prepared('VESPCN', tmp_path)
-    FORMATS['exported'](made, tmp_path / 'net.pt2')
-    back = torch.export.load(tmp_path / 'net.pt2').module()
+    made = prepared("VESPCN", tmp_path)
+    FORMATS["exported"](made, tmp_path / "net.pt2")
+    back = torch.export.load(tmp_path / "net.pt2").module()
     for size in ((9, 14), (40, 52)):
         lq = made.example(*size, seed=4)
         assert (back(lq) - made.reference(lq)).abs().max() < 1e-5

@@ -19,11 +19,11 @@ def test_warping_error_is_summed_over_neighbours():
 
 def test_huber_of_a_ramp_by_hand():
     ramp = torch.zeros(1, 2, 4, 4)
-    ramp[:, 0] = 3 * torch.arange(4.)  # d/dx of the first component is 3
-    ramp[:, 1] = 4 * torch.arange(4.).view(4, 1)  # d/dy of the second is 4
+    ramp[:, 0] = 3 * torch.arange(4.0)  # d/dx of the first component is 3
+    ramp[:, 1] = 4 * torch.arange(4.0).view(4, 1)  # d/dy of the second is 4
     still = torch.rand(1, 3, 4, 4)
     assert MotionCompensationLoss(smoothness=1)((still, ramp, still)).item() == pytest.approx(math.sqrt(25.01))
-    field = MotionCompensationLoss(smoothness=0.5, epsilon=1, over='field')((still, ramp, still))
+    field = MotionCompensationLoss(smoothness=0.5, epsilon=1, over="field")((still, ramp, still))
     assert field.item() == pytest.approx(0.5 * math.sqrt(1 + 9 * 25))  # 3 x 3 interior differences
 
 
@@ -41,8 +41,8 @@ def test_gradient_reaches_the_motion_network_only():
     net.motion.register_forward_hook(lambda m, i, o: recorded.append(o))
     net(torch.rand(2, 5, 3, 12, 12))
     MotionCompensationLoss()(recorded[0]).backward()
-    with_gradient = {name.split('.')[0] for name, p in net.named_parameters() if p.grad is not None and p.grad.any()}
-    assert with_gradient == {'motion'}
+    with_gradient = {name.split(".")[0] for name, p in net.named_parameters() if p.grad is not None and p.grad.any()}
+    assert with_gradient == {"motion"}
 
 
 def test_a_flat_flow_has_a_finite_gradient():
@@ -53,7 +53,7 @@ def test_a_flat_flow_has_a_finite_gradient():
 
 
 def test_another_tap_is_refused():
-    with pytest.raises(UserError, match='tap the module `motion`'):
+    with pytest.raises(UserError, match="tap the module `motion`"):
         MotionCompensationLoss()(torch.rand(1, 3, 4, 4))
-    with pytest.raises(UserError, match='pixel or field'):
-        MotionCompensationLoss(over='image')
+    with pytest.raises(UserError, match="pixel or field"):
+        MotionCompensationLoss(over="image")

@@ -7,29 +7,29 @@ import torch
 from kdsr_arch.errors import UserError
 from kdsr_arch.losses.spatial_attention_loss import MAPS, SpatialAttentionLoss, attention_map
 
-GOLDEN = {'sum_abs': 'sum_abs', 'sum_square': 'sum_abs2', 'max_square': 'max_abs2'}
+GOLDEN = {"sum_abs": "sum_abs", "sum_square": "sum_abs2", "max_square": "max_abs2"}
 
 
 def plain(feature, kind):
     """The definition, written out."""
-    if kind == 'sum_abs':
+    if kind == "sum_abs":
         return feature.abs().sum(1)
-    return feature.square().sum(1) if kind == 'sum_square' else feature.square().amax(1)
+    return feature.square().sum(1) if kind == "sum_square" else feature.square().amax(1)
 
 
-@pytest.mark.parametrize('kind', MAPS)
+@pytest.mark.parametrize("kind", MAPS)
 def test_maps_equal_the_golden_ones(vectors, kind):
-    data = vectors('std_attention')
-    expected = data[f'out64/{GOLDEN[kind]}']
-    got = attention_map(torch.from_numpy(data['in/F']), kind)
+    data = vectors("std_attention")
+    expected = data[f"out64/{GOLDEN[kind]}"]
+    got = attention_map(torch.from_numpy(data["in/F"]), kind)
     assert got.dtype == torch.float32
     np.testing.assert_allclose(got.numpy(), expected, rtol=2e-6, atol=1e-6 * np.abs(expected).max())
-    wide = attention_map(torch.from_numpy(data['in/F'].astype(np.float64)), kind)
+    wide = attention_map(torch.from_numpy(data["in/F"].astype(np.float64)), kind)
     np.testing.assert_allclose(wide.numpy(), expected, rtol=1e-12)
 
 
-@pytest.mark.parametrize('kind', MAPS)
-@pytest.mark.parametrize('layout', [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("kind", MAPS)
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
 def test_gradient_is_that_of_the_definition(kind, layout):
     feature = torch.randn(2, 5, 4, 3, dtype=torch.float64).to(memory_format=layout)
     feature[0, :, 1, 1] = 0  # a dead pixel has gradient zero, not NaN
@@ -53,15 +53,15 @@ def test_value_by_hand():
     teacher = torch.tensor([[[[2.0, 0.0]]], [[[1.0, 1.0]]]])  # maps [4, 0], [1, 1]
     # frame 0: 9 and 25, frame 1: 1 and 1
     assert SpatialAttentionLoss()(student, teacher) == pytest.approx(36 / 4)
-    assert SpatialAttentionLoss(reduction='sum')(student, teacher) == pytest.approx(36 / 2)
-    assert SpatialAttentionLoss(criterion='l1')(student, teacher) == pytest.approx((3 + 5 + 1 + 1) / 4)
+    assert SpatialAttentionLoss(reduction="sum")(student, teacher) == pytest.approx(36 / 2)
+    assert SpatialAttentionLoss(criterion="l1")(student, teacher) == pytest.approx((3 + 5 + 1 + 1) / 4)
     # divided by the teacher's mean, 1.5: squared differences fall by 2.25
-    assert SpatialAttentionLoss(normalize='teacher_mean')(student, teacher) == pytest.approx(9 / 2.25)
+    assert SpatialAttentionLoss(normalize="teacher_mean")(student, teacher) == pytest.approx(9 / 2.25)
 
 
 def test_own_mean_ignores_the_scale_of_the_student():
     student, teacher = torch.randn(2, 4, 5, 5), torch.randn(2, 6, 5, 5)
-    loss = SpatialAttentionLoss(normalize='own_mean')
+    loss = SpatialAttentionLoss(normalize="own_mean")
     torch.testing.assert_close(loss(student, teacher), loss(3 * student, teacher))
     assert not torch.isclose(SpatialAttentionLoss()(student, teacher), SpatialAttentionLoss()(3 * student, teacher))
 
@@ -72,7 +72,7 @@ def test_equal_features_are_at_zero_whatever_their_order_of_channels():
         assert SpatialAttentionLoss(map=kind)(feature, feature.flip(1)) == pytest.approx(0, abs=1e-10)
 
 
-@pytest.mark.parametrize('option', [{'map': 'sum'}, {'normalize': 'max'}, {'criterion': 'l3'}, {'reduction': 'max'}])
+@pytest.mark.parametrize("option", [{"map": "sum"}, {"normalize": "max"}, {"criterion": "l3"}, {"reduction": "max"}])
 def test_unknown_options_are_refused(option):
     with pytest.raises(UserError, match=next(iter(option))):
         SpatialAttentionLoss(**option)

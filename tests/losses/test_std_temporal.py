@@ -54,13 +54,13 @@ def test_two_steps_by_hand():
     assert [h.item() for h in hiddens] == pytest.approx([h1, h2], rel=1e-6)
 
 
-@pytest.mark.parametrize('padding', ['zeros', 'replicate'])
+@pytest.mark.parametrize("padding", ["zeros", "replicate"])
 def test_equals_one_convolution_over_input_and_state(padding):
     lstm = ConvLSTM(3, 4, padding=padding)
     clip = torch.randn(2, 4, 3, 7, 5)
     h = c = torch.zeros(2, 4, 7, 5)
     for x in clip.unbind(1):
-        joined = F.pad(torch.cat([x, h], 1), (1, 1, 1, 1), mode='constant' if padding == 'zeros' else 'replicate')
+        joined = F.pad(torch.cat([x, h], 1), (1, 1, 1, 1), mode="constant" if padding == "zeros" else "replicate")
         i, f, o, g = F.conv2d(joined, lstm.weight, lstm.bias).chunk(4, 1)
         c = f.sigmoid() * c + i.sigmoid() * g.tanh()
         h = o.sigmoid() * c.tanh()
@@ -69,25 +69,25 @@ def test_equals_one_convolution_over_input_and_state(padding):
     torch.testing.assert_close(hiddens[-1], h, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize('mode', ['trained', 'frozen'])
+@pytest.mark.parametrize("mode", ["trained", "frozen"])
 def test_value_is_the_distance_of_the_last_cells(mode):
     loss = built(lstm=mode)
     student, teacher = torch.randn(SHAPE), torch.randn(SHAPE)
     cells = [loss.lstm(x)[0] for x in (student, teacher)]
     torch.testing.assert_close(loss(student, teacher), F.mse_loss(cells[0][-1], cells[1][-1]), rtol=1e-4, atol=1e-7)
     assert loss(teacher, teacher).item() == pytest.approx(0, abs=1e-12)
-    loss.cells = 'all'
+    loss.cells = "all"
     expected = torch.stack([F.mse_loss(s, t) for s, t in zip(*cells, strict=True)]).mean()
     torch.testing.assert_close(loss(student, teacher), expected, rtol=1e-4, atol=1e-7)
 
 
-@pytest.mark.parametrize('options', [{}, {'lstm': 'frozen'}, {'normalize': 'teacher_rms', 'padding': 'replicate'}])
+@pytest.mark.parametrize("options", [{}, {"lstm": "frozen"}, {"normalize": "teacher_rms", "padding": "replicate"}])
 def test_gradients_reach_student_and_trained_lstm_never_the_teacher(options):
     loss = built(**options)
     student, teacher = torch.randn(SHAPE).requires_grad_(), torch.randn(SHAPE).requires_grad_()
     loss(student, teacher).backward()
     assert all(student.grad[:, t].abs().sum() > 0 for t in range(3)) and teacher.grad is None
-    trained = options.get('lstm') != 'frozen'
+    trained = options.get("lstm") != "frozen"
     assert all((p.grad is not None) == trained for p in loss.lstm.parameters())
 
 
@@ -105,7 +105,7 @@ def test_trained_lstm_is_fixed_for_good_under_the_threshold():
 
 
 def test_pretraining_learns_the_teacher_then_freezes_and_teaches():
-    loss = built(lstm='pretrained', pretrain_iters=30, normalize='teacher_rms')
+    loss = built(lstm="pretrained", pretrain_iters=30, normalize="teacher_rms")
     optimizer = torch.optim.Adam(loss.parameters(), 1e-2)
     teacher = torch.randn(2, 1, 4, 6, 6).expand(SHAPE) * 5  # standing frames can be predicted
     student = torch.randn(SHAPE).requires_grad_()
@@ -123,7 +123,7 @@ def test_pretraining_learns_the_teacher_then_freezes_and_teaches():
 
 
 def test_state_goes_on_where_it_was():
-    loss, other = (built(lstm='pretrained', pretrain_iters=3, normalize='teacher_rms') for _ in range(2))
+    loss, other = (built(lstm="pretrained", pretrain_iters=3, normalize="teacher_rms") for _ in range(2))
     student, teacher = torch.randn(SHAPE), torch.randn(SHAPE)
     for iteration in (1, 2):
         step_loss(loss, student, teacher, None, iteration)
@@ -137,29 +137,35 @@ def test_prepare_averages_and_keeps_the_count_of_frames():
     loss = TemporalMemoryLoss(downsample=2)
     frames = torch.randn(6, 4, 8, 8)
     torch.testing.assert_close(loss.prepare(frames), F.avg_pool2d(frames, 2))
-    with pytest.raises(UserError, match='downsample'):
+    with pytest.raises(UserError, match="downsample"):
         TemporalMemoryLoss(downsample=9).prepare(frames)
 
 
 def test_replicate_padding_keeps_a_flat_field_flat():
     flat = torch.ones(1, 3, 4, 6, 6)
-    cells = built(padding='replicate').lstm(flat)[0]
+    cells = built(padding="replicate").lstm(flat)[0]
     assert cells[-1].var(dim=(-1, -2)).max().item() == pytest.approx(0, abs=1e-12)
-    assert built(padding='zeros').lstm(flat)[0][-1].var(dim=(-1, -2)).max().item() > 1e-6
+    assert built(padding="zeros").lstm(flat)[0][-1].var(dim=(-1, -2)).max().item() > 1e-6
 
 
-@pytest.mark.parametrize('options, message', [
-    ({'lstm': 'learned'}, 'lstm'), ({'lstm': 'pretrained'}, 'pretrain_iters'),
-    ({'pretrain_iters': 5}, 'pretrain_iters'),
-    ({'kernel_size': 2}, 'kernel_size'), ({'padding': 'zero'}, "'zeros'"), ({'downsample': 0}, 'downsample'),
-])
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"lstm": "learned"}, "lstm"),
+        ({"lstm": "pretrained"}, "pretrain_iters"),
+        ({"pretrain_iters": 5}, "pretrain_iters"),
+        ({"kernel_size": 2}, "kernel_size"),
+        ({"padding": "zero"}, "'zeros'"),
+        ({"downsample": 0}, "downsample"),
+    ],
+)
 def test_impossible_options_are_refused(options, message):
     with pytest.raises(UserError, match=message):
         TemporalMemoryLoss(**options)
 
 
 def test_shapes_that_cannot_serve_are_refused():
-    with pytest.raises(UserError, match='2 frames'):
-        built(torch.Size((1, 1, 4, 6, 6)), lstm='pretrained', pretrain_iters=5)
-    with pytest.raises(UserError, match='B, N, C, H, W'):
+    with pytest.raises(UserError, match="2 frames"):
+        built(torch.Size((1, 1, 4, 6, 6)), lstm="pretrained", pretrain_iters=5)
+    with pytest.raises(UserError, match="B, N, C, H, W"):
         built(torch.Size((1, 4, 6, 6)))

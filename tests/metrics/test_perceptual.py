@@ -60,11 +60,15 @@ def test_images_arrive_as_rgb_in_0_1(stand_in):
     assert len(stand_in[1]) == 1 and stand_in[1][0].shape == (1, 3, 24, 20)
 
 
-@pytest.mark.parametrize(("keywords", "words"), [
-    ({"metric": "lpip"}, "did you mean 'lpips'"), ({"metric": "dists"}, "weights are not here.*no route to host"),
-    ({"metric": "dists", "weights": "w.pth"}, "not in w.pth"),
-    ({"metric": "lpips", "net": "vgg"}, "refuses its options"),
-])
+@pytest.mark.parametrize(
+    ("keywords", "words"),
+    [
+        ({"metric": "lpip"}, "did you mean 'lpips'"),
+        ({"metric": "dists"}, "weights are not here.*no route to host"),
+        ({"metric": "dists", "weights": "w.pth"}, "not in w.pth"),
+        ({"metric": "lpips", "net": "vgg"}, "refuses its options"),
+    ],
+)
 def test_refusals(stand_in, keywords, words):
     with pytest.raises(UserError, match=words):
         calculate_pyiqa(IMAGE, IMAGE, **keywords)

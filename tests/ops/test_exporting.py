@@ -19,14 +19,14 @@ from kdsr_arch.ops.kernels import keys_kernel
 from kdsr_arch.ops.warp import backward_warp
 
 
-@pytest.mark.parametrize('factor', [2, 3, 4, 8])
-@pytest.mark.parametrize('size', [(2, 3), (7, 9)])
+@pytest.mark.parametrize("factor", [2, 3, 4, 8])
+@pytest.mark.parametrize("size", [(2, 3), (7, 9)])
 def test_phases_enlarge_as_matlab_does(factor, size):
     x = torch.rand(2, 3, *size)
     torch.testing.assert_close(bicubic_by_phases(x, factor), upsample_bicubic(x, factor), atol=2e-6, rtol=0)
 
 
-@pytest.mark.parametrize('border', ['zeros', 'border'])
+@pytest.mark.parametrize("border", ["zeros", "border"])
 def test_gathering_warps_as_grid_sampling_does(border):
     x, flow = torch.rand(2, 3, 17, 23), 6 * torch.randn(2, 2, 17, 23)
     torch.testing.assert_close(warp_by_gathering(x, flow, border), backward_warp(x, flow, border), atol=2e-6, rtol=0)
@@ -36,13 +36,13 @@ def test_gathering_warps_as_grid_sampling_does(border):
 def test_warping_in_half_precision_keeps_positions_exact():
     x = torch.rand(1, 1, 4, 600).half()
     flow = torch.stack([torch.full((1, 4, 600), 0.25), torch.zeros(1, 4, 600)], 1).half()
-    moved = warp_by_gathering(x, flow, 'border')
+    moved = warp_by_gathering(x, flow, "border")
     wanted = 0.75 * x[..., :-1].float() + 0.25 * x[..., 1:].float()
     assert moved.dtype == torch.float16
     assert (moved[..., :-1].float() - wanted).abs().max() < 1e-3
 
 
-@pytest.mark.parametrize(('kernel', 'dilation', 'groups'), [(3, 1, 1), (3, 2, 2), (1, 1, 1), (5, 1, 4)])
+@pytest.mark.parametrize(("kernel", "dilation", "groups"), [(3, 1, 1), (3, 2, 2), (1, 1, 1), (5, 1, 4)])
 def test_one_sampling_convolves_as_the_deformable_convolution_does(kernel, dilation, groups):
     x, taps, offset_groups = torch.randn(2, 8, 11, 14), kernel**2, 2
     offset = 3 * torch.randn(2, offset_groups * 2 * taps, 11, 14)
@@ -65,7 +65,7 @@ def test_deformable_samples_in_half_precision_keep_their_places():
 def test_sides_are_filled_up_and_cut_by_reading():
     x = torch.arange(12.0).view(1, 1, 3, 4)
     filled = replicate_to_multiple(x, 4)
-    assert torch.equal(filled, torch.nn.functional.pad(x, (0, 0, 0, 1), mode='replicate'))
+    assert torch.equal(filled, torch.nn.functional.pad(x, (0, 0, 0, 1), mode="replicate"))
     assert torch.equal(crop_by_gathering(filled, 3, 2), x[..., :2])
 
 

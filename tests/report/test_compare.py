@@ -127,11 +127,21 @@ def browse(page, script="", fragment="", size="1200,900"):
     copy = page.with_name("run.html")
     wrapped = f"<script>addEventListener('load', async () => {{ {script}; document.body.dataset.done = 1; }});</script>"
     copy.write_text(page.read_text(encoding="utf-8").replace("</body>", wrapped + "</body>"), encoding="utf-8")
-    words = [BROWSER, "--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", f"--window-size={size}",
-             "--virtual-time-budget=6000", f"--user-data-dir={page.parent / 'profile'}", "--dump-dom",
-             f"{copy.as_uri()}{fragment}"]
-    done = subprocess.run(words, capture_output=True, text=True, timeout=120, check=False,
-                          env={**os.environ, "HOME": str(page.parent)})
+    words = [
+        BROWSER,
+        "--headless",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--disable-dev-shm-usage",
+        f"--window-size={size}",
+        "--virtual-time-budget=6000",
+        f"--user-data-dir={page.parent / 'profile'}",
+        "--dump-dom",
+        f"{copy.as_uri()}{fragment}",
+    ]
+    done = subprocess.run(
+        words, capture_output=True, text=True, timeout=120, check=False, env={**os.environ, "HOME": str(page.parent)}
+    )
     assert 'data-done="1"' in done.stdout, done.stderr[-2000:]
     return html.unescape(re.sub(r'id="data">.*?</script>', "", done.stdout, flags=re.S))
 
@@ -153,8 +163,9 @@ def test_in_a_browser_images_are_ordered_sorted_and_chosen(results):
     script = """const button = [...document.querySelectorAll('#heads button')].find((b) => b.textContent === 'bad');
         button.click();"""
     assert rows(browse(page, script))[0].endswith("clip/001")
-    best = browse(page, "const o = document.getElementById('order'); o.value = 'best'; "
-                        "o.dispatchEvent(new Event('change'));")
+    best = browse(
+        page, "const o = document.getElementById('order'); o.value = 'best'; o.dispatchEvent(new Event('change'));"
+    )
     assert rows(best)[0].endswith("clip/001")
     chosen = browse(page, "document.querySelector('#rows tr:nth-child(2)').click()")
     assert re.search(r'aria-selected="true"><th scope="row">([^<]*)', chosen).group(1) == names[1]
@@ -194,6 +205,8 @@ def test_in_a_browser_difference_maps_measure(results):
     found = [float(value) for value in re.findall(r'data-mean="([\d.]+)"', dom)]
     name = re.search(r'aria-selected="true"><th scope="row">[^<]*?(\d+)<', dom).group(1)
     index = int(name)
-    expected = [np.abs(picture(index, strength).astype(float) - picture(index)).mean()
-                for strength in (2, (9, 5, 10, 30, 12)[index])]
+    expected = [
+        np.abs(picture(index, strength).astype(float) - picture(index)).mean()
+        for strength in (2, (9, 5, 10, 30, 12)[index])
+    ]
     assert found == pytest.approx(expected, abs=1e-3)

@@ -33,7 +33,7 @@ def test_crops_are_shown_pixel_for_pixel(tmp_path):
         crop = cv2.resize(box.cut(image), None, fx=zoom, fy=zoom, interpolation=cv2.INTER_NEAREST)
         score = cv2.matchTemplate(sheet, crop, cv2.TM_SQDIFF)
         row, column = np.unravel_index(score.argmin(), score.shape)
-        assert np.array_equal(sheet[row:row + crop.shape[0], column:column + crop.shape[1]], crop)
+        assert np.array_equal(sheet[row : row + crop.shape[0], column : column + crop.shape[1]], crop)
 
 
 @pytest.mark.parametrize("count", [1, 3, 4, 5, 6])

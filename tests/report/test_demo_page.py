@@ -34,8 +34,13 @@ def test_the_finding_follows_the_numbers():
 
 
 def test_only_fair_comparisons():
-    opt = {"scale": 4, "manual_seed": 0, "network_g": {"type": "A"}, "datasets": {"train": {"gt_size": 64}},
-           "train": {"total_iter": 10, "optim_g": {"lr": 1}, "pixel_opt": {"type": "L1Loss"}}}
+    opt = {
+        "scale": 4,
+        "manual_seed": 0,
+        "network_g": {"type": "A"},
+        "datasets": {"train": {"gt_size": 64}},
+        "train": {"total_iter": 10, "optim_g": {"lr": 1}, "pixel_opt": {"type": "L1Loss"}},
+    }
     check_fair(opt, {**opt, "name": "other"})
     with pytest.raises(UserError, match="differ in train.total_iter"):
         check_fair(opt, {**opt, "train": {**opt["train"], "total_iter": 11}})
@@ -54,10 +59,17 @@ def test_the_shipped_files_are_fair(tmp_path):
 
 def made_up_rows(tmp_path, sample):
     rows = []
-    for number, (key, label) in enumerate([("bicubic", "bicubic"), ("alone", "student alone"),
-                                           ("std", "student + STD"), ("teacher", "teacher")]):
-        result = EvalResult({"psnr": 25.0 + number, "ssim": 0.8, "tof": 0.1}, [("walk", {"psnr": 25.0 + number}, 3)],
-                            PROTOCOL, {}, "demo", "clips")
+    for number, (key, label) in enumerate(
+        [("bicubic", "bicubic"), ("alone", "student alone"), ("std", "student + STD"), ("teacher", "teacher")]
+    ):
+        result = EvalResult(
+            {"psnr": 25.0 + number, "ssim": 0.8, "tof": 0.1},
+            [("walk", {"psnr": 25.0 + number}, 3)],
+            PROTOCOL,
+            {},
+            "demo",
+            "clips",
+        )
         cost = Cost(1000 * number, 1e9, 10.0 * 3**number, 180, 120, 4, "cpu", 2, 7)
         report = TestReport(f"demo/{key}", {"type": "X"}, None, cost, [result])
         for frame, image in zip(sample["frames"], sample["gt"], strict=True):

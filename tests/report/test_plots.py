@@ -24,8 +24,12 @@ def write_log(path, iterations=20):
 
 
 def test_curves_from_records():
-    records = [{"iter": 1, "l_pix": 0.5}, {"iter": 2, "val": {"a": {"psnr": 30.0}, "b": {"psnr": 31.0}}},
-               {"iter": 2, "l_pix": 0.25}, {"iter": 3, "val": {"a": {"psnr": "inf", "protocol": "RGB"}}}]
+    records = [
+        {"iter": 1, "l_pix": 0.5},
+        {"iter": 2, "val": {"a": {"psnr": 30.0}, "b": {"psnr": 31.0}}},
+        {"iter": 2, "l_pix": 0.25},
+        {"iter": 3, "val": {"a": {"psnr": "inf", "protocol": "RGB"}}},
+    ]
     assert loss_curve(records).iterations == [1, 2] and loss_curve(records).values == [0.5, 0.25]
     assert val_curve(records).values == [30.0]
     assert val_curve(records, dataset="b").values == [31.0]
@@ -33,9 +37,11 @@ def test_curves_from_records():
 
 
 def test_curves_from_lines_of_one_data_set_each():
-    records = [{"kind": "train", "iter": 1, "l_pix": 0.5},
-               {"kind": "val", "iter": 2, "dataset": "a", "protocol": "RGB", "psnr": 30.0},
-               {"kind": "val", "iter": 2, "dataset": "b", "protocol": "RGB", "psnr": 31.0}]
+    records = [
+        {"kind": "train", "iter": 1, "l_pix": 0.5},
+        {"kind": "val", "iter": 2, "dataset": "a", "protocol": "RGB", "psnr": 30.0},
+        {"kind": "val", "iter": 2, "dataset": "b", "protocol": "RGB", "psnr": 31.0},
+    ]
     assert loss_curve(records).values == [0.5]
     assert val_curve(records, dataset="b").values == [31.0] and val_curve(records, dataset="b").iterations == [2]
 

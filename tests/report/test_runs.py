@@ -10,16 +10,26 @@ from kdsr_arch.cli import main
 
 def experiment(path):
     path.mkdir()
-    lines = [{"iter": i, "l_pix": 1 / i} for i in range(1, 30)] + [{"iter": 20, "val": {"a": {"psnr": 30.0}}},
-                                                                   {"iter": 29, "val": {"a": {"psnr": 30.5}}}]
+    lines = [{"iter": i, "l_pix": 1 / i} for i in range(1, 30)] + [
+        {"iter": 20, "val": {"a": {"psnr": 30.0}}},
+        {"iter": 29, "val": {"a": {"psnr": 30.5}}},
+    ]
     (path / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     return path
 
 
 def result(path, value=30.0, milliseconds=12.0, protocol="Y channel"):
     path.mkdir()
-    cost = {"milliseconds": milliseconds, "parameters": 1000, "threads": 1, "device": "cpu", "width": 180,
-            "height": 120, "scale": 4, "multiply_adds": 1}
+    cost = {
+        "milliseconds": milliseconds,
+        "parameters": 1000,
+        "threads": 1,
+        "device": "cpu",
+        "width": 180,
+        "height": 120,
+        "scale": 4,
+        "multiply_adds": 1,
+    }
     report = {"cost": cost, "results": [{"dataset": "Vid4", "mean": {"psnr": value}, "protocol": protocol}]}
     (path / "results.json").write_text(json.dumps(report))
     return path
@@ -38,13 +48,20 @@ def test_both_kinds_are_drawn(tmp_path):
     assert len(shapes) == 2
 
 
-@pytest.mark.parametrize(("words", "told"), [
-    (["none"], "neither a training log"), (["run", "res"], "do not go in one plot"),
-    (["res", "--metric", "lpips"], "lpips was not measured"), (["res", "--dataset", "REDS"], "no results of data set"),
-    (["res", "other"], "measured in different ways"), (["res", "--names", "a", "b"], "2 names for 1"),
-    (["res", "--taught", "x"], "x is none of"), (["res", "-o", "x.pdf"], "written as .png"),
-    (["res", "res"], "tell them apart"),
-])
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["none"], "neither a training log"),
+        (["run", "res"], "do not go in one plot"),
+        (["res", "--metric", "lpips"], "lpips was not measured"),
+        (["res", "--dataset", "REDS"], "no results of data set"),
+        (["res", "other"], "measured in different ways"),
+        (["res", "--names", "a", "b"], "2 names for 1"),
+        (["res", "--taught", "x"], "x is none of"),
+        (["res", "-o", "x.pdf"], "written as .png"),
+        (["res", "res"], "tell them apart"),
+    ],
+)
 def test_refusals(tmp_path, monkeypatch, capsys, words, told):
     monkeypatch.chdir(tmp_path)
     experiment(tmp_path / "run"), result(tmp_path / "res"), result(tmp_path / "other", protocol="RGB")

@@ -42,8 +42,18 @@ def restorer():
             return as_restorer(Recurrent(), **keywords)
         if kind == "bicubic":
             return as_restorer(build_network({"type": "Bicubic", "scale": 2}), **keywords)
-        net = build_network({"type": "VESPCN", "scale": 2, "num_feat": 8, "num_hr_feat": 4, "num_block": 1,
-                             "num_flow_feat": 4, "base": "bicubic", "color": "y" if kind == "window_y" else "rgb"})
+        net = build_network(
+            {
+                "type": "VESPCN",
+                "scale": 2,
+                "num_feat": 8,
+                "num_hr_feat": 4,
+                "num_block": 1,
+                "num_flow_feat": 4,
+                "base": "bicubic",
+                "color": "y" if kind == "window_y" else "rgb",
+            }
+        )
         with torch.no_grad():
             for parameter in net.parameters():
                 parameter.add_(0.03 * torch.randn_like(parameter))
@@ -61,8 +71,23 @@ def texture(height, width, seed=0):
 def make_video():
     """Writes a small moving texture; returns the times of its frames in seconds."""
 
-    def make(path, n=10, w=48, h=32, codec="libx264", pix="yuv420p", rate=25, vfr=False, audio=False, subs=False,
-             rotation=None, tags=None, color=None, aspect=None, options=None):
+    def make(
+        path,
+        n=10,
+        w=48,
+        h=32,
+        codec="libx264",
+        pix="yuv420p",
+        rate=25,
+        vfr=False,
+        audio=False,
+        subs=False,
+        rotation=None,
+        tags=None,
+        color=None,
+        aspect=None,
+        options=None,
+    ):
         big = texture(h + n, w + n)
         with av.open(str(path), "w") as out:
             video = out.add_stream(codec, rate=rate, options=options or ({"crf": "8"} if codec == "libx264" else {}))
@@ -78,7 +103,7 @@ def make_video():
             streams = [add_audio(out)] if audio else []
             pts = [int(t) for t in np.cumsum(np.random.default_rng(1).integers(20, 80, n))] if vfr else list(range(n))
             for i in range(n):
-                image = np.full((h, w, 3), color, np.uint8) if color else big[i:i + h, i:i + w]
+                image = np.full((h, w, 3), color, np.uint8) if color else big[i : i + h, i : i + w]
                 out.mux(video.encode(frame_of(image, pix, pts[i], context)))
             out.mux(video.encode())
             for stream in streams:
@@ -91,8 +116,13 @@ def make_video():
 def frame_of(image, pix, pts, context):
     frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(image), format="rgb24")
     matrix = context.colorspace if context.colorspace in (1, 5, 9) else 5
-    frame = frame.reformat(format=pix, src_colorspace=matrix, dst_colorspace=matrix, src_color_range=2,
-                           dst_color_range=context.color_range or 1)
+    frame = frame.reformat(
+        format=pix,
+        src_colorspace=matrix,
+        dst_colorspace=matrix,
+        src_color_range=2,
+        dst_color_range=context.color_range or 1,
+    )
     frame.pts, frame.time_base = pts, context.time_base
     return frame
 

@@ -16,7 +16,7 @@ def test_every_frame_once_with_its_context(total, count, context, skipped):
     before = list(range(max(skipped - context, 0), skipped))
     seen = []
     for held, first, now in pieces(range(skipped, total), count, context, before):
-        seen += held[first:first + now]
+        seen += held[first : first + now]
         low, high = held[first], held[first + now - 1]
         assert held == list(range(held[0], held[-1] + 1))
         assert held[0] <= max(low - context, before[0] if before else skipped)

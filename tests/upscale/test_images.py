@@ -104,20 +104,23 @@ def test_tiles_fit_the_memory(restorer):
     assert free_memory(torch.device("cpu")) > 1 << 20
 
 
-@pytest.mark.parametrize(("source", "target", "words"), [
-    ("in/a.png", "in/a.png", "output is the input"),
-    ("in", "in/out", "inside the input"),
-    ("in", "in/a.png", "is a file"),
-    ("in/a.png", "in", "is a folder"),
-    ("in/a.png", "b.xyz", "no image format"),
-    ("in/a.png", "in/b.png", "exists; say --overwrite"),
-    ("in/text.png", "c.png", "cannot be read as an image"),
-    ("in/alpha.png", "c.jpg", "transparent"),
-    ("in/deep.png", "c.jpg", "16 bits"),
-    ("in/none.png", "c.png", "no such file"),
-    ("empty", "out", "holds no images"),
-    ("in/a.png", "in/text.png/c.png", "not writable"),
-])
+@pytest.mark.parametrize(
+    ("source", "target", "words"),
+    [
+        ("in/a.png", "in/a.png", "output is the input"),
+        ("in", "in/out", "inside the input"),
+        ("in", "in/a.png", "is a file"),
+        ("in/a.png", "in", "is a folder"),
+        ("in/a.png", "b.xyz", "no image format"),
+        ("in/a.png", "in/b.png", "exists; say --overwrite"),
+        ("in/text.png", "c.png", "cannot be read as an image"),
+        ("in/alpha.png", "c.jpg", "transparent"),
+        ("in/deep.png", "c.jpg", "16 bits"),
+        ("in/none.png", "c.png", "no such file"),
+        ("empty", "out", "holds no images"),
+        ("in/a.png", "in/text.png/c.png", "not writable"),
+    ],
+)
 def test_refusals_are_one_sentence(tmp_path, monkeypatch, capsys, source, target, words):
     write_picture(tmp_path / "in" / "a.png", Picture(noise(6, 6, 3)))
     write_picture(tmp_path / "in" / "b.png", Picture(noise(6, 6, 3)))

@@ -9,8 +9,15 @@ from kdsr_arch.models.networks import build_network
 from kdsr_arch.upscale.chunks import Piece, Restorer
 from kdsr_arch.upscale.model import find_weights, open_model
 
-TINY = {"type": "VESPCN", "scale": 2, "num_feat": 8, "num_hr_feat": 4, "num_block": 1, "num_flow_feat": 4,
-        "base": "bicubic"}
+TINY = {
+    "type": "VESPCN",
+    "scale": 2,
+    "num_feat": 8,
+    "num_hr_feat": 4,
+    "num_block": 1,
+    "num_flow_feat": 4,
+    "base": "bicubic",
+}
 
 
 def write_weights(path):
@@ -62,15 +69,18 @@ def test_changed_weights_have_another_fingerprint(tmp_path):
     assert prints[0] != prints[1]
 
 
-@pytest.mark.parametrize(("keywords", "words"), [
-    ({"network": "{type: Bicubic, scale: 2}", "scale": 4}, "enlarges by 2"),
-    ({"network": "type: Nothing"}, "no network named"),
-    ({"network": "{type: [}"}, "neither a file nor a network"),
-    ({"network": "nothing"}, "names no network|neither"),
-    ({"network": "{type: VESPCN}"}, "give its weights"),
-    ({"network": "{type: Bicubic}", "precision": "fp16"}, "needs a CUDA device"),
-    ({"network": "{type: Bicubic}", "precision": "int4"}, "expected one of"),
-])
+@pytest.mark.parametrize(
+    ("keywords", "words"),
+    [
+        ({"network": "{type: Bicubic, scale: 2}", "scale": 4}, "enlarges by 2"),
+        ({"network": "type: Nothing"}, "no network named"),
+        ({"network": "{type: [}"}, "neither a file nor a network"),
+        ({"network": "nothing"}, "names no network|neither"),
+        ({"network": "{type: VESPCN}"}, "give its weights"),
+        ({"network": "{type: Bicubic}", "precision": "fp16"}, "needs a CUDA device"),
+        ({"network": "{type: Bicubic}", "precision": "int4"}, "expected one of"),
+    ],
+)
 def test_refusals(keywords, words):
     with pytest.raises(UserError, match=words):
         open_model(None, **keywords)

@@ -124,8 +124,9 @@ def test_segments_of_other_settings_are_not_used(restorer, make_video, tmp_path,
         patch.setattr(video_module, "assemble", lambda *_: (_ for _ in ()).throw(UserError("stop")))
         with pytest.raises(UserError, match="stop"):
             upscale(restorer("bicubic"), tmp_path / "a.mp4", tmp_path / "b.mp4", VideoOptions(segment_frames=4))
-    progress = upscale(restorer("bicubic"), tmp_path / "a.mp4", tmp_path / "b.mp4",
-                       VideoOptions(segment_frames=4, crf=30))
+    progress = upscale(
+        restorer("bicubic"), tmp_path / "a.mp4", tmp_path / "b.mp4", VideoOptions(segment_frames=4, crf=30)
+    )
     assert progress.count == 12 and progress._before == 0
 
 
@@ -141,7 +142,7 @@ def test_truncated_files_are_told_and_partly_taken(restorer, make_video, tmp_pat
     for name in ("a.mkv", "a.mp4"):
         make_video(tmp_path / name, n=100, options={"movflags": "+faststart"} if name == "a.mp4" else None)
         data = (tmp_path / name).read_bytes()
-        (tmp_path / name).write_bytes(data[:int(0.6 * len(data))])
+        (tmp_path / name).write_bytes(data[: int(0.6 * len(data))])
     with pytest.raises(UserError, match="truncated"):
         upscale(restorer("bicubic"), tmp_path / "a.mkv", tmp_path / "b.mkv")
     with pytest.raises(UserError, match="truncated, damaged or no video"):  # the index lies at the end
@@ -181,8 +182,17 @@ def test_a_container_that_cannot_hold_the_codec(restorer, make_video, tmp_path):
 
 def test_the_command(make_video, tmp_path):
     make_video(tmp_path / "a.mp4", n=3)
-    words = [sys.executable, "-m", "kdsr_arch.cli", "upscale", "a.mp4", "-o", "b.mp4", "--network",
-             "type: Bicubic, scale: 2"]
+    words = [
+        sys.executable,
+        "-m",
+        "kdsr_arch.cli",
+        "upscale",
+        "a.mp4",
+        "-o",
+        "b.mp4",
+        "--network",
+        "type: Bicubic, scale: 2",
+    ]
     done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0 and "3 frames" in done.stdout, done.stderr
     again = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, check=False)
@@ -194,8 +204,10 @@ def with_subtitles(path, target):
     lines = target.with_suffix(".srt")
     lines.write_text("1\n00:00:00,000 --> 00:00:00,150\nfirst\n\n2\n00:00:00,200 --> 00:00:00,350\nsecond\n")
     with av.open(str(path)) as source, av.open(str(lines)) as text, av.open(str(target), "w") as out:
-        copies = {source: out.add_stream_from_template(source.streams.video[0]),
-                  text: out.add_stream_from_template(text.streams.subtitles[0])}
+        copies = {
+            source: out.add_stream_from_template(source.streams.video[0]),
+            text: out.add_stream_from_template(text.streams.subtitles[0]),
+        }
         copies[text].metadata["language"] = "deu"
         out.set_chapters([{"id": i, "start": 200 * i, "end": 200 * (i + 1), "time_base": Fraction(1, 1000),
                            "metadata": {"title": name}} for i, name in enumerate(("one", "two"))])  # fmt: skip
