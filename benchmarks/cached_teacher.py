@@ -22,7 +22,8 @@ from kdsr_arch.data.demo_images import TRAIN, prepare
 from kdsr_arch.data.teacher_store import OUTPUT
 from kdsr_arch.engine.datasets import open_dataset
 from kdsr_arch.engine.options import load_options
-from kdsr_arch.engine.teacher_cache import Plan, fill_store, measure_gain
+from kdsr_arch.engine.teacher_cache import Plan, fill_store
+from kdsr_arch.engine.teacher_gain import measure_gain
 from kdsr_arch.models.networks import build_network
 from kdsr_arch.models.teachers import build_teacher
 

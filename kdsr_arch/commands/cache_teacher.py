@@ -31,7 +31,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Fill the store, then measure."""
-    from kdsr_arch.engine.teacher_cache import fill_store, measure_gain, plan_of, record_gain
+    from kdsr_arch.engine.teacher_cache import fill_store, plan_of
+    from kdsr_arch.engine.teacher_gain import measure_gain, record_gain
     from kdsr_arch.errors import UserError
 
     if args.windows < 0:

@@ -67,6 +67,9 @@ class CachedSource(FrameSource):
     def where(self, key: str) -> str:
         return self.source.where(key)
 
+    def stamp(self, key: str) -> str:
+        return self.source.stamp(key)
+
     def holds(self, key: str) -> bool:
         """Whether a frame is in memory, or will be once it was asked for."""
         return key in self._places

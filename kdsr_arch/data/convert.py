@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import hashlib
 import os
-import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,7 +26,6 @@ __all__ = ["SKIPPED_FILE", "ClipShapes", "Entry", "Making", "write_clip_list", "
 
 ClipShapes = dict[str, tuple[int, int, int]]  # (frames, H, W) by clip
 SKIPPED_FILE = "skipped.txt"
-_COMMIT_SECONDS = 2.0  # what a kill may cost
 _FEW = 24  # frames for which starting processes takes longer than the work
 
 
@@ -185,7 +183,6 @@ class _Run:
         self._shapes: dict[str, ClipShapes] = {}
         self._lines: dict[str, list[str]] = {"": []}
         self._keys: set[tuple[str, str]] = set()
-        self._committed = time.monotonic()
 
     def resume(self, entries: Iterator[Entry]) -> Iterator[Entry]:
         """Takes note of the entries that are done; gives the others."""
@@ -232,7 +229,7 @@ class _Run:
                 raise UserError(values)
             self.skipped.append((self.done, label.key, str(values)))
         self._count(label)
-        if self.writer.is_due or time.monotonic() - self._committed > _COMMIT_SECONDS:
+        if self.writer.is_due:
             self._commit()
 
     def _put(self, label: _Label, values: list[_Value]) -> None:
@@ -262,7 +259,6 @@ class _Run:
     def _commit(self) -> None:
         self.writer.state = {"done": self.done, "digest": self._digest, "skipped": self.skipped}
         self.writer.commit()
-        self._committed = time.monotonic()
 
     def stopped(self, error: UserError | KeyboardInterrupt) -> BaseException:
         """Keeps what is done; the error, saying so."""

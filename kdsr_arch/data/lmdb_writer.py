@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import json
 import os
 import shutil
+import time
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
@@ -22,6 +24,7 @@ __all__ = ["RECIPE_FILE", "LmdbWriter"]
 
 RECIPE_FILE = "conversion.json"  # how the store was made; stays in it
 _COMMIT_BYTES = 64 << 20
+_COMMIT_SECONDS = 2.0  # what a kill may cost
 _FIRST_MAP = 1 << 30  # address space, not disk
 _STATE = b"\0state"  # progress, in the transaction that it is the progress of; taken out at the end
 
@@ -31,7 +34,8 @@ class LmdbWriter:
 
     The store grows in the hidden folder ``.NAME.partial`` beside ``path``. Whatever happens, what was committed is
     whole: a later run with the same recipe finds :attr:`state` as it was with the last commit, and goes on from there.
-    The map size grows by itself.
+    A fault that is told, or an interrupt, commits first; values may be ahead of the state, never behind it. The map
+    size grows by itself.
 
     Args:
         path: ends in ``.lmdb`` and must not exist.
@@ -52,6 +56,7 @@ class LmdbWriter:
         self.state: dict[str, Any] = {}
         self._pending: list[tuple[bytes, bytes]] = []
         self._pending_bytes = 0
+        self._committed = time.monotonic()
         self._environment: lmdb.Environment | None = None
         self._lock: TextIO | None = None
 
@@ -66,7 +71,7 @@ class LmdbWriter:
                 self.state = json.loads(transaction.get(_STATE, b"{}"))
         except ValueError:
             self._close()
-            raise UserError(f"{self.work}: left by a conversion, and damaged; remove it and convert again") from None
+            raise UserError(f"{self.work}: left unfinished, and damaged; remove it and run the command again") from None
         except (OSError, lmdb.Error) as error:
             self._close()
             raise self._failure(error) from None
@@ -90,11 +95,11 @@ class LmdbWriter:
         if not file.exists():
             _write(file, json.dumps(self.recipe, indent=1, ensure_ascii=False) + "\n")
             return
-        known = read_json(file, dict, "remove the folder and convert again")
+        known = read_json(file, dict, "remove the folder and run the command again")
         if known != self.recipe:
             differing = sorted(k for k in {*known, *self.recipe} if known.get(k) != self.recipe.get(k))
             told = "; ".join(f"{k} was {known.get(k)!r}, now {self.recipe.get(k)!r}" for k in differing)
-            raise UserError(f"{self.work}: left by an unfinished conversion of another kind ({told}); remove it first")
+            raise UserError(f"{self.work}: left unfinished by a command of another kind ({told}); remove it first")
 
     def _failure(self, error: Exception) -> UserError:
         reason = str(getattr(error, "strerror", None) or error)
@@ -112,14 +117,14 @@ class LmdbWriter:
 
     @property
     def is_due(self) -> bool:
-        """Whether enough has gathered for a commit."""
-        return self._pending_bytes >= _COMMIT_BYTES
+        """Whether enough has gathered for a commit, or the last one is too long ago."""
+        return self._pending_bytes >= _COMMIT_BYTES or time.monotonic() - self._committed > _COMMIT_SECONDS
 
     def commit(self) -> None:
         """Puts what has gathered, and :attr:`state`, on the disk in one step."""
         records = [*self._pending, (_STATE, json.dumps(self.state).encode())]
         self._write(records)
-        self._pending, self._pending_bytes = [], 0
+        self._pending, self._pending_bytes, self._committed = [], 0, time.monotonic()
 
     def _write(self, records: Iterable[tuple[bytes, bytes | None]]) -> None:
         assert self._environment is not None
@@ -167,6 +172,9 @@ class LmdbWriter:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         empty = not self.state
+        if not empty and isinstance(error, UserError | KeyboardInterrupt):
+            with contextlib.suppress(UserError):  # the disk may be what stopped it
+                self.commit()
         self._close()
         if empty and self.work.is_dir():
             shutil.rmtree(self.work, ignore_errors=True)  # nothing in it is worth going on from

@@ -7,9 +7,6 @@ of a clip's frames (:func:`~kdsr_arch.data.teacher_views.view_key`).
 
 from __future__ import annotations
 
-import json
-import os
-import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,14 +17,13 @@ import torch
 
 from kdsr_arch.data.augment import Flip
 from kdsr_arch.data.codec import Window
-from kdsr_arch.data.lmdb_env import reading
+from kdsr_arch.data.lmdb_env import reading, unfinished
 from kdsr_arch.data.store_info import TeacherInfo, read_info
 from kdsr_arch.data.teacher_views import View, centred, view_key
 from kdsr_arch.errors import UserError
 
 __all__ = [
-    "INFO", "OUTPUT", "TeacherStore", "TeacherStoreWriter", "apply_flip", "drawn", "flip_of", "orientation",
-    "undo_flip",
+    "INFO", "OUTPUT", "TeacherStore", "apply_flip", "drawn", "flip_of", "orientation", "stored_maps", "undo_flip",
 ]  # fmt: skip
 
 INFO = "teacher.json"
@@ -86,6 +82,8 @@ class TeacherStore:
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path).expanduser()
         told = f"{self.path}: no store of teacher outputs; make it with kdsr cache-teacher"
+        if not (self.path / INFO).exists() and unfinished(self.path).is_dir():
+            told = f"{self.path}: is not finished; run the same kdsr cache-teacher again and it goes on"
         self.info: dict[str, Any] = read_info(self.path / INFO, TeacherInfo, told)
         self.images: dict[str, list[int]] = self.info["images"]
         self.names: dict[str, dict[str, Any]] = self.info["names"]
@@ -198,65 +196,23 @@ class TeacherStore:
         return torch.from_numpy(np.array(apply_flip(whole[:, rows, columns], flip), order="C"))
 
 
+def stored_maps(
+    key: str, number: int, name: str, maps: np.ndarray, window: Sequence[int] | None = None
+) -> tuple[bytes, bytes]:
+    """The key and the value that hold (C, H, W) of one orientation of an image, as float16.
+
+    Args:
+        number: the orientation; the maps are already turned back to the image's own, so that reading is the same for
+            all orientations.
+        window: where only a window of the image was restored: its place (top, left, height, width).
+    """
+    place = _window_name(window) if window else ""
+    return _value_key(key, number, name, place), np.ascontiguousarray(maps, np.float16).tobytes()
+
+
 def _value_key(key: str, number: int, name: str, place: str = "") -> bytes:
     return f"{key}{place}|{number}|{name}".encode()
 
 
 def _window_name(window: Sequence[int]) -> str:
     return "@" + ",".join(map(str, window))
-
-
-class TeacherStoreWriter:
-    """``with TeacherStoreWriter(path) as writer`` makes ``path`` whole at the end, or leaves nothing.
-
-    Maps are stored turned back (see ``put``), so that reading one is the same for all orientations.
-    """
-
-    def __init__(self, path: str | Path) -> None:
-        self.path = Path(path)
-        if self.path.suffix != ".lmdb":
-            raise UserError(f"{path}: the name of a store must end in .lmdb")
-        if self.path.exists():
-            raise UserError(f"{path}: exists already; remove it or choose another name")
-        self._work = self.path.with_name(f".{self.path.name}.{os.getpid()}.partial")
-        self.bytes = 0
-        self.info: dict[str, Any] = {}
-
-    def __enter__(self) -> TeacherStoreWriter:
-        try:
-            self._work.mkdir(parents=True)
-            self._environment = lmdb.open(str(self._work), map_size=256 << 20, sync=False)
-        except (OSError, lmdb.Error) as error:
-            raise UserError(f"{self.path}: cannot be written ({getattr(error, 'strerror', None) or error})") from None
-        return self
-
-    def put(self, key: str, number: int, name: str, maps: np.ndarray, window: tuple[int, ...] | None = None) -> None:
-        """Stores (C, H, W) of one orientation of an image, already turned back to the image's own, as float16.
-
-        Args:
-            window: where only a window of the image was restored: its place (top, left, height, width).
-        """
-        value = np.ascontiguousarray(maps, np.float16).tobytes()
-        where = _value_key(key, number, name, _window_name(window) if window else "")
-        self.bytes += len(value)
-        while True:
-            try:
-                with self._environment.begin(write=True) as transaction:
-                    transaction.put(where, value)
-                return
-            except lmdb.MapFullError:
-                self._environment.set_mapsize(self._environment.info()["map_size"] * 2 + 2 * len(value))
-            except (lmdb.Error, OSError) as error:
-                raise UserError(f"{self.path}: cannot be written ({error})") from None
-
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        try:
-            self._environment.sync(True)
-            self._environment.close()
-            if kind is None:
-                (self._work / INFO).write_text(json.dumps(self.info), encoding="utf-8")
-                os.rename(self._work, self.path)
-        except (OSError, lmdb.Error) as error:
-            raise UserError(f"{self.path}: cannot be written ({error})") from None
-        finally:
-            shutil.rmtree(self._work, ignore_errors=True)

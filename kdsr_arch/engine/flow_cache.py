@@ -18,9 +18,9 @@ from kdsr_arch.data.clip_dataset import ClipDataset
 from kdsr_arch.data.clips import Clip
 from kdsr_arch.data.flow_store import INFO, flow_key, packed_flow
 from kdsr_arch.data.lmdb_writer import LmdbWriter
+from kdsr_arch.data.progress import Progress
 from kdsr_arch.device import pick_device
 from kdsr_arch.engine.datasets import open_dataset
-from kdsr_arch.engine.logging import get_logger
 from kdsr_arch.errors import UserError
 from kdsr_arch.models.networks import build_network
 from kdsr_arch.ops.bicubic import upsample_bicubic
@@ -70,7 +70,8 @@ def fill_flow_store(opt: Mapping[str, Any], path: Path) -> Filled:
     recipe = dataset.flow_recipe() | {"method": traits.flow, "num_frame": traits.num_frame}
     began, flows = time.monotonic(), 0
     with LmdbWriter(path, recipe) as writer:
-        for number, clip in enumerate(dataset.clips):
+        progress = Progress(path.name, len(dataset.clips), len(writer.state), unit="clips")
+        for clip in dataset.clips:
             if clip.name in writer.state:
                 continue
             pairs = sorted(set(dataset.flow_places(clip, traits.num_frame)))
@@ -79,9 +80,10 @@ def fill_flow_store(opt: Mapping[str, Any], path: Path) -> Filled:
             writer.state[clip.name] = len(pairs)
             if writer.is_due:
                 writer.commit()
-            _tell(number + 1, len(dataset.clips), began)
+            progress.add()
         flows = sum(writer.state.values())
         writer.finish({INFO: json.dumps(recipe)})
+    progress.close()
     frames = sum(len(clip.gt) for clip in dataset.clips)
     return Filled(frames, flows, sum(file.stat().st_size for file in path.iterdir()), time.monotonic() - began)
 
@@ -124,9 +126,3 @@ def _enlarged(dataset: ClipDataset, key: str, traits: Traits) -> Tensor:
     if traits.color == "y" and frame.shape[1] == 3:
         frame = rgb_to_y(frame)
     return upsample_bicubic(frame, traits.scale)
-
-
-def _tell(done: int, total: int, began: float) -> None:
-    if done == total or done == 1 or done % max(1, total // 20) == 0:
-        spent = time.monotonic() - began
-        get_logger().info(f"{done} of {total} clips, {spent:.0f} s, {spent / done * (total - done):.0f} s to go")

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from torch import nn
@@ -46,11 +48,18 @@ def _trained(opt: Mapping[str, Any], key: str) -> nn.Module:
     return teacher
 
 
+def weights_digests(opt: Mapping[str, Any]) -> dict[str, str]:
+    """SHA-256 of each teacher's file of weights, by its key ('network_t', ...); missing files are left out."""
+    files = {key: (opt.get("path") or {}).get(f"pretrain_{key}") or opt[key].get("path") for key in teacher_keys(opt)}
+    found = {key: Path(file).expanduser() for key, file in files.items() if isinstance(file, str)}
+    return {key: hashlib.sha256(file.read_bytes()).hexdigest() for key, file in found.items() if file.is_file()}
+
+
 def stored_teacher(opt: Mapping[str, Any]) -> CachedTeacher | None:
     """The store that `datasets.train.teacher_cache` names, in place of the live teacher.
 
     Raises:
-        UserError: it is none, or was made by another teacher than the options name.
+        UserError: it is none, or was made by another teacher than the options name, or by one with other weights.
     """
     path = ((opt.get("datasets") or {}).get("train") or {}).get("teacher_cache")
     if not path:
@@ -64,4 +73,11 @@ def stored_teacher(opt: Mapping[str, Any]) -> CachedTeacher | None:
             f"{path}: was made by another teacher ({changed[0]} differs); make it again with "
             "kdsr cache-teacher, or take datasets.train.teacher_cache out"
         )
+    held = teacher.store.info.get("weights") or {}
+    for key, digest in weights_digests(opt).items():
+        if held.get(key, digest) != digest:
+            raise UserError(
+                f"{path}: was made with other weights than path.pretrain_{key} has now; remove it and make it again "
+                "with kdsr cache-teacher, or take datasets.train.teacher_cache out"
+            )
     return teacher

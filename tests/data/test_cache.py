@@ -47,6 +47,12 @@ def test_each_frame_is_read_once(counting):
         cached.get(cached.keys()[0])[0, 0, 0] = 1
 
 
+def test_a_frame_that_changes_is_told_as_by_the_source(counting, clip_root):
+    cached = CachedSource(FolderSource(clip_root), counting.keys(), 1 << 30)
+    key = cached.keys()[0]
+    assert cached.stamp(key) == FolderSource(clip_root).stamp(key) != key
+
+
 def test_the_limit_holds(counting):
     size = 64 * 80 * 3
     cached = CachedSource(counting, counting.keys(), 3 * size + 10)

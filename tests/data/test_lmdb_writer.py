@@ -41,13 +41,20 @@ def test_the_map_grows_by_itself(tmp_path, monkeypatch):
     ]  # fmt: skip
 
 
-def test_what_was_committed_is_gone_on_with(tmp_path):
-    with pytest.raises(KeyboardInterrupt), LmdbWriter(tmp_path / "a.lmdb", {"codec": "x"}) as writer:
+@pytest.mark.parametrize(
+    "stop, kept", [(KeyboardInterrupt, b"0"), (UserError("bad frame"), b"0"), (RuntimeError, None)]
+)
+def test_what_was_committed_is_gone_on_with(tmp_path, stop, kept):
+    """An interrupt and a fault that is told keep what is not committed yet, too."""
+    with (
+        pytest.raises(stop if isinstance(stop, type) else type(stop)),
+        LmdbWriter(tmp_path / "a.lmdb", {"codec": "x"}) as writer,
+    ):
         writer.put(b"a", b"1")
         writer.state = {"done": 1}
         writer.commit()
-        writer.put(b"b", b"lost")
-        raise KeyboardInterrupt
+        writer.put(b"b", b"0")
+        raise stop
     assert [path.name for path in tmp_path.iterdir()] == [".a.lmdb.partial"]
     with pytest.raises(UserError, match="a.lmdb: its conversion is not finished"):
         LmdbSource(tmp_path / "a.lmdb")
@@ -58,7 +65,7 @@ def test_what_was_committed_is_gone_on_with(tmp_path):
         pass
     with LmdbWriter(tmp_path / "a.lmdb", {"codec": "x"}) as writer:
         assert writer.state == {"done": 1}
-        assert [bytes(v) if v else v for v in writer.stored([b"a", b"b"])] == [b"1", None]
+        assert [bytes(v) if v else v for v in writer.stored([b"a", b"b"])] == [b"1", kept]
         writer.put(b"b", b"2")
         writer.finish(META)
     assert content(tmp_path / "a.lmdb") == {b"a": b"1", b"b": b"2"}

@@ -1,8 +1,10 @@
 """A stored teacher teaches as the live one does: same crops, same orientations, same loss."""
 
 import json
+import os
 
 import cv2
+import lmdb
 import numpy as np
 import pytest
 import torch
@@ -10,10 +12,21 @@ import yaml
 
 from kdsr_arch.cli import main
 from kdsr_arch.data.augment import to_tensor
-from kdsr_arch.data.teacher_store import OUTPUT, TeacherStore, apply_flip, drawn, flip_of, orientation, undo_flip
+from kdsr_arch.data.teacher_store import (
+    INFO,
+    OUTPUT,
+    TeacherStore,
+    apply_flip,
+    drawn,
+    flip_of,
+    orientation,
+    undo_flip,
+)  # fmt: skip
 from kdsr_arch.engine.datasets import open_dataset, train_batches
 from kdsr_arch.engine.options import load_options
-from kdsr_arch.engine.teacher_cache import fill_store, measure_gain, plan_of
+from kdsr_arch.engine.teacher_cache import fill_store, plan_of
+from kdsr_arch.engine.teacher_gain import measure_gain
+from kdsr_arch.engine.teacher_live import LiveTeacher
 from kdsr_arch.engine.train import build, build_model
 from kdsr_arch.errors import UserError
 from kdsr_arch.files import save_tensors
@@ -63,6 +76,11 @@ def stored(file, path, windows=0, one=False, taps=None):
     opt = loaded(file)
     fill_store(opt, path, plan_of(opt, taps, windows, one))
     return loaded(file, teacher_cache=str(path))
+
+
+def content(path):
+    with lmdb.open(str(path), readonly=True, lock=False) as environment, environment.begin() as transaction:
+        return dict(transaction.cursor())
 
 
 def first_loss(opt, data):
@@ -207,10 +225,55 @@ def test_what_cannot_be_stored(options, tmp_path):
         fill_store(opt, tmp_path / "a", plan_of(opt, [], 0, True))
     with pytest.raises(UserError, match="no module 'nowhere'"):
         fill_store(opt, tmp_path / "a.lmdb", plan_of(opt, ["nowhere"], 0, True))
-    (tmp_path / "hr/9.png").write_bytes((tmp_path / "hr/0.png").read_bytes()[:300])
-    with pytest.raises(UserError):
+    whole = (tmp_path / "hr/0.png").read_bytes()
+    (tmp_path / "hr/0.png").write_bytes(whole[:300])
+    with pytest.raises(UserError, match="0.png"):
         fill_store(loaded(options), tmp_path / "a.lmdb", plan_of(opt, [], 0, True))
     assert not (tmp_path / "a.lmdb").exists() and not list(tmp_path.glob(".a*"))
+
+
+def test_a_store_that_was_broken_off_goes_on(options, tmp_path):
+    """A torn image stops the filling; what was stored before it is not made again, and the store is the same."""
+    stored(options, tmp_path / "unbroken.lmdb", windows=2)
+    torn, broken = tmp_path / "hr/1.png", tmp_path / "broken.lmdb"
+    whole = torn.read_bytes()
+    torn.write_bytes(whole[:300])
+    with pytest.raises(UserError, match="1.png"):
+        stored(options, broken, windows=2)
+    with pytest.raises(UserError, match="broken.lmdb: is not finished; run the same kdsr cache-teacher again"):
+        TeacherStore(broken)
+    torn.write_bytes(whole)
+    with pytest.raises(UserError, match="left unfinished by a command of another kind .windows was 2, now 3."):
+        stored(options, broken, windows=3)
+    given = []
+    with pytest.MonkeyPatch.context() as patch:
+        plain = LiveTeacher.__call__
+        patch.setattr(LiveTeacher, "__call__", lambda self, frames: given.append(frames) or plain(self, frames))
+        stored(options, broken, windows=2)
+    assert len(given) == 8 * 2  # orientations and windows of the one image
+    assert content(broken) == content(tmp_path / "unbroken.lmdb")
+    infos = [json.loads((store / INFO).read_text()) for store in (broken, tmp_path / "unbroken.lmdb")]
+    assert [info.pop("seconds") > 0 for info in infos] == [True, True] and infos[0] == infos[1]
+    assert not list(tmp_path.glob(".broken*"))
+
+
+def test_images_that_changed_under_an_unfinished_store(options, tmp_path):
+    (tmp_path / "hr/2.png").write_bytes((tmp_path / "hr/0.png").read_bytes()[:300])
+    with pytest.raises(UserError, match="2.png"):
+        stored(options, tmp_path / "a.lmdb", windows=2)
+    os.utime(tmp_path / "hr/0.png", (1, 1))
+    with pytest.raises(UserError, match="left unfinished, and the images have changed since; remove it"):
+        stored(options, tmp_path / "a.lmdb", windows=2)
+
+
+def test_other_weights_than_the_store_was_made_with(options, tmp_path):
+    """A teacher that was trained on behind the store's back."""
+    opt = stored(options, tmp_path / "a.lmdb", windows=2)
+    build_model(opt)
+    net = build_network(TEACHER)
+    save_tensors({"params": net.state_dict()}, tmp_path / "teacher.pth")
+    with pytest.raises(UserError, match="other weights than path.pretrain_network_t has now; remove it and make it"):
+        build_model(opt)
 
 
 def test_an_image_that_came_later_is_named(options, tmp_path):

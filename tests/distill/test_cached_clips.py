@@ -168,7 +168,7 @@ def test_what_cannot_be_stored_or_read_is_told(options, tmp_path, monkeypatch):
     file = options(NEAR)  # 2 clips of 5 frames, 2 intervals, 2 directions
     with pytest.raises(
         UserError,
-        match=r"40 images or windows of frames x 8 orientations x \(output 3x112x128 \+ "
+        match=r"39 windows of frames x 8 orientations x \(output 3x112x128 \+ "
         r"upsampler 4x112x128\) x 2 bytes",
     ):
         stored(file, tmp_path / "big.lmdb")
