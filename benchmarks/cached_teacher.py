@@ -79,7 +79,7 @@ def main() -> None:
             for label, plan in (("windows", Plan(windows=2)), ("whole images", Plan()))
         }
     threads = torch.get_num_threads()
-    protocol = f"{args.images} images of {args.side}x{args.side}, batch {args.batch}, {threads} thread(s)"
+    protocol = f"{args.images} images of {args.side}x{args.side}, batch {args.batch}, threads: {threads}"
     save(args.out, {"protocol": protocol, **found})
 
 

@@ -184,7 +184,7 @@ def told(what: str, found: dict[str, Any], args: argparse.Namespace) -> dict[str
     """Prints one measurement and gives it back."""
     print(
         f"{what}, {args.batch} clip(s) of {args.clip}, LR {args.size}, amp {args.amp}, {args.device}, "
-        f"{torch.get_num_threads()} thread(s):"
+        f"threads: {torch.get_num_threads()}"
     )
     print(
         f"bare {found['bare_ms']} ms, distillation {found['distillation_ms']} ms, {found['ratio']:.3f} x (median of "

@@ -125,7 +125,7 @@ def main() -> None:
         bare(model, clip)  # caches and the inference form
         rates = [(bare(model, clip), whole(model, clip, args.preset)) for _ in range(args.rounds)]
     print(
-        f"{args.size} x{model.traits.scale}, {args.frames} frames, {model.device}, {args.threads} thread(s), preset "
+        f"{args.size} x{model.traits.scale}, {args.frames} frames, {model.device}, threads: {args.threads}, preset "
         f"{args.preset}; {args.rounds} rounds, the median of the ratios network / kdsr upscale:"
     )
     found = {}

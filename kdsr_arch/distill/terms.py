@@ -125,6 +125,8 @@ class Term(nn.Module):
             raise UserError(f"{self.where}.layer_weights: {self.kind} sees all layers at once and takes none")
         if len(weights) != len(self.student):
             raise UserError(f"{self.where}.layer_weights: {len(weights)} weights for {len(self.student)} layers")
+        if not any(weights):
+            raise UserError(f"{self.where}.layer_weights: all are 0: the term would teach nothing")
         return [float(w) for w in weights]
 
     def runs(self, iteration: int) -> bool:
@@ -229,6 +231,8 @@ class Term(nn.Module):
             return _scalar(self.loss(ours) if self.student_only else self.loss(ours, theirs))
         total: Tensor | None = None
         for layer, weight in enumerate(self.layer_weights):
+            if weight == 0:
+                continue
             value = self.loss(ours[layer]) if self.student_only else self.loss(ours[layer], theirs[layer])
             value = _scalar(value) * weight if weight != 1 else _scalar(value)
             total = value if total is None else total + value

@@ -356,6 +356,7 @@ def test_without_teacher_the_student_learns_alone():
         ({"type": "SpatialAttentionLoss", "at": "f_sr", "student": "f_sr"}, "give `at`"),
         ({"type": "FeatureLoss", "student": ["up", "body"], "teacher": ["up"]}, "in pairs"),
         ({"type": "FeatureLoss", "at": ["up", "body"], "layer_weights": [1]}, "1 weights for 2"),
+        ({"type": "FeatureLoss", "at": ["up", "body"], "layer_weights": [0, 0]}, "all are 0: the term would teach"),
         ({"type": "FeatureLoss", "at": "up", "loss_weight": {"balance": -1}}, "loss_weight.balance"),
         ({"type": "L1Loss", "reduction": "none"}, "no scalar"),
         ({"type": "FeatureLoss", "at": "up", "adapter": "none"}, "adapter: none"),
@@ -365,6 +366,18 @@ def test_without_teacher_the_student_learns_alone():
 def test_impossible_terms_are_refused_before_training(term, message):
     with pytest.raises(UserError, match=message):
         make({"t": term}).dry_run(*clips())
+
+
+def test_a_layer_of_weight_0_is_not_computed(monkeypatch):
+    taps = {"student": ["f_lr", "up.0"], "teacher": ["f_lr", "up.0"]}
+    whole = ready({"t": {"type": "FeatureLoss", **taps, "layer_weights": [3, 0]}})
+    alone = ready({"t": {"type": "FeatureLoss", "student": "f_lr", "teacher": "f_lr", "layer_weights": [3]}})
+    alone.load_train_only_state({k: v for k, v in whole.train_only_state().items() if "adapters.1" not in k})
+    seen = []
+    whole.terms["t"].loss.register_forward_hook(lambda *_: seen.append(1))
+    data = clips()
+    assert whole(*data, 1).losses["l_t"] == alone(*data, 1).losses["l_t"] > 0
+    assert len(seen) == 1
 
 
 def test_taps_that_never_fire_and_wrong_sizes_are_refused():

@@ -208,6 +208,12 @@ TERMS: list[tuple[dict[str, Any], str]] = [
 ]
 
 
+@pytest.mark.parametrize("key", ["distil_opt", "pixl_opt", "optim_x"])
+def test_an_unknown_key_is_one_fault_whatever_it_holds(faults: Callable[..., list[str]], key: str) -> None:
+    found = faults({f"train.{key}": {"t": {"type": "L1Los"}}})
+    assert len(found) == 1 and f"train.{key}: unknown key" in found[0], found
+
+
 @pytest.mark.parametrize(("term", "fault"), TERMS, ids=[fault[:50] for _, fault in TERMS])
 def test_fault_of_a_term(faults: Callable[..., list[str]], term: dict[str, Any], fault: str) -> None:
     found = faults({"train.distill_opt": {"t": {"type": "L1Loss", **term}}})

@@ -295,6 +295,11 @@ def _train_faults(opt: dict[str, Any]) -> Iterator[Fault]:
         yield from _term_faults(str(name), spec, bool(opt.get("network_t")))
 
 
+def _known_keys(train: dict[str, Any], model: Any) -> dict[str, Any]:
+    known = model_keys(model, TrainOptions, "train")
+    return {key: value for key, value in train.items() if key in known}
+
+
 def known_faults(opt: dict[str, Any]) -> Iterator[Fault]:
     """(dotted key, sentence) for every unknown type name, unknown key and keyword that its class does not take."""
     model, faults = _find("model", {"type": opt.get("model_type")}, "")
@@ -304,6 +309,7 @@ def known_faults(opt: dict[str, Any]) -> Iterator[Fault]:
     yield from _section_faults(of(opt, "train"), TrainOptions, "train", model, who)
     yield from _section_faults(of(opt, "val"), ValOptions, "val", model, who)
     yield from _path_faults(opt)
+    opt = {**opt, "train": _known_keys(of(opt, "train"), model)}  # what is in an unknown key is told no second fault
     yield from _loose_specs(opt)
     for key, spec in opt.items():
         if str(key).startswith("network_"):
