@@ -8,6 +8,7 @@ from pathlib import Path
 from random import Random
 
 from fuzz.mutate import mutate_bytes
+from kdsr_arch.errors import UserError
 
 MIB = 1 << 20
 
@@ -42,3 +43,15 @@ class Target:
         """One random change of an input."""
         how = self.mutate if rng.random() < self.structured else mutate_bytes
         return how(data, rng)[: self.max_len]
+
+
+def try_all(*ways: Callable[[], object]) -> None:
+    """Read one input in several ways, each of which may refuse it, and raise what was refused last."""
+    refused: UserError | None = None
+    for way in ways:
+        try:
+            way()
+        except UserError as error:
+            refused = error
+    if refused is not None:
+        raise refused

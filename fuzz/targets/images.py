@@ -10,10 +10,9 @@ from random import Random
 
 from fuzz.material import encoded, texture, with_pillow
 from fuzz.mutate import mutate_bytes
-from fuzz.target import MIB, Target
+from fuzz.target import MIB, Target, try_all
 from kdsr_arch.data.codec import codec_of
 from kdsr_arch.data.sources import FolderSource
-from kdsr_arch.errors import UserError
 from kdsr_arch.report.compare_data import read_image
 from kdsr_arch.upscale.image_file import read_picture
 
@@ -104,8 +103,7 @@ def run(data: bytes, folder: Path) -> None:
         old.unlink()
     place.write_bytes(data)
     source = FolderSource(place.parent)
-    refused: UserError | None = None
-    for work in (
+    try_all(
         lambda: codec.size(data, "k"),
         lambda: codec.decode(data, "k"),
         lambda: codec.verify(data, "k"),
@@ -113,13 +111,7 @@ def run(data: bytes, folder: Path) -> None:
         lambda: source.get("a"),
         lambda: read_picture(place),
         lambda: read_image(place),
-    ):
-        try:
-            work()
-        except UserError as error:
-            refused = error
-    if refused is not None:
-        raise refused
+    )
 
 
 TARGET = Target(

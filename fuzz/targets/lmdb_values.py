@@ -12,9 +12,8 @@ import numpy as np
 
 from fuzz.material import encoded, texture
 from fuzz.mutate import mutate_bytes
-from fuzz.target import MIB, Target
+from fuzz.target import MIB, Target, try_all
 from kdsr_arch.data.codec import Window, codec_named, codec_of
-from kdsr_arch.errors import UserError
 
 _HEAD = struct.Struct("<8sBBHII")
 _SIDES = (0, 1, 7, 8, 24, 32, 64, 4096, 65535, 65536, 2**31 - 1, 2**31, 2**32 - 1)
@@ -79,19 +78,12 @@ def run(data: bytes, folder: Path) -> None:
     """All that is done with a stored value: its size, its description, a window, the whole, every checksum."""
     codec = codec_of(data)
     codec.described(data[:64])
-    refused: UserError | None = None
-    for work in (
+    try_all(
         lambda: codec.size(data, "store: 'k'"),
         lambda: codec.decode(data, "store: 'k'", Window(8, 8, 8, 8)),
         lambda: codec.decode(memoryview(data), "store: 'k'"),
         lambda: codec.verify(data, "store: 'k'"),
-    ):
-        try:
-            work()
-        except UserError as error:
-            refused = error
-    if refused is not None:
-        raise refused
+    )
 
 
 TARGET = Target(

@@ -119,13 +119,20 @@ class AdapterOptions(Section):
     resize: str | None = Field(default=None, description="How sizes are aligned. Default: 'auto', where they differ.")
 
 
-Adapter = Annotated[
-    Annotated[Literal["auto", "none"], Tag("<word>")] | Annotated[AdapterOptions, Tag("<spec>")],
-    Discriminator(
-        lambda value: "<word>" if isinstance(value, str) else "<spec>" if isinstance(value, dict | Section) else None,
+def _word_or_mapping(forms: str) -> Discriminator:
+    """Chooses between a field's word and its mapping; anything else is told that it must be one of `forms`."""
+    return Discriminator(
+        lambda value: (
+            "<word>" if isinstance(value, str) else "<mapping>" if isinstance(value, dict | Section) else None
+        ),
         custom_error_type="form",
-        custom_error_message="must be 'auto', 'none' or {type: conv1x1, ...}",
-    ),
+        custom_error_message=f"must be {forms}",
+    )
+
+
+Adapter = Annotated[
+    Annotated[Literal["auto", "none"], Tag("<word>")] | Annotated[AdapterOptions, Tag("<mapping>")],
+    _word_or_mapping("'auto', 'none' or {type: conv1x1, ...}"),
 ]
 
 
@@ -184,12 +191,8 @@ class NonFiniteOptions(Section):
 
 
 NonFinite = Annotated[
-    Annotated[Literal["stop"], Tag("<word>")] | Annotated[NonFiniteOptions, Tag("<spec>")],
-    Discriminator(
-        lambda value: "<word>" if isinstance(value, str) else "<spec>" if isinstance(value, dict | Section) else None,
-        custom_error_type="form",
-        custom_error_message="must be 'stop' or {skip: N, in_a_row: M}",
-    ),
+    Annotated[Literal["stop"], Tag("<word>")] | Annotated[NonFiniteOptions, Tag("<mapping>")],
+    _word_or_mapping("'stop' or {skip: N, in_a_row: M}"),
 ]
 
 
