@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from kdsr_arch.engine.bench_plan import Run
@@ -56,7 +56,7 @@ def _draw(runs: list[Run], outcomes: list[dict], out: Path) -> Path:
 
     A row that is an earlier one's run, read off later, has no curve of its own.
     """
-    from kdsr_arch.engine.bench import outcome, read_log
+    from kdsr_arch.engine.bench import outcome
     from kdsr_arch.report.bench_curves import plot_bench
 
     done = [run for run in runs if not run.reference and outcome(run) is not None]
@@ -67,10 +67,27 @@ def _draw(runs: list[Run], outcomes: list[dict], out: Path) -> Path:
             drawn.setdefault(run.experiment, run)
     rows: dict[str, list] = {}
     for run in drawn.values():
-        rows.setdefault(run.row, []).append([r for r in read_log(run.log) if r["iter"] <= run.length])
+        rows.setdefault(run.row, []).append(_history(run))
     name = next((name for o in outcomes for name in o["val"]), "")  # a teacher may have been trained without any
     levels = {o["row"]: o["val"][name]["psnr"] for o in outcomes if o["reference"] and "psnr" in o["val"].get(name, {})}
     return plot_bench(rows, out, name=name, levels=levels)
+
+
+def _history(run: Run) -> list[dict[str, Any]]:
+    """The log of a run up to its length, the pixel loss without its weight: rows may weigh it differently."""
+    from kdsr_arch.engine.bench import read_log
+    from kdsr_arch.engine.logging import logged_number
+    from kdsr_arch.engine.options import load_yaml
+
+    weight = ((load_yaml(run.options).get("train") or {}).get("pixel_opt") or {}).get("loss_weight", 1)
+    records = [record for record in read_log(run.log) if record["iter"] <= run.length]
+    if not isinstance(weight, int | float) or weight <= 0:  # a schedule
+        return records
+    for record in records:
+        value = logged_number(record.get("l_pix"))
+        if value is not None:
+            record["l_pix"] = value / weight
+    return records
 
 
 def _protocols(result: dict) -> list[str]:

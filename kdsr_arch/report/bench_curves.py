@@ -54,7 +54,7 @@ def plot_bench(
         _draw_levels(left, levels or {})
         said = ", ".join([name, *(f"{label} {value:.2f}" for label, value in (levels or {}).items())])
         left.set(xlabel="iteration", ylabel=metric.upper(), title=said)
-        right.set(xlabel="iteration", ylabel=f"{loss}, weighted (running mean)", title="Training")
+        right.set(xlabel="iteration", ylabel=f"{loss} (running mean)", title="Training")
         right.legend(fontsize=8, loc="upper right")
     return out
 

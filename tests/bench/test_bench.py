@@ -339,14 +339,20 @@ def test_curves_are_of_the_first_set_although_a_teacher_was_trained_without_any(
 
 
 def test_a_run_read_off_later_has_one_curve(bench: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    rows = {"alone": {}, "alone longer": {"extra_iter": 30}}
+    rows = {"alone": {"train.pixel_opt.loss_weight": 0.5}, "alone longer": {"extra_iter": 30}}
+    rows["alone longer"] |= rows["alone"]
     _as_continued(bench, common={"train.scheduler": None}, rows=rows, seeds=[1, 2], budgets=[50])
     runs = plan_runs(read_bench(bench), bench, tmp_path)
     for run in runs:
         run.experiment.mkdir(parents=True, exist_ok=True)
-        run.log.write_text(json.dumps({"kind": "val", "iter": run.length, "dataset": "val", "psnr": 30.0}) + "\n")
+        lines = [
+            {"kind": "train", "iter": 40, "l_pix": 0.1},
+            {"kind": "val", "iter": run.length, "dataset": "val", "psnr": 30.0},
+        ]
+        run.log.write_text("".join(json.dumps(line) + "\n" for line in lines))
         note_outcome(run, 1.0)
     seen: dict = {}
     monkeypatch.setattr("kdsr_arch.report.bench_curves.plot_bench", lambda rows, out, **told: seen.update(rows) or out)
     _draw(runs, [result for result in map(outcome, runs) if result], Path("c.png"))
     assert list(seen) == ["alone"] and len(seen["alone"]) == 2
+    assert [seed[0]["l_pix"] for seed in seen["alone"]] == [0.2, 0.2]  # without the row's weight of 0.5
