@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -40,6 +41,13 @@ def shared_data() -> Path:
         if folder.is_dir():
             return folder
     pytest.skip("no folder of real data: set KDSR_DATA")
+
+
+@pytest.fixture(scope="session")
+def tiny_edvr() -> dict[str, Any]:
+    """Options of an EDVRSlim as small as it can be, x4 of windows of 3 frames."""
+    blocks = {"num_extract_block": 1, "num_reconstruct_block": 1}
+    return {"type": "EDVRSlim", "num_feat": 8, "num_hr_feat": 8, "num_frame": 3, "deformable_groups": 2, **blocks}
 
 
 @pytest.fixture(autouse=True)

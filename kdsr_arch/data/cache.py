@@ -75,6 +75,7 @@ class CachedSource(FrameSource):
         return key in self._places
 
     def get(self, key: str, window: Window | None = None) -> np.ndarray:
+        """A frame or a window of it, from memory where it is kept; as of any source."""
         if key not in self._places:
             return self.source.get(key, window)
         number, offset = self._places[key]

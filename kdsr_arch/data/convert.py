@@ -271,6 +271,11 @@ class _Run:
         return UserError(f"{error} ({kept}: mend it, or use --skip-bad, and run the same command again to go on)")
 
     def finish(self) -> ClipShapes:
+        """Gives the store its lists and its name; returns the shapes of the clips.
+
+        Raises:
+            UserError: there were no frames.
+        """
         if not self._lines[""]:
             reasons = f"; the first was left out because: {self.skipped[0][2]}" if self.skipped else ""
             raise UserError(f"{self.writer.path}: nothing to write, no frames were found{reasons}")
@@ -292,6 +297,7 @@ def write_clips(
     """
 
     def entries() -> Iterator[Entry]:
+        """Every frame of every clip, under its new key."""
         for name, source in clips:
             number = -1
             try:

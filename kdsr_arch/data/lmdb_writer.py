@@ -172,7 +172,7 @@ class LmdbWriter:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         empty = not self.state
-        if not empty and isinstance(error, UserError | KeyboardInterrupt):
+        if self._pending and not empty and isinstance(error, UserError | KeyboardInterrupt):
             with contextlib.suppress(UserError):  # the disk may be what stopped it
                 self.commit()
         self._close()

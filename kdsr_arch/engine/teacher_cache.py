@@ -97,7 +97,7 @@ def fill_store(opt: Mapping[str, Any], path: Path, plan: Plan) -> Probe | None:
             "num_frame": teacher.traits.num_frame, "backwards": plan.backwards, "dtype": "float16",
             "aliases": {k: v for k, v in teacher.aliases.items() if k != v}, "teacher": recipe["teacher"],
             "weights": recipe["weights"], "images": filling.images, "windows": filling.windows,
-            **{key: writer.state[key] for key in ("names", "bytes", "seconds", "border")},
+            **{key: filling.told[key] for key in ("names", "bytes", "seconds", "border")},
         }  # fmt: skip
         writer.finish({INFO: json.dumps(told)})
     return None if told["border"] is None else Probe(**told["border"])
@@ -121,6 +121,7 @@ class _Filling:
     """A store under way.
 
     Attributes:
+        patch: side of a crop in LR pixels.
         images: LR size of each image or clip.
         windows: the places in each that the teacher is run on, where it is not run on wholes.
         told: number of views that are done, a digest of their frames, and what is known of their maps: the writer's
@@ -131,7 +132,9 @@ class _Filling:
         self.writer, self.teacher, self.dataset, self.plan, self.seed = writer, teacher, dataset, plan, seed
         self.images: dict[str, list[int]] = {}
         self.windows: dict[str, list[list[int]]] = {}
-        self.told = writer.state or {"views": 0, "frames": "", "names": {}, "bytes": 0, "seconds": 0.0, "border": None}
+        fresh = {"views": 0, "frames": "", "names": {}, "bytes": 0, "seconds": 0.0, "border": None}
+        self.told: dict[str, Any] = fresh | writer.state
+        self.patch = dataset.patch // dataset.scale
         self.unit = "images" if teacher.traits.num_frame == 1 else "windows of frames"
         self._numbers: dict[str, int] = {}
         self._frames = hashlib.sha256()
@@ -189,7 +192,7 @@ class _Filling:
         self.images[view.group] = list(size)
         if not self.plan.windows:
             return [(0, 0, size[0], size[1])]
-        patch, rng = self.dataset.patch // self.dataset.scale, np.random.default_rng([self.seed, number, 0x7E])
+        patch, rng = self.patch, np.random.default_rng([self.seed, number, 0x7E])
         places = [
             (int(rng.integers(size[0] - patch + 1)), int(rng.integers(size[1] - patch + 1)), patch, patch)
             for _ in range(self.plan.windows)
@@ -210,8 +213,7 @@ class _Filling:
                     yield name, number, undo_flip(maps.numpy(), flip), place
 
     def _probe(self, frames: Sequence[np.ndarray], output: np.ndarray) -> None:
-        given, patch = to_tensor(frames, color=self.dataset.color), self.dataset.patch // self.dataset.scale
-        found = measure_border(self.teacher, given, output, patch)
+        found = measure_border(self.teacher, to_tensor(frames, color=self.dataset.color), output, self.patch)
         warn_of_border(found)
         self.told["border"] = None if found is None else vars(found)
 
@@ -221,9 +223,7 @@ class _Filling:
         needed, free = written * left, shutil.disk_usage(folder).free
         if needed <= free:
             return
-        height, width = (self.dataset.patch // self.dataset.scale,) * 2
-        if not self.plan.windows:
-            height, width = next(reversed(self.images.values()))
+        height, width = (self.patch, self.patch) if self.plan.windows else next(reversed(self.images.values()))
         maps = " + ".join(
             f"{name} {held['channels']}x{height * held['ratio']}x{width * held['ratio']}"
             for name, held in self.told["names"].items()

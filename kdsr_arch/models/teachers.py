@@ -73,8 +73,8 @@ def stored_teacher(opt: Mapping[str, Any]) -> CachedTeacher | None:
             f"{path}: was made by another teacher ({changed[0]} differs); make it again with "
             "kdsr cache-teacher, or take datasets.train.teacher_cache out"
         )
-    held = teacher.store.info.get("weights") or {}
-    for key, digest in weights_digests(opt).items():
+    held = teacher.store.info.get("weights")  # none in a store of an earlier version
+    for key, digest in weights_digests(opt).items() if held else ():
         if held.get(key, digest) != digest:
             raise UserError(
                 f"{path}: was made with other weights than path.pretrain_{key} has now; remove it and make it again "

@@ -126,6 +126,7 @@ def _upscale_group(
     tiles.fit(restorer, *size[:2])
 
     def frames() -> Iterator[Tensor]:
+        """What the network is given, one picture after the other; each waits for its result."""
         for path in group:
             picture = read_picture(path)
             if picture.color.shape != size:

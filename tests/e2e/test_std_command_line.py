@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import cv2
 import pytest
@@ -16,68 +17,64 @@ import yaml
 
 ROOT = Path(__file__).resolve().parents[2]
 STUDENT = {"type": "VESPCN", "num_feat": 8, "num_hr_feat": 8, "num_flow_feat": 4, "num_block": 1, "base": "bicubic"}
-TEACHER = {
-    "type": "EDVRSlim",
-    "num_feat": 8,
-    "num_hr_feat": 8,
-    "num_frame": 3,
-    "deformable_groups": 2,
-    "num_extract_block": 1,
-    "num_reconstruct_block": 1,
-}
 METRICS = {"psnr": {"type": "calculate_psnr", "crop_border": 0, "test_y_channel": True}}
 
 
+CLIPS = {"name": "clips", "type": "ClipDataset", "dataroot_gt": "clips.lmdb", "degradation": "BI"}
+COMMON = {"model_type": "VideoDistillModel", "scale": 4, "num_gpu": 0, "network_g": STUDENT}
+
+
 @pytest.fixture(scope="module")
-def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def project(tmp_path_factory: pytest.TempPathFactory, tiny_edvr: dict[str, Any]) -> Path:
     """A project folder: a real clip, teacher weights, option files."""
     pytest.importorskip("av")
-    from kdsr_arch.data.demo import video_files
-    from kdsr_arch.data.video import decode_video
-    from kdsr_arch.data.video_clips import prepare_video_clips
     from kdsr_arch.models.networks import build_network
 
     root = tmp_path_factory.mktemp("project")
+    _write_clip(root)
+    torch.manual_seed(1)
+    torch.save({"params": build_network(tiny_edvr, "network_t").state_dict()}, root / "teacher.pth")
+    training = _training() | {"network_t": tiny_edvr}
+    test = {
+        **COMMON,
+        "datasets": {"test_1": CLIPS},
+        "val": {"metrics": METRICS, "save_img": True},
+        "path": {"pretrain_network_g": "experiments/std/models/net_g_12.pth", "param_key_g": "params_ema"},
+    }
+    (root / "options").mkdir()
+    for file, name, options in (("std", "std", training), ("killed", "killed", training), ("test", "tested", test)):
+        (root / "options" / f"{file}.yml").write_text(yaml.safe_dump({**options, "name": name}))
+    return root
+
+
+def _write_clip(root: Path) -> None:
+    from kdsr_arch.data.demo import video_files
+    from kdsr_arch.data.video import decode_video
+    from kdsr_arch.data.video_clips import prepare_video_clips
+
     folder = root / "videos" / "carphone"
     folder.mkdir(parents=True)
     for number, frame in enumerate(decode_video(video_files()["carphone_pristine"], 0, 10)):
         cv2.imwrite(str(folder / f"{number:08d}.png"), frame[..., ::-1])
     prepare_video_clips(root / "videos", root / "clips.lmdb", halved=True, multiple=8)
-    torch.manual_seed(1)
-    torch.save({"params": build_network(TEACHER, "network_t").state_dict()}, root / "teacher.pth")
-    clips = {"name": "clips", "type": "ClipDataset", "dataroot_gt": "clips.lmdb", "degradation": "BI"}
-    train = {
-        **clips,
-        "gt_size": 32,
-        "clip_length": 3,
-        "num_frame": 3,
-        "use_hflip": True,
-        "use_rot": True,
-        "random_reverse": True,
-        "batch_size_per_gpu": 1,
-        "num_worker_per_gpu": 1,
-    }
+
+
+def _training() -> dict[str, Any]:
+    """Options of a training with every term of space-time distillation, without its name and its teacher."""
+    windows = {"gt_size": 32, "clip_length": 3, "num_frame": 3, "random_reverse": True}
+    loader = {"use_hflip": True, "use_rot": True, "batch_size_per_gpu": 1, "num_worker_per_gpu": 1}
+    ramped = {"balance": 0.1, "schedule": [[0, 0.0], [8, 1.0]]}
+    lstm = {"lstm": "pretrained", "pretrain_iters": 5}
     terms = {
         "motion": {"type": "MotionCompensationLoss", "student": "motion", "loss_weight": 0.01},
         "spatial": {"type": "SpatialAttentionLoss", "at": "f_sr", "loss_weight": {"balance": 0.1, "window": 2}},
-        "temporal": {
-            "type": "TemporalMemoryLoss",
-            "at": "f_sr",
-            "lstm": "pretrained",
-            "pretrain_iters": 5,
-            "loss_weight": {"balance": 0.1, "schedule": [[0, 0.0], [8, 1.0]]},
-        },
+        "temporal": {"type": "TemporalMemoryLoss", "at": "f_sr", **lstm, "loss_weight": ramped},
         "output": {"type": "L1Loss", "loss_weight": 1.0},
     }
-    options = {
-        "name": "std",
-        "model_type": "VideoDistillModel",
-        "scale": 4,
-        "num_gpu": 0,
+    return {
+        **COMMON,
         "manual_seed": 3,
-        "datasets": {"train": train, "val": clips},
-        "network_g": STUDENT,
-        "network_t": TEACHER,
+        "datasets": {"train": {**CLIPS, **windows, **loader}, "val": CLIPS},
         "path": {"pretrain_network_t": "teacher.pth"},
         "train": {
             "total_iter": 12,
@@ -91,21 +88,6 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "val": {"val_freq": 6, "metrics": METRICS},
         "logger": {"print_freq": 1, "save_checkpoint_freq": 2},
     }
-    (root / "options").mkdir()
-    (root / "options" / "std.yml").write_text(yaml.safe_dump(options))
-    (root / "options" / "killed.yml").write_text(yaml.safe_dump({**options, "name": "killed"}))
-    test = {
-        "name": "tested",
-        "model_type": "VideoDistillModel",
-        "scale": 4,
-        "num_gpu": 0,
-        "network_g": STUDENT,
-        "datasets": {"test_1": clips},
-        "val": {"metrics": METRICS, "save_img": True},
-        "path": {"pretrain_network_g": "experiments/std/models/net_g_12.pth", "param_key_g": "params_ema"},
-    }
-    (root / "options" / "test.yml").write_text(yaml.safe_dump(test))
-    return root
 
 
 def _command(launcher: str, *arguments: str) -> list[str]:

@@ -277,17 +277,8 @@ def test_compiled_student_trains_to_nearly_the_same(run) -> None:
         torch.testing.assert_close(compiled[name], value, rtol=1e-3, atol=1e-4)
 
 
-def test_exploding_offsets_are_told_before_the_loss_shows_it(run, images, tmp_path, capsys) -> None:
-    net = {
-        "type": "EDVRSlim",
-        "num_feat": 8,
-        "num_hr_feat": 8,
-        "num_frame": 3,
-        "deformable_groups": 2,
-        "num_extract_block": 1,
-        "num_reconstruct_block": 1,
-    }
-    weights = build_network(net).state_dict()
+def test_exploding_offsets_are_told_before_the_loss_shows_it(run, images, tiny_edvr, tmp_path, capsys) -> None:
+    weights = build_network(tiny_edvr).state_dict()
     weights["pcd_align.dcn_pack.l1.conv_offset.bias"].fill_(300.0)
     torch.save({"params": weights}, tmp_path / "exploded.pth")
     clips = {"type": "ClipDataset", "dataroot_gt": str(images.parent)}
@@ -295,7 +286,7 @@ def test_exploding_offsets_are_told_before_the_loss_shows_it(run, images, tmp_pa
         model_type="VideoDistillModel",
         scale=4,
         datasets={"val": None, "train": {**clips, "num_frame": 3, "gt_size": 32}},
-        network_g={**dict.fromkeys(STUDENT), **net},
+        network_g={**dict.fromkeys(STUDENT), **tiny_edvr},
         path={"pretrain_network_g": str(tmp_path / "exploded.pth")},
         val=None,
         train={"total_iter": 3},
