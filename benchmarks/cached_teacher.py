@@ -18,14 +18,14 @@ import numpy as np
 import torch
 from record import save
 
-from kdsr_arch.data.demo_images import TRAIN, prepare
-from kdsr_arch.data.teacher_store import OUTPUT
-from kdsr_arch.engine.datasets import open_dataset
-from kdsr_arch.engine.options import load_options
-from kdsr_arch.engine.teacher_cache import Plan, fill_store
-from kdsr_arch.engine.teacher_gain import measure_gain
-from kdsr_arch.models.networks import build_network
-from kdsr_arch.models.teachers import build_teacher
+from kdsr_arch.data.loader import open_dataset
+from kdsr_arch.data.prepare.demo_images import TRAIN, prepare
+from kdsr_arch.data.store.teacher_store import OUTPUT
+from kdsr_arch.distill.teachers import build_teacher
+from kdsr_arch.infer.networks import build_network
+from kdsr_arch.options import load_options
+from kdsr_arch.precompute.fill import Plan, fill_store
+from kdsr_arch.precompute.gain import measure_gain
 
 OPTIONS = Path(__file__).parent.parent / "options" / "train_dat_light.yml"
 

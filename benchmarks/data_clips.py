@@ -22,10 +22,10 @@ from data_frames import video_frames, write_folder
 
 from kdsr_arch import compat  # noqa: F401
 from kdsr_arch.data.clip_dataset import ClipDataset
-from kdsr_arch.data.codec import codec_named
-from kdsr_arch.data.convert import Making
-from kdsr_arch.data.plans import convert_clips
+from kdsr_arch.data.prepare.frame_writer import Making
+from kdsr_arch.data.prepare.plans import convert_clips
 from kdsr_arch.data.sources import FolderSource, LmdbSource
+from kdsr_arch.data.store.codec import codec_named
 
 SAMPLES_A_TURN = 5
 CODECS = ("webp", "zstd", "raw", "png")

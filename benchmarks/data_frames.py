@@ -11,7 +11,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from kdsr_arch.data.video import decode_video
+from kdsr_arch.data.prepare.decode_video import decode_video
 
 READ_NOISE, SHOT_NOISE = 0.6, 0.012  # variance = READ_NOISE + SHOT_NOISE * value, in units of 8-bit levels
 

@@ -18,11 +18,11 @@ from data_command import run
 from data_frames import pictures, video_frames, write_folder
 
 from kdsr_arch import compat  # noqa: F401
-from kdsr_arch.data.codec import codec_named
-from kdsr_arch.data.convert import Making
 from kdsr_arch.data.image_dataset import ImagePairDataset
-from kdsr_arch.data.plans import convert_images
+from kdsr_arch.data.prepare.frame_writer import Making
+from kdsr_arch.data.prepare.plans import convert_images
 from kdsr_arch.data.sources import FolderSource, LmdbSource
+from kdsr_arch.data.store.codec import codec_named
 
 
 def make_stores(videos: list[Path], count: int, root: Path) -> dict[str, tuple[Path, Path]]:

@@ -26,11 +26,11 @@ from record import save
 from torch import Tensor, nn
 
 from kdsr_arch import compat  # noqa: F401
-from kdsr_arch.archs.runner import Runner
-from kdsr_arch.archs.traits import traits_of
 from kdsr_arch.device import autocast
 from kdsr_arch.distill.task import DistillTask
-from kdsr_arch.models.networks import build_network
+from kdsr_arch.infer.networks import build_network
+from kdsr_arch.infer.runner import Runner
+from kdsr_arch.infer.traits import traits_of
 
 TERMS = {
     "sd": {"spatial": {"type": "SpatialAttentionLoss", "at": "f_sr", "loss_weight": 1e-3}},

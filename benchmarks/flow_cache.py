@@ -20,10 +20,10 @@ import torch
 from record import save
 
 from kdsr_arch import compat  # noqa: F401
-from kdsr_arch.data import demo
-from kdsr_arch.engine.datasets import open_dataset, train_batches
+from kdsr_arch.data.loader import open_dataset, train_batches
+from kdsr_arch.data.prepare import demo_clips as demo
 from kdsr_arch.engine.flow_cache import fill_flow_store
-from kdsr_arch.models.distill_model import VideoDistillModel
+from kdsr_arch.train.distill_model import VideoDistillModel
 
 from basicsr.archs.spynet_arch import SpyNet  # isort: skip
 

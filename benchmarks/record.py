@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from kdsr_arch.data.workers import available_cores
+from kdsr_arch.data.prepare.workers import available_cores
 from kdsr_arch.files import write_whole
 
 

@@ -21,10 +21,10 @@ from record import save
 from torch import nn
 
 from kdsr_arch.archs.fastdvdnet_arch import FastDVDnet
-from kdsr_arch.archs.runner import Runner
-from kdsr_arch.archs.traits import Traits
 from kdsr_arch.archs.vespcn_arch import VESPCN
 from kdsr_arch.archs.vsrnet_arch import VSRNet
+from kdsr_arch.infer.runner import Runner
+from kdsr_arch.infer.traits import Traits
 from kdsr_arch.ops.bicubic import upsample_bicubic
 
 REALTIME = {"num_feat": 32, "num_flow_feat": 8, "base": "bicubic"}

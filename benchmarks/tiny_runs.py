@@ -20,7 +20,7 @@ import torch
 import yaml
 
 from kdsr_arch import compat  # noqa: F401
-from kdsr_arch.models.networks import build_network
+from kdsr_arch.infer.networks import build_network
 
 NET = {"type": "MSRResNet", "num_in_ch": 3, "num_out_ch": 3, "num_block": 1, "upscale": 2}
 STUDENT, TEACHER = {**NET, "num_feat": 8}, {**NET, "num_feat": 12}

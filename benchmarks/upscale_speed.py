@@ -149,9 +149,9 @@ def main() -> None:
 
 
 def _untrained(device: torch.device) -> Model:
-    from kdsr_arch.archs.runner import Runner
-    from kdsr_arch.archs.traits import traits_of
-    from kdsr_arch.models.networks import build_network
+    from kdsr_arch.infer.networks import build_network
+    from kdsr_arch.infer.runner import Runner
+    from kdsr_arch.infer.traits import traits_of
 
     import yaml  # isort: skip
 

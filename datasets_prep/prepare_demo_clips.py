@@ -2,7 +2,7 @@
 
 from common import parser, run
 
-from kdsr_arch.data.demo import prepare
+from kdsr_arch.data.prepare.demo_clips import prepare
 
 if __name__ == "__main__":
     arguments = parser(__doc__, making=False)

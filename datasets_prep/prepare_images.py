@@ -2,7 +2,7 @@
 
 from common import making_of, parser, run
 
-from kdsr_arch.data.plans import convert_images
+from kdsr_arch.data.prepare.plans import convert_images
 
 if __name__ == "__main__":
     arguments = parser(__doc__)

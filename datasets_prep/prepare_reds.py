@@ -2,7 +2,7 @@
 
 from common import making_of, parser, run
 
-from kdsr_arch.data.plans import prepare_reds
+from kdsr_arch.data.prepare.plans import prepare_reds
 
 if __name__ == "__main__":
     arguments = parser(__doc__)

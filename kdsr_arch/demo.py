@@ -14,11 +14,11 @@ from typing import Any
 
 from tqdm import tqdm
 
-from kdsr_arch.engine.bench import read_log
-from kdsr_arch.engine.eval_cost import where_run
-from kdsr_arch.engine.results import TestReport
-from kdsr_arch.engine.subcommands import start
+from kdsr_arch.bench.run import read_log
+from kdsr_arch.bench.subcommands import start
 from kdsr_arch.errors import UserError
+from kdsr_arch.evaluate.results import TestReport
+from kdsr_arch.infer.cost import where_run
 from kdsr_arch.report.curves import find_log
 
 ALONE, TAUGHT, TEST = "options/demo_alone.yml", "options/train_std.yml", "options/test_std.yml"
@@ -99,8 +99,8 @@ def run_demo(root: Path, out: Path, iterations: int | None = None) -> Path:
     Raises:
         UserError: missing option files or packages, or a training that failed.
     """
-    from kdsr_arch.data.demo import prepare
-    from kdsr_arch.engine.options import load_options
+    from kdsr_arch.data.prepare.demo_clips import prepare
+    from kdsr_arch.options import load_options
     from kdsr_arch.report.demo_page import write_page
 
     _check_plots()
@@ -130,7 +130,7 @@ def _check_plots() -> None:
 
 def plan(label: str, file: Path, out: Path, iterations: int | None) -> Training:
     """One training from its option file; with its own name where the budget is not the file's."""
-    from kdsr_arch.engine.options import load_options
+    from kdsr_arch.options import load_options
 
     changes = () if iterations is None else (f"train:total_iter={iterations}", f"name={file.stem}_{iterations}")
     opt = load_options(file, is_train=True, force=changes)
@@ -213,8 +213,8 @@ def _train_group(group: Sequence[Training], threads: int) -> None:
 
 
 def _clips(base: Mapping[str, Any]) -> Any:
-    from kdsr_arch.engine.datasets import open_dataset
-    from kdsr_arch.engine.test import test_keys
+    from kdsr_arch.data.loader import open_dataset
+    from kdsr_arch.evaluate.tester import test_keys
 
     key = test_keys(base)[0]
     return open_dataset(base["datasets"][key], f"datasets.{key}")
@@ -228,7 +228,7 @@ def test_all(base: Mapping[str, Any], out: Path, trainings: Sequence[Training]) 
         out: each row's own tables and frames go into a folder of this one.
         trainings: the student alone and the student with the teacher.
     """
-    from kdsr_arch.engine.logging import TextLog
+    from kdsr_arch.log import TextLog
 
     taught = trainings[-1].opt
     scale = base["scale"]
@@ -266,7 +266,7 @@ def _test(
     param_key: str | None,
     out: Path,
 ) -> Row:
-    from kdsr_arch.engine.test import run
+    from kdsr_arch.evaluate.tester import run
 
     opt = deepcopy(dict(base))
     opt["name"], opt["network_g"] = f"demo/{key}", dict(network)

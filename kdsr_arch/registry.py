@@ -8,7 +8,7 @@ from pathlib import Path
 
 from kdsr_arch import compat  # noqa: F401
 
-_ROOMS = {"archs": "_arch", "losses": "_loss", "data": "_dataset", "metrics": "_metric", "models": "_model"}
+_ROOMS = {"archs": "_arch", "losses": "_loss", "data": "_dataset", "metrics": "_metric", "train": "_model"}
 
 
 @cache

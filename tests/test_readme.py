@@ -48,7 +48,7 @@ def test_the_method_trains_the_student(shown) -> None:
 
 
 def test_the_network_declares_its_tap(shown) -> None:
-    from kdsr_arch.archs.traits import has_module
+    from kdsr_arch.infer.traits import has_module
 
     net = shown["Tiny"]()
     assert net(torch.rand(1, 3, 8, 8)).shape == (1, 3, 32, 32)

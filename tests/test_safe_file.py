@@ -13,7 +13,7 @@ import yaml
 from kdsr_arch import cli
 from kdsr_arch.errors import UserError
 from kdsr_arch.files import load_tensors
-from kdsr_arch.models.networks import build_network, load_weights, read_weights
+from kdsr_arch.infer.networks import build_network, load_weights, read_weights
 from kdsr_arch.safe_file import read_groups, read_safetensors, write_groups
 
 pytest.importorskip("safetensors")

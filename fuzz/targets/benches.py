@@ -8,7 +8,7 @@ from pathlib import Path
 
 from fuzz.mutate import json_mutator
 from fuzz.target import Target
-from kdsr_arch.engine.bench_plan import plan_before, plan_runs, plan_tested, read_bench
+from kdsr_arch.bench.plan import plan_before, plan_runs, plan_tested, read_bench
 
 _BASE = """\
 name: small

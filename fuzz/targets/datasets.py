@@ -11,10 +11,10 @@ import numpy as np
 from fuzz.material import encoded, texture, write_store
 from fuzz.mutate import READABLE, json_mutator
 from fuzz.target import Target
-from kdsr_arch.engine.datasets import open_dataset
-from kdsr_arch.engine.options.load import complete
-from kdsr_arch.engine.options.yaml_reader import Document
+from kdsr_arch.data.loader import open_dataset
 from kdsr_arch.errors import UserError
+from kdsr_arch.options.load import complete
+from kdsr_arch.options.yaml_reader import Document
 
 _WORDS = ("type", "dataroot_gt", "dataroot_lq", "clips", "frames", "lists/a.txt", "images", "clips.lmdb", "ClipDataset",
           "ImagePairDataset", "MixDataset", "BD", "none", "gt_size", "scale", "num_frame", "cache", "cache_gb",

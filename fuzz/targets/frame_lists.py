@@ -12,7 +12,7 @@ from fuzz.target import Target
 from kdsr_arch.data.clips import listed_clips
 from kdsr_arch.data.keys import first_gap, natural
 from kdsr_arch.data.sources import LmdbSource
-from kdsr_arch.data.store_tools import exported_file
+from kdsr_arch.data.store.store_tools import exported_file
 from kdsr_arch.errors import UserError
 
 _PIECES = (

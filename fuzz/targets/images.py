@@ -11,8 +11,8 @@ from random import Random
 from fuzz.material import encoded, texture, with_pillow
 from fuzz.mutate import mutate_bytes
 from fuzz.target import MIB, Target, try_all
-from kdsr_arch.data.codec import codec_of
 from kdsr_arch.data.sources import FolderSource
+from kdsr_arch.data.store.codec import codec_of
 from kdsr_arch.report.compare_data import read_image
 from kdsr_arch.upscale.image_file import read_picture
 

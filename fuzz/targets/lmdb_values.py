@@ -13,7 +13,7 @@ import numpy as np
 from fuzz.material import encoded, texture
 from fuzz.mutate import mutate_bytes
 from fuzz.target import MIB, Target, try_all
-from kdsr_arch.data.codec import Window, codec_named, codec_of
+from kdsr_arch.data.store.codec import Window, codec_named, codec_of
 
 _HEAD = struct.Struct("<8sBBHII")
 _SIDES = (0, 1, 7, 8, 24, 32, 64, 4096, 65535, 65536, 2**31 - 1, 2**31, 2**32 - 1)

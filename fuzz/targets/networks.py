@@ -14,7 +14,7 @@ from typing import Any
 from fuzz.mutate import mutate_tree, splice
 from fuzz.target import MIB, Target
 from kdsr_arch.export.source import parsed_network
-from kdsr_arch.models.networks import build_network, count_parameters
+from kdsr_arch.infer.networks import build_network, count_parameters
 
 _HOSTILE: tuple[Any, ...] = (
     None,

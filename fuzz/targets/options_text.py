@@ -7,7 +7,7 @@ from random import Random
 
 from fuzz.mutate import splice
 from fuzz.target import Target
-from kdsr_arch.engine.options import load_options, load_yaml, parse_value
+from kdsr_arch.options import load_options, load_yaml, parse_value
 
 _PIECES = (
     b"&a ", b"*a", b"<<: *a\n", b"<<: [*a, *a]\n", b"? ", b": ", b"- ", b"\n", b"\n  ", b"\t", b"---\n", b"...\n",

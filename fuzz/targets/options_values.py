@@ -8,12 +8,12 @@ from pathlib import Path
 
 from fuzz.mutate import READABLE, json_mutator
 from fuzz.target import Target
-from kdsr_arch.engine.checkpoint import fingerprint
-from kdsr_arch.engine.options import load, load_yaml
-from kdsr_arch.engine.options.force import apply_force
-from kdsr_arch.engine.options.known import registries
-from kdsr_arch.engine.options.yaml_reader import Document
 from kdsr_arch.errors import UserError
+from kdsr_arch.options import load, load_yaml
+from kdsr_arch.options.force import apply_force
+from kdsr_arch.options.known import registries
+from kdsr_arch.options.yaml_reader import Document
+from kdsr_arch.train.checkpoint import fingerprint
 
 _ROOT = Path(__file__).resolve().parents[2]
 _FOLDERS = ("experiments_root", "results_root", "models", "training_states", "log", "visualization")

@@ -9,15 +9,15 @@ from random import Random
 
 from fuzz.mutate import mutate_bytes, mutate_tree
 from fuzz.target import Target
+from kdsr_arch.bench.plan import Run
+from kdsr_arch.bench.run import note_outcome, outcome, read_log
 from kdsr_arch.data.flow_store import FlowStore
-from kdsr_arch.data.teacher_store import TeacherStore
-from kdsr_arch.engine.bench import note_outcome, outcome, read_log
-from kdsr_arch.engine.bench_plan import Run
-from kdsr_arch.engine.logging import History
+from kdsr_arch.data.store.teacher_store import TeacherStore
 from kdsr_arch.errors import UserError
 from kdsr_arch.export.card import read_run
 from kdsr_arch.report.curves import loss_curve, smooth, val_curve
 from kdsr_arch.report.runs import speed_points
+from kdsr_arch.train.history import History
 from kdsr_arch.upscale.segments import _MAGIC, read_segment
 
 _WORDS = (

@@ -12,7 +12,7 @@ from fuzz.mutate import mutate_bytes, mutate_tree
 from fuzz.target import Target
 from kdsr_arch.export.source import read_metadata
 from kdsr_arch.files import load_tensors
-from kdsr_arch.models.networks import read_weights
+from kdsr_arch.infer.networks import read_weights
 from kdsr_arch.safe_file import read_safetensors
 
 _WORDS = (

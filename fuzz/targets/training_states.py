@@ -13,11 +13,11 @@ import torch
 
 from fuzz.mutate import HOSTILE, mutate_bytes, mutate_tree
 from fuzz.target import Target
-from kdsr_arch.engine.checkpoint import FORMAT, VERSION, fingerprint, random_states, random_states_kept
-from kdsr_arch.engine.loop import Loop
-from kdsr_arch.engine.train import find_state
-from kdsr_arch.engine.validation import Best
-from kdsr_arch.models.distill_model import ImageDistillModel
+from kdsr_arch.train.checkpoint import FORMAT, VERSION, fingerprint, random_states, random_states_kept
+from kdsr_arch.train.distill_model import ImageDistillModel
+from kdsr_arch.train.loop import Loop
+from kdsr_arch.train.trainer import find_state
+from kdsr_arch.train.validation import Best
 
 _TENSORS = (
     torch.zeros(0),

@@ -13,7 +13,7 @@ from typing import Any
 from fuzz.material import texture
 from fuzz.mutate import mutate_bytes
 from fuzz.target import MIB, Target, try_all
-from kdsr_arch.data.video import decode_video
+from kdsr_arch.data.prepare.decode_video import decode_video
 from kdsr_arch.upscale.video_input import Decoder, probe
 
 _FORMS = (

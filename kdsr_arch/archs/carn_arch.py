@@ -15,8 +15,8 @@ from basicsr.utils.registry import ARCH_REGISTRY
 from torch import Tensor, nn
 
 from kdsr_arch.archs.mean_shift import mean_shifts
-from kdsr_arch.archs.traits import Traits
 from kdsr_arch.errors import UserError
+from kdsr_arch.infer.traits import Traits
 
 MULTI_SCALES = (2, 3, 4)
 

@@ -12,7 +12,7 @@ from basicsr.utils.registry import ARCH_REGISTRY
 from torch import Tensor, nn
 
 from kdsr_arch.archs.rcan_arch import tapped_forward
-from kdsr_arch.archs.traits import Traits
+from kdsr_arch.infer.traits import Traits
 
 
 @ARCH_REGISTRY.register()

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from kdsr_arch.archs.arch_util import check_choice
-from kdsr_arch.archs.traits import Traits
+from kdsr_arch.infer.traits import Traits
 from kdsr_arch.ops.bicubic import upsample_bicubic
 
 

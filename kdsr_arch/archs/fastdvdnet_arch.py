@@ -13,8 +13,8 @@ from basicsr.utils.registry import ARCH_REGISTRY
 from torch import Tensor, nn
 
 from kdsr_arch.archs.arch_util import Base, FusedHead, check_choice, start_near_base
-from kdsr_arch.archs.traits import Traits
 from kdsr_arch.errors import UserError
+from kdsr_arch.infer.traits import Traits
 
 
 @ARCH_REGISTRY.register()

@@ -12,8 +12,8 @@ from kdsr_arch import compat  # noqa: F401  (before basicsr)
 from basicsr.utils.registry import ARCH_REGISTRY
 from torch import Tensor, nn
 
-from kdsr_arch.archs.traits import Traits, traits_of
 from kdsr_arch.errors import UserError, nearest
+from kdsr_arch.infer.traits import Traits, traits_of
 from kdsr_arch.ops.bicubic import upsample_bicubic
 
 

@@ -11,7 +11,7 @@ from basicsr.archs.rcan_arch import RCAN
 from basicsr.utils.registry import ARCH_REGISTRY
 from torch import Tensor, nn
 
-from kdsr_arch.archs.traits import Traits
+from kdsr_arch.infer.traits import Traits
 
 
 def fakd_groups(count: int) -> tuple[int, int]:

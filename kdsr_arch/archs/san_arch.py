@@ -15,7 +15,7 @@ from basicsr.utils.registry import ARCH_REGISTRY
 from torch import Tensor, nn
 
 from kdsr_arch.archs.mean_shift import mean_shifts
-from kdsr_arch.archs.traits import Traits
+from kdsr_arch.infer.traits import Traits
 
 POOLED_SIDE = 1000
 """Covariances of larger maps are taken over their middle."""

@@ -14,9 +14,9 @@ from basicsr.utils.registry import ARCH_REGISTRY
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from kdsr_arch.archs.traits import Traits
 from kdsr_arch.errors import UserError
 from kdsr_arch.files import load_tensors
+from kdsr_arch.infer.traits import Traits
 
 PACKAGE = "package:"
 _ENDINGS = (".pth", ".pt", ".ckpt", ".safetensors")

@@ -9,8 +9,8 @@ from basicsr.utils.registry import ARCH_REGISTRY
 from torch import Tensor, nn
 
 from kdsr_arch.archs.subpixel_deconv import SubPixelDeconv
-from kdsr_arch.archs.traits import Traits
 from kdsr_arch.errors import UserError
+from kdsr_arch.infer.traits import Traits
 
 
 def deconv_tail(scale: int, width: int, out_channels: int) -> nn.Sequential:

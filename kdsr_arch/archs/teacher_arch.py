@@ -14,7 +14,7 @@ from basicsr.utils.registry import ARCH_REGISTRY
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from kdsr_arch.archs.traits import Traits
+from kdsr_arch.infer.traits import Traits
 from kdsr_arch.ops.exporting import exporting
 
 

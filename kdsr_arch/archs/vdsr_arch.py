@@ -8,7 +8,7 @@ from kdsr_arch import compat  # noqa: F401  (before basicsr)
 from basicsr.utils.registry import ARCH_REGISTRY
 from torch import Tensor, nn
 
-from kdsr_arch.archs.traits import Traits
+from kdsr_arch.infer.traits import Traits
 
 
 class ConvReLU(nn.Module):

@@ -23,7 +23,7 @@ from kdsr_arch.archs.arch_util import (
     check_window,
     start_near_base,
 )
-from kdsr_arch.archs.traits import Traits
+from kdsr_arch.infer.traits import Traits
 from kdsr_arch.ops.exporting import crop_by_gathering, exporting, replicate_to_multiple
 from kdsr_arch.ops.warp import backward_warp
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from kdsr_arch.archs.arch_util import check_choice, check_window, start_near_base
 from kdsr_arch.archs.optical_flow import METHODS, FlowCompensation
-from kdsr_arch.archs.traits import Traits
+from kdsr_arch.infer.traits import Traits
 
 
 @ARCH_REGISTRY.register()

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from kdsr_arch.engine.bench_plan import Run
+    from kdsr_arch.bench.plan import Run
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -21,10 +21,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Train what is missing, write the tables and print them; exit code 0 when every run of the file has finished."""
-    from kdsr_arch.engine.bench import outcome, run_bench
-    from kdsr_arch.engine.bench_plan import plan_before, plan_runs, plan_tested, read_bench
-    from kdsr_arch.engine.bench_table import write_tables
-    from kdsr_arch.engine.options import project_root
+    from kdsr_arch.bench.plan import plan_before, plan_runs, plan_tested, read_bench
+    from kdsr_arch.bench.run import outcome, run_bench
+    from kdsr_arch.bench.table import write_tables
+    from kdsr_arch.options import project_root
 
     root = project_root(args.file)
     bench = read_bench(args.file)
@@ -56,7 +56,7 @@ def _draw(runs: list[Run], outcomes: list[dict], out: Path) -> Path:
 
     A row that is an earlier one's run, read off later, has no curve of its own.
     """
-    from kdsr_arch.engine.bench import outcome
+    from kdsr_arch.bench.run import outcome
     from kdsr_arch.report.bench_curves import plot_bench
 
     done = [run for run in runs if not run.reference and outcome(run) is not None]
@@ -75,9 +75,9 @@ def _draw(runs: list[Run], outcomes: list[dict], out: Path) -> Path:
 
 def _history(run: Run) -> list[dict[str, Any]]:
     """The log of a run up to its length, the pixel loss without its weight: rows may weigh it differently."""
-    from kdsr_arch.engine.bench import read_log
-    from kdsr_arch.engine.logging import logged_number
-    from kdsr_arch.engine.options import load_yaml
+    from kdsr_arch.bench.run import read_log
+    from kdsr_arch.options import load_yaml
+    from kdsr_arch.train.history import logged_number
 
     weight = ((load_yaml(run.options).get("train") or {}).get("pixel_opt") or {}).get("loss_weight", 1)
     records = [record for record in read_log(run.log) if record["iter"] <= run.length]

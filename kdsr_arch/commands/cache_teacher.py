@@ -31,9 +31,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Fill the store, then measure."""
-    from kdsr_arch.engine.teacher_cache import fill_store, plan_of
-    from kdsr_arch.engine.teacher_gain import measure_gain, record_gain
     from kdsr_arch.errors import UserError
+    from kdsr_arch.precompute.fill import fill_store, plan_of
+    from kdsr_arch.precompute.gain import measure_gain, record_gain
 
     if args.windows < 0:
         raise UserError(f"--windows {args.windows}: must be 0 (whole images) or more")

@@ -23,7 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _explain(args: argparse.Namespace) -> int:
-    from kdsr_arch.engine.options import explain, json_schema
+    from kdsr_arch.options import explain, json_schema
 
     if args.schema:
         print(json.dumps(json_schema(), indent=1))
@@ -34,7 +34,7 @@ def _explain(args: argparse.Namespace) -> int:
 
 def _for_testing(args: argparse.Namespace) -> bool:
     """A file without `datasets.train` can only be meant for testing."""
-    from kdsr_arch.engine.options import load_yaml
+    from kdsr_arch.options import load_yaml
 
     datasets = load_yaml(args.opt).get("datasets")
     return args.test or (isinstance(datasets, dict) and bool(datasets) and "train" not in datasets)
@@ -60,8 +60,8 @@ def run(args: argparse.Namespace) -> int:
 
 def _dry_run(opt: dict[str, Any], earlier: list[dict[str, Any]]) -> None:
     """One sample through a training, unless it waits for weights that an earlier part of the sequence writes."""
-    from kdsr_arch.engine.needs import missing_inputs, telling_needs
-    from kdsr_arch.engine.train import dry_run
+    from kdsr_arch.options.needs import missing_inputs, telling_needs
+    from kdsr_arch.train.trainer import dry_run
 
     missing = [Path(path) for path in missing_inputs(opt)]
     for part in earlier:

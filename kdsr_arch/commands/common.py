@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from kdsr_arch.engine.options.yaml_reader import Document
+    from kdsr_arch.options.yaml_reader import Document
 
 
 def add_option_file(parser: argparse.ArgumentParser, required: bool = True) -> None:
@@ -46,7 +46,7 @@ def add_run_flags(parser: argparse.ArgumentParser) -> None:
 
 def load(args: argparse.Namespace, *, is_train: bool) -> dict[str, Any]:
     """The options that the flags describe."""
-    from kdsr_arch.engine.options import load_options
+    from kdsr_arch.options import load_options
 
     return load_options(
         args.opt,
@@ -60,7 +60,7 @@ def load(args: argparse.Namespace, *, is_train: bool) -> dict[str, Any]:
 
 def load_parts(args: argparse.Namespace) -> list[Callable[[], dict[str, Any]]]:
     """What `kdsr train` trains, one after the other, all checked: each gives the options when its turn has come."""
-    from kdsr_arch.engine.options import complete, read_parts
+    from kdsr_arch.options import complete, read_parts
 
     def options(document: Document) -> dict[str, Any]:
         debug, root = getattr(args, "debug", False), getattr(args, "root", None)

@@ -19,8 +19,8 @@ def run(args: argparse.Namespace) -> int:
     Raises:
         UserError: no file or output given, or weights that are not of this source.
     """
-    from kdsr_arch.convert.image import convert_file
-    from kdsr_arch.convert.sources import SOURCES
+    from kdsr_arch.convert.image_nets import convert_file
+    from kdsr_arch.convert.published import SOURCES
     from kdsr_arch.errors import UserError
     from kdsr_arch.files import save_tensors
 

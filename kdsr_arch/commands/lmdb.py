@@ -50,7 +50,7 @@ def _add_kind_arguments(parser: argparse.ArgumentParser) -> None:
 
 def add_making(parser: argparse.ArgumentParser, low: bool = True) -> None:
     """How a store is made; also the arguments of the scripts in datasets_prep."""
-    from kdsr_arch.data.codec import CODEC_NAMES
+    from kdsr_arch.data.store.codec import CODEC_NAMES
 
     parser.add_argument(
         "--codec",
@@ -86,8 +86,8 @@ def degradation(args: argparse.Namespace) -> dict[str, Any] | None:
 
 def making_of(args: argparse.Namespace) -> tuple[Any, dict[str, Any] | None]:
     """(How to make the store, the LR to write instead of the frames)."""
-    from kdsr_arch.data.codec import codec_named
-    from kdsr_arch.data.convert import Making
+    from kdsr_arch.data.prepare.frame_writer import Making
+    from kdsr_arch.data.store.codec import codec_named
     from kdsr_arch.errors import UserError
 
     if args.processes is not None and args.processes < 1:
@@ -100,7 +100,7 @@ def making_of(args: argparse.Namespace) -> tuple[Any, dict[str, Any] | None]:
 
 def run(args: argparse.Namespace) -> int:
     """Do what is asked; 1 when `verify` finds a fault."""
-    from kdsr_arch.data.lmdb_env import close_all
+    from kdsr_arch.data.store.lmdb_env import close_all
 
     actions = {
         "create": _create, "info": _info, "verify": _verify, "cat": _cat, "export": _export, "convert": _convert
@@ -113,8 +113,8 @@ def run(args: argparse.Namespace) -> int:
 
 def kind_of(source: Path) -> str:
     """What a folder holds, by the names in it."""
+    from kdsr_arch.data.prepare.decode_video import VIDEO_SUFFIXES
     from kdsr_arch.data.sources import IMAGE_SUFFIXES
-    from kdsr_arch.data.video import VIDEO_SUFFIXES
     from kdsr_arch.errors import UserError
 
     if source.is_file():
@@ -132,7 +132,7 @@ def kind_of(source: Path) -> str:
 
 
 def _create(args: argparse.Namespace) -> int:
-    from kdsr_arch.data import plans, video_clips
+    from kdsr_arch.data.prepare import plans, video_clips
     from kdsr_arch.errors import UserError
 
     making, alone = making_of(args)
@@ -158,8 +158,8 @@ def _create(args: argparse.Namespace) -> int:
 
 def tell_store(store: Path) -> None:
     """What a store holds, and what was left out of it."""
-    from kdsr_arch.data.convert import SKIPPED_FILE
-    from kdsr_arch.data.store_tools import describe
+    from kdsr_arch.data.prepare.frame_writer import SKIPPED_FILE
+    from kdsr_arch.data.store.store_tools import describe
 
     print("\n  ".join([str(store), *describe(store)]))
     if (store / SKIPPED_FILE).is_file():
@@ -176,7 +176,7 @@ def _info(args: argparse.Namespace) -> int:
 
 def _verify(args: argparse.Namespace) -> int:
     from kdsr_arch.data.progress import Progress
-    from kdsr_arch.data.store_tools import verify
+    from kdsr_arch.data.store.store_tools import verify
 
     progress = Progress(args.store.name)
     faults = verify(args.store, args.processes, progress.add)
@@ -188,8 +188,8 @@ def _verify(args: argparse.Namespace) -> int:
 
 
 def _cat(args: argparse.Namespace) -> int:
-    from kdsr_arch.data.codec import Window
-    from kdsr_arch.data.store_tools import frame_png
+    from kdsr_arch.data.store.codec import Window
+    from kdsr_arch.data.store.store_tools import frame_png
 
     data = frame_png(args.store, args.key, Window(*args.window) if args.window else None, args.side)
     if args.output:
@@ -200,14 +200,14 @@ def _cat(args: argparse.Namespace) -> int:
 
 
 def _export(args: argparse.Namespace) -> int:
-    from kdsr_arch.data.store_tools import export
+    from kdsr_arch.data.store.store_tools import export
 
     print(f"{args.folder}: {export(args.store, args.folder, args.side)} files")
     return 0
 
 
 def _convert(args: argparse.Namespace) -> int:
-    from kdsr_arch.data.plans import convert_store
+    from kdsr_arch.data.prepare.plans import convert_store
 
     convert_store(args.store, args.out, making_of(args)[0])
     tell_store(args.out)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from kdsr_arch.data.codec import Window
+from kdsr_arch.data.store.codec import Window
 from kdsr_arch.ops.color import luma
 
 __all__ = ["Flip", "random_flip", "random_window", "to_tensor"]

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from kdsr_arch.data.codec import Window, check_window
 from kdsr_arch.data.sources import FrameSource
+from kdsr_arch.data.store.codec import Window, check_window
 
 __all__ = ["CachedSource", "frame_bytes"]
 

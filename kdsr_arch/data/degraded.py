@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from kdsr_arch.data.codec import Window, check_window
 from kdsr_arch.data.sources import FrameSource
+from kdsr_arch.data.store.codec import Window, check_window
 from kdsr_arch.errors import UserError
 from kdsr_arch.ops.bicubic import imresize_uint8
 from kdsr_arch.ops.degrade import bd_downsample

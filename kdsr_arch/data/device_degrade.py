@@ -15,10 +15,10 @@ import torch
 from torch import Tensor
 
 from kdsr_arch.data.augment import Flip
-from kdsr_arch.data.codec import Window
 from kdsr_arch.data.degraded import CONTEXT, DegradedSource
 from kdsr_arch.data.fields import color_of, patch_of
 from kdsr_arch.data.pairs import FramePairs
+from kdsr_arch.data.store.codec import Window
 from kdsr_arch.errors import UserError
 from kdsr_arch.ops.bicubic import imresize_uint8_tensor
 from kdsr_arch.ops.color import rgb_to_y

@@ -15,8 +15,8 @@ import cv2
 import numpy as np
 
 from kdsr_arch.data.augment import Flip
-from kdsr_arch.data.lmdb_env import reading, unfinished
-from kdsr_arch.data.store_info import FlowInfo, read_info
+from kdsr_arch.data.store.lmdb_env import reading, unfinished
+from kdsr_arch.data.store.store_info import FlowInfo, read_info
 from kdsr_arch.data.window import Window
 from kdsr_arch.errors import UserError
 

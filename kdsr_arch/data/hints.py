@@ -6,9 +6,9 @@ import time
 
 import numpy as np
 
-from kdsr_arch.data.codec import codec_named, codec_of
 from kdsr_arch.data.notices import notice
 from kdsr_arch.data.sources import FolderSource, FrameSource, LmdbSource
+from kdsr_arch.data.store.codec import codec_named, codec_of
 from kdsr_arch.data.window import Window
 from kdsr_arch.errors import UserError
 

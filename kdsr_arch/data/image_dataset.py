@@ -10,12 +10,12 @@ import torch
 
 from kdsr_arch import compat  # noqa: F401
 from kdsr_arch.data.augment import Flip, random_flip, random_window, to_tensor
-from kdsr_arch.data.codec import Window
 from kdsr_arch.data.device_degrade import device_degrade
 from kdsr_arch.data.fields import color_of, patch_of
 from kdsr_arch.data.keys import clip_of
 from kdsr_arch.data.pairs import FramePairs
-from kdsr_arch.data.teacher_store import TeacherStore, drawn
+from kdsr_arch.data.store.codec import Window
+from kdsr_arch.data.store.teacher_store import TeacherStore, drawn
 from kdsr_arch.data.teacher_views import View
 from kdsr_arch.errors import UserError, nearest
 

@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 
 from kdsr_arch.data.cache import CachedSource, frame_bytes
-from kdsr_arch.data.codec import Window
 from kdsr_arch.data.degraded import DegradedSource, mod_crop, widened_evenly
 from kdsr_arch.data.hints import hint_at_conversion
 from kdsr_arch.data.notices import notice
 from kdsr_arch.data.sources import FrameSource, LmdbSource, open_source, side_name
+from kdsr_arch.data.store.codec import Window
 from kdsr_arch.errors import UserError
 
 __all__ = ["FramePairs"]

@@ -14,10 +14,10 @@ import lmdb
 import numpy as np
 from PIL import Image
 
-from kdsr_arch.data.codec import Window, check_window, codec_of
-from kdsr_arch.data.image_bytes import PILLOW_STUMBLES
 from kdsr_arch.data.keys import group_clips, natural, read_lines, safe_key
-from kdsr_arch.data.lmdb_env import check_lmdb, reading
+from kdsr_arch.data.store.codec import Window, check_window, codec_of
+from kdsr_arch.data.store.image_bytes import PILLOW_STUMBLES
+from kdsr_arch.data.store.lmdb_env import check_lmdb, reading
 from kdsr_arch.errors import UserError, nearest
 
 __all__ = [
@@ -180,7 +180,7 @@ class LmdbSource(FrameSource):
     """An LMDB store in BasicSR's layout: ``NAME.lmdb/{data.mdb, meta_info.txt}``.
 
     ``meta_info.txt`` has one line ``key.png (h,w,c) level`` per frame; values are image files or any format in
-    :data:`kdsr_arch.data.codec.CODECS`. The environment is opened per process, at the first read.
+    :data:`kdsr_arch.data.store.codec.CODECS`. The environment is opened per process, at the first read.
 
     Args:
         root: the store.

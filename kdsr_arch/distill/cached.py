@@ -8,10 +8,10 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from kdsr_arch.archs.traits import Traits
-from kdsr_arch.data.teacher_store import TeacherStore
+from kdsr_arch.data.store.teacher_store import TeacherStore
 from kdsr_arch.distill.taps import OUTPUT, Taps
 from kdsr_arch.errors import UserError, nearest
+from kdsr_arch.infer.traits import Traits
 
 
 class CachedTeacher:

@@ -8,9 +8,9 @@ from collections.abc import Iterator, Mapping
 import torch
 from torch import Tensor, nn
 
-from kdsr_arch.archs.runner import Runner
-from kdsr_arch.archs.traits import Traits, traits_of
 from kdsr_arch.errors import UserError
+from kdsr_arch.infer.runner import Runner
+from kdsr_arch.infer.traits import Traits, traits_of
 from kdsr_arch.ops.color import rgb_to_y
 
 

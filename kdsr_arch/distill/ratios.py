@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 import torch
 from torch import Tensor, nn
 
-from kdsr_arch import distributed
+from kdsr_arch.parallel import distributed
 
 log = logging.getLogger(__name__)
 

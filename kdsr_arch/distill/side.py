@@ -7,11 +7,11 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from kdsr_arch.archs.runner import Runner
-from kdsr_arch.archs.traits import Traits
 from kdsr_arch.device import autocast
 from kdsr_arch.distill.taps import Recorder, Taps, compile_network, resolve
 from kdsr_arch.errors import UserError
+from kdsr_arch.infer.runner import Runner
+from kdsr_arch.infer.traits import Traits
 from kdsr_arch.ops.color import rgb_to_y
 
 

@@ -8,8 +8,8 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from kdsr_arch.archs.traits import Traits, unwrap
 from kdsr_arch.errors import UserError, nearest
+from kdsr_arch.infer.traits import Traits, unwrap
 
 Value = Tensor | tuple[Tensor, ...]
 OUTPUT = "output"

@@ -10,7 +10,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from kdsr_arch.archs.traits import traits_of
 from kdsr_arch.distill import ratios, table
 from kdsr_arch.distill.cached import CachedTeacher
 from kdsr_arch.distill.features import Feature, fold
@@ -21,6 +20,7 @@ from kdsr_arch.distill.taps import DATA, OUTPUT, stop_inplace
 from kdsr_arch.distill.terms import Term, TermReport, build_loss, undisturbed
 from kdsr_arch.distill.weights import TermWeight, parse_weight
 from kdsr_arch.errors import UserError
+from kdsr_arch.infer.traits import traits_of
 
 __all__ = ["DistillTask", "TaskOutput", "TermReport"]
 

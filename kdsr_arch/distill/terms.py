@@ -242,7 +242,7 @@ class Term(nn.Module):
     def after_step(self, value: Tensor, iteration: int) -> None:
         """Passes the value on to a loss that asks for it (reading it waits for the device)."""
         if isinstance(self.loss, DistillLoss) and type(self.loss).after_step is not DistillLoss.after_step:
-            from kdsr_arch import distributed
+            from kdsr_arch.parallel import distributed
 
             self.loss.after_step(distributed.mean_values({self.name: float(value.detach())})[self.name], iteration)
 

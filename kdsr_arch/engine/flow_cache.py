@@ -12,17 +12,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from kdsr_arch.archs.traits import Traits, traits_of
 from kdsr_arch.data.augment import to_tensor
 from kdsr_arch.data.clip_dataset import ClipDataset
 from kdsr_arch.data.clips import Clip
 from kdsr_arch.data.flow_store import INFO, flow_key, packed_flow
-from kdsr_arch.data.lmdb_writer import LmdbWriter
+from kdsr_arch.data.loader import open_dataset
 from kdsr_arch.data.progress import Progress
+from kdsr_arch.data.store.lmdb_writer import LmdbWriter
 from kdsr_arch.device import pick_device
-from kdsr_arch.engine.datasets import open_dataset
 from kdsr_arch.errors import UserError
-from kdsr_arch.models.networks import build_network
+from kdsr_arch.infer.networks import build_network
+from kdsr_arch.infer.traits import Traits, traits_of
 from kdsr_arch.ops.bicubic import upsample_bicubic
 from kdsr_arch.ops.color import rgb_to_y
 

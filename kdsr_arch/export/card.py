@@ -11,11 +11,11 @@ from typing import Any
 import yaml
 
 import kdsr_arch
-from kdsr_arch.engine.bench import read_log
-from kdsr_arch.engine.logging import logged_number
-from kdsr_arch.engine.results import format_value, markdown_table
+from kdsr_arch.bench.run import read_log
 from kdsr_arch.errors import UserError
+from kdsr_arch.evaluate.results import format_value, markdown_table
 from kdsr_arch.files import read_json
+from kdsr_arch.train.history import logged_number
 
 _NOT_METRICS = ("kind", "iter", "dataset", "protocol")
 
@@ -59,7 +59,7 @@ def read_run(folder: Path) -> RunFacts:
     files = sorted(folder.glob("*.yml"))
     if len(files) != 1:
         raise UserError(f"{folder}: holds {len(files)} option files (.yml); a run has one")
-    from kdsr_arch.engine.options import load_yaml
+    from kdsr_arch.options import load_yaml
 
     options = load_yaml(files[0])
     measured = _tested(folder) or _validated(folder)

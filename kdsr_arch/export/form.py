@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 
 import kdsr_arch
-from kdsr_arch.archs.traits import Traits
 from kdsr_arch.export.graphs import graph_form
 from kdsr_arch.export.reparam import reparametrise
 from kdsr_arch.export.source import METADATA_KEY, Student
+from kdsr_arch.infer.traits import Traits
 from kdsr_arch.ops.bicubic import upsample_bicubic
 
 _LAYOUTS = {"image": "(N, C, h, w)", "window": "(N, n, C, h, w)", "recurrent": "(N, T, C, h, w)"}

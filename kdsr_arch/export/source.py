@@ -11,9 +11,9 @@ from typing import Any
 
 from torch import nn
 
-from kdsr_arch.archs.traits import Traits, traits_of
 from kdsr_arch.errors import UserError
-from kdsr_arch.models.networks import build_network, load_weights
+from kdsr_arch.infer.networks import build_network, load_weights
+from kdsr_arch.infer.traits import Traits, traits_of
 from kdsr_arch.safe_file import SUFFIX, read_safetensors
 
 METADATA_KEY = "kdsr"
@@ -108,7 +108,7 @@ def parsed_network(text: str) -> dict[str, Any]:
     Raises:
         UserError: it is no YAML, or names none.
     """
-    from kdsr_arch.engine.options import parse_value
+    from kdsr_arch.options import parse_value
 
     try:
         spec = parse_value(text)
@@ -120,7 +120,7 @@ def parsed_network(text: str) -> dict[str, Any]:
 
 
 def _from_option_file(path: Path) -> tuple[dict[str, Any], int | None]:
-    from kdsr_arch.engine.options import load_yaml
+    from kdsr_arch.options import load_yaml
 
     options = load_yaml(path)
     spec = options.get("network_g", options.get("network"))

@@ -15,7 +15,7 @@ from kdsr_arch.export.form import prepare
 from kdsr_arch.export.formats import FORMATS
 from kdsr_arch.export.source import open_student
 from kdsr_arch.files import save_tensors
-from kdsr_arch.models.networks import build_network
+from kdsr_arch.infer.networks import build_network
 
 NETWORKS = """
 {type: FSRCNN, scale: 4}

@@ -7,9 +7,9 @@ from typing import Any
 
 from torch import nn
 
-from kdsr_arch.archs.traits import traits_of
 from kdsr_arch.data.flow_store import FlowStore
 from kdsr_arch.errors import UserError
+from kdsr_arch.infer.traits import traits_of
 
 
 def check_flow_cache(opt: Mapping[str, Any], student: nn.Module) -> None:

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from kdsr_arch.errors import UserError
 from kdsr_arch.ops.exporting import exporting, warp_by_gathering
-from kdsr_arch.ops.sampling import pad_to_power_of_two, sample_bilinear, to_fraction
+from kdsr_arch.ops.grid_sample import pad_to_power_of_two, sample_bilinear, to_fraction
 
 __all__ = ["backward_warp"]
 

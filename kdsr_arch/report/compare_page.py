@@ -15,8 +15,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from kdsr_arch.engine.eval_images import write_bytes
 from kdsr_arch.errors import UserError
+from kdsr_arch.infer.png import write_bytes
 from kdsr_arch.report.compare_assets import BODY, STYLE
 from kdsr_arch.report.compare_data import (
     LOWER_IS_BETTER,

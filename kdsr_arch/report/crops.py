@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from kdsr_arch.engine.eval_images import write_png
 from kdsr_arch.errors import UserError
+from kdsr_arch.infer.png import write_png
 
 _GAP = 10
 _PAPER, _INK, _FAINT, _MARK = (255, 255, 255), (34, 38, 43), (110, 116, 124), (213, 94, 0)

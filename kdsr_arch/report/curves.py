@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from kdsr_arch.engine.bench import read_log
-from kdsr_arch.engine.logging import logged_number
+from kdsr_arch.bench.run import read_log
 from kdsr_arch.errors import UserError
 from kdsr_arch.report.style import PALETTE, drawing, plain_ticks
+from kdsr_arch.train.history import logged_number
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

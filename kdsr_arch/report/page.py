@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 
-from kdsr_arch.engine.eval_images import write_bytes
+from kdsr_arch.infer.png import write_bytes
 from kdsr_arch.report.page_assets import SCRIPT, STYLE
 
 

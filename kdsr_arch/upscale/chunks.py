@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from kdsr_arch.device import autocast
-from kdsr_arch.engine.tiles import lr_multiple, restore_tiled
 from kdsr_arch.errors import UserError
+from kdsr_arch.infer.tiles import lr_multiple, restore_tiled
 from kdsr_arch.upscale.model import Model
 
 T = TypeVar("T")

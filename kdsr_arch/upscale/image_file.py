@@ -11,10 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
-from kdsr_arch.data.image_bytes import PILLOW_STUMBLES, decode_image
 from kdsr_arch.data.sources import IMAGE_SUFFIXES
-from kdsr_arch.engine.eval_images import write_bytes
+from kdsr_arch.data.store.image_bytes import PILLOW_STUMBLES, decode_image
 from kdsr_arch.errors import UserError
+from kdsr_arch.infer.png import write_bytes
 
 _DEEP = {".png", ".tif", ".tiff"}
 _OPAQUE = {".jpg", ".jpeg", ".bmp", ".ppm", ".pgm"}

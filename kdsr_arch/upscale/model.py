@@ -11,12 +11,12 @@ from typing import Any
 import torch
 from torch import nn
 
-from kdsr_arch.archs.runner import Runner
-from kdsr_arch.archs.traits import Traits, traits_of
-from kdsr_arch.engine.options import load_yaml, parse_value
 from kdsr_arch.errors import UserError, nearest
 from kdsr_arch.export.source import open_student
-from kdsr_arch.models.networks import build_network
+from kdsr_arch.infer.networks import build_network
+from kdsr_arch.infer.runner import Runner
+from kdsr_arch.infer.traits import Traits, traits_of
+from kdsr_arch.options import load_yaml, parse_value
 
 DEFAULT_WEIGHTS = "VESPCN_RT_x4_demo"
 _SHIPPED = Path("experiments") / "pretrained_models"

@@ -8,9 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from kdsr_arch.archs.traits import Traits
 from kdsr_arch.errors import UserError
 from kdsr_arch.export.onnx_session import open_session
+from kdsr_arch.infer.traits import Traits
 
 _MODES = ("image", "window", "recurrent")
 

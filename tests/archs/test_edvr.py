@@ -5,8 +5,8 @@ import torch
 from basicsr.archs.edvr_arch import EDVR
 
 from kdsr_arch.archs.edvr_arch import EDVRSlim
-from kdsr_arch.archs.traits import traits_of
 from kdsr_arch.errors import UserError
+from kdsr_arch.infer.traits import traits_of
 from kdsr_arch.ops.bicubic import upsample_bicubic
 
 

@@ -5,8 +5,8 @@ import torch
 from torch import nn
 
 from kdsr_arch.archs.fastdvdnet_arch import FastDVDnet
-from kdsr_arch.archs.runner import Runner
 from kdsr_arch.errors import UserError
+from kdsr_arch.infer.runner import Runner
 
 TINY = {"channels": (4, 6, 8), "num_interm": 3, "num_hr_feat": 4}
 

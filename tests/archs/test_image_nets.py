@@ -18,12 +18,12 @@ from kdsr_arch.archs.rcan_arch import RCANTapped, fakd_groups
 from kdsr_arch.archs.san_arch import SAN
 from kdsr_arch.archs.srkd_arch import SNSR, TNSR
 from kdsr_arch.archs.subpixel_deconv import SubPixelDeconv
-from kdsr_arch.archs.traits import traits_of
 from kdsr_arch.archs.vdsr_arch import VDSR
-from kdsr_arch.convert.image import build, convert_state
-from kdsr_arch.convert.sources import SOURCES
+from kdsr_arch.convert.image_nets import build, convert_state
+from kdsr_arch.convert.published import SOURCES
 from kdsr_arch.distill.taps import record
 from kdsr_arch.errors import UserError
+from kdsr_arch.infer.traits import traits_of
 from kdsr_arch.losses.vid_loss import PISRLoss
 
 

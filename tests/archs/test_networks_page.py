@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from kdsr_arch.archs.traits import Traits, traits_of
+from kdsr_arch.infer.traits import Traits, traits_of
 from kdsr_arch.registry import register_all
 
 from basicsr.utils.registry import ARCH_REGISTRY  # isort: skip

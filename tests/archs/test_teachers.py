@@ -9,9 +9,9 @@ from basicsr.archs.duf_arch import DUF as BasicDUF
 from basicsr.archs.tof_arch import TOFlow
 
 from kdsr_arch.archs import teacher_arch  # noqa: F401
-from kdsr_arch.archs.runner import Runner
-from kdsr_arch.archs.traits import traits_of
 from kdsr_arch.errors import UserError
+from kdsr_arch.infer.runner import Runner
+from kdsr_arch.infer.traits import traits_of
 
 
 def test_golden_duf_under_its_own_name(golden, taps_seen):

@@ -5,10 +5,10 @@ import torch
 from torch import nn
 
 from kdsr_arch.archs import vespcn_arch
-from kdsr_arch.archs.runner import Runner
 from kdsr_arch.archs.vespcn_arch import VESPCN, MotionCompensation
-from kdsr_arch.convert.video import vespcn_from_loseal
+from kdsr_arch.convert.video_nets import vespcn_from_loseal
 from kdsr_arch.errors import UserError
+from kdsr_arch.infer.runner import Runner
 from kdsr_arch.ops.warp import backward_warp
 
 

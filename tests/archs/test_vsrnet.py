@@ -6,7 +6,7 @@ from torch import nn
 
 from kdsr_arch.archs.optical_flow import FlowCompensation
 from kdsr_arch.archs.vsrnet_arch import VSRNet
-from kdsr_arch.convert.video import vsrnet_from_usstdqq
+from kdsr_arch.convert.video_nets import vsrnet_from_usstdqq
 from kdsr_arch.errors import UserError
 
 

@@ -10,10 +10,7 @@ import numpy as np
 import pytest
 import yaml
 
-from kdsr_arch.commands.bench import _draw
-from kdsr_arch.data.teacher_store import TeacherStore
-from kdsr_arch.engine.bench import note_outcome, outcome, run_bench
-from kdsr_arch.engine.bench_plan import (
+from kdsr_arch.bench.plan import (
     override,
     plan_before,
     plan_runs,
@@ -21,11 +18,14 @@ from kdsr_arch.engine.bench_plan import (
     read_bench,
     set_budget,
 )
-from kdsr_arch.engine.bench_stats import spread
-from kdsr_arch.engine.bench_table import markdown, summarise, write_tables
+from kdsr_arch.bench.run import note_outcome, outcome, run_bench
+from kdsr_arch.bench.stats import spread
+from kdsr_arch.bench.table import markdown, summarise, write_tables
+from kdsr_arch.commands.bench import _draw
+from kdsr_arch.data.store.teacher_store import TeacherStore
 from kdsr_arch.errors import UserError
 from kdsr_arch.files import save_tensors
-from kdsr_arch.models.networks import build_network
+from kdsr_arch.infer.networks import build_network
 from kdsr_arch.report.bench_curves import _common, plot_bench
 from kdsr_arch.report.curves import val_curve
 
@@ -195,7 +195,7 @@ def test_a_continued_run_is_one_experiment_read_off_at_each_budget(bench: Path, 
 def test_what_prolongs_a_run_comes_after_it(bench: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     rows, trained = {"alone": {}, "alone longer": {"extra_iter": 30}}, []
     _as_continued(bench, common={"train.scheduler": None}, rows=rows, seeds=[1], budgets=[50, 60])
-    monkeypatch.setattr("kdsr_arch.engine.bench.carry_out", lambda run, *_: trained.append(run.length))
+    monkeypatch.setattr("kdsr_arch.bench.run.carry_out", lambda run, *_: trained.append(run.length))
     run_bench(bench, root=tmp_path, jobs=1)
     assert trained == [50, 60, 80, 90]
 

@@ -11,13 +11,13 @@ import pytest
 import torch
 
 from kdsr_arch.archs.fsrcnn_arch import FSRCNN
-from kdsr_arch.archs.runner import Runner
-from kdsr_arch.archs.traits import traits_of
 from kdsr_arch.archs.vdsr_arch import VDSR
 from kdsr_arch.commands import convert as command
-from kdsr_arch.convert.image import build, convert_file, convert_state
-from kdsr_arch.convert.sources import SOURCES, looks_like
+from kdsr_arch.convert.image_nets import build, convert_file, convert_state
+from kdsr_arch.convert.published import SOURCES, looks_like
 from kdsr_arch.errors import UserError
+from kdsr_arch.infer.runner import Runner
+from kdsr_arch.infer.traits import traits_of
 from kdsr_arch.metrics.psnr_ssim import psnr
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -9,8 +9,8 @@ import cv2
 import numpy as np
 import pytest
 
-from kdsr_arch.data.demo import video_files
-from kdsr_arch.data.video import decode_video
+from kdsr_arch.data.prepare.decode_video import decode_video
+from kdsr_arch.data.prepare.demo_clips import video_files
 from kdsr_arch.errors import UserError
 
 
@@ -56,7 +56,7 @@ def clip_root(frames, tmp_path_factory) -> Path:
 @pytest.fixture(scope="session")
 def clip_lmdb(clip_root, tmp_path_factory) -> Path:
     """The same two clips as an LMDB."""
-    from kdsr_arch.data.convert import Entry, write_frames
+    from kdsr_arch.data.prepare.frame_writer import Entry, write_frames
     from kdsr_arch.data.sources import FolderSource
 
     out = tmp_path_factory.mktemp("store") / "clips.lmdb"

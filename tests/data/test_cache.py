@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from kdsr_arch.data.cache import CachedSource
-from kdsr_arch.data.codec import Window
 from kdsr_arch.data.sources import FolderSource, FrameSource
+from kdsr_arch.data.store.codec import Window
 
 
 class Counting(FrameSource):

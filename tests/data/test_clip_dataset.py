@@ -11,8 +11,8 @@ import torch
 
 from kdsr_arch.data.clip_dataset import ClipDataset
 from kdsr_arch.data.clips import window_indices
-from kdsr_arch.data.convert import Entry, write_frames
 from kdsr_arch.data.degraded import DegradedSource
+from kdsr_arch.data.prepare.frame_writer import Entry, write_frames
 from kdsr_arch.data.sources import FolderSource, open_source
 from kdsr_arch.errors import UserError
 
@@ -103,10 +103,10 @@ def test_lmdb_folder_cache_and_stored_lr_give_identical_tensors(make, clip_lmdb,
 
 @pytest.mark.parametrize("codec", ["webp", "raw"])
 def test_lr_kept_beside_its_hr_is_read_with_it(make, clip_root, tmp_path, codec, monkeypatch):
-    from kdsr_arch.data import lmdb_env
-    from kdsr_arch.data.codec import codec_named
-    from kdsr_arch.data.convert import Making
-    from kdsr_arch.data.plans import convert_clips
+    from kdsr_arch.data.prepare.frame_writer import Making
+    from kdsr_arch.data.prepare.plans import convert_clips
+    from kdsr_arch.data.store import lmdb_env
+    from kdsr_arch.data.store.codec import codec_named
 
     low = {"scale": 4, "kind": "BI", "border": "symmetric"}
     convert_clips(clip_root, tmp_path / "both.lmdb", making=Making(codec_named(codec, 16), low))

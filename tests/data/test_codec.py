@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from kdsr_arch.data import notices
-from kdsr_arch.data.codec import ImageFileCodec, Window, codec_of
+from kdsr_arch.data.store.codec import ImageFileCodec, Window, codec_of
 from kdsr_arch.errors import UserError
 
 CODEC = ImageFileCodec()

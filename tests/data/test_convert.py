@@ -8,13 +8,13 @@ import av
 import numpy as np
 import pytest
 
-from kdsr_arch.data import demo
 from kdsr_arch.data.clips import listed_clips
 from kdsr_arch.data.degraded import DegradedSource
-from kdsr_arch.data.plans import convert_clips, convert_images, prepare_reds, prepare_vimeo, sub_windows
+from kdsr_arch.data.prepare import demo_clips as demo
+from kdsr_arch.data.prepare.decode_video import crop_to_multiple, decode_video, halve, take
+from kdsr_arch.data.prepare.plans import convert_clips, convert_images, prepare_reds, prepare_vimeo, sub_windows
+from kdsr_arch.data.prepare.video_clips import prepare_video_clips
 from kdsr_arch.data.sources import FolderSource, LmdbSource
-from kdsr_arch.data.video import crop_to_multiple, decode_video, halve, take
-from kdsr_arch.data.video_clips import prepare_video_clips
 from kdsr_arch.errors import UserError
 
 
@@ -56,8 +56,8 @@ def test_videos_and_folders_become_clips(frames, tmp_path, save):
 
 def test_a_video_that_breaks_off(frames, tmp_path, caplog, monkeypatch):
     from kdsr_arch.data import notices
-    from kdsr_arch.data.convert import Making, write_clips
-    from kdsr_arch.data.video import StreamSource
+    from kdsr_arch.data.prepare.decode_video import StreamSource
+    from kdsr_arch.data.prepare.frame_writer import Making, write_clips
 
     monkeypatch.setattr(notices, "_said", set())
 

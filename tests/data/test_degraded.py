@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from kdsr_arch.data.codec import Window
 from kdsr_arch.data.degraded import DegradedSource
 from kdsr_arch.data.sources import FolderSource, MemorySource
+from kdsr_arch.data.store.codec import Window
 from kdsr_arch.errors import UserError
 
 KINDS = [("BI", "symmetric"), ("BI", "replicate"), ("BD", "symmetric")]

@@ -3,7 +3,7 @@
 import cv2
 import pytest
 
-from kdsr_arch.data import demo_images
+from kdsr_arch.data.prepare import demo_images
 from kdsr_arch.errors import UserError
 
 

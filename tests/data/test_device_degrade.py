@@ -8,11 +8,11 @@ import torch
 from torch.utils.data import default_collate
 
 from kdsr_arch.data.clip_dataset import ClipDataset
-from kdsr_arch.data.codec import Window
 from kdsr_arch.data.degraded import CONTEXT, widened_evenly
 from kdsr_arch.data.image_dataset import ImagePairDataset
+from kdsr_arch.data.loader import train_batches
 from kdsr_arch.data.mix_dataset import MixDataset
-from kdsr_arch.engine.datasets import train_batches
+from kdsr_arch.data.store.codec import Window
 from kdsr_arch.errors import UserError
 
 CUDA = pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device"))

@@ -15,14 +15,14 @@ from kdsr_arch.archs.vsrnet_arch import VSRNet
 from kdsr_arch.cli import main
 from kdsr_arch.data.clip_dataset import ClipDataset
 from kdsr_arch.data.flow_store import FlowStore, packed_flow, turned_flow
+from kdsr_arch.data.loader import open_dataset, train_batches
 from kdsr_arch.data.window import Window
-from kdsr_arch.engine.datasets import open_dataset, train_batches
 from kdsr_arch.engine.flow_cache import beside_the_clips, fill_flow_store
-from kdsr_arch.engine.options import load_options
 from kdsr_arch.errors import UserError
-from kdsr_arch.models.distill_model import VideoDistillModel
 from kdsr_arch.ops.bicubic import upsample_bicubic
 from kdsr_arch.ops.color import rgb_to_y
+from kdsr_arch.options import load_options
+from kdsr_arch.train.distill_model import VideoDistillModel
 
 STUDENT = {"type": "VSRNet", "num_frame": 3, "num_feat": 4, "num_mid_feat": 4}
 PLAIN = (False, False, False)
@@ -118,7 +118,7 @@ def test_one_turned_by_hand():
 @pytest.mark.parametrize("flip", FLIPS, ids=str)
 def test_a_turned_flow_warps_turned_frames(flip):
     """Warping and turning change places: what is compensated is the same picture."""
-    from kdsr_arch.data.teacher_store import apply_flip
+    from kdsr_arch.data.store.teacher_store import apply_flip
     from kdsr_arch.ops.warp import backward_warp
 
     rng = np.random.default_rng(0)

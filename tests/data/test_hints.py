@@ -8,11 +8,11 @@ import pytest
 
 from kdsr_arch.data import hints, notices
 from kdsr_arch.data.clip_dataset import ClipDataset
-from kdsr_arch.data.codec import codec_named
-from kdsr_arch.data.convert import Making
 from kdsr_arch.data.image_dataset import ImagePairDataset
-from kdsr_arch.data.plans import convert_images
+from kdsr_arch.data.prepare.frame_writer import Making
+from kdsr_arch.data.prepare.plans import convert_images
 from kdsr_arch.data.sources import FolderSource
+from kdsr_arch.data.store.codec import codec_named
 
 
 @pytest.fixture

@@ -12,10 +12,10 @@ import pytest
 from PIL import Image
 
 from kdsr_arch.cli import main
-from kdsr_arch.data.codec import codec_of
 from kdsr_arch.data.degraded import DegradedSource
 from kdsr_arch.data.sources import FolderSource, LmdbSource
-from kdsr_arch.data.store_tools import verify
+from kdsr_arch.data.store.codec import codec_of
+from kdsr_arch.data.store.store_tools import verify
 
 
 @pytest.fixture

@@ -10,10 +10,10 @@ import signal
 import lmdb
 import pytest
 
-from kdsr_arch.data import lmdb_writer
-from kdsr_arch.data.lmdb_env import check_lmdb, reading
-from kdsr_arch.data.lmdb_writer import LmdbWriter
 from kdsr_arch.data.sources import LmdbSource
+from kdsr_arch.data.store import lmdb_writer
+from kdsr_arch.data.store.lmdb_env import check_lmdb, reading
+from kdsr_arch.data.store.lmdb_writer import LmdbWriter
 from kdsr_arch.errors import UserError
 
 META = {"meta_info.txt": "a.png (8,8,3) 1\n"}

@@ -13,13 +13,14 @@ import cv2
 import numpy as np
 import pytest
 
-from kdsr_arch.data import convert, notices
-from kdsr_arch.data.codec import codec_named
-from kdsr_arch.data.convert import Making
+from kdsr_arch.data import notices
 from kdsr_arch.data.degraded import DegradedSource
-from kdsr_arch.data.lmdb_env import reading
-from kdsr_arch.data.plans import convert_clips, convert_images, convert_store
+from kdsr_arch.data.prepare import frame_writer as convert
+from kdsr_arch.data.prepare.frame_writer import Making
+from kdsr_arch.data.prepare.plans import convert_clips, convert_images, convert_store
 from kdsr_arch.data.sources import FolderSource, LmdbSource
+from kdsr_arch.data.store.codec import codec_named
+from kdsr_arch.data.store.lmdb_env import reading
 from kdsr_arch.errors import UserError
 
 LOW = {"scale": 4, "kind": "BI", "border": "symmetric"}
@@ -71,7 +72,7 @@ def test_killed_at_twenty_moments_the_content_is_the_same(many, tmp_path):
 
 def _convert_slowly(source: Path, out: Path, processes: int) -> None:
     """Commits after every frame, and takes its time, so that a kill at any moment meets another state."""
-    from kdsr_arch.data import lmdb_writer
+    from kdsr_arch.data.store import lmdb_writer
 
     plain = lmdb_writer.LmdbWriter.commit
 
@@ -220,7 +221,7 @@ def test_an_interrupt_keeps_what_is_done(many, tmp_path, monkeypatch):
 
 def test_workers_end_with_a_killed_parent(many, tmp_path):
     code = (
-        "import time\nfrom kdsr_arch.data.workers import ordered_map\n"
+        "import time\nfrom kdsr_arch.data.prepare.workers import ordered_map\n"
         "def items():\n    for i in range(10**6):\n        yield 0.01\n"
         "for n, _ in enumerate(ordered_map(time.sleep, items(), 2)):\n    n == 5 and print('ready', flush=True)\n"
     )

@@ -12,10 +12,10 @@ import lmdb
 import numpy as np
 import pytest
 
-from kdsr_arch.data import lmdb_env
-from kdsr_arch.data.codec import Window
 from kdsr_arch.data.keys import natural, safe_key
 from kdsr_arch.data.sources import FolderSource, LmdbSource, open_source
+from kdsr_arch.data.store import lmdb_env
+from kdsr_arch.data.store.codec import Window
 from kdsr_arch.errors import UserError
 
 

@@ -11,9 +11,9 @@ import pytest
 
 from kdsr_arch.cli import main
 from kdsr_arch.data import notices
+from kdsr_arch.data.prepare.decode_video import decode_video
+from kdsr_arch.data.prepare.video_clips import prepare_video_clips
 from kdsr_arch.data.sources import open_source
-from kdsr_arch.data.video import decode_video
-from kdsr_arch.data.video_clips import prepare_video_clips
 from kdsr_arch.errors import UserError
 
 av = pytest.importorskip("av")

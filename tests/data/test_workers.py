@@ -8,7 +8,7 @@ import signal
 
 import pytest
 
-from kdsr_arch.data.workers import ordered_map
+from kdsr_arch.data.prepare.workers import ordered_map
 from kdsr_arch.errors import UserError
 
 

@@ -12,7 +12,8 @@ import yaml
 
 from kdsr_arch.cli import main
 from kdsr_arch.data.augment import to_tensor
-from kdsr_arch.data.teacher_store import (
+from kdsr_arch.data.loader import open_dataset, train_batches
+from kdsr_arch.data.store.teacher_store import (
     INFO,
     OUTPUT,
     TeacherStore,
@@ -22,17 +23,16 @@ from kdsr_arch.data.teacher_store import (
     orientation,
     undo_flip,
 )  # fmt: skip
-from kdsr_arch.engine.datasets import open_dataset, train_batches
-from kdsr_arch.engine.options import load_options
-from kdsr_arch.engine.teacher_cache import fill_store, plan_of
-from kdsr_arch.engine.teacher_gain import measure_gain
-from kdsr_arch.engine.teacher_live import LiveTeacher
-from kdsr_arch.engine.train import build, build_model
+from kdsr_arch.distill.teachers import build_teacher
 from kdsr_arch.errors import UserError
 from kdsr_arch.files import save_tensors
-from kdsr_arch.models.networks import build_network
-from kdsr_arch.models.teachers import build_teacher
+from kdsr_arch.infer.networks import build_network
 from kdsr_arch.ops.color import rgb_to_y
+from kdsr_arch.options import load_options
+from kdsr_arch.precompute.fill import fill_store, plan_of
+from kdsr_arch.precompute.gain import measure_gain
+from kdsr_arch.precompute.live import LiveTeacher
+from kdsr_arch.train.trainer import build, build_model
 
 TEACHER = {"type": "MSRResNet", "num_feat": 8, "num_block": 1, "upscale": 2}
 MARGIN = 2 * 4 + 2  # HR pixels that the teacher reaches: four 3x3 layers at LR size, two at HR size

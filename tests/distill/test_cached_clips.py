@@ -7,17 +7,17 @@ import torch
 import yaml
 
 from kdsr_arch.data.clips import Clip
-from kdsr_arch.data.teacher_store import OUTPUT, TeacherStore
+from kdsr_arch.data.loader import open_dataset, train_batches
+from kdsr_arch.data.store.teacher_store import OUTPUT, TeacherStore
 from kdsr_arch.data.teacher_views import clip_views, view_key
-from kdsr_arch.engine import teacher_cache
-from kdsr_arch.engine.datasets import open_dataset, train_batches
-from kdsr_arch.engine.options import load_options
-from kdsr_arch.engine.teacher_cache import fill_store, plan_of
-from kdsr_arch.engine.train import build_model
+from kdsr_arch.distill.teachers import build_teacher
 from kdsr_arch.errors import UserError
 from kdsr_arch.files import save_tensors
-from kdsr_arch.models.networks import build_network
-from kdsr_arch.models.teachers import build_teacher
+from kdsr_arch.infer.networks import build_network
+from kdsr_arch.options import load_options
+from kdsr_arch.precompute import fill as teacher_cache
+from kdsr_arch.precompute.fill import fill_store, plan_of
+from kdsr_arch.train.trainer import build_model
 
 EDVR = {
     "type": "EDVRSlim",

@@ -5,16 +5,16 @@ import torch
 from torch import nn
 
 from kdsr_arch.archs.fsrcnn_arch import FSRCNN
-from kdsr_arch.archs.runner import Runner
-from kdsr_arch.archs.traits import Traits
 from kdsr_arch.archs.vdsr_arch import VDSR
 from kdsr_arch.archs.vespcn_arch import VESPCN
 from kdsr_arch.distill.ensemble import Ensemble
 from kdsr_arch.distill.task import DistillTask
+from kdsr_arch.distill.teachers import build_teacher
 from kdsr_arch.errors import UserError
 from kdsr_arch.files import save_tensors
-from kdsr_arch.models.networks import build_network
-from kdsr_arch.models.teachers import build_teacher
+from kdsr_arch.infer.networks import build_network
+from kdsr_arch.infer.runner import Runner
+from kdsr_arch.infer.traits import Traits
 from kdsr_arch.ops.color import rgb_to_y
 
 SMALL = {"type": "MSRResNet", "num_feat": 4, "num_block": 1, "upscale": 2}

@@ -15,13 +15,13 @@ from kdsr_arch import compat  # noqa: F401  (before basicsr)
 # isort: split
 from basicsr.archs import build_network
 
-from kdsr_arch.archs.runner import Runner
-from kdsr_arch.archs.traits import traits_of
 from kdsr_arch.distill.task import DistillTask
-from kdsr_arch.engine import test as test_command
-from kdsr_arch.engine import train as train_command
-from kdsr_arch.engine.options import load_options
+from kdsr_arch.evaluate import tester as test_command
+from kdsr_arch.infer.runner import Runner
+from kdsr_arch.infer.traits import traits_of
+from kdsr_arch.options import load_options
 from kdsr_arch.registry import register_all
+from kdsr_arch.train import trainer as train_command
 
 register_all()
 

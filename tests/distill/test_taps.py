@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import nn
 
-from kdsr_arch.archs.traits import Traits
 from kdsr_arch.distill.taps import Recorder, compile_network, record, resolve, stop_inplace
 from kdsr_arch.errors import UserError
+from kdsr_arch.infer.traits import Traits
 
 COMPILERS = ["eager", "aot_eager", *([pytest.param("inductor", marks=pytest.mark.slow)] if shutil.which("g++") else [])]
 

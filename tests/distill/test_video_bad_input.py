@@ -12,7 +12,7 @@ from kdsr_arch.data import notices
 from kdsr_arch.data.clip_dataset import ClipDataset
 from kdsr_arch.distill.task import DistillTask
 from kdsr_arch.errors import UserError
-from kdsr_arch.models.networks import build_network
+from kdsr_arch.infer.networks import build_network
 from kdsr_arch.registry import register_all
 
 register_all()

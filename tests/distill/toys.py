@@ -4,7 +4,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from kdsr_arch.archs.traits import Traits
+from kdsr_arch.infer.traits import Traits
 
 
 class Window(nn.Module):

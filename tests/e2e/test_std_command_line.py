@@ -28,7 +28,7 @@ COMMON = {"model_type": "VideoDistillModel", "scale": 4, "num_gpu": 0, "network_
 def project(tmp_path_factory: pytest.TempPathFactory, tiny_edvr: dict[str, Any]) -> Path:
     """A project folder: a real clip, teacher weights, option files."""
     pytest.importorskip("av")
-    from kdsr_arch.models.networks import build_network
+    from kdsr_arch.infer.networks import build_network
 
     root = tmp_path_factory.mktemp("project")
     _write_clip(root)
@@ -48,9 +48,9 @@ def project(tmp_path_factory: pytest.TempPathFactory, tiny_edvr: dict[str, Any])
 
 
 def _write_clip(root: Path) -> None:
-    from kdsr_arch.data.demo import video_files
-    from kdsr_arch.data.video import decode_video
-    from kdsr_arch.data.video_clips import prepare_video_clips
+    from kdsr_arch.data.prepare.decode_video import decode_video
+    from kdsr_arch.data.prepare.demo_clips import video_files
+    from kdsr_arch.data.prepare.video_clips import prepare_video_clips
 
     folder = root / "videos" / "carphone"
     folder.mkdir(parents=True)
@@ -115,7 +115,7 @@ def _weights(path: Path) -> dict[str, dict[str, torch.Tensor]]:
 
 @pytest.mark.slow
 def test_student_files_hold_the_student_only(unbroken: Path) -> None:
-    from kdsr_arch.models.networks import build_network
+    from kdsr_arch.infer.networks import build_network
 
     held = _weights(unbroken / "models" / "net_g_12.pth")
     assert set(held) == {"params", "params_ema"}

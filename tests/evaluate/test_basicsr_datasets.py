@@ -7,8 +7,8 @@ import torch
 
 from kdsr_arch import compat  # noqa: F401
 from kdsr_arch.archs.bicubic_arch import Bicubic
-from kdsr_arch.archs.traits import Traits
-from kdsr_arch.engine.evaluate import Evaluator
+from kdsr_arch.evaluate.evaluator import Evaluator
+from kdsr_arch.infer.traits import Traits
 
 from basicsr.data import build_dataset  # isort: skip
 

@@ -6,7 +6,7 @@ import torch
 from kdsr_arch import compat  # noqa: F401
 from kdsr_arch.archs.bicubic_arch import Bicubic
 from kdsr_arch.data.image_dataset import ImagePairDataset
-from kdsr_arch.engine.evaluate import Evaluator
+from kdsr_arch.evaluate.evaluator import Evaluator
 
 
 @pytest.mark.parametrize("scale,psnr,ssim", [(2, 33.66, 0.9299), (3, 30.39, 0.8682), (4, 28.42, 0.8104)])

@@ -8,9 +8,9 @@ from torch import nn
 
 from kdsr_arch import compat  # noqa: F401
 from kdsr_arch.archs.bicubic_arch import Bicubic
-from kdsr_arch.archs.traits import Traits
-from kdsr_arch.engine.evaluate import Evaluator
 from kdsr_arch.errors import UserError
+from kdsr_arch.evaluate.evaluator import Evaluator
+from kdsr_arch.infer.traits import Traits
 
 from basicsr.data.data_util import generate_frame_indices  # isort: skip
 from basicsr.metrics import calculate_psnr, calculate_ssim  # isort: skip

@@ -2,7 +2,7 @@
 
 import pytest
 
-from kdsr_arch.engine.eval_protocol import FrameRule, describe_degradation, describe_protocol, rule_from
+from kdsr_arch.evaluate.protocol import FrameRule, describe_degradation, describe_protocol, rule_from
 
 Y = {"crop_border": 0, "test_y_channel": True}
 

@@ -5,10 +5,10 @@ import json
 
 import pytest
 
-from kdsr_arch.engine.eval_cost import Cost
-from kdsr_arch.engine.evaluate import EvalResult
-from kdsr_arch.engine.results import TestReport, format_value, markdown_table, strict_json, write_results
 from kdsr_arch.errors import UserError
+from kdsr_arch.evaluate.evaluator import EvalResult
+from kdsr_arch.evaluate.results import TestReport, format_value, markdown_table, strict_json, write_results
+from kdsr_arch.infer.cost import Cost
 
 
 def report():

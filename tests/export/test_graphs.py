@@ -4,13 +4,13 @@ import pytest
 import torch
 import yaml
 
-from kdsr_arch.archs.traits import traits_of
 from kdsr_arch.export.form import prepare
 from kdsr_arch.export.formats import FORMATS
 from kdsr_arch.export.graphs import graph_form
 from kdsr_arch.export.source import Student
 from kdsr_arch.export.verify import SIZES
-from kdsr_arch.models.networks import build_network
+from kdsr_arch.infer.networks import build_network
+from kdsr_arch.infer.traits import traits_of
 from kdsr_arch.ops.exporting import export_form
 
 from basicsr.archs.arch_util import DCNv2Pack  # isort: skip

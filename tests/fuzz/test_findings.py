@@ -18,15 +18,15 @@ from fuzz.guard import Guard
 from fuzz.material import encoded, texture, write_store
 from fuzz.payloads import hostile_objects, hostile_pickles
 from fuzz.targets import checkpoints, images, lmdb_values, load, training_states, videos
+from kdsr_arch.bench.run import read_log
 from kdsr_arch.cli import main
 from kdsr_arch.data.augment import to_tensor
 from kdsr_arch.data.cache import CachedSource
 from kdsr_arch.data.flow_store import FlowStore
 from kdsr_arch.data.sources import LmdbSource
-from kdsr_arch.data.teacher_store import TeacherStore
-from kdsr_arch.engine.bench import read_log
-from kdsr_arch.engine.options import load_options
+from kdsr_arch.data.store.teacher_store import TeacherStore
 from kdsr_arch.errors import UserError
+from kdsr_arch.options import load_options
 from kdsr_arch.report.curves import Curve, loss_curve
 from kdsr_arch.report.runs import _report
 

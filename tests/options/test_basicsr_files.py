@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from kdsr_arch.engine.options import load_options
+from kdsr_arch.options import load_options
 
 IMAGES = """
     name: DIV2K

@@ -4,19 +4,17 @@ from pathlib import Path
 
 import pytest
 
-from kdsr_arch.engine.options import explain, json_schema
-from kdsr_arch.engine.options.explain import entries
-from kdsr_arch.engine.options.generate import generated
 from kdsr_arch.errors import UserError
+from kdsr_arch.options import explain, json_schema
+from kdsr_arch.options.explain import entries
+from kdsr_arch.options.generate import generated
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.mark.parametrize("name", generated())
 def test_generated_file_is_up_to_date(name: str) -> None:
-    assert (ROOT / name).read_text(encoding="utf-8") == generated()[name], (
-        "run python -m kdsr_arch.engine.options.generate"
-    )
+    assert (ROOT / name).read_text(encoding="utf-8") == generated()[name], "run python -m kdsr_arch.options.generate"
 
 
 def test_every_option_is_documented() -> None:

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 import yaml
 
-from kdsr_arch.engine.options import load_options
 from kdsr_arch.errors import OptionErrors
+from kdsr_arch.options import load_options
 
 BASE: dict[str, Any] = {
     "name": "run",

@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 import torch
 
-from kdsr_arch.engine.options import load_options, project_root
 from kdsr_arch.errors import OptionErrors
+from kdsr_arch.options import load_options, project_root
 
 TEXT = """\
 name: tiny

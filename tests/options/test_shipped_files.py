@@ -11,7 +11,7 @@ import pytest
 import torch
 import yaml
 
-from kdsr_arch.engine.options import complete, load_options, load_yaml, read_parts
+from kdsr_arch.options import complete, load_options, load_yaml, read_parts
 
 ROOT = Path(__file__).resolve().parents[2]
 FILES = sorted(path.relative_to(ROOT) for path in (ROOT / "options").rglob("*.yml"))
@@ -49,7 +49,7 @@ def _on_small_data(opt: dict[str, Any], frames: Path) -> dict[str, Any]:
 
 def _fresh_weights(opt: dict[str, Any], folder: Path) -> None:
     """Untrained weights where the file asks for trained ones."""
-    from kdsr_arch.models.networks import build_network
+    from kdsr_arch.infer.networks import build_network
 
     written: dict[str, str] = {}
     keys = [k for k in opt["path"] if k.startswith("pretrain_network_") and opt["path"][k]]
@@ -97,14 +97,14 @@ def test_each_part_of_a_sequence_is_sound(file: Path, frames: Path, tmp_path: Pa
 
 def _terms_of_a_dry_run(opt: dict[str, Any]) -> set[str]:
     """What stands first in the lines of its table."""
-    from kdsr_arch.engine.train import dry_run
+    from kdsr_arch.train.trainer import dry_run
 
     return {line.split(" | ")[0].strip() for line in dry_run(opt).splitlines() if " | " in line}
 
 
 @pytest.mark.parametrize("file", BENCHES, ids=str)
 def test_the_rows_of_a_bench_are_sound_option_files(file: Path, tmp_path: Path) -> None:
-    from kdsr_arch.engine.bench_plan import plan_before, plan_runs, plan_tested, read_bench
+    from kdsr_arch.bench.plan import plan_before, plan_runs, plan_tested, read_bench
 
     bench = read_bench(ROOT / file)
     seen = set()
@@ -119,8 +119,8 @@ def test_the_rows_of_a_bench_are_sound_option_files(file: Path, tmp_path: Path) 
 
 @pytest.mark.parametrize("file", [f for f in FILES if f.parts[1] == "paper"], ids=str)
 def test_missing_data_are_told_with_what_to_do(file: Path) -> None:
-    from kdsr_arch.engine.needs import missing_inputs, telling_needs
     from kdsr_arch.errors import UserError
+    from kdsr_arch.options.needs import missing_inputs, telling_needs
 
     opt = load_options(ROOT / file, is_train=file in TRAIN)
     assert missing_inputs(opt)

@@ -2,7 +2,7 @@
 
 import inspect
 
-from kdsr_arch.engine.options.signatures import class_keywords, function_keywords, option_keys
+from kdsr_arch.options.signatures import class_keywords, function_keywords, option_keys
 
 
 class Base:
@@ -89,7 +89,7 @@ def test_option_keys_of_base_classes_and_sections() -> None:
 
 def test_basicsr_model() -> None:
     """EDVRModel reads its own keys beside those of the classes above it."""
-    from kdsr_arch.engine.options.known import lookup
+    from kdsr_arch.options.known import lookup
 
     keys = option_keys(lookup("model", "EDVRModel"))
     assert {"tsa_iter", "dcn_lr_mul", "pixel_opt", "perceptual_opt", "ema_decay"} <= keys["train"]

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from kdsr_arch.engine.options import load_yaml, parse_value
-from kdsr_arch.engine.options.yaml_reader import parse_document, read_document
 from kdsr_arch.errors import OptionErrors, UserError
+from kdsr_arch.options import load_yaml, parse_value
+from kdsr_arch.options.yaml_reader import parse_document, read_document
 
 # the examples of https://yaml.org/spec/1.2.2/#103-core-schema and BasicSR's forms
 SCALARS = [

@@ -9,11 +9,11 @@ import pytest
 import torch
 
 from kdsr_arch.demo import ALONE, TAUGHT, TEST, Row, Training, check_fair, plan, train_all
-from kdsr_arch.engine.eval_cost import Cost
-from kdsr_arch.engine.eval_images import to_uint8, write_png
-from kdsr_arch.engine.evaluate import EvalResult
-from kdsr_arch.engine.results import TestReport
 from kdsr_arch.errors import UserError
+from kdsr_arch.evaluate.evaluator import EvalResult
+from kdsr_arch.evaluate.results import TestReport
+from kdsr_arch.infer.cost import Cost
+from kdsr_arch.infer.png import to_uint8, write_png
 from kdsr_arch.report.demo_page import finding, write_page
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -47,7 +47,7 @@ def test_only_fair_comparisons():
 
 
 def test_the_shipped_files_are_fair(tmp_path):
-    from kdsr_arch.engine.options import load_options
+    from kdsr_arch.options import load_options
 
     alone, taught = (plan("x", ROOT / file, tmp_path, None) for file in (ALONE, TAUGHT))
     check_fair(alone.opt, taught.opt)

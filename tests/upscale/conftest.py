@@ -10,9 +10,9 @@ import pytest
 import torch
 from torch import nn
 
-from kdsr_arch.archs.runner import Runner
-from kdsr_arch.archs.traits import Traits, traits_of
-from kdsr_arch.models.networks import build_network
+from kdsr_arch.infer.networks import build_network
+from kdsr_arch.infer.runner import Runner
+from kdsr_arch.infer.traits import Traits, traits_of
 from kdsr_arch.upscale.chunks import Restorer
 from kdsr_arch.upscale.model import Model
 

@@ -5,8 +5,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kdsr_arch.archs.traits import Traits
 from kdsr_arch.errors import UserError
+from kdsr_arch.infer.traits import Traits
 from kdsr_arch.upscale.chunks import Piece, pieces
 
 

@@ -5,7 +5,7 @@ import torch
 import yaml
 
 from kdsr_arch.errors import UserError
-from kdsr_arch.models.networks import build_network
+from kdsr_arch.infer.networks import build_network
 from kdsr_arch.upscale.chunks import Piece, Restorer
 from kdsr_arch.upscale.model import find_weights, open_model
 

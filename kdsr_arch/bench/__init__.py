@@ -1,0 +1,1 @@
+"""Benches: rows x seeds x budgets of trainings, with paired statistics."""

@@ -1,0 +1,236 @@
+"""Where weights of public origin come from, what they look like, and how they become this project's."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from kdsr_arch.convert import names
+from kdsr_arch.convert import video_nets as video
+from kdsr_arch.convert.names import State, rename
+
+Options = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Source:
+    """One origin of weights.
+
+    Attributes:
+        name: what ``kdsr convert`` calls it.
+        origin: whose weights they are.
+        arch: the registered network they are for.
+        marks: patterns of names, each of which some entry of such a file matches from its beginning.
+        convert: the file's entries to the network's.
+        options: the network's options as far as the converted entries tell them.
+        note: what they do not tell.
+    """
+
+    name: str
+    origin: str
+    arch: str
+    marks: tuple[str, ...]
+    convert: Callable[[Mapping[str, Tensor]], State]
+    options: Callable[[State], Options]
+    note: str = ""
+
+    def matches(self, state: Mapping[str, Tensor]) -> bool:
+        """Whether a file of these entries looks like one of this source."""
+        return all(any(re.match(mark, name) for name in state) for mark in self.marks)
+
+
+def _count(state: State, pattern: str) -> int:
+    """One more than the largest number that the pattern's group finds among the names."""
+    found = [int(m[1]) for m in (re.match(pattern, name) for name in state) if m]
+    return max(found, default=-1) + 1
+
+
+def _shuffled_scale(state: State, prefix: str) -> int:
+    """The enlargement of convolutions followed by pixel-shuffles under ``prefix``."""
+    scale = 1
+    for name, value in state.items():
+        if name.startswith(prefix) and name.endswith("weight"):
+            scale *= round((value.shape[0] / value.shape[1]) ** 0.5)
+    return scale
+
+
+def _same(state: Mapping[str, Tensor]) -> State:
+    return dict(state)
+
+
+def _table(table: names.Table) -> Callable[[Mapping[str, Tensor]], State]:
+    return lambda state: rename(state, table)
+
+
+def carn_options(state: State) -> Options:
+    """CARN's or CARN-M's from its entries: scale (or all three), width, groups."""
+    multi = any(name.startswith("upsample.up2") for name in state)
+    width = state["entry.weight"].shape[0]
+    group = width // state["b1.b1.body.0.weight"].shape[1]
+    options: Options = {"multi_scale": multi, "num_feat": width, "group": group}
+    if not multi:
+        first = state["upsample.up.body.0.weight"]
+        scale = round((first.shape[0] / width) ** 0.5)
+        options["scale"] = scale ** (2 if "upsample.up.body.3.weight" in state else 1)
+    return options
+
+
+def fsrcnn_options(state: State) -> Options:
+    """FSRCNN's: channels, d, s and m of the paper, and the form of the PReLU; the scale cannot be told."""
+    d, channels = state["feature_extraction.0.0.weight"].shape[:2]
+    return {
+        "num_in_ch": channels,
+        "d": d,
+        "s": state["shrinking.0.0.weight"].shape[0],
+        "m": _count(state, r"mapping\.(\d+)\."),
+        "prelu": "channel" if state["feature_extraction.0.1.weight"].numel() > 1 else "single",
+    }
+
+
+def vdsr_options(state: State) -> Options:
+    """VDSR's: channels, width, number of layers, whether they have a bias."""
+    width, channels = state["input.weight"].shape[:2]
+    layers = _count(state, r"residual_layer\.(\d+)\.") + 2
+    return {"num_in_ch": channels, "num_feat": width, "num_layer": layers, "bias": "input.bias" in state}
+
+
+def idn_options(state: State) -> Options:
+    """IDN's in its Y form: width and number of blocks; the scale cannot be told."""
+    return {"form": "y", "num_feat": state["conv1.weight"].shape[0], "num_block": _count(state, r"blocks\.(\d+)\.")}
+
+
+def imdn_options(state: State) -> Options:
+    """IMDN's: scale, width and number of blocks."""
+    width, last = state["fea_conv.weight"].shape[0], state["upsampler.0.weight"].shape[0]
+    return {"scale": round((last / 3) ** 0.5), "num_feat": width, "num_block": _count(state, r"IMDB(\d+)\.") - 1}
+
+
+def rcan_options(state: State) -> Options:
+    """RCAN's: width, groups, blocks in each, squeeze factor and scale."""
+    width = state["conv_first.weight"].shape[0]
+    squeezed = state["body.0.residual_group.0.rcab.3.attention.1.weight"].shape[0]
+    return {
+        "num_feat": width,
+        "num_group": _count(state, r"body\.(\d+)\."),
+        "num_block": _count(state, r"body\.0\.residual_group\.(\d+)\."),
+        "squeeze_factor": width // squeezed,
+        "upscale": _shuffled_scale(state, "upsample."),
+    }
+
+
+def edsr_options(state: State) -> Options:
+    """EDSR's: width, number of blocks and scale."""
+    width = state["conv_first.weight"].shape[0]
+    scale = _shuffled_scale(state, "upsample.")
+    return {"num_feat": width, "num_block": _count(state, r"body\.(\d+)\."), "upscale": scale}
+
+
+def san_options(state: State) -> Options:
+    """SAN's: scale, groups, blocks in each, width and both reductions."""
+    width = state["head.0.weight"].shape[0]
+    return {
+        "scale": _shuffled_scale(state, "tail.0."),
+        "num_group": _count(state, r"RG\.(\d+)\."),
+        "num_block": _count(state, r"RG\.0\.rcab\.(\d+)\."),
+        "num_feat": width,
+        "reduction": width // state["RG.0.soca.conv_du.0.weight"].shape[0],
+        "nonlocal_reduction": width // state["non_local.non_local.theta.weight"].shape[0],
+    }
+
+
+def pisr_teacher_options(state: State) -> Options:
+    """Those of PISR's teacher: its decoder, an FSRCNN."""
+    decoder = {name.removeprefix("decoder."): value for name, value in state.items() if name.startswith("decoder.")}
+    return {"decoder": {"type": "FSRCNN", **fsrcnn_options(decoder)}}
+
+
+def edvr_options(state: State) -> Options:
+    """EDVR's: width, window, deformable groups, depths, and whether it has predeblurring and TSA."""
+    width = state["feature_extraction.0.conv1.weight"].shape[0]
+    fusion = state.get("fusion.feat_fusion.weight")
+    fusion = state["fusion.weight"] if fusion is None else fusion
+    return {
+        "num_feat": width,
+        "num_frame": fusion.shape[1] // width,
+        "deformable_groups": state["pcd_align.cas_dcnpack.conv_offset.weight"].shape[0] // 27,
+        "num_extract_block": _count(state, r"feature_extraction\.(\d+)\."),
+        "num_reconstruct_block": _count(state, r"reconstruction\.(\d+)\."),
+        "hr_in": "predeblur.stride_conv_hr1.weight" in state,
+        "with_predeblur": "predeblur.conv_first.weight" in state,
+        "with_tsa": "fusion.feat_fusion.weight" in state,
+    }
+
+
+def _arrays(convert: Callable[[Mapping[str, Any]], State]) -> Callable[[Mapping[str, Tensor]], State]:
+    """A conversion of arrays, given tensors."""
+    return lambda state: convert({name: value.numpy() for name, value in state.items()})
+
+
+def vespcn_options(state: State) -> Options:
+    """VESPCN's: of the RGB network with motion compensation, or of the plain network on Y."""
+    width = state["conv_up.weight"].shape[1]
+    if "conv_last.weight" in state:  # with motion compensation, RGB
+        count = _count(state, r"body\.(\d+)\.")
+        return {"num_feat": width, "num_block": count, "scale": _shuffled_scale(state, "conv_up."), "coarse_gain": 1}
+    scale = round(state["conv_up.weight"].shape[0] ** 0.5)
+    return {"block": "plain", "num_feat": width, "num_hr_feat": 0, "num_block": 3, "color": "y", "motion": False,
+            "scale": scale}  # fmt: skip
+
+
+def vsrnet_options(state: State) -> Options:
+    """VSRNet's: its defaults, or the window of the form with early fusion and without flow."""
+    if "conv1.1.weight" in state:
+        return {}
+    return {"num_frame": state["conv1.0.weight"].shape[1], "fusion": "early", "flow": "none"}
+
+
+ANY_SCALE = "the weights do not tell their scale: give the one they were trained for"
+SOURCES = {
+    source.name: source
+    for source in (
+        Source("carn", "CARN, nmhkahn/CARN-pytorch", "CARN", (r"b1\.b3\.body", r"c3\.body", "entry"), _same,
+               carn_options),
+        Source("carn-m", "CARN-M, nmhkahn/CARN-pytorch", "CARN_M", (r"b1\.b1\.body\.4", r"c3\.body", "entry"), _same,
+               carn_options),
+        Source("fsrcnn", "FSRCNN, yjn870/FSRCNN-pytorch", "FSRCNN", ("first_part", "mid_part", "last_part"),
+               names.fsrcnn_from_yjn870, fsrcnn_options, ANY_SCALE),
+        Source("vdsr", "VDSR, twtygqyy/pytorch-vdsr", "VDSR", (r"residual_layer\.0\.conv", "input", "output"), _same,
+               vdsr_options, "one set of weights serves x2, x3 and x4"),
+        Source("idn-caffe", "IDN, Zheng222/IDN-Caffe (blobs as npz)", "IDN", ("conv3_6", "down1", "upsample"),
+               names.idn_from_caffe, idn_options, ANY_SCALE),
+        Source("imdn", "IMDN, Zheng222/IMDN", "IMDN", (r"IMDB1\.cca", "LR_conv", "fea_conv"), _same, imdn_options),
+        Source("rcan", "RCAN, yulunzhang/RCAN", "RCANTapped", (r"body\.0\.body\.0\.body\.3\.conv_du", r"tail\.1"),
+               _table(names.RCAN_OFFICIAL), rcan_options),
+        Source("rcan-fakd", "RCAN of FAKD", "RCANTapped", (r"body_group0\.body\.0", "body_tail"), names.rcan_from_fakd,
+               rcan_options),
+        Source("san", "SAN, daitao/SAN or FAKD's copy", "SAN", (r"RG\.0\.soca", r"non_local\.non_local"), _same,
+               san_options),
+        Source("edsr", "EDSR, the authors' names", "EDSRTapped", (r"head\.0", r"body\.0\.body\.0\.weight", r"tail\.1"),
+               _table(names.EDSR_OFFICIAL), edsr_options, "res_scale is 0.1 in the 256-channel network, else 1"),
+        Source("edsr-fakd", "EDSR of FAKD", "EDSRTapped", (r"body1\.0\.body\.0", r"body3\.0"), names.edsr_from_fakd,
+               edsr_options, "res_scale is 0.1 in the 256-channel network, else 1"),
+        Source("pisr-teacher", "PISR's teacher, cvlab-yonsei/PISR", "PISRTeacher", (r"backbone\.network\.encoder",),
+               _table(names.PISR_TEACHER), pisr_teacher_options, ANY_SCALE),
+        Source("pisr", "PISR's FSRCNN, cvlab-yonsei/PISR", "FSRCNN", (r"backbone\.network\.expanding",),
+               _table(names.PISR_STUDENT), fsrcnn_options, ANY_SCALE),
+        Source("edvr", "EDVR, xinntao/EDVR", "EDVR", (r"pcd_align\.L3_dcnpack", "recon_trunk", "HRconv"),
+               _table(names.EDVR_OFFICIAL), edvr_options),
+        Source("vespcn-loseal", "VESPCN, LoSealL/VideoSuperResolution", "VESPCN", (r"mc\.flownet", r"sr\.entry"),
+               video.vespcn_from_loseal, vespcn_options),
+        Source("vespcn-hwio", "VESPCN without motion, HighVoltageRocknRoll/sr", "VESPCN", (r"vespcn\.conv5\.kernel",),
+               _arrays(video.vespcn_from_hwio), vespcn_options),
+        Source("vsrnet", "VSRNet, usstdqq/vsrnet_pytorch", "VSRNet", (r"conv1_f0\.", r"conv3\."),
+               video.vsrnet_from_usstdqq, vsrnet_options, ANY_SCALE),
+        Source("vsrnet-hwio", "VSRNet of 3 frames, HighVoltageRocknRoll/sr", "VSRNet", (r"vsrnet\.conv3\.kernel",),
+               _arrays(video.vsrnet_from_hwio), vsrnet_options, ANY_SCALE),
+    )
+}  # fmt: skip
+
+
+def looks_like(state: Mapping[str, Tensor]) -> list[str]:
+    """The sources whose marks a file of these entries shows."""
+    return [name for name, source in SOURCES.items() if source.matches(state)]

@@ -1,0 +1,1 @@
+"""Conversion of folders, videos and standard data sets into stores."""

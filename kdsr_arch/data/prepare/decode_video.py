@@ -1,0 +1,181 @@
+"""Frames of video files, through PyAV."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+
+from kdsr_arch.data.notices import notice
+from kdsr_arch.data.prepare.video_length import missing_seconds, promised_bytes, told_seconds
+from kdsr_arch.data.sources import FrameSource
+from kdsr_arch.data.window import Window
+from kdsr_arch.errors import UserError
+from kdsr_arch.limits import limit_decoder
+
+__all__ = ["VIDEO_SUFFIXES", "StreamSource", "crop_to_multiple", "decode_video", "halve", "take"]
+
+VIDEO_SUFFIXES = frozenset({".mp4", ".mkv", ".mov", ".avi", ".webm", ".m4v", ".mpg", ".mpeg"})
+
+
+def decode_video(path: str | Path, start: int = 0, stop: int | None = None) -> Iterator[np.ndarray]:
+    """Yields the frames ``start`` to ``stop`` (exclusive) of a video as uint8 (H, W, 3) RGB, upright.
+
+    Frames are neighbours whenever they are shown: that a frame rate varies is said once per file, and so is that more
+    than 8 bits are rounded to 8.
+
+    Raises:
+        UserError: PyAV is missing, or the file is no video, breaks off or is truncated.
+    """
+    try:
+        import av
+    except ImportError:
+        raise UserError("reading videos needs the package 'av': pip install av") from None
+    try:
+        with av.open(str(path), metadata_errors="replace") as container:
+            if not container.streams.video:
+                raise UserError(f"{path}: has no video stream")
+            limit_decoder(container.streams.video[0], path)
+            watch = _Watch(path, container)
+            for number, frame in enumerate(itertools.islice(container.decode(video=0), stop)):
+                watch.see(frame)
+                if number >= start:
+                    yield _upright(frame)
+            if stop is None:
+                watch.end()
+    except (av.FFmpegError, OSError) as error:
+        raise UserError(f"{path}: cannot be decoded as a video ({error.strerror or error})") from None
+
+
+class _Watch:
+    """Looks at the frames of a video as they are decoded; they are never held back.
+
+    Args:
+        container: the file, opened with PyAV.
+    """
+
+    def __init__(self, path: str | Path, container: Any) -> None:
+        stream = container.streams.video[0]
+        promised = promised_bytes(container, stream)
+        if promised is not None:
+            raise _truncated(path, f"its index ends at byte {promised:,}, the file at {container.size:,}")
+        self.path, self.told = path, told_seconds(container, stream)
+        self.first: float | None = None
+        self.last: float | None = None
+        self.shortest = 0.0
+
+    def see(self, frame: Any) -> None:
+        """Takes note of a frame."""
+        depth = max(component.bits for component in frame.format.components)
+        if depth > 8:
+            notice(f"depth {self.path}", f"{self.path}: has {depth} bits a colour; frames are rounded to 8 bits")
+        if frame.time is None:
+            return
+        if self.first is None or self.last is None:
+            self.first = frame.time
+        elif frame.time > self.last:
+            step = frame.time - self.last
+            low, high = (min(step, self.shortest), max(step, self.shortest)) if self.shortest else (step, step)
+            if high > 1.5 * low:
+                notice(
+                    f"rate {self.path}",
+                    f"{self.path}: its frame rate varies (frames last {low * 1e3:.0f} ms and {high * 1e3:.0f} ms); "
+                    "they are taken one after the other",
+                )
+            self.shortest = low
+        self.last = frame.time
+
+    def end(self) -> None:
+        """Raises UserError where the frames end long before the file says that they do."""
+        if self.first is None or self.last is None:
+            return
+        ended = self.last - self.first + self.shortest
+        if missing_seconds(self.told, ended):
+            raise _truncated(self.path, f"it should last {self.told:.1f} s, but its frames end after {ended:.1f} s")
+
+
+def _truncated(path: str | Path, how: str) -> UserError:
+    return UserError(f"{path}: truncated: {how}; copy or download it again")
+
+
+def _upright(frame: Any) -> np.ndarray:
+    """The picture as players show it: phones keep frames lying on their side and say by how much."""
+    image = frame.to_ndarray(format="rgb24")
+    quarters = round(getattr(frame, "rotation", 0) / 90) % 4  # counter-clockwise, as NumPy counts
+    return np.ascontiguousarray(np.rot90(image, quarters)) if quarters else image
+
+
+def halve(frame: np.ndarray) -> np.ndarray:
+    """Half the size by the mean of 2x2 pixels, which takes compression noise away; an odd last row or column goes."""
+    height, width = frame.shape[0] // 2, frame.shape[1] // 2
+    return cv2.resize(frame[: 2 * height, : 2 * width], (width, height), interpolation=cv2.INTER_AREA)
+
+
+def crop_to_multiple(frame: np.ndarray, multiple: int) -> np.ndarray:
+    """The centre of a frame, of the largest height and width that are multiples of ``multiple``."""
+    height, width = (n - n % multiple for n in frame.shape[:2])
+    top, left = (frame.shape[0] - height) // 2, (frame.shape[1] - width) // 2
+    return np.ascontiguousarray(frame[top : top + height, left : left + width])
+
+
+def take(frames: Iterable[np.ndarray], span: tuple[int | None, int | None]) -> Iterable[np.ndarray]:
+    """The frames of a slice; a negative bound counts from the end, as in Python."""
+    start, stop = span
+    if (start or 0) < 0 or (stop or 0) < 0:
+        return list(frames)[start:stop]
+    return itertools.islice(frames, start or 0, stop)
+
+
+class StreamSource(FrameSource):
+    """Frames that come one after the other, such as a video's: keys ``00000000``, ``00000001``, ...
+
+    They are asked for in order; how many there are is known at the end.
+
+    Args:
+        start: gives the frames from the first on.
+        name: for messages: the file.
+        mark: changes when the file does.
+    """
+
+    def __init__(self, start: Callable[[], Iterable[np.ndarray]], name: str, mark: str = "") -> None:
+        self.name, self._start, self._mark = name, start, mark
+        self._frames: Iterator[np.ndarray] | None = None
+        self._next = 0
+        self._last: np.ndarray | None = None
+
+    def keys(self) -> list[str]:
+        return list(self)
+
+    def __iter__(self) -> Iterator[str]:
+        """Keys, each once its frame is known to exist."""
+        for number in itertools.count():
+            if not self._advance(number):
+                return
+            yield f"{number:08d}"
+
+    def _advance(self, number: int) -> bool:
+        if self._frames is None or number < self._next - 1:
+            self._frames, self._next = iter(self._start()), 0
+        while self._next <= number:
+            self._last = next(self._frames, None)
+            if self._last is None:
+                return False
+            self._next += 1
+        return True
+
+    def size(self, key: str) -> tuple[int, int]:
+        frame = self.get(key)
+        return frame.shape[0], frame.shape[1]
+
+    def get(self, key: str, window: Window | None = None) -> np.ndarray:
+        if not self._advance(int(key)):
+            raise UserError(f"{self.name}: has no frame {int(key)}")
+        assert self._last is not None
+        return window.of(self._last) if window else self._last
+
+    def stamp(self, key: str) -> str:
+        return f"{key} {self._mark}"

@@ -1,0 +1,217 @@
+"""What the standard data sets hold and how their frames are keyed: the entries that a conversion writes."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+
+from kdsr_arch.data.clips import listed_clips
+from kdsr_arch.data.degraded import DegradedSource
+from kdsr_arch.data.keys import clip_of, first_gap
+from kdsr_arch.data.notices import notice
+from kdsr_arch.data.prepare.frame_writer import ClipShapes, Entry, Making, write_clip_list, write_frames
+from kdsr_arch.data.sources import FolderSource, FrameSource, LmdbSource, open_source
+from kdsr_arch.data.store.codec import Window
+from kdsr_arch.errors import UserError
+
+__all__ = [
+    "REDS4",
+    "convert_clips",
+    "convert_images",
+    "convert_store",
+    "prepare_reds",
+    "prepare_vimeo",
+    "sub_windows",
+]
+
+REDS4 = ("000", "011", "015", "020")
+_REDS_TRAIN_CLIPS = 240  # the 30 validation clips follow as 240 to 269
+_REDS_SIDES = {"sharp": "train_sharp_with_val", "sharp_bicubic": "train_sharp_bicubic_with_val"}
+
+
+def low_resolution(source: FrameSource, degrade: Mapping | None) -> FrameSource:
+    """``source``, or its LR when ``degrade`` is ``{scale, kind, border}``."""
+    return DegradedSource(source, **degrade) if degrade else source
+
+
+def check_numbering(source: FrameSource, making: Making | None) -> None:
+    """Raises UserError for a clip in which frame numbers are missing; with ``skip_bad`` it is said and passed over."""
+    for clip, keys in source.clips().items():
+        gap = first_gap(keys)
+        if gap is None:
+            continue
+        told = f"{source.name}: clip '{clip}' has no frames between '{gap[0]}' and '{gap[1]}'"
+        if making is None or not making.skip_bad:
+            raise UserError(f"{told}; copy the missing files, or use --skip-bad to take the clip as it is")
+        notice(f"gap {source.name} {clip}", f"{told}; taken as it is")
+
+
+def sub_windows(size: tuple[int, int], patch: int, step: int) -> list[Window]:
+    """Overlapping square windows that cover an image of ``size``; the last of a row or column is moved inside."""
+    if patch > min(size):
+        raise UserError(f"an image of {size[0]}x{size[1]} is smaller than the sub-images of {patch}")
+    tops, lefts = (sorted({*range(0, n - patch + 1, step), n - patch}) for n in size)
+    return [Window(top, left, patch, patch) for top in tops for left in lefts]
+
+
+def convert_images(
+    folder: str | Path,
+    out: str | Path,
+    *,
+    patch: int = 0,
+    step: int = 0,
+    strip: str = "",
+    degrade: Mapping | None = None,
+    making: Making | None = None,
+) -> ClipShapes:
+    """A folder of images as an LMDB, keys like the file names, or ``0001_s001`` for sub-images.
+
+    Args:
+        patch, step: side and distance of sub-images; whole images when ``patch`` is 0.
+        strip: ending taken off the names, ``x4`` for the LR of DIV2K, so that LR and HR have the same keys.
+        degrade: ``{scale, kind, border}`` to write the LR of the images instead; ``patch`` is then in LR pixels.
+    """
+    source = low_resolution(FolderSource(folder), degrade)
+
+    def entries() -> Iterator[Entry]:
+        for key in source:
+            new_key = key.removesuffix(strip)
+            if not patch:
+                yield Entry(source, key, new_key)
+                continue
+            for number, window in enumerate(sub_windows(source.size(key), patch, step or patch), 1):
+                yield Entry(source, key, f"{new_key}_s{number:03d}", window)
+
+    return write_frames(entries(), out, making, None if patch else len(source.keys()))
+
+
+def convert_clips(
+    folder: str | Path,
+    out: str | Path,
+    *,
+    only: Iterable[str] | None = None,
+    degrade: Mapping | None = None,
+    making: Making | None = None,
+) -> ClipShapes:
+    """A folder of clip folders (Vid4, UDM10, SPMCS, your own) as an LMDB with the same keys, and its clip list.
+
+    Args:
+        only: clips to take.
+        degrade: ``{scale, kind, border}`` to write the LR instead.
+    """
+    source = low_resolution(FolderSource(folder, only), degrade)
+    check_numbering(source, making)
+    entries = (Entry(source, key, key) for key in source)
+    return _with_list(entries, Path(out), Path(out).with_suffix(".txt"), making, len(source.keys()))
+
+
+def _with_list(entries: Iterable[Entry], out: Path, listing: Path, making: Making | None, total: int) -> ClipShapes:
+    """A store and its clip list; the list alone if a run was stopped between the two."""
+    has_stopped = out.is_dir() and not listing.exists()
+    shapes = stored_shapes(out) if has_stopped else write_frames(entries, out, making, total)
+    write_clip_list(shapes, listing)
+    return shapes
+
+
+def stored_shapes(store: Path) -> ClipShapes:
+    """(frames, H, W) by clip of a store that is there already."""
+    source = LmdbSource(store)
+    return {clip: (len(keys), *source.size(keys[0])) for clip, keys in source.clips().items()}
+
+
+def _reds_part(root: Path, split: str, side: str) -> FolderSource | None:
+    """One part of REDS as its archives unpack: ``train_sharp/000``, ``train/train_sharp/000``, ``.../X4/000``."""
+    name = f"{split}_{side}"
+    for folder in (root / name, root / split / name):
+        if folder.is_dir():
+            return FolderSource(folder / "X4" if (folder / "X4").is_dir() else folder)
+    return None
+
+
+def _reds_entries(train: FolderSource, val: FolderSource | None) -> Iterator[Entry]:
+    yield from (Entry(train, key, key) for key in train)
+    for key in val or ():
+        clip, _, frame = key.partition("/")
+        yield Entry(val, key, f"{int(clip) + _REDS_TRAIN_CLIPS:03d}/{frame}")  # type: ignore[arg-type]
+
+
+def prepare_reds(root: str | Path, out: str | Path, making: Making | None = None) -> dict[str, ClipShapes]:
+    """REDS as LMDB stores, its validation clips joined to the training clips as 240 to 269, with list files.
+
+    Writes ``train_sharp_with_val.lmdb`` (HR), ``train_sharp_bicubic_with_val.lmdb`` (LR, when it is there), those of
+    them that are not there yet, ``meta_info_REDS_train.txt`` (all clips but REDS4) and ``meta_info_REDS4.txt``.
+
+    Args:
+        root: folder with train_sharp, val_sharp, train_sharp_bicubic, val_sharp_bicubic as unpacked.
+        out: folder for the results.
+    """
+    root, out, written = Path(root), Path(out), {}
+    for side, name in _REDS_SIDES.items():
+        train, val = _reds_part(root, "train", side), _reds_part(root, "val", side)
+        if train is None and side == "sharp":
+            raise UserError(f"{root}: no folder train_sharp; unpack REDS's train_sharp.zip (and val_sharp.zip) here")
+        if train is None:
+            continue
+        for part in (train, val):
+            if part is not None:
+                check_numbering(part, making)
+        total = len(train.keys()) + len(val.keys() if val else ())
+        if (out / f"{name}.lmdb").exists():
+            written[name] = stored_shapes(out / f"{name}.lmdb")
+        else:
+            written[name] = write_frames(_reds_entries(train, val), out / f"{name}.lmdb", making, total)
+    shapes = written.get(_REDS_SIDES["sharp"])
+    if shapes:
+        write_clip_list({c: s for c, s in shapes.items() if c not in REDS4}, out / "meta_info_REDS_train.txt")
+        write_clip_list({c: s for c, s in shapes.items() if c in REDS4}, out / "meta_info_REDS4.txt")
+    return written
+
+
+def prepare_vimeo(
+    root: str | Path,
+    out: str | Path,
+    *,
+    split: str = "train",
+    degrade: Mapping | None = None,
+    making: Making | None = None,
+) -> ClipShapes:
+    """Vimeo-90K septuplets as an LMDB with keys ``00001/0001/im4``, and its clip list.
+
+    Args:
+        root: folder with ``sequences`` and ``sep_trainlist.txt``, ``sep_testlist.txt`` as unpacked.
+        out: folder for ``vimeo90k_SPLIT_GT.lmdb`` or, with ``degrade``, ``vimeo90k_SPLIT_LR.lmdb``.
+        split: 'train', 'test', or the name of another list file ``sep_SPLITlist.txt``.
+    """
+    root, out = Path(root), Path(out)
+    if not (root / "sequences").is_dir():
+        raise UserError(f"{root}: no folder 'sequences'; unpack vimeo_septuplet.zip here")
+    clips = listed_clips(root / f"sep_{split}list.txt")
+    source = FolderSource(root / "sequences", clips)
+    found = {key for key in source if re.fullmatch(r"im[1-7]", key.rpartition("/")[2])}
+    for clip in clips:
+        for number in range(1, 8):
+            if f"{clip}/im{number}" not in found:
+                raise UserError(f"{root / 'sequences' / clip}: im{number} is missing; a septuplet has im1 to im7")
+    side = "LR" if degrade else "GT"
+    frames = low_resolution(source, degrade)
+    kept = (Entry(frames, key, key) for key in source if clip_of(key) in clips and key in found)
+    listing = out / f"meta_info_Vimeo90K_{split}_{side}.txt"
+    return _with_list(kept, out / f"vimeo90k_{split}_{side}.lmdb", listing, making, 7 * len(clips))
+
+
+def convert_store(root: str | Path, out: str | Path, making: Making | None = None) -> ClipShapes:
+    """A store, or a folder of images, as a store of another format: the same frames under the same keys.
+
+    Further versions of the frames that the store keeps (LR beside HR) go with it.
+    """
+    source = open_source(root)
+    sources: list[FrameSource] = [source]
+    if isinstance(source, LmdbSource):
+        sources += [LmdbSource(root, side) for side in source.sides()]
+
+    def entries() -> Iterator[Entry]:
+        for part in sources:
+            yield from (Entry(part, key, key, side=getattr(part, "side", "")) for key in part)
+
+    return write_frames(entries(), out, making, sum(len(part.keys()) for part in sources))

@@ -1,0 +1,1 @@
+"""Frames and teacher outputs in LMDB stores."""

@@ -1,0 +1,201 @@
+"""Writing LMDB stores that appear whole, and that a killed run leaves ready to be gone on with."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import json
+import os
+import shutil
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, TextIO
+
+import lmdb
+
+from kdsr_arch.data.store.lmdb_env import unfinished
+from kdsr_arch.errors import UserError
+from kdsr_arch.files import flush_folder, read_json
+
+__all__ = ["RECIPE_FILE", "LmdbWriter"]
+
+RECIPE_FILE = "conversion.json"  # how the store was made; stays in it
+_COMMIT_BYTES = 64 << 20
+_COMMIT_SECONDS = 2.0  # what a kill may cost
+_FIRST_MAP = 1 << 30  # address space, not disk
+_STATE = b"\0state"  # progress, in the transaction that it is the progress of; taken out at the end
+
+
+class LmdbWriter:
+    """``with LmdbWriter(path, recipe) as writer: ...; writer.finish({...})`` makes ``path`` whole at the end.
+
+    The store grows in the hidden folder ``.NAME.partial`` beside ``path``. Whatever happens, what was committed is
+    whole: a later run with the same recipe finds :attr:`state` as it was with the last commit, and goes on from there.
+    A fault that is told, or an interrupt, commits first; values may be ahead of the state, never behind it. The map
+    size grows by itself.
+
+    Args:
+        path: ends in ``.lmdb`` and must not exist.
+        recipe: what makes the content: JSON values. A folder left by another recipe is refused.
+
+    Attributes:
+        state: JSON values that the caller keeps beside the data, empty at the start.
+    """
+
+    def __init__(self, path: str | Path, recipe: Mapping[str, Any]) -> None:
+        self.path = Path(path)
+        if self.path.suffix != ".lmdb":
+            raise UserError(f"{path}: the name of an LMDB store must end in .lmdb")
+        if os.path.lexists(self.path):
+            raise UserError(f"{path}: exists already; remove it or choose another name")
+        self.work = unfinished(self.path)
+        self.recipe = json.loads(json.dumps(recipe))
+        self.state: dict[str, Any] = {}
+        self._pending: list[tuple[bytes, bytes]] = []
+        self._pending_bytes = 0
+        self._committed = time.monotonic()
+        self._environment: lmdb.Environment | None = None
+        self._lock: TextIO | None = None
+
+    def __enter__(self) -> LmdbWriter:
+        try:
+            self.work.mkdir(parents=True, exist_ok=True)
+            self._take_lock()
+            self._check_recipe()
+            present = _size(self.work / "data.mdb")
+            self._environment = lmdb.open(str(self.work), map_size=max(_FIRST_MAP, 2 * present))
+            with self._environment.begin() as transaction:
+                self.state = json.loads(transaction.get(_STATE, b"{}"))
+        except ValueError:
+            self._close()
+            raise UserError(f"{self.work}: left unfinished, and damaged; remove it and run the command again") from None
+        except (OSError, lmdb.Error) as error:
+            self._close()
+            raise self._failure(error) from None
+        except UserError:
+            self._close()
+            raise
+        return self
+
+    def _take_lock(self) -> None:
+        self._lock = open(self.work / "writer", "a")  # noqa: SIM115  (held until the end)
+        try:
+            # Of this process alone: workers that live on for a moment when it is killed do not keep it.
+            fcntl.lockf(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except (BlockingIOError, PermissionError):
+            raise UserError(f"{self.path}: another process is writing it; wait for that one, or stop it") from None
+        if os.path.lexists(self.path):  # that other process has just finished
+            raise UserError(f"{self.path}: exists already; remove it or choose another name")
+
+    def _check_recipe(self) -> None:
+        file = self.work / RECIPE_FILE
+        if not file.exists():
+            _write(file, json.dumps(self.recipe, indent=1, ensure_ascii=False) + "\n")
+            return
+        known = read_json(file, dict, "remove the folder and run the command again")
+        if known != self.recipe:
+            differing = sorted(k for k in {*known, *self.recipe} if known.get(k) != self.recipe.get(k))
+            told = "; ".join(f"{k} was {known.get(k)!r}, now {self.recipe.get(k)!r}" for k in differing)
+            raise UserError(f"{self.work}: left unfinished by a command of another kind ({told}); remove it first")
+
+    def _failure(self, error: Exception) -> UserError:
+        reason = str(getattr(error, "strerror", None) or error)
+        full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+        # LMDB reports a write that found room for its first part only as an input/output error.
+        if full or any(words in reason for words in ("No space left", "File too large", "Input/output error")):
+            kept = f"what is committed stays in {self.work.name}: make room and run the same command again"
+            return UserError(f"{self.path}: cannot be written, the disk is full or at fault ({reason}); {kept}")
+        return UserError(f"{self.path}: cannot be written ({reason})")
+
+    def put(self, key: bytes, value: bytes) -> None:
+        """Takes a value; it is on disk after the next commit."""
+        self._pending.append((key, value))
+        self._pending_bytes += len(value)
+
+    @property
+    def is_due(self) -> bool:
+        """Whether enough has gathered for a commit, or the last one is too long ago."""
+        return self._pending_bytes >= _COMMIT_BYTES or time.monotonic() - self._committed > _COMMIT_SECONDS
+
+    def commit(self) -> None:
+        """Puts what has gathered, and :attr:`state`, on the disk in one step."""
+        records = [*self._pending, (_STATE, json.dumps(self.state).encode())]
+        self._write(records)
+        self._pending, self._pending_bytes, self._committed = [], 0, time.monotonic()
+
+    def _write(self, records: Iterable[tuple[bytes, bytes | None]]) -> None:
+        assert self._environment is not None
+        while True:
+            try:
+                with self._environment.begin(write=True) as transaction:
+                    for key, value in records:
+                        if value is None:
+                            transaction.delete(key)
+                        else:
+                            transaction.put(key, value)
+                return
+            except lmdb.MapFullError:
+                self._environment.set_mapsize(self._environment.info()["map_size"] * 2)
+            except (lmdb.Error, OSError) as error:
+                raise self._failure(error) from None
+
+    def stored(self, keys: Iterable[bytes]) -> Iterator[memoryview | None]:
+        """Committed values, each valid until the next is asked for."""
+        assert self._environment is not None
+        with self._environment.begin(buffers=True) as transaction:
+            for key in keys:
+                yield transaction.get(key)
+
+    def finish(self, files: Mapping[str, str]) -> None:
+        """Commits, adds text files and gives the store its name."""
+        try:
+            self.commit()
+            for name, text in files.items():
+                _write(self.work / name, text)
+            self._write([(_STATE, None)])
+            assert self._environment is not None
+            needed = (self._environment.info()["last_pgno"] + 1) * self._environment.stat()["psize"]
+            self._environment.close()
+            self._environment = None
+            if _size(self.work / "data.mdb") < needed:  # LMDB may leave out a free last page: looks like truncation
+                os.truncate(self.work / "data.mdb", needed)
+            (self.work / "writer").unlink()
+            os.rename(self.work, self.path)
+            flush_folder(self.path.parent)
+        except (OSError, lmdb.Error) as error:
+            raise self._failure(error) from None
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        empty = not self.state
+        if self._pending and not empty and isinstance(error, UserError | KeyboardInterrupt):
+            with contextlib.suppress(UserError):  # the disk may be what stopped it
+                self.commit()
+        self._close()
+        if empty and self.work.is_dir():
+            shutil.rmtree(self.work, ignore_errors=True)  # nothing in it is worth going on from
+
+    def _close(self) -> None:
+        if self._environment is not None:
+            self._environment.close()
+        if self._lock is not None:
+            self._lock.close()
+        self._environment = self._lock = None
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.exists() else 0
+
+
+def _write(path: Path, text: str) -> None:
+    """A text file that is whole or absent."""
+    aside = path.with_name(f".{path.name}.tmp")
+    with open(aside, "w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(aside, path)

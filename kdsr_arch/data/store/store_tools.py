@@ -1,0 +1,149 @@
+"""Looking into LMDB stores: what they hold, whether it is whole, and getting frames out again."""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from kdsr_arch.data.prepare.workers import available_cores, ordered_map
+from kdsr_arch.data.sources import LmdbSource, stored_key
+from kdsr_arch.data.store.codec import ImageFileCodec, Window, codec_of
+from kdsr_arch.data.store.lmdb_env import reading
+from kdsr_arch.data.store.lmdb_writer import RECIPE_FILE
+from kdsr_arch.errors import UserError
+from kdsr_arch.files import read_json
+
+__all__ = ["Fault", "describe", "export", "frame_png", "verify"]
+
+_LOOKED_AT = 200  # values whose format `describe` looks at
+_SUFFIXES = {b"\x89PNG": ".png", b"\xff\xd8\xff": ".jpg", b"RIFF": ".webp", b"BM": ".bmp"}
+
+
+class Fault(NamedTuple):
+    """A frame of a store that is not as it should be."""
+
+    key: str
+    reason: str
+
+
+def _all_sides(root: str | Path) -> list[LmdbSource]:
+    source = LmdbSource(root)
+    return [source, *(LmdbSource(root, side) for side in source.sides())]
+
+
+def describe(root: str | Path) -> list[str]:
+    """Lines about a store: frames, clips, sizes, formats, bytes beside those of raw pixels, how it was made."""
+    lines, raw = [], 0
+    for source in _all_sides(root):
+        keys, clips = source.keys(), source.clips()
+        sizes = Counter(source.size(key) for key in keys)
+        raw += sum(3 * height * width * count for (height, width), count in sizes.items())
+        told = ", ".join(f"{count:,} of {w}x{h}" for (h, w), count in sizes.most_common(3))
+        more = f" and {len(sizes) - 3} other sizes" if len(sizes) > 3 else ""
+        name = f"LR '{source.side}'" if source.side else "frames"
+        lines.append(f"{name}: {len(keys):,} in {len(clips):,} clips ({told}{more}), {_formats(source, keys)}")
+    held = (Path(root) / "data.mdb").stat().st_size
+    lines.append(f"size: {held / 1e6:,.1f} MB, {held / raw:.2f} of raw pixels")
+    recipe = Path(root) / RECIPE_FILE
+    if recipe.is_file():
+        lines.append(f"made with: {json.dumps(read_json(recipe, dict, 'convert the data again'))}")
+    return lines
+
+
+def _formats(source: LmdbSource, keys: list[str]) -> str:
+    looked = keys[:: max(1, len(keys) // _LOOKED_AT)]
+    heads = (bytes(data[:64]) for _, data in source.values(looked))
+    return " and ".join(sorted({_format(head) for head in heads}))
+
+
+def _format(head: bytes) -> str:
+    suffix = next((suffix for magic, suffix in _SUFFIXES.items() if head.startswith(magic)), None)
+    return suffix[1:] if suffix else codec_of(head).described(head)
+
+
+def verify(root: str | Path, processes: int | None = None, told: Callable[[], None] = lambda: None) -> list[Fault]:
+    """Reads every value: checksums, decoding, and the size that the list of frames says.
+
+    Args:
+        told: called after each frame.
+
+    Returns:
+        What is at fault; empty for a store that is whole.
+    """
+    sources = _all_sides(root)
+    jobs = ((source.detached(key), key) for source in sources for key in source)
+    faults = []
+    for fault in ordered_map(_check, jobs, processes or available_cores()):
+        told()
+        if fault is not None:
+            faults.append(fault)
+    return faults + list(_unlisted(Path(root), sources))
+
+
+def _check(job: tuple[LmdbSource, str]) -> Fault | None:
+    source, key = job
+    try:
+        for _, data in source.values([key]):
+            size = codec_of(data).verify(data, source.where(key))
+            if size != source.size(key):
+                listed = source.size(key)
+                return Fault(key, f"is {size[0]}x{size[1]}, listed as {listed[0]}x{listed[1]}")
+    except UserError as error:
+        return Fault(key, str(error))
+    return None
+
+
+def _unlisted(root: Path, sources: list[LmdbSource]) -> Iterator[Fault]:
+    known = {stored_key(key, source.side) for source in sources for key in source}
+    with reading(root) as transaction:
+        for key in transaction.cursor().iternext(values=False):
+            if bytes(key) not in known:
+                yield Fault(bytes(key).decode(errors="replace"), "is in data.mdb, but no list of frames names it")
+
+
+def frame_png(root: str | Path, key: str, window: Window | None = None, side: str = "") -> bytes:
+    """A stored frame, or its part under ``window``, as a PNG file."""
+    return ImageFileCodec().encode(LmdbSource(root, side).get(key, window))
+
+
+def export(root: str | Path, folder: str | Path, side: str = "", processes: int | None = None) -> int:
+    """Writes the frames of a store as image files; those that are kept as such come out byte for byte.
+
+    Args:
+        folder: is made; must be empty, if it exists.
+
+    Returns:
+        How many files were written.
+    """
+    source, folder = LmdbSource(root, side), Path(folder)
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise UserError(f"{folder}: exists already and is not an empty folder; choose another name")
+    try:
+        for parent in {(folder / key).parent for key in source}:
+            parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{folder}: cannot be written ({error.strerror})") from None
+    write = functools.partial(_export_one, folder=folder)
+    jobs = ((source.detached(key), key) for key in source)
+    return sum(1 for _ in ordered_map(write, jobs, processes or available_cores()))
+
+
+def exported_file(folder: Path, key: str, suffix: str) -> Path:
+    """The file that a frame is exported to; keys cannot lead out of the folder (:func:`safe_key`)."""
+    return folder / f"{key}{suffix}"
+
+
+def _export_one(job: tuple[LmdbSource, str], folder: Path) -> None:
+    source, key = job
+    data = source.encoded(key)
+    suffix = next((suffix for magic, suffix in _SUFFIXES.items() if data.startswith(magic)), None)
+    if suffix is None:
+        data, suffix = ImageFileCodec().encode(source.get(key)), ".png"
+    try:
+        exported_file(folder, key, suffix).write_bytes(data)
+    except OSError as error:
+        raise UserError(f"{folder}: cannot be written ({error.strerror})") from None

@@ -1,0 +1,182 @@
+"""Frames kept as lossless tiles with an index, so that a crop reads the tiles under it and no others.
+
+A value is a header, the index, and the tiles row by row (numbers are little-endian)::
+
+    magic "KDSRtile" | version u8 | kind u8 | edge u16 | height u32 | width u32 | crc32 of header and index u32
+    ends of the tiles, from the first tile's start: n x u32 | crc32 of the tiles: n x u32
+    tiles
+
+Tiles are squares of ``edge`` pixels, smaller at the right and bottom.
+"""
+
+from __future__ import annotations
+
+import functools
+import struct
+import zlib
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+
+from kdsr_arch.data.store.tile_coders import TILE_CODERS, Buffer, TileCoder
+from kdsr_arch.data.window import Window, check_window
+from kdsr_arch.errors import UserError
+from kdsr_arch.limits import MAX_PIXELS, too_large
+
+__all__ = ["TiledCodec", "tile_edge"]
+
+_MAGIC = b"KDSRtile"
+_VERSION = 1
+_HEAD = struct.Struct("<8sBBHII")
+_CRC = struct.Struct("<I")
+
+
+def tile_edge(size: tuple[int, int]) -> int:
+    """The edge that suits crops of the usual sides: 128 for HR frames, 64 for frames as small as their LR."""
+    return 128 if min(size) >= 400 else 64
+
+
+class _Index(NamedTuple):
+    coder: TileCoder
+    edge: int
+    size: tuple[int, int]
+    ends: tuple[int, ...]
+    sums: tuple[int, ...]
+    first: int  # where the tiles start
+
+
+class TiledCodec:
+    """Frames as tiles.
+
+    Args:
+        coder: 'webp' (small), 'raw' (fast) or 'zstd' (between the two).
+        edge: of the tiles in pixels; 0 lets each frame's size decide.
+    """
+
+    def __init__(self, coder: str = "webp", edge: int = 0) -> None:
+        known = {c.name: c for c in TILE_CODERS}
+        if coder not in known:
+            raise UserError(f"tiles cannot be kept as '{coder}'; use one of {', '.join(known)}")
+        if not (edge == 0 or 8 <= edge <= 4096):
+            raise UserError(f"tiles of {edge} pixels are not possible; use 8 to 4096, or 0 for the size that suits")
+        self.coder, self.edge = known[coder], edge
+        self.name = coder
+        self.recipe = f"{coder} tiles of {edge or 'auto'}"
+
+    def accepts(self, data: Buffer) -> bool:
+        return bytes(data[:8]) == _MAGIC
+
+    def size(self, data: Buffer, name: str) -> tuple[int, int]:
+        return _index(data, name).size
+
+    def described(self, head: Buffer) -> str:
+        if len(head) < _HEAD.size:
+            return "damaged tiles"
+        _, _, kind, edge, _, _ = _HEAD.unpack_from(head)
+        coder = next((c.name for c in TILE_CODERS if c.kind == kind), "unknown")
+        return f"{coder} tiles of {edge}"
+
+    def encode(self, frame: np.ndarray) -> bytes:
+        """The bytes of a uint8 (H, W, 3) RGB frame."""
+        height, width = frame.shape[:2]
+        edge = self.edge or tile_edge((height, width))
+        tiles = [self.coder.encode(np.ascontiguousarray(place.of(frame))) for place in _grid((height, width), edge)]
+        ends = np.cumsum([len(tile) for tile in tiles], dtype=np.int64)
+        if ends[-1] >= 1 << 32:
+            raise UserError(f"a frame of {height}x{width} is too large for one value (4 GiB)")
+        head = _HEAD.pack(_MAGIC, _VERSION, self.coder.kind, edge, height, width)
+        index = struct.pack(f"<{2 * len(tiles)}I", *ends.tolist(), *map(zlib.crc32, tiles))
+        return b"".join((head, _CRC.pack(zlib.crc32(head + index)), index, *tiles))
+
+    def decode(self, data: Buffer, name: str, window: Window | None = None) -> np.ndarray:
+        """The frame, or its part under ``window``: uint8 (h, w, 3) RGB, owned by the caller.
+
+        Raises:
+            UserError: the value is truncated or damaged (tiles that are not packed are not compared with their
+                checksums here), or the window leaves the frame.
+        """
+        index = _index(data, name)
+        window = window or Window(0, 0, *index.size)
+        check_window(window, index.size, name)
+        out = np.empty((window.height, window.width, 3), np.uint8)
+        view, edge = memoryview(data), index.edge
+        across = -(-index.size[1] // edge)
+        for row in range(window.top // edge, (window.top + window.height - 1) // edge + 1):
+            y0, y1, oy = _overlap(row * edge, edge, window.top, window.height, index.size[0])
+            for column in range(window.left // edge, (window.left + window.width - 1) // edge + 1):
+                x0, x1, ox = _overlap(column * edge, edge, window.left, window.width, index.size[1])
+                tile = _tile(view, index, row * across + column, name)
+                out[oy : oy + y1 - y0, ox : ox + x1 - x0] = tile[y0:y1, x0:x1]
+        return out
+
+    def verify(self, data: Buffer, name: str) -> tuple[int, int]:
+        """(H, W); raises UserError unless every tile has its checksum and decodes."""
+        index, view = _index(data, name), memoryview(data)
+        for number in range(len(index.ends)):
+            if zlib.crc32(_bytes_of(view, index, number)) != index.sums[number]:
+                raise _damaged(name)
+            _tile(view, index, number, name)
+        return index.size
+
+
+def _overlap(start: int, edge: int, window_start: int, extent: int, limit: int) -> tuple[int, int, int]:
+    """Along one axis: first and last pixel (exclusive) of a tile that are wanted, and where they go."""
+    low, high = max(start, window_start), min(start + edge, window_start + extent, limit)
+    return low - start, high - start, low - window_start
+
+
+def _grid(size: tuple[int, int], edge: int) -> Iterator[Window]:
+    for top in range(0, size[0], edge):
+        for left in range(0, size[1], edge):
+            yield Window(top, left, min(edge, size[0] - top), min(edge, size[1] - left))
+
+
+def _damaged(name: str) -> UserError:
+    return UserError(f"{name}: the stored frame is damaged (its checksum differs); copy the store again or convert it")
+
+
+def _index(data: Buffer, name: str) -> _Index:
+    head = bytes(data[: _HEAD.size + _CRC.size])
+    if len(head) < _HEAD.size + _CRC.size:
+        raise _damaged(name)
+    _, version, kind, edge, height, width = _HEAD.unpack_from(head)
+    if version != _VERSION:
+        raise UserError(f"{name}: written by a newer version of KDSR (format {version}); update this one")
+    coder = next((c for c in TILE_CODERS if c.kind == kind), None)
+    if too_large(height, width):
+        raise UserError(f"{name}: says that it is {height}x{width}; no more than {MAX_PIXELS:,} pixels are read")
+    count = -(-height // edge) * -(-width // edge) if edge and coder else 0
+    first = len(head) + 8 * count
+    if first > len(data):
+        raise _damaged(name)
+    index = bytes(data[len(head) : first])
+    if not count or coder is None or zlib.crc32(head[: _HEAD.size] + index) != _CRC.unpack_from(head, _HEAD.size)[0]:
+        raise _damaged(name)
+    numbers = _numbers(count).unpack(index)
+    if first + numbers[count - 1] > len(data):
+        raise _damaged(name)
+    return _Index(coder, edge, (height, width), numbers[:count], numbers[count:], first)
+
+
+@functools.lru_cache(maxsize=64)
+def _numbers(count: int) -> struct.Struct:
+    return struct.Struct(f"<{2 * count}I")
+
+
+def _bytes_of(view: memoryview, index: _Index, number: int) -> memoryview:
+    start = index.ends[number - 1] if number else 0
+    return view[index.first + start : index.first + index.ends[number]]
+
+
+def _tile(view: memoryview, index: _Index, number: int, name: str) -> np.ndarray:
+    data = _bytes_of(view, index, number)
+    across = -(-index.size[1] // index.edge)
+    height = min(index.edge, index.size[0] - number // across * index.edge)
+    width = min(index.edge, index.size[1] - number % across * index.edge)
+    if index.coder.checked and zlib.crc32(data) != index.sums[number]:
+        raise _damaged(name)
+    tile = index.coder.decode(data, height, width)
+    if tile is None:
+        raise _damaged(name)
+    return tile

@@ -1,1 +1,0 @@
-"""What runs a training or a test: options, the loop, checkpoints, logging."""

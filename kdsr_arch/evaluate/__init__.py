@@ -1,0 +1,1 @@
+"""Scoring restored frames against the ground truth."""

@@ -1,0 +1,247 @@
+"""Restores a data set with a network and scores it: the one evaluator of validation, tests, benchmarks and the demo."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+from tqdm import tqdm
+
+from kdsr_arch.errors import UserError
+from kdsr_arch.evaluate.gather import gather_in_order
+from kdsr_arch.evaluate.items import Item, items_of
+from kdsr_arch.evaluate.protocol import describe_degradation, describe_protocol, rule_from
+from kdsr_arch.evaluate.restoring import Restoring
+from kdsr_arch.infer.png import to_uint8, write_png
+from kdsr_arch.infer.runner import Runner
+from kdsr_arch.infer.traits import traits_of
+from kdsr_arch.metrics.measure import measure, split_metrics
+from kdsr_arch.parallel import distributed
+
+
+@dataclass(frozen=True)
+class EvalResult:
+    """The scores of one data set.
+
+    Attributes:
+        mean: metric -> mean over the items (clips or images), each clip being the mean over its frames; this is what
+            BasicSR reports.
+        per_item: (name, metric -> value, number of frames) of each clip or image, in the data set's order.
+        protocol: how it was measured, such as ``Y channel, no crop, all frames, BI x4``.
+        frame_mean: metric -> mean over all frames of all clips; without the metrics of whole clips.
+        dataset: the data set's name.
+        unit: 'clips' or 'images': what ``mean`` averages over.
+    """
+
+    mean: dict[str, float]
+    per_item: list[tuple[str, dict[str, float], int]]
+    protocol: str
+    frame_mean: dict[str, float] = field(default_factory=dict)
+    dataset: str = ""
+    unit: str = "images"
+
+    def __str__(self) -> str:
+        values = ", ".join(f"{name} {value:.4f}" for name, value in self.mean.items())
+        return f"{self.dataset}: {values or 'no metrics'} ({self.protocol}; mean over {len(self.per_item)} {self.unit})"
+
+
+@dataclass(frozen=True)
+class _Record:
+    """What one item contributed: values of each of its frames, and of the clip as a whole."""
+
+    group: str
+    kind: str
+    frames: list[dict[str, float]]
+    whole: dict[str, float]
+    channels: int
+
+
+@dataclass(frozen=True)
+class _Step:
+    """One item's share of the bar."""
+
+    bar: tqdm
+    share: float
+
+    def forward(self, text: str, parts: int) -> None:
+        self.bar.set_postfix_str(text, refresh=False)
+        self.bar.update(self.share / parts)
+
+
+def _bar(total: int, name: str, shown: bool) -> tqdm:
+    """A bar over the items that moves with their frames; where no one watches, a line now and then."""
+    form = "{desc}: {percentage:3.0f}%|{bar}| [{elapsed}<{remaining}{postfix}]"
+    return tqdm(
+        total=total,
+        desc=f"Test {name}",
+        leave=False,
+        dynamic_ncols=True,
+        disable=not shown,
+        bar_format=form,
+        mininterval=0.2 if sys.stderr.isatty() else 30.0,
+    )
+
+
+class Evaluator:
+    """Scores networks on one data set.
+
+    Args:
+        opt_dataset: the data set's options: ``name``, ``padding``, ``degradation``, ``dataroot_lq``; ``skip_first``,
+            ``skip_last`` and ``center_frame_only`` override those of ``val``.
+        opt_val: ``metrics``, ``tile``, ``tile_overlap``, ``suffix``, ``pbar``, ``skip_first``, ``skip_last``,
+            ``center_frame_only``.
+        scale: H / h.
+
+    Raises:
+        UserError: a metric that is not registered.
+    """
+
+    def __init__(self, opt_dataset: Mapping[str, Any], opt_val: Mapping[str, Any] | None, scale: int) -> None:
+        opt_val = opt_val or {}
+        self.name = str(opt_dataset.get("name", "test"))
+        self.scale = scale
+        self.metrics = {name: dict(option) for name, option in (opt_val.get("metrics") or {}).items()}
+        self.image_metrics, self.clip_metrics = split_metrics(self.metrics)
+        self.rule = rule_from(opt_dataset, opt_val)
+        self.degradation = describe_degradation(opt_dataset, scale)
+        overlap = opt_val.get("tile_overlap")
+        self.restoring = Restoring(
+            opt_dataset.get("padding") or "replicate", opt_val.get("tile") or 0, 16 if overlap is None else overlap
+        )
+        self.suffix = opt_val.get("suffix") or ""
+        self.bar = opt_val.get("pbar") is not False
+
+    def run(
+        self,
+        net: nn.Module,
+        loader_or_dataset: Any,
+        device: torch.device,
+        save_dir: str | Path | None = None,
+        progress: bool = True,
+    ) -> EvalResult:
+        """Restore and score every item.
+
+        Under torch.distributed the items are dealt out to the ranks and the values gathered: every rank returns the
+        same result, and it does not depend on the number of ranks.
+
+        Args:
+            net: any network the traits describe; runs in eval mode under ``torch.inference_mode``, and gets each of
+                its modules' training flags back.
+            loader_or_dataset: a data set, a data loader (whose data set is read item by item), or samples in a list.
+            device: where ``net`` is.
+            save_dir: folder for the restored frames as PNG (``image.png``, ``clip/frame.png``); none are saved without.
+            progress: show a bar (on rank 0, on standard error).
+
+        Raises:
+            UserError: frames that do not pair, clips that are too short, an empty data set.
+        """
+        samples = getattr(loader_or_dataset, "dataset", loader_or_dataset)
+        total, rank = len(samples), distributed.rank()
+        if total == 0:
+            raise UserError(f"data set '{self.name}' is empty")
+        runner = Runner(net, traits_of(net, self.scale))
+        mine = range(rank, total, distributed.world_size())
+        folder = Path(save_dir) if save_dir is not None else None
+        with _evaluating(net), _bar(len(mine), self.name, progress and self.bar and rank == 0) as bar:
+            work = ((i, self._sample(runner, samples[i], device, folder, bar)) for i in mine)
+            records = gather_in_order(work)
+        return self._summarise([record for part in records for record in part])
+
+    def _sample(
+        self, runner: Runner, sample: Mapping[str, Any], device: torch.device, folder: Path | None, bar: tqdm
+    ) -> list[_Record]:
+        items = list(items_of(sample, runner.traits.mode))
+        return [self._item(runner, item, device, folder, _Step(bar, 1 / len(items))) for item in items]
+
+    def _item(self, runner: Runner, item: Item, device: torch.device, folder: Path | None, step: _Step) -> _Record:
+        wanted = self.rule.select(len(item.lq), item.name, item.truths) if item.kind == "clip" else [0]
+        values: list[dict[str, float]] = []
+        results: list[NDArray] = []
+        truths: list[NDArray] = []
+        for done, frame in enumerate(self.restoring.frames(runner, item, wanted, device)):
+            result = to_uint8(frame)
+            if folder is not None:
+                write_png(self._path(folder, item, wanted[done]), result)
+            truth = _truth(item, wanted[done], result, self.scale)
+            if truth is not None:
+                values.append({name: measure(result, truth, option) for name, option in self.image_metrics.items()})
+                if self.clip_metrics:
+                    results.append(result)
+                    truths.append(truth)
+            step.forward(f"{item.name} {done + 1}/{len(wanted)}", len(wanted))
+        channels = 1 if item.gt is not None and item.gt.shape[-3] == 1 else 3
+        return _Record(item.name, item.kind, values, self._whole(item, results, truths), channels)
+
+    def _whole(self, item: Item, results: list[NDArray], truths: list[NDArray]) -> dict[str, float]:
+        if not self.clip_metrics or not truths:
+            return {}
+        if item.kind != "clip":
+            raise UserError(
+                f"val.metrics.{next(iter(self.clip_metrics))} needs whole clips, but data set "
+                f"'{self.name}' gives single frames: use a data set of clips, such as ClipDataset"
+            )
+        clip, truth = np.stack(results), np.stack(truths)
+        return {name: measure(clip, truth, option) for name, option in self.clip_metrics.items()}
+
+    def _path(self, folder: Path, item: Item, index: int) -> Path:
+        tail = f"_{self.suffix}" if self.suffix else ""
+        if item.kind == "image":
+            return folder / f"{item.frames[0]}{tail}.png"
+        return folder / item.name / f"{item.frames[index]}{tail}.png"
+
+    def _summarise(self, records: Sequence[_Record]) -> EvalResult:
+        groups: dict[str, list[_Record]] = {}
+        for number, record in enumerate(records):
+            key = f"{number}/{record.group}" if record.kind == "image" else record.group  # images may share a name
+            groups.setdefault(key, []).append(record)
+        per_item, frames = [], []
+        for group in groups.values():
+            inner = [frame for record in group for frame in record.frames]
+            frames += inner
+            values = {**_mean(inner), **_mean([record.whole for record in group])}
+            per_item.append((group[0].group, values, len(inner)))
+        mean = _mean([values for _, values, count in per_item if count])
+        clips = records[0].kind != "image"
+        protocol = describe_protocol(self.metrics, self.rule, self.degradation, clips, records[0].channels)
+        ordered = {name: mean[name] for name in self.metrics if name in mean}
+        return EvalResult(ordered, per_item, protocol, _mean(frames), self.name, "clips" if clips else "images")
+
+
+def _mean(rows: Iterable[Mapping[str, float]]) -> dict[str, float]:
+    rows = [row for row in rows if row]
+    return {name: float(np.mean([row[name] for row in rows])) for name in rows[0]} if rows else {}
+
+
+def _truth(item: Item, index: int, result: NDArray, scale: int) -> NDArray | None:
+    """The ground truth of one frame as uint8, cut to a multiple of the scale where the LR was made from that."""
+    gt = item.truth(index)
+    if gt is None:
+        return None
+    height, width, channels = result.shape
+    surplus = gt.shape[-2] - height, gt.shape[-1] - width
+    if gt.shape[0] != channels or not all(0 <= extra < scale for extra in surplus):
+        raise UserError(
+            f"'{item.name}': LR and HR do not pair at x{scale}: the result is {height}x{width} with "
+            f"{channels} channel(s), the ground truth {gt.shape[-2]}x{gt.shape[-1]} with {gt.shape[0]}"
+        )
+    return to_uint8(gt[:, :height, :width])
+
+
+@contextmanager
+def _evaluating(net: nn.Module) -> Iterator[None]:
+    flags = [(module, module.training) for module in net.modules()]
+    net.eval()
+    try:
+        with torch.inference_mode():
+            yield
+    finally:
+        for module, flag in flags:
+            module.training = flag

@@ -1,0 +1,1 @@
+"""Running a network on frames, whatever form of input it takes."""

@@ -1,0 +1,153 @@
+"""What a network costs: parameters, multiply-adds and run time per frame for one input size."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from kdsr_arch.errors import UserError
+from kdsr_arch.infer.runner import Runner
+from kdsr_arch.infer.tiles import lr_multiple
+from kdsr_arch.infer.traits import Traits, traits_of
+from kdsr_arch.ops.flops import count_flops, count_parameters
+
+STD_PAPER_SIZE = (180, 120)
+"""LR width and height of the run-time comparison in the STD paper (Xiao et al., CVPR 2021), x4."""
+
+_RECURRENT_FRAMES = 5
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Costs per restored frame.
+
+    Attributes:
+        parameters: number of parameters.
+        multiply_adds: of the network per frame, without the enlargement or colour conversion before it.
+        milliseconds: median run time per frame.
+        width, height: of the LR input.
+        scale: H / h.
+        device: where it ran.
+        threads: CPU threads.
+        runs: how many runs the median is of.
+    """
+
+    parameters: int
+    multiply_adds: float
+    milliseconds: float
+    width: int
+    height: int
+    scale: int
+    device: str
+    threads: int
+    runs: int
+
+    def __str__(self) -> str:
+        return (
+            f"{self.parameters:,} parameters; {self.multiply_adds / 1e9:.2f} G multiply-adds and "
+            f"{self.milliseconds:.1f} ms per frame for an LR input of {self.width}x{self.height} at x{self.scale} ("
+            f"{where_run(self.device, self.threads)}, median of {self.runs})."
+        )
+
+
+def where_run(device: str, threads: int) -> str:
+    """What a run time is told with: '2 CPU threads', or the device."""
+    return f"{threads} CPU thread{'s' * (threads != 1)}" if device == "cpu" else device
+
+
+def speed_input(traits: Traits, width: int, height: int, device: torch.device) -> tuple[Tensor, int]:
+    """An LR input of the size asked for (rounded up to the network's multiple) and how many frames it restores."""
+    unit = lr_multiple(traits)
+    sides = [max(-(-side // unit) * unit, traits.min_size) for side in (height, width)]
+    generator = torch.Generator().manual_seed(0)
+    if traits.mode == "image":
+        return torch.rand(1, 3, *sides, generator=generator).to(device), 1
+    frames = _RECURRENT_FRAMES if traits.mode == "recurrent" else traits.num_frame
+    lq = torch.rand(1, frames, 3, *sides, generator=generator).to(device)
+    return lq, frames if traits.mode == "recurrent" else 1
+
+
+def _restore(runner: Runner, lq: Tensor) -> Tensor:
+    """What a user runs: a frame of a window, an image or a clip, by the network's faster form if it has one."""
+    return runner.restore(lq, clip=1 if runner.traits.mode == "window" else None)
+
+
+def _seconds(runner: Runner, lq: Tensor) -> float:
+    began = time.perf_counter()
+    _restore(runner, lq)
+    if lq.device.type == "cuda":
+        torch.cuda.synchronize(lq.device)
+    return time.perf_counter() - began
+
+
+def measure_cost(
+    net: nn.Module,
+    device: torch.device,
+    scale: int | None = None,
+    size: tuple[int, int] = STD_PAPER_SIZE,
+    runs: int = 7,
+    warm_up: int = 2,
+    budget: float = 20.0,
+) -> Cost:
+    """Run the network on one frame (window, clip) of random values and count.
+
+    Args:
+        net: the network; runs in eval mode, and is given back as it was.
+        device: where it is.
+        scale: needed where the network does not fix its own.
+        size: LR width and height.
+        runs: how many timed runs; the median counts.
+        warm_up: runs before those.
+        budget: seconds after which no further run is begun (two at least are timed).
+
+    Raises:
+        UserError: a size that is not positive.
+    """
+    width, height = size
+    if width <= 0 or height <= 0:
+        raise UserError(f"val.speed_size must be a positive width and height, got {size}")
+    traits = traits_of(net, scale)
+    runner = Runner(net, traits)
+    lq, frames = speed_input(traits, width, height, device)
+    training = net.training
+    net.eval()
+    try:
+        with torch.no_grad():
+            multiply_adds = _count(runner, lq)
+        with torch.inference_mode():
+            times, began = [], time.perf_counter()
+            for number in range(warm_up + runs):
+                seconds = _seconds(runner, lq)
+                if number >= warm_up:
+                    times.append(seconds / frames)
+                if len(times) >= 2 and time.perf_counter() - began > budget:
+                    break
+    finally:
+        net.train(training)
+    return Cost(
+        count_parameters(net),
+        multiply_adds / frames,
+        1e3 * statistics.median(times),
+        lq.shape[-1],
+        lq.shape[-2],
+        traits.scale,
+        device.type,
+        torch.get_num_threads(),
+        len(times),
+    )
+
+
+def _count(runner: Runner, lq: Tensor) -> int:
+    """Multiply-adds of the network itself, on what the runner makes of ``lq``."""
+    inputs: list[tuple] = []
+    net = runner.inference_net()
+    hook = net.register_forward_pre_hook(lambda _, args: inputs.append(args))
+    try:
+        _restore(runner, lq)
+    finally:
+        hook.remove()
+    return count_flops(net, *inputs[0])

@@ -1,0 +1,253 @@
+"""Calls any network on images or clips in the form it wants, guided by its traits."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from kdsr_arch.errors import UserError, nearest
+from kdsr_arch.infer.traits import Traits, unwrap
+from kdsr_arch.ops.bicubic import upsample_bicubic
+from kdsr_arch.ops.color import rgb_to_y, rgb_to_ycbcr, ycbcr_to_rgb
+
+
+class Runner:
+    """Runs one network on ``lq`` (B, C, h, w) or (B, T, C, h, w), C = 3 (RGB) or 1 (Y), float in [0, 1].
+
+    Args:
+        net: the network (bare, compiled or wrapped); its training mode and gradients are the caller's business.
+        traits: how it wants to be called.
+    """
+
+    def __init__(self, net: nn.Module, traits: Traits) -> None:
+        self.net = net
+        self.traits = traits
+        self.name = type(unwrap(net)).__name__
+        self._fast: tuple[object, nn.Module] | None = None
+
+    def forward(self, lq: Tensor, clip: int | None = None, flow: Tensor | None = None) -> Tensor:
+        """The network's output, in its own colour.
+
+        Args:
+            lq: images (B, C, h, w), or clips (B, T, C, h, w).
+            clip: number N of frames wanted: the middle N of T. The extra frames at both ends fill windows; an image or
+                recurrent network is given the middle N alone. Absent: T - num_frame + 1.
+            flow: (B, N, num_frame - 1, 2, H, W), estimated before, for a network that takes it (``traits.flow``).
+
+        Returns:
+            (B, C, H, W) for images; (B, N, C, H, W) for clips, N = 1 included. A window network sees the B * N windows
+            of a call as its batch, frame fastest, and so does an image network its frames.
+
+        Raises:
+            UserError: shapes that the network cannot take.
+        """
+        self._check(lq)
+        frames = self._color(lq)
+        if lq.dim() == 4:
+            return self._call(frames, self.net)
+        if self.traits.mode == "recurrent":
+            return self._call(self._middle(frames, clip), self.net)
+        if clip is None:
+            clip = max(lq.shape[1] - self.traits.num_frame + 1, 0)
+        index = self._indices(lq.shape[1], clip, "replicate")
+        return self._windows(frames, index, self.net, self._checked(flow, lq, len(index)))
+
+    @torch.no_grad()
+    def restore(self, lq: Tensor, clip: int | None = None, padding: str = "replicate", chunk: int = 1) -> Tensor:
+        """Test-time restoration: a full image in the colour of ``lq``, for any height and width.
+
+        Args:
+            lq: images (B, C, h, w), or clips (B, T, C, h, w).
+            clip: as in ``forward``; absent, all T frames are restored, windows at the ends being filled by ``padding``.
+            padding: 'replicate', 'reflection', 'reflection_circle' or 'circle' (BasicSR's names).
+            chunk: frames given at once to a window or image network, which bounds the memory.
+
+        Returns:
+            (B, C, H, W), or (B, N, C, H, W) for clips.
+        """
+        height, width = lq.shape[-2:]
+        padded = self._pad(lq)
+        self._check(padded)
+        frames, net = self._color(padded), self.inference_net()
+        if lq.dim() == 4:
+            sr = self._call(frames, net)
+        elif self.traits.mode == "recurrent":
+            sr = self._call(self._middle(frames, clip if clip is not None else lq.shape[1]), net)
+        else:
+            index = self._indices(lq.shape[1], clip, padding)
+            sr = torch.cat([self._windows(frames, index[i : i + chunk], net) for i in range(0, len(index), chunk)], 1)
+        sr = sr[..., : height * self.traits.enlargement, : width * self.traits.enlargement]
+        if self.traits.color == "y" and lq.shape[-3] == 3:
+            return self._with_chroma(sr, lq)
+        return sr
+
+    def inference_net(self) -> nn.Module:
+        """The network's faster form for inference where it has one (``for_inference``), made anew when weights change.
+
+        A network that somebody watches through hooks is run as it is.
+        """
+        make = getattr(self.net, "for_inference", None)
+        if make is None or self.net.training or any(m._forward_hooks for m in self.net.modules()):
+            return self.net
+        tensors = (*self.net.parameters(), *self.net.buffers())
+        version = tuple((t.data_ptr(), 0 if t.is_inference() else t._version) for t in tensors)
+        if self._fast is None or self._fast[0] != version:
+            self._fast = (version, make())
+        return self._fast[1]
+
+    def _call(self, frames: Tensor, net: nn.Module) -> Tensor:
+        """Runs ``net`` on images, windows or a whole clip in its colour."""
+        if self.traits.upsampled_input:
+            frames = upsample_bicubic(frames, self.traits.scale)
+        return net(frames)
+
+    def _windows(self, frames: Tensor, index: list[list[int]], net: nn.Module, flow: Tensor | None = None) -> Tensor:
+        """Restores one frame of (B, T, C, h, w) for each list of frame numbers in ``index``: (B, N, C, H, W)."""
+        used = sorted({i for window in index for i in window})
+        frames = frames[:, used]
+        if self.traits.upsampled_input:  # each frame once, however many windows share it
+            frames = upsample_bicubic(frames, self.traits.scale)
+        where = torch.tensor([[used.index(i) for i in window] for window in index], device=frames.device)
+        batch = frames[:, where].flatten(0, 1)
+        if flow is not None:
+            out = net(batch, flow.flatten(0, 1))
+        else:
+            out = net(batch if self.traits.mode == "window" else batch.squeeze(1))
+        return out.unflatten(0, (frames.shape[0], len(index)))
+
+    def _checked(self, flow: Tensor | None, lq: Tensor, count: int) -> Tensor | None:
+        if flow is None:
+            return None
+        if not self.traits.flow:
+            raise UserError(f"network {self.name} takes no optical flow: take flow_cache out of the data set")
+        size = [side * self.traits.scale for side in lq.shape[-2:]]
+        wanted = (lq.shape[0], count, self.traits.num_frame - 1, 2, *size)
+        if tuple(flow.shape) != wanted:
+            raise UserError(
+                f"network {self.name} takes optical flow of shape {wanted}, got {tuple(flow.shape)}: make "
+                "the store again with kdsr cache-flow"
+            )
+        return flow
+
+    def _indices(self, total: int, clip: int | None, padding: str) -> list[list[int]]:
+        """The frame numbers of each window: of all frames, the ends padded, or of the middle ``clip`` frames."""
+        num_frame = self.traits.num_frame
+        if clip is None:
+            return [window_indices(i, total, num_frame, padding) for i in range(total)]
+        first = self._margin(total, clip)
+        return [list(range(i, i + num_frame)) for i in range(first, first + clip)]
+
+    def _check(self, lq: Tensor) -> None:
+        name = self.name
+        if lq.dim() not in (4, 5) or lq.shape[-3] not in (1, 3):
+            raise UserError(
+                f"network {name} got an input of shape {tuple(lq.shape)}: expected (B, C, h, w) or "
+                "(B, T, C, h, w) with C = 1 or 3"
+            )
+        if lq.dim() == 4 and self.traits.mode != "image":
+            need = (
+                f"windows of {self.traits.num_frame} frames"
+                if self.traits.mode == "window"
+                else f"clips of at least {self.traits.min_clip} frames"
+            )
+            raise UserError(
+                f"network {name} restores {need}, but got single images of shape {tuple(lq.shape)}: "
+                "use a video data set, or another network"
+            )
+        if self.traits.color == "rgb" and lq.shape[-3] == 1:
+            raise UserError(f"network {name} takes RGB, but got 1-channel frames: use a colour data set")
+        unit = self.traits.lr_multiple
+        if any(side % unit for side in lq.shape[-2:]):
+            raise UserError(
+                f"network {name} takes LR heights and widths that are multiples of {unit}, got "
+                f"{lq.shape[-2]}x{lq.shape[-1]}: choose gt_size divisible by {unit * self.traits.scale}"
+            )
+        if min(lq.shape[-2:]) < self.traits.lr_minimum:
+            raise UserError(
+                f"network {name} takes LR frames of at least {self.traits.lr_minimum} pixels a side, got "
+                f"{lq.shape[-2]}x{lq.shape[-1]}: enlarge gt_size"
+            )
+
+    def _color(self, lq: Tensor) -> Tensor:
+        return rgb_to_y(lq) if self.traits.color == "y" and lq.shape[-3] == 3 else lq
+
+    def _middle(self, lq: Tensor, clip: int | None) -> Tensor:
+        """The middle ``clip`` frames, for a recurrent network."""
+        count = lq.shape[1] if clip is None else clip
+        if count < self.traits.min_clip:
+            raise UserError(
+                f"recurrent network {self.name} takes clips of at least "
+                f"{self.traits.min_clip} frames, got {count}: set clip_length to "
+                f"{self.traits.min_clip} or more"
+            )
+        first = self._margin(lq.shape[1], count)
+        return lq[:, first : first + count]
+
+    def _margin(self, total: int, count: int) -> int:
+        """Number of the first frame needed for the middle ``count`` outputs of ``total`` frames."""
+        extra = total - (count + self.traits.num_frame - 1)
+        if count < 1 or extra < 0 or extra % 2:
+            raise UserError(
+                f"network {self.name} with windows of {self.traits.num_frame} cannot restore the middle "
+                f"{max(count, 1)} frame(s) of a clip of {total}: check clip_length and num_frame"
+            )
+        return extra // 2
+
+    def _pad(self, lq: Tensor) -> Tensor:
+        """Pads bottom and right by reflection up to the network's multiple and smallest size."""
+        unit, least = self.traits.lr_multiple, self.traits.lr_minimum
+        down, right = (max(-(-side // unit) * unit, -(-least // unit) * unit) - side for side in lq.shape[-2:])
+        if not down and not right:
+            return lq
+        flat = lq.reshape(-1, *lq.shape[-3:])
+        mode = "reflect" if down < lq.shape[-2] and right < lq.shape[-1] else "replicate"  # reflection needs room
+        return F.pad(flat, (0, right, 0, down), mode=mode).reshape(
+            *lq.shape[:-2], lq.shape[-2] + down, lq.shape[-1] + right
+        )
+
+    def _with_chroma(self, luma: Tensor, lq: Tensor) -> Tensor:
+        """RGB from the restored luma and the bicubic chroma of the matching input frames."""
+        if lq.dim() == 5:
+            margin = (lq.shape[1] - luma.shape[1]) // 2
+            lq = lq[:, margin : lq.shape[1] - margin]
+        chroma = upsample_bicubic(rgb_to_ycbcr(lq)[..., 1:, :, :], self.traits.enlargement)
+        return ycbcr_to_rgb(torch.cat([luma, chroma], dim=-3))
+
+
+def window_indices(center: int, total: int, num_frame: int, padding: str = "replicate") -> list[int]:
+    """Frame numbers of the window around frame ``center`` of a clip of ``total`` frames.
+
+    Args:
+        padding: what stands for frames beyond the ends. For the 5-frame window of frame 0, the two frames before it
+            are: replicate 0 0; reflection 2 1; reflection_circle 4 3; circle 3 4 (the names of BasicSR's
+            ``generate_frame_indices``).
+
+    Raises:
+        UserError: unknown padding, or a clip too short for it.
+    """
+    last, reach = total - 1, num_frame // 2
+    before = {
+        "replicate": lambda i: 0,
+        "reflection": lambda i: -i,
+        "reflection_circle": lambda i: center + reach - i,
+        "circle": lambda i: num_frame + i,
+    }
+    after = {
+        "replicate": lambda i: last,
+        "reflection": lambda i: 2 * last - i,
+        "reflection_circle": lambda i: center - reach - (i - last),
+        "circle": lambda i: i - num_frame,
+    }
+    if padding not in before:
+        raise UserError(f"unknown padding '{padding}'{nearest(padding, before)}: use one of {', '.join(before)}")
+    index = [
+        before[padding](i) if i < 0 else after[padding](i) if i > last else i
+        for i in range(center - reach, center + reach + 1)
+    ]
+    if min(index) < 0 or max(index) > last:
+        raise UserError(
+            f"a clip of {total} frame(s) is too short for windows of {num_frame} with padding '{padding}': "
+            "use padding 'replicate' or longer clips"
+        )
+    return index

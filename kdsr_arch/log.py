@@ -1,0 +1,119 @@
+"""Where the messages of a run go: the console, and a text log."""
+
+from __future__ import annotations
+
+import logging
+import logging.handlers
+import os
+import platform
+import sys
+from contextlib import suppress
+from pathlib import Path
+
+import torch
+from tqdm import tqdm
+
+from kdsr_arch.files import why_not_written
+from kdsr_arch.parallel import distributed
+
+LOG_BYTES = 16 * 2**20
+LOG_PARTS = 3
+"""A text log of more than LOG_BYTES goes on in a fresh file; so many older parts (.1, .2, .3) stay."""
+_FORMAT = logging.Formatter("%(asctime)s %(levelname)s: %(message)s")
+
+
+class _Console(logging.Handler):
+    """Prints above a progress bar, if there is one; records marked `quiet` are for the file only."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if getattr(record, "quiet", False):
+            return
+        prefix = "" if record.levelno < logging.WARNING else f"{record.levelname.lower()}: "
+        try:
+            tqdm.write(prefix + record.getMessage(), file=sys.stderr)
+            sys.stderr.flush()
+        except OSError:  # whoever was listening is gone (a closed pipe or terminal); the log file goes on
+            return
+
+
+class _File(logging.handlers.RotatingFileHandler):
+    """The text log: bounded, and never a reason to stop; where it cannot be written the console is told once."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path, maxBytes=LOG_BYTES, backupCount=LOG_PARTS, encoding="utf-8")
+        self.setFormatter(_FORMAT)
+        self._failed = False
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802  (the name that logging calls)
+        error = sys.exc_info()[1]
+        if not isinstance(error, OSError) or self._failed:
+            return None if self._failed else super().handleError(record)
+        self._failed = True
+        with suppress(OSError):
+            tqdm.write(f"warning: {self.baseFilename}: cannot be written ({why_not_written(error)})", file=sys.stderr)
+
+
+class _Held(logging.Handler):
+    """Keeps what was said before the log file could be opened."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.records: list[logging.LogRecord] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.records.append(record)
+
+
+def get_logger() -> logging.Logger:
+    """The logger of this project."""
+    return logging.getLogger("kdsr")
+
+
+class TextLog:
+    """The project's and BasicSR's messages, on the console and, once `open` was called, in a file.
+
+    Only the main process speaks; the others report errors.
+    """
+
+    def __init__(self) -> None:
+        self._held = _Held()
+        self._handlers: list[logging.Handler] = [_Console(), self._held]
+
+    def __enter__(self) -> TextLog:
+        from basicsr.utils.logger import initialized_logger
+
+        initialized_logger["basicsr"] = True  # else BasicSR would add a handler of its own at its first message
+        for logger in self._loggers():
+            logger.setLevel(logging.INFO if distributed.is_main() else logging.ERROR)
+            logger.propagate = False
+            for handler in self._handlers:
+                logger.addHandler(handler)
+        logging.getLogger("basicsr").setLevel(logging.WARNING)  # its information repeats ours
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for logger in self._loggers():
+            for handler in self._handlers:
+                logger.removeHandler(handler)
+        for handler in self._handlers:
+            handler.close()
+
+    @staticmethod
+    def _loggers() -> list[logging.Logger]:
+        return [get_logger(), logging.getLogger("kdsr_arch"), logging.getLogger("basicsr")]
+
+    def open(self, path: Path) -> None:
+        """Write to `path` from now on, what was said so far first."""
+        handler = _File(path)
+        for record in self._held.records:
+            handler.emit(record)
+        for logger in self._loggers():
+            logger.removeHandler(self._held)
+            logger.addHandler(handler)
+        self._handlers = [handler, *[h for h in self._handlers if h is not self._held]]
+
+
+def environment() -> str:
+    """Versions and machine, one line."""
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"
+    return f"Python {platform.python_version()}, torch {torch.__version__}, {os.cpu_count()} CPU cores, {device}"

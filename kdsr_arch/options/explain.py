@@ -1,0 +1,149 @@
+"""Tells what an option means: ``kdsr check --explain KEY``, the JSON Schema for editors, and docs/options.md."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import re
+import types
+import typing
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic.fields import FieldInfo
+from pydantic_core import PydanticUndefined
+
+from kdsr_arch.errors import UserError, nearest
+from kdsr_arch.options.faults import section_classes, without_optional
+from kdsr_arch.options.schema import Options
+from kdsr_arch.options.types import Section
+
+_SCALARS = {int: "whole number", float: "number", str: "text", bool: "true or false"}
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One documented option. `key` is dotted; NAME stands for a name of the user's, N for a position in a list."""
+
+    key: str
+    kind: str
+    default: str
+    text: str
+
+    def __str__(self) -> str:
+        return f"{self.key}  ({self.kind}; {self.default})\n    {self.text}"
+
+
+def _kind(annotation: Any) -> str:
+    """An annotation in words."""
+    origin, args = typing.get_origin(annotation), typing.get_args(annotation)
+    if origin is typing.Annotated:
+        return _kind(args[0])
+    if origin is typing.Literal:
+        return " | ".join(str(arg) for arg in args)
+    if origin in (typing.Union, types.UnionType):
+        return " | ".join(dict.fromkeys(_kind(arg) for arg in args if arg is not type(None)))
+    if origin is list:
+        return f"list of {_kind(args[0])}"
+    if origin is dict or section_classes(annotation):
+        return "mapping"
+    return _SCALARS.get(annotation, str(annotation))
+
+
+def _default(field: FieldInfo) -> str:
+    if field.is_required():
+        return "required"
+    if field.default is PydanticUndefined or field.default is None:
+        return "optional"
+    return f"default {json.dumps(field.default)}"
+
+
+def entries(section: type[Section] = Options, prefix: str = "") -> Iterator[Entry]:
+    """Every documented option, in the schema's order."""
+    for name, field in section.model_fields.items():
+        key = f"{prefix}{name}"
+        yield Entry(key, _kind(field.annotation), _default(field), " ".join((field.description or "").split()))
+        form = typing.get_origin(without_optional(field.annotation))
+        below = {dict: f"{key}.NAME.", list: f"{key}.N."}.get(form, f"{key}.")
+        for child in section_classes(field.annotation):
+            yield from entries(child, below)
+
+
+def _matches(entry: Entry, key: str) -> bool:
+    """Whether a dotted key is that entry's, or a bare name its last part."""
+    if "." not in key:
+        return entry.key.rpartition(".")[2] == key
+    pattern = re.escape(entry.key).replace("NAME", r"[^.]+").replace(r"\.N", r"\.(\d+|N)")
+    return re.fullmatch(pattern, key) is not None or entry.key == key
+
+
+def explain(key: str) -> str:
+    """What an option means.
+
+    Args:
+        key: a dotted key (``train.optim_g.lr``, ``train.distill_opt.spatial.loss_weight``), a bare name (``gt_size``),
+            or the name of a registered class (``EDVR``), whose keywords are told then.
+
+    Raises:
+        UserError: there is none; near names are told.
+    """
+    known = list(entries())
+    found = [entry for entry in known if _matches(entry, key)]
+    if not found:
+        return _explain_class(key, [entry.key for entry in known])
+    lines = [str(entry) for entry in found]
+    if len(found) == 1:
+        lines += [f"  {entry.key}: {entry.text}" for entry in known if entry.key.startswith(f"{found[0].key}.")]
+    return "\n".join(lines)
+
+
+def _explain_class(name: str, keys: list[str]) -> str:
+    """The keywords of a registered class, or a fault with the nearest names of everything."""
+    from kdsr_arch.options.known import registries
+    from kdsr_arch.options.signatures import class_keywords, function_keywords, option_keys
+
+    names = set(keys) | {key.rpartition(".")[2] for key in keys}
+    for kind, registry in registries().items():
+        names |= set(registry)
+        thing = registry.get(name)
+        if thing is None:
+            continue
+        about = (inspect.getdoc(thing) or "").strip().split("\n\n")[0]
+        if kind in ("data set", "model"):
+            read = sorted(option_keys(thing).get("", ()))
+            return f"{name}, a {kind}. {about}\n  reads: {', '.join(read)}"
+        keywords = class_keywords(thing) if isinstance(thing, type) else function_keywords(thing, ("img", "img2"))
+        shown = [
+            f"  {p.name}" if p.default is p.empty else f"  {p.name}: {p.default!r}"
+            for p in keywords.parameters.values()
+        ]
+        return "\n".join([f"{name}, a {kind}. {about}", *shown])
+    raise UserError(f"--explain {name}: there is no option and no registered class of that name{nearest(name, names)}")
+
+
+def json_schema() -> dict[str, Any]:
+    """The JSON Schema of option files, for editors (``# yaml-language-server: $schema=options/schema.json``)."""
+    schema = Options.model_json_schema()
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema, "title": "KDSR option file"}
+
+
+def markdown() -> str:
+    """docs/options.md: every option in one table."""
+    head = [
+        "# Options",
+        "",
+        "Made from the schema (`python -m kdsr_arch.options.generate`); not to be edited by hand.",
+        "",
+        "| key | kind | default | meaning |",
+        "|---|---|---|---|",
+    ]
+    rows = [
+        "| "
+        + " | ".join(
+            text.replace("|", "\\|") for text in (f"`{e.key}`", e.kind, e.default.removeprefix("default "), e.text)
+        )
+        + " |"
+        for e in entries()
+    ]
+    return "\n".join([*head, *rows]) + "\n"

@@ -1,0 +1,101 @@
+"""Turns what pydantic finds into sentences: a dotted key, what is wrong, the nearest names, the line."""
+
+from __future__ import annotations
+
+import types
+import typing
+from collections.abc import Sequence
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+
+from kdsr_arch.errors import nearest
+from kdsr_arch.options.schema import Options
+from kdsr_arch.options.types import Section
+from kdsr_arch.options.yaml_reader import describe
+
+_BOUNDS = {
+    "greater_than": ("greater than", "gt"),
+    "greater_than_equal": ("at least", "ge"),
+    "less_than": ("less than", "lt"),
+    "less_than_equal": ("at most", "le"),
+}
+_KINDS = {
+    "int": "a whole number",
+    "float": "a number",
+    "bool": "true or false",
+    "string": "a text",
+    "list": "a list",
+    "dict": "a mapping of keys to values",
+    "model": "a mapping of keys to values",
+}
+
+
+def section_classes(annotation: Any) -> list[type[Section]]:
+    """The sections that a field's annotation can hold, through Optional, list, dict, Annotated and unions."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation] if issubclass(annotation, Section) else []
+    if typing.get_origin(annotation) in (typing.Union, types.UnionType, typing.Annotated, list, dict):
+        return [found for part in typing.get_args(annotation) for found in section_classes(part)]
+    return []
+
+
+def sections_at(parts: Sequence[str | int], top: type[Section] = Options) -> list[type[Section]]:
+    """The sections in which the last of `parts` can stand: ``('train', 'optim_g', 'lr')`` -> [OptimizerOptions]."""
+    sections, collection = [top], False
+    for part in parts[:-1]:
+        if collection:  # a name in a dict of sections, or a position in a list of them
+            collection = False
+            continue
+        fields = [section.model_fields[str(part)] for section in sections if str(part) in section.model_fields]
+        sections = [found for field in fields for found in section_classes(field.annotation)]
+        collection = any(typing.get_origin(without_optional(field.annotation)) in (list, dict) for field in fields)
+    return sections
+
+
+def without_optional(annotation: Any) -> Any:
+    """An annotation without its ``| None``."""
+    args = [arg for arg in typing.get_args(annotation) if arg is not type(None)]
+    is_union = typing.get_origin(annotation) in (typing.Union, types.UnionType)
+    return args[0] if is_union and len(args) == 1 else annotation
+
+
+def _sentence(error: Any, parts: Sequence[str | int], top: type[Section]) -> str:
+    """What is wrong, without the key."""
+    kind, value, context = error["type"], error["input"], error.get("ctx", {})
+    if kind == "missing":
+        return "is required, but missing"
+    if kind == "extra_forbidden":
+        return "unknown key" + nearest(
+            str(parts[-1]), {key for section in sections_at(parts, top) for key in section.model_fields}
+        )
+    if kind == "literal_error":
+        allowed = context["expected"].replace(" or ", ", ").replace("'", "").split(", ")
+        hint = nearest(value, allowed) if isinstance(value, str) else ""
+        return f"must be {context['expected']}, not {describe(value)}{hint}"
+    if kind in _BOUNDS:
+        words, bound = _BOUNDS[kind]
+        return f"must be {words} {context[bound]:g}, got {describe(value)}"
+    if kind in ("too_short", "too_long"):
+        wanted = context.get("min_length", context.get("max_length"))
+        return f"must have {wanted} entries, has {len(value)}"
+    if kind == "value_error":
+        return str(context["error"])
+    if kind == "form":
+        return f"{error['msg']}, not {describe(value)}"
+    wanted = next((text for name, text in _KINDS.items() if kind.startswith(name)), None)
+    return f"must be {wanted}, not {describe(value)}" if wanted else f"{error['msg'].lower()}, not {describe(value)}"
+
+
+def schema_faults(model: type[Section], values: Any, prefix: Sequence[str] = ()) -> list[tuple[str, str]]:
+    """Check `values` against a section; returns (dotted key, sentence) pairs, the keys below `prefix`."""
+    try:
+        model.model_validate(values)
+    except ValidationError as error:
+        found = []
+        for item in error.errors(include_url=False):
+            inner = [part for part in item["loc"] if not str(part).startswith("<") and part != "[key]"]
+            parts: list[str | int] = [*prefix, *inner]
+            found.append((".".join(map(str, parts)), _sentence(item, parts, Options if prefix else model)))
+        return found
+    return []

@@ -1,0 +1,26 @@
+"""Writes options/schema.json and docs/options.md from the schema: ``python -m kdsr_arch.options.generate``."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from kdsr_arch.options.explain import json_schema, markdown
+
+
+def generated() -> dict[str, str]:
+    """The text of each generated file, by its path in the repository."""
+    return {"options/schema.json": json.dumps(json_schema(), indent=1) + "\n", "docs/options.md": markdown()}
+
+
+def main() -> None:
+    """Write the files into the repository this package lies in."""
+    root = Path(__file__).resolve().parents[2]
+    for name, text in generated().items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text(text, encoding="utf-8")
+        print(f"wrote {name}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,263 @@
+"""The schema of option files: every key once, with its type, default and meaning.
+
+It feeds validation, ``kdsr check --explain KEY``, options/schema.json and docs/options.md.
+"""
+
+from __future__ import annotations
+
+from pathlib import PurePosixPath
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import BeforeValidator, Discriminator, Field, Tag
+
+from kdsr_arch.options.schema_data import DatasetOptions
+from kdsr_arch.options.schema_train import Amp, TrainOptions
+from kdsr_arch.options.types import (
+    Count,
+    Fill,
+    Int,
+    OpenSection,
+    PlainName,
+    Positive,
+    PositiveFloat,
+    Section,
+    leads_astray,
+    only_with,
+)
+from kdsr_arch.options.yaml_reader import describe
+
+
+class NetworkOptions(OpenSection):
+    """A network of the registry and its constructor's keywords."""
+
+    type: str = Field(
+        description="A registered network, ours or BasicSR's; its constructor's keywords stand beside it."
+    )
+
+
+class TeacherOptions(Section):
+    """How the frozen teacher runs; it has no part in the training."""
+
+    amp: Amp = Field(default="no", description="Precision of the teacher's forward pass: 'no', 'bf16', 'fp16'.")
+    compile: bool = Field(default=False, description="Run the teacher through torch.compile.")
+
+
+class PathOptions(OpenSection):
+    """Files to start from. `pretrain_network_X`, `param_key_X`, `strict_load_X` go with each `network_X`."""
+
+    fill: ClassVar[Fill] = "all"
+    renamed: ClassVar[dict[str, str]] = {
+        "pretrain_model_g": "pretrain_network_g",
+        "pretrain_model_d": "pretrain_network_d",
+        "strict_load": "strict_load_g",
+    }
+    pretrain_network_g: str | None = Field(
+        default=None, description="Weights the student starts from, or that are tested (.pth, .safetensors)."
+    )
+    param_key_g: str | None = Field(
+        default="params", description="Which weights of that file: 'params', 'params_ema'; null: the file itself."
+    )
+    strict_load_g: bool = Field(default=True, description="Refuse a file whose keys are not exactly the network's.")
+    pretrain_network_t: str | None = Field(default=None, description="The teacher's weights (.pth, .safetensors).")
+    param_key_t: str | None = Field(default="params", description="Which weights of the teacher's file.")
+    strict_load_t: bool = Field(
+        default=True, description="Refuse a teacher's file whose keys are not exactly the network's."
+    )
+    resume_state: str | None = Field(
+        default=None,
+        description="A training state (.state) to go on from, exactly; later checkpoints of the experiment are set "
+        "aside. With --auto_resume it counts only where the experiment has no state yet.",
+    )
+    ignore_resume_networks: list[str] | None = Field(
+        default=None,
+        description="Networks whose pretrain path BasicSR must leave alone on resume. The teacher always is.",
+    )
+
+
+class MetricOptions(OpenSection):
+    """A metric of the registry and its keywords."""
+
+    type: str = Field(description="A registered metric: calculate_psnr, calculate_ssim, calculate_niqe, ...")
+    better: Literal["higher", "lower"] | None = Field(
+        default=None, description="Which values are better. Default: 'higher'."
+    )
+
+
+class ValOptions(OpenSection):
+    """Validation while training, and testing."""
+
+    fill: ClassVar[Fill] = "all"
+
+    val_freq: Positive | None = Field(
+        default=None, description="Iterations between validations. Default: only at the end."
+    )
+    save_img: bool = Field(default=False, description="Save the restored images.")
+    metrics: dict[str, MetricOptions] | None = Field(
+        default=None, description="Metrics by a name of your choice; each is printed with its protocol."
+    )
+    pbar: bool = Field(default=True, description="Show a progress bar.")
+    suffix: PlainName | None = Field(
+        default=None, description="Ending of saved images' names. Default: the experiment's name."
+    )
+    tile: Positive | None = Field(
+        default=None,
+        description="Restore frames in square tiles of this LR size, for little memory. Default: whole frames.",
+    )
+    tile_overlap: Count = Field(default=16, description="Overlap of neighbouring tiles in LR pixels.")
+    speed_size: list[Positive] | None = Field(
+        default=[180, 120],
+        min_length=2,
+        max_length=2,
+        description="In tests, LR width and height at which FLOPs and run time are measured; null: not at all.",
+    )
+    skip_first: Count | None = Field(
+        default=None, description="Leave so many frames at each clip's start out of the metrics."
+    )
+    skip_last: Count | None = Field(
+        default=None, description="Leave so many frames at each clip's end out of the metrics."
+    )
+    center_frame_only: bool | None = Field(default=None, description="Measure each clip's centre frame only.")
+    flip_seq: bool | None = only_with("VideoRecurrentModel", "Also run the clip mirrored in time and average.")
+
+
+class WandbOptions(Section):
+    """Weights & Biases; off without a project."""
+
+    project: str | None = Field(default=None, description="Project to log to.")
+    resume_id: str | None = Field(default=None, description="Run to go on with.")
+
+
+def _best_form(value: Any) -> str | None:
+    return "<mapping>" if isinstance(value, dict) else "<number>" if not isinstance(value, str | list) else None
+
+
+KeepBest = Annotated[
+    Annotated[Positive, Tag("<number>")] | Annotated[dict[str, Positive], Tag("<mapping>")],
+    Discriminator(
+        _best_form,
+        custom_error_type="form",
+        custom_error_message="must be a number, or {metric: number, ...} with metrics of val.metrics",
+    ),
+]
+
+
+class LoggerOptions(Section):
+    """What is written while training."""
+
+    print_freq: Positive = Field(default=100, description="Iterations between log lines.")
+    save_checkpoint_freq: Positive = Field(default=5000, description="Iterations between checkpoints.")
+    save_checkpoint_minutes: PositiveFloat | None = Field(
+        default=None,
+        description="Also save once so many minutes have passed since the last checkpoint. Default: never.",
+    )
+    keep_last: Positive | None = Field(
+        default=None, description="Keep only this many checkpoints (the best is kept too). Default: all."
+    )
+    keep_best: KeepBest | None = Field(
+        default=None,
+        description="Also keep the networks of the best validations, as net_g_best_METRIC_N: how many by the first "
+        "metric, or {metric: number, ...}; measured on the first validation set. net_g_best, the best of all by the "
+        "first metric, is there in any case.",
+    )
+    checkpoint_format: Literal["pth", "safetensors"] = Field(
+        default="pth",
+        description="Files of networks: 'pth' (BasicSR's) or 'safetensors'; both are read wherever weights are named.",
+    )
+    use_tb_logger: bool = Field(default=False, description="Write TensorBoard logs.")
+    wandb: WandbOptions | None = Field(default=None, description="Weights & Biases logging.")
+
+
+class DistOptions(Section):
+    """Distributed training (with --launcher)."""
+
+    backend: Literal["nccl", "gloo"] = Field(
+        default="nccl", description="Between GPUs; on CPUs it always is gloo. gloo lets processes share a GPU."
+    )
+    port: Int | str | None = Field(
+        default=None,
+        description="Port of the first process, with --launcher slurm. Default: MASTER_PORT, or one made of the job's "
+        "number.",
+    )
+    timeout: PositiveFloat = Field(
+        default=1800.0,
+        description="Seconds after which a process gives up waiting for the others. Longer than the slowest item of "
+        "a validation, for which all wait.",
+    )
+
+
+def _num_gpu(value: Any) -> Any:
+    if value == "auto":
+        return value
+    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+        raise ValueError(f"must be 'auto' or a whole number of GPUs (0: CPU), not {describe(value)}")
+    return value
+
+
+def _name(value: Any) -> Any:
+    """The name is a folder below experiments/: it may have parts, but must not lead out of there."""
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        raise ValueError(f"must be a text; put it in quotes: '{value}'")
+    if isinstance(value, str) and (leads_astray(value) or not value.strip() or not PurePosixPath(value).parts):
+        raise ValueError(f"names a folder below experiments/, so it cannot be {value[:80]!r}")
+    return value
+
+
+class Options(OpenSection):
+    """An option file. Other top-level keys are taken where the model type reads them."""
+
+    fill: ClassVar[Fill] = "values"
+    ignored: ClassVar[frozenset[str]] = frozenset({"save_img"})
+
+    name: Annotated[str, BeforeValidator(_name)] = Field(
+        description="The experiment's name: outputs go to experiments/NAME (training) and results/NAME (testing)."
+    )
+    model_type: str = Field(
+        description="What is trained: ImageDistillModel, VideoDistillModel, or one of BasicSR's "
+        "models (SRModel, EDVRModel, ...)."
+    )
+    scale: Positive | None = Field(default=None, description="Upscaling factor; handed to every data set.")
+    needs: str | None = Field(
+        default=None,
+        description="One sentence that says what to download and run first; told when data or weights are missing.",
+    )
+    num_gpu: Annotated[int | str, BeforeValidator(_num_gpu)] = Field(
+        default="auto", description="GPUs to use: 'auto' (all there are), 0 (CPU), or a number."
+    )
+    manual_seed: Count = Field(
+        default=0, description="Seed of everything random. Same seed, same results, however many workers."
+    )
+    datasets: dict[str, DatasetOptions] = Field(
+        description="Data sets: `train`; `val`, `val_2`, ... (while training and in tests); `test`, "
+        "`test_1`, ... (tests)."
+    )
+    network_g: NetworkOptions = Field(description="The network that is trained or tested: the student.")
+    sequence: list[dict[str, Any]] | None = Field(
+        default=None,
+        description="Trainings one after the other: each part has a `name` and the options in which it differs from "
+        "the rest of the file; mappings are merged (one that names a `type` replaces the other), null takes a key "
+        "away. Outputs go to experiments/NAME/PART; --auto_resume passes over finished parts.",
+    )
+    network_t: NetworkOptions | None = Field(
+        default=None,
+        description="The teacher: a registered network with its weights in path.pretrain_network_t, or "
+        "{type: spandrel, path: FILE}, any network that the package spandrel recognises from its weights.",
+    )
+    network_t2: NetworkOptions | None = Field(
+        default=None,
+        description="A second teacher. The terms then see the mean of the outputs, or with `teacher: t` and "
+        "`teacher: t2` each on its own; `teacher: t2.PATH` taps a module inside it.",
+    )
+    network_t3: NetworkOptions | None = Field(default=None, description="A third teacher, likewise (`t3`).")
+    network_d: NetworkOptions | None = only_with("BasicSR's GAN models", "The discriminator.")
+    teacher: TeacherOptions = Field(default_factory=TeacherOptions, description="How the teacher runs.")
+    path: PathOptions = Field(default_factory=PathOptions, description="Weights and states to start from.")
+    train: TrainOptions | None = Field(default=None, description="Everything about learning. Required to train.")
+    val: ValOptions | None = Field(
+        default=None, description="Validation and testing. Without it, training does not validate."
+    )
+    logger: LoggerOptions = Field(default_factory=LoggerOptions, description="What is written while training.")
+    dist_params: DistOptions = Field(default_factory=DistOptions, description="Distributed training.")
+    find_unused_parameters: bool = Field(
+        default=False,
+        description="Accepted for BasicSR's sake and not needed: parameters without gradient are always met.",
+    )

@@ -1,0 +1,268 @@
+"""Training options: `train` with its optimizers, schedule, losses, distillation terms and stages."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import Discriminator, Field, Tag
+
+from kdsr_arch.options.types import (
+    Count,
+    Fill,
+    Float,
+    Fraction,
+    Int,
+    Names,
+    OpenSection,
+    Positive,
+    PositiveFloat,
+    Section,
+    Weight,
+    only_with,
+)
+
+Amp = Literal["no", "bf16", "fp16"]
+
+
+class OptimizerOptions(OpenSection):
+    """`optim_g` and, for models with more networks, `optim_d`, ...: a torch.optim class and its keywords."""
+
+    type: str = Field(description="An optimizer of torch.optim: Adam, AdamW, SGD, ...; its keywords stand beside it.")
+    lr: Weight | None = Field(default=None, description="Learning rate; that of the schedule's start, after warm-up.")
+    weight_decay: Weight | None = Field(default=None, description="Weight decay of the optimizer.")
+    betas: list[Fraction] | None = Field(
+        default=None, min_length=2, max_length=2, description="Adam's two decay rates, each at least 0 and below 1."
+    )
+
+
+class SchedulerOptions(OpenSection):
+    """A learning-rate schedule and its keywords."""
+
+    type: str = Field(
+        description="MultiStepLR, CosineAnnealingRestartLR (BasicSR's), or one of torch.optim.lr_scheduler by name."
+    )
+    milestones: list[Count] | None = Field(
+        default=None, description="MultiStepLR: iterations at which the rate is multiplied by gamma."
+    )
+    gamma: PositiveFloat | None = Field(default=None, description="Factor at each milestone (or step).")
+    periods: list[Positive] | None = Field(
+        default=None,
+        description="CosineAnnealingRestartLR: length of each cosine period in iterations; they must reach total_iter.",
+    )
+    restart_weights: list[Weight] | None = Field(
+        default=None, description="Factor on the rate in each period; as many as periods."
+    )
+    eta_min: Weight | None = Field(default=None, description="Lowest learning rate of a cosine schedule.")
+
+
+class LossOptions(OpenSection):
+    """A loss of BasicSR's registry and its keywords."""
+
+    type: str = Field(description="A registered loss: L1Loss, CharbonnierLoss, MSELoss, PerceptualLoss, GANLoss, ...")
+
+
+class WeightOptions(Section):
+    """A weight that follows the gradients, the iterations, or both: what is given is multiplied."""
+
+    fill: ClassVar[Fill] = "written"
+
+    constant: Weight | None = Field(default=None, description="A constant factor.")
+    schedule: list[list[Weight]] | None = Field(
+        default=None,
+        description="[[iteration, weight], ...] in rising iterations; linear between them, constant outside.",
+    )
+    balance: PositiveFloat | None = Field(
+        default=None,
+        description="Ratio r: the term's gradient on the student is kept at r times the pixel loss's.",
+    )
+    window: Positive | None = Field(
+        default=None, description="How many measurements the balance is taken over. Default: 10."
+    )
+
+
+_WEIGHT_FORMS = "must be a number, {schedule: [[iteration, weight], ...]} or {balance: r, window: n}"
+
+
+def _weight_form(value: Any) -> str | None:
+    """The form is chosen first, so that a fault is told once and in that form's words."""
+    if isinstance(value, dict | Section):
+        keys = value if isinstance(value, dict) else value.model_fields_set
+        return "<mapping>" if {"constant", "schedule", "balance"} & set(keys) else None
+    return "<number>" if isinstance(value, int | float) and not isinstance(value, bool) else None
+
+
+LossWeight = Annotated[
+    Annotated[Weight, Tag("<number>")] | Annotated[WeightOptions, Tag("<mapping>")],
+    Discriminator(_weight_form, custom_error_type="form", custom_error_message=_WEIGHT_FORMS),
+]
+
+
+class PixelOptions(LossOptions):
+    """The loss between the student's output and the ground truth."""
+
+    loss_weight: LossWeight | None = Field(
+        default=None, description="A number or, for our models, {schedule: [[iteration, weight], ...]}. Default: 1."
+    )
+
+
+class AdapterOptions(Section):
+    """Train-only layers on the student's side of a term."""
+
+    fill: ClassVar[Fill] = "written"
+
+    type: Literal["conv1x1", "conv3x3", "conv5x5", "conv7x7", "conv", "resize"] = Field(
+        description="'conv1x1', 'conv3x3', ... (channels, and sizes where needed), 'conv' (with kernel_size), or "
+        "'resize' (sizes only)."
+    )
+    kernel_size: Positive | None = Field(default=None, description="Side of the kernel of type 'conv'; odd.")
+    bias: bool | None = Field(default=None, description="Whether the convolution has a bias. Default: true.")
+    resize: str | None = Field(default=None, description="How sizes are aligned. Default: 'auto', where they differ.")
+
+
+def _word_or_mapping(forms: str) -> Discriminator:
+    """Chooses between a field's word and its mapping; anything else is told that it must be one of `forms`."""
+    return Discriminator(
+        lambda value: (
+            "<word>" if isinstance(value, str) else "<mapping>" if isinstance(value, dict | Section) else None
+        ),
+        custom_error_type="form",
+        custom_error_message=f"must be {forms}",
+    )
+
+
+Adapter = Annotated[
+    Annotated[Literal["auto", "none"], Tag("<word>")] | Annotated[AdapterOptions, Tag("<mapping>")],
+    _word_or_mapping("'auto', 'none' or {type: conv1x1, ...}"),
+]
+
+
+class TermOptions(OpenSection):
+    """One distillation term: a loss between what is tapped in the student and in the teacher."""
+
+    fill: ClassVar[Fill] = "values"
+
+    type: str = Field(description="A registered loss, ours or BasicSR's; its keywords stand beside the keys below.")
+    at: Names | None = Field(
+        default=None,
+        description="The tap, where student and teacher share it: a module path, an alias such as f_sr, or a list.",
+    )
+    student: Names | None = Field(
+        default=None, description="The student's tap: a module path, an alias such as f_sr or f_lr, or a list."
+    )
+    teacher: Names | None = Field(
+        default=None, description="The teacher's tap, likewise. Without any tap, the term compares the outputs."
+    )
+    layer_weights: list[Weight] | None = Field(
+        default=None, description="A weight for each pair of taps when they are lists."
+    )
+    loss_weight: LossWeight = Field(
+        default=1.0,
+        description="The term's weight: a number, {schedule: [[iteration, weight], ...]} (linear "
+        "between), or {balance: r, window: n} (the term's gradient on the student is kept at r times "
+        "the pixel loss's).",
+    )
+    adapter: Adapter = Field(
+        default="auto",
+        description="Train-only layers that fit the student's feature to the teacher's: 'auto' (where "
+        "channels or sizes differ), 'none', or {type: conv1x1, ...}. Never part of the student's "
+        "file.",
+    )
+    start: Count | None = Field(default=None, description="First iteration of the term. Default: the beginning.")
+    stop: Positive | None = Field(default=None, description="Iteration from which the term is off. Default: never.")
+
+
+class StageOptions(Section):
+    """A stretch of the training with terms and modules of its own."""
+
+    iters: Positive = Field(description="Length of the stage in iterations; the stages must sum to total_iter.")
+    terms: list[str] | None = Field(
+        default=None, description="Names of the active terms ('pixel' for pixel_opt). Default: all of them."
+    )
+    freeze: list[str] = Field(
+        default_factory=list, description="Module paths of the student, and names of terms, that are not trained."
+    )
+
+
+class NonFiniteOptions(Section):
+    """Steps with NaN or infinity are skipped: weights, optimizer and average stay as they were."""
+
+    skip: Count = Field(description="How many steps may be skipped in the whole training; one more stops it.")
+    in_a_row: Positive = Field(default=10, description="How many may be skipped one after the other.")
+
+
+NonFinite = Annotated[
+    Annotated[Literal["stop"], Tag("<word>")] | Annotated[NonFiniteOptions, Tag("<mapping>")],
+    _word_or_mapping("'stop' or {skip: N, in_a_row: M}"),
+]
+
+
+class TrainOptions(OpenSection):
+    """Everything about learning. Other `*_opt` and `optim_*` keys are taken where the model type reads them."""
+
+    fill: ClassVar[Fill] = "all"
+
+    total_iter: Positive = Field(description="Number of iterations.")
+    warmup_iter: Annotated[Int, Field(ge=-1)] = Field(
+        default=-1, description="Iterations over which the learning rate rises linearly from 0; -1: none."
+    )
+    ema_decay: Fraction = Field(
+        default=0, description="Decay of the exponential moving average of the student's weights; 0: none."
+    )
+    optim_g: OptimizerOptions = Field(description="The student's optimizer.")
+    scheduler: SchedulerOptions | None = Field(default=None, description="Learning-rate schedule. Default: constant.")
+    pixel_opt: PixelOptions | None = Field(
+        default=None, description="The loss between the student's output and the ground truth."
+    )
+    distill_opt: dict[str, TermOptions] = Field(
+        default_factory=dict, description="Distillation terms by name; the name is what logs and stages call them."
+    )
+    stages: list[StageOptions] = Field(
+        default_factory=list, description="Stages of the training, in order. Default: one."
+    )
+    amp: Amp = Field(
+        default="no", description="Automatic mixed precision: 'no', 'bf16', 'fp16' (with a gradient scaler)."
+    )
+    channels_last: bool = Field(
+        default=False, description="Keep images in channels-last memory order; faster on some machines."
+    )
+    compile: bool = Field(default=False, description="Run the student through torch.compile.")
+    grad_clip: PositiveFloat | None = Field(
+        default=None, description="Largest norm of the gradient; longer ones are cut. Default: none."
+    )
+    nonfinite: NonFinite = Field(
+        default="stop",
+        description="NaN or infinity in the input, the teacher's output, a loss or a gradient: 'stop', or {skip: N, "
+        "in_a_row: M}: skip the step, at most N times in all and M times in a row. {skip: 0} stops as well, and looks "
+        "at each step on a GPU too, where 'stop' looks at every 16th (and names the iteration and the term only).",
+    )
+    accumulation: Positive = Field(
+        default=1, description="Batches whose gradients are summed before each optimizer step."
+    )
+    ratio_freq: Positive = Field(
+        default=100,
+        description="Every so many iterations, each term's gradient on the student is measured "
+        "against the pixel loss's.",
+    )
+
+    perceptual_opt: LossOptions | None = only_with("BasicSR's SR and GAN models", "Perceptual (and style) loss.")
+    gan_opt: LossOptions | None = only_with("BasicSR's GAN models", "Adversarial loss.")
+    ldl_opt: LossOptions | None = only_with("SRGANModel and its kin", "Locally discriminative loss.")
+    feature_matching_opt: LossOptions | None = only_with("HiFaceGANModel", "Loss on the discriminator's features.")
+    optim_d: OptimizerOptions | None = only_with("BasicSR's GAN models", "The discriminator's optimizer.")
+    net_d_iters: Positive | None = only_with("BasicSR's GAN models", "Discriminator steps for one generator step.")
+    net_d_init_iters: Count | None = only_with("BasicSR's GAN models", "Iterations that train the discriminator alone.")
+    tsa_iter: Positive | None = only_with("EDVRModel", "Iterations that train EDVR's fusion module alone.")
+    dcn_lr_mul: PositiveFloat | None = only_with("EDVRModel", "Learning-rate factor of deformable convolutions.")
+    fix_flow: Count | None = only_with(
+        "VideoRecurrentModel", "Iterations over which flow network and extractor stay fixed."
+    )
+    flow_lr_mul: Float | None = only_with("VideoRecurrentModel", "Learning-rate factor of the flow network.")
+    lr_flow: Weight | None = only_with("VideoRecurrentGANModel", "Learning rate of the flow network.")
+    r1_reg_weight: Weight | None = only_with("StyleGAN2Model", "Weight of the R1 penalty.")
+    path_reg_weight: Weight | None = only_with("StyleGAN2Model", "Weight of the path-length penalty.")
+    path_batch_shrink: Positive | None = only_with(
+        "StyleGAN2Model", "Factor by which the path-length batch is smaller."
+    )
+    net_g_reg_every: Positive | None = only_with("StyleGAN2Model", "Iterations between generator penalties.")
+    net_d_reg_every: Positive | None = only_with("StyleGAN2Model", "Iterations between discriminator penalties.")
+    mixing_prob: Float | None = only_with("StyleGAN2Model", "Probability of style mixing.")

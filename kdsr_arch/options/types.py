@@ -1,0 +1,95 @@
+"""The building blocks of the schema: strict scalars with plain messages, and the base class of every section."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+
+from kdsr_arch.options.yaml_reader import describe
+
+Fill = Literal["all", "values", "written"]
+
+
+class Section(BaseModel):
+    """One mapping of an option file. Sub-classes document each key once, in its `Field`.
+
+    Attributes:
+        fill: which defaults reach the plain dict: 'all'; 'values', those that are not None; 'written', none (what is
+            handed to a constructor must hold only what the file says).
+        renamed: older names of keys in BasicSR's files -> their names since 1.4.
+        ignored: keys of BasicSR's files that BasicSR itself never reads; taken without a word.
+    """
+
+    model_config = ConfigDict(extra="forbid", protected_namespaces=(), strict=True)
+
+    fill: ClassVar[Fill] = "all"
+    renamed: ClassVar[dict[str, str]] = {}
+    ignored: ClassVar[frozenset[str]] = frozenset()
+
+
+class OpenSection(Section):
+    """A section whose other keys depend on the class that `type` names; `known.py` says which there are."""
+
+    model_config = ConfigDict(extra="allow", protected_namespaces=(), strict=True)
+    fill: ClassVar[Fill] = "written"
+
+
+def _whole(value: Any) -> Any:
+    """BasicSR's files write whole numbers as ``5e3`` too; beyond 2^53 a float is no exact number."""
+    if isinstance(value, float) and value.is_integer() and abs(value) <= 1 << 53:
+        return int(value)
+    return value
+
+
+def _no_bool(value: Any) -> Any:
+    if isinstance(value, bool):
+        raise ValueError(f"must be a number, not {describe(value)}")
+    return value
+
+
+Int = Annotated[int, BeforeValidator(_whole)]
+Float = Annotated[float, BeforeValidator(_no_bool), Field(allow_inf_nan=False)]
+Positive = Annotated[Int, Field(gt=0)]
+Count = Annotated[Int, Field(ge=0)]
+PositiveFloat = Annotated[Float, Field(gt=0)]
+Weight = Annotated[Float, Field(ge=0)]
+Fraction = Annotated[Float, Field(ge=0, lt=1)]
+
+
+def _one_or_many(value: Any) -> Any:
+    if isinstance(value, str) or (isinstance(value, list) and value and all(isinstance(v, str) for v in value)):
+        return value
+    raise ValueError(f"must be a text or a list of texts, not {describe(value)}")
+
+
+Names = Annotated[str | list[str], BeforeValidator(_one_or_many)]
+
+
+_LONGEST_PART = 200  # bytes of a file's name; file systems take 255, and endings are added
+
+
+def leads_astray(name: str) -> bool:
+    """Whether a text that becomes a part of a path would lead out of the folder it is put in, or be no file's name."""
+    parts = name.split("/")
+    try:
+        longest = max(len(part.encode()) for part in parts)
+    except UnicodeEncodeError:
+        return True
+    return name.startswith(("/", "~")) or ".." in parts or "\0" in name or longest > _LONGEST_PART
+
+
+def _plain_name(value: Any) -> Any:
+    if isinstance(value, str) and leads_astray(value):
+        raise ValueError(f"becomes the name of a file or folder, so it cannot be {value[:80]!r}")
+    return value
+
+
+PlainName = Annotated[str, BeforeValidator(_plain_name)]
+
+
+def only_with(models: str, description: str, **limits: Any) -> Any:
+    """A documented key that only some model types read; `known.py` refuses it elsewhere."""
+    return Field(
+        None, description=f"{description} Read by {models}.", json_schema_extra={"only_with": models}, **limits
+    )

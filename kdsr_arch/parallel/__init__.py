@@ -1,0 +1,1 @@
+"""Processes that train together: launchers, rendezvous, collective operations."""

@@ -1,0 +1,288 @@
+"""Many processes, one training: start-up, agreement and averaging.
+
+Networks are not wrapped in DistributedDataParallel. What it offers, overlapping the exchange of gradients with the
+backward pass, matters for networks of hundreds of millions of parameters; the students here have thousands to a few
+millions, one flat buffer of which is exchanged in well under a millisecond. In return, modules may be frozen from one
+stage to the next, terms may come and go, and the gradient of a single term may be measured, without any bookkeeping
+of unused parameters; module names and checkpoints are the same with one process and with many; and adapters are
+treated like every other parameter.
+
+So: `broadcast_modules` once at the start, `average_gradients` after each backward pass, `broadcast_buffers` where
+statistics that differ between processes (batch normalisation) are about to be used or saved.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import time
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from datetime import timedelta
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import nn
+
+from kdsr_arch.errors import UserError
+from kdsr_arch.parallel.launchers import local_rank, prepare_environment
+from kdsr_arch.parallel.rendezvous import meet
+
+_control: dist.ProcessGroup | None = None  # gloo group for flags and objects: exchanging them never waits for the GPU
+_notes: dist.Store | None = None  # where a process that fails says why
+
+
+def is_distributed() -> bool:
+    """True once several processes were joined by `start`."""
+    return dist.is_available() and dist.is_initialized()
+
+
+def rank() -> int:
+    """This process's number among all, 0 when alone."""
+    return dist.get_rank() if is_distributed() else 0
+
+
+def world_size() -> int:
+    """How many processes train together, 1 when alone."""
+    return dist.get_world_size() if is_distributed() else 1
+
+
+def is_main() -> bool:
+    """True on the one process that writes files and talks to the user."""
+    return rank() == 0
+
+
+def start(launcher: str = "none", use_cuda: bool = False, options: Mapping[str, Any] | None = None) -> None:
+    """Join the other processes of the job.
+
+    Args:
+        launcher: 'none' (alone), 'pytorch' (torchrun's environment variables) or 'slurm' (srun's).
+        use_cuda: on the GPU numbered like the local rank; otherwise on the CPU, always with gloo.
+        options: `dist_params`: `backend` between GPUs, `port` (Slurm only), `timeout` in seconds.
+
+    Raises:
+        UserError: the launcher's variables are missing, or the other processes did not come.
+    """
+    global _control, _notes
+    if is_distributed():
+        return
+    options = options or {}
+    prepare_environment(launcher, int(options.get("port") or 0) or None)
+    if launcher == "none":
+        return
+    if use_cuda:
+        torch.cuda.set_device(local_rank() % torch.cuda.device_count())
+    limit = timedelta(seconds=float(options.get("timeout") or 1800))
+    backend = (options.get("backend") or "nccl") if use_cuda else "gloo"
+    try:
+        store, number, count = meet(limit)
+        dist.init_process_group(backend, store=store, rank=number, world_size=count, timeout=limit)
+        _control = dist.new_group(backend="gloo", timeout=limit) if backend != "gloo" else None
+    except (RuntimeError, ValueError) as error:
+        raise UserError(_not_joined(error)) from None
+    _notes = dist.PrefixStore("notes", store)
+
+
+def _not_joined(error: Exception) -> str:
+    who = f"process {os.environ['RANK']} of {os.environ['WORLD_SIZE']}"
+    where = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
+    return f"{who} could not join the others at {where}: {_first_line(error)}"
+
+
+def _first_line(error: BaseException) -> str:
+    return next(iter(str(error).strip().splitlines()), "") or type(error).__name__
+
+
+def stop() -> None:
+    """Leave the group of processes; harmless when alone."""
+    global _control, _notes
+    if is_distributed():
+        dist.destroy_process_group()
+    _control = _notes = None
+
+
+# ------------------------------------------------------------------------------------------- when one of them dies
+
+
+class ProcessLost(UserError):
+    """Another process of the job has ended before its time, so this one cannot go on."""
+
+
+@contextmanager
+def joined(launcher: str = "none", use_cuda: bool = False, options: Mapping[str, Any] | None = None) -> Iterator[None]:
+    """`start`, the work, `stop`; an error in one process is told once, however many end of it.
+
+    The process where it arose leaves a note for the others, which find their connections closed a moment later. A
+    :class:`UserError` or OSError leaves here with `told` set: whether another process tells the user already.
+    """
+    start(launcher, use_cuda, options)
+    try:
+        yield
+    except BaseException as error:
+        if is_distributed():
+            _tell(error)
+        raise
+    finally:
+        stop()
+
+
+def _tell(error: BaseException) -> None:
+    """Leave word of what ends this process, to the other processes and to torchrun's report; once in a job."""
+    if isinstance(error, ProcessLost):
+        error.told = not _first_to_tell()
+        return
+    text = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {_first_line(error)}"
+    first = _first_to_tell()
+    if isinstance(error, (UserError, OSError)):
+        error.told = not first  # type: ignore[union-attr]
+    if not first:
+        return
+    with suppress(RuntimeError):
+        assert _notes is not None
+        _notes.set("fault", f"process {rank()} ended the training: {text}")
+    if report := os.environ.get("TORCHELASTIC_ERROR_FILE"):
+        with suppress(OSError), open(report, "w", encoding="utf-8") as file:
+            json.dump({"message": text, "timestamp": int(time.time())}, file)
+
+
+def _first_to_tell() -> bool:
+    """True on one process of the job only; also where the store of notes has died with the process that held it."""
+    try:
+        return _notes is None or _notes.add("told", 1) == 1
+    except RuntimeError:
+        return True
+
+
+def _note() -> str | None:
+    """What the process that failed first has left."""
+    try:
+        return _notes.get("fault").decode() if _notes is not None and _notes.check(["fault"]) else None
+    except RuntimeError:
+        return None
+
+
+_LOST = re.compile(r"clos(ed|ure)|reset|refused|broken pipe|timed out|timeout|unreachable|recvValue", re.IGNORECASE)
+
+
+@contextmanager
+def _talking() -> Iterator[None]:
+    """Around every exchange: a connection that breaks means that a process has died, which is told as such."""
+    try:
+        yield
+    except RuntimeError as error:
+        if not _LOST.search(str(error)):
+            raise
+        told = _note()
+        raise ProcessLost(told or f"another process of this training has died or cannot be reached any more "
+                                  f"({_first_line(error).partition('. This is')[0][:300]})") from None  # fmt: skip
+
+
+# --------------------------------------------------------------------------------------------- agreeing, averaging
+
+
+def barrier() -> None:
+    """Wait until every process is here."""
+    if is_distributed():
+        with _talking():
+            dist.barrier(group=_control)
+
+
+def agree_max(value: int) -> int:
+    """The largest of all processes' values, the same on each."""
+    if not is_distributed():
+        return value
+    held = torch.tensor(value)
+    with _talking():
+        dist.all_reduce(held, op=dist.ReduceOp.MAX, group=_control)
+    return int(held)
+
+
+def gather(obj: Any) -> list[Any]:
+    """Every process's object, in the order of ranks, on each."""
+    if not is_distributed():
+        return [obj]
+    held: list[Any] = [None] * world_size()
+    with _talking():
+        dist.all_gather_object(held, obj, group=_control)
+    return held
+
+
+def from_main(obj: Any) -> Any:
+    """The main process's object, on each."""
+    if not is_distributed():
+        return obj
+    held = [obj]
+    with _talking():
+        dist.broadcast_object_list(held, src=0, group=_control)
+    return held[0]
+
+
+def mean_values(values: dict[str, float]) -> dict[str, float]:
+    """The mean over processes of each value; the keys must be the same on all."""
+    if not is_distributed() or not values:
+        return values
+    held = torch.tensor(list(values.values()), dtype=torch.float64)
+    with _talking():
+        dist.all_reduce(held, group=_control)
+    return dict(zip(values, (held / world_size()).tolist(), strict=True))
+
+
+def _by_kind(tensors: Iterable[torch.Tensor]) -> list[list[torch.Tensor]]:
+    kinds: dict[tuple[torch.dtype, torch.device], list[torch.Tensor]] = defaultdict(list)
+    for tensor in tensors:
+        kinds[tensor.dtype, tensor.device].append(tensor)
+    return list(kinds.values())
+
+
+def _copy_back(flat: torch.Tensor, tensors: list[torch.Tensor]) -> None:
+    for part, tensor in zip(flat.split([t.numel() for t in tensors]), tensors, strict=True):
+        tensor.copy_(part.view(tensor.shape))
+
+
+@torch.no_grad()
+def average(tensors: Iterable[torch.Tensor]) -> None:
+    """Replace each tensor by its mean over the processes; they must be of the same shapes on all."""
+    if not is_distributed():
+        return
+    for group in _by_kind(tensors):
+        flat = torch.cat([t.reshape(-1) for t in group])
+        with _talking():
+            dist.all_reduce(flat)
+        _copy_back(flat.div_(world_size()), group)
+
+
+def average_gradients(params: Iterable[nn.Parameter]) -> None:
+    """Replace each gradient by its mean over the processes.
+
+    Every parameter that requires a gradient takes part, with zeros where it got none, so that the buffers agree
+    whatever the graph; a parameter without gradient stays without (terms and stages depend on the iteration only, so
+    it is the same on all).
+    """
+    if is_distributed():
+        average(p.grad if p.grad is not None else torch.zeros_like(p) for p in params if p.requires_grad)
+
+
+@torch.no_grad()
+def _broadcast(tensors: Iterable[torch.Tensor]) -> None:
+    if not is_distributed():
+        return
+    for group in _by_kind(t.detach() for t in tensors):
+        flat = torch.cat([t.reshape(-1) for t in group])
+        with _talking():
+            dist.broadcast(flat, src=0)
+        _copy_back(flat, group)
+
+
+def broadcast_modules(modules: Iterable[nn.Module]) -> None:
+    """Give every process the main one's parameters and buffers."""
+    for module in modules:
+        _broadcast([*module.parameters(), *module.buffers()])
+
+
+def broadcast_buffers(modules: Iterable[nn.Module]) -> None:
+    """Give every process the main one's buffers (batch-normalisation statistics)."""
+    for module in modules:
+        _broadcast(module.buffers())

@@ -1,0 +1,1 @@
+"""Running a teacher once and storing what it computes."""

@@ -1,0 +1,237 @@
+"""Runs the teacher over the training images or clips once and stores what it makes of them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from kdsr_arch.data.augment import to_tensor
+from kdsr_arch.data.loader import open_dataset
+from kdsr_arch.data.progress import Progress
+from kdsr_arch.data.store.lmdb_writer import LmdbWriter
+from kdsr_arch.data.store.teacher_store import INFO, OUTPUT, drawn, flip_of, stored_maps, undo_flip
+from kdsr_arch.data.teacher_views import View
+from kdsr_arch.distill.teachers import build_teacher, teacher_keys, weights_digests
+from kdsr_arch.errors import UserError
+from kdsr_arch.precompute.border import Probe, measure_border, warn_of_border
+from kdsr_arch.precompute.live import LiveTeacher
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is stored.
+
+    Attributes:
+        taps: module paths or aliases of the teacher, beside its output.
+        windows: per image, so many seeded crops of gt_size, each restored alone; 0: whole images, any crop of which can
+            be trained on.
+        orientations: numbers of flips and rotations that the teacher is run on; one: the stored maps are turned.
+        backwards: teachers of windows are run on reversed windows too, where the data set plays samples backwards.
+    """
+
+    taps: tuple[str, ...] = ()
+    windows: int = 0
+    orientations: tuple[int, ...] = (0,)
+    backwards: bool = True
+
+
+def plan_of(opt: Mapping[str, Any], taps: Sequence[str] | None, windows: int, one_orientation: bool) -> Plan:
+    """The plan for an option file: the taps that its terms name, and the orientations that its data set draws."""
+    train = opt["datasets"]["train"]
+    flips = drawn(bool(train.get("use_hflip")), bool(train.get("use_rot")))
+    if taps is None:
+        taps = [tap for term in (opt["train"].get("distill_opt") or {}).values() for tap in _teacher_taps(term)]
+    return Plan(tuple(dict.fromkeys(taps)), windows, (0,) if one_orientation else tuple(flips), not one_orientation)
+
+
+def _teacher_taps(term: Mapping[str, Any]) -> list[str]:
+    named = term.get("teacher", term.get("at")) or []
+    names = [named] if isinstance(named, str) else list(named)
+    return [name for name in names if name not in (OUTPUT, "lq", "gt")]
+
+
+_STORED_FOR = ("ImagePairDataset", "ClipDataset")
+
+
+def _open(opt: Mapping[str, Any]) -> Any:
+    """The training set, without a store."""
+    held = {key: value for key, value in opt["datasets"]["train"].items() if key != "teacher_cache"}
+    if held["type"] not in _STORED_FOR:
+        raise UserError(
+            f"cache-teacher: datasets.train is a {held['type']}; outputs are stored for {' and '.join(_STORED_FOR)}"
+        )
+    return open_dataset(held, "datasets.train")
+
+
+def fill_store(opt: Mapping[str, Any], path: Path, plan: Plan) -> Probe | None:
+    """Run the teacher and write the store; broken off, it goes on when it is called again.
+
+    Returns:
+        How far a crop restored alone is from the crop of the whole, on the first image; None with windows.
+
+    Raises:
+        UserError: no teacher, a tap that cannot be stored, too little disk, or a path that exists.
+    """
+    dataset = _open(opt)
+    net = build_teacher(opt)
+    if net is None:
+        raise UserError("cache-teacher: the options name no network_t")
+    teacher = LiveTeacher(net, opt, plan.taps)
+    views = dataset.teacher_views(teacher.traits.num_frame, plan.backwards)
+    if plan.windows and not dataset.patch:
+        raise UserError("cache-teacher: --windows needs datasets.train.gt_size")
+    recipe = _recipe(opt, plan, dataset)
+    with LmdbWriter(path, recipe) as writer:
+        filling = _Filling(writer, teacher, dataset, plan, recipe["seed"])
+        filling.run(views)
+        told = {
+            "scale": dataset.scale, "color": teacher.traits.color, "orientations": list(plan.orientations),
+            "num_frame": teacher.traits.num_frame, "backwards": plan.backwards, "dtype": "float16",
+            "aliases": {k: v for k, v in teacher.aliases.items() if k != v}, "teacher": recipe["teacher"],
+            "weights": recipe["weights"], "images": filling.images, "windows": filling.windows,
+            **{key: filling.told[key] for key in ("names", "bytes", "seconds", "border")},
+        }  # fmt: skip
+        writer.finish({INFO: json.dumps(told)})
+    return None if told["border"] is None else Probe(**told["border"])
+
+
+def _recipe(opt: Mapping[str, Any], plan: Plan, dataset: Any) -> dict[str, Any]:
+    """What the content depends on beside the frames: a store that was broken off goes on with the same only."""
+    train = opt["datasets"]["train"]
+    return {
+        "teacher": {key: dict(opt[key]) for key in teacher_keys(opt)}, "weights": weights_digests(opt),
+        "amp": (opt.get("teacher") or {}).get("amp", "no"), **asdict(plan), "seed": int(opt.get("manual_seed") or 0),
+        "scale": dataset.scale, "gt_size": dataset.patch, "color": dataset.color,
+        "degradation": None if dataset.pairs.stored else [train.get("degradation"), train.get("border")],
+    }  # fmt: skip
+
+
+_Place = tuple[int, int, int, int]  # top, left, height, width in LR pixels
+
+
+class _Filling:
+    """A store under way.
+
+    Attributes:
+        patch: side of a crop in LR pixels.
+        images: LR size of each image or clip.
+        windows: the places in each that the teacher is run on, where it is not run on wholes.
+        told: number of views that are done, a digest of their frames, and what is known of their maps: the writer's
+            state after each view.
+    """
+
+    def __init__(self, writer: LmdbWriter, teacher: LiveTeacher, dataset: Any, plan: Plan, seed: int) -> None:
+        self.writer, self.teacher, self.dataset, self.plan, self.seed = writer, teacher, dataset, plan, seed
+        self.images: dict[str, list[int]] = {}
+        self.windows: dict[str, list[list[int]]] = {}
+        fresh = {"views": 0, "frames": "", "names": {}, "bytes": 0, "seconds": 0.0, "border": None}
+        self.told: dict[str, Any] = fresh | writer.state
+        self.patch = dataset.patch // dataset.scale
+        self.unit = "images" if teacher.traits.num_frame == 1 else "windows of frames"
+        self._numbers: dict[str, int] = {}
+        self._frames = hashlib.sha256()
+
+    def run(self, views: Sequence[View]) -> None:
+        """Store every view that is not done yet; after the first, check that the others fit on the disk."""
+        done = self._resumed(views)
+        progress = Progress(self.writer.path.name, len(views), done, unit=self.unit)
+        for number, view in enumerate(views[done:], done):
+            began, written = time.monotonic(), self._store(view, probe=number == 0)
+            if number == done:
+                self._check_disk(written, len(views) - number - 1)
+            self.told |= {"views": number + 1, "frames": self._stamped(view)}
+            self.told["bytes"] += written
+            self.told["seconds"] += time.monotonic() - began
+            self.writer.state = dict(self.told)
+            progress.add()
+        progress.close()
+
+    def _resumed(self, views: Sequence[View]) -> int:
+        """The number of views that an earlier run has stored, of which note is taken."""
+        done, stamps = self.told["views"], ""
+        for view in views[:done]:
+            stamps = self._stamped(view)
+            self._places(view, self.dataset.pairs.lq.size(view.frames[0]))
+        if stamps != self.told["frames"]:
+            raise UserError(f"{self.writer.work}: left unfinished, and the images have changed since; remove it")
+        return done
+
+    def _stamped(self, view: View) -> str:
+        """A digest of the frames of all views up to this one."""
+        stamps = "".join(self.dataset.pairs.lq.stamp(key) for key in view.frames)
+        self._frames.update(f"{view.key} {stamps}\n".encode("utf-8", "surrogateescape"))
+        return self._frames.hexdigest()
+
+    def _store(self, view: View, probe: bool) -> int:
+        """Store what the teacher makes of a view, and return its bytes; a probe looks at the border of its crops."""
+        low, high = self.dataset.pairs.read(list(view.frames), [view.key] if self.teacher.zoom > 1 else [], None)
+        frames, written = high or low, 0
+        places = self._places(view, low[0].shape[:2])
+        for name, number, maps, place in self._made(frames, places):
+            if probe and (name, number) == (OUTPUT, 0) and not self.plan.windows:
+                self._probe(frames, maps)
+            key, value = stored_maps(view.key, number, name, maps, place if self.plan.windows else None)
+            self.writer.put(key, value)
+            written += len(value)
+            self.told["names"].setdefault(name, {"ratio": self.teacher.ratios[name], "channels": maps.shape[0]})
+            if self.writer.is_due:
+                self.writer.commit()
+        return written
+
+    def _places(self, view: View, size: Sequence[int]) -> list[_Place]:
+        """LR rectangles to restore: the whole image, or windows that depend on the seed and the image's number."""
+        number = self._numbers.setdefault(view.group, len(self._numbers))
+        self.images[view.group] = list(size)
+        if not self.plan.windows:
+            return [(0, 0, size[0], size[1])]
+        patch, rng = self.patch, np.random.default_rng([self.seed, number, 0x7E])
+        places = [
+            (int(rng.integers(size[0] - patch + 1)), int(rng.integers(size[1] - patch + 1)), patch, patch)
+            for _ in range(self.plan.windows)
+        ]
+        self.windows[view.group] = [list(place) for place in places]
+        return places
+
+    def _made(
+        self, frames: Sequence[np.ndarray], places: Sequence[_Place]
+    ) -> Iterator[tuple[str, int, np.ndarray, _Place]]:
+        """(name, orientation, maps turned back, place) of the output and every tap."""
+        for place in dict.fromkeys(places):
+            top, left, height, width = (self.teacher.zoom * number for number in place)
+            parts = [frame[top : top + height, left : left + width] for frame in frames]
+            for number in self.plan.orientations:
+                flip = flip_of(number)
+                for name, maps in self.teacher(to_tensor(parts, flip, self.dataset.color)).items():
+                    yield name, number, undo_flip(maps.numpy(), flip), place
+
+    def _probe(self, frames: Sequence[np.ndarray], output: np.ndarray) -> None:
+        found = measure_border(self.teacher, to_tensor(frames, color=self.dataset.color), output, self.patch)
+        warn_of_border(found)
+        self.told["border"] = None if found is None else vars(found)
+
+    def _check_disk(self, written: int, left: int) -> None:
+        """Tell when as many bytes for each view that is left cannot fit, and why."""
+        folder = self.writer.path.absolute().parent
+        needed, free = written * left, shutil.disk_usage(folder).free
+        if needed <= free:
+            return
+        height, width = (self.patch, self.patch) if self.plan.windows else next(reversed(self.images.values()))
+        maps = " + ".join(
+            f"{name} {held['channels']}x{height * held['ratio']}x{width * held['ratio']}"
+            for name, held in self.told["names"].items()
+        )
+        windows = f" x {self.plan.windows} windows" if self.plan.windows else ""
+        what = f"{left} {self.unit}{windows} x {len(self.plan.orientations)} orientations x ({maps})"
+        raise UserError(
+            f"{self.writer.path}: about {needed / 2**30:.1f} GiB more are needed ({what} x 2 bytes), "
+            f"{free / 2**30:.1f} GiB are free; store fewer taps (--taps NAMES; --taps alone: the output only), "
+            "--windows N, --one-orientation, or sub-images"
+        )

@@ -1,0 +1,290 @@
+"""BasicSR's own model types (SRModel, EDVRModel, ...), trained through this project's loop.
+
+A bridged model keeps BasicSR's training step; what surrounds it is replaced: any optimizer and schedule, weights read
+as data with clear faults, gradients averaged without DistributedDataParallel, averages with buffers, and a complete,
+exact training state.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from copy import deepcopy
+from functools import cache
+from typing import Any
+
+import torch
+from basicsr.models.base_model import BaseModel
+from basicsr.utils.registry import MODEL_REGISTRY
+from torch import nn
+
+from kdsr_arch.device import autocast, pick_device
+from kdsr_arch.errors import UserError, nearest
+from kdsr_arch.infer.networks import count_parameters, load_weights, registered
+from kdsr_arch.optim.gradients import clip_gradients, gradient_norm
+from kdsr_arch.optim.optimizers import build_optimizer
+from kdsr_arch.optim.schedulers import Schedule
+from kdsr_arch.parallel import distributed
+from kdsr_arch.train.diagnose import explain_forward, finite
+from kdsr_arch.train.meter import NonFiniteError, Tally
+from kdsr_arch.train.nonfinite import Guard
+from kdsr_arch.train.trainable import cpu_copy, use_channels_last
+
+# what BasicSR's models carry from step to step besides networks, optimizers and schedules
+_CARRIED = ("queue_lr", "queue_gt", "queue_ptr", "mean_path_length", "log_dict")
+
+
+def without_none(opt: Any) -> Any:
+    """A deep copy without the keys whose value is None: BasicSR asks for their presence, not their value."""
+    if isinstance(opt, Mapping):
+        return {k: without_none(v) for k, v in opt.items() if v is not None}
+    return deepcopy(opt)
+
+
+class Bridge(BaseModel):
+    """Mixed in before a BasicSR model class; see `build_bridged`.
+
+    Attributes:
+        broken_gradients: parameters because of whose gradient an optimizer's step was left out; empty otherwise.
+    """
+
+    broken_gradients: list[nn.Parameter] = []  # noqa: RUF012  (replaced, never changed)
+
+    def get_optimizer(
+        self, optim_type: str, params: Any, lr: float | None = None, **kwargs: Any
+    ) -> torch.optim.Optimizer:
+        """Any torch.optim class; its steps are preceded by averaging over processes and by clipping."""
+        opt = {"type": optim_type, "lr": lr, **kwargs}
+        optimizer = build_optimizer(params, opt, "train.optim_*")
+        optimizer.register_step_pre_hook(self._before_step)
+        return optimizer
+
+    def _before_step(self, optimizer: torch.optim.Optimizer, *_: Any) -> None:
+        held = [p for group in optimizer.param_groups for p in group["params"]]
+        distributed.average_gradients(held)
+        gradients = [p.grad for p in held if p.grad is not None]
+        norm = gradient_norm(gradients)
+        if not bool(torch.isfinite(norm)):  # without gradients, the optimizer leaves all as it is
+            self.broken_gradients = [p for p in held if p.grad is not None and not finite(p.grad)]
+            optimizer.zero_grad(set_to_none=True)
+        elif limit := self.opt["train"].get("grad_clip"):
+            clip_gradients(gradients, norm, limit)
+
+    def setup_schedulers(self) -> None:
+        """One schedule for each optimizer, warm-up included."""
+        opt = self.opt["train"]
+        warmup, total = opt.get("warmup_iter", -1), opt["total_iter"]
+        self.schedulers = [Schedule(o, opt.get("scheduler"), warmup, total) for o in self.optimizers]
+
+    def update_learning_rate(self, current_iter: int, warmup_iter: int = -1) -> None:
+        """Set the rates of an iteration."""
+        for schedule in self.schedulers:
+            schedule.advance(current_iter)
+
+    def model_to_device(self, net: nn.Module) -> nn.Module:
+        """No wrapper: gradients are averaged before each optimizer step instead."""
+        net = net.to(self.device)
+        if self.opt["train"].get("channels_last"):
+            use_channels_last(net)
+        return net
+
+    def load_network(
+        self, net: nn.Module, load_path: str, strict: bool = True, param_key: str | None = "params"
+    ) -> None:
+        """Read as data; a file that does not fit is refused with the keys named."""
+        load_weights(net, load_path, param_key, strict)
+
+    def print_network(self, net: nn.Module) -> None:
+        """Said by `describe`."""
+
+    def model_ema(self, decay: float = 0.999) -> None:
+        """BasicSR's average of the parameters, and the buffers as they are; after a step that was left out, nothing."""
+        if self.broken_gradients:
+            return
+        super().model_ema(decay)
+        for mine, theirs in zip(self.net_g_ema.buffers(), self.net_g.buffers(), strict=True):
+            mine.data.copy_(theirs.data)
+
+
+@cache
+def _bridged(cls: type) -> type:
+    return type(cls.__name__, (Bridge, cls), {"__doc__": cls.__doc__})
+
+
+class BridgedModel:
+    """A BasicSR model behind the interface that the loop asks for.
+
+    Args:
+        opt: validated options; not changed.
+
+    Raises:
+        UserError: unknown model type, an option that BasicSR's training step cannot honour, or a network or weights
+            at fault.
+    """
+
+    def __init__(self, opt: Mapping[str, Any]) -> None:
+        self.opt = without_none(opt)
+        train = self.opt["train"]
+        for key, idle in (("accumulation", 1), ("distill_opt", {}), ("stages", [])):
+            if train.get(key, idle) not in (idle, None):
+                raise UserError(
+                    f"train.{key}: not supported by model_type {opt['model_type']} of BasicSR; use a distillation model"
+                )
+        if train.get("amp") == "fp16":
+            raise UserError(f"train.amp: model_type {opt['model_type']} of BasicSR has no gradient scaler; use bf16")
+        if ((opt.get("datasets") or {}).get("train") or {}).get("flow_cache"):
+            raise UserError(
+                f"datasets.train.flow_cache: not read by model_type {opt['model_type']} of BasicSR; use a "
+                "distillation model"
+            )
+        self.device = pick_device(opt.get("num_gpu", 0))
+        self.opt |= {"num_gpu": int(self.device.type != "cpu"), "dist": False, "is_train": True}
+        self.amp = train.get("amp", "no")
+        self.model = self._build()
+        if train.get("compile"):
+            self.model.net_g.compile()
+        self.guard = Guard(train.get("nonfinite"), self.device, Tally(self.device))
+        self.iteration = 0
+
+    def _build(self) -> Any:
+        name = self.opt["model_type"]
+        known = registered(MODEL_REGISTRY)
+        if name not in known:
+            raise UserError(f"model_type: no model named '{name}'{nearest(name, known)}")
+        try:
+            return _bridged(known[name])(self.opt)
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise UserError(f"model_type {name}: BasicSR cannot build it from these options: {error!r}") from None
+
+    # ------------------------------------------------------------------------------------------------- training
+
+    def prepare(self, data: Mapping[str, Any]) -> None:
+        """Nothing to find out before training."""
+
+    def describe(self) -> str:
+        """Each network with its size."""
+        return "\n".join(
+            f"{k}: {type(n).__name__}, {count_parameters(n):,} parameters" for k, n in self._networks().items()
+        )
+
+    def _networks(self) -> dict[str, nn.Module]:
+        return {k: v for k, v in vars(self.model).items() if k.startswith("net_") and isinstance(v, nn.Module)}
+
+    def modules(self) -> list[nn.Module]:
+        """Every network of the model, averages included."""
+        return list(self._networks().values())
+
+    def feed_data(self, data: Mapping[str, Any]) -> None:
+        """Put a batch on the device."""
+        self.model.feed_data(data)
+        self.batch = data
+
+    def update_learning_rate(self, current_iter: int) -> None:
+        """Set the rates of an iteration."""
+        self.model.update_learning_rate(current_iter)
+
+    def optimize_parameters(self, current_iter: int) -> None:
+        """BasicSR's own step.
+
+        Raises:
+            NonFiniteError: one of its losses or gradients is NaN or infinite, and `train.nonfinite` lets no (further)
+                step be skipped.
+        """
+        self.iteration = current_iter
+        self.model.broken_gradients = []
+        everything = nn.ModuleList(self._networks().values())
+        kept = self.guard.kept(everything)
+        with autocast(self.device, self.amp):
+            self.model.optimize_parameters(current_iter)
+        if not self.model.broken_gradients:
+            self.check_finite()
+            self.guard.row = 0
+            return
+        if kept is not None:
+            kept.__exit__(None)
+        self.guard.refuse(self._bad_losses(), current_iter, self._explain)
+        self.model.log_dict = {}
+
+    def _explain(self) -> str:
+        """Where NaN or infinity began, as far as the main network tells."""
+        broken = set() if self._bad_losses() else {id(p) for p in self.model.broken_gradients}
+        named = [n for n, p in self.model.net_g.named_parameters() if id(p) in broken]
+        return explain_forward(self.model.net_g, self.batch, lambda: self.model.net_g(self.model.lq), named)
+
+    def _bad_losses(self) -> list[str]:
+        log = getattr(self.model, "log_dict", {})
+        return [name for name, value in log.items() if not -float("inf") < value < float("inf")]
+
+    def check_finite(self) -> None:
+        """Raise NonFiniteError where a loss of the last step was not finite."""
+        if bad := self._bad_losses():
+            raise NonFiniteError(f"iteration {self.iteration}: {', '.join(bad)} became NaN or infinite")
+
+    def get_current_log(self) -> dict[str, float]:
+        """The losses of the last step, averaged over processes."""
+        log = distributed.mean_values(dict(getattr(self.model, "log_dict", {})))
+        return log | self.guard.figures(scaled=False)
+
+    def get_current_learning_rate(self) -> list[float]:
+        """The rates of the first optimizer, as BasicSR reports them."""
+        return self.model.get_current_learning_rate()
+
+    # ------------------------------------------------------------------------------------------ saving, going on
+
+    def share_figures(self) -> None:
+        """Nothing: BasicSR's models log the last step alone."""
+
+    def training_state(self) -> dict[str, Any]:
+        """Networks (which parameters are frozen included), optimizers, schedules and what the model carries along."""
+        networks = self._networks()
+        frozen = {k: [n for n, p in net.named_parameters() if not p.requires_grad] for k, net in networks.items()}
+        carried = {k: getattr(self.model, k) for k in _CARRIED if hasattr(self.model, k)}
+        return cpu_copy(
+            {
+                "networks": {k: net.state_dict() for k, net in networks.items()},
+                "frozen": frozen,
+                "optimizers": [o.state_dict() for o in self.model.optimizers],
+                "schedulers": [s.state_dict() for s in self.model.schedulers],
+                "carried": {k: dict(v) if isinstance(v, Mapping) else v for k, v in carried.items()},
+                "guard": self.guard.state(),
+            }
+        )
+
+    def load_training_state(self, state: Mapping[str, Any]) -> None:
+        """Go on from `training_state`.
+
+        Raises:
+            UserError: it belongs to other networks.
+        """
+        try:
+            for name, net in self._networks().items():
+                net.load_state_dict(state["networks"][name])
+                for key, param in net.named_parameters():
+                    param.requires_grad_(key not in state["frozen"][name])
+            _load_all(self.model.optimizers, state["optimizers"])
+        except (RuntimeError, ValueError, KeyError) as error:
+            reason = " ".join(str(error).split())[:300]
+            raise UserError(f"the training state belongs to other networks: {reason}") from None
+        _load_all(self.model.schedulers, state["schedulers"])
+        self.guard.load_state(state.get("guard", {}))
+        for name, value in state["carried"].items():
+            setattr(self.model, name, value.to(self.device) if isinstance(value, torch.Tensor) else value)
+
+    def student_files(self) -> dict[str, dict[str, Any]]:
+        """Each trained network as BasicSR writes it; an average goes into its network's file as `params_ema`."""
+        networks = self._networks()
+        files: dict[str, dict[str, Any]] = {}
+        for name, net in networks.items():
+            key = "params_ema" if name.endswith("_ema") else "params"
+            files.setdefault(name.removesuffix("_ema"), {})[key] = cpu_copy(net.state_dict())
+        return files
+
+    def inference_network(self) -> nn.Module:
+        """The averaged generator where there is one, else the generator."""
+        return getattr(self.model, "net_g_ema", self.model.net_g)
+
+
+def _load_all(parts: list[Any], states: list[Any]) -> None:
+    if len(parts) != len(states):
+        raise ValueError(f"{len(states)} there, {len(parts)} here")
+    for part, state in zip(parts, states, strict=True):
+        part.load_state_dict(state)

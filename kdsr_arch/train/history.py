@@ -1,0 +1,146 @@
+"""Where the numbers of a run go: `history.jsonl`, TensorBoard, Weights & Biases."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from kdsr_arch.errors import UserError
+from kdsr_arch.files import remove_leftovers, why_not_written, write_whole
+from kdsr_arch.log import get_logger
+
+
+def whole_record(line: str) -> dict[str, Any] | None:
+    """A line of `history.jsonl`; None where it is torn or holds something else."""
+    try:
+        record = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    iteration = record.get("iter") if isinstance(record, dict) else None
+    return record if isinstance(iteration, int) and 0 <= iteration < 1 << 53 else None
+
+
+def logged_number(value: Any) -> float | None:
+    """A logged quantity as a number that can be computed with; None where it is none."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or abs(value) > 1e300:
+        return None
+    return float(value)
+
+
+class History:
+    """`history.jsonl`: one line for each logged iteration and each validation, without times.
+
+    A resumed run continues the lines of the run it resumes, so that the file of an interrupted run equals the
+    unbroken one's.
+    """
+
+    def __init__(self, path: Path, position: int = 0) -> None:
+        self.path = path
+        remove_leftovers(path.parent)
+        if path.exists():
+            self._cut(position)
+        self._handle = open(path, "a", encoding="utf-8")  # noqa: SIM115  (closed by `close`)
+
+    def _cut(self, position: int) -> None:
+        """Drop what lies after `position`, and the validation at it, which is about to be repeated."""
+        kept = []
+        for line in self.path.read_text(encoding="utf-8", errors="replace").splitlines():
+            record = whole_record(line)
+            if record is None:
+                break  # torn by a kill
+            if record["iter"] < position or (record["iter"] == position and record.get("kind") == "train"):
+                kept.append(line)
+        text = "".join(f"{line}\n" for line in kept).encode()
+        write_whole(self.path, lambda handle: handle.write(text))  # a kill here must not cost the lines kept
+
+    def add(self, kind: str, iteration: int, **content: Any) -> None:
+        """Append one record; `kind` is 'train' or 'val'.
+
+        Raises:
+            UserError: it cannot be written; a resumed run drops what was written of it.
+        """
+        self._write(lambda: self._handle.write(json.dumps({"kind": kind, "iter": iteration, **content}) + "\n"))
+
+    def sync(self) -> None:
+        """Put the lines on the disk, so that they outlive a power cut."""
+        self._write(lambda: os.fsync(self._handle.fileno()))
+
+    def _write(self, work: Callable[[], Any]) -> None:
+        try:
+            work()
+            self._handle.flush()
+        except OSError as error:
+            raise UserError(f"{self.path}: cannot be written ({why_not_written(error)})") from None
+
+    def close(self) -> None:
+        """Close the file; what could not be written before is not tried again."""
+        with suppress(OSError):
+            self._handle.close()
+
+
+class Trackers:
+    """TensorBoard and, on top of it as in BasicSR, Weights & Biases.
+
+    Raises:
+        UserError: one is asked for but not installed.
+    """
+
+    def __init__(self, opt: Mapping[str, Any], folder: Path, position: int = 0) -> None:
+        options = opt["logger"]
+        self._writer: Any = None
+        wandb = options.get("wandb") or {}
+        if wandb.get("project"):
+            self._start_wandb(opt, wandb)
+        if options.get("use_tb_logger") or wandb.get("project"):
+            self._writer = _tensorboard()(log_dir=str(folder), purge_step=position + 1 if position else None)
+
+    @staticmethod
+    def check(opt: Mapping[str, Any]) -> None:
+        """Refuse what is not installed, before anything is created."""
+        wandb = (opt["logger"].get("wandb") or {}).get("project")
+        if opt["logger"].get("use_tb_logger") or wandb:
+            _tensorboard()
+        if wandb:
+            _wandb()
+
+    @staticmethod
+    def _start_wandb(opt: Mapping[str, Any], options: Mapping[str, Any]) -> None:
+        known = {"id": options["resume_id"], "resume": "allow"} if options.get("resume_id") else {}
+        _wandb().init(name=opt["name"], project=options["project"], config=dict(opt), sync_tensorboard=True, **known)
+
+    def add(self, prefix: str, values: Mapping[str, float], iteration: int) -> None:
+        """Record scalars under `prefix/name`; where they cannot be written, say so once and go on without."""
+        if self._writer is None:
+            return
+        try:
+            for name, value in values.items():
+                self._writer.add_scalar(f"{prefix}/{name}", value, iteration)
+        except OSError as error:
+            get_logger().warning(f"TensorBoard's log cannot be written ({why_not_written(error)}): it ends here")
+            self._writer = None
+
+    def close(self) -> None:
+        """Flush and close."""
+        if self._writer is not None:
+            with suppress(OSError):
+                self._writer.close()
+
+
+def _tensorboard() -> Any:
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        raise UserError("logger.use_tb_logger: TensorBoard is not installed (pip install tensorboard)") from None
+    return SummaryWriter
+
+
+def _wandb() -> Any:
+    try:
+        import wandb
+    except ImportError:
+        raise UserError("logger.wandb: Weights & Biases is not installed (pip install wandb)") from None
+    return wandb

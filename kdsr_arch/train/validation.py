@@ -1,0 +1,119 @@
+"""Validation during training: every `val` data set, and the record of the best."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from kdsr_arch.evaluate.evaluator import EvalResult, Evaluator
+
+
+@dataclass
+class Best:
+    """The best value of each metric on each data set: {data set: {metric: {value, iter}}}.
+
+    Beside it, for `logger.keep_best`, the best validations by a metric of the first data set, best first: {metric:
+    [{value, iter}, ...]}.
+    """
+
+    records: dict[str, dict[str, dict[str, float]]] = field(default_factory=dict)
+    ranking: dict[str, list[dict[str, float]]] = field(default_factory=dict)
+
+    def rank(self, metric: str, value: float, iteration: int, better: str, count: int) -> list[int]:
+        """Take in a value; the iterations of the `count` best (the first of equals stays before later ones)."""
+        held = [entry for entry in self.ranking.get(metric, []) if entry["iter"] != iteration]
+        if not math.isnan(value):
+            held.append({"value": value, "iter": iteration})
+        sign = -1 if better == "higher" else 1
+        self.ranking[metric] = sorted(held, key=lambda e: (sign * e["value"], e["iter"]))[:count]
+        return [int(entry["iter"]) for entry in self.ranking[metric]]
+
+    def update(self, dataset: str, metric: str, value: float, iteration: int, better: str = "higher") -> bool:
+        """Take in a value; whether it is a new best (the first of equals stays; NaN never is)."""
+        if math.isnan(value):
+            return False
+        held = self.records.setdefault(dataset, {}).get(metric)
+        if held is not None and (value <= held["value"] if better == "higher" else value >= held["value"]):
+            return False
+        self.records[dataset][metric] = {"value": value, "iter": iteration}
+        return True
+
+
+class Validator:
+    """Scores a network on the validation data sets of an experiment.
+
+    The first metric on the first data set decides which network is the best.
+
+    Args:
+        opt: validated options.
+        datasets: {key of `datasets`: data set}.
+        device: where the network is.
+        folder: where restored images go when `val.save_img` is set.
+    """
+
+    def __init__(self, opt: Mapping[str, Any], datasets: Mapping[str, Any], device: torch.device, folder: Path) -> None:
+        val = opt.get("val") or {}
+        datasets = datasets if opt.get("val") else {}  # without `val`, training does not validate
+        self.device, self.folder, self.save_images = device, folder, bool(val.get("save_img"))
+        self.metrics: dict[str, dict[str, Any]] = val.get("metrics") or {}
+        self.sets = {k: (d, Evaluator(opt["datasets"][k], val, opt["scale"])) for k, d in datasets.items()}
+        self.every = {k: opt["datasets"][k].get("val_freq") or val.get("val_freq") for k in self.sets}
+        self.best = Best()
+        kept = opt["logger"].get("keep_best") or {}
+        self.keep: dict[str, int] = kept if isinstance(kept, dict) else dict.fromkeys([*self.metrics][:1], kept)
+
+    def due(self, iteration: int, last: int) -> list[str]:
+        """Keys of the data sets to score after this iteration: all at the last, else each at its own frequency."""
+        return [key for key, every in self.every.items() if iteration == last or (every and iteration % every == 0)]
+
+    def run(self, net: nn.Module, iteration: int, keys: Sequence[str]) -> dict[str, EvalResult]:
+        """Score `net` on these data sets, by the key of the data set."""
+        results = {}
+        for key in keys:
+            dataset, evaluator = self.sets[key]
+            place = self.folder / key / f"{iteration:08d}" if self.save_images else None
+            results[key] = evaluator.run(net, dataset, self.device, save_dir=place)
+        return results
+
+    def judge(self, results: Mapping[str, EvalResult], iteration: int) -> dict[str, Any] | None:
+        """Update the best values; the deciding one's record when it is new."""
+        deciding: dict[str, Any] | None = None
+        first = next(iter(self.sets), None)
+        for key, result in results.items():
+            for place, (metric, value) in enumerate(result.mean.items()):
+                new = self.best.update(key, metric, value, iteration, self._better(metric))
+                if new and key == first and place == 0:
+                    deciding = {"iter": iteration, "dataset": key, "metric": metric, "value": value}
+                    deciding["protocol"] = result.protocol
+        return deciding
+
+    def to_keep(self, results: Mapping[str, EvalResult], iteration: int) -> dict[str, list[int]]:
+        """What `logger.keep_best` keeps from now on: {metric: iterations, best first}."""
+        first = results.get(next(iter(self.sets), ""))
+        means = first.mean if first else {}
+        return {
+            metric: self.best.rank(metric, means[metric], iteration, self._better(metric), count)
+            for metric, count in self.keep.items()
+            if metric in means
+        }
+
+    def _better(self, metric: str) -> str:
+        return self.metrics.get(metric, {}).get("better") or "higher"
+
+    def text(self, results: Mapping[str, EvalResult], iteration: int) -> str:
+        """One line for each data set: its numbers, the best so far, the protocol."""
+        lines = []
+        for key, result in results.items():
+            held = self.best.records.get(key, {})
+            best = {m: f" (best {e['value']:.4f} at {e['iter']:,})" for m, e in held.items()}
+            shown = [f"{m} {v:.4f}{best.get(m, '')}" for m, v in result.mean.items()]
+            lines.append(
+                f"Validation at {iteration:,}, {result.dataset or key}: {', '.join(shown)}  [{result.protocol}]"
+            )
+        return "\n".join(lines)

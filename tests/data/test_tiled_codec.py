@@ -1,0 +1,104 @@
+"""Tiled values: lossless, a window of them is that window of the frame, and damage is never silent."""
+
+from __future__ import annotations
+
+import zlib
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from kdsr_arch.data.store.codec import CODEC_NAMES, ImageFileCodec, Window, codec_named, codec_of
+from kdsr_arch.data.store.tiled_codec import TiledCodec, tile_edge
+from kdsr_arch.errors import UserError
+
+TILED = ("webp", "raw", "zstd")
+
+
+def codec(name: str, edge: int = 0):
+    if name == "zstd":
+        pytest.importorskip("zstandard")
+    return codec_named(name, edge)
+
+
+@pytest.mark.parametrize("name", CODEC_NAMES)
+def test_lossless_in_noise_and_in_pictures(frames, name):
+    noise = np.random.default_rng(0).integers(0, 256, (70, 133, 3), dtype=np.uint8)
+    for frame in (frames[0], noise, noise[:1, :1], noise[:, :7], noise[:5, ::2], np.zeros((64, 64, 3), np.uint8)):
+        value = codec(name).encode(frame)
+        reader = codec_of(value)
+        assert reader.size(value, "a") == reader.verify(value, "a") == frame.shape[:2]
+        for data in (value, memoryview(value)):
+            decoded = reader.decode(data, "a")
+            np.testing.assert_array_equal(decoded, frame)
+            assert decoded.flags.c_contiguous and decoded.flags.owndata
+        assert codec(name).encode(frame) == value  # the same bytes whenever it is made
+
+
+@settings(max_examples=40, deadline=None)
+@given(data=st.data(), name=st.sampled_from(TILED), edge=st.sampled_from([8, 16, 50]))
+def test_a_window_is_that_part_of_the_frame(data, name, edge):
+    height, width = data.draw(st.integers(1, 90)), data.draw(st.integers(1, 90))
+    frame = np.random.default_rng(height * 100 + width).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    value = codec(name, edge).encode(frame)
+    top, left = data.draw(st.integers(0, height - 1)), data.draw(st.integers(0, width - 1))
+    window = Window(top, left, data.draw(st.integers(1, height - top)), data.draw(st.integers(1, width - left)))
+    np.testing.assert_array_equal(TiledCodec().decode(value, "a", window), window.of(frame))
+
+
+def test_a_window_reads_its_own_tiles_only(frames):
+    value = bytearray(codec("webp", 16).encode(frames[0]))
+    value[-5] ^= 1  # in the last tile
+    np.testing.assert_array_equal(TiledCodec().decode(value, "a", Window(0, 0, 40, 40)), frames[0][:40, :40])
+    with pytest.raises(UserError, match="a: the stored frame is damaged"):
+        TiledCodec().decode(value, "a", Window(140, 170, 4, 6))
+    with pytest.raises(UserError, match=r"window of 20x30 at \(130, 0\) does not fit a frame of 144x176"):
+        TiledCodec().decode(value, "a", Window(130, 0, 20, 30))
+
+
+@pytest.mark.parametrize("name", CODEC_NAMES)
+def test_every_flipped_byte_and_every_cut_is_found(frames, name):
+    value = codec(name, 16).encode(frames[0][:40, :40])
+    codec_of(value).verify(value, "a")
+    for place in range(0, len(value), max(1, len(value) // 150)):
+        damaged = bytearray(value)
+        damaged[place] ^= 0x10
+        with pytest.raises(UserError, match="a: "):
+            codec_of(damaged).verify(damaged, "a")
+    for kept in (0, 7, 8, 20, 30, 100, len(value) // 2, len(value) - 1):
+        with pytest.raises(UserError, match="a: "):
+            codec_of(value[:kept]).verify(value[:kept], "a")
+
+
+def test_bytes_that_lie_about_themselves(frames):
+    """Right checksums around the wrong tile: the decoder is not trusted either."""
+    good = codec("webp", 64).encode(frames[0][:64, :64])
+    other = codec("webp", 64).encode(frames[0][:32, :32])
+    tile, head = other[32:], bytearray(good[:24])
+    index = len(tile).to_bytes(4, "little") + zlib.crc32(tile).to_bytes(4, "little")
+    head[20:24] = zlib.crc32(bytes(head[:20]) + index).to_bytes(4, "little")
+    with pytest.raises(UserError, match="damaged"):
+        TiledCodec().decode(bytes(head) + index + tile, "a")
+    newer = bytearray(good)
+    newer[8] = 9
+    with pytest.raises(UserError, match="written by a newer version"):
+        TiledCodec().decode(newer, "a")
+
+
+def test_edges_and_names():
+    assert tile_edge((720, 1280)) == 128 and tile_edge((180, 320)) == 64
+    assert isinstance(codec_named("png"), ImageFileCodec)
+    for name, edge in (("webpp", 0), ("raw", 7), ("raw", 5000)):
+        with pytest.raises(UserError, match="did you mean 'webp'|tiles of"):
+            codec_named(name, edge)
+
+
+def test_a_missing_package_is_named(frames, monkeypatch):
+    from kdsr_arch.data.store import tile_coders
+
+    monkeypatch.setitem(__import__("sys").modules, "zstandard", None)
+    tile_coders._zstd.cache_clear()
+    with pytest.raises(UserError, match="pip install zstandard"):
+        codec_named("zstd").encode(frames[0])
+    tile_coders._zstd.cache_clear()

@@ -1,0 +1,102 @@
+"""Networks by name, and weights that are missing, damaged or of another network."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from kdsr_arch.errors import UserError
+from kdsr_arch.infer.networks import build_network, load_pretrained, load_weights, read_weights
+
+NET = {"type": "MSRResNet", "num_feat": 4, "num_block": 1, "upscale": 2}
+
+
+@pytest.fixture
+def net() -> torch.nn.Module:
+    return build_network(NET)
+
+
+def store(path: Path, content: object) -> str:
+    torch.save(content, path)
+    return str(path)
+
+
+@pytest.mark.parametrize(
+    ("opt", "said"),
+    [
+        ({"type": "MSRResNett"}, "network_g.type: no network named 'MSRResNett'.*did you mean 'MSRResNet'"),
+        ({"type": "MSRResNet", "feat": 3}, "network_g: MSRResNet refuses these values.*feat"),
+    ],
+)
+def test_faults_in_the_options(opt: dict, said: str) -> None:
+    with pytest.raises(UserError, match=said):
+        build_network(opt)
+
+
+@pytest.mark.parametrize("key", [None, "params", "params_ema"])
+@pytest.mark.parametrize("form", ["bare", "params", "params_ema", "module"])
+def test_every_form_of_file_is_read(key: str | None, form: str, net: torch.nn.Module, tmp_path: Path) -> None:
+    weights = build_network(NET).state_dict()
+    held = {
+        "bare": weights,
+        "params": {"params": weights},
+        "params_ema": {"params_ema": weights},
+        "module": {"params": {f"module.{k}": v for k, v in weights.items()}},
+    }[form]
+    load_weights(net, store(tmp_path / "x.pth", held), key)
+    for name, value in net.state_dict().items():
+        assert torch.equal(value, weights[name])
+
+
+def test_both_weights_in_one_file(tmp_path: Path) -> None:
+    path = store(tmp_path / "x.pth", {"params": {"w": torch.zeros(1)}, "params_ema": {"w": torch.ones(1)}})
+    assert read_weights(path, "params")["w"] == 0
+    assert read_weights(path, "params_ema")["w"] == read_weights(path)["w"] == 1
+
+
+def test_unknown_key_names_those_there_are(tmp_path: Path) -> None:
+    path = store(tmp_path / "x.pth", {"params": {"w": torch.zeros(1)}})
+    with pytest.raises(UserError, match="no weights under 'generator'; its keys: params"):
+        read_weights(path, "generator")
+
+
+@pytest.mark.parametrize("content", [{"epoch": 3}, [1], {"params": {"a": 3}}, torch.ones(1)])
+def test_files_without_weights(content: object, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="holds no network weights"):
+        read_weights(store(tmp_path / "x.pth", content))
+
+
+def test_other_networks_are_told_by_their_keys(net: torch.nn.Module, tmp_path: Path) -> None:
+    wider = build_network({**NET, "num_feat": 6}).state_dict()
+    path = store(tmp_path / "x.pth", {"params": wider})
+    with pytest.raises(UserError, match=r"other shapes: conv_first.weight \(6, 3, 3, 3\) instead of \(4, 3, 3, 3\)"):
+        load_weights(net, path)
+    deeper = build_network({**NET, "num_block": 2}).state_dict()
+    with pytest.raises(UserError, match="has body.1.conv1.weight.*which the network has not"):
+        load_weights(net, store(tmp_path / "y.pth", {"params": deeper}))
+    with pytest.raises(UserError, match="misses body.1.conv1.weight"):
+        load_weights(build_network({**NET, "num_block": 2}), store(tmp_path / "z.pth", {"params": net.state_dict()}))
+
+
+def test_refused_weights_leave_the_network_alone(net: torch.nn.Module, tmp_path: Path) -> None:
+    before = {k: v.clone() for k, v in net.state_dict().items()}
+    path = store(tmp_path / "x.pth", {"params": build_network({**NET, "num_block": 2}).state_dict()})
+    with pytest.raises(UserError):
+        load_weights(net, path)
+    assert all(torch.equal(v, before[k]) for k, v in net.state_dict().items())
+
+
+def test_what_fits_is_taken_when_not_strict(net: torch.nn.Module, tmp_path: Path) -> None:
+    deeper = build_network({**NET, "num_block": 2}).state_dict()
+    load_weights(net, store(tmp_path / "x.pth", {"params": deeper}), strict=False)
+    assert torch.equal(net.state_dict()["conv_last.weight"], deeper["conv_last.weight"])
+    with pytest.raises(UserError, match="does not fit"):
+        load_weights(net, store(tmp_path / "y.pth", {"params": {"foreign": torch.ones(1)}}), strict=False)
+
+
+def test_the_option_is_named(net: torch.nn.Module, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="path.pretrain_network_t: .*no such checkpoint"):
+        load_pretrained(net, {"pretrain_network_t": str(tmp_path / "none.pth")}, "t")
+    assert not load_pretrained(net, {"pretrain_network_t": None}, "t")

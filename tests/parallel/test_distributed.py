@@ -1,0 +1,181 @@
+"""Two real processes with gloo: averaging, broadcasting, agreeing; and what a wrong start is told."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+import torch
+import torch.distributed as dist
+
+from kdsr_arch.errors import UserError
+from kdsr_arch.parallel import distributed, rendezvous
+from kdsr_arch.parallel.launchers import first_host, prepare_environment
+
+WORK = """
+import torch
+from torch import nn
+from kdsr_arch.parallel import distributed as d
+
+d.start("pytorch")
+rank = d.rank()
+assert d.is_distributed() and d.world_size() == 2 and d.is_main() == (rank == 0)
+
+torch.manual_seed(rank)
+net = nn.Sequential(nn.Conv2d(2, 3, 3), nn.BatchNorm2d(3), nn.Conv2d(3, 1, 1))
+net[0].weight.data = net[0].weight.data.contiguous(memory_format=torch.channels_last)
+d.broadcast_modules([net])
+sums = d.gather(float(sum(p.double().sum() for p in net.parameters())))
+assert sums[0] == sums[1], sums
+
+net[2].bias.requires_grad_(False)      # frozen
+x = torch.randn(2, 2, 5, 5)
+net[1](net[0](x)).sum().backward()     # net[2] gets no gradient
+mine = {k: p.grad.clone() for k, p in net.named_parameters() if p.grad is not None}
+both = d.gather(mine)
+d.average_gradients(net.parameters())
+for k, p in net.named_parameters():
+    if p.grad is None:
+        assert k.startswith("2."), k
+    else:
+        torch.testing.assert_close(p.grad, (both[0][k] + both[1][k]) / 2)
+
+assert not torch.equal(*[t for t in d.gather(net[1].running_mean.clone())])
+d.broadcast_buffers([net])
+means = d.gather((net[1].running_mean.clone(), int(net[1].num_batches_tracked)))
+assert torch.equal(means[0][0], means[1][0]) and means[0][1] == 1
+
+assert d.agree_max(rank * 15) == 15
+assert d.mean_values({"a": float(rank), "b": 2.0}) == {"a": 0.5, "b": 2.0}
+assert d.from_main({"r": rank}) == {"r": 0}
+d.barrier()
+d.stop()
+assert not d.is_distributed()
+print("done")
+"""
+
+
+def free_port() -> int:
+    with socket.socket() as held:
+        held.bind(("127.0.0.1", 0))
+        return held.getsockname()[1]
+
+
+def test_two_processes(tmp_path: Path) -> None:
+    script = tmp_path / "work.py"
+    script.write_text(WORK)
+    port = str(free_port())
+    root = str(Path(__file__).resolve().parent.parent)
+    processes = []
+    for rank in range(2):
+        env = {**os.environ, "RANK": str(rank), "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+        env |= {"PYTHONPATH": root, "OMP_NUM_THREADS": "1"}
+        command = [sys.executable, str(script)]
+        processes.append(subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True))
+    for process in processes:
+        out, err = process.communicate(timeout=120)
+        assert out.strip() == "done", err
+
+
+def test_alone_everything_is_the_identity() -> None:
+    net = torch.nn.Linear(2, 1)
+    net(torch.ones(1, 2)).sum().backward()
+    before = net.weight.grad.clone()
+    distributed.start("none")
+    distributed.average_gradients(net.parameters())
+    distributed.broadcast_modules([net])
+    assert torch.equal(net.weight.grad, before)
+    assert (distributed.rank(), distributed.world_size(), distributed.is_main()) == (0, 1, True)
+    assert distributed.gather(3) == [3] and distributed.agree_max(4) == 4 and distributed.from_main(5) == 5
+    assert distributed.mean_values({"a": 1.0}) == {"a": 1.0}
+    distributed.barrier()
+    distributed.stop()
+
+
+def test_missing_launcher_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    for key in ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.delenv(key, raising=False)
+    with pytest.raises(UserError, match="RANK, WORLD_SIZE, MASTER_ADDR, MASTER_PORT not set.*torchrun"):
+        distributed.start("pytorch")
+    monkeypatch.delenv("SLURM_PROCID", raising=False)
+    with pytest.raises(UserError, match="SLURM_PROCID.*srun"):
+        distributed.start("slurm")
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "x")
+    monkeypatch.setenv("WORLD_SIZE", "3")
+    with pytest.raises(UserError, match="torchrun started 3 processes.*--launcher pytorch"):
+        distributed.start("none")
+
+
+@pytest.mark.parametrize(
+    ("nodes", "first"),
+    [
+        ("alone", "alone"),
+        ("node[03-06,11]", "node03"),
+        ("a-1,b[2-3]", "a-1"),
+        ("node[7,9],login1", "node7"),
+        ("rack[1-2]-n[10-12].site", "rack1-n10.site"),
+    ],
+)
+def test_first_host_of_a_slurm_node_list(nodes: str, first: str) -> None:
+    assert first_host(nodes) == first
+
+
+def test_slurm_variables_become_those_of_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+    for key in ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "LOCAL_RANK", "SLURM_STEP_NODELIST"):
+        monkeypatch.setenv(key, "")  # so that all is put back in the end
+        monkeypatch.delenv(key)
+    given = {"PROCID": "5", "NTASKS": "8", "LOCALID": "1", "NODELIST": "n[4-5]", "JOB_ID": "1234567"}
+    for key, value in given.items():
+        monkeypatch.setenv(f"SLURM_{key}", value)
+    prepare_environment("slurm")
+    found = {k: os.environ[k] for k in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")}
+    wanted = {"RANK": "5", "WORLD_SIZE": "8", "LOCAL_RANK": "1", "MASTER_ADDR": "n4", "MASTER_PORT": "24567"}
+    assert found == wanted
+    prepare_environment("slurm", port=4000)
+    assert os.environ["MASTER_PORT"] == "4000"
+
+
+def test_a_second_start_does_not_take_the_first_ones_word() -> None:
+    """What torchrun's restart leaves in its store: a process of the new start must wait for the new first process."""
+    store = dist.HashStore()
+
+    def both() -> list[str]:
+        words = ["", ""]
+        deadline = time.monotonic() + 30
+        one = threading.Thread(target=lambda: words.__setitem__(1, rendezvous._follow(store, 1, deadline)))
+        one.start()
+        time.sleep(0.2)  # long enough to fall for what is there already
+        words[0] = rendezvous._lead(store, 2, deadline)
+        one.join()
+        return words
+
+    first, second = both(), both()
+    assert first[0] == first[1] != second[0] == second[1]
+
+
+def test_processes_that_do_not_come_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    alone = {"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+    for key, value in alone.items():
+        monkeypatch.setenv(key, value)
+    with pytest.raises(UserError, match="process 0 of 2 could not join the others at 127.0.0.1.*1.2 clients joined"):
+        distributed.start("pytorch", options={"timeout": 1})
+
+
+@pytest.mark.parametrize(("code", "requeued"), [(0, False), (143, True), (2, False)])
+def test_the_slurm_script_requeues_what_a_signal_has_ended(code: int, requeued: bool, tmp_path: Path) -> None:
+    for name, body in {"srun": f'echo "$@"; exit {code}', "scontrol": 'echo scontrol "$@"'}.items():
+        (tmp_path / name).write_text(f"#!/bin/sh\n{body}\n")
+        (tmp_path / name).chmod(0o755)
+    script = Path(__file__).resolve().parent.parent / "scripts" / "slurm_train.sh"
+    env = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "SLURM_JOB_ID": "12"}
+    done = subprocess.run(["bash", str(script), "a b.yml", "--debug"], env=env, capture_output=True, text=True)
+    first, *rest = done.stdout.splitlines()
+    assert first == "--kill-on-bad-exit=1 kdsr train -opt a b.yml --launcher slurm --auto_resume --debug"
+    assert done.returncode == code and rest == (["scontrol requeue 12"] if requeued else [])
+    assert subprocess.run(["bash", str(script)], env=env, capture_output=True).returncode not in (0, 143)

@@ -1,0 +1,172 @@
+"""A student with batch normalisation: its statistics when averaged, resumed, tested, of small batches, in processes."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+import torch
+
+from kdsr_arch.evaluate.evaluator import Evaluator
+from kdsr_arch.infer.runner import Runner
+from kdsr_arch.infer.traits import traits_of
+from kdsr_arch.registry import register_all
+from kdsr_arch.train.distill_model import VideoDistillModel
+
+register_all()
+TINY = {"type": "FastDVDnet", "scale": 2, "channels": [4, 6, 8], "num_interm": 3, "num_hr_feat": 4}
+
+
+def model(norm: str = "batch", **changes: Any) -> VideoDistillModel:
+    train = {"total_iter": 10, "ema_decay": 0.9, "optim_g": {"type": "Adam", "lr": 1e-3},
+             "pixel_opt": {"type": "L1Loss"}, **changes}  # fmt: skip
+    torch.manual_seed(4)
+    network = {**TINY, "norm": norm}
+    made = VideoDistillModel({"scale": 2, "num_gpu": 0, "network_g": network, "path": {}, "train": train})
+    made.prepare(clips(1)[0])
+    return made
+
+
+def clips(count: int, batch: int = 2, frames: int = 2, seed: int = 0) -> list[dict[str, torch.Tensor]]:
+    rng = torch.Generator().manual_seed(seed)
+    return [{"lq": torch.rand(batch, frames + 4, 3, 8, 8, generator=rng),
+             "gt": torch.rand(batch, frames, 3, 16, 16, generator=rng)} for _ in range(count)]  # fmt: skip
+
+
+def train(made: VideoDistillModel, data: list[dict[str, torch.Tensor]], start: int = 0) -> None:
+    for number, batch in enumerate(data, start + 1):
+        made.update_learning_rate(number)
+        made.feed_data(batch)
+        made.optimize_parameters(number)
+
+
+def statistics(net: torch.nn.Module) -> dict[str, torch.Tensor]:
+    return {name: value.clone() for name, value in net.named_buffers() if "running" in name or "tracked" in name}
+
+
+def same(left: dict[str, torch.Tensor], right: dict[str, torch.Tensor]) -> bool:
+    return all(torch.equal(left[name], right[name]) for name in left)
+
+
+def test_the_dry_run_leaves_no_trace_in_the_statistics() -> None:
+    held = statistics(model().student)
+    assert len(held) == 3 * 26
+    assert all(not value.any() for name, value in held.items() if "mean" in name or "tracked" in name)
+
+
+def test_statistics_of_one_step_by_hand() -> None:
+    """Momentum 0.1 from mean 0 and variance 1; the three triples of every window count as one batch."""
+    made, (batch,) = model(), clips(1)
+    windows = torch.cat([batch["lq"][:, i : i + 5] for i in range(2)], 0).unflatten(0, (2, 2)).transpose(0, 1)
+    triples = torch.cat([windows.flatten(0, 1)[:, i : i + 3] for i in range(3)])
+    with torch.no_grad():
+        seen = made.student.temp1.inc.convblock[0](triples.flatten(1, 2)).double()
+    train(made, [batch])
+    first = made.student.temp1.inc.convblock[1]
+    torch.testing.assert_close(first.running_mean.double(), 0.1 * seen.mean((0, 2, 3)), atol=1e-6, rtol=1e-5)
+    torch.testing.assert_close(first.running_var.double(), 0.9 + 0.1 * seen.var((0, 2, 3)), atol=1e-6, rtol=1e-5)
+
+
+def test_averages_take_the_newest_statistics() -> None:
+    made = model()
+    train(made, clips(3))
+    assert same(statistics(made.ema.net), statistics(made.student))
+    assert int(made.ema.net.temp1.inc.convblock[1].num_batches_tracked) == 3
+    weight = "temp2.inc.convblock.0.weight"
+    assert not torch.equal(made.ema.net.state_dict()[weight], made.student.state_dict()[weight])
+    files = made.student_files()["net_g"]
+    assert set(files["params"]) == set(files["params_ema"]) == set(made.student.state_dict())
+
+
+@pytest.mark.parametrize("norm", ["batch", "none"])
+def test_resumed_equals_unbroken(norm: str) -> None:
+    data = clips(4)
+    whole, first, second = model(norm), model(norm), model(norm)
+    train(whole, data)
+    train(first, data[:2])
+    train(second, clips(1, seed=9))  # whatever it was before
+    second.load_training_state(first.training_state())
+    train(second, data[2:], 2)
+    for mine, other in ((whole.student, second.student), (whole.ema.net, second.ema.net)):
+        assert same(mine.state_dict(), other.state_dict())
+
+
+def test_one_small_window_trains() -> None:
+    """A batch of one window, 4 pixels a side at its coarsest: statistics are of 12 and of 4 values a channel."""
+    made = model()
+    train(made, clips(3, batch=1, frames=1))
+    made.check_finite()
+    assert all(torch.isfinite(value).all() for value in made.student.state_dict().values())
+
+
+def test_testing_uses_the_statistics_and_leaves_them() -> None:
+    made = model()
+    train(made, clips(3))
+    before, net = statistics(made.student), made.student.train()
+    lq, gt = torch.rand(5, 3, 8, 12), torch.rand(5, 3, 16, 24)
+    sample = {"lq": lq, "gt": gt, "gt_index": [0, 1, 2, 3, 4], "name": "a", "frames": list("12345")}
+    option = {"metrics": {"psnr": {"type": "calculate_psnr", "crop_border": 0}}}
+    found = Evaluator({"name": "x"}, option, 2).run(net, [sample], torch.device("cpu"), progress=False)
+    assert same(before, statistics(net)) and net.training and net.temp1.inc.convblock[1].training
+    runner = Runner(net.eval(), traits_of(net))
+    alone = runner.restore(lq[None])[0]
+    together = runner.restore(torch.stack([lq, torch.rand_like(lq)]), chunk=3)[0]
+    torch.testing.assert_close(alone, together, atol=1e-5, rtol=1e-5)  # whatever else is in the batch
+    again = Evaluator({"name": "x"}, option, 2).run(net, [sample], torch.device("cpu"), progress=False)
+    assert again.mean == found.mean
+
+
+def test_without_batch_norm_nothing_is_tracked() -> None:
+    made = model("none")
+    train(made, clips(2, batch=1, frames=1))
+    assert not statistics(made.student) and not statistics(made.ema.net)
+    assert made.student.temp1.inc.convblock[0].bias is not None
+
+
+def work() -> None:
+    """One of two processes, each with its half of the batch."""
+    from kdsr_arch.parallel import distributed
+
+    distributed.start("pytorch")
+    made = model()
+    distributed.broadcast_modules(made.modules())
+    (batch,) = clips(1, batch=4)
+    half = slice(2 * distributed.rank(), 2 * distributed.rank() + 2)
+    train(made, [{name: images[half] for name, images in batch.items()}])
+    first, second = distributed.gather(made.student.state_dict())
+    held = statistics(made.student)
+    assert all(torch.equal(first[name], second[name]) for name in first if name not in held)  # one network,
+    means = [name for name in held if name.endswith("mean")]
+    assert not any(torch.equal(first[name], second[name]) for name in means)  # each with the statistics of its half,
+    alone = model()
+    train(alone, [{name: images[half] for name, images in batch.items()}])
+    assert same(held, statistics(alone.student))  # as it would be alone;
+    distributed.broadcast_buffers(made.modules())
+    for net in (made.student, made.ema.net):  # tested and saved with those of the first
+        assert same({name: first[name] for name in held}, statistics(net))
+    distributed.stop()
+    print("done")
+
+
+def test_two_processes() -> None:
+    with socket.socket() as held:
+        held.bind(("127.0.0.1", 0))
+        port = held.getsockname()[1]
+    common = {**os.environ, "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    common["OMP_NUM_THREADS"] = "1"
+    children = [
+        subprocess.Popen([sys.executable, __file__], env={**common, "RANK": str(rank), "LOCAL_RANK": str(rank)},
+                         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        for rank in range(2)
+    ]  # fmt: skip
+    for child in children:
+        said = child.communicate(timeout=300)[0]
+        assert child.returncode == 0 and said.strip().endswith("done"), said
+
+
+if __name__ == "__main__":
+    work()

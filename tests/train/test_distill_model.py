@@ -1,0 +1,190 @@
+"""The training step around a task: video with space-time distillation, stages, precision, and an exact state."""
+
+from __future__ import annotations
+
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from kdsr_arch.errors import UserError
+from kdsr_arch.infer.networks import build_network
+from kdsr_arch.registry import register_all
+from kdsr_arch.train.distill_model import ImageDistillModel, VideoDistillModel
+
+register_all()
+SMALL = {"type": "MSRResNet", "num_feat": 8, "num_block": 1, "upscale": 2}
+VESPCN = {"type": "VESPCN", "num_frame": 3, "num_feat": 8, "num_hr_feat": 8, "num_block": 1, "num_flow_feat": 4}
+EDVR = {
+    "type": "EDVRSlim",
+    **{"num_feat": 8, "num_hr_feat": 8, "num_frame": 3, "deformable_groups": 2},
+    **{"num_extract_block": 1, "num_reconstruct_block": 1},
+}
+STD = {
+    "motion": {"type": "MotionCompensationLoss", "student": "motion", "loss_weight": 0.01},
+    "spatial": {"type": "SpatialAttentionLoss", "at": "f_sr", "loss_weight": {"balance": 0.1, "window": 2}},
+    "temporal": {"type": "TemporalMemoryLoss", "at": "f_sr", "loss_weight": 0.1},
+}
+
+
+def options(train: dict[str, Any], **changes: Any) -> dict[str, Any]:
+    base = {"total_iter": 10, "optim_g": {"type": "Adam", "lr": 1e-3}, "pixel_opt": {"type": "L1Loss"}, "ratio_freq": 2}
+    return {"scale": 2, "num_gpu": 0, "network_g": SMALL, "path": {}, "train": {**base, **train}, **changes}
+
+
+def teacher_file(folder: Path, network: dict[str, Any]) -> dict[str, Any]:
+    torch.manual_seed(2)
+    torch.save({"params": build_network(network, "network_t").state_dict()}, folder / "t.pth")
+    return {"network_t": network, "path": {"pretrain_network_t": str(folder / "t.pth")}}
+
+
+def images(count: int) -> list[dict[str, torch.Tensor]]:
+    generator = torch.Generator().manual_seed(5)
+    return [
+        {"lq": torch.rand(4, 3, 8, 8, generator=generator), "gt": torch.rand(4, 3, 16, 16, generator=generator)}
+        for _ in range(count)
+    ]
+
+
+def train(model: Any, data: list[dict[str, torch.Tensor]], start: int = 0) -> None:
+    for iteration, batch in enumerate(data, start=start + 1):
+        model.update_learning_rate(iteration)
+        model.feed_data(batch)
+        model.optimize_parameters(iteration)
+
+
+def weights(model: Any) -> torch.Tensor:
+    return torch.cat([p.detach().flatten() for p in model.parameters])
+
+
+def test_space_time_distillation_resumes_exactly(tmp_path: Path) -> None:
+    opt = options({"distill_opt": STD, "ema_decay": 0.9}, network_g=VESPCN, scale=4, **teacher_file(tmp_path, EDVR))
+    generator = torch.Generator().manual_seed(5)
+    data = [
+        {"lq": torch.rand(1, 4, 3, 12, 12, generator=generator), "gt": torch.rand(1, 2, 3, 48, 48, generator=generator)}
+        for _ in range(4)
+    ]
+    torch.manual_seed(0)
+    whole = VideoDistillModel(opt)
+    whole.prepare(data[0])
+    initial = deepcopy(whole.training_state())
+    train(whole, data)
+    first, second = VideoDistillModel(opt), VideoDistillModel(opt)
+    for model in (first, second):
+        model.prepare(data[0])
+    first.load_training_state(initial)
+    train(first, data[:2])
+    second.load_training_state(first.training_state())
+    train(second, data[2:], 2)
+    assert torch.equal(weights(second), weights(whole))
+    log = whole.get_current_log()
+    assert second.get_current_log() == log
+    assert {"l_pix", "l_motion", "l_spatial", "l_temporal", "ratio/temporal", "grad_norm"} <= set(log)
+
+
+@pytest.mark.parametrize(("steps", "stop", "told"), [(9, None, False), (10, None, True), (5, 5, True)])
+def test_a_term_that_trains_its_own_parts_to_the_end_is_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, steps: int, stop: int | None, told: bool
+) -> None:
+    pretrained = {**STD["temporal"], "lstm": "pretrained", "pretrain_iters": steps, "stop": stop}
+    opt = options({"distill_opt": {"temporal": pretrained}}, network_g=VESPCN, scale=4, **teacher_file(tmp_path, EDVR))
+    model = VideoDistillModel(opt)
+    with caplog.at_level("WARNING", "kdsr"):
+        model.prepare({"lq": torch.rand(1, 4, 3, 12, 12), "gt": torch.rand(1, 2, 3, 48, 48)})
+    assert any("temporal: its pretrain_iters" in r.message for r in caplog.records) == told
+
+
+def test_train_only_parts_train_but_are_in_no_student_file(tmp_path: Path) -> None:
+    wide = {**SMALL, "num_feat": 12}
+    terms = {"fit": {"type": "FitNetLoss", "at": "body.0", "loss_weight": 1.0}}
+    model = ImageDistillModel(options({"distill_opt": terms}, **teacher_file(tmp_path, wide)))
+    data = images(2)
+    model.prepare(data[0])
+    before = [p.detach().clone() for p in model.task.train_only_parameters()]
+    train(model, data)
+    after = model.task.train_only_parameters()
+    assert before and any(not torch.equal(a, b) for a, b in zip(before, after, strict=True))
+    assert list(model.student_files()["net_g"]["params"]) == list(model.student.state_dict())
+    assert "108" in model.describe()  # 8 x 12 weights and 12 biases of the adapter
+
+
+def test_gradient_is_that_of_a_plain_loop() -> None:
+    model = ImageDistillModel(options({}))
+    data = images(3)
+    model.prepare(data[0])
+    net = deepcopy(model.student)
+    optimizer = torch.optim.Adam(net.parameters(), lr=1e-3)
+    for batch in data:
+        optimizer.zero_grad()
+        (net(batch["lq"]) - batch["gt"]).abs().mean().backward()
+        optimizer.step()
+    train(model, data)
+    for mine, theirs in zip(model.student.parameters(), net.parameters(), strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize("changes", [{"amp": "bf16"}, {"channels_last": True}])
+def test_options_of_speed_keep_the_direction(changes: dict[str, Any]) -> None:
+    data, steps = images(1), []
+    for train_opt in ({"optim_g": {"type": "SGD", "lr": 1.0}}, {"optim_g": {"type": "SGD", "lr": 1.0}, **changes}):
+        torch.manual_seed(0)
+        model = ImageDistillModel(options(train_opt))
+        model.prepare(data[0])
+        before = weights(model)
+        train(model, data)
+        steps.append(weights(model) - before)
+    cosine = torch.nn.functional.cosine_similarity(*steps, dim=0)
+    assert cosine > (0.98 if "amp" in changes else 0.9999)
+
+
+def test_stage_freezes_and_thaws() -> None:
+    stages = [{"iters": 1, "freeze": ["conv_last"]}, {"iters": 9}]
+    model = ImageDistillModel(options({"stages": stages}))
+    data = images(2)
+    model.prepare(data[0])
+    start = model.student.conv_last.weight.detach().clone()
+    train(model, data[:1])
+    assert torch.equal(model.student.conv_last.weight, start)
+    train(model, data[1:], 1)
+    assert not torch.equal(model.student.conv_last.weight, start)
+
+
+def test_clipped_step_has_the_wanted_length() -> None:
+    model = ImageDistillModel(options({"optim_g": {"type": "SGD", "lr": 1.0}, "grad_clip": 1e-3}))
+    data = images(1)
+    model.prepare(data[0])
+    before = weights(model)
+    train(model, data)
+    assert (weights(model) - before).norm() == pytest.approx(1e-3, rel=1e-3)
+
+
+def test_state_is_a_copy() -> None:
+    model = ImageDistillModel(options({"ema_decay": 0.5}))
+    data = images(2)
+    model.prepare(data[0])
+    train(model, data[:1])
+    state = model.training_state()
+    held = deepcopy(state)
+    train(model, data[1:], 1)
+    for part in ("net_g", "net_g_ema"):
+        assert all(torch.equal(v, held[part][k]) for k, v in state[part].items())
+    assert torch.equal(state["optimizer"]["state"][0]["exp_avg"], held["optimizer"]["state"][0]["exp_avg"])
+
+
+def test_state_of_other_terms_is_refused(tmp_path: Path) -> None:
+    wide = teacher_file(tmp_path, {**SMALL, "num_feat": 12})
+    terms = {"fit": {"type": "FitNetLoss", "at": "body.0"}}
+    model, other = ImageDistillModel(options({"distill_opt": terms}, **wide)), ImageDistillModel(options({}))
+    for m in (model, other):
+        m.prepare(images(1)[0])
+    with pytest.raises(UserError, match="other (networks or )?terms"):
+        model.load_training_state(other.training_state())
+
+
+def test_accumulation_that_does_not_divide_is_told() -> None:
+    model = ImageDistillModel(options({"accumulation": 3}))
+    model.prepare(images(1)[0])
+    with pytest.raises(UserError, match="accumulation 3 does not divide the batch of 4"):
+        train(model, images(1))

@@ -1,0 +1,59 @@
+"""Sums of losses, and the first that is not finite."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from kdsr_arch.train.meter import Tally
+
+CPU = torch.device("cpu")
+
+
+def values(**named: float) -> dict[str, torch.Tensor]:
+    return {k: torch.tensor(v) for k, v in named.items()}
+
+
+def test_means_over_changing_sets_of_names() -> None:
+    tally = Tally(CPU)
+    tally.add(values(a=1.0, b=2.0), 1)
+    tally.add(values(a=3.0), 2)
+    tally.add(values(a=5.0, b=4.0), 3)
+    assert tally.means() == {"a": 3.0, "b": 3.0}
+    assert tally.means() == {}
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
+def test_the_first_culprit_is_named_even_when_looked_for_late(bad: float) -> None:
+    tally = Tally(CPU)
+    tally.add(values(a=1.0, b=1.0), 1)
+    tally.add(values(a=1.0, b=bad), 2)
+    tally.add(values(a=bad, b=bad), 3)
+    assert tally.first_bad() == (2, ["b"])
+
+
+def test_what_is_only_watched_has_no_mean() -> None:
+    tally = Tally(CPU)
+    tally.add(values(a=1.0, _flag=0.0), 1)
+    assert tally.first_bad() is None
+    tally.add(values(a=1.0, _flag=float("nan")), 2)
+    assert tally.first_bad() == (2, ["_flag"])
+    assert tally.means() == {"a": 1.0}
+
+
+def test_state_carries_the_open_window() -> None:
+    whole, first, second = Tally(CPU), Tally(CPU), Tally(CPU)
+    for it in range(1, 6):
+        whole.add(values(a=0.1 * it), it)
+        if it == 3:
+            second.load_state(first.state())
+        (first if it < 3 else second).add(values(a=0.1 * it), it)
+    assert second.means() == whole.means()
+
+
+def test_state_is_a_copy() -> None:
+    tally = Tally(CPU)
+    tally.add(values(a=1.0), 1)
+    state = tally.state()
+    tally.add(values(a=1.0), 2)
+    assert state[0]["total"].item() == 1.0

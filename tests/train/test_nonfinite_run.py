@@ -1,0 +1,154 @@
+"""Broken numbers in whole trainings: skipped steps across a resume and across processes, offsets before the loss."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import re
+import signal
+import socket
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from kdsr_arch.infer.networks import build_network
+from kdsr_arch.train.distill_model import DistillModel
+from kdsr_arch.train.trainer import main
+
+_spec = importlib.util.spec_from_file_location("children", Path(__file__).with_name("children.py"))
+assert _spec is not None and _spec.loader is not None
+children = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(children)
+
+SKIP = {"train": {"nonfinite": {"skip": 3}}}
+STUDENT = ("num_in_ch", "num_out_ch", "num_feat", "num_block", "upscale")  # keywords of the student of conftest.py
+
+
+def spoil(iteration: int, rank: int = 0) -> None:
+    """From now on the LR images of an iteration are NaN on one process."""
+    from kdsr_arch.parallel import distributed
+
+    original, count = DistillModel.update_learning_rate, DistillModel.optimize_parameters
+
+    def noted(self: Any, current_iter: int) -> None:
+        self.spoilt = current_iter == iteration and distributed.rank() == rank
+        original(self, current_iter)
+
+    def step(self: Any, current_iter: int) -> None:
+        if self.spoilt:
+            self.lq = torch.full_like(self.lq, float("nan"))
+        count(self, current_iter)
+
+    DistillModel.update_learning_rate, DistillModel.optimize_parameters = noted, step  # type: ignore[method-assign]
+
+
+@pytest.fixture
+def unspoilt(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Puts the methods back that `spoil` replaces."""
+    for name in ("update_learning_rate", "optimize_parameters"):
+        monkeypatch.setattr(DistillModel, name, getattr(DistillModel, name))
+
+
+def state(root: Path, iteration: int = 8) -> dict[str, Any]:
+    path = root / "experiments" / "tiny" / "training_states" / f"{iteration}.state"
+    return torch.load(path, weights_only=True)["model"]
+
+
+def test_skipping_is_part_of_the_resumed_run_bit_for_bit(load, arguments, unspoilt, tmp_path, capsys) -> None:
+    spoil(4)
+    assert main(load(tmp_path / "whole", **SKIP), arguments()) == 0
+    said = capsys.readouterr().err
+    assert "iteration 4: l_pix became NaN or infinite; it is in the batch already: lq: step skipped (1 of" in said
+    for stop in (3, 4):
+        root = tmp_path / f"broken{stop}"
+        path = {"path": {"resume_state": str(root / "experiments" / "tiny" / "training_states" / f"{stop}.state")}}
+        frequent = {"logger": {"save_checkpoint_freq": 1}}
+        assert main(load(root, **SKIP, **frequent), arguments()) == 0
+        assert main(load(root, **SKIP, **frequent, **path), arguments()) == 0
+        ours, theirs = state(tmp_path / "whole"), state(root)
+        for part in ("net_g", "net_g_ema"):
+            assert all(torch.equal(v, theirs[part][k]) for k, v in ours[part].items())
+        assert ours["guard"] == theirs["guard"] and ours["guard"]["total"] == 1
+        assert {0: 7.0, 1: 7.0}.items() <= {k: float(v["step"]) for k, v in ours["optimizer"]["state"].items()}.items()
+
+
+def start_two(option_file: Path, *flags: str) -> list[Any]:
+    with socket.socket() as held:
+        held.bind(("127.0.0.1", 0))
+        port = str(held.getsockname()[1])
+    shared = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    flags = ("--launcher", "pytorch", *flags)
+    ranks = [{"RANK": str(rank), "LOCAL_RANK": str(rank), **shared} for rank in range(2)]
+    return [children.Child(option_file, *flags, prepare=lambda: spoil(3, rank=1), **rank) for rank in ranks]
+
+
+def test_all_processes_skip_what_is_broken_on_one(write_options, tmp_path) -> None:
+    two = {"datasets": {"train": {"batch_size_per_gpu": 2}}}
+    for child in start_two(write_options(**SKIP, **two)):
+        code, said = child.finish()
+        assert code == 0, said
+    assert state(tmp_path)["guard"]["total"] == 1
+    log = next((tmp_path / "experiments" / "tiny").glob("*.log")).read_text()
+    assert "iteration 3: l_pix became NaN or infinite (process 1); it is in the batch already: lq" in log
+
+
+def test_all_processes_stop_at_what_is_broken_on_one(write_options, tmp_path) -> None:
+    two = {"datasets": {"train": {"batch_size_per_gpu": 2}}, "logger": {"save_checkpoint_freq": 2}}
+    ends = [child.finish() for child in start_two(write_options(**two))]
+    assert [code for code, _ in ends] == [2, 2]
+    said = "".join(text for _, text in ends)
+    assert "iteration 3: l_pix became NaN or infinite (process 1)" in said and "Traceback" not in said
+    assert "the state of iteration 2 is kept" in said
+
+
+def test_offsets_that_explode_while_training_are_told_while_the_loss_is_as_usual(
+    load, arguments, images, tmp_path, capsys
+) -> None:
+    """Only the prediction of offsets is trained, at an absurd rate: it runs away, the loss hardly moves."""
+    net = {"type": "EDVRSlim", "num_feat": 8, "num_hr_feat": 8, "num_frame": 3, "deformable_groups": 2,
+           "num_extract_block": 1, "num_reconstruct_block": 1}  # fmt: skip
+    built = build_network(net)
+    offsets = [n for n, m in built.named_modules() if n.endswith("conv_offset")]
+    others = [n for n, m in built.named_modules() if n and not any(o == n or o.startswith(f"{n}.") for o in offsets)]
+    torch.save({"params": built.state_dict()}, tmp_path / "sound.pth")
+    opt = load(
+        model_type="VideoDistillModel", scale=4, val=None,
+        datasets={"val": None, "train": {"type": "ClipDataset", "dataroot_gt": str(images.parent), "num_frame": 3,
+                                         "gt_size": 32}},
+        network_g={**dict.fromkeys(STUDENT), **net},
+        path={"pretrain_network_g": str(tmp_path / "sound.pth")},
+        train={"total_iter": 12, "scheduler": None, "optim_g": {"type": "Adam", "lr": 1.0},
+               "stages": [{"iters": 12, "freeze": others}]},
+        logger={"print_freq": 1},
+    )  # fmt: skip
+    assert main(opt, arguments()) == 0
+    said = capsys.readouterr().err
+    warned = re.search(r"offsets are exploding in (\d+) of (\d+) modules: mean \|offset\| is \S+ pixels in (\S+)", said)
+    assert warned is not None and any(f"{warned[3]}.conv_offset".endswith(name) for name in offsets)
+    records = [json.loads(line) for line in (tmp_path / "experiments" / "tiny" / "history.jsonl").open()]
+    before = said[: warned.start()].count("it/s")
+    losses = [r["l_pix"] for r in records]
+    assert 1 < before <= 12 and losses[before - 1] < 1.5 * losses[0]
+
+
+def test_a_killed_holder_and_a_stale_owner_in_the_lock_file_hold_nothing(write_options, tmp_path) -> None:
+    """SIGKILL while training; then a lock file that names a process that is long gone, or another machine's."""
+    long = {"train": {"total_iter": 100000}, "logger": {"print_freq": 5, "save_checkpoint_freq": 5, "keep_last": 1}}
+    path = write_options(**long, val=None)
+    folder = tmp_path / "experiments" / "tiny"
+    child = children.Child(path)
+    while not list(folder.glob("training_states/*.state")):
+        assert child.poll() is None, child.said()
+        time.sleep(0.02)
+    child.send_signal(signal.SIGKILL)
+    child.finish()
+    lock = folder.with_name(".tiny.lock")
+    assert f"process {child.pid}" in lock.read_text()
+    lock.write_text("process 1 on elsewhere\n")
+    short = write_options(train={"total_iter": 8}, val=None)
+    code, said = children.Child(short).finish()
+    assert code == 0, said
+    assert list(folder.parent.glob("tiny_archived_*"))

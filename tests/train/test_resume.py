@@ -1,0 +1,244 @@
+"""N iterations equal k iterations, an interruption, and N - k more: bit for bit, with every kind of model."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from kdsr_arch.errors import UserError
+from kdsr_arch.train.bridge import BridgedModel
+from kdsr_arch.train.distill_model import DistillModel
+from kdsr_arch.train.trainer import main
+
+TEACHER = {"type": "MSRResNet", "num_in_ch": 3, "num_out_ch": 3, "num_feat": 12, "num_block": 1, "upscale": 2}
+DISTILL = {
+    "fit": {"type": "FitNetLoss", "at": "body.0", "loss_weight": 0.1},
+    "out": {"type": "L1Loss", "loss_weight": {"balance": 0.5, "window": 2}},
+}
+STAGES = [
+    {"iters": 3, "terms": ["fit"], "freeze": ["conv_last"]},
+    {"iters": 5, "terms": ["pixel", "out"]},
+]
+
+
+def equal(a: Any, b: Any, where: str = "") -> None:
+    """Assert that two nested containers hold the same values, tensors bit for bit."""
+    assert type(a) is type(b), where
+    if isinstance(a, torch.Tensor):
+        assert a.dtype == b.dtype and torch.equal(a, b), where
+    elif isinstance(a, dict):
+        assert list(a) == list(b), where
+        for key in a:
+            equal(a[key], b[key], f"{where}.{key}")
+    elif isinstance(a, (list, tuple)):
+        assert len(a) == len(b), where
+        for index, (x, y) in enumerate(zip(a, b, strict=True)):
+            equal(x, y, f"{where}[{index}]")
+    else:
+        assert a == b or (a != a and b != b), f"{where}: {a} {b}"
+
+
+def same_outcome(one: Path, other: Path, last: int = 8) -> None:
+    """Assert that two experiment folders ended in the same state, networks and history."""
+    states = [torch.load(root / "training_states" / f"{last}.state", weights_only=True) for root in (one, other)]
+    equal(*states)
+    for name in (f"net_g_{last}", "net_g_latest", "net_g_best"):
+        equal(*(torch.load(root / "models" / f"{name}.pth", weights_only=True) for root in (one, other)), where=name)
+    assert (one / "history.jsonl").read_text() == (other / "history.jsonl").read_text()
+    assert (one / "models" / "best.json").read_text() == (other / "models" / "best.json").read_text()
+
+
+@pytest.fixture
+def interrupt(monkeypatch: pytest.MonkeyPatch) -> Callable[[int, int], None]:
+    """Sends this process a signal within the given iteration."""
+
+    def at(iteration: int, signum: int = signal.SIGTERM) -> None:
+        for cls in (DistillModel, BridgedModel):
+            original = cls.optimize_parameters
+
+            def step(self: Any, current_iter: int, original: Any = original) -> None:
+                if current_iter == iteration:
+                    os.kill(os.getpid(), signum)
+                original(self, current_iter)
+
+            monkeypatch.setattr(cls, "optimize_parameters", step)
+
+    return at
+
+
+@pytest.fixture
+def teacher(tmp_path: Path) -> str:
+    """A teacher's weights on the disk."""
+    from kdsr_arch.infer.networks import build_network
+
+    path = tmp_path / "teacher.pth"
+    torch.save({"params": build_network(TEACHER).state_dict()}, path)
+    return str(path)
+
+
+def kinds(teacher: str) -> dict[str, dict[str, Any]]:
+    taught = {"network_t": TEACHER, "path": {"pretrain_network_t": teacher}}
+    return {
+        "alone": {},
+        "distilled": {**taught, "train": {"distill_opt": DISTILL}},
+        "staged": {**taught, "train": {"distill_opt": DISTILL, "stages": STAGES, "grad_clip": 0.5, "warmup_iter": 6}},
+        "accumulated": {"train": {"accumulation": 2, "optim_g": {"type": "AdamW", "lr": 1e-3}}},
+        "bf16": {**taught, "train": {"amp": "bf16", "distill_opt": DISTILL, "channels_last": True}},
+        "SRModel": {"model_type": "SRModel", "val": {"val_freq": 2}},
+    }
+
+
+@pytest.mark.parametrize("kind", ["alone", "distilled", "staged", "accumulated", "bf16", "SRModel"])
+@pytest.mark.parametrize("stop_at", [2, 4, 5])
+def test_resumed_equals_unbroken(kind, stop_at, load, arguments, interrupt, teacher, tmp_path) -> None:
+    options = kinds(teacher)[kind]
+    assert main(load(tmp_path / "whole", **options), arguments()) == 0
+    interrupt(stop_at, signal.SIGTERM)
+    assert main(load(tmp_path / "broken", **options), arguments()) == 128 + signal.SIGTERM
+    folder = tmp_path / "broken" / "experiments" / "tiny"
+    assert (folder / "training_states" / f"{stop_at}.state").exists()
+    assert not (folder / "models" / "net_g_latest.pth").exists()
+    assert main(load(tmp_path / "broken", **options), arguments(auto_resume=True)) == 0
+    same_outcome(tmp_path / "whole" / "experiments" / "tiny", folder)
+
+
+@pytest.mark.parametrize("kind", ["distilled", "SRModel"])
+def test_other_number_of_workers_after_the_resume(kind, load, arguments, interrupt, teacher, tmp_path) -> None:
+    options = kinds(teacher)[kind]
+    main(load(tmp_path / "whole", **options), arguments())
+    interrupt(3, signal.SIGINT)
+    assert main(load(tmp_path / "broken", **options), arguments()) == 128 + signal.SIGINT
+    more = {**options, "datasets": {"train": {"num_worker_per_gpu": 2}}}
+    assert main(load(tmp_path / "broken", **more), arguments(auto_resume=True)) == 0
+    one, other = (tmp_path / part / "experiments" / "tiny" for part in ("whole", "broken"))
+    assert (one / "history.jsonl").read_text() == (other / "history.jsonl").read_text()
+    equal(*(torch.load(root / "models" / "net_g_8.pth", weights_only=True) for root in (one, other)))
+
+
+def test_killed_between_saving_and_validating_repeats_the_validation(load, arguments, monkeypatch, tmp_path) -> None:
+    from kdsr_arch.train.validation import Validator
+
+    main(load(tmp_path / "whole"), arguments())
+    original = Validator.run
+
+    def die(self: Any, net: nn.Module, iteration: int, *keys: Any) -> Any:
+        if iteration == 4:
+            raise KeyboardInterrupt
+        return original(self, net, iteration, *keys)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Validator, "run", die)
+        with pytest.raises(KeyboardInterrupt):
+            main(load(tmp_path / "broken"), arguments())
+    assert main(load(tmp_path / "broken"), arguments(auto_resume=True)) == 0
+    same_outcome(*(tmp_path / part / "experiments" / "tiny" for part in ("whole", "broken")))
+
+
+def test_signal_during_validation_leaves_at_once_and_loses_nothing(load, arguments, monkeypatch, tmp_path) -> None:
+    from kdsr_arch.evaluate.evaluator import Evaluator
+
+    options = {"val": {"val_freq": 3}}  # no checkpoint is due at 3
+    main(load(tmp_path / "whole", **options), arguments())
+    original = Evaluator.run
+
+    def interrupted(self: Any, *args: Any, **kwargs: Any) -> Any:
+        os.kill(os.getpid(), signal.SIGTERM)
+        return original(self, *args, **kwargs)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Evaluator, "run", interrupted)
+        assert main(load(tmp_path / "broken", **options), arguments()) == 143
+    folder = tmp_path / "broken" / "experiments" / "tiny"
+    assert [p.name for p in (folder / "training_states").iterdir()] == ["3.state"]
+    assert main(load(tmp_path / "broken", **options), arguments(auto_resume=True)) == 0
+    same_outcome(tmp_path / "whole" / "experiments" / "tiny", folder)
+
+
+def test_random_numbers_drawn_by_the_network_go_on(load, arguments, interrupt, monkeypatch, tmp_path) -> None:
+    original = DistillModel.prepare
+
+    def with_noise(self: DistillModel, data: Any) -> None:
+        original(self, data)
+
+        def hook(module: nn.Module, inputs: Any, output: torch.Tensor) -> torch.Tensor:
+            return output + 0.01 * torch.randn_like(output) + float(np.random.rand()) * 0.01
+
+        self.student.conv_first.register_forward_hook(hook)
+
+    monkeypatch.setattr(DistillModel, "prepare", with_noise)
+    main(load(tmp_path / "whole"), arguments())
+    interrupt(5, signal.SIGTERM)
+    main(load(tmp_path / "broken"), arguments())
+    main(load(tmp_path / "broken"), arguments(auto_resume=True))
+    same_outcome(*(tmp_path / part / "experiments" / "tiny" for part in ("whole", "broken")))
+
+
+def test_torn_state_is_passed_over(load, arguments, tmp_path, capsys) -> None:
+    main(load(tmp_path / "whole"), arguments())
+    main(load(tmp_path / "broken"), arguments())
+    folder = tmp_path / "broken" / "experiments" / "tiny"
+    state = folder / "training_states" / "8.state"
+    state.write_bytes(state.read_bytes()[:-300])
+    assert main(load(tmp_path / "broken"), arguments(auto_resume=True)) == 0
+    said = capsys.readouterr().err
+    assert "passed over" in said and "8.state" in said and "iteration 4" in said
+    same_outcome(tmp_path / "whole" / "experiments" / "tiny", folder)
+
+
+def test_finished_run_resumed_is_finished(load, arguments, tmp_path) -> None:
+    main(load(tmp_path), arguments())
+    folder = tmp_path / "experiments" / "tiny"
+    before = (folder / "history.jsonl").read_text()
+    assert main(load(tmp_path), arguments(auto_resume=True)) == 0
+    assert (folder / "history.jsonl").read_text() == before
+
+
+def test_longer_training_continues_a_finished_one(load, arguments, tmp_path) -> None:
+    longer = {"train": {"total_iter": 12}}
+    main(load(tmp_path / "whole", **longer), arguments())
+    main(load(tmp_path / "broken"), arguments())
+    assert main(load(tmp_path / "broken", **longer), arguments(auto_resume=True)) == 0
+    roots = [tmp_path / part / "experiments" / "tiny" for part in ("whole", "broken")]
+    models = [torch.load(r / "training_states" / "12.state", weights_only=True)["model"] for r in roots]
+    equal(*models)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"network_g": {"num_feat": 6}}, "network_g"),
+        ({"name": "other"}, "name"),
+        ({"train": {"optim_g": {"type": "SGD"}}}, "optim_g.type"),
+        ({"model_type": "SRModel"}, "model_type"),
+    ],
+)
+def test_state_of_another_experiment_is_refused(changes, said, load, arguments, tmp_path) -> None:
+    main(load(tmp_path), arguments())
+    state = tmp_path / "experiments" / "tiny" / "training_states" / "4.state"
+    options = {**changes, "path": {"resume_state": str(state)}}
+    with pytest.raises(UserError, match=f"another experiment.*{said}"):
+        main(load(tmp_path / "new", **options), arguments())
+    assert not (tmp_path / "new" / "experiments").exists()
+
+
+def test_named_state_is_resumed(load, arguments, tmp_path) -> None:
+    main(load(tmp_path / "whole"), arguments())
+    source = tmp_path / "whole" / "experiments" / "tiny"
+    options = {"path": {"resume_state": str(source / "training_states" / "4.state")}}
+    assert main(load(tmp_path / "moved", **options), arguments()) == 0
+    target = tmp_path / "moved" / "experiments" / "tiny"
+    equal(*(torch.load(r / "training_states" / "8.state", weights_only=True)["model"] for r in (source, target)))
+
+
+def test_state_past_the_end_is_refused(load, arguments, tmp_path) -> None:
+    main(load(tmp_path), arguments())
+    with pytest.raises(UserError, match="past train.total_iter 6"):
+        main(load(tmp_path, train={"total_iter": 6}), arguments(auto_resume=True))

@@ -1,0 +1,149 @@
+"""A sequence of trainings in one option file is those trainings."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+import torch
+import yaml
+
+from kdsr_arch.cli import main
+from kdsr_arch.errors import OptionErrors, UserError
+from kdsr_arch.options import load_options, read_parts
+from kdsr_arch.options.sequence import lay_over
+
+DECODER = {"type": "FSRCNN", "d": 6, "s": 4, "m": 1}
+STUDENT = {**DECODER, "scale": 2}
+TEACHER = {"type": "PISRTeacher", "scale": 2, "wide": 4, "narrow": 4, "decoder": DECODER}
+IMITATION = {"imitation": {"type": "L1Loss", "student": "encoder", "teacher": "lq", "loss_weight": 1e-4}}
+TAUGHT = {"pisr": {"type": "PISRLoss", "distribution": "laplace", "at": "expanding", "loss_weight": 0.1}}
+
+
+@pytest.fixture
+def common(tmp_path: Path) -> dict[str, Any]:
+    """Options of both parts, on four small images."""
+    folder = tmp_path / "images"
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    for number in range(4):
+        cv2.imwrite(str(folder / f"{number}.png"), rng.integers(0, 256, (48, 48, 3), dtype=np.uint8))
+    data = {
+        "type": "ImagePairDataset",
+        "dataroot_gt": str(folder),
+        "degradation": "BI",
+        "color": "y",
+        "gt_size": 16,
+        "batch_size_per_gpu": 2,
+        "num_worker_per_gpu": 0,
+    }
+    train = {
+        "total_iter": 3,
+        "ema_decay": 0.9,
+        "optim_g": {"type": "Adam", "lr": 1e-3},
+        "pixel_opt": {"type": "L1Loss", "loss_weight": 1.0},
+    }
+    return {
+        "model_type": "ImageDistillModel",
+        "scale": 2,
+        "num_gpu": 0,
+        "manual_seed": 3,
+        "datasets": {"train": data},
+        "train": train,
+        "logger": {"print_freq": 1, "save_checkpoint_freq": 2},
+    }
+
+
+def _parts(root: Path, name: str) -> list[dict[str, Any]]:
+    weights = str(root / "experiments" / name / "teacher" / "models" / "net_g_latest.pth")
+    path = {
+        "pretrain_network_t": weights,
+        "param_key_t": "params_ema",
+        "pretrain_network_g": weights,
+        "param_key_g": "decoder",
+    }
+    return [
+        {"name": "teacher", "network_g": TEACHER, "train": {"distill_opt": IMITATION}},
+        {"name": "student", "network_g": STUDENT, "network_t": TEACHER, "path": path, "train": {"distill_opt": TAUGHT}},
+    ]
+
+
+def _write(file: Path, content: dict[str, Any]) -> Path:
+    file.parent.mkdir(exist_ok=True)
+    file.write_text(yaml.safe_dump(content))
+    return file
+
+
+def _train(file: Path, root: Path, *flags: str) -> int:
+    return main(["train", "-opt", str(file), "--root", str(root), *flags])
+
+
+def _weights(root: Path, name: str) -> dict[str, torch.Tensor]:
+    file = root / "experiments" / name / "models" / "net_g_latest.pth"
+    return torch.load(file, weights_only=True)["params_ema"]
+
+
+def test_a_sequence_trains_what_its_parts_train_as_files_of_their_own(common, tmp_path: Path):
+    file = _write(tmp_path / "options" / "s.yml", {"name": "whole", **common, "sequence": _parts(tmp_path, "whole")})
+    assert _train(file, tmp_path) == 0
+    for part in _parts(tmp_path, "apart"):
+        alone = lay_over(common, part) | {"name": f"apart/{part['name']}"}
+        assert _train(_write(tmp_path / "options" / f"{part['name']}.yml", alone), tmp_path) == 0
+    for part in ("teacher", "student"):
+        whole, apart = _weights(tmp_path, f"whole/{part}"), _weights(tmp_path, f"apart/{part}")
+        assert all(torch.equal(whole[key], apart[key]) for key in apart)
+    start = _weights(tmp_path, "whole/teacher")
+    assert any(not torch.equal(start[f"decoder.{key}"], value) for key, value in whole.items()), "the student trained"
+
+
+def test_auto_resume_passes_over_finished_parts(common, tmp_path: Path, caplog):
+    file = _write(tmp_path / "options" / "s.yml", {"name": "whole", **common, "sequence": _parts(tmp_path, "whole")})
+    assert _train(file, tmp_path) == 0
+    student, teacher = (tmp_path / "experiments" / "whole" / part for part in ("student", "teacher"))
+    expected = _weights(tmp_path, "whole/student")
+    (student / "models" / "net_g_latest.pth").unlink()  # as where the student's part was cut off
+    (student / "training_states" / "3.state").unlink()
+    before = (teacher / "models" / "net_g_latest.pth").stat().st_mtime_ns
+    assert _train(file, tmp_path, "--auto_resume") == 0
+    assert (teacher / "models" / "net_g_latest.pth").stat().st_mtime_ns == before
+    assert all(torch.equal(value, expected[key]) for key, value in _weights(tmp_path, "whole/student").items())
+    assert "whole/teacher (1 of 2): finished already" in caplog.text
+
+
+def test_mappings_are_merged_types_replaced_and_null_takes_away():
+    base = {"a": {"b": 1, "c": 2}, "net": {"type": "X", "width": 3}, "gone": 1}
+    laid = lay_over(base, {"a": {"c": 5}, "net": {"type": "Y"}, "gone": None, "new": [1]})
+    assert laid == {"a": {"b": 1, "c": 5}, "net": {"type": "Y"}, "new": [1]}
+    assert base["a"] == {"b": 1, "c": 2}
+
+
+def test_a_fault_names_its_part_and_line(common, tmp_path: Path):
+    parts = _parts(tmp_path, "whole")
+    parts[1]["train"]["total_itre"] = 4
+    file = _write(tmp_path / "options" / "s.yml", {"name": "whole", **common, "sequence": parts})
+    line = next(n for n, text in enumerate(file.read_text().splitlines(), 1) if "total_itre" in text)
+    assert _train(file, tmp_path) == 2
+    assert not (tmp_path / "experiments").exists(), "all parts are checked before the first is trained"
+    with pytest.raises(OptionErrors, match=rf"part 'student'[\s\S]*total_itre.*total_iter.*line {line}"):
+        from kdsr_arch.options import complete
+
+        complete(read_parts(file)[1], is_train=True, path=file)
+
+
+A = {"name": "a"}
+
+
+@pytest.mark.parametrize("sequence", [[], A, [A], [A, A], [A, 3], [A, {"network_g": {}}]])
+def test_a_sequence_is_a_list_of_named_parts(common, tmp_path: Path, sequence):
+    file = _write(tmp_path / "s.yml", {"name": "whole", **common, "sequence": sequence})
+    with pytest.raises(OptionErrors, match="sequence"):
+        read_parts(file)
+
+
+def test_testing_does_not_take_a_sequence(common, tmp_path: Path):
+    file = _write(tmp_path / "s.yml", {"name": "whole", **common, "sequence": _parts(tmp_path, "whole")})
+    with pytest.raises(UserError, match="sequence of trainings"):
+        load_options(file, is_train=False)
