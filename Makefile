@@ -7,7 +7,7 @@ STAMP  := $(VENV)/.installed
 DAT    := $(VENV)/.dat
 JOBS   ?= 2
 
-.PHONY: setup demo test check lint types bench-overhead clean
+.PHONY: setup demo test check lint types clean
 
 setup: $(STAMP)
 

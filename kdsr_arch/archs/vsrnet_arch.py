@@ -88,20 +88,6 @@ class VSRNet(nn.Module):
         sr = self.conv3(self.feature(self.conv2(self.joint(torch.cat(first, 1)))))
         return center + sr if self.base == "bicubic" else sr
 
-    def init_from_srcnn(self, srcnn: dict[str, Tensor]) -> None:
-        """Starts from SRCNN's weights (``conv1``, ``conv2``, ``conv3``), so that it behaves as SRCNN on equal frames.
-
-        The paper's initialisation for late fusion: the first convolution for every frame, the second divided by the
-        number of frames.
-        """
-        count = len(self.branch_of)
-        state = {
-            f"conv1.{i}.{kind}": srcnn[f"conv1.{kind}"] for i in range(len(self.conv1)) for kind in ("weight", "bias")
-        }
-        state |= {name: value for name, value in srcnn.items() if name.startswith(("conv2.", "conv3."))}
-        state["conv2.weight"] = srcnn["conv2.weight"].repeat(1, count, 1, 1) / count
-        self.load_state_dict(state)
-
 
 _DIS_SIDE = 12
 

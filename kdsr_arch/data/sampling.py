@@ -24,7 +24,6 @@ __all__ = [
     "PlannedSampler",
     "SampleKey",
     "SeededDataset",
-    "build_test_loader",
     "build_train_loader",
     "epoch_permutation",
 ]
@@ -215,19 +214,4 @@ def build_train_loader(
         pin_memory=torch.cuda.is_available(),
         generator=_own_generator(),
         **_workers(int(opt_dataset.get("num_worker_per_gpu") or 0), opt_dataset.get("prefetch_factor")),
-    )
-
-
-def _as_it_is(item: Any) -> Any:
-    return item
-
-
-def build_test_loader(opt_dataset: Mapping[str, Any], dataset: Dataset) -> DataLoader:
-    """A loader that gives the items of a test data set one by one, as they are: no batch dimension is added."""
-    return GuardedLoader(
-        _Guarded(dataset),
-        batch_size=None,
-        collate_fn=_as_it_is,
-        generator=_own_generator(),
-        **_workers(int(opt_dataset.get("num_worker_per_gpu") or 0), 1),
     )

@@ -34,11 +34,6 @@ class ExponentialAverage:
         for mine, theirs in zip(*(_tensors(modules, "_buffers") for modules in both), strict=True):
             mine.copy_(theirs)
 
-    @torch.no_grad()
-    def copy_from(self, net: nn.Module) -> None:
-        """Become equal to `net` (after its weights were loaded or broadcast)."""
-        self.net.load_state_dict(net.state_dict())
-
 
 def _tensors(modules: list[nn.Module], kind: str) -> list[Tensor]:
     """The parameters or buffers that the modules have now, each once, in the order of `nn.Module.parameters`."""

@@ -29,7 +29,7 @@ class Curve:
 
 def loss_curve(records: Sequence[Mapping[str, Any]], key: str = "l_pix") -> Curve:
     """A logged training quantity, such as the pixel loss; empty where it was never logged."""
-    found = [(r["iter"], logged_number(r.get(key))) for r in records if not _scores(r)]
+    found = [(r["iter"], logged_number(r.get(key))) for r in records if r.get("kind") != "val"]
     kept = [(iteration, value) for iteration, value in found if value is not None]
     return Curve([i for i, _ in kept], [v for _, v in kept])
 
@@ -38,29 +38,14 @@ def val_curve(records: Sequence[Mapping[str, Any]], metric: str = "psnr", datase
     """A validation metric; of the first data set in the log where none is named."""
     iterations, values, name = [], [], dataset
     for record in records:
-        scores = _scores(record)
-        name = next(iter(scores), None) if name is None else name
-        value = logged_number(scores.get(name, {}).get(metric)) if name is not None else None
+        if record.get("kind") != "val":
+            continue
+        name = record.get("dataset") if name is None else name
+        value = logged_number(record.get(metric)) if record.get("dataset") == name else None
         if value is not None:
             iterations.append(record["iter"])
             values.append(value)
     return Curve(iterations, values)
-
-
-def _scores(record: Mapping[str, Any]) -> Mapping[str, Any]:
-    """data set -> metric -> value of one line: all data sets under ``val``, or one on a line of kind ``val``."""
-    if record.get("kind") == "val":
-        return {str(record.get("dataset", "")): record}
-    found = record.get("val")
-    return {k: v for k, v in found.items() if isinstance(v, dict)} if isinstance(found, dict) else {}
-
-
-def find_log(experiment: Path) -> Path:
-    """The log of an experiment folder."""
-    return next(
-        (path for path in (experiment / name for name in ("history.jsonl", "log.jsonl")) if path.is_file()),
-        experiment / "log.jsonl",
-    )
 
 
 def smooth(values: Sequence[float], window: int) -> NDArray[np.float64]:
@@ -86,7 +71,7 @@ def plot_curves(
     """Draw the training loss and a validation metric of several experiments side by side.
 
     Args:
-        logs: label -> log (see :func:`find_log`).
+        logs: label -> history.jsonl of an experiment.
         out: the PNG to write.
         metric: validation metric to draw.
         loss: training quantity to draw (smoothed; the raw values faint behind).

@@ -18,7 +18,7 @@ from kdsr_arch.infer.cost import where_run
 from kdsr_arch.infer.png import to_uint8, write_bytes
 from kdsr_arch.metrics.psnr_ssim import psnr
 from kdsr_arch.report.crops import crop_sheet, find_box
-from kdsr_arch.report.curves import find_log, plot_curves
+from kdsr_arch.report.curves import plot_curves
 from kdsr_arch.report.page import Page
 from kdsr_arch.report.speed_plot import SpeedPoint, plot_speed
 
@@ -147,7 +147,7 @@ def _speed_note(rows: Sequence[Row]) -> str:
 
 
 def _curves(trainings: Mapping[str, Training], levels: Mapping[str, float], result: EvalResult, out: Path) -> Path:
-    logs = {label: find_log(training.experiment) for label, training in trainings.items()}
+    logs = {label: training.experiment / "history.jsonl" for label, training in trainings.items()}
     lines = {name: levels[name] for name in ("bicubic", "teacher")}
     return plot_curves(logs, out / "curves.png", levels=lines, protocol=result.protocol)
 

@@ -11,7 +11,7 @@ from pydantic import BaseModel, Field, FiniteFloat, ValidationError
 from kdsr_arch.errors import UserError
 from kdsr_arch.files import read_json
 from kdsr_arch.infer.cost import where_run
-from kdsr_arch.report.curves import find_log, plot_curves
+from kdsr_arch.report.curves import plot_curves
 from kdsr_arch.report.speed_plot import SpeedPoint, plot_speed
 
 KINDS = ("auto", "curves", "speed")
@@ -54,7 +54,7 @@ def plot(
         kind = _kind(folders)
     if kind == "speed":
         return _speed(folders, labels, out, metric, dataset, taught)
-    logs = {label: find_log(folder) for label, folder in zip(labels, folders, strict=True)}
+    logs = {label: folder / "history.jsonl" for label, folder in zip(labels, folders, strict=True)}
     return plot_curves(logs, out, metric=metric, loss=loss, dataset=dataset)
 
 
@@ -63,10 +63,10 @@ def _kind(folders: Sequence[Path]) -> str:
     for folder in folders:
         if (folder / "results.json").is_file():
             kinds[folder] = "speed"
-        elif find_log(folder).is_file():
+        elif (folder / "history.jsonl").is_file():
             kinds[folder] = "curves"
         else:
-            raise UserError(f"{folder}: holds neither a training log (log.jsonl) nor results.json: nothing to draw")
+            raise UserError(f"{folder}: holds neither a training log (history.jsonl) nor results.json: nothing to draw")
     if len(set(kinds.values())) > 1:
         told = ", ".join(f"{folder} ({kind})" for folder, kind in kinds.items())
         raise UserError(f"experiments and results do not go in one plot: {told}; name folders of one kind")

@@ -27,15 +27,6 @@ def test_golden_output(golden):
     assert file.near(net(file.input("frames").unsqueeze(2)), "sr")
 
 
-def test_initialised_from_srcnn(golden):
-    file = golden("vsrnet")
-    net = VSRNet(flow="none")
-    net.init_from_srcnn(file.state("srcnn."))
-    frames = file.input("frames").unsqueeze(2)
-    assert file.near(net(frames), "sr_at_init_from_srcnn")
-    assert file.near(net(frames[:, 2:3].expand_as(frames)), "srcnn_sr")  # five copies of the centre frame: SRCNN itself
-
-
 def test_a_bicubic_base_adds_the_enlarged_centre_frame():
     torch.manual_seed(0)
     plain = VSRNet(num_feat=4, num_mid_feat=4, flow="none")

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from kdsr_arch.errors import UserError
-from kdsr_arch.report.curves import find_log, loss_curve, plot_curves, smooth, val_curve
+from kdsr_arch.report.curves import loss_curve, plot_curves, smooth, val_curve
 from kdsr_arch.report.speed_plot import SpeedPoint, plot_speed
 
 
@@ -17,39 +17,25 @@ def write_log(path, iterations=20):
         for i in range(1, iterations + 1):
             file.write(json.dumps({"iter": i, "lr": 1e-3, "l_pix": 1 / i}) + "\n")
             if i % 5 == 0:
-                scores = {"held-out": {"psnr": 20 + i, "protocol": "Y channel"}, "other": {"psnr": 5}}
-                file.write(json.dumps({"iter": i, "val": scores}) + "\n")
+                for dataset, psnr in (("held-out", 20 + i), ("other", 5)):
+                    line = {"kind": "val", "iter": i, "dataset": dataset, "protocol": "Y channel", "psnr": psnr}
+                    file.write(json.dumps(line) + "\n")
         file.write('{"iter": 99, "l_p')  # a killed run leaves half a line
     return path
 
 
 def test_curves_from_records():
     records = [
-        {"iter": 1, "l_pix": 0.5},
-        {"iter": 2, "val": {"a": {"psnr": 30.0}, "b": {"psnr": 31.0}}},
-        {"iter": 2, "l_pix": 0.25},
-        {"iter": 3, "val": {"a": {"psnr": "inf", "protocol": "RGB"}}},
-    ]
-    assert loss_curve(records).iterations == [1, 2] and loss_curve(records).values == [0.5, 0.25]
-    assert val_curve(records).values == [30.0]
-    assert val_curve(records, dataset="b").values == [31.0]
-    assert val_curve(records, metric="ssim").values == []
-
-
-def test_curves_from_lines_of_one_data_set_each():
-    records = [
         {"kind": "train", "iter": 1, "l_pix": 0.5},
         {"kind": "val", "iter": 2, "dataset": "a", "protocol": "RGB", "psnr": 30.0},
         {"kind": "val", "iter": 2, "dataset": "b", "protocol": "RGB", "psnr": 31.0},
+        {"kind": "train", "iter": 2, "l_pix": 0.25},
+        {"kind": "val", "iter": 3, "dataset": "a", "protocol": "RGB", "psnr": "inf"},
     ]
-    assert loss_curve(records).values == [0.5]
+    assert loss_curve(records).iterations == [1, 2] and loss_curve(records).values == [0.5, 0.25]
+    assert val_curve(records).values == [30.0]
     assert val_curve(records, dataset="b").values == [31.0] and val_curve(records, dataset="b").iterations == [2]
-
-
-def test_the_log_of_an_experiment(tmp_path):
-    assert find_log(tmp_path).name == "log.jsonl"
-    (tmp_path / "history.jsonl").write_text("{}")
-    assert find_log(tmp_path).name == "history.jsonl"
+    assert val_curve(records, metric="ssim").values == []
 
 
 def test_smooth_by_hand():

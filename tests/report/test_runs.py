@@ -11,10 +11,10 @@ from kdsr_arch.cli import main
 def experiment(path):
     path.mkdir()
     lines = [{"iter": i, "l_pix": 1 / i} for i in range(1, 30)] + [
-        {"iter": 20, "val": {"a": {"psnr": 30.0}}},
-        {"iter": 29, "val": {"a": {"psnr": 30.5}}},
+        {"kind": "val", "iter": 20, "dataset": "a", "psnr": 30.0},
+        {"kind": "val", "iter": 29, "dataset": "a", "psnr": 30.5},
     ]
-    (path / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    (path / "history.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     return path
 
 
