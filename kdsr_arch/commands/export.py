@@ -1,4 +1,4 @@
-"""`kdsr export WEIGHTS -o FILE`: write a student as ONNX, safetensors, TorchScript or ExportedProgram, and check it."""
+"""`kdsr export WEIGHTS -o FILE`: write a student as ONNX, safetensors or ExportedProgram, and check it."""
 
 from __future__ import annotations
 
@@ -8,13 +8,14 @@ from pathlib import Path
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """What to export, and as what."""
-    parser.add_argument("weights", nargs="?", help="the student's weights (.pth or .safetensors)")
+    parser.add_argument("weights", help="the student's weights (.pth or .safetensors)")
     parser.add_argument(
         "-o",
         "--output",
         type=Path,
         metavar="FILE",
-        help="ends in .onnx, .safetensors, .ts or .pt (TorchScript), .pt2 (ExportedProgram)",
+        required=True,
+        help="ends in .onnx, .safetensors or .pt2 (ExportedProgram)",
     )
     parser.add_argument(
         "-opt",
@@ -33,20 +34,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--opset", type=int, help="of ONNX (default: 18)")
     parser.add_argument("--frames", type=int, help="clip length of a recurrent network, which the file fixes")
     parser.add_argument("--keep-form", action="store_true", help="do not fold away what only training needs")
-    parser.add_argument("--table", action="store_true", help="try every network in every format and print what works")
 
 
 def run(args: argparse.Namespace) -> int:
     """Export, compare, tell."""
-    from kdsr_arch.errors import UserError
-
-    if args.table:
-        from kdsr_arch.export.table import print_table
-
-        print_table()
-        return 0
-    if args.weights is None or args.output is None:
-        raise UserError("kdsr export needs weights and -o FILE: kdsr export WEIGHTS -o FILE")
     from kdsr_arch.export.form import prepare
     from kdsr_arch.export.formats import FORMATS, OPSET, format_of
     from kdsr_arch.export.source import open_student

@@ -1,1 +1,1 @@
-"""Students out: ONNX, safetensors, TorchScript and ExportedProgram, with what a user must know inside the file."""
+"""Students out: ONNX, safetensors and ExportedProgram, with what a user must know inside the file."""

@@ -109,18 +109,6 @@ def to_onnx(prepared: Prepared, path: Path, opset: int = OPSET) -> list[Deviatio
     return found
 
 
-def to_torchscript(prepared: Prepared, path: Path) -> list[Deviation]:
-    """TorchScript by tracing; its metadata is the extra file ``kdsr.json``."""
-    with _tracing("TorchScript"):
-        traced = torch.jit.trace(prepared.module, _example(prepared), check_trace=False)
-        traced = torch.jit.freeze(traced.eval())
-    found = deviations(prepared, traced, "TorchScript")
-    buffer = io.BytesIO()
-    torch.jit.save(traced, buffer, _extra_files={EXTRA_FILE: metadata(prepared)[METADATA_KEY]})
-    write_whole(path, lambda handle: handle.write(buffer.getvalue()))
-    return found
-
-
 def to_exported_program(prepared: Prepared, path: Path) -> list[Deviation]:
     """torch.export's ExportedProgram; its metadata is the extra file ``kdsr.json``."""
     with _tracing("ExportedProgram"):
@@ -147,10 +135,11 @@ def to_safetensors(prepared: Prepared, path: Path) -> list[Deviation]:
 
 
 FORMATS: dict[str, Callable[..., list[Deviation]]] = {
-    "onnx": to_onnx, "torchscript": to_torchscript, "exported": to_exported_program, "safetensors": to_safetensors,
-}  # fmt: skip
-ENDINGS = {".onnx": "onnx", ".ts": "torchscript", ".pt": "torchscript", ".pt2": "exported",
-           ".safetensors": "safetensors"}  # fmt: skip
+    "onnx": to_onnx,
+    "exported": to_exported_program,
+    "safetensors": to_safetensors,
+}
+ENDINGS = {".onnx": "onnx", ".pt2": "exported", ".safetensors": "safetensors"}
 
 
 def format_of(path: Path) -> str:
@@ -181,10 +170,7 @@ def read_facts(path: Path) -> dict[str, Any]:
             held = read_safetensors(path)[1]
         else:
             extra = {EXTRA_FILE: ""}
-            if kind == "torchscript":
-                torch.jit.load(str(path), map_location="cpu", _extra_files=extra)
-            else:
-                torch.export.load(str(path), extra_files=extra)
+            torch.export.load(str(path), extra_files=extra)
             held = {METADATA_KEY: extra[EXTRA_FILE]}
     except UserError:
         raise
