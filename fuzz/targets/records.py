@@ -1,4 +1,4 @@
-"""What runs leave to be read again: history.jsonl, results.json, what a store of teacher outputs or flow says."""
+"""What runs leave to be read again: history.jsonl, results.json, what a store of teacher outputs says."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from fuzz.mutate import mutate_bytes, mutate_tree
 from fuzz.target import Target
 from kdsr_arch.bench.plan import Run
 from kdsr_arch.bench.run import note_outcome, outcome, read_log
-from kdsr_arch.data.flow_store import FlowStore
 from kdsr_arch.data.store.teacher_store import TeacherStore
 from kdsr_arch.errors import UserError
 from kdsr_arch.report.curves import loss_curve, smooth, val_curve
@@ -49,7 +48,7 @@ _WORDS = (
 
 
 def seeds() -> list[bytes]:
-    """A history, a results file, a teacher's store and one of flow."""
+    """A history, a results file, a teacher's store."""
     history = [
         {"kind": "train", "iter": 1, "l_pix": 0.5, "lr": [1e-3], "ratio/x": 0.1},
         {"kind": "val", "iter": 2, "dataset": "val", "protocol": "y", "psnr": 30.0},
@@ -63,11 +62,10 @@ def seeds() -> list[bytes]:
         "windows": {"a": [[0, 0, 4, 4]]},
         "scale": 2,
     }
-    flow = {"num_frame": 3, "scale": 2, "degradation": "BI", "method": "dis"}
     lines = "\n".join(map(json.dumps, history)) + "\n"
     return [
         lines.encode(),
-        *(json.dumps(value).encode() for value in (results, teacher, flow)),
+        *(json.dumps(value).encode() for value in (results, teacher)),
         b"[" * 5000,
         b"1" * 5000,
         b"",
@@ -90,7 +88,7 @@ def run(data: bytes, folder: Path) -> None:
     """Everything that reads such files, on the same bytes; refused where all of them refuse."""
     (folder / "0.seg").write_bytes(_segment(data))
     read_segment(folder / "0.seg")
-    for name in ("history.jsonl", "results.json", "teacher.json", "flow.json"):
+    for name in ("history.jsonl", "results.json", "teacher.json"):
         (folder / name).write_bytes(data)
     (folder / "o.yml").write_text("datasets: {val: {name: set}}")
     if len(data) % 4 == 0:
@@ -100,13 +98,12 @@ def run(data: bytes, folder: Path) -> None:
         lambda: _history(folder),
         lambda: speed_points([folder], ["x"], "psnr", None, []),
         lambda: _teacher(folder),
-        lambda: FlowStore(folder).check(2, "BI", 5),
     ):
         try:
             work()
         except UserError as error:
             refused.append(error)
-    if len(refused) == 4:
+    if len(refused) == 3:
         raise refused[0]
 
 
@@ -134,7 +131,7 @@ def _teacher(folder: Path) -> None:
 
 TARGET = Target(
     "records",
-    "history.jsonl, results.json, teacher.json, flow.json, segments of unfinished videos",
+    "history.jsonl, results.json, teacher.json, segments of unfinished videos",
     seeds,
     run,
     mutate,

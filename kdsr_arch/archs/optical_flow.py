@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import zlib
 from pathlib import Path
 
 import cv2
@@ -34,7 +33,6 @@ class FlowCompensation(nn.Module):
     def __init__(self, method: str = "dis", spynet_path: str | None = None) -> None:
         super().__init__()
         self.method = check_choice("FlowCompensation", "flow", method, METHODS)
-        self.recipe = _recipe(method, spynet_path)  # what tells flows of one origin from others'; '' without flow
         # in a tuple, so that it is no submodule
         self._spynet: tuple[SpyNet, ...] = (_load_spynet(spynet_path),) if method == "spynet" else ()
 
@@ -49,30 +47,17 @@ class FlowCompensation(nn.Module):
             target, neighbour = target.expand(-1, 3, -1, -1), neighbour.expand(-1, 3, -1, -1)
         return spynet(target.float(), neighbour.float()).to(target.dtype)
 
-    def forward(self, x: Tensor, flow: Tensor | None = None) -> Tensor:
-        """(B, n, C, H, W) -> the same, all frames but the centre warped onto it.
-
-        Args:
-            flow: (B, n - 1, 2, H, W) of the neighbours in order, where it was estimated before.
-        """
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, n, C, H, W) -> the same, all frames but the centre warped onto it."""
         if self.method == "none":
             return x
         num_frame = x.shape[1]
         center = num_frame // 2
         order = [i for i in range(num_frame) if i != center]
         neighbours = x[:, order].flatten(0, 1)
-        if flow is None:
-            flow = self.flow(x[:, center].repeat_interleave(num_frame - 1, 0), neighbours)
-        else:
-            flow = flow.flatten(0, 1).to(x.dtype)
+        flow = self.flow(x[:, center].repeat_interleave(num_frame - 1, 0), neighbours)
         warped = backward_warp(neighbours, flow, border="border").view(x.shape[0], num_frame - 1, *x.shape[2:])
         return torch.cat([warped[:, :center], x[:, center : center + 1], warped[:, center:]], 1)
-
-
-def _recipe(method: str, spynet_path: str | None) -> str:
-    if method != "spynet" or spynet_path is None or not Path(spynet_path).is_file():
-        return "" if method == "none" else method
-    return f"spynet {zlib.crc32(Path(spynet_path).read_bytes()):08x}"
 
 
 def _dis_flow(target: Tensor, neighbour: Tensor) -> Tensor:

@@ -76,13 +76,12 @@ class VSRNet(nn.Module):
             upsampled_input=True,
             min_size=_DIS_SIDE if flow == "dis" else 1,
             taps={"f_sr": "feature", "f_lr": "joint"},
-            flow=self.compensate.recipe,
         )
 
-    def forward(self, x: Tensor, flow: Tensor | None = None) -> Tensor:
-        """Restores the centre frame; ``flow`` (B, n - 1, 2, H, W) spares the estimate (see FlowCompensation)."""
+    def forward(self, x: Tensor) -> Tensor:
+        """Restores the centre frame (B, C, H, W)."""
         center = x[:, x.shape[1] // 2]
-        x = self.compensate(x, flow)
+        x = self.compensate(x)
         frames = (x.flatten(1, 2),) if len(self.branch_of) == 1 else x.unbind(1)
         first = [self.conv1[branch](frame) for branch, frame in zip(self.branch_of, frames, strict=True)]
         sr = self.conv3(self.feature(self.conv2(self.joint(torch.cat(first, 1)))))

@@ -13,7 +13,6 @@ from kdsr_arch.data.augment import Flip, random_flip, random_window, to_tensor
 from kdsr_arch.data.clips import PADDINGS, Clip, listed_clips, select_clips
 from kdsr_arch.data.device_degrade import device_degrade
 from kdsr_arch.data.fields import color_of, patch_of
-from kdsr_arch.data.flow_store import FlowStore, window_pairs
 from kdsr_arch.data.keys import first_gap
 from kdsr_arch.data.notices import notice
 from kdsr_arch.data.pairs import FramePairs
@@ -49,7 +48,6 @@ class ClipDataset(torch.utils.data.Dataset):
         color: 'rgb' or 'y'.
         cache, cache_gb: decoded frames in memory (:meth:`FramePairs.cache`); 'auto' in training, off in testing.
         teacher_cache: a store of what the teacher made of these frames (kdsr cache-teacher), read by the same crops.
-        flow_cache: a store of optical flow (kdsr cache-flow), read by the same crops; for training.
 
     Raises:
         UserError: whatever is wrong with the data, naming the file or key.
@@ -73,7 +71,6 @@ class ClipDataset(torch.utils.data.Dataset):
         for clip in self.clips if len(self.clips) <= _CHECKED_AT_START else self.clips[:1]:
             self.size(clip)
         self._places = self._training_places() if self.train else []
-        self.flow = self._open_flow(str(opt["flow_cache"])) if opt.get("flow_cache") else None
         self.teacher = self._open_teacher(opt.get("teacher_cache")) if self.train else None
         self._fill_cache(opt)
 
@@ -140,33 +137,6 @@ class ClipDataset(torch.utils.data.Dataset):
             raise UserError(f"{self.pairs.lq.name}: no {self.clip_length} consecutive frames with a ground truth")
         return places
 
-    def _open_flow(self, path: str) -> FlowStore:
-        if not self.train:
-            raise UserError(f"{self.opt.get('name', 'ClipDataset')}: flow_cache is for training; take it out here")
-        store, recipe = FlowStore(path), self.flow_recipe()
-        store.check(recipe["scale"], recipe["degradation"], self.num_frame)
-        for clip in self.clips:
-            pairs = ((clip.lq[a], clip.lq[b]) for a, b in self.flow_places(clip, store.num_frame))
-            store.check_pairs(pairs, self._hr_size(clip))
-        return store
-
-    def _hr_size(self, clip: Clip) -> tuple[int, int]:
-        height, width = self.size(clip)
-        return height * self.scale, width * self.scale
-
-    def flow_recipe(self) -> dict[str, Any]:
-        """What optical flow depends on: {scale, degradation}."""
-        made = f"{self.opt.get('degradation') or 'BI'} {self.opt.get('border') or 'symmetric'}"
-        return {"scale": self.scale, "degradation": "stored" if self.pairs.stored else made}
-
-    def flow_places(self, clip: Clip, num_frame: int) -> Iterator[tuple[int, int]]:
-        """(centre, neighbour) positions of every pair of frames that a window of a training sample can hold."""
-        last, half = len(clip) - 1, num_frame // 2
-        for centre in clip.gt:
-            for interval in self.intervals:
-                frames = [min(max(centre + interval * i, 0), last) for i in range(-half, half + 1)]
-                yield from window_pairs(frames, half, num_frame)
-
     def _open_teacher(self, path: Any) -> TeacherStore | None:
         if not path:
             return None
@@ -212,19 +182,6 @@ class ClipDataset(torch.utils.data.Dataset):
             return self.teacher.window(rng, clip.name)
         return random_window(rng, size, self.patch // self.scale) if self.patch else None
 
-    def _flows(self, clip: Clip, lq_places: list[int], window: Window | None, flip: Flip) -> dict[str, torch.Tensor]:
-        """{flow: (N, n - 1, 2, H, W)} of the windows of n frames around each ground-truth frame; empty without store.
-
-        As pairs are named by their frames, a reversed sample finds its own.
-        """
-        if self.flow is None:
-            return {}
-        frames, half, size = [clip.lq[place] for place in lq_places], self.num_frame // 2, self._hr_size(clip)
-        pairs = [p for j in range(self.clip_length) for p in window_pairs(frames, half + j, self.flow.num_frame)]
-        place = window.scaled(self.scale) if window else Window(0, 0, *size)
-        flow = torch.from_numpy(self.flow.read(pairs, size, place, flip))
-        return {"flow": flow.unflatten(0, (self.clip_length, -1))}
-
     def __len__(self) -> int:
         return len(self._places) if self.train else len(self.clips)
 
@@ -239,8 +196,7 @@ class ClipDataset(torch.utils.data.Dataset):
 
         Returns:
             lq: (N + num_frame - 1, C, h, w), gt: (N, C, H, W), float32 in [0, 1]; key: the first ground-truth frame;
-            with ``flow_cache``, flow: (N, n - 1, 2, H, W), of the neighbours in its windows of n to their centres; with
-            ``teacher_cache``, teacher: what it holds of the N frames, by name, each (N, C', H', W') float16.
+            with ``teacher_cache``, teacher: what it holds of the N frames, by name, each (N, C', H', W') float16.
             With ``degrade_on: device``, what ``on_device`` makes lq and gt of (:class:`DeviceDegrade`), and key.
         """
         number, start = self._places[index]
@@ -248,8 +204,7 @@ class ClipDataset(torch.utils.data.Dataset):
         gt_places, lq_places = self._frames_of(clip, start, rng)
         window = self._window(clip, rng)
         flip = random_flip(rng, bool(self.opt.get("use_hflip")), bool(self.opt.get("use_rot")))
-        more = {**self._flows(clip, lq_places, window, flip), **self._taught(clip, gt_places, lq_places, window, flip),
-                "key": clip.gt[gt_places[0]]}  # fmt: skip
+        more = {**self._taught(clip, gt_places, lq_places, window, flip), "key": clip.gt[gt_places[0]]}
         if self.on_device is not None and window is not None:
             wide = self.on_device.sample(self.pairs, [clip.lq[p] for p in lq_places], window, flip)
             return {**wide, **more}

@@ -118,7 +118,7 @@ class Batches(Iterator[dict[str, Any]]):
         parts = list(islice(self._source, self._accumulation))
         if len(parts) <= 1:
             return parts[0] if parts else None
-        joined: dict[str, Any] = {k: torch.cat([p[k] for p in parts]) for k in ("lq", "gt", "flow") if k in parts[0]}
+        joined: dict[str, Any] = {k: torch.cat([p[k] for p in parts]) for k in ("lq", "gt")}
         if "teacher" in parts[0]:
             joined["teacher"] = {k: torch.cat([p["teacher"][k] for p in parts]) for k in parts[0]["teacher"]}
         return {**parts[0], **joined}

@@ -32,7 +32,6 @@ class Side:
         self._runner = Runner(net, traits)
         self._recorders: dict[tuple[str, ...], Recorder] = {}
         self._copies: frozenset[str] = frozenset()
-        self.flow: Tensor | None = None  # of the next batch, (B, N, n - 1, 2, H, W), where it is stored
 
     def resolve(self, name: str, where: str) -> str:
         """The module path of a tap's name; the term is named where there is none."""
@@ -53,7 +52,7 @@ class Side:
         """
         recorder = self._recorder(tuple(paths), learn)
         with autocast(lq.device, self.amp), recorder as taps:
-            sr = self._runner.forward(lq, clip, None if self.flow is None else self.flow[: len(lq)])
+            sr = self._runner.forward(lq, clip)
         if learn and paths:
             self._copies = recorder.copies if recorder.copies is not None else frozenset(paths)
         return sr, taps

@@ -140,10 +140,6 @@ class DistillTask(nn.Module):
         if isinstance(self._teacher, CachedTeacher):
             self._teacher.feed(values)
 
-    def feed_flow(self, flow: Tensor | None) -> None:
-        """The stored optical flow of the next batch for the student, (B, N, n - 1, 2, H, W); None: it estimates."""
-        self._student.flow = flow
-
     # ----------------------------------------------------------------------------------------- before training
 
     def dry_run(self, lq: Tensor, gt: Tensor) -> list[TermReport]:

@@ -26,14 +26,13 @@ class Runner:
         self.name = type(unwrap(net)).__name__
         self._fast: tuple[object, nn.Module] | None = None
 
-    def forward(self, lq: Tensor, clip: int | None = None, flow: Tensor | None = None) -> Tensor:
+    def forward(self, lq: Tensor, clip: int | None = None) -> Tensor:
         """The network's output, in its own colour.
 
         Args:
             lq: images (B, C, h, w), or clips (B, T, C, h, w).
             clip: number N of frames wanted: the middle N of T. The extra frames at both ends fill windows; an image or
                 recurrent network is given the middle N alone. Absent: T - num_frame + 1.
-            flow: (B, N, num_frame - 1, 2, H, W), estimated before, for a network that takes it (``traits.flow``).
 
         Returns:
             (B, C, H, W) for images; (B, N, C, H, W) for clips, N = 1 included. A window network sees the B * N windows
@@ -50,8 +49,7 @@ class Runner:
             return self._call(self._middle(frames, clip), self.net)
         if clip is None:
             clip = max(lq.shape[1] - self.traits.num_frame + 1, 0)
-        index = self._indices(lq.shape[1], clip, "replicate")
-        return self._windows(frames, index, self.net, self._checked(flow, lq, len(index)))
+        return self._windows(frames, self._indices(lq.shape[1], clip, "replicate"), self.net)
 
     @torch.no_grad()
     def restore(self, lq: Tensor, clip: int | None = None, padding: str = "replicate", chunk: int = 1) -> Tensor:
@@ -102,7 +100,7 @@ class Runner:
             frames = upsample_bicubic(frames, self.traits.scale)
         return net(frames)
 
-    def _windows(self, frames: Tensor, index: list[list[int]], net: nn.Module, flow: Tensor | None = None) -> Tensor:
+    def _windows(self, frames: Tensor, index: list[list[int]], net: nn.Module) -> Tensor:
         """Restores one frame of (B, T, C, h, w) for each list of frame numbers in ``index``: (B, N, C, H, W)."""
         used = sorted({i for window in index for i in window})
         frames = frames[:, used]
@@ -110,25 +108,8 @@ class Runner:
             frames = upsample_bicubic(frames, self.traits.scale)
         where = torch.tensor([[used.index(i) for i in window] for window in index], device=frames.device)
         batch = frames[:, where].flatten(0, 1)
-        if flow is not None:
-            out = net(batch, flow.flatten(0, 1))
-        else:
-            out = net(batch if self.traits.mode == "window" else batch.squeeze(1))
+        out = net(batch if self.traits.mode == "window" else batch.squeeze(1))
         return out.unflatten(0, (frames.shape[0], len(index)))
-
-    def _checked(self, flow: Tensor | None, lq: Tensor, count: int) -> Tensor | None:
-        if flow is None:
-            return None
-        if not self.traits.flow:
-            raise UserError(f"network {self.name} takes no optical flow: take flow_cache out of the data set")
-        size = [side * self.traits.scale for side in lq.shape[-2:]]
-        wanted = (lq.shape[0], count, self.traits.num_frame - 1, 2, *size)
-        if tuple(flow.shape) != wanted:
-            raise UserError(
-                f"network {self.name} takes optical flow of shape {wanted}, got {tuple(flow.shape)}: make "
-                "the store again with kdsr cache-flow"
-            )
-        return flow
 
     def _indices(self, total: int, clip: int | None, padding: str) -> list[list[int]]:
         """The frame numbers of each window: of all frames, the ends padded, or of the middle ``clip`` frames."""

@@ -36,8 +36,6 @@ class Traits:
         min_clip: fewest frames a recurrent network takes.
         input: 'lq', or 'gt' for a privileged network, which is given the ground truth in place of the LR image; its
             output has the size of its input.
-        flow: the method by which a window network estimates its neighbours' optical flow, where it takes that as a
-            second argument (B, n - 1, 2, H, W) as well; '' for all others.
     """
 
     mode: str
@@ -50,7 +48,6 @@ class Traits:
     min_size: int = 1
     min_clip: int = 1
     input: str = "lq"
-    flow: str = ""
 
     def __post_init__(self) -> None:
         if self.mode not in MODES:

@@ -76,7 +76,7 @@ def _exists(path: Path) -> bool:
         raise UserError(f"{str(path)[:200]}: cannot be looked up ({error.strerror})") from None
 
 
-_DATA_PATHS = ("dataroot", "meta_info", "teacher_cache", "flow_cache")
+_DATA_PATHS = ("dataroot", "meta_info", "teacher_cache")
 
 
 def _locate_paths(opt: dict[str, Any], roots: list[Path]) -> None:

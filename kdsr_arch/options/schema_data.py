@@ -104,11 +104,6 @@ class DatasetOptions(OpenSection):
         description="ImagePairDataset, ClipDataset: what the teacher made of these images or frames "
         "(`kdsr cache-teacher`); it is then read instead of run.",
     )
-    flow_cache: str | None = Field(
-        default=None,
-        description="ClipDataset: optical flow of its windows (`kdsr cache-flow`); the student then reads it instead "
-        "of estimating it.",
-    )
     cache: bool | Literal["auto"] | None = Field(
         default=None,
         description="Keep decoded frames in memory: true, false, or 'auto' (if they all fit). "

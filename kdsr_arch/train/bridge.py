@@ -131,11 +131,6 @@ class BridgedModel:
                 )
         if train.get("amp") == "fp16":
             raise UserError(f"train.amp: model_type {opt['model_type']} of BasicSR has no gradient scaler; use bf16")
-        if ((opt.get("datasets") or {}).get("train") or {}).get("flow_cache"):
-            raise UserError(
-                f"datasets.train.flow_cache: not read by model_type {opt['model_type']} of BasicSR; use a "
-                "distillation model"
-            )
         self.device = pick_device(opt.get("num_gpu", 0))
         self.opt |= {"num_gpu": int(self.device.type != "cpu"), "dist": False, "is_train": True}
         self.amp = train.get("amp", "no")

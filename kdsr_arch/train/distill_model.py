@@ -17,7 +17,6 @@ from kdsr_arch.distill.teachers import build_teacher, stored_teacher
 from kdsr_arch.distill.terms import undisturbed
 from kdsr_arch.errors import UserError
 from kdsr_arch.infer.networks import build_network, count_parameters, load_pretrained
-from kdsr_arch.models.flow import check_flow_cache
 from kdsr_arch.optim.ema import ExponentialAverage
 from kdsr_arch.optim.gradients import clip_gradients, gradient_norm
 from kdsr_arch.optim.optimizers import build_optimizer
@@ -47,7 +46,6 @@ class DistillModel:
         self.opt, self.train_opt = opt, opt["train"]
         self.device = pick_device(opt.get("num_gpu", 0))
         student = build_network(opt["network_g"], "network_g")
-        check_flow_cache(opt, student)
         load_pretrained(student, opt["path"], "g")
         teacher = stored_teacher(opt) or build_teacher(opt)
         self.task = DistillTask(
@@ -107,8 +105,6 @@ class DistillModel:
         self.lq, self.gt = self._to_device(data["lq"]), self._to_device(data["gt"])
         self.taught = {name: self._to_device(maps) for name, maps in (data.get("teacher") or {}).items()}
         self.task.feed_teacher(self.taught)
-        self.flow = self._to_device(data["flow"]) if "flow" in data else None
-        self.task.feed_flow(self.flow)
 
     def _to_device(self, images: Tensor) -> Tensor:
         layout = self.layout if images.dim() == 4 else torch.preserve_format
@@ -149,7 +145,6 @@ class DistillModel:
             raise UserError(f"train.accumulation {self.parts} does not divide the batch of {len(self.lq)}")
         for index, (lq, gt) in enumerate(zip(self.lq.chunk(self.parts), self.gt.chunk(self.parts), strict=True)):
             self.task.feed_teacher({name: maps.chunk(self.parts)[index] for name, maps in self.taught.items()})
-            self.task.feed_flow(None if self.flow is None else self.flow.chunk(self.parts)[index])
             yield lq, gt
 
     def _measure_due(self, iteration: int) -> bool:
@@ -176,8 +171,7 @@ class DistillModel:
         """Where NaN or infinity began; what the step changed beside weights is undone."""
         if kept is not None:
             kept.__exit__(None)
-        flow = {} if self.flow is None else {"flow": self.flow}
-        batch = {"lq": self.lq, "gt": self.gt, "teacher": self.taught, **flow}
+        batch = {"lq": self.lq, "gt": self.gt, "teacher": self.taught}
         return explain_step(self.task, batch, self._micro_batches, iteration)
 
     # ------------------------------------------------------------------------------------------------- figures

@@ -22,7 +22,6 @@ from kdsr_arch.bench.run import read_log
 from kdsr_arch.cli import main
 from kdsr_arch.data.augment import to_tensor
 from kdsr_arch.data.cache import CachedSource
-from kdsr_arch.data.flow_store import FlowStore
 from kdsr_arch.data.sources import LmdbSource
 from kdsr_arch.data.store.teacher_store import TeacherStore
 from kdsr_arch.errors import UserError
@@ -219,7 +218,7 @@ def test_records(line: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.chdir(tmp_path)
     assert Guard(tmp_path).judge(load("records"), line + b"\n") == "accepted"
     assert list(read_log(tmp_path / "history.jsonl")) == []
-    for read in (lambda: TeacherStore(tmp_path), lambda: FlowStore(tmp_path), lambda: _report(tmp_path)):
+    for read in (lambda: TeacherStore(tmp_path), lambda: _report(tmp_path)):
         with pytest.raises(UserError):
             read()
 

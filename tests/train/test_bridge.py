@@ -152,7 +152,6 @@ def test_options_are_left_alone() -> None:
     [
         (options(accumulation=2), "train.accumulation"),
         (options(amp="fp16"), "train.amp"),
-        (options() | {"datasets": {"train": {"flow_cache": "flow.lmdb"}}}, "flow_cache: not read by model_type"),
         (options("SRModell"), "no model named 'SRModell'.*did you mean 'SRModel'"),
         (options(pixel_opt=None), "cannot build"),
         (options(optim_g={"type": "Adamm", "lr": 1e-3}), "Adamm"),

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from kdsr_arch.errors import UserError
 
-__all__ = ["FlowInfo", "TeacherInfo", "read_info"]
+__all__ = ["TeacherInfo", "read_info"]
 
 _Side = Annotated[int, Field(ge=0, lt=1 << 31)]
 _Count = Annotated[int, Field(ge=1, lt=1 << 31)]
@@ -37,14 +37,6 @@ class TeacherInfo(_Info):
     windows: dict[str, Annotated[list[_Place], Field(min_length=1)]] | None = None
     num_frame: _Count = 1
     backwards: bool = False
-
-
-class FlowInfo(_Info):
-    """``flow.json`` (:class:`~kdsr_arch.data.flow_store.FlowStore`)."""
-
-    scale: _Count
-    num_frame: _Count
-    degradation: str
 
 
 def read_info(path: Path, form: type[_Info], told: str) -> dict[str, Any]:
