@@ -21,7 +21,7 @@ _WORDS = ("type", "dataroot_gt", "dataroot_lq", "clips", "frames", "lists/a.txt"
           "weights",
           "datasets", "exclude", "000", "phase", "meta_info_file", "filename_tmpl", "{}x2", "color", "y", "prepare",
           "demo",
-          "interval_list", "clip_length", "degrade_on", "device", "teacher_cache", "padding",
+          "interval_list", "clip_length", "teacher_cache", "padding",
           "centre_only")  # fmt: skip
 
 
@@ -50,7 +50,7 @@ def seeds() -> list[bytes]:
         "use_rot": True,
         "color": "y",
     }
-    lower = {**images, "dataroot_lq": "images", "filename_tmpl": "{}", "enlarge_ratio": 2, "degrade_on": "device"}
+    lower = {**images, "dataroot_lq": "images", "filename_tmpl": "{}", "enlarge_ratio": 2}
     return [json.dumps(dataset).encode() for dataset in (images, clips, mixed, more, lower)]
 
 

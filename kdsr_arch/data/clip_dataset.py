@@ -11,7 +11,6 @@ import torch
 from kdsr_arch import compat  # noqa: F401
 from kdsr_arch.data.augment import Flip, random_flip, random_window, to_tensor
 from kdsr_arch.data.clips import PADDINGS, Clip, listed_clips, select_clips
-from kdsr_arch.data.device_degrade import device_degrade
 from kdsr_arch.data.fields import color_of, patch_of
 from kdsr_arch.data.keys import first_gap
 from kdsr_arch.data.notices import notice
@@ -64,7 +63,6 @@ class ClipDataset(torch.utils.data.Dataset):
         self._check_options()
         listed = listed_clips(opt["meta_info_file"]) if opt.get("meta_info_file") else None
         self.pairs = FramePairs(opt, only=[str(name) for name in opt.get("clips") or listed or []] or None)
-        self.on_device = device_degrade(opt, self.pairs, self.num_frame // 2)
         self.clips: list[Clip] = select_clips(self.pairs, opt, listed)
         self.patch = patch_of(opt) if self.train else 0
         self._sizes: dict[str, tuple[int, int]] = {}
@@ -121,8 +119,6 @@ class ClipDataset(torch.utils.data.Dataset):
         if self.train and self.patch // self.scale > min(size):
             height, width = size[0] * self.scale, size[1] * self.scale
             raise UserError(f"{where} has frames of {height}x{width}, smaller than gt_size {self.patch}")
-        if self.on_device is not None:
-            self.on_device.check(size, where)
 
     def _training_places(self) -> list[tuple[int, int]]:
         """(clip number, first ground-truth position) of every sample."""
@@ -197,19 +193,15 @@ class ClipDataset(torch.utils.data.Dataset):
         Returns:
             lq: (N + num_frame - 1, C, h, w), gt: (N, C, H, W), float32 in [0, 1]; key: the first ground-truth frame;
             with ``teacher_cache``, teacher: what it holds of the N frames, by name, each (N, C', H', W') float16.
-            With ``degrade_on: device``, what ``on_device`` makes lq and gt of (:class:`DeviceDegrade`), and key.
         """
         number, start = self._places[index]
         clip = self.clips[number]
         gt_places, lq_places = self._frames_of(clip, start, rng)
         window = self._window(clip, rng)
         flip = random_flip(rng, bool(self.opt.get("use_hflip")), bool(self.opt.get("use_rot")))
-        more = {**self._taught(clip, gt_places, lq_places, window, flip), "key": clip.gt[gt_places[0]]}
-        if self.on_device is not None and window is not None:
-            wide = self.on_device.sample(self.pairs, [clip.lq[p] for p in lq_places], window, flip)
-            return {**wide, **more}
         lq, gt = self._tensors(clip, lq_places, gt_places, window, flip)
-        return {"lq": lq, "gt": gt, **more}
+        taught = self._taught(clip, gt_places, lq_places, window, flip)
+        return {"lq": lq, "gt": gt, **taught, "key": clip.gt[gt_places[0]]}
 
     def _frames_of(self, clip: Clip, start: int, rng: np.random.Generator) -> tuple[list[int], list[int]]:
         """Positions of the HR and of the LR frames of a sample that begins at ``start``."""

@@ -10,7 +10,7 @@ from kdsr_arch.errors import UserError
 from kdsr_arch.ops.bicubic import imresize_uint8
 from kdsr_arch.ops.degrade import bd_downsample
 
-__all__ = ["CONTEXT", "DegradedSource", "mod_crop", "widened_evenly"]
+__all__ = ["CONTEXT", "DegradedSource", "mod_crop"]
 
 # LR pixels around a crop that its values depend on: 2 for the bicubic kernel (4 LR pixels wide); the 13x13 Gaussian
 # reaches 6 HR pixels, 3 LR pixels at scale 2. One more keeps the crop clear of rounding at the window's own border.
@@ -77,14 +77,6 @@ class DegradedSource(FrameSource):
         frame = self.source.get(key, wide.scaled(self.scale))
         inner = Window(window.top - wide.top, window.left - wide.left, window.height, window.width)
         return inner.of(self.degrade(frame)), inner.scaled(self.scale).of(frame)
-
-
-def widened_evenly(window: Window, height: int, width: int) -> Window:
-    """A window of one size wherever ``window`` lies in an LR frame: moved inwards at the borders, never cut."""
-    rows, columns = min(height, window.height + 2 * CONTEXT), min(width, window.width + 2 * CONTEXT)
-    top = min(max(0, window.top - CONTEXT), height - rows)
-    left = min(max(0, window.left - CONTEXT), width - columns)
-    return Window(top, left, rows, columns)
 
 
 def _widened(window: Window, height: int, width: int) -> Window:

@@ -9,8 +9,7 @@ import numpy as np
 import torch
 
 from kdsr_arch import compat  # noqa: F401
-from kdsr_arch.data.augment import Flip, random_flip, random_window, to_tensor
-from kdsr_arch.data.device_degrade import device_degrade
+from kdsr_arch.data.augment import random_flip, random_window, to_tensor
 from kdsr_arch.data.fields import color_of, patch_of
 from kdsr_arch.data.keys import clip_of
 from kdsr_arch.data.pairs import FramePairs
@@ -54,7 +53,6 @@ class ImagePairDataset(torch.utils.data.Dataset):
         self.pairs = FramePairs(opt)
         if self.train and self.pairs.gt is None:
             raise UserError(f"{opt.get('name', 'data set')}: dataroot_gt is missing: training needs the ground truth")
-        self.on_device = device_degrade(opt, self.pairs, None)
         self.keys = self._matched_keys()
         for lq_key, gt_key in self.keys[:_CHECKED_AT_START]:
             self.size(lq_key, gt_key)
@@ -110,8 +108,6 @@ class ImagePairDataset(torch.utils.data.Dataset):
             source, key = (self.pairs.gt, gt_key) if self.pairs.gt is not None else (self.pairs.lq, lq_key)
             shape = f"{height * self.scale}x{width * self.scale}"
             raise UserError(f"{source.where(key)} gives {shape} pixels, smaller than the patch of gt_size {self.patch}")
-        if self.on_device is not None:
-            self.on_device.check((height, width), self.pairs.lq.where(lq_key))
         return height, width
 
     def __len__(self) -> int:
@@ -128,21 +124,15 @@ class ImagePairDataset(torch.utils.data.Dataset):
 
         Returns:
             lq: (C, h, w), gt: (C, H, W), float32 in [0, 1]; key: the image; with a ``teacher_cache``, teacher: what it
-            holds, by name, each (C', H', W') float16. With ``degrade_on: device``, what ``on_device`` makes lq and gt
-            of (:class:`DeviceDegrade`) in their place.
+            holds, by name, each (C', H', W') float16.
         """
         lq_key, gt_key = self.keys[index % len(self.keys)]
         size = self.size(lq_key, gt_key)
         window = self._window(rng, gt_key, size)
         flip = random_flip(rng, bool(self.opt.get("use_hflip")), bool(self.opt.get("use_rot")))
-        item = {**self._images(lq_key, gt_key, window, flip), "key": gt_key}
-        return item if self.teacher is None else {**item, "teacher": self.teacher.read(gt_key, window, flip)}
-
-    def _images(self, lq_key: str, gt_key: str, window: Window | None, flip: Flip) -> dict[str, Any]:
-        if self.on_device is not None and window is not None:
-            return self.on_device.sample(self.pairs, [lq_key], window, flip)
         lq, gt = self.pairs.read([lq_key], [gt_key], window)
-        return {"lq": to_tensor(lq, flip, self.color)[0], "gt": to_tensor(gt, flip, self.color)[0]}
+        item = {"lq": to_tensor(lq, flip, self.color)[0], "gt": to_tensor(gt, flip, self.color)[0], "key": gt_key}
+        return item if self.teacher is None else {**item, "teacher": self.teacher.read(gt_key, window, flip)}
 
     def whole_image(self, index: int) -> dict[str, Any]:
         """A test sample: lq (C, h, w); gt (C, H, W), cut to multiples of the scale, absent without HR data; name."""

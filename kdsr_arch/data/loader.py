@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from copy import deepcopy
 from itertools import islice
 from pathlib import Path
@@ -83,7 +83,6 @@ class Batches(Iterator[dict[str, Any]]):
         loader: gives `accumulation` batches for each iteration, one after the other.
         device: where they are wanted; on CUDA an iteration's worth is copied ahead.
         ahead: whether to draw ahead on the CPU as well, which gains nothing there.
-        complete: work on the loader's batches that is left to the device.
 
     Raises:
         UserError: a sample that cannot be read.
@@ -95,11 +94,10 @@ class Batches(Iterator[dict[str, Any]]):
         accumulation: int = 1,
         device: torch.device | str = "cpu",
         ahead: bool = False,
-        complete: Callable[[Any, torch.device], Any] | None = None,
     ) -> None:
         device = torch.device(device)
         depth = accumulation if ahead or device.type == "cuda" else 0
-        self._source, self._accumulation = ahead_on_device(loader, device, depth, complete), accumulation
+        self._source, self._accumulation = ahead_on_device(loader, device, depth), accumulation
         self._held: list[dict[str, Any]] = []
 
     def peek(self) -> dict[str, Any] | None:
@@ -148,4 +146,4 @@ def train_batches(
         total_iter=opt["train"]["total_iter"],
         accumulation=accumulation,
     )
-    return Batches(loader, accumulation, device, complete=getattr(dataset, "on_device", None))
+    return Batches(loader, accumulation, device)

@@ -39,13 +39,6 @@ class MixDataset(torch.utils.data.Dataset):
         for part in self.parts:
             if not hasattr(part, "sample"):
                 raise UserError(f"{type(part).__name__} cannot be mixed: it has no sample(index, rng)")
-        makers = {getattr(part, "on_device", None) for part in self.parts}
-        if len(makers) > 1:
-            raise UserError(
-                f"{opt.get('name', 'MixDataset')}: with 'degrade_on: device' the data sets must agree in it, scale, "
-                "border, color, gt_size and num_frame"
-            )
-        self.on_device = makers.pop()
         self.lengths = [len(part) for part in self.parts]
         weights = np.asarray(opt.get("weights") or self.lengths, dtype=float)
         if len(weights) != len(parts) or weights.min() < 0 or weights.sum() <= 0:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from kdsr_arch.data.cache import CachedSource, frame_bytes
-from kdsr_arch.data.degraded import DegradedSource, mod_crop, widened_evenly
+from kdsr_arch.data.degraded import DegradedSource, mod_crop
 from kdsr_arch.data.hints import hint_at_conversion
 from kdsr_arch.data.notices import notice
 from kdsr_arch.data.sources import FrameSource, LmdbSource, open_source, side_name
@@ -30,18 +30,12 @@ class FramePairs:
             from the HR's own store where that keeps such LR; without ``dataroot_gt`` there is LR only, for testing.
         io_backend: ``{type: disk | lmdb}``; found out by itself when absent.
         scale, degradation ('BI', 'BD', 'none'), border ('symmetric', 'replicate').
-        degrade_on: 'worker', or 'device': LR that is made in training is left to the training's device
-            (:mod:`kdsr_arch.data.device_degrade`).
         only: clips wanted, to spare the listing of a large folder.
     """
 
     def __init__(self, opt: Mapping[str, Any], only: Iterable[str] | None = None) -> None:
         self.scale = int(opt.get("scale", 1))
         backend = (opt.get("io_backend") or {}).get("type")
-        where = str(opt.get("degrade_on") or "worker")
-        if where not in ("worker", "device"):
-            raise UserError(f"degrade_on '{where}' is unknown; use 'worker' or 'device'")
-        self.on_device = where == "device" and str(opt.get("phase", "train")).startswith("train")
         roots = {side: opt.get(f"dataroot_{side}") for side in ("gt", "lq")}
         if not roots["gt"] and not roots["lq"]:
             raise UserError(f"{opt.get('name', 'data set')}: dataroot_gt (or dataroot_lq) is missing")
@@ -114,8 +108,7 @@ class FramePairs:
             limit -= cached.bytes
             if isinstance(self.lq, DegradedSource):
                 self.lq.source = cached
-        if not self.on_device:
-            self.lq = CachedSource(self.lq, lq_keys, limit)
+        self.lq = CachedSource(self.lq, lq_keys, limit)
         return True
 
     def _fits(self, lq_keys: Sequence[str], gt_keys: Sequence[str], limit: int) -> bool:
@@ -140,20 +133,6 @@ class FramePairs:
         """Whether no store will be asked, but for a frame's first reading."""
         sides = [(self.lq, lq_keys)] + ([(self.gt, gt_keys)] if self.gt is not None else [])
         return all(isinstance(source, CachedSource) and all(map(source.holds, keys)) for source, keys in sides)
-
-    def read_wide(self, keys: Sequence[str], window: Window) -> tuple[list[np.ndarray], tuple[int, int]]:
-        """HR frames under an LR window and around it, as far as its LR depends on them.
-
-        Returns:
-            The frames, of one size wherever the window lies, and the window's row and column in them, in LR pixels.
-        """
-        assert self.gt is not None
-        wide = widened_evenly(window, *self.lq.size(keys[0]))
-        with contextlib.ExitStack() as stack:
-            for store in self._stores:
-                stack.enter_context(store.reading())
-            frames = _read_unique(self.gt, keys, wide.scaled(self.scale))
-        return frames, (window.top - wide.top, window.left - wide.left)
 
     def _read(
         self, lq_keys: Sequence[str], gt_keys: Sequence[str], window: Window | None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from typing import Any
 
 import torch
@@ -23,10 +23,7 @@ def to_device(batch: Any, device: torch.device) -> Any:
 
 
 def ahead_on_device(
-    batches: Iterable[Any],
-    device: torch.device,
-    depth: int | None = None,
-    complete: Callable[[Any, torch.device], Any] | None = None,
+    batches: Iterable[Any], device: torch.device, depth: int | None = None
 ) -> Generator[Any, None, None]:
     """Gives the batches of a loader on ``device``, the next ones copied while the caller works on the last.
 
@@ -35,10 +32,9 @@ def ahead_on_device(
 
     Args:
         depth: batches under way; by default 1 on CUDA and 0 on the CPU, where none has to be copied.
-        complete: work on a batch that is left to the device, done on the copying stream.
     """
     depth = int(device.type == "cuda") if depth is None else depth
-    source, copier = iter(batches), _Copier(device, complete)
+    source, copier = iter(batches), _Copier(device)
     try:
         yield from _ahead(source, copier, depth) if depth else (copier.copy(batch) for batch in source)
     finally:
@@ -50,13 +46,13 @@ def ahead_on_device(
 class _Copier:
     """Copies to a device: on CUDA on a stream of its own, elsewhere at once."""
 
-    def __init__(self, device: torch.device, complete: Callable[[Any, torch.device], Any] | None) -> None:
-        self.device, self.complete = device, complete
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
         self.stream = torch.cuda.Stream(device) if device.type == "cuda" else None
 
     def copy(self, batch: Any) -> Any:
         """The copy, on the stream that is current."""
-        return to_device(self.complete(batch, self.device) if self.complete else batch, self.device)
+        return to_device(batch, self.device)
 
     def start(self, batch: Any) -> tuple[Any, torch.cuda.Event | None]:
         """The copy, and when it is whole."""

@@ -83,11 +83,6 @@ class DatasetOptions(OpenSection):
         default=None,
         description="Border rule of the bicubic degradation: MATLAB's 'symmetric' (default) or 'replicate'.",
     )
-    degrade_on: Literal["worker", "device"] | None = Field(
-        default=None,
-        description="Where LR is made in training: 'worker' (default), or 'device': for a whole batch where the "
-        "network runs, with the same result ('BI' only).",
-    )
     padding: Literal["replicate", "reflection", "reflection_circle", "circle"] | None = Field(
         default=None, description="Which frames stand in for those before the first and after the last of a clip."
     )
