@@ -11,7 +11,7 @@ from kdsr_arch.data.keys import read_lines, safe_key
 from kdsr_arch.data.pairs import FramePairs
 from kdsr_arch.errors import UserError, nearest
 
-__all__ = ["PADDINGS", "Clip", "listed_clips", "select_clips", "window_indices"]
+__all__ = ["PADDINGS", "Clip", "listed_clips", "select_clips"]
 
 PADDINGS = ("replicate", "reflection", "reflection_circle", "circle")
 
@@ -123,27 +123,3 @@ def _ground_truth(
         return found
     missing = next(key for key in lq if key not in known)
     raise UserError(f"{pairs.gt.name}: no HR frame '{missing}' for {pairs.lq.where(missing)}")
-
-
-def window_indices(centre: int, length: int, num_frame: int, padding: str = "replicate") -> list[int]:
-    """Positions of the ``num_frame`` frames around ``centre`` in a clip of ``length`` frames.
-
-    What lies outside is the end frame ('replicate'), mirrored at the clip's end ('reflection'), mirrored at the
-    window's far side ('reflection_circle'), or taken from beyond the window's other side ('circle'): BasicSR's rules.
-    """
-    half, last = num_frame // 2, length - 1
-
-    def inside(i: int) -> int:
-        if 0 <= i <= last:
-            return i
-        if padding == "replicate":
-            return min(max(i, 0), last)
-        if padding == "reflection":
-            return -i if i < 0 else 2 * last - i
-        if padding == "reflection_circle":
-            return centre + half - i if i < 0 else centre - half - (i - last)
-        if padding == "circle":
-            return num_frame + i if i < 0 else i - num_frame
-        raise UserError(f"padding '{padding}' is unknown; use one of {', '.join(PADDINGS)}")
-
-    return [inside(centre + offset) for offset in range(-half, num_frame - half)]

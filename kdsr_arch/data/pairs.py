@@ -11,7 +11,6 @@ import numpy as np
 
 from kdsr_arch.data.cache import CachedSource, frame_bytes
 from kdsr_arch.data.degraded import DegradedSource, mod_crop
-from kdsr_arch.data.hints import hint_at_conversion
 from kdsr_arch.data.notices import notice
 from kdsr_arch.data.sources import FrameSource, LmdbSource, open_source, side_name
 from kdsr_arch.data.store.codec import Window
@@ -84,32 +83,22 @@ class FramePairs:
     def cache(self, opt: Mapping[str, Any], lq_keys: Sequence[str], gt_keys: Sequence[str], default: Any) -> None:
         """Keeps decoded frames in memory as ``opt['cache']`` says.
 
-        True: as many as ``cache_gb`` holds; 'auto': all of them, if they fit in ``cache_gb``; False: none. Training
-        that decodes whole files each time is told once what tiles would bring.
+        True: as many as ``cache_gb`` holds; 'auto': all of them, if they fit in ``cache_gb``; False: none.
         """
-        if self._cached(opt, lq_keys, gt_keys, default) or not opt.get("gt_size"):
-            return
-        side, keys = (self.gt, gt_keys) if self.gt is not None and gt_keys else (self.lq, lq_keys)
-        if str(opt.get("phase", "train")).startswith("train") and keys:
-            hint_at_conversion(side, keys[0], int(opt["gt_size"]))
-
-    def _cached(self, opt: Mapping[str, Any], lq_keys: Sequence[str], gt_keys: Sequence[str], default: Any) -> bool:
-        """Sets the cache up, if there is to be one; whether there is."""
         mode = str(opt.get("cache", default)).lower()
         if mode not in ("true", "false", "auto"):
             raise UserError(f"cache '{opt['cache']}' is unknown; use true, false or auto")
         if mode == "false" or not lq_keys:
-            return False
+            return
         limit = int(min(float(opt.get("cache_gb") or DEFAULT_CACHE_GB[mode]), 2**30) * 2**30)
         if mode == "auto" and not self._fits(lq_keys, gt_keys, limit):
-            return False
+            return
         if self.gt is not None:
             self.gt = cached = CachedSource(self.gt, gt_keys, limit)
             limit -= cached.bytes
             if isinstance(self.lq, DegradedSource):
                 self.lq.source = cached
         self.lq = CachedSource(self.lq, lq_keys, limit)
-        return True
 
     def _fits(self, lq_keys: Sequence[str], gt_keys: Sequence[str], limit: int) -> bool:
         sides = [(self.lq, lq_keys)] + ([(self.gt, gt_keys)] if self.gt is not None and gt_keys else [])

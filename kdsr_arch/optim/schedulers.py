@@ -39,32 +39,6 @@ class LinearDecayLR(lr_scheduler.LRScheduler):
         return [weight * group["initial_lr"] for group in self.optimizer.param_groups]
 
 
-class VibrateLR(lr_scheduler.LRScheduler):
-    """A triangle wave of period total_iter // 80 under an envelope, as in BasicSR's forks.
-
-    The envelope falls from 1 to 0 over the first 3/8 of the iterations, is 0.2 until 5/8 and 0.1 to the end; within
-    the first half period the weight is at least 0.1.
-    """
-
-    def __init__(self, optimizer: Optimizer, total_iter: int, last_epoch: int = -1) -> None:
-        self.total_iter = total_iter
-        super().__init__(optimizer, last_epoch)
-
-    def _weight(self) -> float:
-        part = self.last_epoch / self.total_iter
-        envelope = 1 - part * 8 / 3 if part < 3 / 8 else 0.2 if part < 5 / 8 else 0.1
-        period = max(2, self.total_iter // 80)
-        half = period // 2
-        phase = self.last_epoch % period / half
-        weight = envelope * (phase if phase < 1 else 2 - phase)
-        return max(0.1, weight) if self.last_epoch < half else weight
-
-    def get_lr(self) -> list[float | Tensor]:
-        """Learning rate of each group at iteration `last_epoch`."""
-        weight = self._weight()
-        return [weight * group["initial_lr"] for group in self.optimizer.param_groups]
-
-
 def scheduler_class(name: str, keywords: Mapping[str, Any]) -> type:
     """The class that `train.scheduler.type` names (with `keywords`, as two classes are called LinearLR).
 
@@ -77,8 +51,6 @@ def scheduler_class(name: str, keywords: Mapping[str, Any]) -> type:
         name = "MultiStepRestartLR"  # BasicSR takes both names for it
     if name in _BASICSR:
         return getattr(basicsr_schedulers, name)
-    if name == "VibrateLR":
-        return VibrateLR
     if name == "LinearLR" and "total_iter" in keywords:
         return LinearDecayLR
     if name not in scheduler_names():
@@ -90,7 +62,7 @@ def scheduler_names() -> list[str]:
     """Every name that `train.scheduler.type` may have."""
     members = inspect.getmembers(lr_scheduler, inspect.isclass)
     torchs = {n for n, c in members if issubclass(c, lr_scheduler.LRScheduler) and not n.startswith("_")} - _NOT_PLAIN
-    return sorted({*torchs, *_BASICSR, "VibrateLR"})
+    return sorted({*torchs, *_BASICSR})
 
 
 def _build(optimizer: Optimizer, opt: Mapping[str, Any], total_iter: int) -> lr_scheduler.LRScheduler:

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 
+from kdsr_arch.data import notices
 from kdsr_arch.data.clip_dataset import ClipDataset
-from kdsr_arch.data.clips import window_indices
 from kdsr_arch.data.degraded import DegradedSource
 from kdsr_arch.data.prepare.frame_writer import Entry, write_frames
 from kdsr_arch.data.sources import FolderSource, open_source
@@ -176,8 +176,6 @@ def test_whole_clips_for_testing(make, stored_lq, clip_root):
 
 
 def test_sides_that_the_scale_does_not_divide_are_cut(make, caplog, monkeypatch):
-    from kdsr_arch.data import notices
-
     monkeypatch.setattr(notices, "_said", set())
     item = make(phase="test", scale=3)[0]
     assert item["lq"].shape == (8, 3, 21, 26) and item["gt"].shape == (8, 3, 63, 78)
@@ -214,17 +212,12 @@ def test_vimeo_with_centre_ground_truth_only(frames, tmp_path, save):
     assert ClipDataset({**opt, "phase": "test"})[0]["gt_index"] == [3]
 
 
-@pytest.mark.parametrize("padding", ["replicate", "reflection", "reflection_circle", "circle"])
-def test_window_indices_equal_basicsrs(padding):
-    from kdsr_arch import compat  # noqa: F401
-
-    from basicsr.data.data_util import generate_frame_indices  # isort: skip
-
-    for length in (7, 9):
-        for num_frame in (1, 3, 5, 7):
-            for centre in range(length):
-                expected = generate_frame_indices(centre, length, num_frame, padding)
-                assert window_indices(centre, length, num_frame, padding) == expected
+def test_gaps_in_a_clip_are_said(make, tmp_path, save, frames, caplog, monkeypatch):
+    monkeypatch.setattr(notices, "_said", set())
+    for number in (0, 1, 3):
+        save(tmp_path / "a" / f"{number:08d}.png", np.ascontiguousarray(frames[number]))
+    make(dataroot_gt=str(tmp_path), clip_length=1)
+    assert "has no frames between 'a/00000001' and 'a/00000003'" in caplog.text
 
 
 @pytest.mark.parametrize(

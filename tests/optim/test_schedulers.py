@@ -105,16 +105,6 @@ def test_linear_lr_without_total_iter_is_torchs() -> None:
     assert found == pytest.approx([0.05, 0.075, 0.1])
 
 
-def test_vibrate_by_hand() -> None:
-    # total 320: period 4, half period 2; weight = envelope x triangle, at least 0.1 within the first half period
-    found = rates(Schedule(optimizer(1.0), {"type": "VibrateLR", "total_iter": 320}), 320)
-    assert found[0] == pytest.approx(0.1)
-    assert found[2] == pytest.approx(1 - 2 / 320 * 8 / 3)
-    assert found[3] == pytest.approx((1 - 3 / 320 * 8 / 3) * 0.5)
-    assert found[162] == pytest.approx(0.2)
-    assert found[302] == pytest.approx(0.1)
-
-
 @pytest.mark.parametrize(
     ("opt", "said"),
     [
@@ -131,4 +121,4 @@ def test_faults_are_told(opt: dict, said: str) -> None:
 
 
 def test_names_hold_both_families() -> None:
-    assert {"MultiStepRestartLR", "CosineAnnealingRestartLR", "VibrateLR", "OneCycleLR"} <= set(scheduler_names())
+    assert {"MultiStepRestartLR", "CosineAnnealingRestartLR", "OneCycleLR"} <= set(scheduler_names())
