@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from kdsr_arch.data.prepare.workers import available_cores
-from kdsr_arch.files import write_whole
+from kdsr_arch.io import write_whole
 
 
 def machine(device: torch.device | str = "cpu") -> dict[str, object]:

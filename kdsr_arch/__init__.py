@@ -1,6 +1,6 @@
 """KDSR: knowledge distillation in image and video super-resolution, built on BasicSR."""
 
-from kdsr_arch.limits import limit_opencv
+from kdsr_arch.io import limit_opencv
 
 __version__ = "0.1.0"
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-from kdsr_arch.files import why_not_written
+from kdsr_arch.io import why_not_written
 from kdsr_arch.parallel import distributed
 
 LOG_BYTES = 16 * 2**20

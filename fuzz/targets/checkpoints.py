@@ -14,8 +14,8 @@ import torch
 from fuzz.mutate import mutate_bytes
 from fuzz.payloads import hostile_pickles
 from fuzz.target import MIB, Target
-from kdsr_arch.files import load_tensors
 from kdsr_arch.infer.networks import read_weights
+from kdsr_arch.io import load_tensors
 
 _PIECES = (
     b"\x81",

@@ -11,9 +11,8 @@ from random import Random
 from fuzz.mutate import mutate_bytes, mutate_tree
 from fuzz.target import Target
 from kdsr_arch.export.source import read_metadata
-from kdsr_arch.files import load_tensors
 from kdsr_arch.infer.networks import read_weights
-from kdsr_arch.safe_file import read_safetensors
+from kdsr_arch.io import load_tensors, read_safetensors
 
 _WORDS = (
     "F32",

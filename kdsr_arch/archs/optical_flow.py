@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from kdsr_arch.archs.arch_util import check_choice
 from kdsr_arch.errors import UserError
-from kdsr_arch.files import load_tensors
+from kdsr_arch.io import load_tensors
 from kdsr_arch.ops.color import rgb_to_y
 from kdsr_arch.ops.warp import backward_warp
 

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from kdsr_arch.errors import UserError
-from kdsr_arch.files import load_tensors
 from kdsr_arch.infer.traits import Traits
+from kdsr_arch.io import load_tensors
 
 PACKAGE = "package:"
 _ENDINGS = (".pth", ".pt", ".ckpt", ".safetensors")

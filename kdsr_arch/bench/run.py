@@ -28,7 +28,7 @@ from kdsr_arch.bench.plan import (
 )
 from kdsr_arch.bench.subcommands import Subcommands
 from kdsr_arch.errors import UserError
-from kdsr_arch.files import read_json, write_whole
+from kdsr_arch.io import read_json, write_whole
 
 
 def read_log(path: Path) -> Iterator[dict[str, Any]]:

@@ -22,7 +22,7 @@ def run(args: argparse.Namespace) -> int:
     from kdsr_arch.convert.image_nets import convert_file
     from kdsr_arch.convert.published import SOURCES
     from kdsr_arch.errors import UserError
-    from kdsr_arch.files import save_tensors
+    from kdsr_arch.io import save_tensors
 
     if args.source == "list":
         for source in SOURCES.values():

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from kdsr_arch.convert.names import State
 from kdsr_arch.errors import UserError
-from kdsr_arch.files import load_tensors
+from kdsr_arch.io import load_tensors
 
 WRAPPERS = ("params_ema", "params", "state_dict", "model", "net", "generator")
 

@@ -18,7 +18,7 @@ from kdsr_arch.export.form import Prepared, metadata
 from kdsr_arch.export.onnx_session import open_session
 from kdsr_arch.export.source import METADATA_KEY, read_metadata
 from kdsr_arch.export.verify import Deviation, deviations
-from kdsr_arch.files import write_whole
+from kdsr_arch.io import write_whole
 from kdsr_arch.ops.exporting import export_form
 
 OPSET = 18
@@ -165,7 +165,7 @@ def read_facts(path: Path) -> dict[str, Any]:
             model = onnx.load(str(path), load_external_data=False)
             held = {entry.key: entry.value for entry in model.metadata_props}
         elif kind == "safetensors":
-            from kdsr_arch.safe_file import read_safetensors
+            from kdsr_arch.io import read_safetensors
 
             held = read_safetensors(path)[1]
         else:

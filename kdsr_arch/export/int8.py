@@ -17,8 +17,8 @@ from kdsr_arch.data.sources import open_source
 from kdsr_arch.errors import UserError
 from kdsr_arch.export.form import Prepared, metadata
 from kdsr_arch.export.formats import OPSET, onnx_bytes, onnx_runner
-from kdsr_arch.files import write_whole
 from kdsr_arch.infer.runner import window_indices
+from kdsr_arch.io import write_whole
 from kdsr_arch.ops.bicubic import imresize_uint8
 from kdsr_arch.ops.color import rgb_to_y
 

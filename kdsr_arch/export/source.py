@@ -14,7 +14,7 @@ from torch import nn
 from kdsr_arch.errors import UserError
 from kdsr_arch.infer.networks import build_network, load_weights
 from kdsr_arch.infer.traits import Traits, traits_of
-from kdsr_arch.safe_file import SUFFIX, read_safetensors
+from kdsr_arch.io import SAFETENSORS, read_safetensors
 
 METADATA_KEY = "kdsr"
 
@@ -64,7 +64,7 @@ def open_student(
         raise UserError(f"{path}: no such file of weights")
     spec, found_scale = _spec(path, option_file, network)
     net = build_network(spec, "network")
-    if path.suffix.lower() == SUFFIX or not getattr(net, "pretrained", False):
+    if path.suffix.lower() == SAFETENSORS or not getattr(net, "pretrained", False):
         load_weights(net, path, param_key)
     net.eval().requires_grad_(False)
     traits = traits_of(net, scale or found_scale)
@@ -77,7 +77,7 @@ def _spec(path: Path, option_file: str | Path | None, network: str | None) -> tu
         return parsed_network(network), None
     if option_file is not None:
         return _from_option_file(Path(option_file))
-    if path.suffix.lower() == SUFFIX:
+    if path.suffix.lower() == SAFETENSORS:
         told = read_metadata(read_safetensors(path)[1], path)
         if told is not None:
             return dict(told["network"]), int(told["scale"])

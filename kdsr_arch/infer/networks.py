@@ -15,7 +15,7 @@ from torch import nn
 
 from kdsr_arch import compat  # noqa: F401
 from kdsr_arch.errors import UserError, nearest
-from kdsr_arch.files import load_tensors
+from kdsr_arch.io import load_tensors
 from kdsr_arch.registry import register_all
 
 # what constructors raise over values that they were not made for, memory that there is not included

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from kdsr_arch.errors import UserError
-from kdsr_arch.files import write_whole
+from kdsr_arch.io import write_whole
 
 
 def to_uint8(image: Tensor) -> NDArray[np.uint8]:

@@ -11,7 +11,7 @@ from typing import Any
 
 from kdsr_arch.data.loader import open_dataset
 from kdsr_arch.data.store.teacher_store import INFO
-from kdsr_arch.files import write_whole
+from kdsr_arch.io import write_whole
 
 
 @dataclass(frozen=True)

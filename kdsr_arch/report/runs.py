@@ -9,8 +9,8 @@ from typing import Annotated
 from pydantic import BaseModel, Field, FiniteFloat, ValidationError
 
 from kdsr_arch.errors import UserError
-from kdsr_arch.files import read_json
 from kdsr_arch.infer.cost import where_run
+from kdsr_arch.io import read_json
 from kdsr_arch.report.curves import plot_curves
 from kdsr_arch.report.speed_plot import SpeedPoint, plot_speed
 

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 
 from kdsr_arch.errors import UserError
-from kdsr_arch.files import load_tensors
+from kdsr_arch.io import load_tensors
 
 FORMAT = "kdsr-training-state"
 VERSION = 1

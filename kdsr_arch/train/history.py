@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from kdsr_arch.errors import UserError
-from kdsr_arch.files import remove_leftovers, why_not_written, write_whole
+from kdsr_arch.io import remove_leftovers, why_not_written, write_whole
 from kdsr_arch.log import get_logger
 
 

@@ -11,8 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from kdsr_arch.errors import UserError
-from kdsr_arch.files import remove_leftovers, save_tensors, write_whole
-from kdsr_arch.safe_file import require_safetensors, write_groups
+from kdsr_arch.io import remove_leftovers, require_safetensors, save_tensors, write_groups, write_whole
 from kdsr_arch.train.checkpoint import FORMAT, VERSION, numbered
 
 _STATES = r"(\d+)\.state"

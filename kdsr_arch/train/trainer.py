@@ -18,7 +18,7 @@ import torch
 from kdsr_arch.data.loader import Batches, open_dataset, phase_sets, train_batches
 from kdsr_arch.device import pick_device
 from kdsr_arch.errors import UserError
-from kdsr_arch.files import write_whole
+from kdsr_arch.io import write_whole
 from kdsr_arch.log import TextLog, environment, get_logger
 from kdsr_arch.parallel import distributed
 from kdsr_arch.registry import register_all

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from kdsr_arch.data.prepare.video_length import missing_seconds, promised_bytes, tagged_seconds, told_seconds
 from kdsr_arch.errors import UserError
-from kdsr_arch.limits import limit_decoder
+from kdsr_arch.io import limit_decoder
 
 _HDR = {16: "HDR10 (PQ)", 18: "HLG"}  # transfer functions, ISO/IEC 23091-2
 _UNKNOWN = (0, 2, None)

@@ -8,9 +8,9 @@ import torch
 from kdsr_arch import compat  # noqa: F401
 from kdsr_arch.distill.task import DistillTask
 from kdsr_arch.errors import UserError
-from kdsr_arch.files import save_tensors
 from kdsr_arch.infer.networks import build_network
 from kdsr_arch.infer.runner import Runner
+from kdsr_arch.io import save_tensors
 
 pytest.importorskip("spandrel", reason="needs the extra: pip install spandrel")
 

@@ -24,8 +24,8 @@ from kdsr_arch.bench.table import markdown, summarise, write_tables
 from kdsr_arch.commands.bench import _draw
 from kdsr_arch.data.store.teacher_store import TeacherStore
 from kdsr_arch.errors import UserError
-from kdsr_arch.files import save_tensors
 from kdsr_arch.infer.networks import build_network
+from kdsr_arch.io import save_tensors
 from kdsr_arch.report.bench_curves import _common, plot_bench
 from kdsr_arch.report.curves import val_curve
 

@@ -25,8 +25,8 @@ from kdsr_arch.data.store.teacher_store import (
 )  # fmt: skip
 from kdsr_arch.distill.teachers import build_teacher
 from kdsr_arch.errors import UserError
-from kdsr_arch.files import save_tensors
 from kdsr_arch.infer.networks import build_network
+from kdsr_arch.io import save_tensors
 from kdsr_arch.ops.color import rgb_to_y
 from kdsr_arch.options import load_options
 from kdsr_arch.precompute.fill import fill_store, plan_of

@@ -11,10 +11,10 @@ from kdsr_arch.distill.ensemble import Ensemble
 from kdsr_arch.distill.task import DistillTask
 from kdsr_arch.distill.teachers import build_teacher
 from kdsr_arch.errors import UserError
-from kdsr_arch.files import save_tensors
 from kdsr_arch.infer.networks import build_network
 from kdsr_arch.infer.runner import Runner
 from kdsr_arch.infer.traits import Traits
+from kdsr_arch.io import save_tensors
 from kdsr_arch.ops.color import rgb_to_y
 
 SMALL = {"type": "MSRResNet", "num_feat": 4, "num_block": 1, "upscale": 2}

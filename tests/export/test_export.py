@@ -16,8 +16,8 @@ from kdsr_arch.export.form import prepare
 from kdsr_arch.export.formats import onnx_runner, read_facts
 from kdsr_arch.export.reparam import reparametrise
 from kdsr_arch.export.source import open_student
-from kdsr_arch.files import save_tensors
 from kdsr_arch.infer.networks import build_network
+from kdsr_arch.io import save_tensors
 
 FSRCNN = "{type: FSRCNN, scale: 2, d: 8, s: 4, m: 1}"
 VESPCN = "{type: VESPCN, scale: 2, num_feat: 8, num_hr_feat: 4, num_block: 1, num_flow_feat: 4, base: bicubic}"

@@ -15,7 +15,7 @@ from kdsr_arch.data.prepare.video_length import missing_seconds, promised_bytes,
 from kdsr_arch.data.sources import FrameSource
 from kdsr_arch.data.window import Window
 from kdsr_arch.errors import UserError
-from kdsr_arch.limits import limit_decoder
+from kdsr_arch.io import limit_decoder
 
 __all__ = ["VIDEO_SUFFIXES", "StreamSource", "crop_to_multiple", "decode_video", "halve", "take"]
 

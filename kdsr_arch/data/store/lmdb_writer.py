@@ -18,7 +18,7 @@ import lmdb
 
 from kdsr_arch.data.store.lmdb_env import unfinished
 from kdsr_arch.errors import UserError
-from kdsr_arch.files import flush_folder, read_json
+from kdsr_arch.io import flush_folder, read_json
 
 __all__ = ["RECIPE_FILE", "LmdbWriter"]
 

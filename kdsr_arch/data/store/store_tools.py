@@ -15,7 +15,7 @@ from kdsr_arch.data.store.codec import ImageFileCodec, Window, codec_of
 from kdsr_arch.data.store.lmdb_env import reading
 from kdsr_arch.data.store.lmdb_writer import RECIPE_FILE
 from kdsr_arch.errors import UserError
-from kdsr_arch.files import read_json
+from kdsr_arch.io import read_json
 
 __all__ = ["Fault", "describe", "export", "frame_png", "verify"]
 

@@ -22,7 +22,7 @@ import numpy as np
 from kdsr_arch.data.store.tile_coders import TILE_CODERS, Buffer, TileCoder
 from kdsr_arch.data.window import Window, check_window
 from kdsr_arch.errors import UserError
-from kdsr_arch.limits import MAX_PIXELS, too_large
+from kdsr_arch.io import MAX_PIXELS, too_large
 
 __all__ = ["TiledCodec", "tile_edge"]
 

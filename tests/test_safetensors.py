@@ -12,9 +12,8 @@ import yaml
 
 from kdsr_arch import cli
 from kdsr_arch.errors import UserError
-from kdsr_arch.files import load_tensors
 from kdsr_arch.infer.networks import build_network, load_weights, read_weights
-from kdsr_arch.safe_file import read_groups, read_safetensors, write_groups
+from kdsr_arch.io import load_tensors, read_groups, read_safetensors, write_groups
 
 pytest.importorskip("safetensors")
 NET = {"type": "MSRResNet", "num_feat": 4, "num_block": 1, "upscale": 2}
@@ -37,18 +36,18 @@ def groups() -> dict[str, dict[str, torch.Tensor]]:
 
 def test_groups_survive_with_kinds_and_shapes(tmp_path: Path) -> None:
     write_groups(groups(), tmp_path / "x.safetensors")
-    found = load_tensors(tmp_path / "x.safetensors")
-    assert list(found) == ["params", "params_ema"]
+    loaded = load_tensors(tmp_path / "x.safetensors")
+    assert list(loaded) == ["params", "params_ema"]
     for group, weights in groups().items():
-        assert found[group].keys() == weights.keys()
+        assert loaded[group].keys() == weights.keys()
         for name, value in weights.items():
-            assert found[group][name].dtype == value.dtype and torch.equal(found[group][name], value)
+            assert loaded[group][name].dtype == value.dtype and torch.equal(loaded[group][name], value)
 
 
 def test_the_choice_between_trained_and_averaged_is_that_of_pth(tmp_path: Path) -> None:
-    held = {"params": {"w": torch.zeros(2)}, "params_ema": {"w": torch.ones(2)}}
-    write_groups(held, tmp_path / "x.safetensors")
-    torch.save(held, tmp_path / "x.pth")
+    state = {"params": {"w": torch.zeros(2)}, "params_ema": {"w": torch.ones(2)}}
+    write_groups(state, tmp_path / "x.safetensors")
+    torch.save(state, tmp_path / "x.pth")
     for key in ("params", "params_ema", None):
         ours, theirs = (read_weights(tmp_path / f"x.{ending}", key)["w"] for ending in ("safetensors", "pth"))
         assert torch.equal(ours, theirs)

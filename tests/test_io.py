@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from kdsr_arch.errors import UserError
-from kdsr_arch.files import load_tensors, remove_leftovers, save_tensors, write_whole
+from kdsr_arch.io import load_tensors, remove_leftovers, save_tensors, write_whole
 
 
 def test_written_file_holds_the_content_and_nothing_lies_beside_it(tmp_path: Path) -> None:

@@ -1,0 +1,280 @@
+"""Files that are whole or absent, read as data, never as code, and no larger than memory takes.
+
+A file is written aside, flushed to the disk, then renamed. Network weights are kept by torch.save, or as safetensors:
+bytes and shapes alone, which no reader can mistake for code. A training's safetensors file holds what BasicSR's .pth
+holds, each entry under the name of its group (``params.conv.weight``, ``params_ema.conv.weight``); its metadata names
+the groups, the network with its scale, and the SHA-256 of the tensors. A file without groups, as `kdsr export` and
+other programs write it, is a plain state dict.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import pickle
+import struct
+import zipfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+from kdsr_arch.errors import UserError
+
+if TYPE_CHECKING:  # torch takes seconds to import, and this module is imported with the package
+    from torch import Tensor
+
+MAX_PIXELS = 178_956_970
+"""Pixels of one image or video frame: 13,377 x 13,377. Pillow refuses images beyond this by itself."""
+SAFETENSORS = ".safetensors"
+_GROUPS, _DIGEST, _ABOUT = "kdsr_groups", "kdsr_sha256", "kdsr"
+_INSTALL = 'pip install safetensors (or "kdsr[export]")'
+
+# the ways in which zipfile, the unpickler and torch stumble over bytes that are no checkpoint
+_STUMBLES = (
+    *(OSError, RuntimeError, EOFError, ValueError, LookupError, TypeError, AttributeError, AssertionError),
+    *(OverflowError, MemoryError, struct.error, zipfile.BadZipFile),
+)
+
+
+def why_not_written(error: OSError) -> str:
+    """A few words on a failed write, and what to do about it."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return "no space left on the disk; free some, or lower logger.keep_last"
+    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return "no permission to write there"
+    return error.strerror or str(error)
+
+
+def flush_folder(folder: Path) -> None:
+    """Put a folder's list of names on the disk, so that a rename in it outlives a power cut."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def write_whole(path: Path, write: Callable[[BinaryIO], Any]) -> None:
+    """Let `write` fill `path` so that at any moment the old file or the new one is there, never a part.
+
+    Raises:
+        UserError: the disk is full or not writable; the old file, if any, is untouched and nothing is left beside it.
+    """
+    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with open(aside, "wb") as handle:
+            write(handle)
+            handle.flush()
+            os.fsync(handle.fileno())
+        os.replace(aside, path)
+        flush_folder(path.parent)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written ({why_not_written(error)})") from None
+    except RuntimeError as error:  # torch's zip writer reports a failed write of the file beneath it so
+        raise UserError(f"{path}: cannot be written ({error.__context__ or 'the disk may be full'})") from None
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Delete the parts that a killed `write_whole` left aside."""
+    for part in folder.glob(".*.tmp"):
+        part.unlink(missing_ok=True)
+
+
+def save_tensors(obj: Any, path: Path) -> None:
+    """Write tensors and plain containers with torch.save, whole or not at all."""
+    import torch
+
+    write_whole(path, lambda handle: torch.save(obj, handle))
+
+
+def _is_sound(path: Path) -> bool:
+    """False for a zip file with a damaged member (torch.load itself does not compare checksums), or with packed or
+    overlapping ones: torch.save writes neither, and what they unpack to may have any size."""
+    if not zipfile.is_zipfile(path):
+        return True
+    with zipfile.ZipFile(path) as archive:
+        parts = archive.infolist()
+        stored = all(part.compress_type == zipfile.ZIP_STORED for part in parts)
+        return stored and sum(part.file_size for part in parts) <= path.stat().st_size and archive.testzip() is None
+
+
+def read_json(path: Path, kind: type, mend: str) -> Any:
+    """The content of a JSON file.
+
+    Args:
+        path: the file.
+        kind: what it must be: dict or list.
+        mend: what to do when it is not, for the message.
+
+    Raises:
+        UserError: missing, not readable, no JSON, or something else than `kind`.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror or error}); {mend}") from None
+    except (ValueError, RecursionError):
+        content = None
+    if not isinstance(content, kind):
+        raise UserError(f"{path}: damaged, or no such file as it should be; {mend}")
+    return content
+
+
+def load_tensors(path: Path, what: str = "checkpoint") -> Any:
+    """Read a file of torch.save, or one ending in .safetensors, as data, onto the CPU.
+
+    Args:
+        path: the file.
+        what: what it should be, for messages.
+
+    Raises:
+        UserError: missing, empty, truncated, damaged, not such a file, or holding other objects than tensors and
+            plain containers.
+    """
+    import torch
+
+    if not path.is_file():
+        raise UserError(f"{path}: no such {what}")
+    try:
+        path.open("rb").close()
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror or error})") from None
+    if path.suffix.lower() == SAFETENSORS:
+        return read_groups(path)
+    try:
+        if _is_sound(path):
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        if "Unsupported global" in str(error) or "GLOBAL" in str(error):
+            raise UserError(f"{path}: holds objects other than tensors; not loaded, as they may run code") from None
+    except _STUMBLES:
+        pass
+    raise UserError(f"{path}: truncated, damaged or no {what}; copy or download it again")
+
+
+def require_safetensors(key: str) -> None:
+    """Refuse an option that needs the package where it is not installed.
+
+    Raises:
+        UserError: it is not.
+    """
+    try:
+        import safetensors  # noqa: F401
+    except ImportError:
+        raise UserError(f"{key}: the package safetensors is not installed: {_INSTALL}") from None
+
+
+def write_groups(
+    groups: Mapping[str, Mapping[str, Tensor]], path: Path, about: Mapping[str, Any] | None = None
+) -> None:
+    """Write {'params': weights, 'params_ema': weights, ...}, whole or not at all.
+
+    Args:
+        groups: state dicts by group; names of groups hold no dot.
+        path: the file, ending in .safetensors.
+        about: what `kdsr upscale` and `kdsr export` need to build the network without its option file: `network` (type
+            and keywords) and `scale`.
+
+    Raises:
+        UserError: an entry is no tensor, or the file cannot be written.
+    """
+    from safetensors.torch import save
+    from torch import Tensor
+
+    tensors = {f"{group}.{name}": value for group, weights in groups.items() for name, value in weights.items()}
+    for name, value in tensors.items():
+        if not isinstance(value, Tensor):
+            raise UserError(
+                f"{path}: '{name}' is no tensor, which safetensors cannot hold; use logger.checkpoint_format: pth"
+            )
+    tensors = {name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()}
+    metadata = {"format": "pt", _GROUPS: json.dumps(list(groups)), _DIGEST: _digest(tensors)}
+    content = save(tensors, metadata=metadata | ({_ABOUT: json.dumps(about)} if about else {}))
+    write_whole(path, lambda handle: handle.write(content))
+
+
+def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Tensors and metadata of a safetensors file, as they stand in it.
+
+    Raises:
+        UserError: missing, truncated, damaged, or no such file.
+    """
+    try:
+        from safetensors import SafetensorError, safe_open
+    except ImportError:
+        raise UserError(f"{path}: reading it needs the package safetensors: {_INSTALL}") from None
+    try:
+        with safe_open(str(path), framework="pt", device="cpu") as file:
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+            metadata = dict(file.metadata() or {})
+    except (SafetensorError, OSError, ValueError, RuntimeError, KeyError, AttributeError, TypeError) as error:
+        raise UserError(f"{path}: truncated, damaged or no safetensors file ({error})") from None
+    if _DIGEST in metadata and metadata[_DIGEST] != _digest(tensors):
+        raise UserError(f"{path}: damaged: its tensors do not match their checksum; copy or download it again")
+    return tensors, metadata
+
+
+def read_groups(path: Path) -> dict[str, Any]:
+    """The content in the form of BasicSR's .pth: {'params': weights, ...}, or a plain state dict where there are no
+    groups.
+
+    Raises:
+        UserError: see `read_safetensors`; or metadata that do not fit the tensors.
+    """
+    tensors, metadata = read_safetensors(path)
+    if _GROUPS not in metadata:
+        return dict(tensors)
+    groups: dict[str, Any] = {name: {} for name in _group_names(metadata[_GROUPS], path)}
+    for name, value in tensors.items():
+        group, _, key = name.partition(".")
+        if group not in groups:
+            raise UserError(f"{path}: damaged: '{name}' belongs to none of the groups that its metadata name")
+        groups[group][key] = value
+    return groups
+
+
+def _group_names(text: str, path: Path) -> list[str]:
+    try:
+        names = json.loads(text)
+    except (ValueError, RecursionError):
+        names = None
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise UserError(f"{path}: damaged: its metadata cannot be read; copy or download it again")
+    return names
+
+
+def _digest(tensors: Mapping[str, Tensor]) -> str:
+    """Compute the SHA-256 of names, kinds, shapes and bytes (the format itself has no checksum)."""
+    import torch
+
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        value = tensors[name]
+        digest.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
+        digest.update(value.contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def limit_opencv() -> None:
+    """Let OpenCV refuse larger images as well; to be called before it is first imported. A user's own limit stays."""
+    os.environ.setdefault("OPENCV_IO_MAX_IMAGE_PIXELS", str(MAX_PIXELS))
+
+
+def limit_decoder(stream: Any, path: str | Path) -> None:
+    """Let FFmpeg refuse larger frames of a video stream (PyAV's) before it makes room for them.
+
+    Raises:
+        UserError: there is no decoder for the stream.
+    """
+    if stream.codec_context is None:
+        raise UserError(f"{path}: its video is in a format that cannot be decoded here; convert it to H.264")
+    stream.codec_context.options = {**stream.codec_context.options, "max_pixels": str(MAX_PIXELS)}
+
+
+def too_large(height: int, width: int) -> bool:
+    """Whether an image of this size is beyond what is read."""
+    return height * width > MAX_PIXELS
