@@ -28,7 +28,7 @@ from kdsr_arch.data.sources import FolderSource, LmdbSource
 from kdsr_arch.data.store.codec import codec_named
 
 SAMPLES_A_TURN = 5
-CODECS = ("webp", "zstd", "raw", "png")
+CODECS = ("webp", "raw", "png")
 
 
 def disk_bytes(store: Path) -> int:

@@ -47,7 +47,7 @@ def conversions(root: Path, out: Path) -> dict[str, Callable[[], object]]:
     def ours(name: str) -> None:
         convert_clips(root, out, making=Making(codec_named(name), processes=PROCESSES))
 
-    made = {f"ours, {name}": lambda name=name: ours(name) for name in ("png", "webp", "zstd", "raw")}
+    made = {f"ours, {name}": lambda name=name: ours(name) for name in ("png", "webp", "raw")}
     return {"basicsr, one by one": lambda: theirs(False), "basicsr, processes": lambda: theirs(True), **made}
 
 

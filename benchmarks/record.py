@@ -21,7 +21,7 @@ from kdsr_arch.io import write_whole
 
 def machine(device: torch.device | str = "cpu") -> dict[str, object]:
     """What the numbers depend on."""
-    names = ("numpy", "torch", "opencv-python", "pillow", "lmdb", "basicsr", "zstandard")
+    names = ("numpy", "torch", "opencv-python", "pillow", "lmdb", "basicsr")
     kind = torch.device(device)
     return {
         "date": time.strftime("%Y-%m-%d"),

@@ -56,7 +56,7 @@ def add_making(parser: argparse.ArgumentParser, low: bool = True) -> None:
         "--codec",
         choices=CODEC_NAMES,
         default="webp",
-        help="webp: small, the default; raw: fastest, largest; zstd: between them; png: whole frames, BasicSR reads it",
+        help="webp: small, the default; raw: fastest, largest; png: whole frames, BasicSR reads it",
     )
     parser.add_argument("--tile", type=int, default=0, help="side of tiles in pixels (default: as suits the frames)")
     if low:

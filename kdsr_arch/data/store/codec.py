@@ -21,7 +21,7 @@ from kdsr_arch.errors import UserError, nearest
 
 __all__ = ["CODECS", "CODEC_NAMES", "Codec", "ImageFileCodec", "Window", "check_window", "codec_named", "codec_of"]
 
-CODEC_NAMES = ("webp", "raw", "zstd", "png")
+CODEC_NAMES = ("webp", "raw", "png")
 
 
 class Codec(Protocol):

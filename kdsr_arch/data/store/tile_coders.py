@@ -1,18 +1,15 @@
-"""How one tile of a frame becomes bytes: raw, lossless WebP, or differences packed by Zstandard."""
+"""How one tile of a frame becomes bytes: raw or lossless WebP."""
 
 from __future__ import annotations
 
-import functools
 import io
-from typing import Any, Protocol
+from typing import Protocol
 
 import cv2
 import numpy as np
 from PIL import Image
 
-from kdsr_arch.errors import UserError
-
-__all__ = ["TILE_CODERS", "RawTiles", "TileCoder", "WebpTiles", "ZstdTiles"]
+__all__ = ["TILE_CODERS", "RawTiles", "TileCoder", "WebpTiles"]
 
 Buffer = bytes | bytearray | memoryview
 
@@ -69,45 +66,6 @@ class WebpTiles:
         return tile if tile is not None and tile.shape == (height, width, 3) else None
 
 
-class ZstdTiles:
-    """Differences from green and from the left neighbour, packed by Zstandard: larger than WebP, twice as fast."""
-
-    name, kind, checked = "zstd", 2, True
-
-    def encode(self, tile: np.ndarray) -> bytes:
-        planes = tile.transpose(2, 0, 1).copy()
-        planes[0] -= planes[1]  # modulo 256, as is everything here
-        planes[2] -= planes[1]
-        planes[..., 1:] -= planes[..., :-1].copy()
-        return _zstd()[0].compress(planes.tobytes())
-
-    def decode(self, data: Buffer, height: int, width: int) -> np.ndarray | None:
-        _, decompressor, parameters, error = _zstd()
-        try:
-            if parameters(bytes(data[:32])).content_size != height * width * 3:  # before room is made for it
-                return None
-            flat = decompressor.decompress(data)
-        except error:
-            return None
-        if len(flat) != height * width * 3:
-            return None
-        planes = np.frombuffer(flat, np.uint8).reshape(3, height, width).cumsum(axis=2, dtype=np.uint8)
-        planes[0] += planes[1]
-        planes[2] += planes[1]
-        return planes.transpose(1, 2, 0)
-
-
-@functools.cache
-def _zstd() -> tuple[Any, Any, Any, type[Exception]]:
-    """Compressor, decompressor, reader of headers and their error: made once, as each has tables to set up."""
-    try:
-        import zstandard
-    except ImportError:
-        raise UserError("values packed by zstd need the package 'zstandard': pip install zstandard") from None
-    compressor, decompressor = zstandard.ZstdCompressor(level=1), zstandard.ZstdDecompressor()
-    return compressor, decompressor, zstandard.get_frame_parameters, zstandard.ZstdError
-
-
 def _lossless_webp_size(data: Buffer) -> tuple[int, int] | None:
     """(H, W) by the header of a simple lossless WebP; None for any other file."""
     head = bytes(data[:25])
@@ -117,4 +75,4 @@ def _lossless_webp_size(data: Buffer) -> tuple[int, int] | None:
     return (bits >> 14 & 0x3FFF) + 1, (bits & 0x3FFF) + 1
 
 
-TILE_CODERS: tuple[TileCoder, ...] = (RawTiles(), WebpTiles(), ZstdTiles())
+TILE_CODERS: tuple[TileCoder, ...] = (RawTiles(), WebpTiles())

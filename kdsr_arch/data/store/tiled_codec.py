@@ -50,7 +50,7 @@ class TiledCodec:
     """Frames as tiles.
 
     Args:
-        coder: 'webp' (small), 'raw' (fast) or 'zstd' (between the two).
+        coder: 'webp' (small) or 'raw' (fast).
         edge: of the tiles in pixels; 0 lets each frame's size decide.
     """
 
