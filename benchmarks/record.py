@@ -3,33 +3,26 @@
 from __future__ import annotations
 
 import json
-import platform
 import shlex
 import subprocess
 import sys
 import time
 from collections.abc import Mapping
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from kdsr_arch.data.prepare.workers import available_cores
+from kdsr_arch import records
 from kdsr_arch.io import write_whole
 
 
-def machine(device: torch.device | str = "cpu") -> dict[str, object]:
-    """What the numbers depend on."""
-    names = ("numpy", "torch", "opencv-python", "pillow", "lmdb", "basicsr")
-    kind = torch.device(device)
+def _origin(device: torch.device | str = "cpu") -> dict[str, object]:
+    """What the numbers depend on, and how to measure them again."""
     return {
         "date": time.strftime("%Y-%m-%d"),
-        "processor": _processor(),
-        "cores": available_cores(),
-        "device": torch.cuda.get_device_name(kind) if kind.type == "cuda" else kind.type,
-        "python": platform.python_version(),
-        "versions": {name: version(name) for name in names},
+        **records.machine(str(device)),
+        "versions": records.versions(),
         "commit": subprocess.run(
             ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, cwd=Path(__file__).parent
         ).stdout.strip(),
@@ -45,14 +38,9 @@ def _word(word: str) -> str:
     return str(Path(word).relative_to(root)) if Path(word).is_relative_to(root) else Path(word).name
 
 
-def _processor() -> str:
-    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
-    return next((line.partition(": ")[2] for line in lines if line.startswith("model name")), platform.processor())
-
-
 def save(path: Path | None, result: Mapping[str, Any], device: torch.device | str = "cpu") -> None:
     """Write a result as JSON, the machine first, whole or not at all; nothing without a path."""
     if path is not None:
         path.parent.mkdir(parents=True, exist_ok=True)
-        text = json.dumps({"machine": machine(device), **result}, indent=1) + "\n"
+        text = json.dumps({"machine": _origin(device), **result}, indent=1) + "\n"
         write_whole(path, lambda handle: handle.write(text.encode()))

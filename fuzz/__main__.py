@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import argparse
-import importlib.metadata
 import json
-import platform
 import shlex
 import sys
 import time
@@ -15,6 +13,7 @@ from typing import Any
 
 from fuzz.campaign import Tally, fuzz_target, shares
 from fuzz.targets import NAMES, load
+from kdsr_arch.records import versions
 
 _PACKAGES = ("atheris", "hypothesis", "torch", "numpy", "opencv-python", "pillow", "av", "lmdb", "pydantic", "pyyaml",
              "safetensors")  # fmt: skip
@@ -34,18 +33,9 @@ def record(tallies: Sequence[Tally], command: str) -> dict[str, Any]:
     return {
         "command": command, "date": time.strftime("%Y-%m-%d"),
         "inputs": sum(tally.inputs for tally in tallies), "findings": sum(len(tally.findings) for tally in tallies),
-        "seconds": round(sum(tally.seconds for tally in tallies), 1), "targets": targets, "versions": _versions(),
+        "seconds": round(sum(tally.seconds for tally in tallies), 1), "targets": targets,
+        "versions": versions(_PACKAGES),
     }  # fmt: skip
-
-
-def _versions() -> dict[str, str]:
-    found = {"python": platform.python_version()}
-    for package in _PACKAGES:
-        try:
-            found[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            found[package] = "absent"
-    return found
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -14,11 +14,11 @@ from typing import Any
 
 from tqdm import tqdm
 
-from kdsr_arch.bench.run import read_log
 from kdsr_arch.bench.subcommands import start
 from kdsr_arch.errors import UserError
 from kdsr_arch.evaluate.results import TestReport
 from kdsr_arch.infer.cost import where_run
+from kdsr_arch.train.history import read_history
 
 ALONE, TAUGHT, TEST = "options/demo_alone.yml", "options/train_std.yml", "options/test_std.yml"
 _EQUAL = ("scale", "manual_seed", "datasets.train", "network_g", "train.total_iter", "train.optim_g", "train.pixel_opt")
@@ -62,7 +62,7 @@ class Training:
 
     def position(self) -> int:
         """The last iteration that was logged."""
-        return max((record.get("iter", 0) for record in read_log(self.experiment / "history.jsonl")), default=0)
+        return max((record.get("iter", 0) for record in read_history(self.experiment)), default=0)
 
 
 @dataclass(frozen=True)

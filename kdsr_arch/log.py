@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import logging
 import logging.handlers
-import os
-import platform
 import sys
 from contextlib import suppress
 from pathlib import Path
 
-import torch
 from tqdm import tqdm
 
 from kdsr_arch.io import why_not_written
@@ -111,9 +108,3 @@ class TextLog:
             logger.removeHandler(self._held)
             logger.addHandler(handler)
         self._handlers = [handler, *[h for h in self._handlers if h is not self._held]]
-
-
-def environment() -> str:
-    """Versions and machine, one line."""
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"
-    return f"Python {platform.python_version()}, torch {torch.__version__}, {os.cpu_count()} CPU cores, {device}"

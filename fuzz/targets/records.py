@@ -10,12 +10,12 @@ from random import Random
 from fuzz.mutate import mutate_bytes, mutate_tree
 from fuzz.target import Target
 from kdsr_arch.bench.plan import Run
-from kdsr_arch.bench.run import note_outcome, outcome, read_log
+from kdsr_arch.bench.run import note_outcome, outcome
 from kdsr_arch.data.store.teacher_store import TeacherStore
 from kdsr_arch.errors import UserError
 from kdsr_arch.report.curves import loss_curve, smooth, val_curve
 from kdsr_arch.report.runs import speed_points
-from kdsr_arch.train.history import History
+from kdsr_arch.train.history import History, read_history
 from kdsr_arch.upscale.segments import _MAGIC, read_segment
 
 _WORDS = (
@@ -113,7 +113,7 @@ def _segment(data: bytes) -> bytes:
 
 
 def _history(folder: Path) -> None:
-    records = list(read_log(folder / "history.jsonl"))
+    records = list(read_history(folder))
     smooth(loss_curve(records).values, 3)
     val_curve(records)
     run = Run("r", 0, 2, 2, folder / "o.yml", folder)

@@ -134,10 +134,6 @@ class Run:
         """What the run came to, written once it is there: a run that goes on rewrites its history."""
         return self.experiment / f"bench_{self.length}.json"
 
-    @property
-    def log(self) -> Path:
-        return self.experiment / "history.jsonl"
-
 
 def read_bench(path: Path) -> dict[str, Any]:
     """Read and check a bench file.

@@ -11,7 +11,7 @@ import json
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -29,16 +29,6 @@ from kdsr_arch.bench.plan import (
 from kdsr_arch.bench.subcommands import Subcommands
 from kdsr_arch.errors import UserError
 from kdsr_arch.io import read_json, write_whole
-
-
-def read_log(path: Path) -> Iterator[dict[str, Any]]:
-    """The records of a history.jsonl, whole lines only: a run that was killed may have left half a line."""
-    if not path.exists():
-        return
-    from kdsr_arch.train.history import whole_record
-
-    lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
-    yield from (record for line in lines if (record := whole_record(line)) is not None)
 
 
 class _Outcome(BaseModel):
@@ -79,12 +69,12 @@ def note_outcome(run: Run, seconds: float) -> None:
 
 def _trained(run: Run) -> tuple[dict[str, dict[str, Any]], dict[str, float]]:
     """(validations at the last iteration, mean ratios up to it) from a training's history."""
-    from kdsr_arch.train.history import logged_number
+    from kdsr_arch.train.history import logged_number, read_history
 
     final: dict[str, dict[str, Any]] = {}
     ratios: dict[str, list[float]] = {}
     names = _dataset_names(run.options)
-    for record in read_log(run.log):
+    for record in read_history(run.experiment):
         if record.get("kind") == "val":
             if record["iter"] == run.length:
                 key = str(record.get("dataset"))

@@ -75,12 +75,11 @@ def _draw(runs: list[Run], outcomes: list[dict], out: Path) -> Path:
 
 def _history(run: Run) -> list[dict[str, Any]]:
     """The log of a run up to its length, the pixel loss without its weight: rows may weigh it differently."""
-    from kdsr_arch.bench.run import read_log
     from kdsr_arch.options import load_yaml
-    from kdsr_arch.train.history import logged_number
+    from kdsr_arch.train.history import logged_number, read_history
 
     weight = ((load_yaml(run.options).get("train") or {}).get("pixel_opt") or {}).get("loss_weight", 1)
-    records = [record for record in read_log(run.log) if record["iter"] <= run.length]
+    records = [record for record in read_history(run.experiment) if record["iter"] <= run.length]
     if not isinstance(weight, int | float) or weight <= 0:  # a schedule
         return records
     for record in records:

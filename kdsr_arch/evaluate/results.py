@@ -4,23 +4,14 @@ from __future__ import annotations
 
 import csv
 import io
-import json
-import math
-import platform
-import shlex
-import sys
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import kdsr_arch
 from kdsr_arch.evaluate.evaluator import EvalResult
 from kdsr_arch.infer.cost import Cost
 from kdsr_arch.infer.png import write_bytes
-
-_PACKAGES = ("torch", "torchvision", "basicsr", "numpy", "opencv-python")
+from kdsr_arch.records import command_line, format_value, markdown_table, strict_json, versions
 
 
 @dataclass(frozen=True)
@@ -44,38 +35,8 @@ class TestReport:
     weights: str | None
     cost: Cost | None
     results: list[EvalResult]
-    command: str = field(default_factory=lambda: command_line())
-    versions: dict[str, str] = field(default_factory=lambda: versions())
-
-
-def command_line() -> str:
-    """The command that started this process, as one could type it."""
-    first = Path(sys.argv[0]).name if sys.argv[0] else "python"
-    return shlex.join([first, *sys.argv[1:]])
-
-
-def versions() -> dict[str, str]:
-    """Versions of this package, of Python, and of the packages that numbers depend on."""
-    found = {"kdsr": kdsr_arch.__version__, "python": platform.python_version()}
-    for package in _PACKAGES:
-        try:
-            found[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            continue
-    return found
-
-
-def format_value(value: float, metric: str = "") -> str:
-    """PSNR-like values with two decimals, values below ten with four."""
-    if math.isinf(value) or math.isnan(value):
-        return str(value)
-    return f"{value:.2f}" if abs(value) >= 10 or "psnr" in metric.lower() else f"{value:.4f}"
-
-
-def markdown_table(header: list[str], rows: list[list[str]]) -> str:
-    """A Markdown table; all columns but the first are right-aligned."""
-    rule = ["---", *["---:"] * (len(header) - 1)]
-    return "\n".join("| " + " | ".join(row) + " |" for row in [header, rule, *rows])
+    command: str = field(default_factory=command_line)
+    versions: dict[str, str] = field(default_factory=versions)
 
 
 def _result_table(result: EvalResult) -> str:
@@ -131,19 +92,6 @@ def json_text(report: TestReport) -> str:
     for result in content["results"]:
         result["per_item"] = [{"name": name, "frames": count, **values} for name, values, count in result["per_item"]]
     return strict_json(content)
-
-
-def strict_json(content: Any) -> str:
-    """JSON that every reader takes: infinities and NaN become texts, paths and other objects as well."""
-    return json.dumps(_finite(content), indent=1, default=str) + "\n"
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, float) and not math.isfinite(value):
-        return str(value)
-    if isinstance(value, Mapping):
-        return {key: _finite(inner) for key, inner in value.items()}
-    return [_finite(inner) for inner in value] if isinstance(value, (list, tuple)) else value
 
 
 def write_results(report: TestReport, folder: Path) -> list[Path]:

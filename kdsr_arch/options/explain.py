@@ -18,6 +18,7 @@ from kdsr_arch.errors import UserError, nearest
 from kdsr_arch.options.faults import section_classes, without_optional
 from kdsr_arch.options.schema import Options
 from kdsr_arch.options.types import Section
+from kdsr_arch.records import markdown_table
 
 _SCALARS = {int: "whole number", float: "number", str: "text", bool: "true or false"}
 
@@ -135,15 +136,6 @@ def markdown() -> str:
         "",
         "Made from the schema (`python -m kdsr_arch.options.generate`); not to be edited by hand.",
         "",
-        "| key | kind | default | meaning |",
-        "|---|---|---|---|",
     ]
-    rows = [
-        "| "
-        + " | ".join(
-            text.replace("|", "\\|") for text in (f"`{e.key}`", e.kind, e.default.removeprefix("default "), e.text)
-        )
-        + " |"
-        for e in entries()
-    ]
-    return "\n".join([*head, *rows]) + "\n"
+    rows = [(f"`{e.key}`", e.kind, e.default.removeprefix("default "), e.text) for e in entries()]
+    return "\n".join([*head, ""]) + markdown_table(("key", "kind", "default", "meaning"), rows, numbers=False) + "\n"

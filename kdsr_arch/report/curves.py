@@ -1,4 +1,4 @@
-"""Training curves from the JSON-lines log of experiments."""
+"""Training curves from the histories of experiments."""
 
 from __future__ import annotations
 
@@ -10,10 +10,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from kdsr_arch.bench.run import read_log
 from kdsr_arch.errors import UserError
 from kdsr_arch.report.style import PALETTE, drawing, plain_ticks
-from kdsr_arch.train.history import logged_number
+from kdsr_arch.train.history import logged_number, read_history
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -28,24 +27,22 @@ class Curve:
 
 
 def loss_curve(records: Sequence[Mapping[str, Any]], key: str = "l_pix") -> Curve:
-    """A logged training quantity, such as the pixel loss; empty where it was never logged."""
-    found = [(r["iter"], logged_number(r.get(key))) for r in records if r.get("kind") != "val"]
-    kept = [(iteration, value) for iteration, value in found if value is not None]
-    return Curve([i for i, _ in kept], [v for _, v in kept])
+    """Collect a logged training quantity, such as the pixel loss; empty where it was never logged."""
+    return _curve([record for record in records if record.get("kind") != "val"], key)
 
 
 def val_curve(records: Sequence[Mapping[str, Any]], metric: str = "psnr", dataset: str | None = None) -> Curve:
-    """A validation metric; of the first data set in the log where none is named."""
-    iterations, values, name = [], [], dataset
-    for record in records:
-        if record.get("kind") != "val":
-            continue
-        name = record.get("dataset") if name is None else name
-        value = logged_number(record.get(metric)) if record.get("dataset") == name else None
-        if value is not None:
-            iterations.append(record["iter"])
-            values.append(value)
-    return Curve(iterations, values)
+    """Collect a validation metric, of the first data set in the history where none is named."""
+    scores = [record for record in records if record.get("kind") == "val"]
+    if dataset is None and scores:
+        dataset = scores[0].get("dataset")
+    return _curve([record for record in scores if record.get("dataset") == dataset], metric)
+
+
+def _curve(records: Sequence[Mapping[str, Any]], key: str) -> Curve:
+    points = [(record["iter"], logged_number(record.get(key))) for record in records]
+    numbers = [(iteration, value) for iteration, value in points if value is not None]
+    return Curve([iteration for iteration, _ in numbers], [value for _, value in numbers])
 
 
 def smooth(values: Sequence[float], window: int) -> NDArray[np.float64]:
@@ -59,7 +56,7 @@ def smooth(values: Sequence[float], window: int) -> NDArray[np.float64]:
 
 
 def plot_curves(
-    logs: Mapping[str, Path],
+    experiments: Mapping[str, Path],
     out: Path,
     *,
     metric: str = "psnr",
@@ -71,7 +68,7 @@ def plot_curves(
     """Draw the training loss and a validation metric of several experiments side by side.
 
     Args:
-        logs: label -> history.jsonl of an experiment.
+        experiments: label -> folder with a history.jsonl.
         out: the PNG to write.
         metric: validation metric to draw.
         loss: training quantity to draw (smoothed; the raw values faint behind).
@@ -80,12 +77,12 @@ def plot_curves(
         protocol: said under the validation panel.
 
     Raises:
-        UserError: a log that is missing or empty.
+        UserError: a history that is missing or empty.
     """
-    histories = {label: list(read_log(path)) for label, path in logs.items()}
+    histories = {label: list(read_history(folder)) for label, folder in experiments.items()}
     for label, records in histories.items():
         if not records:
-            raise UserError(f"{logs[label]}: no training log to draw: train '{label}' first")
+            raise UserError(f"{experiments[label]}: no history.jsonl to draw: train '{label}' first")
     with drawing(out, columns=2, width=10.5, height=4.0) as (left, right):
         for number, (label, records) in enumerate(histories.items()):
             color = PALETTE[number % len(PALETTE)]

@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 
 from kdsr_arch.errors import UserError
 from kdsr_arch.evaluate.evaluator import EvalResult
-from kdsr_arch.evaluate.results import format_value, markdown_table, strict_json, versions
 from kdsr_arch.infer.cost import where_run
 from kdsr_arch.infer.png import to_uint8, write_bytes
 from kdsr_arch.metrics.psnr_ssim import psnr
+from kdsr_arch.records import format_value, markdown_table, strict_json, versions
 from kdsr_arch.report.crops import crop_sheet, find_box
 from kdsr_arch.report.curves import plot_curves
 from kdsr_arch.report.page import Page
@@ -147,9 +147,9 @@ def _speed_note(rows: Sequence[Row]) -> str:
 
 
 def _curves(trainings: Mapping[str, Training], levels: Mapping[str, float], result: EvalResult, out: Path) -> Path:
-    logs = {label: training.experiment / "history.jsonl" for label, training in trainings.items()}
+    experiments = {label: training.experiment for label, training in trainings.items()}
     lines = {name: levels[name] for name in ("bicubic", "teacher")}
-    return plot_curves(logs, out / "curves.png", levels=lines, protocol=result.protocol)
+    return plot_curves(experiments, out / "curves.png", levels=lines, protocol=result.protocol)
 
 
 def _speed(rows: Sequence[Row], out: Path) -> Path:

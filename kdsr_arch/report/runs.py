@@ -1,4 +1,4 @@
-"""What `kdsr plot` finds in the folders it is given: training logs and test results."""
+"""What `kdsr plot` draws: the histories of trainings, or the results of tests."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def plot(
     """Draw training curves of experiments, or PSNR against run time of results.
 
     Args:
-        folders: experiments (with a log) or results of `kdsr test` (with results.json).
+        folders: experiments (with history.jsonl) or results of `kdsr test` (with results.json).
         out: the PNG.
         kind: 'curves', 'speed', or 'auto': by what the folders hold.
         names: labels; the folders' names by default.
@@ -54,8 +54,7 @@ def plot(
         kind = _kind(folders)
     if kind == "speed":
         return _speed(folders, labels, out, metric, dataset, taught)
-    logs = {label: folder / "history.jsonl" for label, folder in zip(labels, folders, strict=True)}
-    return plot_curves(logs, out, metric=metric, loss=loss, dataset=dataset)
+    return plot_curves(dict(zip(labels, folders, strict=True)), out, metric=metric, loss=loss, dataset=dataset)
 
 
 def _kind(folders: Sequence[Path]) -> str:
@@ -66,7 +65,7 @@ def _kind(folders: Sequence[Path]) -> str:
         elif (folder / "history.jsonl").is_file():
             kinds[folder] = "curves"
         else:
-            raise UserError(f"{folder}: holds neither a training log (history.jsonl) nor results.json: nothing to draw")
+            raise UserError(f"{folder}: holds neither history.jsonl nor results.json: nothing to draw")
     if len(set(kinds.values())) > 1:
         told = ", ".join(f"{folder} ({kind})" for folder, kind in kinds.items())
         raise UserError(f"experiments and results do not go in one plot: {told}; name folders of one kind")

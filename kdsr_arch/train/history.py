@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -14,8 +14,16 @@ from kdsr_arch.io import remove_leftovers, why_not_written, write_whole
 from kdsr_arch.log import get_logger
 
 
-def whole_record(line: str) -> dict[str, Any] | None:
-    """A line of `history.jsonl`; None where it is torn or holds something else."""
+def read_history(experiment: Path) -> Iterator[dict[str, Any]]:
+    """Yield the records of an experiment's `history.jsonl`, whole lines only: a kill may leave half a line."""
+    path = experiment / "history.jsonl"
+    if path.exists():
+        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+        yield from (record for line in lines if (record := _whole_record(line)) is not None)
+
+
+def _whole_record(line: str) -> dict[str, Any] | None:
+    """Parse a line of `history.jsonl`; None where it is torn or holds something else."""
     try:
         record = json.loads(line)
     except (ValueError, RecursionError):
@@ -49,7 +57,7 @@ class History:
         """Drop what lies after `position`, and the validation at it, which is about to be repeated."""
         kept = []
         for line in self.path.read_text(encoding="utf-8", errors="replace").splitlines():
-            record = whole_record(line)
+            record = _whole_record(line)
             if record is None:
                 break  # torn by a kill
             if record["iter"] < position or (record["iter"] == position and record.get("kind") == "train"):

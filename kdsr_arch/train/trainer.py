@@ -19,8 +19,9 @@ from kdsr_arch.data.loader import Batches, open_dataset, phase_sets, train_batch
 from kdsr_arch.device import pick_device
 from kdsr_arch.errors import UserError
 from kdsr_arch.io import write_whole
-from kdsr_arch.log import TextLog, environment, get_logger
+from kdsr_arch.log import TextLog, get_logger
 from kdsr_arch.parallel import distributed
+from kdsr_arch.records import environment
 from kdsr_arch.registry import register_all
 from kdsr_arch.train.checkpoint import (
     differences,

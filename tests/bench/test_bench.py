@@ -93,7 +93,7 @@ def _finish(run, psnr: float) -> None:
         {"kind": "val", "iter": run.budget, "dataset": "val", "protocol": "Y", "psnr": psnr},
     ]
     text = "".join(json.dumps(record) + "\n" for record in records)
-    run.log.write_text(text + '{"kind": "tr')  # a killed run may leave half a line
+    (run.experiment / "history.jsonl").write_text(text + '{"kind": "tr')  # a killed run may leave half a line
     note_outcome(run, 12.5)
 
 
@@ -186,7 +186,9 @@ def test_a_continued_run_is_one_experiment_read_off_at_each_budget(bench: Path, 
     assert totals == [50, 100]
     _finish(short, 30.0)
     assert outcome(short) is not None and outcome(long) is None
-    with long.log.open("w") as file:  # going on rewrites the history, and scores fewer sets at the smaller budget
+    with (long.experiment / "history.jsonl").open(
+        "w"
+    ) as file:  # going on rewrites the history, and scores fewer sets at the smaller budget
         file.write(json.dumps({"kind": "val", "iter": 100, "dataset": "val", "psnr": 31.0}) + "\n")
     note_outcome(long, 20.0)
     assert [outcome(r)["val"]["val"]["psnr"] for r in (short, long)] == [30.0, 31.0]
@@ -349,7 +351,7 @@ def test_a_run_read_off_later_has_one_curve(bench: Path, tmp_path: Path, monkeyp
             {"kind": "train", "iter": 40, "l_pix": 0.1},
             {"kind": "val", "iter": run.length, "dataset": "val", "psnr": 30.0},
         ]
-        run.log.write_text("".join(json.dumps(line) + "\n" for line in lines))
+        (run.experiment / "history.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
         note_outcome(run, 1.0)
     seen: dict = {}
     monkeypatch.setattr("kdsr_arch.report.bench_curves.plot_bench", lambda rows, out, **told: seen.update(rows) or out)

@@ -7,8 +7,9 @@ import pytest
 
 from kdsr_arch.errors import UserError
 from kdsr_arch.evaluate.evaluator import EvalResult
-from kdsr_arch.evaluate.results import TestReport, format_value, markdown_table, strict_json, write_results
+from kdsr_arch.evaluate.results import TestReport, write_results
 from kdsr_arch.infer.cost import Cost
+from kdsr_arch.records import format_value, markdown_table, strict_json
 
 
 def report():
@@ -61,7 +62,8 @@ def test_json_is_strict():
 def test_numbers_as_people_read_them():
     assert format_value(30.125, "psnr") == "30.12" and format_value(9.5, "psnr") == "9.50"
     assert format_value(0.80512, "ssim") == "0.8051" and format_value(float("inf"), "psnr") == "inf"
-    assert markdown_table(["a", "b"], [["x", "1"]]).splitlines() == ["| a | b |", "| --- | ---: |", "| x | 1 |"]
+    assert markdown_table(["a", "b"], [["x", "1"]]).splitlines() == ["| a | b |", "|---|---:|", "| x | 1 |"]
+    assert markdown_table(["a", "b"], [["x|y", "1"]], numbers=False).splitlines()[1:] == ["|---|---|", "| x\\|y | 1 |"]
 
 
 def test_a_place_that_cannot_be_written(tmp_path):

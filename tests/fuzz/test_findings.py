@@ -18,7 +18,6 @@ from fuzz.guard import Guard
 from fuzz.material import encoded, texture, write_store
 from fuzz.payloads import hostile_objects, hostile_pickles
 from fuzz.targets import checkpoints, images, lmdb_values, load, training_states, videos
-from kdsr_arch.bench.run import read_log
 from kdsr_arch.cli import main
 from kdsr_arch.data.augment import to_tensor
 from kdsr_arch.data.cache import CachedSource
@@ -28,6 +27,7 @@ from kdsr_arch.errors import UserError
 from kdsr_arch.options import load_options
 from kdsr_arch.report.curves import Curve, loss_curve
 from kdsr_arch.report.runs import _report
+from kdsr_arch.train.history import read_history
 
 
 def refused(name: str, data: bytes, folder: Path, monkeypatch: pytest.MonkeyPatch) -> str:
@@ -216,7 +216,7 @@ def test_records(line: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     """A line of a history that is none is passed over; as any other of the files it is refused."""
     monkeypatch.chdir(tmp_path)
     assert Guard(tmp_path).judge(load("records"), line + b"\n") == "accepted"
-    assert list(read_log(tmp_path / "history.jsonl")) == []
+    assert list(read_history(tmp_path)) == []
     for read in (lambda: TeacherStore(tmp_path), lambda: _report(tmp_path)):
         with pytest.raises(UserError):
             read()
@@ -227,7 +227,7 @@ def test_a_history_with_giant_numbers_can_be_drawn(tmp_path: Path) -> None:
     lines = [f'{{"kind": "train", "iter": 1, "l_pix": {giant}}}', '{"kind": "train", "iter": 2, "l_pix": 0.5}',
              f'{{"kind": "train", "iter": {giant}, "l_pix": 0.5}}']  # fmt: skip
     (tmp_path / "history.jsonl").write_text("\n".join(lines))
-    assert loss_curve(list(read_log(tmp_path / "history.jsonl"))) == Curve([2], [0.5])
+    assert loss_curve(list(read_history(tmp_path))) == Curve([2], [0.5])
 
 
 BENCH: dict[str, Any] = {"name": "b", "base": "base.yml", "budgets": [5], "rows": {"a": {}}}

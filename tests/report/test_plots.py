@@ -1,4 +1,4 @@
-"""Curves and the speed plot: what is read from logs, and that pictures are written or refused."""
+"""Curves and the speed plot: what is read from histories, and that pictures are written or refused."""
 
 import builtins
 import json
@@ -8,23 +8,23 @@ import numpy as np
 import pytest
 
 from kdsr_arch.errors import UserError
-from kdsr_arch.report.curves import loss_curve, plot_curves, smooth, val_curve
+from kdsr_arch.report.curves import Curve, loss_curve, plot_curves, smooth, val_curve
 from kdsr_arch.report.speed_plot import SpeedPoint, plot_speed
 
 
-def write_log(path, iterations=20):
-    with open(path, "w") as file:
+def write_history(folder, iterations=20):
+    folder.mkdir()
+    with open(folder / "history.jsonl", "w") as file:
         for i in range(1, iterations + 1):
-            file.write(json.dumps({"iter": i, "lr": 1e-3, "l_pix": 1 / i}) + "\n")
+            file.write(json.dumps({"kind": "train", "iter": i, "lr": 1e-3, "l_pix": 1 / i}) + "\n")
             if i % 5 == 0:
-                for dataset, psnr in (("held-out", 20 + i), ("other", 5)):
-                    line = {"kind": "val", "iter": i, "dataset": dataset, "protocol": "Y channel", "psnr": psnr}
-                    file.write(json.dumps(line) + "\n")
+                score = {"kind": "val", "iter": i, "dataset": "held-out", "protocol": "Y channel", "psnr": 20 + i}
+                file.write(json.dumps(score) + "\n")
         file.write('{"iter": 99, "l_p')  # a killed run leaves half a line
-    return path
+    return folder
 
 
-def test_curves_from_records():
+def test_curves_from_a_history():
     records = [
         {"kind": "train", "iter": 1, "l_pix": 0.5},
         {"kind": "val", "iter": 2, "dataset": "a", "protocol": "RGB", "psnr": 30.0},
@@ -32,10 +32,9 @@ def test_curves_from_records():
         {"kind": "train", "iter": 2, "l_pix": 0.25},
         {"kind": "val", "iter": 3, "dataset": "a", "protocol": "RGB", "psnr": "inf"},
     ]
-    assert loss_curve(records).iterations == [1, 2] and loss_curve(records).values == [0.5, 0.25]
-    assert val_curve(records).values == [30.0]
-    assert val_curve(records, dataset="b").values == [31.0] and val_curve(records, dataset="b").iterations == [2]
-    assert val_curve(records, metric="ssim").values == []
+    assert loss_curve(records) == Curve([1, 2], [0.5, 0.25])
+    assert val_curve(records).values == [30.0] and val_curve(records, metric="ssim").values == []
+    assert val_curve(records, dataset="b") == Curve([2], [31.0])
 
 
 def test_smooth_by_hand():
@@ -45,8 +44,8 @@ def test_smooth_by_hand():
 
 
 def test_plots_are_pictures(tmp_path):
-    logs = {"alone": write_log(tmp_path / "a.jsonl"), "taught": write_log(tmp_path / "b.jsonl")}
-    out = plot_curves(logs, tmp_path / "made" / "curves.png", levels={"teacher": 50.0}, protocol="Y channel")
+    runs = {label: write_history(tmp_path / label) for label in ("alone", "taught")}
+    out = plot_curves(runs, tmp_path / "made" / "curves.png", levels={"teacher": 50.0}, protocol="Y channel")
     points = [SpeedPoint("bicubic", 2.0, 25.0), SpeedPoint("student", 30.0, 26.0, 48_000, taught=True)]
     for path in (out, plot_speed(points, tmp_path / "speed.png")):
         image = cv2.imread(str(path))
@@ -54,9 +53,9 @@ def test_plots_are_pictures(tmp_path):
     assert sorted(p.name for p in (tmp_path / "made").iterdir()) == ["curves.png"]
 
 
-def test_an_empty_log_is_refused(tmp_path):
+def test_an_empty_history_is_refused(tmp_path):
     with pytest.raises(UserError, match="train 'alone' first"):
-        plot_curves({"alone": tmp_path / "missing.jsonl"}, tmp_path / "x.png")
+        plot_curves({"alone": tmp_path / "missing"}, tmp_path / "x.png")
     assert not (tmp_path / "x.png").exists()
 
 

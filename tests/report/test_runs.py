@@ -10,9 +10,8 @@ from kdsr_arch.cli import main
 
 def experiment(path):
     path.mkdir()
-    lines = [{"iter": i, "l_pix": 1 / i} for i in range(1, 30)] + [
-        {"kind": "val", "iter": 20, "dataset": "a", "psnr": 30.0},
-        {"kind": "val", "iter": 29, "dataset": "a", "psnr": 30.5},
+    lines = [{"kind": "train", "iter": i, "l_pix": 1 / i} for i in range(1, 30)] + [
+        {"kind": "val", "iter": iteration, "dataset": "a", "psnr": psnr} for iteration, psnr in ((20, 30.0), (29, 30.5))
     ]
     (path / "history.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     return path
@@ -51,7 +50,7 @@ def test_both_kinds_are_drawn(tmp_path):
 @pytest.mark.parametrize(
     ("words", "told"),
     [
-        (["none"], "neither a training log"),
+        (["none"], "neither history.jsonl"),
         (["run", "res"], "do not go in one plot"),
         (["res", "--metric", "lpips"], "lpips was not measured"),
         (["res", "--dataset", "REDS"], "no results of data set"),

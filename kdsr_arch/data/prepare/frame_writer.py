@@ -15,12 +15,13 @@ import numpy as np
 from kdsr_arch.data.degraded import DegradedSource
 from kdsr_arch.data.keys import clip_of, natural, safe_key
 from kdsr_arch.data.notices import notice
-from kdsr_arch.data.prepare.workers import available_cores, ordered_map
+from kdsr_arch.data.prepare.workers import ordered_map
 from kdsr_arch.data.progress import Progress
 from kdsr_arch.data.sources import FrameSource, MemorySource, meta_file, side_name, stored_key
 from kdsr_arch.data.store.codec import Codec, ImageFileCodec, Window, codec_of
 from kdsr_arch.data.store.lmdb_writer import LmdbWriter
 from kdsr_arch.errors import UserError
+from kdsr_arch.records import available_cores
 
 __all__ = ["SKIPPED_FILE", "ClipShapes", "Entry", "Making", "write_clip_list", "write_clips", "write_frames"]
 

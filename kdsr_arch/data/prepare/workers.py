@@ -15,16 +15,9 @@ from typing import TypeVar
 
 from kdsr_arch.errors import UserError
 
-__all__ = ["available_cores", "ordered_map"]
-
 In = TypeVar("In")
 Out = TypeVar("Out")
 _BATCH = 4  # items that go to a process at once: small frames take no longer than the way to it
-
-
-def available_cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _start(parent: int) -> None:

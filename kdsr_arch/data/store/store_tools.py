@@ -9,13 +9,14 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from kdsr_arch.data.prepare.workers import available_cores, ordered_map
+from kdsr_arch.data.prepare.workers import ordered_map
 from kdsr_arch.data.sources import LmdbSource, stored_key
 from kdsr_arch.data.store.codec import ImageFileCodec, Window, codec_of
 from kdsr_arch.data.store.lmdb_env import reading
 from kdsr_arch.data.store.lmdb_writer import RECIPE_FILE
 from kdsr_arch.errors import UserError
 from kdsr_arch.io import read_json
+from kdsr_arch.records import available_cores
 
 __all__ = ["Fault", "describe", "export", "frame_png", "verify"]
 
