@@ -251,7 +251,7 @@ class DistillTask(nn.Module):
         pixel = ["l_pix"] if self.pixel is not None and stage.runs(PIXEL) else []
         shown = [*pixel, *(f"l_{term.name}" for term in active)]
         if not shown:
-            raise UserError(f"train: no loss is active in iteration {iteration}: check stages, start, stop and weights")
+            raise UserError(f"train: no loss is active in iteration {iteration}: check stages and weights")
         output.losses = {name: output.raw[name] * output.weights[name] for name in shown}
 
     def measure(self, output: TaskOutput, iteration: int) -> dict[str, float]:

@@ -1,4 +1,4 @@
-"""A term: one loss, what it taps on each side, the adapters in between, its weight and its time."""
+"""A term: one loss, what it taps on each side, the adapters in between, and its weight."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from kdsr_arch.distill.weights import TermWeight, parse_weight
 from kdsr_arch.errors import UserError, nearest
 from kdsr_arch.losses.base import DistillLoss
 
-TERM_KEYS = ("type", "at", "student", "teacher", "layer_weights", "loss_weight", "adapter", "start", "stop")
+TERM_KEYS = ("type", "at", "student", "teacher", "layer_weights", "loss_weight", "adapter")
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ class Term(nn.Module):
         spec: ``type`` and the loss's own keywords, with the term's keys: ``at`` or ``student``/``teacher`` (a module
             path, an alias, or a list of them; 'output' or nothing on both sides: the outputs; the teacher's side may
             be the batch's own 'lq' or 'gt'), ``layer_weights``,
-            ``loss_weight``, ``adapter``, ``start``, ``stop``. It is active for start <= iteration < stop.
+            ``loss_weight``, ``adapter``. It is active while its weight is above 0.
 
     Raises:
         UserError: anything in ``spec`` that cannot be.
@@ -89,7 +89,6 @@ class Term(nn.Module):
         self.student, self.teacher = self._sides(spec)
         self.layer_weights = self._layer_weights(spec.get("layer_weights"))
         self.adapter_spec = spec.get("adapter", "auto")
-        self.start, self.stop = spec.get("start", 0), spec.get("stop", float("inf"))
         self.adapters = nn.ModuleList()
 
     def _trait(self, key: str) -> Any:
@@ -130,9 +129,7 @@ class Term(nn.Module):
         return [float(w) for w in weights]
 
     def runs(self, iteration: int) -> bool:
-        """Whether the term has to be computed: within its time, and not of weight 0."""
-        if not self.start <= iteration < self.stop:
-            return False
+        """Whether the term has to be computed: its weight is not 0."""
         return self.weight.wants_measure() or self.weight_at(iteration) != 0
 
     def weight_at(self, iteration: int) -> float:
@@ -145,13 +142,10 @@ class Term(nn.Module):
 
     def waits_beyond(self, total: int) -> str:
         """Why the term never reaches the student in ``total`` iterations, as a sentence; empty where it does."""
-        steps, end = self._trait("pretrain_iters"), min(total, self.stop)
-        if not steps or self.start + steps < end:
+        steps = self._trait("pretrain_iters")
+        if steps < total:
             return ""
-        return (
-            f"{self.where}: its pretrain_iters ({steps}), begun at iteration {self.start}, are not over before it "
-            f"ends ({end:g}): it teaches nothing"
-        )
+        return f"{self.where}: its pretrain_iters ({steps}) are not over by total_iter ({total}): it teaches nothing"
 
     def needs_teacher(self) -> bool:
         """Whether it compares with the teacher's network, not with the batch alone."""

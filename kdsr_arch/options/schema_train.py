@@ -167,8 +167,6 @@ class TermOptions(OpenSection):
         "channels or sizes differ), 'none', or {type: conv1x1, ...}. Never part of the student's "
         "file.",
     )
-    start: Count | None = Field(default=None, description="First iteration of the term. Default: the beginning.")
-    stop: Positive | None = Field(default=None, description="Iteration from which the term is off. Default: never.")
 
 
 class StageOptions(Section):

@@ -146,7 +146,7 @@ def _schedule_faults(weight: Any, key: str) -> Iterator[Fault]:
             yield f"{key}.schedule", "must have rising iterations"
 
 
-def _term_faults(name: str, term: dict[str, Any], total: float | None) -> Iterator[Fault]:
+def _term_faults(name: str, term: dict[str, Any]) -> Iterator[Fault]:
     key = f"train.distill_opt.{name}"
     if term.get("at") is not None and any(term.get(side) is not None for side in ("student", "teacher")):
         yield f"{key}.at", "stands for both taps, so `student` and `teacher` cannot be given beside it"
@@ -158,11 +158,6 @@ def _term_faults(name: str, term: dict[str, Any], total: float | None) -> Iterat
     weights = numbers(term, "layer_weights")
     if weights is not None and len(counts) == 1 and len(weights) != next(iter(counts)):
         yield f"{key}.layer_weights", f"has {len(weights)} entries for {next(iter(counts))} taps"
-    start, stop = number(term, "start") or 0, number(term, "stop")
-    if stop is not None and stop <= start:
-        yield f"{key}.stop", f"is {stop:g}, not after start ({start:g})"
-    if total is not None and start >= total > 0:
-        yield f"{key}.start", f"is {start:g}: the term never starts before total_iter ({total:g})"
     yield from _schedule_faults(term.get("loss_weight"), f"{key}.loss_weight")
 
 
@@ -197,7 +192,7 @@ def _train_faults(opt: dict[str, Any]) -> Iterator[Fault]:
     yield from _schedule_faults(of(train, "pixel_opt").get("loss_weight"), "train.pixel_opt.loss_weight")
     for name, term in of(train, "distill_opt").items():
         if isinstance(term, dict):
-            yield from _term_faults(str(name), term, number(train, "total_iter"))
+            yield from _term_faults(str(name), term)
     yield from _scheduler_faults(train)
     yield from _stage_faults(train)
     losses = [key for key, value in train.items() if str(key).endswith("_opt") and value is not None and value != {}]

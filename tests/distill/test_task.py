@@ -212,8 +212,8 @@ def test_outputs_of_other_colours_are_compared_in_luma(colors):
 
 
 def test_teacher_runs_once_a_step_and_only_when_a_term_needs_it():
-    terms = {**TERMS, "output": {**TERMS["output"], "stop": 3}, "spatial": {**TERMS["spatial"], "stop": 3}}
-    terms = {k: terms[k] for k in ("output", "spatial")}
+    two_iterations = {"loss_weight": {"schedule": [[2, 1.0], [3, 0]]}}
+    terms = {name: {**TERMS[name], **two_iterations} for name in ("output", "spatial")}
     task, calls = ready(terms), []
     task._teacher.net.register_forward_hook(lambda *a: calls.append(1))
     for iteration in (1, 2, 3, 4):
@@ -221,9 +221,9 @@ def test_teacher_runs_once_a_step_and_only_when_a_term_needs_it():
     assert len(calls) == 2
 
 
-def test_start_stop_and_schedules_switch_terms():
+def test_schedules_switch_terms():
     terms = {
-        "output": {"type": "L1Loss", "start": 3, "stop": 5},
+        "output": {"type": "L1Loss", "loss_weight": {"schedule": [[2, 0], [3, 1.0], [4, 1.0], [5, 0]]}},
         "spatial": {"type": "SpatialAttentionLoss", "at": "f_sr", "loss_weight": {"schedule": [[2, 0], [4, 1.0]]}},
     }
     task = ready(terms)
