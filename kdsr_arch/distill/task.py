@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -95,7 +94,6 @@ class DistillTask(nn.Module):
         self._still: list[nn.Module] = []
         self._watch = ratios.InertWatch()
         self._reports: list[TermReport] | None = None
-        self._alone = False
 
     def _resolve_taps(self) -> None:
         for term in self._terms():
@@ -116,19 +114,6 @@ class DistillTask(nn.Module):
         if self._teacher is not None:  # no registered module, yet it goes where the student goes
             self._teacher.net._apply(fn, recurse)
         return super()._apply(fn, recurse)
-
-    def teacher_network(self) -> nn.Module | None:
-        """The live teacher; None where there is none, or only a store of what it made."""
-        return self._teacher.net if isinstance(self._teacher, Side) else None
-
-    @contextmanager
-    def alone(self) -> Iterator[None]:
-        """Inside, a forward pass asks nothing of the other processes: a first measurement of a balance is left out."""
-        self._alone = True
-        try:
-            yield
-        finally:
-            self._alone = False
 
     def teacher_names(self) -> set[str]:
         """What the terms of all stages read of the teacher: its output and taps; empty where none needs a teacher."""
@@ -244,7 +229,7 @@ class DistillTask(nn.Module):
         """Fills in weights and weighted losses; a balance without any measurement is measured here."""
         output.weights["l_pix"] = self._pixel_weight.at(iteration)
         waiting = [t for t in active if t.weight.wants_measure() and t.reaches_student()]
-        if waiting and torch.is_grad_enabled() and not self._alone:
+        if waiting and torch.is_grad_enabled():
             self._record(self._norms(output, waiting), output, waiting)
         for term in active:
             output.weights[f"l_{term.name}"] = term.weight_at(iteration)

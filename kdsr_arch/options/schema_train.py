@@ -181,19 +181,6 @@ class StageOptions(Section):
     )
 
 
-class NonFiniteOptions(Section):
-    """Steps with NaN or infinity are skipped: weights, optimizer and average stay as they were."""
-
-    skip: Count = Field(description="How many steps may be skipped in the whole training; one more stops it.")
-    in_a_row: Positive = Field(default=10, description="How many may be skipped one after the other.")
-
-
-NonFinite = Annotated[
-    Annotated[Literal["stop"], Tag("<word>")] | Annotated[NonFiniteOptions, Tag("<mapping>")],
-    _word_or_mapping("'stop' or {skip: N, in_a_row: M}"),
-]
-
-
 class TrainOptions(OpenSection):
     """Everything about learning. Other `*_opt` and `optim_*` keys are taken where the model type reads them."""
 
@@ -226,12 +213,6 @@ class TrainOptions(OpenSection):
     compile: bool = Field(default=False, description="Run the student through torch.compile.")
     grad_clip: PositiveFloat | None = Field(
         default=None, description="Largest norm of the gradient; longer ones are cut. Default: none."
-    )
-    nonfinite: NonFinite = Field(
-        default="stop",
-        description="NaN or infinity in the input, the teacher's output, a loss or a gradient: 'stop', or {skip: N, "
-        "in_a_row: M}: skip the step, at most N times in all and M times in a row. {skip: 0} stops as well, and looks "
-        "at each step on a GPU too, where 'stop' looks at every 16th (and names the iteration and the term only).",
     )
     accumulation: Positive = Field(
         default=1, description="Batches whose gradients are summed before each optimizer step."

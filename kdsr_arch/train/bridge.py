@@ -7,6 +7,7 @@ exact training state.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from copy import deepcopy
 from functools import cache
@@ -24,9 +25,7 @@ from kdsr_arch.optim.gradients import clip_gradients, gradient_norm
 from kdsr_arch.optim.optimizers import build_optimizer
 from kdsr_arch.optim.schedulers import Schedule
 from kdsr_arch.parallel import distributed
-from kdsr_arch.train.diagnose import explain_forward, finite
-from kdsr_arch.train.meter import NonFiniteError, Tally
-from kdsr_arch.train.nonfinite import Guard
+from kdsr_arch.train.meter import stop_if_nonfinite
 from kdsr_arch.train.trainable import cpu_copy, use_channels_last
 
 # what BasicSR's models carry from step to step besides networks, optimizers and schedules
@@ -44,10 +43,10 @@ class Bridge(BaseModel):
     """Mixed in before a BasicSR model class; see `build_bridged`.
 
     Attributes:
-        broken_gradients: parameters because of whose gradient an optimizer's step was left out; empty otherwise.
+        broken_gradient: whether an optimizer's step was left out because its gradient was not finite.
     """
 
-    broken_gradients: list[nn.Parameter] = []  # noqa: RUF012  (replaced, never changed)
+    broken_gradient = False
 
     def get_optimizer(
         self, optim_type: str, params: Any, lr: float | None = None, **kwargs: Any
@@ -64,7 +63,7 @@ class Bridge(BaseModel):
         gradients = [p.grad for p in held if p.grad is not None]
         norm = gradient_norm(gradients)
         if not bool(torch.isfinite(norm)):  # without gradients, the optimizer leaves all as it is
-            self.broken_gradients = [p for p in held if p.grad is not None and not finite(p.grad)]
+            self.broken_gradient = True
             optimizer.zero_grad(set_to_none=True)
         elif limit := self.opt["train"].get("grad_clip"):
             clip_gradients(gradients, norm, limit)
@@ -97,9 +96,7 @@ class Bridge(BaseModel):
         """Said by `describe`."""
 
     def model_ema(self, decay: float = 0.999) -> None:
-        """BasicSR's average of the parameters, and the buffers as they are; after a step that was left out, nothing."""
-        if self.broken_gradients:
-            return
+        """BasicSR's average of the parameters, and the buffers as they are."""
         super().model_ema(decay)
         for mine, theirs in zip(self.net_g_ema.buffers(), self.net_g.buffers(), strict=True):
             mine.data.copy_(theirs.data)
@@ -137,8 +134,8 @@ class BridgedModel:
         self.model = self._build()
         if train.get("compile"):
             self.model.net_g.compile()
-        self.guard = Guard(train.get("nonfinite"), self.device, Tally(self.device))
         self.iteration = 0
+        self.batch: Mapping[str, Any] = {}
 
     def _build(self) -> Any:
         name = self.opt["model_type"]
@@ -181,43 +178,22 @@ class BridgedModel:
         """BasicSR's own step.
 
         Raises:
-            NonFiniteError: one of its losses or gradients is NaN or infinite, and `train.nonfinite` lets no (further)
-                step be skipped.
+            NonFiniteError: one of its losses or gradients is NaN or infinite.
         """
         self.iteration = current_iter
-        self.model.broken_gradients = []
-        everything = nn.ModuleList(self._networks().values())
-        kept = self.guard.kept(everything)
         with autocast(self.device, self.amp):
             self.model.optimize_parameters(current_iter)
-        if not self.model.broken_gradients:
-            self.check_finite()
-            self.guard.row = 0
-            return
-        if kept is not None:
-            kept.__exit__(None)
-        self.guard.refuse(self._bad_losses(), current_iter, self._explain)
-        self.model.log_dict = {}
-
-    def _explain(self) -> str:
-        """Where NaN or infinity began, as far as the main network tells."""
-        broken = set() if self._bad_losses() else {id(p) for p in self.model.broken_gradients}
-        named = [n for n, p in self.model.net_g.named_parameters() if id(p) in broken]
-        return explain_forward(self.model.net_g, self.batch, lambda: self.model.net_g(self.model.lq), named)
-
-    def _bad_losses(self) -> list[str]:
-        log = getattr(self.model, "log_dict", {})
-        return [name for name, value in log.items() if not -float("inf") < value < float("inf")]
+        self.check_finite()
 
     def check_finite(self) -> None:
-        """Raise NonFiniteError where a loss of the last step was not finite."""
-        if bad := self._bad_losses():
-            raise NonFiniteError(f"iteration {self.iteration}: {', '.join(bad)} became NaN or infinite")
+        """Raise NonFiniteError where a loss or gradient of the last step was not finite."""
+        losses = getattr(self.model, "log_dict", {})
+        names = [name for name, value in losses.items() if not math.isfinite(value)]
+        stop_if_nonfinite(self.iteration, names or ["grad_norm"] * self.model.broken_gradient, self.batch)
 
     def get_current_log(self) -> dict[str, float]:
         """The losses of the last step, averaged over processes."""
-        log = distributed.mean_values(dict(getattr(self.model, "log_dict", {})))
-        return log | self.guard.figures(scaled=False)
+        return distributed.mean_values(dict(getattr(self.model, "log_dict", {})))
 
     def get_current_learning_rate(self) -> list[float]:
         """The rates of the first optimizer, as BasicSR reports them."""
@@ -240,7 +216,6 @@ class BridgedModel:
                 "optimizers": [o.state_dict() for o in self.model.optimizers],
                 "schedulers": [s.state_dict() for s in self.model.schedulers],
                 "carried": {k: dict(v) if isinstance(v, Mapping) else v for k, v in carried.items()},
-                "guard": self.guard.state(),
             }
         )
 
@@ -260,7 +235,6 @@ class BridgedModel:
             reason = " ".join(str(error).split())[:300]
             raise UserError(f"the training state belongs to other networks: {reason}") from None
         _load_all(self.model.schedulers, state["schedulers"])
-        self.guard.load_state(state.get("guard", {}))
         for name, value in state["carried"].items():
             setattr(self.model, name, value.to(self.device) if isinstance(value, torch.Tensor) else value)
 

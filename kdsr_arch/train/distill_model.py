@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Mapping
-from functools import partial
 from typing import Any
 
 import torch
@@ -14,7 +13,6 @@ from torch import Tensor, nn
 from kdsr_arch.device import pick_device
 from kdsr_arch.distill.task import DistillTask
 from kdsr_arch.distill.teachers import build_teacher, stored_teacher
-from kdsr_arch.distill.terms import undisturbed
 from kdsr_arch.errors import UserError
 from kdsr_arch.infer.networks import build_network, count_parameters, load_pretrained
 from kdsr_arch.optim.ema import ExponentialAverage
@@ -22,12 +20,15 @@ from kdsr_arch.optim.gradients import clip_gradients, gradient_norm
 from kdsr_arch.optim.optimizers import build_optimizer
 from kdsr_arch.optim.schedulers import Schedule
 from kdsr_arch.parallel import distributed
-from kdsr_arch.train.diagnose import explain_step
-from kdsr_arch.train.meter import Tally
-from kdsr_arch.train.nonfinite import Guard
+from kdsr_arch.train.meter import NonFiniteError, Tally, stop_if_nonfinite
 from kdsr_arch.train.trainable import cpu_copy, use_channels_last
 
 log = logging.getLogger("kdsr")
+
+# a GPU is asked once in so many steps whether all losses were finite, so that it never waits in between
+CHECK_PERIOD_CUDA = 16
+# steps in a row that the gradient scaler may leave out: its scale is then 2^40 times smaller than it was
+SCALER_PATIENCE = 40
 
 
 class DistillModel:
@@ -58,7 +59,7 @@ class DistillModel:
         self.parts = max(1, self.train_opt.get("accumulation") or 1)
         self.ratio_freq = self.train_opt.get("ratio_freq") or 0
         self.tally = Tally(self.device)
-        self.guard = Guard(self.train_opt.get("nonfinite"), self.device, self.tally)
+        self.iteration = self.skipped = self.skipped_in_a_row = 0
         self.ratios: dict[str, float] = {}
 
     # ------------------------------------------------------------------------------------------ before training
@@ -118,22 +119,20 @@ class DistillModel:
         """Forward, backward, average over processes, clip, step, average over time.
 
         Raises:
-            NonFiniteError: a term or the gradient is NaN or infinite, and `train.nonfinite` lets no (further) step be
-                skipped; on the CPU, and wherever steps may be skipped, before any weight was touched.
+            NonFiniteError: a term or the gradient is NaN or infinite; on the CPU before any weight was touched.
         """
+        self.iteration = current_iter
         self.task.set_stage(current_iter)
-        kept, ratios = self.guard.kept(self.task), self.ratios
         self.optimizer.zero_grad(set_to_none=True)
         for index, (lq, gt) in enumerate(self._micro_batches()):
             output = self.task(lq, gt, current_iter)
-            self.guard.add(output.losses)
+            self.tally.add(output.losses, current_iter)
             if index == 0 and self._measure_due(current_iter):
                 self.ratios = self.task.measure(output, current_iter)
             total = torch.stack(list(output.losses.values())).sum() / self.parts
             self.scaler.scale(total).backward()
-        distributed.average_gradients([*self.parameters, self.guard.seal()])
-        if not self._step(current_iter, kept):
-            self.ratios = ratios
+        distributed.average_gradients(self.parameters)
+        if not self._step(current_iter):
             return
         if self.ema:
             self.ema.update(self.student)
@@ -150,35 +149,39 @@ class DistillModel:
     def _measure_due(self, iteration: int) -> bool:
         return self.ratio_freq > 0 and (iteration == 1 or iteration % self.ratio_freq == 0)
 
-    def _step(self, iteration: int, kept: undisturbed | None) -> bool:
-        """Clip and step; returns False, and leaves all as it was, where the step has to be left out."""
-        scaled = self.scaler.is_enabled()
+    def _step(self, iteration: int) -> bool:
+        """Clip and step; returns False where the gradient scaler left the step out."""
         self.scaler.unscale_(self.optimizer)
         gradients = [p.grad for p in self.parameters if p.grad is not None]
         norm = gradient_norm(gradients)
-        before = self.scaler.get_scale()
-        if not self.guard.sound(norm, iteration, partial(self._explain, iteration, kept), scaled):
-            self.scaler.update(before if scaled else None)
-            return False
+        if not self.scaler.is_enabled():  # it meets infinite gradients itself
+            self.tally.add({"grad_norm": norm}, iteration)
+        if self.device.type == "cpu" or iteration % CHECK_PERIOD_CUDA == 0:
+            self.check_finite()
         clip_gradients(gradients, norm, self.train_opt.get("grad_clip"))
+        before = self.scaler.get_scale()
         self.scaler.step(self.optimizer)
         self.scaler.update()
         left_out = self.scaler.get_scale() < before
-        self.guard.scaler_skipped(left_out, before)
+        self._count_left_out(left_out, before)
         return not left_out
 
-    def _explain(self, iteration: int, kept: undisturbed | None) -> str:
-        """Where NaN or infinity began; what the step changed beside weights is undone."""
-        if kept is not None:
-            kept.__exit__(None)
-        batch = {"lq": self.lq, "gt": self.gt, "teacher": self.taught}
-        return explain_step(self.task, batch, self._micro_batches, iteration)
+    def _count_left_out(self, left_out: bool, scale: float) -> None:
+        self.skipped += left_out
+        self.skipped_in_a_row = self.skipped_in_a_row + 1 if left_out else 0
+        if self.skipped_in_a_row >= SCALER_PATIENCE:
+            raise NonFiniteError(
+                f"the gradient scaler has left out {SCALER_PATIENCE} steps in a row, down to a scale of {scale:.3g}: "
+                "the gradient is infinite or NaN at any scale; use train.amp bf16 or no"
+            )
 
     # ------------------------------------------------------------------------------------------------- figures
 
     def check_finite(self) -> None:
-        """Raise NonFiniteError where a loss since the last log was not finite."""
-        self.guard.check()
+        """Raise NonFiniteError where a loss since the last log was not finite; all processes must call it together."""
+        first, names = self.tally.first_bad()
+        batch = {"lq": self.lq, "gt": self.gt, **{f"teacher.{name}": maps for name, maps in self.taught.items()}}
+        stop_if_nonfinite(first, names, batch if first == self.iteration else {})
 
     def get_current_log(self) -> dict[str, float]:
         """Means since the last call, averaged over processes: each loss, the gradient's norm; then the latest gradient
@@ -186,7 +189,7 @@ class DistillModel:
         """
         log = self.tally.means()
         log |= {f"ratio/{name}": value for name, value in self.ratios.items()}
-        return log | self.guard.figures(self.scaler.is_enabled())
+        return log | ({"skipped_steps": float(self.skipped)} if self.scaler.is_enabled() else {})
 
     def get_current_learning_rate(self) -> list[float]:
         """One rate for each parameter group."""
@@ -210,7 +213,7 @@ class DistillModel:
                 "scaler": self.scaler.state_dict(),
                 "tally": self.tally.state(),
                 "ratios": dict(self.ratios),
-                "guard": self.guard.state(),
+                "skipped": (self.skipped, self.skipped_in_a_row),
             }
         )
 
@@ -233,7 +236,7 @@ class DistillModel:
         self.scaler.load_state_dict(state["scaler"])
         self.tally.load_state(state["tally"])
         self.ratios = dict(state["ratios"])
-        self.guard.load_state(state["guard"] if "guard" in state else {"scaler_total": state["skipped"]})
+        self.skipped, self.skipped_in_a_row = (int(count) for count in state["skipped"])
 
     def student_files(self) -> dict[str, dict[str, Any]]:
         """The pure student, as BasicSR writes it: no adapter, nothing of the teacher."""

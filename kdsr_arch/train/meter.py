@@ -1,11 +1,11 @@
-"""Losses between two lines of the log: their means, and the first ones that are not finite.
+"""Losses between two lines of the log: their means, and the end of the training where one is NaN or infinite.
 
 Everything stays on the losses' device, so that a step on the GPU never waits for the CPU.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +21,29 @@ _NEVER = 2**62
 
 class NonFiniteError(UserError):
     """A loss or gradient became NaN or infinite."""
+
+
+def stop_if_nonfinite(iteration: int, names: Sequence[str], batch: Mapping[str, Any]) -> None:
+    """Stop all processes with the same sentence where one of them met NaN or infinity; all must call it together.
+
+    Args:
+        iteration: the first with NaN or infinity on this process.
+        names: the losses, or `grad_norm`, that were not finite; empty where all is well.
+        batch: what they were computed from, to name its tensors that hold NaN or infinity; empty where it is gone.
+
+    Raises:
+        NonFiniteError: names the losses and the iteration, of the first process that has some of its own.
+    """
+    if not distributed.agree_max(int(bool(names))):
+        return
+    losses = [name for name in names if name != "grad_norm"]
+    keys = [k for k, v in batch.items() if isinstance(v, Tensor) and not bool(torch.isfinite(v).all())]
+    reports = distributed.gather((not names, iteration, not losses, losses or list(names), keys))
+    rank = min(range(len(reports)), key=lambda r: (reports[r][:3], r))
+    _, iteration, _, losses, keys = reports[rank]
+    where = f" (process {rank})" if len(reports) > 1 else ""
+    cause = f"; the batch holds NaN or infinity in {', '.join(keys)}" if keys else ""
+    raise NonFiniteError(f"iteration {iteration}: {', '.join(losses)} became NaN or infinite{where}{cause}")
 
 
 @dataclass
@@ -42,7 +65,7 @@ class Tally:
         self._entries: dict[tuple[str, ...], _Entry] = {}
 
     def add(self, values: Mapping[str, Tensor], iteration: int) -> None:
-        """Take in the scalars of one iteration; names that begin with '_' are watched, but have no mean."""
+        """Take in the scalars of one iteration."""
         if not values:
             return
         names = tuple(values)
@@ -55,13 +78,13 @@ class Tally:
         entry.first = torch.where(torch.isfinite(held), entry.first, entry.first.clamp(max=iteration))
         entry.count += 1
 
-    def first_bad(self) -> tuple[int, list[str]] | None:
-        """The first iteration with NaN or infinity since the last line of the log, and the names of what was; None
+    def first_bad(self) -> tuple[int, list[str]]:
+        """The first iteration with NaN or infinity since the last line of the log, and the names of what was; no names
         where all is well. Waits for the device.
         """
         firsts = [(n, it) for names, e in self._entries.items() for n, it in zip(names, e.first.tolist(), strict=True)]
         when = min((it for _, it in firsts), default=_NEVER)
-        return None if when == _NEVER else (when, [name for name, it in firsts if it == when])
+        return when, sorted({name for name, it in firsts if it == when < _NEVER})
 
     def means(self) -> dict[str, float]:
         """The mean of each name since the last call and over the processes, which starts anew."""
@@ -73,8 +96,7 @@ class Tally:
                 sums[name] = sums.get(name, 0.0) + value
                 counts[name] = counts.get(name, 0) + entry.count
         self._entries = {}
-        shown = [name for name in sums if not name.startswith("_")]
-        return {name: float(np.float32(sums[name] / counts[name])) for name in shown}
+        return {name: float(np.float32(sums[name] / counts[name])) for name in sums}
 
     def share(self) -> None:
         """Give every process the mean of all, which leaves `means` as it was: one state then serves them all."""

@@ -32,15 +32,6 @@ def test_the_first_culprit_is_named_even_when_looked_for_late(bad: float) -> Non
     assert tally.first_bad() == (2, ["b"])
 
 
-def test_what_is_only_watched_has_no_mean() -> None:
-    tally = Tally(CPU)
-    tally.add(values(a=1.0, _flag=0.0), 1)
-    assert tally.first_bad() is None
-    tally.add(values(a=1.0, _flag=float("nan")), 2)
-    assert tally.first_bad() == (2, ["_flag"])
-    assert tally.means() == {"a": 1.0}
-
-
 def test_state_carries_the_open_window() -> None:
     whole, first, second = Tally(CPU), Tally(CPU), Tally(CPU)
     for it in range(1, 6):

@@ -12,8 +12,7 @@ import torch
 
 from kdsr_arch.errors import UserError
 from kdsr_arch.infer.networks import build_network
-from kdsr_arch.train.meter import NonFiniteError
-from kdsr_arch.train.nonfinite import Guard
+from kdsr_arch.train.meter import NonFiniteError, Tally
 from kdsr_arch.train.trainer import dry_run, main
 
 STUDENT = ("num_in_ch", "num_out_ch", "num_feat", "num_block", "upscale")  # keywords of the student of conftest.py
@@ -75,13 +74,13 @@ def test_numbers_come_with_their_protocol_and_the_best_is_kept(run, capsys) -> N
 
 def test_logged_losses_are_means_over_the_window(run, monkeypatch) -> None:
     seen: list[float] = []
-    original = Guard.add
+    original = Tally.add
 
-    def spy(self: Any, losses: Any) -> None:
-        seen.append(losses["l_pix"].item())
-        original(self, losses)
+    def spy(self: Any, losses: Any, iteration: int) -> None:
+        seen.extend(value.item() for name, value in losses.items() if name == "l_pix")
+        original(self, losses, iteration)
 
-    monkeypatch.setattr(Guard, "add", spy)
+    monkeypatch.setattr(Tally, "add", spy)
     records = [r for r in history(run()) if r["kind"] == "train"]
     assert [r["l_pix"] for r in records] == pytest.approx([np.mean(seen[:3]), np.mean(seen[3:6])])
     assert [r["lr"] for r in records] == [[1e-3], [5e-4]]
@@ -184,7 +183,7 @@ def test_non_finite_input_is_named(load) -> None:
     batch["lq"][0, 0, 0, 0] = float("nan")
     model.feed_data(batch)
     before = {k: v.clone() for k, v in model.student.state_dict().items()}
-    with pytest.raises(NonFiniteError, match="l_pix became NaN or infinite; it is in the batch already: lq"):
+    with pytest.raises(NonFiniteError, match="l_pix became NaN or infinite; the batch holds NaN or infinity in lq"):
         model.optimize_parameters(1)
     assert all(torch.equal(v, before[k]) for k, v in model.student.state_dict().items())
 
