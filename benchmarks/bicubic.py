@@ -15,7 +15,6 @@ import numpy as np
 import torch
 from record import save
 
-from kdsr_arch import compat  # noqa: F401
 from kdsr_arch.ops.bicubic import imresize, imresize_uint8, imresize_uint8_tensor
 
 

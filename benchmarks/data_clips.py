@@ -20,7 +20,6 @@ import torch
 from data_command import run
 from data_frames import video_frames, write_folder
 
-from kdsr_arch import compat  # noqa: F401
 from kdsr_arch.data.clip_dataset import ClipDataset
 from kdsr_arch.data.prepare.frame_writer import Making
 from kdsr_arch.data.prepare.plans import convert_clips

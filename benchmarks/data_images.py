@@ -17,7 +17,6 @@ from data_clips import CODECS, disk_bytes, take_turns
 from data_command import run
 from data_frames import pictures, video_frames, write_folder
 
-from kdsr_arch import compat  # noqa: F401
 from kdsr_arch.data.image_dataset import ImagePairDataset
 from kdsr_arch.data.prepare.frame_writer import Making
 from kdsr_arch.data.prepare.plans import convert_images

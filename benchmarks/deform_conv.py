@@ -18,7 +18,7 @@ from pathlib import Path
 import torch
 from record import save
 
-from kdsr_arch import compat
+from kdsr_arch.compat import has_compiled_ops
 from kdsr_arch.ops.deform_conv import deform_conv2d
 
 SIZES = {"patch_64x64": (64, 64), "frame_180x120": (120, 180)}
@@ -91,7 +91,7 @@ def peak_mb(name: str, mode: str) -> float:
 def report(device: str) -> dict[str, object]:
     """All numbers of one device."""
     implementations: dict[str, Callable[..., torch.Tensor]] = {"kdsr": deform_conv2d}
-    if compat.compiled_torchvision_ops:
+    if has_compiled_ops():
         import torchvision
 
         implementations["torchvision"] = torchvision.ops.deform_conv2d

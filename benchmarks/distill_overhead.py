@@ -25,7 +25,6 @@ import yaml
 from record import save
 from torch import Tensor, nn
 
-from kdsr_arch import compat  # noqa: F401
 from kdsr_arch.device import autocast
 from kdsr_arch.distill.task import DistillTask
 from kdsr_arch.infer.networks import build_network

@@ -19,7 +19,6 @@ import numpy as np
 import torch
 import yaml
 
-from kdsr_arch import compat  # noqa: F401
 from kdsr_arch.infer.networks import build_network
 
 NET = {"type": "MSRResNet", "num_in_ch": 3, "num_out_ch": 3, "num_block": 1, "upscale": 2}

@@ -149,11 +149,11 @@ def main() -> None:
 
 
 def _untrained(device: torch.device) -> Model:
+    import yaml
+
     from kdsr_arch.infer.networks import build_network
     from kdsr_arch.infer.runner import Runner
     from kdsr_arch.infer.traits import traits_of
-
-    import yaml  # isort: skip
 
     net = build_network(yaml.safe_load(REAL_TIME)).eval().requires_grad_(False).to(device)
     amp = "fp16" if device.type == "cuda" else "no"

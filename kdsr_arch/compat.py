@@ -1,7 +1,7 @@
-"""Makes ``basicsr`` 1.4.2 importable and usable on today's torch, torchvision, numpy, OpenCV and SciPy.
+"""Makes ``torchvision`` and ``basicsr`` 1.4.2 importable and usable on today's torch, numpy, OpenCV and SciPy.
 
-Import this module before anything from ``basicsr``. It is the one place that touches ``sys.modules`` or patches
-a third-party package; each patch says what it mends:
+``import kdsr_arch`` calls `install`, which puts a finder before Python's own. The finder waits for the first import of
+one of the two packages, from anywhere and in any order, and applies these patches around it:
 
 1. With a CPU-only torch, torchvision's compiled operators may not load, and its import then fails on operators
    that do not exist: their schemas are declared first.
@@ -10,36 +10,138 @@ a third-party package; each patch says what it mends:
    that every deformable BasicSR network (EDVR, BasicVSR++, ...) runs everywhere.
 4. basicsr compares versions through ``distutils``, which warns at every call of a deformable convolution and is no
    part of Python 3.12.
+
+This is the one module that touches ``sys.modules`` or patches a third-party package. It imports nothing heavy.
 """
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import sys
 import types
 import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
+from importlib.abc import Loader, MetaPathFinder
+from importlib.machinery import ModuleSpec
 from pathlib import Path
+from typing import Any
 
-import torch
-
-__all__ = ["compiled_torchvision_ops"]
+__all__ = ["has_compiled_ops", "install"]
 
 # torchvision registers fake implementations of these two at import; only the schema is needed, nothing ever runs.
 _SCHEMAS = (
     "nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
     "qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
 )
-_library: torch.library.Library | None = None  # must outlive this function call, or its schemas are dropped
+_declared: list[Any] = []  # the library that declares the schemas, which must outlive the import
+
+
+def has_compiled_ops() -> bool:
+    """Return whether torchvision's own compiled operators are in use."""
+    import torchvision  # noqa: F401
+
+    return not _declared
+
+
+def install() -> None:
+    """Put the finder in place, once; patch torchvision at once where it is imported already."""
+    if any(isinstance(finder, _Finder) for finder in sys.meta_path):
+        return
+    sys.meta_path.insert(0, _Finder())
+    if "torchvision" in sys.modules:
+        _alias_functional_tensor()
+
+
+class _Finder(MetaPathFinder):
+    """Finds the packages to patch as Python would, and has their loaders wrapped."""
+
+    def find_spec(
+        self, name: str, path: Sequence[str] | None = None, target: types.ModuleType | None = None
+    ) -> ModuleSpec | None:
+        """Return the spec of a package to patch; None leaves any other module to the finders behind this one."""
+        if name not in _AROUND:
+            return None
+        for finder in sys.meta_path:
+            spec = None if isinstance(finder, _Finder) else finder.find_spec(name, path, target)
+            if spec is not None:
+                if spec.loader is not None:  # none: a folder without __init__.py
+                    spec.loader = _Patching(spec.loader, _AROUND[name])
+                return spec
+        return None
+
+
+class _Patching(Loader):
+    """Executes a package inside a context manager, and leaves it with its own loader."""
+
+    def __init__(self, loader: Loader, around: Callable[[], AbstractContextManager[None]]) -> None:
+        self._loader, self._around = loader, around
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._loader, name)
+
+    def create_module(self, spec: ModuleSpec) -> types.ModuleType | None:
+        """Create the module as the package's own loader does."""
+        return self._loader.create_module(spec)
+
+    def exec_module(self, module: types.ModuleType) -> None:
+        """Execute the package with its patches applied."""
+        if module.__spec__ is not None:
+            module.__spec__.loader = self._loader
+        module.__loader__ = self._loader
+        with self._around():
+            self._loader.exec_module(module)
+
+
+@contextlib.contextmanager
+def _around_torchvision() -> Iterator[None]:
+    compiled = _load_compiled_ops()
+    if not compiled:
+        _declare_schemas()
+    yield
+    _alias_functional_tensor()
+    if not compiled:
+        _replace_deform_conv()
+
+
+@contextlib.contextmanager
+def _around_basicsr() -> Iterator[None]:
+    """Provide the ``distutils.version.LooseVersion`` that basicsr asks for: the lasting one is ``packaging``'s."""
+    import torchvision  # noqa: F401  (basicsr imports it while distutils is replaced, which is for basicsr alone)
+    from packaging.version import Version
+
+    version = types.ModuleType("distutils.version")
+    version.LooseVersion = Version  # type: ignore[attr-defined]
+    saved = {name: sys.modules.get(name) for name in ("distutils", "distutils.version")}
+    sys.modules["distutils"] = saved["distutils"] or types.ModuleType("distutils")
+    sys.modules["distutils.version"] = version
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # escape sequences and deprecations of a 2022 release
+            yield
+    finally:  # the rest of the program keeps the distutils it had
+        for name, module in saved.items():
+            if module is None:
+                sys.modules.pop(name, None)
+            else:
+                sys.modules[name] = module
+
+
+_AROUND: dict[str, Callable[[], AbstractContextManager[None]]] = {
+    "torchvision": _around_torchvision,
+    "basicsr": _around_basicsr,
+}
 
 
 def _load_compiled_ops() -> bool:
-    """True when torchvision's compiled operators are, or can be, loaded."""
+    """Load torchvision's compiled operators; return whether they are there."""
+    import torch
+
     if hasattr(torch.ops.torchvision, "nms"):
-        return _library is None
+        return not _declared
     spec = importlib.util.find_spec("torchvision")
-    if spec is None or spec.origin is None:
-        raise ImportError("torchvision is not installed; install the version that matches your torch")
-    for path in sorted(Path(spec.origin).parent.glob("_C*")):
+    for path in sorted(Path(spec.origin).parent.glob("_C*")) if spec is not None and spec.origin is not None else ():
         try:
             torch.ops.load_library(str(path))
         except (OSError, ImportError, RuntimeError):
@@ -49,10 +151,12 @@ def _load_compiled_ops() -> bool:
 
 
 def _declare_schemas() -> None:
-    global _library
-    _library = torch.library.Library("torchvision", "FRAGMENT")
+    import torch
+
+    library = torch.library.Library("torchvision", "FRAGMENT")
     for schema in _SCHEMAS:
-        _library.define(schema)
+        library.define(schema)
+    _declared.append(library)
 
 
 def _alias_functional_tensor() -> None:
@@ -64,39 +168,9 @@ def _alias_functional_tensor() -> None:
     sys.modules[name] = functional
 
 
-def _provide_distutils() -> None:
-    """basicsr needs ``distutils.version.LooseVersion`` only: the quiet and lasting one is ``packaging``'s."""
-    from packaging.version import Version
-
-    version = types.ModuleType("distutils.version")
-    version.LooseVersion = Version  # type: ignore[attr-defined]
-    saved = {name: sys.modules.get(name) for name in ("distutils", "distutils.version")}
-    package = saved["distutils"] or types.ModuleType("distutils")
-    sys.modules["distutils"], sys.modules["distutils.version"] = package, version
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # escape sequences and deprecations of a 2022 release
-            import basicsr.archs.arch_util  # noqa: F401
-    finally:  # the rest of the program keeps the distutils it had
-        for name, module in saved.items():
-            if module is None:
-                sys.modules.pop(name, None)
-            else:
-                sys.modules[name] = module
-
-
 def _replace_deform_conv() -> None:
     import torchvision
 
     from kdsr_arch.ops.deform_conv import deform_conv2d
 
     torchvision.ops.deform_conv2d = deform_conv2d
-
-
-compiled_torchvision_ops: bool = _load_compiled_ops()
-"""Whether torchvision's own compiled operators are in use."""
-if not compiled_torchvision_ops:
-    _declare_schemas()
-    _replace_deform_conv()
-_alias_functional_tensor()
-_provide_distutils()

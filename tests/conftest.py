@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 import torch
 
+import kdsr_arch  # noqa: F401  (basicsr can be imported from here on)
+
 ROOT = Path(__file__).resolve().parent.parent
 torch.set_num_threads(1)
 

@@ -6,6 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).resolve().parents[1]
 
 
@@ -29,7 +31,7 @@ def test_everything_registers_without_a_warning() -> None:
 
 def test_edvr_runs_quietly_through_the_deformable_convolution() -> None:
     done = _python(
-        "from kdsr_arch import compat\n"
+        "import kdsr_arch\n"
         "import torch\n"
         "from basicsr.archs.edvr_arch import EDVR\n"
         "net = EDVR(num_feat=8, num_frame=3, deformable_groups=2, num_extract_block=1, num_reconstruct_block=1)\n"
@@ -37,6 +39,32 @@ def test_edvr_runs_quietly_through_the_deformable_convolution() -> None:
         "y.sum().backward()\n"
         "assert y.shape == (1, 3, 32, 32)\n"
         "assert net.pcd_align.dcn_pack['l1'].conv_offset.weight.grad.abs().sum() > 0\n"
+    )
+    assert done.returncode == 0 and not done.stderr, done.stderr
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import kdsr_arch, basicsr; assert basicsr.__version__ == '1.4.2'",
+        "import kdsr_arch; from basicsr.archs.edvr_arch import EDVR",
+        "import kdsr_arch; from basicsr.data.degradations import add_jpg_compression",
+        "import torch, kdsr_arch; from basicsr.models import build_model",
+        "import kdsr_arch, torchvision; torchvision.ops.nms; import basicsr",
+        "from kdsr_arch.registry import ARCH_REGISTRY; from basicsr.utils.registry import ARCH_REGISTRY as a; "
+        "assert a is ARCH_REGISTRY",
+    ],
+)
+def test_basicsr_can_be_imported_anywhere_after_the_package(code: str) -> None:
+    done = _python(code)
+    assert done.returncode == 0 and not done.stderr, done.stderr
+
+
+def test_a_patched_package_keeps_its_own_loader() -> None:
+    done = _python(
+        "import kdsr_arch, basicsr, importlib.machinery as m, importlib.resources as r\n"
+        "assert type(basicsr.__loader__) is type(basicsr.__spec__.loader) is m.SourceFileLoader\n"
+        "assert r.files('basicsr').joinpath('version.py').is_file()\n"
     )
     assert done.returncode == 0 and not done.stderr, done.stderr
 

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from kdsr_arch import compat  # noqa: F401
 from kdsr_arch.infer.traits import Traits
 from kdsr_arch.ops.bicubic import upsample_bicubic
-
-from basicsr.utils.registry import ARCH_REGISTRY  # isort: skip
+from kdsr_arch.registry import ARCH_REGISTRY
 
 
 @ARCH_REGISTRY.register()

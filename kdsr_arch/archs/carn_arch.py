@@ -7,16 +7,12 @@ from collections import OrderedDict
 from collections.abc import Sequence
 
 import torch
-
-from kdsr_arch import compat  # noqa: F401  (before basicsr)
-
-# isort: split
-from basicsr.utils.registry import ARCH_REGISTRY
 from torch import Tensor, nn
 
 from kdsr_arch.archs.mean_shift import mean_shifts
 from kdsr_arch.errors import UserError
 from kdsr_arch.infer.traits import Traits
+from kdsr_arch.registry import ARCH_REGISTRY
 
 MULTI_SCALES = (2, 3, 4)
 

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from kdsr_arch import compat  # noqa: F401  (before basicsr)
-
-# isort: split
 from basicsr.archs.edsr_arch import EDSR
-from basicsr.utils.registry import ARCH_REGISTRY
 from torch import Tensor, nn
 
 from kdsr_arch.archs.rcan_arch import tapped_forward
 from kdsr_arch.infer.traits import Traits
+from kdsr_arch.registry import ARCH_REGISTRY
 
 
 @ARCH_REGISTRY.register()

@@ -6,13 +6,13 @@ Source: Wang et al., "EDVR: Video Restoration with Enhanced Deformable Convoluti
 from __future__ import annotations
 
 from basicsr.archs.edvr_arch import EDVR
-from basicsr.utils.registry import ARCH_REGISTRY
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from kdsr_arch.archs.arch_util import check_choice
 from kdsr_arch.infer.traits import Traits
 from kdsr_arch.ops.bicubic import upsample_bicubic
+from kdsr_arch.registry import ARCH_REGISTRY
 
 
 @ARCH_REGISTRY.register()

@@ -9,12 +9,12 @@ import copy
 from typing import cast
 
 import torch
-from basicsr.utils.registry import ARCH_REGISTRY
 from torch import Tensor, nn
 
 from kdsr_arch.archs.arch_util import Base, FusedHead, check_choice, start_near_base
 from kdsr_arch.errors import UserError
 from kdsr_arch.infer.traits import Traits
+from kdsr_arch.registry import ARCH_REGISTRY
 
 
 @ARCH_REGISTRY.register()

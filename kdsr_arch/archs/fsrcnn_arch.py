@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from kdsr_arch import compat  # noqa: F401  (before basicsr)
-
-# isort: split
-from basicsr.utils.registry import ARCH_REGISTRY
 from torch import Tensor, nn
 
 from kdsr_arch.archs.subpixel_deconv import SubPixelDeconv
 from kdsr_arch.errors import UserError
 from kdsr_arch.infer.traits import Traits
+from kdsr_arch.registry import ARCH_REGISTRY
 
 
 @ARCH_REGISTRY.register()

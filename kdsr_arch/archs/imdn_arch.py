@@ -4,14 +4,10 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
-
-from kdsr_arch import compat  # noqa: F401  (before basicsr)
-
-# isort: split
-from basicsr.utils.registry import ARCH_REGISTRY
 from torch import Tensor, nn
 
 from kdsr_arch.infer.traits import Traits
+from kdsr_arch.registry import ARCH_REGISTRY
 
 SLOPE = 0.05
 

@@ -6,15 +6,12 @@ import inspect
 from collections.abc import Mapping
 from typing import Any
 
-from kdsr_arch import compat  # noqa: F401  (before basicsr)
-
-# isort: split
-from basicsr.utils.registry import ARCH_REGISTRY
 from torch import Tensor, nn
 
 from kdsr_arch.errors import UserError, nearest
 from kdsr_arch.infer.traits import Traits, traits_of
 from kdsr_arch.ops.bicubic import upsample_bicubic
+from kdsr_arch.registry import ARCH_REGISTRY
 
 
 def hr_encoder(channels: int, scale: int, wide: int = 56, narrow: int = 12) -> nn.Sequential:

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from kdsr_arch import compat  # noqa: F401  (before basicsr)
-
-# isort: split
 from basicsr.archs.rcan_arch import RCAN
-from basicsr.utils.registry import ARCH_REGISTRY
 from torch import Tensor, nn
 
 from kdsr_arch.infer.traits import Traits
+from kdsr_arch.registry import ARCH_REGISTRY
 
 
 def fakd_groups(count: int) -> tuple[int, int]:

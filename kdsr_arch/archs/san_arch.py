@@ -6,16 +6,12 @@ import math
 
 import torch
 import torch.nn.functional as F
-
-from kdsr_arch import compat  # noqa: F401  (before basicsr)
-
-# isort: split
 from basicsr.archs.arch_util import Upsample
-from basicsr.utils.registry import ARCH_REGISTRY
 from torch import Tensor, nn
 
 from kdsr_arch.archs.mean_shift import mean_shifts
 from kdsr_arch.infer.traits import Traits
+from kdsr_arch.registry import ARCH_REGISTRY
 
 POOLED_SIDE = 1000
 """Covariances of larger maps are taken over their middle."""

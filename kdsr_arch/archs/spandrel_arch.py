@@ -7,16 +7,13 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from kdsr_arch import compat  # noqa: F401  (before anything of torchvision, which spandrel imports)
-
-# isort: split
-from basicsr.utils.registry import ARCH_REGISTRY
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from kdsr_arch.errors import UserError
 from kdsr_arch.infer.traits import Traits
 from kdsr_arch.io import load_tensors
+from kdsr_arch.registry import ARCH_REGISTRY
 
 PACKAGE = "package:"
 _ENDINGS = (".pth", ".pt", ".ckpt", ".safetensors")

@@ -10,12 +10,12 @@ import warnings
 
 from basicsr.archs import basicvsrpp_arch, duf_arch
 from basicsr.archs.basicvsrpp_arch import SecondOrderDeformableAlignment
-from basicsr.utils.registry import ARCH_REGISTRY
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from kdsr_arch.infer.traits import Traits
 from kdsr_arch.ops.exporting import exporting
+from kdsr_arch.registry import ARCH_REGISTRY
 
 
 class DUF(duf_arch.DUF):

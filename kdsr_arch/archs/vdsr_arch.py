@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from kdsr_arch import compat  # noqa: F401  (before basicsr)
-
-# isort: split
-from basicsr.utils.registry import ARCH_REGISTRY
 from torch import Tensor, nn
 
 from kdsr_arch.infer.traits import Traits
+from kdsr_arch.registry import ARCH_REGISTRY
 
 
 class ConvReLU(nn.Module):

@@ -10,7 +10,6 @@ from __future__ import annotations
 import copy
 
 import torch
-from basicsr.utils.registry import ARCH_REGISTRY
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -26,6 +25,7 @@ from kdsr_arch.archs.arch_util import (
 from kdsr_arch.infer.traits import Traits
 from kdsr_arch.ops.exporting import crop_by_gathering, exporting, replicate_to_multiple
 from kdsr_arch.ops.warp import backward_warp
+from kdsr_arch.registry import ARCH_REGISTRY
 
 
 class MotionCompensation(nn.Module):

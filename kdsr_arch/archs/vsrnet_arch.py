@@ -6,12 +6,12 @@ Source: Kappeler et al., "Video Super-Resolution With Convolutional Neural Netwo
 from __future__ import annotations
 
 import torch
-from basicsr.utils.registry import ARCH_REGISTRY
 from torch import Tensor, nn
 
 from kdsr_arch.archs.arch_util import check_choice, check_window, start_near_base
 from kdsr_arch.archs.optical_flow import METHODS, FlowCompensation
 from kdsr_arch.infer.traits import Traits
+from kdsr_arch.registry import ARCH_REGISTRY
 
 
 @ARCH_REGISTRY.register()

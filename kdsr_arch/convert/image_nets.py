@@ -69,7 +69,7 @@ def _any_starts(mark: str, state: Iterable[str]) -> bool:
 def build(network: Mapping[str, Any], scale: int | None = None) -> nn.Module:
     """The registered network of these options, at ``scale`` where the network takes one and the options name none."""
     register_all()
-    from basicsr.utils.registry import ARCH_REGISTRY
+    from kdsr_arch.registry import ARCH_REGISTRY
 
     options = dict(network)
     cls = ARCH_REGISTRY.get(options.pop("type"))

@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from kdsr_arch import compat  # noqa: F401
 from kdsr_arch.data.augment import Flip, random_flip, random_window, to_tensor
 from kdsr_arch.data.clips import PADDINGS, Clip, listed_clips, select_clips
 from kdsr_arch.data.fields import color_of, patch_of
@@ -19,8 +18,7 @@ from kdsr_arch.data.store.codec import Window
 from kdsr_arch.data.store.teacher_store import TeacherStore, drawn
 from kdsr_arch.data.teacher_views import View, clip_views
 from kdsr_arch.errors import UserError
-
-from basicsr.utils.registry import DATASET_REGISTRY  # isort: skip
+from kdsr_arch.registry import DATASET_REGISTRY
 
 __all__ = ["ClipDataset"]
 

@@ -30,7 +30,7 @@ def open_dataset(opt: Mapping[str, Any], key: str) -> Any:
         UserError: unknown type, or data that is missing or at fault.
     """
     register_all()
-    from basicsr.utils.registry import DATASET_REGISTRY
+    from kdsr_arch.registry import DATASET_REGISTRY
 
     name = opt["type"]
     known = registered(DATASET_REGISTRY)

@@ -8,10 +8,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from kdsr_arch import compat  # noqa: F401
 from kdsr_arch.errors import UserError
-
-from basicsr.utils.registry import DATASET_REGISTRY  # isort: skip
+from kdsr_arch.registry import DATASET_REGISTRY
 
 __all__ = ["MixDataset"]
 

@@ -11,7 +11,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from kdsr_arch import compat  # noqa: F401  (before basicsr)
 from kdsr_arch.distill.adapters import Adapter, build_adapter
 from kdsr_arch.distill.features import Feature, same_frames
 from kdsr_arch.distill.taps import DATA, OUTPUT, Value
@@ -42,7 +41,7 @@ def build_loss(spec: Mapping[str, Any], where: str, owned: Sequence[str] = ("typ
     Raises:
         UserError: an unknown type or keyword (nearest names), or values that its constructor refuses.
     """
-    from basicsr.utils.registry import LOSS_REGISTRY
+    from kdsr_arch.registry import LOSS_REGISTRY
 
     kind = spec.get("type")
     if kind not in LOSS_REGISTRY:

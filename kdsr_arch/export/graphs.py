@@ -11,15 +11,13 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from basicsr.archs.arch_util import DCNv2Pack, flow_warp
+from basicsr.archs.basicvsrpp_arch import SecondOrderDeformableAlignment
+from basicsr.archs.spynet_arch import SpyNet
+from basicsr.archs.swinir_arch import SwinTransformerBlock
 from torch import Tensor, nn
 
-from kdsr_arch import compat  # noqa: F401  (before basicsr)
 from kdsr_arch.ops.exporting import deform_conv_by_grid
-
-from basicsr.archs.arch_util import DCNv2Pack, flow_warp  # isort: skip
-from basicsr.archs.basicvsrpp_arch import SecondOrderDeformableAlignment  # isort: skip
-from basicsr.archs.spynet_arch import SpyNet  # isort: skip
-from basicsr.archs.swinir_arch import SwinTransformerBlock  # isort: skip
 
 
 class GraphDeformConv(nn.Module):

@@ -13,7 +13,6 @@ from typing import Any
 import torch
 from torch import nn
 
-from kdsr_arch import compat  # noqa: F401
 from kdsr_arch.errors import UserError, nearest
 from kdsr_arch.io import load_tensors
 from kdsr_arch.registry import register_all
@@ -40,7 +39,7 @@ def build_network(opt: Mapping[str, Any], key: str = "network_g") -> nn.Module:
     Raises:
         UserError: unknown type, unknown keyword or impossible value.
     """
-    from basicsr.utils.registry import ARCH_REGISTRY
+    from kdsr_arch.registry import ARCH_REGISTRY
 
     register_all()
     name = opt.get("type")

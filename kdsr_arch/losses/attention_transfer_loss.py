@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from kdsr_arch import compat  # noqa: F401  (before basicsr)
-
-# isort: split
-from basicsr.utils.registry import LOSS_REGISTRY
 from torch import Tensor
 
 from kdsr_arch.losses.base import DistillLoss
 from kdsr_arch.losses.maps import CRITERIA, choose, pool_larger, require_map, unit
+from kdsr_arch.registry import LOSS_REGISTRY
 
 
 def attention_map(x: Tensor, power: float = 2, absolute: bool = True, eps: float = 1e-6) -> Tensor:

@@ -5,10 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from kdsr_arch import compat  # noqa: F401  (before basicsr)
-
-# isort: split
-from basicsr.utils.registry import LOSS_REGISTRY
 from torch import Tensor
 
 from kdsr_arch.errors import UserError
@@ -23,6 +19,7 @@ from kdsr_arch.losses.affinity import (
 )
 from kdsr_arch.losses.base import DistillLoss
 from kdsr_arch.losses.maps import CRITERIA, choose, require_map
+from kdsr_arch.registry import LOSS_REGISTRY
 
 AFFINITIES = ("spatial", "channel", "instance")
 

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from kdsr_arch import compat  # noqa: F401  (before basicsr)
 from kdsr_arch.losses.base import DistillLoss
 from kdsr_arch.losses.maps import CRITERIA, choose
-
-from basicsr.utils.registry import LOSS_REGISTRY  # isort: skip
+from kdsr_arch.registry import LOSS_REGISTRY
 
 EPS = 1e-8
 

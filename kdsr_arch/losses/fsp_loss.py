@@ -5,15 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from kdsr_arch import compat  # noqa: F401  (before basicsr)
-
-# isort: split
-from basicsr.utils.registry import LOSS_REGISTRY
 from torch import Tensor
 
 from kdsr_arch.errors import UserError
 from kdsr_arch.losses.base import DistillLoss
 from kdsr_arch.losses.maps import CRITERIA, as_maps, choose, pool_larger
+from kdsr_arch.registry import LOSS_REGISTRY
 
 
 def flow_matrix(first: Tensor, second: Tensor) -> Tensor:

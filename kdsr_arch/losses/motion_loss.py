@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from kdsr_arch import compat  # noqa: F401  (before basicsr)
-
-# isort: split
 import torch
-from basicsr.utils.registry import LOSS_REGISTRY
 from torch import Tensor
 
 from kdsr_arch.errors import UserError
 from kdsr_arch.losses.base import DistillLoss
+from kdsr_arch.registry import LOSS_REGISTRY
 
 
 @LOSS_REGISTRY.register()

@@ -4,15 +4,11 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
-
-from kdsr_arch import compat  # noqa: F401  (before basicsr)
-
-# isort: split
-from basicsr.utils.registry import LOSS_REGISTRY
 from torch import Tensor
 
 from kdsr_arch.losses.base import DistillLoss
 from kdsr_arch.losses.maps import unit
+from kdsr_arch.registry import LOSS_REGISTRY
 
 
 def pair_distances(x: Tensor) -> Tensor:

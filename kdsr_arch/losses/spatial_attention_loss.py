@@ -8,11 +8,9 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from kdsr_arch import compat  # noqa: F401  (before basicsr)
 from kdsr_arch.losses.base import DistillLoss
 from kdsr_arch.losses.maps import CRITERIA, choose
-
-from basicsr.utils.registry import LOSS_REGISTRY  # isort: skip
+from kdsr_arch.registry import LOSS_REGISTRY
 
 MAPS = ("sum_square", "sum_abs", "max_square")
 NORMALIZATIONS = ("none", "teacher_mean", "own_mean")

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from kdsr_arch import compat  # noqa: F401  (before basicsr)
-
-# isort: split
-from basicsr.utils.registry import LOSS_REGISTRY
 from torch import Tensor
 
 from kdsr_arch.errors import UserError
 from kdsr_arch.losses.base import DistillLoss
 from kdsr_arch.losses.maps import CRITERIA, choose, require_map
+from kdsr_arch.registry import LOSS_REGISTRY
 
 STATISTICS = ("mean_pow", "pow_mean", "max", "min")
 NORMALISATIONS = ("none", "mean", "std")

@@ -9,14 +9,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from kdsr_arch import compat  # noqa: F401  (compat before basicsr)
 from kdsr_arch.errors import UserError
 from kdsr_arch.losses.base import DistillLoss
 from kdsr_arch.losses.conv_lstm import PADDINGS, ConvLSTM
 from kdsr_arch.losses.maps import CRITERIA, choose
-from kdsr_arch.parallel import distributed  # noqa: F401  (compat before basicsr)
-
-from basicsr.utils.registry import LOSS_REGISTRY  # isort: skip
+from kdsr_arch.parallel import distributed
+from kdsr_arch.registry import LOSS_REGISTRY
 
 MODES = ("trained", "frozen", "pretrained")
 RMS_MOMENTUM = 0.05

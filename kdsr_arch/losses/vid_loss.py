@@ -8,16 +8,12 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-
-from kdsr_arch import compat  # noqa: F401  (before basicsr)
-
-# isort: split
-from basicsr.utils.registry import LOSS_REGISTRY
 from torch import Tensor, nn
 
 from kdsr_arch.errors import UserError
 from kdsr_arch.losses.base import DistillLoss
 from kdsr_arch.losses.maps import as_maps, choose, pool_larger
+from kdsr_arch.registry import LOSS_REGISTRY
 
 SPREADS = ("element", "channel", "position", "layer")
 DISTRIBUTIONS = ("gaussian", "laplace")

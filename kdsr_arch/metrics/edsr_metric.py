@@ -5,10 +5,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from kdsr_arch import compat  # noqa: F401
 from kdsr_arch.metrics.psnr_ssim import prepare
-
-from basicsr.utils.registry import METRIC_REGISTRY  # isort: skip
+from kdsr_arch.registry import METRIC_REGISTRY
 
 _WEIGHTS_BGR = np.array([25.064, 129.057, 65.738]) / 256.0
 

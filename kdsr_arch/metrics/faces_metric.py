@@ -12,13 +12,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from kdsr_arch import compat  # noqa: F401
 from kdsr_arch.device import pick_device
 from kdsr_arch.errors import UserError
 from kdsr_arch.io import load_tensors
 from kdsr_arch.metrics.psnr_ssim import prepare, psnr, ssim
-
-from basicsr.utils.registry import METRIC_REGISTRY  # isort: skip
+from kdsr_arch.registry import METRIC_REGISTRY
 
 Box = tuple[int, int, int, int]
 DETECTORS = {"retinaface_resnet50": "resnet50", "retinaface_mobile0.25": "mobile0.25"}

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from basicsr.metrics import calculate_metric
 from numpy.typing import NDArray
 
-from kdsr_arch import compat  # noqa: F401
 from kdsr_arch.errors import UserError, nearest
 from kdsr_arch.metrics import (  # noqa: F401  (registers)
     edsr_metric,
@@ -16,9 +16,7 @@ from kdsr_arch.metrics import (  # noqa: F401  (registers)
     psnr_ssim,
     temporal_metric,
 )
-
-from basicsr.metrics import calculate_metric  # isort: skip
-from basicsr.utils.registry import METRIC_REGISTRY  # isort: skip
+from kdsr_arch.registry import METRIC_REGISTRY
 
 # Same numbers as BasicSR's, faster; taken only for the keywords they know.
 _FAST = {"calculate_psnr": psnr_ssim.psnr, "calculate_ssim": psnr_ssim.ssim}

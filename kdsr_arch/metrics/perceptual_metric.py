@@ -9,12 +9,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from kdsr_arch import compat  # noqa: F401
 from kdsr_arch.device import pick_device
 from kdsr_arch.errors import UserError, nearest
 from kdsr_arch.metrics.psnr_ssim import prepare
-
-from basicsr.utils.registry import METRIC_REGISTRY  # isort: skip
+from kdsr_arch.registry import METRIC_REGISTRY
 
 # what downloading or reading weights may end in: no network (URLError is an OSError), a broken or foreign file
 _NO_WEIGHTS = (OSError, RuntimeError, EOFError, KeyError)

@@ -9,10 +9,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from kdsr_arch import compat  # noqa: F401
 from kdsr_arch.errors import UserError
-
-from basicsr.utils.registry import METRIC_REGISTRY  # isort: skip
+from kdsr_arch.registry import METRIC_REGISTRY
 
 F = TypeVar("F", bound=Callable[..., float])
 FLOW_METHODS = ("dis", "farneback")

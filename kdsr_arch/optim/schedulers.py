@@ -9,7 +9,6 @@ from typing import Any
 from torch import Tensor
 from torch.optim import Optimizer, lr_scheduler
 
-from kdsr_arch import compat  # noqa: F401
 from kdsr_arch.errors import UserError, nearest
 
 _BASICSR = ("MultiStepRestartLR", "CosineAnnealingRestartLR")

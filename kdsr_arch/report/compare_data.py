@@ -165,10 +165,7 @@ def read_all(name: str, methods: Sequence[Method], truth: Truth | None) -> dict[
 
 def metric_option(name: str, crop_border: int) -> dict[str, Any]:
     """What the registry of metrics is asked for: a short name, a registered one, or one of pyiqa's."""
-    from kdsr_arch import compat  # noqa: F401
-    from kdsr_arch.registry import register_all
-
-    from basicsr.utils.registry import METRIC_REGISTRY  # isort: skip
+    from kdsr_arch.registry import METRIC_REGISTRY, register_all
 
     register_all()
     if name in METRICS:

@@ -15,7 +15,6 @@ from typing import Any
 
 import torch
 from basicsr.models.base_model import BaseModel
-from basicsr.utils.registry import MODEL_REGISTRY
 from torch import nn
 
 from kdsr_arch.device import autocast, pick_device
@@ -25,6 +24,7 @@ from kdsr_arch.optim.gradients import clip_gradients, gradient_norm
 from kdsr_arch.optim.optimizers import build_optimizer
 from kdsr_arch.optim.schedulers import Schedule
 from kdsr_arch.parallel import distributed
+from kdsr_arch.registry import MODEL_REGISTRY
 from kdsr_arch.train.meter import stop_if_nonfinite
 from kdsr_arch.train.trainable import cpu_copy, use_channels_last
 

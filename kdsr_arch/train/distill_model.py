@@ -7,7 +7,6 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
-from basicsr.utils.registry import MODEL_REGISTRY
 from torch import Tensor, nn
 
 from kdsr_arch.device import pick_device
@@ -20,6 +19,7 @@ from kdsr_arch.optim.gradients import clip_gradients, gradient_norm
 from kdsr_arch.optim.optimizers import build_optimizer
 from kdsr_arch.optim.schedulers import Schedule
 from kdsr_arch.parallel import distributed
+from kdsr_arch.registry import MODEL_REGISTRY
 from kdsr_arch.train.meter import NonFiniteError, Tally, stop_if_nonfinite
 from kdsr_arch.train.trainable import cpu_copy, use_channels_last
 

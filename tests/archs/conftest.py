@@ -6,8 +6,6 @@ import numpy as np
 import pytest
 import torch
 
-from kdsr_arch import compat  # noqa: F401  (before any test module imports basicsr)
-
 
 class Golden:
     """One vector file of a network."""

@@ -9,9 +9,7 @@ import pytest
 import yaml
 
 from kdsr_arch.infer.traits import Traits, traits_of
-from kdsr_arch.registry import register_all
-
-from basicsr.utils.registry import ARCH_REGISTRY  # isort: skip
+from kdsr_arch.registry import ARCH_REGISTRY, register_all
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "networks.md"
 _ROW = r"^\| `(\{type: .+\})` \| ([\d,]+) \| (.+?) \| (.+?) \|$"

@@ -5,7 +5,6 @@ import pickle
 import pytest
 import torch
 
-from kdsr_arch import compat  # noqa: F401
 from kdsr_arch.distill.task import DistillTask
 from kdsr_arch.errors import UserError
 from kdsr_arch.infer.networks import build_network

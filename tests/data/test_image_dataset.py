@@ -109,8 +109,7 @@ def test_mixtures_keep_their_proportions(images, low):
 
 def test_registered_and_run_by_the_loader(images):
     from kdsr_arch.data.sampling import build_train_loader
-
-    from basicsr.utils.registry import DATASET_REGISTRY  # isort: skip
+    from kdsr_arch.registry import DATASET_REGISTRY
 
     dataset = DATASET_REGISTRY.get("ImagePairDataset")(options(images))
     runs = [
@@ -123,10 +122,8 @@ def test_registered_and_run_by_the_loader(images):
 
 
 def test_basicsrs_own_data_set_is_as_repeatable(images, low, tmp_path, save):
-    from kdsr_arch import compat  # noqa: F401
     from kdsr_arch.data.sampling import build_train_loader
-
-    from basicsr.utils.registry import DATASET_REGISTRY  # isort: skip
+    from kdsr_arch.registry import DATASET_REGISTRY
 
     even, source = tmp_path / "even", FolderSource(images)
     for key in source:

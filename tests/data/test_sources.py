@@ -52,10 +52,9 @@ def test_natural_order_and_suffixes(frames, tmp_path, save):
 
 
 def test_basicsr_reads_ours_and_we_read_basicsrs(clip_root, clip_lmdb, tmp_path):
-    from kdsr_arch import compat  # noqa: F401
 
-    from basicsr.utils import FileClient, imfrombytes  # isort: skip
-    from basicsr.utils.lmdb_util import make_lmdb_from_imgs  # isort: skip
+    from basicsr.utils import FileClient, imfrombytes
+    from basicsr.utils.lmdb_util import make_lmdb_from_imgs
 
     lmdb_env.close_all()  # LMDB allows one environment per store and process
     folder = FolderSource(clip_root)

@@ -9,10 +9,6 @@ import numpy as np
 import pytest
 import torch
 import yaml
-
-from kdsr_arch import compat  # noqa: F401  (before basicsr)
-
-# isort: split
 from basicsr.archs import build_network
 
 from kdsr_arch.distill.task import DistillTask

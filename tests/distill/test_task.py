@@ -392,7 +392,7 @@ def test_taps_that_never_fire_and_wrong_sizes_are_refused():
 
 
 def test_a_loss_without_gradient_is_refused():
-    from basicsr.utils.registry import LOSS_REGISTRY
+    from kdsr_arch.registry import LOSS_REGISTRY
 
     class DetachedLoss(torch.nn.Module):
         def forward(self, student, teacher):

@@ -4,13 +4,11 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from basicsr.data import build_dataset
 
-from kdsr_arch import compat  # noqa: F401
 from kdsr_arch.archs.bicubic_arch import Bicubic
 from kdsr_arch.evaluate.evaluator import Evaluator
 from kdsr_arch.infer.traits import Traits
-
-from basicsr.data import build_dataset  # isort: skip
 
 METRICS = {"psnr": {"type": "calculate_psnr", "crop_border": 0, "test_y_channel": True}}
 

@@ -3,7 +3,6 @@
 import pytest
 import torch
 
-from kdsr_arch import compat  # noqa: F401
 from kdsr_arch.archs.bicubic_arch import Bicubic
 from kdsr_arch.data.image_dataset import ImagePairDataset
 from kdsr_arch.evaluate.evaluator import Evaluator

@@ -11,7 +11,6 @@ SCRIPT = textwrap.dedent("""
     import importlib.util, sys
     import torch
     torch.set_num_threads(1)
-    from kdsr_arch import compat
     from kdsr_arch.parallel import distributed
     from kdsr_arch.archs.bicubic_arch import Bicubic
     from kdsr_arch.evaluate.evaluator import Evaluator

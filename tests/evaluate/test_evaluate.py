@@ -4,17 +4,15 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from basicsr.data.data_util import generate_frame_indices
+from basicsr.metrics import calculate_psnr, calculate_ssim
+from basicsr.utils import tensor2img
 from torch import nn
 
-from kdsr_arch import compat  # noqa: F401
 from kdsr_arch.archs.bicubic_arch import Bicubic
 from kdsr_arch.errors import UserError
 from kdsr_arch.evaluate.evaluator import Evaluator
 from kdsr_arch.infer.traits import Traits
-
-from basicsr.data.data_util import generate_frame_indices  # isort: skip
-from basicsr.metrics import calculate_psnr, calculate_ssim  # isort: skip
-from basicsr.utils import tensor2img  # isort: skip
 
 CPU = torch.device("cpu")
 METRICS = {

@@ -3,6 +3,10 @@
 import pytest
 import torch
 import yaml
+from basicsr.archs.arch_util import DCNv2Pack
+from basicsr.archs.basicvsrpp_arch import SecondOrderDeformableAlignment
+from basicsr.archs.spynet_arch import SpyNet
+from basicsr.archs.swinir_arch import SwinTransformerBlock
 
 from kdsr_arch.export.form import prepare
 from kdsr_arch.export.formats import FORMATS
@@ -12,11 +16,6 @@ from kdsr_arch.export.verify import SIZES
 from kdsr_arch.infer.networks import build_network
 from kdsr_arch.infer.traits import traits_of
 from kdsr_arch.ops.exporting import export_form
-
-from basicsr.archs.arch_util import DCNv2Pack  # isort: skip
-from basicsr.archs.basicvsrpp_arch import SecondOrderDeformableAlignment  # isort: skip
-from basicsr.archs.spynet_arch import SpyNet  # isort: skip
-from basicsr.archs.swinir_arch import SwinTransformerBlock  # isort: skip
 
 NETWORKS = {
     "EDVRSlim": "{type: EDVRSlim, num_feat: 8, num_hr_feat: 4, num_frame: 3, deformable_groups: 2, "

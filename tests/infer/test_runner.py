@@ -80,8 +80,6 @@ def test_a_clip_restored_frame_by_frame_equals_one_batch():
 def test_window_indices_are_those_of_basicsr(padding):
     from basicsr.data.data_util import generate_frame_indices
 
-    from kdsr_arch import compat  # noqa: F401
-
     for num_frame in (3, 5, 7):
         for total in (num_frame, num_frame + 4):
             for center in range(total):

@@ -5,13 +5,11 @@ import re
 import cv2
 import numpy as np
 import pytest
+from basicsr.metrics import calculate_psnr, calculate_ssim
 
-from kdsr_arch import compat  # noqa: F401
 from kdsr_arch.errors import UserError
 from kdsr_arch.metrics.measure import check_metrics, measure
 from kdsr_arch.metrics.psnr_ssim import psnr, ssim
-
-from basicsr.metrics import calculate_psnr, calculate_ssim  # isort: skip
 
 
 def noisy_pair(shape, seed, noise=20):

@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 import torch
 
-from kdsr_arch import compat  # noqa: F401
 from kdsr_arch.errors import UserError
 from kdsr_arch.ops import bicubic
 from kdsr_arch.ops.bicubic import imresize, imresize_uint8, imresize_uint8_tensor, upsample_bicubic

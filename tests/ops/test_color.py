@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 import torch
 
-from kdsr_arch import compat  # noqa: F401
 from kdsr_arch.errors import UserError
 from kdsr_arch.ops.color import rgb_to_y, rgb_to_ycbcr, ycbcr_to_rgb
 

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from kdsr_arch import compat
+from kdsr_arch.compat import has_compiled_ops
 from kdsr_arch.errors import UserError
 from kdsr_arch.ops import deform_conv
 from kdsr_arch.ops.deform_conv import deform_conv2d
@@ -209,7 +209,7 @@ def test_traced_whole_by_the_compiler():
         torch.testing.assert_close(a, b)
 
 
-@pytest.mark.skipif(not compat.compiled_torchvision_ops, reason="torchvision's compiled operators do not load here")
+@pytest.mark.skipif(not has_compiled_ops(), reason="torchvision's compiled operators do not load here")
 @pytest.mark.parametrize("geometry", GEOMETRIES)
 def test_equals_torchvision(geometry):
     (x, offset, weight, bias, mask), static = _random_operands(geometry, torch.float64)

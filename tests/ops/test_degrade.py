@@ -7,7 +7,6 @@ import pytest
 import torch
 from scipy.ndimage import gaussian_filter
 
-from kdsr_arch import compat  # noqa: F401
 from kdsr_arch.errors import UserError
 from kdsr_arch.ops.degrade import bd_downsample, gaussian_blur, gaussian_downsample
 

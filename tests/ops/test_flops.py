@@ -5,7 +5,6 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from kdsr_arch import compat  # noqa: F401
 from kdsr_arch.ops.deform_conv import deform_conv2d
 from kdsr_arch.ops.flops import count_flops, count_parameters
 

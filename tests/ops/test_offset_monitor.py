@@ -8,7 +8,6 @@ import pytest
 import torch
 from torch import nn
 
-from kdsr_arch import compat  # noqa: F401
 from kdsr_arch.ops.offset_monitor import OffsetMonitor
 
 

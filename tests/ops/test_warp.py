@@ -6,7 +6,6 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from kdsr_arch import compat  # noqa: F401
 from kdsr_arch.errors import UserError
 from kdsr_arch.ops.warp import backward_warp
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import pytest
 import torch
 
-from kdsr_arch import compat  # noqa: F401
 from kdsr_arch.errors import UserError
 from kdsr_arch.optim.schedulers import Schedule, scheduler_names
 

@@ -11,8 +11,6 @@ import numpy as np
 import pytest
 import yaml
 
-from kdsr_arch import compat  # noqa: F401
-
 STUDENT = {"type": "MSRResNet", "num_in_ch": 3, "num_out_ch": 3, "num_feat": 8, "num_block": 1, "upscale": 2}
 
 

@@ -25,9 +25,8 @@ import yaml
 from kdsr_arch.distill import side
 from kdsr_arch.errors import UserError
 from kdsr_arch.parallel import distributed
+from kdsr_arch.registry import ARCH_REGISTRY
 from kdsr_arch.train.distill_model import DistillModel
-
-from basicsr.utils.registry import ARCH_REGISTRY  # isort: skip
 
 TESTS = Path(__file__).resolve().parents[1]
 
