@@ -12,16 +12,13 @@ import errno
 import importlib
 import logging
 import os
-import signal
 import sys
-import threading
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
-from types import FrameType
 
 from kdsr_arch import __version__
 from kdsr_arch.errors import UserError
+from kdsr_arch.signals import Ended, ending_on_signals
 
 _FIRST = ("train", "test", "check", "demo")
 _SHARED = {"__init__", "common"}
@@ -108,34 +105,6 @@ def _guarded(args: argparse.Namespace) -> int:
     return 2
 
 
-class _Ended(SystemExit):
-    """A signal has ended the command; `code` is the exit code."""
-
-
-@contextmanager
-def _leaving_on_signals() -> Iterator[None]:
-    """SIGTERM and SIGHUP end the command as Ctrl-C does, so that what it was writing is cleared away.
-
-    A training meets them with handlers of its own; what ignores them (nohup) goes on doing so.
-    """
-    owner = os.getpid()
-
-    def leave(signum: int, frame: FrameType | None) -> None:
-        if os.getpid() != owner:  # a forked worker has nothing to clear
-            os._exit(128 + signum)
-        raise _Ended(128 + signum)
-
-    allowed = threading.current_thread() is threading.main_thread()  # Python allows handlers nowhere else
-    held = [s for s in (signal.SIGTERM, signal.SIGHUP) if allowed and signal.getsignal(s) == signal.SIG_DFL]
-    for number in held:
-        signal.signal(number, leave)
-    try:
-        yield
-    finally:
-        for number in held:
-            signal.signal(number, signal.SIG_DFL)
-
-
 def main(argv: Sequence[str] | None = None, root: Path | None = None) -> int:
     """The console script.
 
@@ -154,9 +123,9 @@ def main(argv: Sequence[str] | None = None, root: Path | None = None) -> int:
         args.root = root
     _announce(args)
     try:
-        with _leaving_on_signals():
+        with ending_on_signals():
             return _guarded(args)
-    except _Ended as ended:
+    except Ended as ended:
         return int(ended.code or 0)
 
 

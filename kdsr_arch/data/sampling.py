@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import functools
 import random
-import signal
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
@@ -18,6 +17,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 
 from kdsr_arch.errors import UserError
+from kdsr_arch.signals import leave_signals_to_parent
 
 __all__ = [
     "GuardedLoader",
@@ -151,17 +151,11 @@ def _collate(samples: list[Any]) -> Any:
     return failures[0] if failures else default_collate(samples)
 
 
-def _spare_once(signum: int, frame: object) -> None:
-    """The first SIGTERM is the process group's; the next one comes from the main process, which ends its workers."""
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
-
-
 def _start_worker(worker: int) -> None:
-    """One thread per worker: parallelism comes from the workers. Stop signals are the main process's to answer."""
+    """One thread per worker: parallelism comes from the workers."""
     import cv2
 
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # both reach the whole process group, and the main process still
-    signal.signal(signal.SIGTERM, _spare_once)  # needs its workers until it has saved
+    leave_signals_to_parent(needed_to_save=True)
     cv2.setNumThreads(0)
     torch.set_num_threads(1)
 

@@ -1,4 +1,4 @@
-"""Optimizers by name."""
+"""Optimizers and learning-rate schedules by name: torch's, BasicSR's and those of its forks."""
 
 from __future__ import annotations
 
@@ -7,12 +7,24 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.optim import Optimizer, lr_scheduler
 
 from kdsr_arch.errors import UserError, nearest
 
 NEEDS_CLOSURE = {"LBFGS"}
 SPARSE_ONLY = {"SparseAdam"}
+_BASICSR = ("MultiStepRestartLR", "CosineAnnealingRestartLR")
+# not makable from an option file: they take functions, schedulers or a metric
+_NOT_PLAIN = {
+    "LRScheduler",
+    "LambdaLR",
+    "MultiplicativeLR",
+    "SequentialLR",
+    "ChainedScheduler",
+    "ReduceLROnPlateau",
+    "SWALR",
+}
 
 
 def optimizer_names() -> list[str]:
@@ -24,7 +36,7 @@ def optimizer_names() -> list[str]:
 
 def build_optimizer(
     params: Iterable[nn.Parameter] | Iterable[Mapping[str, Any]], opt: Mapping[str, Any], key: str = "train.optim_g"
-) -> torch.optim.Optimizer:
+) -> Optimizer:
     """Make the optimizer that an option describes.
 
     Args:
@@ -51,3 +63,68 @@ def build_optimizer(
         return cls(held, **keywords)
     except (ValueError, TypeError, RuntimeError) as error:
         raise UserError(f"{key}: {name} refuses these values: {error}") from None
+
+
+class LinearDecayLR(lr_scheduler.LRScheduler):
+    """initial_lr * (1 - t / total_iter): `LinearLR` with `total_iter` in BasicSR's forks."""
+
+    def __init__(self, optimizer: Optimizer, total_iter: int, last_epoch: int = -1) -> None:
+        self.total_iter = total_iter
+        super().__init__(optimizer, last_epoch)
+
+    def get_lr(self) -> list[float | Tensor]:
+        """Learning rate of each group at iteration `last_epoch`."""
+        weight = max(0.0, 1 - self.last_epoch / self.total_iter)
+        return [weight * group["initial_lr"] for group in self.optimizer.param_groups]
+
+
+def scheduler_class(name: str, keywords: Mapping[str, Any]) -> type:
+    """The class that `train.scheduler.type` names (with `keywords`, as two classes are called LinearLR).
+
+    Raises:
+        UserError: no such schedule.
+    """
+    from basicsr.models import lr_scheduler as basicsr_schedulers
+
+    if name == "MultiStepLR" and set(keywords) & {"restarts", "restart_weights"}:
+        name = "MultiStepRestartLR"  # BasicSR takes both names for it
+    if name in _BASICSR:
+        return getattr(basicsr_schedulers, name)
+    if name == "LinearLR" and "total_iter" in keywords:
+        return LinearDecayLR
+    if name not in scheduler_names():
+        raise UserError(f"train.scheduler.type: no schedule named '{name}'{nearest(name, scheduler_names())}")
+    return getattr(lr_scheduler, name)
+
+
+def scheduler_names() -> list[str]:
+    """Every name that `train.scheduler.type` may have."""
+    members = inspect.getmembers(lr_scheduler, inspect.isclass)
+    torchs = {n for n, c in members if issubclass(c, lr_scheduler.LRScheduler) and not n.startswith("_")} - _NOT_PLAIN
+    return sorted({*torchs, *_BASICSR})
+
+
+def build_scheduler(optimizer: Optimizer, opt: Mapping[str, Any], total_iter: int) -> lr_scheduler.LRScheduler:
+    """Make the schedule that `train.scheduler` describes.
+
+    Args:
+        opt: `type` and the keywords of the class; keywords that are None keep the class's default.
+        total_iter: iterations of the training, which the periods of a cosine must reach.
+
+    Raises:
+        UserError: unknown type or keyword, impossible value.
+    """
+    keywords = {k: v for k, v in opt.items() if k != "type" and v is not None}
+    name = opt["type"]
+    cls = scheduler_class(name, keywords)
+    known = list(inspect.signature(cls).parameters)[1:]
+    for keyword in keywords:
+        if keyword not in known:
+            raise UserError(f"train.scheduler: {name} takes no '{keyword}'{nearest(keyword, known)}")
+    if name == "CosineAnnealingRestartLR" and sum(keywords.get("periods", [0])) < total_iter - 1:
+        periods = sum(keywords.get("periods", [0]))
+        raise UserError(f"train.scheduler.periods: they end at {periods}, before train.total_iter {total_iter}")
+    try:
+        return cls(optimizer, **keywords)
+    except (ValueError, TypeError, AssertionError) as error:
+        raise UserError(f"train.scheduler: {name} refuses these values: {error}") from None

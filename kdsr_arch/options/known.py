@@ -162,7 +162,7 @@ def _optimizer_faults(spec: Any, key: str) -> Iterator[Fault]:
 
 
 def _scheduler_faults(spec: Any, key: str) -> Iterator[Fault]:
-    from kdsr_arch.optim.schedulers import scheduler_class, scheduler_names
+    from kdsr_arch.optim.optimizers import scheduler_class, scheduler_names
 
     if not isinstance(spec, dict) or not isinstance(spec.get("type"), str):
         return

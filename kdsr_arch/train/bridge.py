@@ -20,9 +20,8 @@ from torch import nn
 from kdsr_arch.device import autocast, pick_device
 from kdsr_arch.errors import UserError, nearest
 from kdsr_arch.infer.networks import count_parameters, load_weights, registered
-from kdsr_arch.optim.gradients import clip_gradients, gradient_norm
 from kdsr_arch.optim.optimizers import build_optimizer
-from kdsr_arch.optim.schedulers import Schedule
+from kdsr_arch.optim.update import Schedule, clip_gradients, gradient_norm
 from kdsr_arch.parallel import distributed
 from kdsr_arch.registry import MODEL_REGISTRY
 from kdsr_arch.train.meter import stop_if_nonfinite

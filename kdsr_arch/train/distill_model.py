@@ -14,10 +14,8 @@ from kdsr_arch.distill.task import DistillTask
 from kdsr_arch.distill.teachers import build_teacher, stored_teacher
 from kdsr_arch.errors import UserError
 from kdsr_arch.infer.networks import build_network, count_parameters, load_pretrained
-from kdsr_arch.optim.ema import ExponentialAverage
-from kdsr_arch.optim.gradients import clip_gradients, gradient_norm
 from kdsr_arch.optim.optimizers import build_optimizer
-from kdsr_arch.optim.schedulers import Schedule
+from kdsr_arch.optim.update import EMA, Schedule, clip_gradients, gradient_norm
 from kdsr_arch.parallel import distributed
 from kdsr_arch.registry import MODEL_REGISTRY
 from kdsr_arch.train.meter import NonFiniteError, Tally, stop_if_nonfinite
@@ -83,7 +81,7 @@ class DistillModel:
             log.warning(sentence)
         self.schedule = Schedule(self.optimizer, self.train_opt.get("scheduler"), warmup, total)
         decay = self.train_opt.get("ema_decay") or 0
-        self.ema = ExponentialAverage(self.student, decay) if decay > 0 else None
+        self.ema = EMA(self.student, decay) if decay > 0 else None
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.train_opt.get("amp") == "fp16")
         self.task.train()
 

@@ -19,12 +19,12 @@ from kdsr_arch.errors import UserError
 from kdsr_arch.log import get_logger
 from kdsr_arch.ops.offset_monitor import OffsetMonitor
 from kdsr_arch.parallel import distributed
+from kdsr_arch.signals import Interrupted, StopRequest
 from kdsr_arch.train.checkpoint import random_states, random_states_kept, set_random_states
 from kdsr_arch.train.history import History, Trackers
 from kdsr_arch.train.meter import NonFiniteError
 from kdsr_arch.train.progress_bar import Progress
 from kdsr_arch.train.run_files import Checkpoints
-from kdsr_arch.train.signals import Interrupted, StopRequest
 from kdsr_arch.train.trainable import Trainable
 from kdsr_arch.train.validation import Validator
 

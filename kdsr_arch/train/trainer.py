@@ -23,6 +23,7 @@ from kdsr_arch.log import TextLog, get_logger
 from kdsr_arch.parallel import distributed
 from kdsr_arch.records import environment
 from kdsr_arch.registry import register_all
+from kdsr_arch.signals import StopRequest
 from kdsr_arch.train.checkpoint import (
     differences,
     find_latest,
@@ -34,7 +35,6 @@ from kdsr_arch.train.history import History, Trackers
 from kdsr_arch.train.locks import FolderLock
 from kdsr_arch.train.loop import Loop, Output
 from kdsr_arch.train.run_files import Checkpoints
-from kdsr_arch.train.signals import StopRequest
 from kdsr_arch.train.validation import Validator
 
 

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from kdsr_arch.errors import UserError
-from kdsr_arch.optim.schedulers import Schedule, scheduler_names
+from kdsr_arch.optim.optimizers import scheduler_names
+from kdsr_arch.optim.update import Schedule
 
 
 def optimizer(lr: float = 0.1, kind: type = torch.optim.SGD) -> torch.optim.Optimizer:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import collections
 import multiprocessing
 import os
-import signal
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -14,6 +13,7 @@ from concurrent.futures.process import BrokenProcessPool
 from typing import TypeVar
 
 from kdsr_arch.errors import UserError
+from kdsr_arch.signals import leave_signals_to_parent
 
 In = TypeVar("In")
 Out = TypeVar("Out")
@@ -25,7 +25,7 @@ def _start(parent: int) -> None:
     import cv2
     import torch
 
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    leave_signals_to_parent()
     cv2.setNumThreads(0)
     torch.set_num_threads(1)
     threading.Thread(target=_end_with, args=(parent,), daemon=True).start()

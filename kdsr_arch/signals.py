@@ -1,4 +1,4 @@
-"""SIGINT and SIGTERM: finish the step, save, leave; a second signal leaves at once."""
+"""What SIGINT, SIGTERM and SIGHUP do: in a command, in a training, in their worker processes."""
 
 from __future__ import annotations
 
@@ -14,12 +14,62 @@ from typing import Any
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
+class Ended(SystemExit):
+    """A signal has ended the command; `code` is the exit code, 128 + the signal's number."""
+
+
+@contextmanager
+def ending_on_signals() -> Iterator[None]:
+    """End a command on SIGTERM and SIGHUP as on Ctrl-C: by an exception, so that it clears away what it was writing.
+
+    A training has handlers of its own (`StopRequest`); what ignores these signals (nohup) goes on doing so.
+
+    Raises:
+        Ended: a signal came.
+    """
+    owner = os.getpid()
+
+    def leave(signum: int, frame: FrameType | None) -> None:
+        if os.getpid() != owner:  # a forked worker has nothing to clear
+            os._exit(128 + signum)
+        raise Ended(128 + signum)
+
+    caught = [s for s in (signal.SIGTERM, signal.SIGHUP) if _in_main_thread() and signal.getsignal(s) == signal.SIG_DFL]
+    for number in caught:
+        signal.signal(number, leave)
+    try:
+        yield
+    finally:
+        for number in caught:
+            signal.signal(number, signal.SIG_DFL)
+
+
+def leave_signals_to_parent(needed_to_save: bool = False) -> None:
+    """Call in a worker process: it ignores SIGINT, which reaches the whole process group, and the parent answers.
+
+    Args:
+        needed_to_save: the worker also outlives the first SIGTERM, since a training needs it until it has saved; the
+            second one comes from the parent, which ends its workers.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if needed_to_save:
+        signal.signal(signal.SIGTERM, _spare_once)
+
+
+def _spare_once(signum: int, frame: FrameType | None) -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+def _in_main_thread() -> bool:
+    return threading.current_thread() is threading.main_thread()  # Python allows handlers nowhere else
+
+
 class Interrupted(Exception):
     """Raised inside `StopRequest.interruptible` by a signal."""
 
 
 class StopRequest:
-    """Remembers the first signal for the loop to see; exits with 128 + its number (130, 143) on the second.
+    """Remember the first signal for the training loop to see; exit with 128 + its number (130, 143) on the second.
 
     Data-loading workers inherit the handlers by fork. There, SIGINT does nothing (the terminal sends it to all; the
     main process still needs its workers for the step) and SIGTERM, by which the main process ends them, ends them.
@@ -32,7 +82,7 @@ class StopRequest:
         self._raise = False
 
     def __enter__(self) -> StopRequest:
-        if threading.current_thread() is threading.main_thread():  # Python allows handlers nowhere else
+        if _in_main_thread():
             self._previous = {s: signal.signal(s, self._handle) for s in SIGNALS}
         return self
 

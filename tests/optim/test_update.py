@@ -5,12 +5,12 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from kdsr_arch.optim.ema import ExponentialAverage
+from kdsr_arch.optim.update import EMA
 
 
 def test_parameters_follow_basicsrs_formula_and_buffers_are_copied() -> None:
     net = nn.Sequential(nn.Conv2d(2, 3, 1), nn.BatchNorm2d(3))
-    average = ExponentialAverage(net, 0.9)
+    average = EMA(net, 0.9)
     expected = {k: p.detach().clone() for k, p in net.named_parameters()}
     for _ in range(3):
         with torch.no_grad():
@@ -31,7 +31,7 @@ def test_parameters_follow_basicsrs_formula_and_buffers_are_copied() -> None:
 def test_what_was_put_in_the_place_of_a_buffer_or_parameter_is_followed_and_shared_weights_count_once() -> None:
     net = nn.Sequential(nn.Linear(2, 2, bias=False), nn.Linear(2, 2, bias=False), nn.BatchNorm1d(2))
     net[1].weight = net[0].weight
-    average = ExponentialAverage(net, 0.5)
+    average = EMA(net, 0.5)
     average.update(net)
     before = net[0].weight.detach().clone()
     net[0].weight = net[1].weight = nn.Parameter(torch.full((2, 2), 3.0))
@@ -49,7 +49,7 @@ def test_what_was_put_in_the_place_of_a_buffer_or_parameter_is_followed_and_shar
 
 def test_average_stays_in_eval_mode_and_apart() -> None:
     net = nn.BatchNorm2d(1).train()
-    average = ExponentialAverage(net, 0.5)
+    average = EMA(net, 0.5)
     assert not average.net.training
     net(torch.randn(2, 1, 2, 2))
     assert average.net.running_mean == 0

@@ -1,0 +1,109 @@
+"""What surrounds an optimizer's step: the learning rate of the iteration, clipping, the moving average of weights."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from copy import deepcopy
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from kdsr_arch.optim.optimizers import build_scheduler
+
+_POSITION = ("last_epoch", "_step_count", "_last_lr", "T_cur", "T_i")
+
+
+class Schedule:
+    """The learning rates of one optimizer, iteration by iteration.
+
+    During the warm-up, iterations below `warmup`, the rate is initial_lr * iteration / warmup as in BasicSR;
+    afterwards it is the schedule's own. (BasicSR's MultiStepRestartLR stays at (warmup - 1) / warmup of it for ever,
+    as the schedule multiplies the rate that warm-up left; here the schedule never sees the warm-up.)
+    """
+
+    def __init__(
+        self, optimizer: Optimizer, opt: Mapping[str, Any] | None, warmup: int = -1, total_iter: int = 0
+    ) -> None:
+        self.optimizer, self.warmup = optimizer, warmup
+        for group in optimizer.param_groups:
+            group.setdefault("initial_lr", group["lr"])
+        self.scheduler = build_scheduler(optimizer, opt, total_iter) if opt else None
+        self._rates = [group["lr"] for group in optimizer.param_groups]
+
+    def advance(self, iteration: int) -> None:
+        """Set the learning rates of `iteration` (from 1); to be called once before each."""
+        groups = self.optimizer.param_groups
+        if iteration > 1 and self.scheduler is not None:
+            self._set(self._rates)
+            self.scheduler.step()
+            self._rates = [group["lr"] for group in groups]
+        warming = iteration < self.warmup
+        self._set([g["initial_lr"] / self.warmup * iteration for g in groups] if warming else self._rates)
+
+    def _set(self, rates: list[float]) -> None:
+        for group, rate in zip(self.optimizer.param_groups, rates, strict=True):
+            group["lr"] = rate
+
+    def state_dict(self) -> dict[str, Any]:
+        """The position in the schedule, in plain values; milestones, periods, ... stay the option file's."""
+        held = vars(self.scheduler) if self.scheduler is not None else {}
+        return {"rates": list(self._rates), "position": {k: held[k] for k in _POSITION if k in held}}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from `state`."""
+        self._rates = list(state["rates"])
+        if self.scheduler is not None:
+            vars(self.scheduler).update(state["position"])
+            vars(self.optimizer)["_opt_called"] = True  # it was, before the resume: torch need not warn
+
+
+def gradient_norm(gradients: Sequence[Tensor]) -> Tensor:
+    """L2 norm of all gradients together, a scalar tensor on their device."""
+    if not gradients:
+        return torch.zeros(())
+    return torch.linalg.vector_norm(torch.stack(torch._foreach_norm(list(gradients))))
+
+
+def clip_gradients(gradients: Sequence[Tensor], norm: Tensor, limit: float | None) -> None:
+    """Scale the gradients down so that their norm is at most `limit`; None leaves them alone.
+
+    Args:
+        norm: their norm now, a scalar tensor.
+    """
+    if limit and gradients:
+        torch._foreach_mul_(list(gradients), (limit / (norm + 1e-6)).clamp(max=1.0))
+
+
+class EMA:
+    """A copy of `net` that follows it: ema = decay * ema + (1 - decay) * net after each step.
+
+    Parameters are averaged; buffers (batch-normalization statistics, counters) are copied, being averages already: a
+    copy without them would be tested with the statistics of the first iteration.
+    """
+
+    def __init__(self, net: nn.Module, decay: float) -> None:
+        self.decay = decay
+        self.net = deepcopy(net).eval().requires_grad_(False)
+        # kept from step to step: the walk through the modules was up to a tenth of a tiny network's step
+        self._modules, self._followed = list(self.net.modules()), (net, list(net.modules()))
+
+    @torch.no_grad()
+    def update(self, net: nn.Module) -> None:
+        """Follow `net` by one step."""
+        if self._followed[0] is not net:
+            self._followed = (net, list(net.modules()))
+        both = (self._modules, self._followed[1])
+        averaged, current = (_tensors(modules, "_parameters") for modules in both)
+        if averaged:
+            torch._foreach_mul_(averaged, self.decay)
+            torch._foreach_add_(averaged, current, alpha=1 - self.decay)
+        for mine, theirs in zip(*(_tensors(modules, "_buffers") for modules in both), strict=True):
+            mine.copy_(theirs)
+
+
+def _tensors(modules: list[nn.Module], kind: str) -> list[Tensor]:
+    """The parameters or buffers that the modules have now, each once, in the order of `nn.Module.parameters`."""
+    held = (tensor for module in modules for tensor in getattr(module, kind).values() if tensor is not None)
+    return list({id(tensor): tensor for tensor in held}.values())
