@@ -23,7 +23,7 @@ from kdsr_arch.data.prepare.demo_images import TRAIN, prepare
 from kdsr_arch.data.store.teacher_store import OUTPUT
 from kdsr_arch.distill.teachers import build_teacher
 from kdsr_arch.infer.networks import build_network
-from kdsr_arch.options import load_options
+from kdsr_arch.options import load_options, plain
 from kdsr_arch.precompute.fill import Plan, fill_store
 from kdsr_arch.precompute.gain import measure_gain
 
@@ -38,7 +38,7 @@ def options(folder: Path, count: int, side: int, batch: int) -> dict:
         image = cv2.imread(str(images / Path(name).with_suffix(".png").name))
         top, left = (image.shape[0] - side) // 2, (image.shape[1] - side) // 2
         cv2.imwrite(str(folder / "train" / f"{Path(name).stem}.png"), image[top : top + side, left : left + side])
-    opt = load_options(OPTIONS, is_train=True)
+    opt = plain(load_options(OPTIONS, is_train=True))
     opt["datasets"] = {"train": {**opt["datasets"]["train"], "dataroot_gt": str(folder / "train"),
                                  "batch_size_per_gpu": batch, "num_worker_per_gpu": 0, "use_hflip": False}}  # fmt: skip
     return opt

@@ -99,7 +99,7 @@ def run_demo(root: Path, out: Path, iterations: int | None = None) -> Path:
         UserError: missing option files or packages, or a training that failed.
     """
     from kdsr_arch.data.prepare.demo_clips import prepare
-    from kdsr_arch.options import load_options
+    from kdsr_arch.options import load_options, plain
     from kdsr_arch.report.demo_page import write_page
 
     _check_plots()
@@ -112,7 +112,7 @@ def run_demo(root: Path, out: Path, iterations: int | None = None) -> Path:
     ]
     check_fair(*(training.opt for training in trainings))
     train_all(trainings)
-    base = load_options(root / TEST, is_train=False)
+    base = plain(load_options(root / TEST, is_train=False))
     rows = test_all(base, out, trainings)
     page = write_page(rows, {training.label: training for training in trainings}, _clips(base), out)
     print(f"Done in {(time.monotonic() - began) / 60:.1f} minutes: {page}", flush=True)
@@ -129,10 +129,10 @@ def _check_plots() -> None:
 
 def plan(label: str, file: Path, out: Path, iterations: int | None) -> Training:
     """One training from its option file; with its own name where the budget is not the file's."""
-    from kdsr_arch.options import load_options
+    from kdsr_arch.options import load_options, plain
 
     changes = () if iterations is None else (f"train:total_iter={iterations}", f"name={file.stem}_{iterations}")
-    opt = load_options(file, is_train=True, force=changes)
+    opt = plain(load_options(file, is_train=True, force=changes))
     return Training(label, file, opt, out / f"{file.stem}.log", changes)
 
 

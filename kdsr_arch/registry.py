@@ -3,12 +3,29 @@
 from __future__ import annotations
 
 import importlib
+import inspect
+import pickle
+import zipfile
+from collections.abc import Iterable, Iterator, Mapping
+from copy import deepcopy
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
+import torch
 from basicsr.utils.registry import ARCH_REGISTRY, DATASET_REGISTRY, LOSS_REGISTRY, METRIC_REGISTRY, MODEL_REGISTRY
 
-__all__ = ["ARCH_REGISTRY", "DATASET_REGISTRY", "LOSS_REGISTRY", "METRIC_REGISTRY", "MODEL_REGISTRY", "register_all"]
+from kdsr_arch.errors import OptionErrors, UserError, nearest
+from kdsr_arch.options.yaml_reader import describe
+
+if TYPE_CHECKING:
+    from kdsr_arch.options.types import OpenSection
+
+__all__ = [
+    *("ARCH_REGISTRY", "DATASET_REGISTRY", "LOSS_REGISTRY", "METRIC_REGISTRY", "MODEL_REGISTRY"),
+    *("build", "is_basicsr", "keyword_faults", "keywords_of", "lookup", "names", "register_all", "wants_mapping"),
+]
 
 _ROOMS = {"archs": "_arch", "losses": "_loss", "data": "_dataset", "metrics": "_metric", "train": "_model"}
 
@@ -23,3 +40,194 @@ def register_all() -> None:
     for room, suffix in _ROOMS.items():
         for path in sorted((package / room).glob(f"*{suffix}.py")):
             importlib.import_module(f"kdsr_arch.{room}.{path.stem}")
+
+
+# ------------------------------------------------------------------------------- looking up, checking, constructing
+
+_SUFFIX = "_basicsr"  # BasicSR registers some classes as NAME_basicsr, found as NAME where nobody took that name
+_VARIABLE = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+_REFUSALS = (  # what constructors raise over values that they were not made for, a lack of memory included
+    *(TypeError, ValueError, AssertionError, LookupError, ArithmeticError, AttributeError, RuntimeError, MemoryError),
+)
+
+
+_REGISTRIES = {
+    "network": ARCH_REGISTRY,
+    "model": MODEL_REGISTRY,
+    "loss": LOSS_REGISTRY,
+    "data set": DATASET_REGISTRY,
+    "metric": METRIC_REGISTRY,
+}
+
+
+def names(kind: str) -> list[str]:
+    """Every name that `type` can have.
+
+    Args:
+        kind: 'network', 'loss', 'data set', 'metric', 'model', 'optimizer' or 'scheduler'.
+    """
+    if kind == "optimizer":
+        from kdsr_arch.optim.optimizers import optimizer_names
+
+        return optimizer_names()
+    if kind == "scheduler":
+        from kdsr_arch.optim.optimizers import scheduler_names
+
+        return scheduler_names()
+    register_all()
+    return list(dict.fromkeys(name.removesuffix(_SUFFIX) for name, _ in iter(_REGISTRIES[kind])))
+
+
+def lookup(kind: str, name: Any) -> Any:
+    """The registered class (of a metric: function) of that kind and name.
+
+    Raises:
+        UserError: there is none; the message gives the nearest names.
+    """
+    if isinstance(name, str) and name in names(kind):
+        if kind == "optimizer":
+            return getattr(torch.optim, name)
+        if kind == "scheduler":
+            from kdsr_arch.optim.optimizers import scheduler_class
+
+            return scheduler_class(name, {})
+        registry = _REGISTRIES[kind]
+        return registry.get(name if name in registry else f"{name}{_SUFFIX}")
+    raise UserError(f"there is no {kind} named '{name}'{nearest(str(name), names(kind))}")
+
+
+def is_basicsr(thing: Any) -> bool:
+    """Whether a registered class or function is BasicSR's own."""
+    return str(getattr(thing, "__module__", "")).split(".")[0] == "basicsr"
+
+
+@dataclass(frozen=True)
+class Keywords:
+    """Keywords that a class or function takes; `open` when it takes any others as well."""
+
+    parameters: Mapping[str, inspect.Parameter]
+    open: bool = False
+
+    @property
+    def required(self) -> list[str]:
+        """Names without a default."""
+        return [name for name, parameter in self.parameters.items() if parameter.default is inspect.Parameter.empty]
+
+
+@cache
+def keywords_of(thing: Any, skip: int = 0) -> Keywords:
+    """The keywords of a registered class or function, by its signature.
+
+    ``**kwargs`` leaves them open, but for BasicSR's own, which read nothing of it, and for classes of this package,
+    which hand it to their base class.
+
+    Args:
+        thing: the class or function.
+        skip: how many leading parameters its caller gives by position.
+    """
+    own = str(getattr(thing, "__module__", "")).split(".")[0] == __name__.split(".")[0]
+    known: dict[str, inspect.Parameter] = {}
+    for owner in thing.__mro__ if isinstance(thing, type) else (thing,):
+        if isinstance(thing, type) and ("__init__" not in vars(owner) or owner is object):
+            continue
+        parameters = list(
+            inspect.signature(vars(owner)["__init__"] if isinstance(thing, type) else owner).parameters.values()
+        )
+        plain = parameters[skip + isinstance(thing, type) :]
+        known = {**{p.name: p for p in plain if p.kind not in (*_VARIABLE, p.POSITIONAL_ONLY)}, **known}
+        if not any(p.kind == p.VAR_KEYWORD for p in parameters):
+            return Keywords(known)
+        if not (own and isinstance(thing, type)):
+            return Keywords(known, open=not is_basicsr(thing))
+    return Keywords(known)
+
+
+def wants_mapping(thing: Any, given: Iterable[str]) -> bool:
+    """Whether a data set's or model's constructor takes all its options as one mapping, as BasicSR's do.
+
+    It does where its first parameter is the only one without a default and is none of the options' own names.
+    """
+    required = keywords_of(thing).required
+    return len(required) == 1 and next(iter(keywords_of(thing).parameters)) == required[0] and required[0] not in given
+
+
+def keyword_faults(thing: Any, given: Mapping[str, Any], who: str, skip: int = 0) -> Iterator[tuple[str, str]]:
+    """(keyword, sentence) for each keyword that `thing` does not take, lacks, or cannot use.
+
+    Args:
+        thing: the registered class or function.
+        given: keywords and their values.
+        who: its name in messages.
+        skip: how many leading parameters its caller gives by position.
+    """
+    keywords = keywords_of(thing, skip)
+    for name, value in given.items():
+        parameter = keywords.parameters.get(str(name))
+        if parameter is not None:
+            if wrong := _wrong_kind(value, parameter.default):
+                yield str(name), wrong
+        elif not keywords.open:
+            yield str(name), f"unknown key of {who}{nearest(str(name), [*keywords.parameters, 'type'])}"
+    yield from ((name, f"is required by {who}, but missing") for name in keywords.required if name not in given)
+
+
+def _wrong_kind(value: Any, default: Any) -> str:
+    """A sentence when a value cannot be of the kind that a parameter's default has; networks rarely check."""
+    if value is None or default is None or default is inspect.Parameter.empty:
+        return ""
+    if isinstance(default, bool):
+        return "" if isinstance(value, bool) or value in (0, 1) else f"must be true or false, not {describe(value)}"
+    if isinstance(default, int | float):
+        return f"must be a number, not {describe(value)}" if isinstance(value, bool | str | dict) else ""
+    if isinstance(default, tuple | list):
+        return f"must be a list, not {describe(value)}" if isinstance(value, str | bool) else ""
+    return ""
+
+
+def build(
+    kind: str, spec: OpenSection | Mapping[str, Any], key: str, *args: Any, offer: Mapping[str, Any] | None = None
+) -> Any:
+    """Construct the registered object that an option describes.
+
+    Args:
+        kind: see `names`; 'metric' is a function and cannot be built.
+        spec: `type` and the keywords of its constructor.
+        key: where it stands in the option file, for messages.
+        args: handed to the constructor by position (the parameters of an optimizer, the optimizer of a scheduler).
+        offer: keywords that are given where the constructor takes them and the option file does not say them.
+
+    Raises:
+        UserError: unknown type, unknown or missing keyword, or a value that the constructor refuses.
+    """
+    name = spec.get("type") if isinstance(spec, Mapping) else getattr(spec, "type")  # noqa: B009
+    try:
+        thing = lookup(kind, name)
+    except UserError as error:
+        raise UserError(f"{key}.type: {error}") from None
+    given = deepcopy({k: v for k, v in spec.items() if k != "type"} if isinstance(spec, Mapping) else spec.keywords())
+    keywords = {k: v for k, v in (offer or {}).items() if k in keywords_of(thing, len(args)).parameters} | given
+    if kind in ("data set", "model") and wants_mapping(thing, keywords):
+        whole = deepcopy(dict(spec)) if isinstance(spec, Mapping) else spec.plain()
+        return _construct(thing, (*args, {**(offer or {}), **whole}), {}, f"{key}: {name}")
+    faults = [f"{key}.{keyword}: {wrong}" for keyword, wrong in keyword_faults(thing, keywords, str(name), len(args))]
+    if faults:
+        raise UserError(faults[0]) if len(faults) == 1 else OptionErrors(faults)
+    return _construct(thing, args, keywords, f"{key}: {name}")
+
+
+def _construct(thing: Any, args: Iterable[Any], keywords: Mapping[str, Any], who: str) -> Any:
+    try:
+        return thing(*args, **keywords)
+    except UserError as error:
+        raise UserError(f"{who.partition(':')[0]}: {error}") from None
+    except _REFUSALS as error:
+        raise UserError(f"{who} refuses these values: {error}") from None
+    except pickle.UnpicklingError:
+        raise UserError(
+            f"{who} is given a file that is damaged, or holds objects other than tensors; not loaded, as they may run "
+            "code"
+        ) from None
+    except (OSError, EOFError, zipfile.BadZipFile) as error:  # of a file that its constructor reads
+        where = f"{error.filename}: " if isinstance(error, OSError) and error.filename else ""
+        reason = where + " ".join(str(getattr(error, "strerror", None) or error).split())[:300]
+        raise UserError(f"{who} cannot be built from these values: {reason}") from None

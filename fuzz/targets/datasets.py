@@ -13,7 +13,7 @@ from fuzz.mutate import READABLE, json_mutator
 from fuzz.target import Target
 from kdsr_arch.data.loader import open_dataset
 from kdsr_arch.errors import UserError
-from kdsr_arch.options.load import complete
+from kdsr_arch.options.load import complete, plain
 from kdsr_arch.options.yaml_reader import Document
 
 _WORDS = ("type", "dataroot_gt", "dataroot_lq", "clips", "frames", "lists/a.txt", "images", "clips.lmdb", "ClipDataset",
@@ -85,7 +85,7 @@ def run(data: bytes, folder: Path) -> None:
     }
     if isinstance(dataset, dict):
         dataset.setdefault("batch_size_per_gpu", 1)
-    opt = complete(Document(options, "options.yml"), is_train=True, path="options.yml", root=folder)
+    opt = plain(complete(Document(options, "options.yml"), is_train=True, path="options.yml", root=folder))
     for phase in ("train", "val"):
         opened = open_dataset({**opt["datasets"]["train"], "phase": phase}, "datasets.train")
         if len(opened):

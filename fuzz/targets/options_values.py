@@ -8,13 +8,14 @@ from pathlib import Path
 
 from fuzz.mutate import READABLE, json_mutator
 from fuzz.target import Target
+from kdsr_arch import registry
 from kdsr_arch.errors import UserError
 from kdsr_arch.options import load, load_yaml
 from kdsr_arch.options.force import apply_force
-from kdsr_arch.options.known import registries
 from kdsr_arch.options.yaml_reader import Document
 from kdsr_arch.train.checkpoint import fingerprint
 
+_KINDS = ("network", "loss", "data set", "metric", "model", "optimizer", "scheduler")
 _ROOT = Path(__file__).resolve().parents[2]
 _FOLDERS = ("experiments_root", "results_root", "models", "training_states", "log", "visualization")
 
@@ -46,7 +47,7 @@ def _words() -> tuple[str, ...]:
         return {value} if isinstance(value, str) else set()
 
     found = set().union(*(texts(json.loads(data)) for data in seeds()))
-    return tuple(sorted(found | {name for held in registries().values() for name in held}))
+    return tuple(sorted(found | {name for kind in _KINDS for name in registry.names(kind)}))
 
 
 def run(data: bytes, folder: Path) -> None:
@@ -61,7 +62,7 @@ def run(data: bytes, folder: Path) -> None:
     if len(data) % 8 == 0:
         apply_force(document, ["train:total_iter=7", "datasets:train:gt_size=[1]", "val.metrics.psnr.type=x"])
     testing = "train" not in values
-    opt = load.complete(document, is_train=not testing, path="options.yml", root=folder)
+    opt = load.plain(load.complete(document, is_train=not testing, path="options.yml", root=folder))
     fingerprint(opt)
     for key in _FOLDERS:
         if key in opt["path"]:

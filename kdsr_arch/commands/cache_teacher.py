@@ -32,13 +32,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Fill the store, then measure."""
     from kdsr_arch.errors import UserError
+    from kdsr_arch.options import plain
     from kdsr_arch.precompute.fill import fill_store, plan_of
     from kdsr_arch.precompute.gain import measure_gain, record_gain
 
     if args.windows < 0:
         raise UserError(f"--windows {args.windows}: must be 0 (whole images) or more")
     args.root = None
-    opt = load(args, is_train=True)
+    opt = plain(load(args, is_train=True))
     plan = plan_of(opt, args.taps, args.windows, args.one_orientation)
     probe = fill_store(opt, args.output, plan)
     size = sum(file.stat().st_size for file in args.output.iterdir())

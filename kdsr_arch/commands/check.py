@@ -5,10 +5,13 @@ from __future__ import annotations
 import argparse
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from kdsr_arch.commands.common import add_option_file, load, load_parts
 from kdsr_arch.errors import UserError
+
+if TYPE_CHECKING:
+    from kdsr_arch.options import Options
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -58,15 +61,15 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _dry_run(opt: dict[str, Any], earlier: list[dict[str, Any]]) -> None:
+def _dry_run(opt: Options, earlier: list[Options]) -> None:
     """One sample through a training, unless it waits for weights that an earlier part of the sequence writes."""
     from kdsr_arch.options.needs import missing_inputs, telling_needs
     from kdsr_arch.train.trainer import dry_run
 
     missing = [Path(path) for path in missing_inputs(opt)]
     for part in earlier:
-        if any(Path(part["path"]["models"]) in path.parents for path in missing):
-            print(f"{opt['name']}: no dry run yet, it starts from weights that {part['name']} will write")
+        if any((part.folder / "models") in path.parents for path in missing):
+            print(f"{opt.name}: no dry run yet, it starts from weights that {part.name} will write")
             return
     with telling_needs(opt):
         print(dry_run(opt))

@@ -6,10 +6,10 @@ import argparse
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from kdsr_arch.options.yaml_reader import Document
+    from kdsr_arch.options import Options
 
 
 def add_option_file(parser: argparse.ArgumentParser, required: bool = True) -> None:
@@ -44,29 +44,20 @@ def add_run_flags(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def load(args: argparse.Namespace, *, is_train: bool) -> dict[str, Any]:
+def load(args: argparse.Namespace, *, is_train: bool) -> Options:
     """The options that the flags describe."""
     from kdsr_arch.options import load_options
 
-    return load_options(
-        args.opt,
-        is_train=is_train,
-        force=args.force_yml,
-        debug=getattr(args, "debug", False),
-        auto_resume=getattr(args, "auto_resume", False),
-        root=args.root,
-    )
+    debug = getattr(args, "debug", False)
+    return load_options(args.opt, is_train=is_train, force=args.force_yml, debug=debug, root=args.root)
 
 
-def load_parts(args: argparse.Namespace) -> list[Callable[[], dict[str, Any]]]:
+def load_parts(args: argparse.Namespace) -> list[Callable[[], Options]]:
     """What `kdsr train` trains, one after the other, all checked: each gives the options when its turn has come."""
     from kdsr_arch.options import complete, read_parts
 
-    def options(document: Document) -> dict[str, Any]:
-        debug, root = getattr(args, "debug", False), getattr(args, "root", None)
-        opt = complete(document, is_train=True, path=args.opt, debug=debug, root=root)
-        return {**opt, "auto_resume": getattr(args, "auto_resume", False)}
-
+    debug, root = getattr(args, "debug", False), getattr(args, "root", None)
+    options = partial(complete, is_train=True, path=args.opt, debug=debug, root=root)
     documents = read_parts(args.opt, args.force_yml)
     checked = [options(document) for document in documents]
     if len(documents) == 1:

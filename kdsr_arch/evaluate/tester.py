@@ -16,12 +16,13 @@ from kdsr_arch.evaluate.results import TestReport, write_results
 from kdsr_arch.infer.cost import STD_PAPER_SIZE, Cost, measure_cost
 from kdsr_arch.infer.networks import build_network, load_pretrained
 from kdsr_arch.log import TextLog, get_logger
+from kdsr_arch.options import Options, plain
 from kdsr_arch.parallel import distributed
 
 __test__ = False  # this module tests networks; it holds no test cases
 
 
-def main(opt: dict[str, Any], args: Any) -> int:
+def main(opt: Options | dict[str, Any], args: Any) -> int:
     """Test.
 
     Args:
@@ -34,6 +35,7 @@ def main(opt: dict[str, Any], args: Any) -> int:
     Raises:
         UserError: anything the user can mend; nothing is written then.
     """
+    opt = plain(opt)
     device = pick_device(opt.get("num_gpu", 0))
     job = distributed.joined(getattr(args, "launcher", "none"), device.type == "cuda", opt.get("dist_params"))
     with job, TextLog():
@@ -41,8 +43,9 @@ def main(opt: dict[str, Any], args: Any) -> int:
     return 0
 
 
-def run(opt: Mapping[str, Any], progress: bool = True) -> TestReport:
+def run(opt: Options | Mapping[str, Any], progress: bool = True) -> TestReport:
     """Everything :func:`main` does between start-up and exit; returns what it measured."""
+    opt = plain(opt)
     device = pick_device(opt.get("num_gpu", 0))
     val = opt.get("val") or {}
     net = build_for_test(opt).to(device)

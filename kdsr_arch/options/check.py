@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from kdsr_arch.errors import OptionErrors
-from kdsr_arch.options.faults import schema_faults, section_classes, without_optional
+from kdsr_arch.options.faults import parse_section, section_classes, without_optional
 from kdsr_arch.options.schema import Options
 from kdsr_arch.options.types import Section
 from kdsr_arch.options.yaml_reader import Document
@@ -42,44 +42,35 @@ def rename_old_keys(values: Any, section: type[Section], prefix: str = "") -> li
     return notes
 
 
-def find_faults(document: Document, *, is_train: bool, registries: bool = True) -> list[str]:
-    """One sentence for each fault, in the order of the file, each with its dotted key and line.
+def check_document(document: Document, *, is_train: bool) -> Options:
+    """Validate a document; old names of keys are changed in place.
 
     Args:
-        document: as `read_document` gives it; old names of keys are changed in place.
+        document: as `read_document` gives it.
         is_train: check what training needs, or what testing needs.
-        registries: also check type names, keywords and impossible values, which imports torch.
+
+    Raises:
+        OptionErrors: all its faults at once, in the order of the file, each with its dotted key and line.
     """
+    from kdsr_arch.options.known import known_faults
+    from kdsr_arch.options.values import scale_faults, value_faults
+
     for note in rename_old_keys(document.values, Options):
         logger.warning("%s: %s", document.source, note)
-    found = schema_faults(Options, document.values)
-    if registries:
-        from kdsr_arch.options.known import known_faults
-        from kdsr_arch.options.values import scale_faults, value_faults
-
-        found += [*known_faults(document.values), *value_faults(document.values, is_train)]
-        for key, sentence in set(scale_faults(document.values)) - set(found):
-            logger.warning("%s: %s: %s%s", document.source, key, sentence, document.where(key))
-    told: dict[str, str] = {}
-    for key, sentence in found:
-        told.setdefault(key, sentence)  # one sentence for a key: the schema's, if it has one
-    ordered = sorted(told.items(), key=lambda fault: _line(document, fault[0]))
-    return [f"{key}: {sentence}{document.where(key)}" for key, sentence in ordered]
+    opt, faults = parse_section(Options, document.values)
+    faults += [*known_faults(document.values), *value_faults(document.values, is_train)]
+    for key, sentence in set(scale_faults(document.values)) - set(faults):
+        logger.warning("%s: %s: %s%s", document.source, key, sentence, document.where(key))
+    first: dict[str, str] = {}
+    for key, sentence in faults:
+        first.setdefault(key, sentence)  # one sentence for a key: the schema's, if it has one
+    if opt is not None and not first:
+        return opt
+    ordered = sorted(first.items(), key=lambda fault: _line(document, fault[0]))
+    raise OptionErrors([f"{key}: {sentence}{document.where(key)}" for key, sentence in ordered], document.source)
 
 
 def _line(document: Document, key: str) -> int:
     while key and key not in document.lines:
         key = key.rpartition(".")[0]
     return document.lines.get(key, 0)
-
-
-def check_document(document: Document, *, is_train: bool) -> Options:
-    """Validate a document.
-
-    Raises:
-        OptionErrors: all its faults at once.
-    """
-    faults = find_faults(document, is_train=is_train)
-    if faults:
-        raise OptionErrors(faults, document.source)
-    return Options.model_validate(document.values)

@@ -101,15 +101,15 @@ def explain(key: str) -> str:
 
 def _explain_class(name: str, keys: list[str]) -> str:
     """The keywords of a registered class, or a fault with the nearest names of everything."""
-    from kdsr_arch.options.known import registries
+    from kdsr_arch import registry
     from kdsr_arch.options.signatures import class_keywords, function_keywords, option_keys
 
     names = set(keys) | {key.rpartition(".")[2] for key in keys}
-    for kind, registry in registries().items():
-        names |= set(registry)
-        thing = registry.get(name)
-        if thing is None:
+    for kind in ("network", "model", "loss", "data set", "metric"):
+        names |= set(registry.names(kind))
+        if name not in registry.names(kind):
             continue
+        thing = registry.lookup(kind, name)
         about = (inspect.getdoc(thing) or "").strip().split("\n\n")[0]
         if kind in ("data set", "model"):
             read = sorted(option_keys(thing).get("", ()))

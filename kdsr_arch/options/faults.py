@@ -5,7 +5,7 @@ from __future__ import annotations
 import types
 import typing
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
@@ -13,6 +13,8 @@ from kdsr_arch.errors import nearest
 from kdsr_arch.options.schema import Options
 from kdsr_arch.options.types import Section
 from kdsr_arch.options.yaml_reader import describe
+
+S = TypeVar("S", bound=Section)
 
 _BOUNDS = {
     "greater_than": ("greater than", "gt"),
@@ -87,15 +89,19 @@ def _sentence(error: Any, parts: Sequence[str | int], top: type[Section]) -> str
     return f"must be {wanted}, not {describe(value)}" if wanted else f"{error['msg'].lower()}, not {describe(value)}"
 
 
-def schema_faults(model: type[Section], values: Any, prefix: Sequence[str] = ()) -> list[tuple[str, str]]:
-    """Check `values` against a section; returns (dotted key, sentence) pairs, the keys below `prefix`."""
+def parse_section(model: type[S], values: Any, prefix: Sequence[str] = ()) -> tuple[S | None, list[tuple[str, str]]]:
+    """Validate `values` as a section: the section (None where it is at fault), and (dotted key, sentence) pairs."""
     try:
-        model.model_validate(values)
+        return model.model_validate(values), []
     except ValidationError as error:
-        found = []
+        faults = []
         for item in error.errors(include_url=False):
             inner = [part for part in item["loc"] if not str(part).startswith("<") and part != "[key]"]
             parts: list[str | int] = [*prefix, *inner]
-            found.append((".".join(map(str, parts)), _sentence(item, parts, Options if prefix else model)))
-        return found
-    return []
+            faults.append((".".join(map(str, parts)), _sentence(item, parts, Options if prefix else model)))
+        return None, faults
+
+
+def schema_faults(model: type[Section], values: Any, prefix: Sequence[str] = ()) -> list[tuple[str, str]]:
+    """Check `values` against a section; returns (dotted key, sentence) pairs, the keys below `prefix`."""
+    return parse_section(model, values, prefix)[1]

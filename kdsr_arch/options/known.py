@@ -6,10 +6,10 @@ import inspect
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from fnmatch import fnmatch
-from functools import cache
 from typing import Any
 
-from kdsr_arch.errors import nearest
+from kdsr_arch import registry
+from kdsr_arch.errors import UserError, nearest
 from kdsr_arch.options.faults import schema_faults
 from kdsr_arch.options.schema import NetworkOptions, Options, PathOptions, ValOptions
 from kdsr_arch.options.schema_data import DatasetOptions
@@ -17,9 +17,9 @@ from kdsr_arch.options.schema_train import LossOptions, OptimizerOptions, TermOp
 from kdsr_arch.options.signatures import Keywords, class_keywords, function_keywords, option_keys
 from kdsr_arch.options.types import Section
 from kdsr_arch.options.yaml_reader import describe
+from kdsr_arch.registry import is_basicsr
 
 Fault = tuple[str, str]
-_SUFFIX = "_basicsr"
 _METRIC_INPUTS = ("img", "img2")
 _LOADER_KEYS = frozenset({  # read by the loaders and the evaluator, whatever the class
     "type", "name", "val_freq", "scale", "phase", "io_backend", "batch_size_per_gpu", "num_worker_per_gpu",
@@ -28,54 +28,12 @@ _LOADER_KEYS = frozenset({  # read by the loaders and the evaluator, whatever th
 })  # fmt: skip
 
 
-@cache
-def registries() -> Mapping[str, Mapping[str, Any]]:
-    """What is registered, by kind and name: BasicSR's classes and ours."""
-    from kdsr_arch.registry import register_all
-
-    register_all()
-    from basicsr.utils import registry
-
-    found = {
-        "network": registry.ARCH_REGISTRY,
-        "model": registry.MODEL_REGISTRY,
-        "loss": registry.LOSS_REGISTRY,
-        "data set": registry.DATASET_REGISTRY,
-        "metric": registry.METRIC_REGISTRY,
-    }
-    return {kind: _Live(held) for kind, held in found.items()}
-
-
-class _Live(Mapping[str, Any]):
-    """A registry as a mapping; what is registered later is seen too.
-
-    BasicSR registers some classes as NAME_basicsr and finds them as NAME where nobody else took that name.
-    """
-
-    def __init__(self, registry: Any) -> None:
-        self._registry = registry
-
-    def __getitem__(self, name: str) -> Any:
-        for known in (name, f"{name}{_SUFFIX}"):
-            if known in self._registry:
-                return self._registry.get(known)
-        raise KeyError(name)
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(dict.fromkeys(name.removesuffix(_SUFFIX) for name in self._registry.keys()))  # noqa: SIM118
-
-    def __len__(self) -> int:
-        return len(list(iter(self)))
-
-
 def lookup(kind: str, name: Any) -> Any:
     """The registered object of that kind and name, or None."""
-    return registries()[kind].get(name) if isinstance(name, str) else None
-
-
-def is_basicsr(thing: Any) -> bool:
-    """Whether a registered class or function is BasicSR's own."""
-    return str(getattr(thing, "__module__", "")).split(".")[0] == "basicsr"
+    try:
+        return registry.lookup(kind, name)
+    except UserError:
+        return None
 
 
 def of(values: Any, key: str) -> dict[str, Any]:
@@ -88,10 +46,10 @@ def _find(kind: str, spec: Mapping[str, Any], key: str) -> tuple[Any, list[Fault
     name = spec.get("type")
     if not isinstance(name, str):
         return None, []  # the schema tells that
-    thing = lookup(kind, name)
-    if thing is None:
-        return None, [(f"{key}.type", f"there is no {kind} named '{name}'{nearest(name, registries()[kind].keys())}")]
-    return thing, []
+    try:
+        return registry.lookup(kind, name), []
+    except UserError as error:
+        return None, [(f"{key}.type", str(error))]
 
 
 def _wrong_kind(value: Any, parameter: inspect.Parameter) -> str:
@@ -176,8 +134,8 @@ def _scheduler_faults(spec: Any, key: str) -> Iterator[Fault]:
 
 def _basicsr_dataset_keys() -> set[str]:
     """Every key that some BasicSR data set reads: BasicSR's own files name some with classes that do not read them."""
-    classes = [cls for cls in registries()["data set"].values() if is_basicsr(cls)]
-    return {key for cls in classes for key in option_keys(cls).get("", ())}
+    classes = [lookup("data set", name) for name in registry.names("data set")]
+    return {key for cls in filter(is_basicsr, classes) for key in option_keys(cls).get("", ())}
 
 
 def dataset_keys(cls: type) -> set[str]:

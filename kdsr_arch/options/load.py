@@ -1,16 +1,17 @@
-"""From an option file to the plain nested dict that the engine, the models and BasicSR's classes read."""
+"""From an option file to the typed options that everything else reads."""
 
 from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from kdsr_arch.errors import UserError
 from kdsr_arch.options.check import check_document
-from kdsr_arch.options.schema import ValOptions
+from kdsr_arch.options.schema import Options, Run, ValOptions
+from kdsr_arch.options.schema_data import IoBackendOptions
 from kdsr_arch.options.sequence import read_parts
 from kdsr_arch.options.types import Section
 from kdsr_arch.options.yaml_reader import Document
@@ -32,25 +33,19 @@ def project_root(option_file: str | Path) -> Path:
     return Path.cwd()
 
 
-def plain(section: Section) -> dict[str, Any]:
-    """A validated section as a plain dict, with the defaults that its `fill` lets through."""
-    values: dict[str, Any] = {}
-    for name, field in type(section).model_fields.items():
-        value = getattr(section, name)
-        extra = field.json_schema_extra
-        special = isinstance(extra, dict) and "only_with" in extra
-        filled = section.fill == "all" or (section.fill == "values" and value is not None)
-        if name in section.model_fields_set or (filled and not special):
-            values[name] = _plain(value)
-    return {**values, **{key: _plain(value) for key, value in (section.model_extra or {}).items()}}
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, Section):
-        return plain(value)
-    if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
-    return [_plain(item) for item in value] if isinstance(value, list) else value
+def plain(opt: Options | Mapping[str, Any]) -> dict[str, Any]:
+    """The options as the nested dict that BasicSR's models read: with folders, phases and a single process's rank."""
+    if isinstance(opt, Mapping):
+        return dict(opt)
+    values, folder = opt.plain(), str(opt.folder)
+    path = {"experiments_root" if opt.is_train else "results_root": folder, "log": folder}
+    path["visualization"] = str(opt.folder / "visualization")
+    if opt.is_train:
+        path |= {"models": str(opt.folder / "models"), "training_states": str(opt.folder / "training_states")}
+    values["path"] |= path
+    for key, dataset in values["datasets"].items():
+        dataset["phase"] = key.split("_")[0]
+    return values | {"is_train": opt.is_train, "dist": False, "rank": 0, "world_size": 1}
 
 
 def _locate(value: Any, roots: Iterable[Path]) -> Any:
@@ -79,55 +74,46 @@ def _exists(path: Path) -> bool:
 _DATA_PATHS = ("dataroot", "meta_info", "teacher_cache")
 
 
-def _locate_paths(opt: dict[str, Any], roots: list[Path]) -> None:
-    for dataset in opt["datasets"].values():
+def _locate_paths(opt: Options, roots: list[Path]) -> None:
+    for dataset in opt.datasets.values():
         _locate_keys(dataset, roots, lambda key: key.startswith(_DATA_PATHS))
-        for part in dataset.get("datasets") or ():
-            _locate_keys(part, roots, lambda key: key.startswith(_DATA_PATHS))
-    _locate_keys(opt["path"], roots, lambda key: key.startswith(("pretrain_network_", "resume_state")))
-    networks = [spec for key, spec in opt.items() if key.startswith("network_") and isinstance(spec, dict)]
-    for spec in networks:
+        for part in dataset.datasets or ():
+            for key in part:
+                part[key] = _locate(part[key], roots) if key.startswith(_DATA_PATHS) else part[key]
+    _locate_keys(opt.path, roots, lambda key: key.startswith(("pretrain_network_", "resume_state")))
+    for spec in opt.networks.values():
         _locate_keys(spec, roots, lambda key: key == "path" or key.endswith("_path"))
 
 
-def _locate_keys(section: dict[str, Any], roots: list[Path], wanted: Any) -> None:
-    for key in section:
-        if wanted(key):
-            section[key] = _locate(section[key], roots)
+def _locate_keys(section: Section, roots: list[Path], wanted: Callable[[str], bool]) -> None:
+    for key in [*type(section).model_fields, *(section.model_extra or {})]:
+        value = getattr(section, key)
+        if value is not None and wanted(key):
+            setattr(section, key, _locate(value, roots))
 
 
-def _fill_datasets(opt: dict[str, Any], is_train: bool) -> None:
-    """Phase and scale, as BasicSR sets them; a test leaves the training set alone."""
-    from kdsr_arch.options.known import is_basicsr, lookup
+def _fill_datasets(opt: Options) -> None:
+    """Name and scale, as BasicSR sets them; a test leaves the training set alone."""
+    from kdsr_arch.options.known import lookup
+    from kdsr_arch.registry import is_basicsr
 
-    if not is_train:
-        opt["datasets"] = {key: value for key, value in opt["datasets"].items() if not key.startswith("train")}
-    for key, dataset in opt["datasets"].items():
-        if dataset.get("name") is None:  # not written, or written as null
-            dataset["name"] = key
-        if is_basicsr(lookup("data set", dataset["type"])):
-            dataset.setdefault("io_backend", {"type": "disk"})
-        dataset["phase"] = key.split("_")[0]
-        if opt.get("scale") is not None:
-            dataset["scale"] = opt["scale"]
-
-
-def _fill_paths(opt: dict[str, Any], root: Path, is_train: bool) -> None:
-    folder = root / ("experiments" if is_train else "results") / opt["name"]
-    path = opt["path"]
-    path["experiments_root" if is_train else "results_root"] = str(folder)
-    path["log"], path["visualization"] = str(folder), str(folder / "visualization")
-    if is_train:
-        path["models"], path["training_states"] = str(folder / "models"), str(folder / "training_states")
+    if not opt.is_train:
+        opt.datasets = {key: value for key, value in opt.datasets.items() if not key.startswith("train")}
+    for key, dataset in opt.datasets.items():
+        dataset.name = key if dataset.name is None else dataset.name  # not written, or written as null
+        if is_basicsr(lookup("data set", dataset.type)) and dataset.io_backend is None:
+            dataset.io_backend = IoBackendOptions(type="disk")
+        if opt.scale is not None:
+            dataset.scale = opt.scale
 
 
-def _set_debug(opt: dict[str, Any]) -> None:
+def _set_debug(opt: Options) -> None:
     """BasicSR's debug mode: everything happens every few iterations, under a name of its own."""
-    if not opt["name"].startswith("debug"):
-        opt["name"] = f"debug_{opt['name']}"
-    if opt.get("val"):
-        opt["val"]["val_freq"] = 8
-    opt["logger"]["print_freq"], opt["logger"]["save_checkpoint_freq"] = 1, 8
+    if not opt.name.startswith("debug"):
+        opt.name = f"debug_{opt.name}"
+    if opt.val:
+        opt.val.val_freq = 8
+    opt.logger.print_freq, opt.logger.save_checkpoint_freq = 1, 8
 
 
 def _count_gpus(wanted: int | str) -> int:
@@ -147,9 +133,8 @@ def load_options(
     is_train: bool,
     force: Iterable[str] = (),
     debug: bool = False,
-    auto_resume: bool = False,
     root: str | Path | None = None,
-) -> dict[str, Any]:
+) -> Options:
     """Read, check and complete an option file. Nothing is created on disk.
 
     Args:
@@ -157,14 +142,12 @@ def load_options(
         is_train: for training (experiments/NAME) or for testing (results/NAME).
         force: ``key:sub=value`` entries of ``--force_yml``.
         debug: BasicSR's debug mode (name ``debug_NAME``, validation and checkpoints every 8 iterations).
-        auto_resume: stored as ``opt['auto_resume']``.
         root: the folder that ``experiments/`` and ``results/`` stand in. Default: `project_root` of the file. Relative
             paths in the file are taken from the current folder or, where nothing is there, from the project's folder,
             then from `root`.
 
     Returns:
-        BasicSR's plain nested dict: defaults filled in, ``path`` with its folders, ``phase`` and ``scale`` in each data
-        set, ``dist``, ``rank`` and ``world_size`` of a single process.
+        The options: defaults filled in, paths located, name and scale in each data set.
 
     Raises:
         UserError: the file cannot be read.
@@ -173,25 +156,21 @@ def load_options(
     documents = read_parts(path, force)
     if len(documents) > 1:
         raise UserError(f"{path}: is a sequence of trainings, which `kdsr train` and `kdsr check` alone understand")
-    opt = complete(documents[0], is_train=is_train, path=path, debug=debug, root=root)
-    opt["auto_resume"] = auto_resume
-    return opt
+    return complete(documents[0], is_train=is_train, path=path, debug=debug, root=root)
 
 
 def complete(
     document: Document, *, is_train: bool, path: str | Path, debug: bool = False, root: str | Path | None = None
-) -> dict[str, Any]:
+) -> Options:
     """The checked and completed options of a document; see `load_options`."""
-    opt = plain(check_document(document, is_train=is_train))
+    opt = check_document(document, is_train=is_train)
     home = Path(root).resolve() if root is not None else project_root(path)
-    if not is_train:
-        opt["val"] = {**plain(ValOptions()), **opt.get("val", {})}
+    opt._run = Run(is_train, home, Path(os.path.abspath(path)))
+    if not is_train and opt.val is None:
+        opt.val = ValOptions()
     if debug:
         _set_debug(opt)
-    _fill_datasets(opt, is_train)
+    _fill_datasets(opt)
     _locate_paths(opt, list(dict.fromkeys([project_root(path), home])))
-    _fill_paths(opt, home, is_train)
-    opt["num_gpu"] = _count_gpus(opt["num_gpu"])
-    opt.update(is_train=is_train, auto_resume=False, dist=False, rank=0, world_size=1)
-    opt.update(root_path=str(home), opt_path=os.path.abspath(path))
+    opt.num_gpu = _count_gpus(opt.num_gpu)
     return opt

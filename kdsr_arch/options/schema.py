@@ -5,10 +5,12 @@ It feeds validation, ``kdsr check --explain KEY``, options/schema.json and docs/
 
 from __future__ import annotations
 
-from pathlib import PurePosixPath
+import re
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BeforeValidator, Discriminator, Field, Tag
+from pydantic import BeforeValidator, Discriminator, Field, PrivateAttr, Tag
 
 from kdsr_arch.options.schema_data import DatasetOptions
 from kdsr_arch.options.schema_train import Amp, TrainOptions
@@ -76,6 +78,8 @@ class PathOptions(OpenSection):
 
 class MetricOptions(OpenSection):
     """A metric of the registry and its keywords."""
+
+    own: ClassVar[frozenset[str]] = frozenset({"type", "better"})
 
     type: str = Field(description="A registered metric: calculate_psnr, calculate_ssim, calculate_niqe, ...")
     better: Literal["higher", "lower"] | None = Field(
@@ -202,11 +206,27 @@ def _name(value: Any) -> Any:
     return value
 
 
+@dataclass(frozen=True)
+class Run:
+    """What is known of a run beside its option file.
+
+    Attributes:
+        is_train: for training rather than for testing.
+        root: the folder that experiments/ and results/ stand in.
+        source: the option file.
+    """
+
+    is_train: bool = True
+    root: Path = Path()
+    source: Path = Path()
+
+
 class Options(OpenSection):
     """An option file. Other top-level keys are taken where the model type reads them."""
 
     fill: ClassVar[Fill] = "values"
     ignored: ClassVar[frozenset[str]] = frozenset({"save_img"})
+    _run: Run = PrivateAttr(default_factory=Run)
 
     name: Annotated[str, BeforeValidator(_name)] = Field(
         description="The experiment's name: outputs go to experiments/NAME (training) and results/NAME (testing)."
@@ -261,3 +281,37 @@ class Options(OpenSection):
         default=False,
         description="Accepted for BasicSR's sake and not needed: parameters without gradient are always met.",
     )
+
+    @property
+    def is_train(self) -> bool:
+        """Whether the options were read for training rather than for testing."""
+        return self._run.is_train
+
+    @property
+    def source(self) -> Path:
+        """The option file."""
+        return self._run.source
+
+    @property
+    def folder(self) -> Path:
+        """Where the run writes: experiments/NAME in training, results/NAME in tests."""
+        return self._run.root / ("experiments" if self.is_train else "results") / self.name
+
+    @property
+    def networks(self) -> dict[str, NetworkOptions]:
+        """Every `network_*`, by its key."""
+        extra = {key: value for key, value in (self.model_extra or {}).items() if key.startswith("network_")}
+        keys = [name for name in type(self).model_fields if name.startswith("network_") and getattr(self, name)]
+        return {key: getattr(self, key) for key in keys} | {
+            k: NetworkOptions.model_validate(v) for k, v in extra.items()
+        }
+
+    @property
+    def teachers(self) -> dict[str, NetworkOptions]:
+        """`network_t`, `network_t2`, ... as far as the option file names them, by their keys."""
+        networks = self.networks
+        return {key: networks[key] for key in sorted(networks) if re.fullmatch(r"network_t\d*", key)}
+
+    def phase(self, name: str) -> dict[str, DatasetOptions]:
+        """The data sets of a phase by their keys: 'val' gives `val`, `val_2`, ..."""
+        return {key: dataset for key, dataset in self.datasets.items() if key.split("_")[0] == name}

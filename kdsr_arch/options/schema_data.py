@@ -34,6 +34,13 @@ class DatasetOptions(OpenSection):
     fill: ClassVar[Fill] = "values"
     renamed: ClassVar[dict[str, str]] = {"use_flip": "use_hflip"}
     ignored: ClassVar[frozenset[str]] = frozenset({"use_shuffle", "test_mode"})
+    own: ClassVar[frozenset[str]] = frozenset(
+        {
+            *("type", "name", "scale", "prepare", "val_freq", "batch_size_per_gpu", "num_worker_per_gpu"),
+            *("dataset_enlarge_ratio", "prefetch_mode", "num_prefetch_queue", "pin_memory", "persistent_workers"),
+            *("skip_first", "skip_last", "center_frame_only"),
+        }
+    )
 
     type: str = Field(
         description="The data set class, ours or BasicSR's: ClipDataset (clips for video networks), "

@@ -100,6 +100,8 @@ LossWeight = Annotated[
 class PixelOptions(LossOptions):
     """The loss between the student's output and the ground truth."""
 
+    own: ClassVar[frozenset[str]] = frozenset({"type", "loss_weight"})
+
     loss_weight: LossWeight | None = Field(
         default=None, description="A number or, for our models, {schedule: [[iteration, weight], ...]}. Default: 1."
     )
@@ -140,6 +142,9 @@ class TermOptions(OpenSection):
     """One distillation term: a loss between what is tapped in the student and in the teacher."""
 
     fill: ClassVar[Fill] = "values"
+    own: ClassVar[frozenset[str]] = frozenset(
+        {"type", "at", "student", "teacher", "layer_weights", "loss_weight", "adapter"}
+    )
 
     type: str = Field(description="A registered loss, ours or BasicSR's; its keywords stand beside the keys below.")
     at: Names | None = Field(

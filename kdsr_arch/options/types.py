@@ -27,12 +27,42 @@ class Section(BaseModel):
     renamed: ClassVar[dict[str, str]] = {}
     ignored: ClassVar[frozenset[str]] = frozenset()
 
+    def plain(self) -> dict[str, Any]:
+        """The section as a plain dict, with the defaults that its `fill` lets through."""
+        values: dict[str, Any] = {}
+        for name, field in type(self).model_fields.items():
+            value, extra = getattr(self, name), field.json_schema_extra
+            special = isinstance(extra, dict) and "only_with" in extra
+            filled = self.fill == "all" or (self.fill == "values" and value is not None)
+            if name in self.model_fields_set or (filled and not special):
+                values[name] = _plain(value)
+        return {**values, **{key: _plain(value) for key, value in (self.model_extra or {}).items()}}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Section):
+        return value.plain()
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    return [_plain(item) for item in value] if isinstance(value, list) else value
+
 
 class OpenSection(Section):
-    """A section whose other keys depend on the class that `type` names; `known.py` says which there are."""
+    """A section whose other keys depend on the class that `type` names; `known.py` says which there are.
+
+    Attributes:
+        own: fields that the toolkit reads and that are no keywords of that class.
+    """
 
     model_config = ConfigDict(extra="allow", protected_namespaces=(), strict=True)
     fill: ClassVar[Fill] = "written"
+    own: ClassVar[frozenset[str]] = frozenset({"type"})
+
+    def keywords(self) -> dict[str, Any]:
+        """The keywords that the option file gives the class that `type` names, as plain values."""
+        fields = {name: getattr(self, name) for name in type(self).model_fields if name not in self.own}
+        written = {name: value for name, value in fields.items() if name in self.model_fields_set and value is not None}
+        return {key: _plain(value) for key, value in {**written, **(self.model_extra or {})}.items()}
 
 
 def _whole(value: Any) -> Any:

@@ -7,8 +7,9 @@ from collections.abc import Iterator
 from typing import Any
 
 from kdsr_arch.errors import nearest
-from kdsr_arch.options.known import Fault, is_basicsr, lookup, of
+from kdsr_arch.options.known import Fault, lookup, of
 from kdsr_arch.options.signatures import class_keywords
+from kdsr_arch.registry import is_basicsr
 
 _SCALE_KEYWORDS = ("upscale", "scale", "upscale_factor")
 

@@ -20,6 +20,7 @@ from kdsr_arch.device import pick_device
 from kdsr_arch.errors import UserError
 from kdsr_arch.io import write_whole
 from kdsr_arch.log import TextLog, get_logger
+from kdsr_arch.options import Options, plain
 from kdsr_arch.parallel import distributed
 from kdsr_arch.records import environment
 from kdsr_arch.registry import register_all
@@ -38,7 +39,7 @@ from kdsr_arch.train.run_files import Checkpoints
 from kdsr_arch.train.validation import Validator
 
 
-def main(opt: dict[str, Any], args: Any) -> int:
+def main(opt: Options | dict[str, Any], args: Any) -> int:
     """Train.
 
     Nothing is created on the disk before the data, the networks, their weights and the state to resume were found
@@ -54,15 +55,16 @@ def main(opt: dict[str, Any], args: Any) -> int:
     Raises:
         UserError: anything the user can mend.
     """
+    opt = plain(opt)
     device = pick_device(opt.get("num_gpu", 0))
     with distributed.joined(args.launcher, device.type == "cuda", opt.get("dist_params")):
         return train_one(opt, args)
 
 
-def train_one(opt: dict[str, Any], args: Any) -> int:
+def train_one(opt: Options | dict[str, Any], args: Any) -> int:
     """`main`, on processes that have joined already."""
     with TextLog() as log, StopRequest() as stop:
-        return _train(opt, args, log, stop)
+        return _train(plain(opt), args, log, stop)
 
 
 def _train(opt: dict[str, Any], args: Any, log: TextLog, stop: StopRequest) -> int:
@@ -260,7 +262,7 @@ def _copy_options(args: Any, root: Path) -> None:
         write_whole(root / source.name, lambda handle: handle.write(text))  # it may be the very file that is read
 
 
-def dry_run(opt: dict[str, Any]) -> str:
+def dry_run(opt: Options | dict[str, Any]) -> str:
     """What `kdsr check` does after the options were found valid: open the data, build the networks, run one sample
     through.
 
@@ -270,6 +272,7 @@ def dry_run(opt: dict[str, Any]) -> str:
     Raises:
         UserError: anything that would stop the training at its start.
     """
+    opt = plain(opt)
     seed_everything(opt.get("manual_seed") or 0)
     alone = {**opt["datasets"]["train"], "num_worker_per_gpu": 0, "batch_size_per_gpu": 1}
     small = {**opt, "datasets": {**opt["datasets"], "train": alone}, "train": {**opt["train"], "accumulation": 1}}

@@ -28,7 +28,7 @@ from kdsr_arch.errors import UserError
 from kdsr_arch.infer.networks import build_network
 from kdsr_arch.io import save_tensors
 from kdsr_arch.ops.color import rgb_to_y
-from kdsr_arch.options import load_options
+from kdsr_arch.options import load_options, plain
 from kdsr_arch.precompute.fill import fill_store, plan_of
 from kdsr_arch.precompute.gain import measure_gain
 from kdsr_arch.precompute.live import LiveTeacher
@@ -67,7 +67,7 @@ def written(folder, opt):
 
 
 def loaded(file, **train):
-    opt = load_options(file, is_train=True)
+    opt = plain(load_options(file, is_train=True))
     opt["datasets"]["train"].update(train)
     return opt
 

@@ -14,7 +14,7 @@ from kdsr_arch.distill.teachers import build_teacher
 from kdsr_arch.errors import UserError
 from kdsr_arch.infer.networks import build_network
 from kdsr_arch.io import save_tensors
-from kdsr_arch.options import load_options
+from kdsr_arch.options import load_options, plain
 from kdsr_arch.precompute import fill as teacher_cache
 from kdsr_arch.precompute.fill import fill_store, plan_of
 from kdsr_arch.train.trainer import build_model
@@ -79,7 +79,7 @@ def options(tmp_path):
 
 
 def stored(file, path, windows=0, one=False, taps=None):
-    opt = load_options(file, is_train=True)
+    opt = plain(load_options(file, is_train=True))
     fill_store(opt, path, plan_of(opt, taps, windows, one))
     opt["datasets"]["train"]["teacher_cache"] = str(path)
     return opt

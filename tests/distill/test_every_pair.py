@@ -15,7 +15,7 @@ from kdsr_arch.distill.task import DistillTask
 from kdsr_arch.evaluate import tester as test_command
 from kdsr_arch.infer.runner import Runner
 from kdsr_arch.infer.traits import traits_of
-from kdsr_arch.options import load_options
+from kdsr_arch.options import load_options, plain
 from kdsr_arch.registry import register_all
 from kdsr_arch.train import trainer as train_command
 
@@ -153,7 +153,7 @@ def _networks(teacher_type, student_type):
 
 
 def _train(root, clips, pair, total_iter):
-    opt = load_options(_option_file(root, clips, pair, total_iter), is_train=True)
+    opt = plain(load_options(_option_file(root, clips, pair, total_iter), is_train=True))
     arguments = Namespace(opt="", launcher="none", auto_resume=True, debug=False)
     assert train_command.main(opt, arguments) == 0
     return root / "experiments" / "pair"
@@ -187,5 +187,5 @@ def test_train_save_resume_and_test_by_option_file(teacher_type, student_type, c
         "val": {"speed_size": None, "metrics": {"psnr": {"type": "calculate_psnr", "crop_border": 0}}},
     }
     (tmp_path / "test.yml").write_text(yaml.safe_dump(options))
-    report = test_command.run(load_options(tmp_path / "test.yml", is_train=False, root=tmp_path), progress=False)
+    report = test_command.run(plain(load_options(tmp_path / "test.yml", is_train=False, root=tmp_path)), progress=False)
     assert 0 < report.results[0].mean["psnr"] < 60 and report.results[0].per_item[0][2] == 9

