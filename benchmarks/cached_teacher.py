@@ -19,7 +19,7 @@ import torch
 from record import save
 
 from kdsr_arch.data.loader import open_dataset
-from kdsr_arch.data.prepare.demo_images import TRAIN, prepare
+from kdsr_arch.data.prepare.demo_data import TRAIN_IMAGES, make_demo_images
 from kdsr_arch.data.store.teacher_store import OUTPUT
 from kdsr_arch.distill.teachers import build_teacher
 from kdsr_arch.infer.networks import build_network
@@ -32,9 +32,9 @@ OPTIONS = Path(__file__).parent.parent / "options" / "train_dat_light.yml"
 
 def options(folder: Path, count: int, side: int, batch: int) -> dict:
     """The option file's, on the middle of a few photographs."""
-    images = prepare(folder / "images") / "train_GT"
+    images = make_demo_images(folder / "images") / "train_GT"
     (folder / "train").mkdir()
-    for name in TRAIN[:count]:
+    for name in TRAIN_IMAGES[:count]:
         image = cv2.imread(str(images / Path(name).with_suffix(".png").name))
         top, left = (image.shape[0] - side) // 2, (image.shape[1] - side) // 2
         cv2.imwrite(str(folder / "train" / f"{Path(name).stem}.png"), image[top : top + side, left : left + side])

@@ -109,20 +109,20 @@ def parts_of_a_sample(gt: Path, lq: Path, rounds: int) -> dict[str, float]:
     """Where the milliseconds of one of our samples go."""
     from torch.utils.data import default_collate
 
-    from kdsr_arch.data.augment import random_flip, random_window, to_tensor
+    from kdsr_arch.data.augment import random_crop, random_flip, to_tensor
 
     high, low = LmdbSource(gt), LmdbSource(lq)
     keys = high.keys()[:5]
     rng = np.random.default_rng(0)
-    windows = [random_window(rng, low.size(keys[0]), 64) for _ in range(8)]
-    lq_frames = low.get_many(keys, windows[0])
-    gt_frames = high.get_many(keys[:1], windows[0].scaled(4))
+    crops = [random_crop(rng, low.size(keys[0]), 64) for _ in range(8)]
+    lq_frames = low.get_many(keys, crops[0])
+    gt_frames = high.get_many(keys[:1], crops[0].scaled(4))
     items = [{"lq": to_tensor(lq_frames), "gt": to_tensor(gt_frames)} for _ in range(4)]
     turn = iter(range(10**9))
     timed = take_turns(
         {
-            "read_hr": lambda: high.get(keys[0], windows[next(turn) % 8].scaled(4)),
-            "read_lr_of_5": lambda: low.get_many(keys, windows[next(turn) % 8]),
+            "read_hr": lambda: high.get(keys[0], crops[next(turn) % 8].scaled(4)),
+            "read_lr_of_5": lambda: low.get_many(keys, crops[next(turn) % 8]),
             "flip_and_to_tensor": lambda: (
                 to_tensor(lq_frames, random_flip(rng, True, True)),
                 to_tensor(gt_frames, random_flip(rng, True, True)),

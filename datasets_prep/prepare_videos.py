@@ -2,7 +2,7 @@
 
 from common import making_of, parser, run
 
-from kdsr_arch.data.prepare.video_clips import prepare_video_clips
+from kdsr_arch.data.prepare.plans import prepare_video_clips
 
 if __name__ == "__main__":
     arguments = parser(__doc__)

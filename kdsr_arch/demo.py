@@ -98,14 +98,14 @@ def run_demo(root: Path, out: Path, iterations: int | None = None) -> Path:
     Raises:
         UserError: missing option files or packages, or a training that failed.
     """
-    from kdsr_arch.data.prepare.demo_clips import prepare
+    from kdsr_arch.data.prepare.demo_data import make_demo_clips
     from kdsr_arch.options import load_options, plain
     from kdsr_arch.report.demo_page import write_page
 
     _check_plots()
     began = time.monotonic()
     print("Demo: preparing the clips", flush=True)
-    prepare(root / "datasets" / "demo")
+    make_demo_clips(root / "datasets" / "demo")
     trainings = [
         plan(label, root / file, out, iterations)
         for label, file in (("student alone", ALONE), ("student + STD", TAUGHT))

@@ -1,8 +1,9 @@
-"""Errors that are meant for a person: one clear sentence, no traceback (the command line exits with code 2)."""
+"""Sentences for the user: errors without a traceback (the command line exits with code 2), and warnings given once."""
 
 from __future__ import annotations
 
 import difflib
+import logging
 from collections.abc import Iterable
 
 
@@ -40,3 +41,13 @@ def nearest(name: str, known: Iterable[str], count: int = 3) -> str:
     if not found:
         return ""
     return " (did you mean " + " or ".join(f"'{candidates[k]}'" for k in found) + "?)"
+
+
+_said: set[str] = set()
+
+
+def notice(topic: str, message: str) -> None:
+    """Log ``message`` as a warning, unless this process said something on ``topic`` before."""
+    if topic not in _said:
+        _said.add(topic)
+        logging.getLogger("kdsr").warning(message)

@@ -56,11 +56,11 @@ def flush_folder(folder: Path) -> None:
         os.close(handle)
 
 
-def write_whole(path: Path, write: Callable[[BinaryIO], Any]) -> None:
+def replace_file(path: Path, write: Callable[[BinaryIO], Any]) -> None:
     """Let `write` fill `path` so that at any moment the old file or the new one is there, never a part.
 
     Raises:
-        UserError: the disk is full or not writable; the old file, if any, is untouched and nothing is left beside it.
+        OSError: the disk is full or not writable; the old file, if any, is untouched and nothing is left beside it.
     """
     aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
@@ -70,12 +70,22 @@ def write_whole(path: Path, write: Callable[[BinaryIO], Any]) -> None:
             os.fsync(handle.fileno())
         os.replace(aside, path)
         flush_folder(path.parent)
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+def write_whole(path: Path, write: Callable[[BinaryIO], Any]) -> None:
+    """Let `write` fill `path` as `replace_file` does; a failure is one sentence.
+
+    Raises:
+        UserError: the disk is full or not writable.
+    """
+    try:
+        replace_file(path, write)
     except OSError as error:
         raise UserError(f"{path}: cannot be written ({why_not_written(error)})") from None
     except RuntimeError as error:  # torch's zip writer reports a failed write of the file beneath it so
         raise UserError(f"{path}: cannot be written ({error.__context__ or 'the disk may be full'})") from None
-    finally:
-        aside.unlink(missing_ok=True)
 
 
 def remove_leftovers(folder: Path) -> None:

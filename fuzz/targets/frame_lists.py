@@ -9,10 +9,9 @@ from random import Random
 from fuzz.material import encoded, texture, write_store
 from fuzz.mutate import splice
 from fuzz.target import Target
-from kdsr_arch.data.clips import listed_clips
-from kdsr_arch.data.keys import first_gap, natural
-from kdsr_arch.data.sources import LmdbSource
-from kdsr_arch.data.store.store_tools import exported_file
+from kdsr_arch.data.clips import first_gap, listed_clips
+from kdsr_arch.data.prepare.store_tools import exported_file
+from kdsr_arch.data.sources import LmdbSource, natural
 from kdsr_arch.errors import UserError
 
 _PIECES = (

@@ -13,7 +13,8 @@ import numpy as np
 from fuzz.material import encoded, texture
 from fuzz.mutate import mutate_bytes
 from fuzz.target import MIB, Target, try_all
-from kdsr_arch.data.store.codec import Window, codec_named, codec_of
+from kdsr_arch.data.augment import Crop
+from kdsr_arch.data.store.codec import codec_named, codec_of
 
 _HEAD = struct.Struct("<8sBBHII")
 _SIDES = (0, 1, 7, 8, 24, 32, 64, 4096, 65535, 65536, 2**31 - 1, 2**31, 2**32 - 1)
@@ -72,7 +73,7 @@ def run(data: bytes, folder: Path) -> None:
     codec.described(data[:64])
     try_all(
         lambda: codec.size(data, "store: 'k'"),
-        lambda: codec.decode(data, "store: 'k'", Window(8, 8, 8, 8)),
+        lambda: codec.decode(data, "store: 'k'", Crop(8, 8, 8, 8)),
         lambda: codec.decode(memoryview(data), "store: 'k'"),
         lambda: codec.verify(data, "store: 'k'"),
     )

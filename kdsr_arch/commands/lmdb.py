@@ -29,7 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action.add_argument("store", type=Path, help="NAME.lmdb")
     cat.add_argument("key", help="such as 000/00000012")
     cat.add_argument("-o", "--output", type=Path, help="the PNG file (default: standard output)")
-    cat.add_argument("--window", type=int, nargs=4, metavar=("TOP", "LEFT", "HEIGHT", "WIDTH"), help="a part of it")
+    cat.add_argument("--crop", type=int, nargs=4, metavar=("TOP", "LEFT", "HEIGHT", "WIDTH"), help="a part of it")
     export.add_argument("folder", type=Path, help="where the files go; a new or empty folder")
     for action in (cat, export):
         action.add_argument("--side", default="", help="the LR kept beside the frames, as 'info' names it")
@@ -100,7 +100,7 @@ def making_of(args: argparse.Namespace) -> tuple[Any, dict[str, Any] | None]:
 
 def run(args: argparse.Namespace) -> int:
     """Do what is asked; 1 when `verify` finds a fault."""
-    from kdsr_arch.data.store.lmdb_env import close_all
+    from kdsr_arch.data.store.lmdb_store import close_all
 
     actions = {
         "create": _create, "info": _info, "verify": _verify, "cat": _cat, "export": _export, "convert": _convert
@@ -132,7 +132,7 @@ def kind_of(source: Path) -> str:
 
 
 def _create(args: argparse.Namespace) -> int:
-    from kdsr_arch.data.prepare import plans, video_clips
+    from kdsr_arch.data.prepare import plans
     from kdsr_arch.errors import UserError
 
     making, alone = making_of(args)
@@ -146,7 +146,7 @@ def _create(args: argparse.Namespace) -> int:
         plans.convert_clips(args.source, args.out, only=args.clips, degrade=alone, making=making)
     elif kind == "videos":
         parts = {"halved": args.halve, "multiple": args.multiple, "exclude": args.exclude}
-        video_clips.prepare_video_clips(args.source, args.out, **parts, making=making)
+        plans.prepare_video_clips(args.source, args.out, **parts, making=making)
     elif kind == "reds":
         plans.prepare_reds(args.source, args.out, making)
     else:
@@ -159,7 +159,7 @@ def _create(args: argparse.Namespace) -> int:
 def tell_store(store: Path) -> None:
     """What a store holds, and what was left out of it."""
     from kdsr_arch.data.prepare.frame_writer import SKIPPED_FILE
-    from kdsr_arch.data.store.store_tools import describe
+    from kdsr_arch.data.prepare.store_tools import describe
 
     print("\n  ".join([str(store), *describe(store)]))
     if (store / SKIPPED_FILE).is_file():
@@ -175,8 +175,8 @@ def _info(args: argparse.Namespace) -> int:
 
 
 def _verify(args: argparse.Namespace) -> int:
+    from kdsr_arch.data.prepare.store_tools import verify
     from kdsr_arch.data.progress import Progress
-    from kdsr_arch.data.store.store_tools import verify
 
     progress = Progress(args.store.name)
     faults = verify(args.store, args.processes, progress.add)
@@ -188,10 +188,10 @@ def _verify(args: argparse.Namespace) -> int:
 
 
 def _cat(args: argparse.Namespace) -> int:
-    from kdsr_arch.data.store.codec import Window
-    from kdsr_arch.data.store.store_tools import frame_png
+    from kdsr_arch.data.augment import Crop
+    from kdsr_arch.data.prepare.store_tools import frame_png
 
-    data = frame_png(args.store, args.key, Window(*args.window) if args.window else None, args.side)
+    data = frame_png(args.store, args.key, Crop(*args.crop) if args.crop else None, args.side)
     if args.output:
         args.output.write_bytes(data)
     else:
@@ -200,7 +200,7 @@ def _cat(args: argparse.Namespace) -> int:
 
 
 def _export(args: argparse.Namespace) -> int:
-    from kdsr_arch.data.store.store_tools import export
+    from kdsr_arch.data.prepare.store_tools import export
 
     print(f"{args.folder}: {export(args.store, args.folder, args.side)} files")
     return 0

@@ -8,19 +8,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from kdsr_arch.data.augment import Flip, random_flip, random_window, to_tensor
-from kdsr_arch.data.clips import PADDINGS, Clip, listed_clips, select_clips
-from kdsr_arch.data.fields import color_of, patch_of
-from kdsr_arch.data.keys import first_gap
-from kdsr_arch.data.notices import notice
-from kdsr_arch.data.pairs import FramePairs
-from kdsr_arch.data.store.codec import Window
-from kdsr_arch.data.store.teacher_store import TeacherStore, drawn
-from kdsr_arch.data.teacher_views import View, clip_views
-from kdsr_arch.errors import UserError
+from kdsr_arch.data.augment import Crop, Flip, allowed_flips, random_crop, random_flip, to_tensor
+from kdsr_arch.data.clips import PADDINGS, Clip, clip_views, first_gap, listed_clips, select_clips
+from kdsr_arch.data.pairs import FramePairs, color_of, patch_of
+from kdsr_arch.data.store.teacher_store import TeacherStore, View
+from kdsr_arch.errors import UserError, notice
 from kdsr_arch.registry import DATASET_REGISTRY
-
-__all__ = ["ClipDataset"]
 
 _CHECKED_AT_START = 1000  # clips whose frames are all compared at once; of larger folders, each when it is first used
 
@@ -41,7 +34,7 @@ class ClipDataset(torch.utils.data.Dataset):
         random_reverse: reverse time in half of the samples.
         use_hflip, use_rot: horizontal flip; vertical flip and 90-degree rotation.
         meta_info_file, clips, exclude, frames: which clips and which part of each (:func:`select_clips`).
-        centre_only: in testing, give the centre frame of each clip as the only ground truth (Vimeo-90K's protocol).
+        centre_only: in testing, give the center frame of each clip as the only ground truth (Vimeo-90K's protocol).
         color: 'rgb' or 'y'.
         cache, cache_gb: decoded frames in memory (:meth:`FramePairs.cache`); 'auto' in training, off in testing.
         teacher_cache: a store of what the teacher made of these frames (kdsr cache-teacher), read by the same crops.
@@ -73,7 +66,7 @@ class ClipDataset(torch.utils.data.Dataset):
     def _check_options(self) -> None:
         name = self.opt.get("name", "ClipDataset")
         if self.num_frame < 1 or self.num_frame % 2 == 0:
-            raise UserError(f"{name}: num_frame {self.num_frame} must be odd, so that the window has a centre")
+            raise UserError(f"{name}: num_frame {self.num_frame} must be odd, so that the window has a center")
         if self.clip_length < 1 or self.intervals[0] < 1:
             raise UserError(f"{name}: clip_length and the values of interval_list must be 1 or more")
         padding = self.opt.get("padding") or "replicate"
@@ -138,7 +131,7 @@ class ClipDataset(torch.utils.data.Dataset):
         if store.num_frame > self.num_frame:
             raise UserError(f"{store.path}: the teacher saw windows of {store.num_frame} frames; set num_frame to that")
         clips = self.clips[:_CHECKED_AT_START]
-        flips = drawn(bool(self.opt.get("use_hflip")), bool(self.opt.get("use_rot")))
+        flips = allowed_flips(bool(self.opt.get("use_hflip")), bool(self.opt.get("use_rot")))
         store.check(self.scale, {clip.name: self.size(clip) for clip in clips}, flips)
         store.check_patch(self.patch // self.scale)
         reverse = store.backwards and bool(self.opt.get("random_reverse"))
@@ -162,19 +155,19 @@ class ClipDataset(torch.utils.data.Dataset):
         for clip in clips:
             yield from clip_views(clip, num_frame, self.clip_length, self.intervals, reverse)
 
-    def _taught(self, clip: Clip, gt_places: list[int], lq_places: list[int], window: Window | None, flip: Flip
+    def _taught(self, clip: Clip, gt_places: list[int], lq_places: list[int], crop: Crop | None, flip: Flip
                 ) -> dict[str, Any]:  # fmt: skip
         """{teacher: {name: (N, C, H, W) float16}}; empty without store."""
         if self.teacher is None:
             return {}
-        return {"teacher": self.teacher.read_clip(clip.name, clip.gt, gt_places, lq_places, window, flip)}
+        return {"teacher": self.teacher.read_clip(clip.name, clip.gt, gt_places, lq_places, crop, flip)}
 
-    def _window(self, clip: Clip, rng: np.random.Generator) -> Window | None:
+    def _crop(self, clip: Clip, rng: np.random.Generator) -> Crop | None:
         """Where the sample is cut: anywhere, or in one of the windows that the teacher was run on."""
         size = self.size(clip)
         if self.teacher is not None and self.teacher.windows:
             return self.teacher.window(rng, clip.name)
-        return random_window(rng, size, self.patch // self.scale) if self.patch else None
+        return random_crop(rng, size, self.patch // self.scale) if self.patch else None
 
     def __len__(self) -> int:
         return len(self._places) if self.train else len(self.clips)
@@ -195,10 +188,10 @@ class ClipDataset(torch.utils.data.Dataset):
         number, start = self._places[index]
         clip = self.clips[number]
         gt_places, lq_places = self._frames_of(clip, start, rng)
-        window = self._window(clip, rng)
+        crop = self._crop(clip, rng)
         flip = random_flip(rng, bool(self.opt.get("use_hflip")), bool(self.opt.get("use_rot")))
-        lq, gt = self._tensors(clip, lq_places, gt_places, window, flip)
-        taught = self._taught(clip, gt_places, lq_places, window, flip)
+        lq, gt = self._tensors(clip, lq_places, gt_places, crop, flip)
+        taught = self._taught(clip, gt_places, lq_places, crop, flip)
         return {"lq": lq, "gt": gt, **taught, "key": clip.gt[gt_places[0]]}
 
     def _frames_of(self, clip: Clip, start: int, rng: np.random.Generator) -> tuple[list[int], list[int]]:
@@ -213,9 +206,9 @@ class ClipDataset(torch.utils.data.Dataset):
             gt, lq = gt[::-1], lq[::-1]
         return gt, lq
 
-    def _tensors(self, clip: Clip, lq_places, gt_places, window: Window | None, flip=(False, False, False)):
+    def _tensors(self, clip: Clip, lq_places, gt_places, crop: Crop | None, flip=(False, False, False)):
         lq_keys, gt_keys = [clip.lq[p] for p in lq_places], [clip.gt[p] for p in gt_places]
-        lq, gt = self.pairs.read(lq_keys, gt_keys, window)
+        lq, gt = self.pairs.read(lq_keys, gt_keys, crop)
         return to_tensor(lq, flip, self.color), to_tensor(gt, flip, self.color) if gt else None
 
     def whole_clip(self, clip: Clip) -> dict[str, Any]:
@@ -223,7 +216,7 @@ class ClipDataset(torch.utils.data.Dataset):
 
         Returns:
             lq: (T, C, h, w); gt: (G, C, H, W), absent without HR data; gt_index: the G positions in ``lq`` that have
-            a ground truth (all of them, or the centre); name: the clip; frames: names of the T frames.
+            a ground truth (all of them, or the center); name: the clip; frames: names of the T frames.
         """
         self.size(clip)
         places = sorted(clip.gt)

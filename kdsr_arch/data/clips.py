@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+import re
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from kdsr_arch.data.keys import read_lines, safe_key
 from kdsr_arch.data.pairs import FramePairs
+from kdsr_arch.data.sources import read_lines, safe_key
+from kdsr_arch.data.store.teacher_store import View, view_key
 from kdsr_arch.errors import UserError, nearest
-
-__all__ = ["PADDINGS", "Clip", "listed_clips", "select_clips"]
 
 PADDINGS = ("replicate", "reflection", "reflection_circle", "circle")
 
@@ -123,3 +123,49 @@ def _ground_truth(
         return found
     missing = next(key for key in lq if key not in known)
     raise UserError(f"{pairs.gt.name}: no HR frame '{missing}' for {pairs.lq.where(missing)}")
+
+
+def first_gap(keys: Sequence[str]) -> tuple[str, str] | None:
+    """Find the first missing number in a clip and return the frames on both sides of it; None where none is missing.
+
+    Args:
+        keys: of one clip, in order. Numbers may go up in steps of any one size; names that do not end in a number, or
+            differ in what is before it, are not judged.
+    """
+    numbered = [re.fullmatch(r"(.*?)(\d+)", key) for key in keys]
+    if len(keys) < 3 or None in numbered or len({match[1] for match in numbered if match}) > 1:
+        return None
+    numbers = [int(match[2]) for match in numbered if match]
+    steps = [after - before for before, after in zip(numbers, numbers[1:], strict=False)]
+    usual = min(steps)
+    place = next((index for index, step in enumerate(steps) if step != usual), None)
+    return None if place is None else (keys[place], keys[place + 1])
+
+
+def clip_views(clip: Clip, num_frame: int, clip_length: int, intervals: Sequence[int], reverse: bool) -> Iterator[View]:
+    """Yield every window of ``num_frame`` frames around a ground-truth frame that training samples of a clip can hold.
+
+    Args:
+        num_frame: the teacher's; 1: of images.
+        clip_length, intervals: the data set's.
+        reverse: samples are played backwards too.
+    """
+    last, half, seen = len(clip) - 1, num_frame // 2, set()
+    for center, interval in _centers(clip, clip_length, intervals):
+        places = [min(max(center + interval * j, 0), last) for j in range(-half, half + 1)]
+        for order in (places, places[::-1]) if reverse else (places,):
+            key = view_key(clip.gt[center], order)
+            if key not in seen:
+                seen.add(key)
+                yield View(key, tuple(clip.lq[place] for place in order), clip.name)
+
+
+def _centers(clip: Clip, clip_length: int, intervals: Sequence[int]) -> list[tuple[int, int]]:
+    """Return (position, interval) of the ground-truth frames of all samples."""
+    centers = set()
+    for start in clip.gt:
+        for interval in intervals:
+            sample = [start + interval * j for j in range(clip_length)]
+            if all(place in clip.gt for place in sample):
+                centers |= {(place, interval) for place in sample}
+    return sorted(centers)

@@ -8,17 +8,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from kdsr_arch.data.augment import random_flip, random_window, to_tensor
-from kdsr_arch.data.fields import color_of, patch_of
-from kdsr_arch.data.keys import clip_of
-from kdsr_arch.data.pairs import FramePairs
-from kdsr_arch.data.store.codec import Window
-from kdsr_arch.data.store.teacher_store import TeacherStore, drawn
-from kdsr_arch.data.teacher_views import View
+from kdsr_arch.data.augment import Crop, allowed_flips, random_crop, random_flip, to_tensor
+from kdsr_arch.data.pairs import FramePairs, color_of, patch_of
+from kdsr_arch.data.sources import clip_of
+from kdsr_arch.data.store.teacher_store import TeacherStore, View
 from kdsr_arch.errors import UserError, nearest
 from kdsr_arch.registry import DATASET_REGISTRY
-
-__all__ = ["ImagePairDataset"]
 
 _CHECKED_AT_START = 1000  # images whose sizes are looked at before training; further ones when they are first used
 
@@ -79,7 +74,7 @@ class ImagePairDataset(torch.utils.data.Dataset):
             return None
         store = TeacherStore(path)
         sizes = {gt_key: self.size(lq_key, gt_key) for lq_key, gt_key in self.keys[:_CHECKED_AT_START]}
-        store.check(self.scale, sizes, drawn(bool(self.opt.get("use_hflip")), bool(self.opt.get("use_rot"))))
+        store.check(self.scale, sizes, allowed_flips(bool(self.opt.get("use_hflip")), bool(self.opt.get("use_rot"))))
         store.check_patch(self.patch // self.scale)
         return store
 
@@ -93,11 +88,11 @@ class ImagePairDataset(torch.utils.data.Dataset):
             raise UserError(f"a teacher of windows of {num_frame} frames needs a ClipDataset, not single images")
         return [View(gt_key, (lq_key,), gt_key) for lq_key, gt_key in self.keys]
 
-    def _window(self, rng: np.random.Generator, key: str, size: tuple[int, int]) -> Window | None:
+    def _crop(self, rng: np.random.Generator, key: str, size: tuple[int, int]) -> Crop | None:
         """Where the sample is cut: anywhere, or in one of the windows that the teacher was run on."""
         if self.teacher is not None and self.teacher.windows:
             return self.teacher.window(rng, key)
-        return random_window(rng, size, self.patch // self.scale) if self.patch else None
+        return random_crop(rng, size, self.patch // self.scale) if self.patch else None
 
     def size(self, lq_key: str, gt_key: str) -> tuple[int, int]:
         """LR size (h, w) of an image; raises UserError when the sides do not pair or are smaller than the patch."""
@@ -126,11 +121,11 @@ class ImagePairDataset(torch.utils.data.Dataset):
         """
         lq_key, gt_key = self.keys[index % len(self.keys)]
         size = self.size(lq_key, gt_key)
-        window = self._window(rng, gt_key, size)
+        crop = self._crop(rng, gt_key, size)
         flip = random_flip(rng, bool(self.opt.get("use_hflip")), bool(self.opt.get("use_rot")))
-        lq, gt = self.pairs.read([lq_key], [gt_key], window)
+        lq, gt = self.pairs.read([lq_key], [gt_key], crop)
         item = {"lq": to_tensor(lq, flip, self.color)[0], "gt": to_tensor(gt, flip, self.color)[0], "key": gt_key}
-        return item if self.teacher is None else {**item, "teacher": self.teacher.read(gt_key, window, flip)}
+        return item if self.teacher is None else {**item, "teacher": self.teacher.read(gt_key, crop, flip)}
 
     def whole_image(self, index: int) -> dict[str, Any]:
         """A test sample: lq (C, h, w); gt (C, H, W), cut to multiples of the scale, absent without HR data; name."""

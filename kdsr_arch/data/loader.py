@@ -56,10 +56,9 @@ def _prepare(opt: Mapping[str, Any]) -> None:
     root = Path(opt.get("dataroot_gt") or "")
     if not opt.get("prepare") or distributed.from_main(root.exists()):  # one answer: another may see it half made
         return
-    from kdsr_arch.data.prepare import demo_clips as demo
-    from kdsr_arch.data.prepare import demo_images
+    from kdsr_arch.data.prepare.demo_data import make_demo_clips, make_demo_images
 
-    make, suffix = {"demo": (demo.prepare, ".lmdb"), "images": (demo_images.prepare, "")}[opt["prepare"]]
+    make, suffix = {"demo": (make_demo_clips, ".lmdb"), "images": (make_demo_images, "")}[opt["prepare"]]
     if root.name not in (f"train_GT{suffix}", f"test_GT{suffix}"):
         return
     get_logger().info(f"{root} is missing: making it (prepare: {opt['prepare']}; once, some seconds)")

@@ -11,8 +11,6 @@ import torch
 from kdsr_arch.errors import UserError
 from kdsr_arch.registry import DATASET_REGISTRY
 
-__all__ = ["MixDataset"]
-
 
 @DATASET_REGISTRY.register()
 class MixDataset(torch.utils.data.Dataset):

@@ -8,8 +8,6 @@ from typing import Any
 
 import torch
 
-__all__ = ["ahead_on_device", "to_device"]
-
 
 def to_device(batch: Any, device: torch.device) -> Any:
     """The tensors of a batch (in dicts, lists and tuples as well) on ``device``; copies from pinned memory overlap."""

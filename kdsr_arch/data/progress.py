@@ -6,8 +6,6 @@ import sys
 import time
 from typing import TextIO
 
-__all__ = ["Progress"]
-
 
 def _span(seconds: float) -> str:
     minutes, rest = divmod(round(seconds), 60)

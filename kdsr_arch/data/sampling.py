@@ -19,15 +19,6 @@ from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 from kdsr_arch.errors import UserError
 from kdsr_arch.signals import leave_signals_to_parent
 
-__all__ = [
-    "GuardedLoader",
-    "PlannedSampler",
-    "SampleKey",
-    "SeededDataset",
-    "build_train_loader",
-    "epoch_permutation",
-]
-
 
 class SampleKey(NamedTuple):
     """One place of one batch: what a worker needs to make the sample."""

@@ -5,32 +5,69 @@ from __future__ import annotations
 import abc
 import copy
 import os
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import lmdb
 import numpy as np
 from PIL import Image
 
-from kdsr_arch.data.keys import group_clips, natural, read_lines, safe_key
-from kdsr_arch.data.store.codec import Window, check_window, codec_of
-from kdsr_arch.data.store.image_bytes import PILLOW_STUMBLES
-from kdsr_arch.data.store.lmdb_env import check_lmdb, reading
+from kdsr_arch.data.augment import Crop, check_crop
+from kdsr_arch.data.store.codec import PILLOW_STUMBLES, codec_of
+from kdsr_arch.data.store.lmdb_store import check_lmdb, reading
 from kdsr_arch.errors import UserError, nearest
 
-__all__ = [
-    "IMAGE_SUFFIXES",
-    "FolderSource",
-    "FrameSource",
-    "LmdbSource",
-    "MemorySource",
-    "meta_file",
-    "open_source",
-    "side_name",
-    "stored_key",
-]
+_LONGEST = 400  # characters of a key: LMDB takes 511 bytes
+
+
+def natural(text: str) -> list[tuple[int, int, str]]:
+    """Sort key under which ``im2`` comes before ``im10``."""
+    parts = re.findall(r"\d+|\D+", text)
+    return [(0, int(p), p) if p.isdecimal() and p.isascii() else (1, 0, p) for p in parts]
+
+
+def safe_key(key: str, origin: str) -> str:
+    """``key`` unchanged; raises UserError when it could reach outside the data root it is relative to, or is
+    too long.
+
+    Args:
+        key: relative, with forward slashes.
+        origin: the file that names the key, for the message.
+    """
+    if len(key) > _LONGEST:
+        raise UserError(f"{origin}: a key of {len(key)} characters; no more than {_LONGEST} are possible")
+    path = PurePosixPath(key)
+    outside = path.is_absolute() or ".." in path.parts or "\\" in key or "\0" in key or re.match(r"[A-Za-z]:", key)
+    if outside or not path.parts:
+        raise UserError(f"{origin}: the key '{key}' reaches outside the data root; keys are relative paths below it")
+    return key
+
+
+def read_lines(path: Path) -> list[str]:
+    """The lines of a list file; raises UserError when it cannot be read."""
+    try:
+        return path.read_text(encoding="utf-8").splitlines()
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from None
+    except UnicodeDecodeError:
+        raise UserError(f"{path}: is not a text file in UTF-8") from None
+
+
+def clip_of(key: str) -> str:
+    """The clip a frame belongs to: ``00001/0001/im4`` -> ``00001/0001``; an empty string without a folder."""
+    return key.rpartition("/")[0]
+
+
+def group_clips(keys: Iterable[str]) -> dict[str, list[str]]:
+    """Frame keys by clip, clips and frames in natural order."""
+    clips: dict[str, list[str]] = {}
+    for key in sorted(keys, key=natural):
+        clips.setdefault(clip_of(key), []).append(key)
+    return clips
+
 
 IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".ppm", ".pgm"})
 
@@ -58,16 +95,16 @@ class FrameSource(abc.ABC):
         """(H, W) of a frame, without decoding it where the format allows."""
 
     @abc.abstractmethod
-    def get(self, key: str, window: Window | None = None) -> np.ndarray:
-        """A frame, or its part under ``window``: uint8 (h, w, 3) RGB, not to be written to.
+    def get(self, key: str, crop: Crop | None = None) -> np.ndarray:
+        """A frame, or its part under ``crop``: uint8 (h, w, 3) RGB, not to be written to.
 
         Raises:
-            UserError: the key is unknown, the frame does not decode, or the window leaves the frame.
+            UserError: the key is unknown, the frame does not decode, or the crop leaves the frame.
         """
 
-    def get_many(self, keys: Sequence[str], window: Window | None = None) -> list[np.ndarray]:
+    def get_many(self, keys: Sequence[str], crop: Crop | None = None) -> list[np.ndarray]:
         """``get`` for several keys; sources with an opening cost pay it once."""
-        return [self.get(key, window) for key in keys]
+        return [self.get(key, crop) for key in keys]
 
     def clips(self) -> dict[str, list[str]]:
         """Keys by clip, both in natural order. Frames that lie in no folder form the clip ``''``."""
@@ -149,9 +186,9 @@ class FolderSource(FrameSource):
                 raise UserError(f"{path}: not a readable image; replace or remove it") from None
         return self._sizes[key]
 
-    def get(self, key: str, window: Window | None = None) -> np.ndarray:
+    def get(self, key: str, crop: Crop | None = None) -> np.ndarray:
         data = self.encoded(key)
-        return codec_of(data).decode(data, self.where(key), window)
+        return codec_of(data).decode(data, self.where(key), crop)
 
     def where(self, key: str) -> str:
         return str(self.root / self._files.get(key, key))
@@ -210,13 +247,13 @@ class LmdbSource(FrameSource):
         if key not in self._shapes:
             raise UserError(f"{self.name}: no key '{key}' in meta_info.txt{nearest(key, list(self._shapes)[:5000])}")
 
-    def get(self, key: str, window: Window | None = None) -> np.ndarray:
-        return self.get_many([key], window)[0]
+    def get(self, key: str, crop: Crop | None = None) -> np.ndarray:
+        return self.get_many([key], crop)[0]
 
-    def get_many(self, keys: Sequence[str], window: Window | None = None) -> list[np.ndarray]:
+    def get_many(self, keys: Sequence[str], crop: Crop | None = None) -> list[np.ndarray]:
         with self.reading():
-            frames = [codec_of(data).decode(data, self.where(key), window) for key, data in self.values(keys)]
-        if window is None:
+            frames = [codec_of(data).decode(data, self.where(key), crop) for key, data in self.values(keys)]
+        if crop is None:
             for key, frame in zip(keys, frames, strict=True):
                 self._check_size(key, frame.shape[0], frame.shape[1])
         return frames
@@ -277,12 +314,12 @@ class MemorySource(FrameSource):
     def size(self, key: str) -> tuple[int, int]:
         return self._frames[key].shape[0], self._frames[key].shape[1]
 
-    def get(self, key: str, window: Window | None = None) -> np.ndarray:
+    def get(self, key: str, crop: Crop | None = None) -> np.ndarray:
         frame = self._frames[key]
-        if window is None:
+        if crop is None:
             return frame
-        check_window(window, self.size(key), self.where(key))
-        return window.of(frame)
+        check_crop(crop, self.size(key), self.where(key))
+        return crop.of(frame)
 
 
 def stored_key(key: str, side: str = "") -> bytes:

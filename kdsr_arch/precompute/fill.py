@@ -13,12 +13,11 @@ from typing import Any
 
 import numpy as np
 
-from kdsr_arch.data.augment import to_tensor
+from kdsr_arch.data.augment import allowed_flips, flip_of, to_tensor, undo_flip
 from kdsr_arch.data.loader import open_dataset
 from kdsr_arch.data.progress import Progress
-from kdsr_arch.data.store.lmdb_writer import LmdbWriter
-from kdsr_arch.data.store.teacher_store import INFO, OUTPUT, drawn, flip_of, stored_maps, undo_flip
-from kdsr_arch.data.teacher_views import View
+from kdsr_arch.data.store.lmdb_store import LmdbWriter
+from kdsr_arch.data.store.teacher_store import INFO, OUTPUT, View, stored_maps
 from kdsr_arch.distill.teachers import build_teacher, teacher_keys, weights_digests
 from kdsr_arch.errors import UserError
 from kdsr_arch.precompute.border import Probe, measure_border, warn_of_border
@@ -46,7 +45,7 @@ class Plan:
 def plan_of(opt: Mapping[str, Any], taps: Sequence[str] | None, windows: int, one_orientation: bool) -> Plan:
     """The plan for an option file: the taps that its terms name, and the orientations that its data set draws."""
     train = opt["datasets"]["train"]
-    flips = drawn(bool(train.get("use_hflip")), bool(train.get("use_rot")))
+    flips = allowed_flips(bool(train.get("use_hflip")), bool(train.get("use_rot")))
     if taps is None:
         taps = [tap for term in (opt["train"].get("distill_opt") or {}).values() for tap in _teacher_taps(term)]
     return Plan(tuple(dict.fromkeys(taps)), windows, (0,) if one_orientation else tuple(flips), not one_orientation)

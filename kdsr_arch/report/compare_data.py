@@ -12,9 +12,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from kdsr_arch.data.keys import natural
-from kdsr_arch.data.sources import IMAGE_SUFFIXES, FrameSource, open_source
-from kdsr_arch.data.store.image_bytes import decode_image
+from kdsr_arch.data.sources import IMAGE_SUFFIXES, FrameSource, natural, open_source
+from kdsr_arch.data.store.codec import decode_image
 from kdsr_arch.errors import UserError
 
 METRICS: dict[str, dict[str, Any]] = {

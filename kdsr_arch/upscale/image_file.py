@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from kdsr_arch.data.sources import IMAGE_SUFFIXES
-from kdsr_arch.data.store.image_bytes import PILLOW_STUMBLES, decode_image
+from kdsr_arch.data.store.codec import PILLOW_STUMBLES, decode_image
 from kdsr_arch.errors import UserError
 from kdsr_arch.infer.png import write_bytes
 

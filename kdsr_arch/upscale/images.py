@@ -8,8 +8,7 @@ from pathlib import Path
 import numpy as np
 from torch import Tensor
 
-from kdsr_arch.data.keys import natural
-from kdsr_arch.data.sources import IMAGE_SUFFIXES
+from kdsr_arch.data.sources import IMAGE_SUFFIXES, natural
 from kdsr_arch.errors import UserError
 from kdsr_arch.ops.bicubic import upsample_bicubic
 from kdsr_arch.upscale.chunks import Piece, Restorer

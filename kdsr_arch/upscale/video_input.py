@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from kdsr_arch.data.prepare.video_length import missing_seconds, promised_bytes, tagged_seconds, told_seconds
+from kdsr_arch.data.prepare.decode_video import missing_seconds, promised_bytes, tagged_seconds, told_seconds
 from kdsr_arch.errors import UserError
 from kdsr_arch.io import limit_decoder
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from kdsr_arch.data.prepare.decode_video import decode_video
-from kdsr_arch.data.prepare.demo_clips import video_files
+from kdsr_arch.data.prepare.demo_data import video_files
 from kdsr_arch.errors import UserError
 
 

@@ -7,7 +7,16 @@ import itertools
 import numpy as np
 import torch
 
-from kdsr_arch.data.augment import random_flip, random_window, to_tensor
+from kdsr_arch.data.augment import (
+    allowed_flips,
+    apply_flip,
+    flip_number,
+    flip_of,
+    random_crop,
+    random_flip,
+    to_tensor,
+    undo_flip,
+)
 from kdsr_arch.ops.color import rgb_to_y
 
 
@@ -17,6 +26,17 @@ def test_the_eight_flips_are_the_symmetries_of_a_square():
     rotations = [np.rot90(f, k) for f in (frame, frame[:, ::-1]) for k in range(4)]
     assert seen == {to_tensor([r]).numpy().tobytes() for r in rotations}
     assert len(seen) == 8
+
+
+def test_flips_have_numbers_and_can_be_undone():
+    planes = np.arange(2 * 5 * 7).reshape(2, 5, 7)
+    mirrored = [planes, planes[:, :, ::-1], planes[:, ::-1], planes[:, ::-1, ::-1]]
+    for number, expected in enumerate([*mirrored, *(m.transpose(0, 2, 1) for m in mirrored)]):
+        flip = flip_of(number)
+        assert flip_number(flip) == number and np.array_equal(apply_flip(planes, flip), expected)
+        assert np.array_equal(undo_flip(expected, flip), planes)
+    assert allowed_flips(False, False) == [0] and allowed_flips(True, False) == [0, 1]
+    assert allowed_flips(False, True) == [0, 2, 4, 6] and allowed_flips(True, True) == list(range(8))
 
 
 def test_tensors_are_planar_and_in_unit_range():
@@ -51,7 +71,7 @@ def test_options_limit_the_flips():
     assert len({random_flip(rng, True, True) for _ in range(200)}) == 8
 
 
-def test_windows_reach_every_corner_and_stay_inside():
+def test_crops_reach_every_corner_and_stay_inside():
     rng = np.random.default_rng(0)
-    windows = {random_window(rng, (5, 6), 4) for _ in range(300)}
-    assert {(w.top, w.left) for w in windows} == set(itertools.product(range(2), range(3)))
+    crops = {random_crop(rng, (5, 6), 4) for _ in range(300)}
+    assert {(w.top, w.left) for w in crops} == set(itertools.product(range(2), range(3)))

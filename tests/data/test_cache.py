@@ -8,9 +8,9 @@ import pickle
 import numpy as np
 import pytest
 
-from kdsr_arch.data.cache import CachedSource
+from kdsr_arch.data.augment import Crop
+from kdsr_arch.data.pairs import CachedSource
 from kdsr_arch.data.sources import FolderSource, FrameSource
-from kdsr_arch.data.store.codec import Window
 
 
 class Counting(FrameSource):
@@ -25,9 +25,9 @@ class Counting(FrameSource):
     def size(self, key):
         return self.source.size(key)
 
-    def get(self, key, window=None):
+    def get(self, key, crop=None):
         self.reads += 1
-        return self.source.get(key, window)
+        return self.source.get(key, crop)
 
 
 @pytest.fixture
@@ -37,10 +37,10 @@ def counting(clip_root):
 
 def test_each_frame_is_read_once(counting):
     cached = CachedSource(counting, counting.keys(), 1 << 30)
-    window = Window(2, 3, 10, 12)
+    crop = Crop(2, 3, 10, 12)
     for _ in range(3):
         for key in cached:
-            np.testing.assert_array_equal(cached.get(key, window), window.of(counting.source.get(key)))
+            np.testing.assert_array_equal(cached.get(key, crop), crop.of(counting.source.get(key)))
             np.testing.assert_array_equal(cached.get(key), counting.source.get(key))
     assert counting.reads == len(counting.keys())
     with pytest.raises(ValueError, match="read-only"):
@@ -83,19 +83,19 @@ def test_a_copy_sent_to_another_process_starts_empty(counting):
 
 
 def test_lr_made_of_frames_that_do_not_fit_is_one_decoding_each(counting):
-    from kdsr_arch.data.degraded import DegradedSource
+    from kdsr_arch.data.degradation import DegradedSource
     from kdsr_arch.data.pairs import FramePairs
 
     pairs = FramePairs({"dataroot_gt": counting.source.name, "scale": 4})
     keys = counting.keys()[:4]
     pairs.gt, pairs.lq = counting, DegradedSource(counting, 4)
-    expected = pairs.read(keys, keys[1:2], Window(1, 2, 8, 8))
+    expected = pairs.read(keys, keys[1:2], Crop(1, 2, 8, 8))
     assert counting.reads == 4
     half = (64 * 80 * 3 * 2 + 16 * 20 * 3 * 2) / 2**30
     pairs.cache({"cache": True, "cache_gb": half}, keys, keys, True)
     for _ in range(2):
         counting.reads = 0
-        found = pairs.read(keys, keys[1:2], Window(1, 2, 8, 8))
+        found = pairs.read(keys, keys[1:2], Crop(1, 2, 8, 8))
         for left, right in zip(found, expected, strict=True):
             np.testing.assert_array_equal(left, right)
     assert counting.reads == 2  # the two that are not in memory

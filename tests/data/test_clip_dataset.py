@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import torch
 
-from kdsr_arch.data import notices
+from kdsr_arch import errors
 from kdsr_arch.data.clip_dataset import ClipDataset
-from kdsr_arch.data.degraded import DegradedSource
+from kdsr_arch.data.degradation import DegradedSource
 from kdsr_arch.data.prepare.frame_writer import Entry, write_frames
 from kdsr_arch.data.sources import FolderSource, open_source
 from kdsr_arch.errors import UserError
@@ -105,7 +105,7 @@ def test_lmdb_folder_cache_and_stored_lr_give_identical_tensors(make, clip_lmdb,
 def test_lr_kept_beside_its_hr_is_read_with_it(make, clip_root, tmp_path, codec, monkeypatch):
     from kdsr_arch.data.prepare.frame_writer import Making
     from kdsr_arch.data.prepare.plans import convert_clips
-    from kdsr_arch.data.store import lmdb_env
+    from kdsr_arch.data.store import lmdb_store
     from kdsr_arch.data.store.codec import codec_named
 
     low = {"scale": 4, "kind": "BI", "border": "symmetric"}
@@ -113,8 +113,8 @@ def test_lr_kept_beside_its_hr_is_read_with_it(make, clip_root, tmp_path, codec,
     dataset = make(dataroot_gt=str(tmp_path / "both.lmdb"), cache=False)
     assert not isinstance(dataset.pairs.lq, DegradedSource)
     begun = []
-    begin = lmdb_env._begin
-    monkeypatch.setattr(lmdb_env, "_begin", lambda root: begun.append(root) or begin(root))
+    begin = lmdb_store._begin
+    monkeypatch.setattr(lmdb_store, "_begin", lambda root: begun.append(root) or begin(root))
     found = samples(dataset)
     assert len(begun) == len(found)  # one transaction a sample
     for left, right in zip(found, samples(make(cache=False)), strict=True):
@@ -176,7 +176,7 @@ def test_whole_clips_for_testing(make, stored_lq, clip_root):
 
 
 def test_sides_that_the_scale_does_not_divide_are_cut(make, caplog, monkeypatch):
-    monkeypatch.setattr(notices, "_said", set())
+    monkeypatch.setattr(errors, "_said", set())
     item = make(phase="test", scale=3)[0]
     assert item["lq"].shape == (8, 3, 21, 26) and item["gt"].shape == (8, 3, 63, 78)
     assert len([r for r in caplog.records if "cut at the right and bottom" in r.message]) == 1
@@ -213,7 +213,7 @@ def test_vimeo_with_centre_ground_truth_only(frames, tmp_path, save):
 
 
 def test_gaps_in_a_clip_are_said(make, tmp_path, save, frames, caplog, monkeypatch):
-    monkeypatch.setattr(notices, "_said", set())
+    monkeypatch.setattr(errors, "_said", set())
     for number in (0, 1, 3):
         save(tmp_path / "a" / f"{number:08d}.png", np.ascontiguousarray(frames[number]))
     make(dataroot_gt=str(tmp_path), clip_length=1)

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from kdsr_arch.data import notices
-from kdsr_arch.data.store.codec import ImageFileCodec, Window, codec_of
+from kdsr_arch import errors
+from kdsr_arch.data.augment import Crop
+from kdsr_arch.data.store.codec import ImageFileCodec, codec_of
 from kdsr_arch.errors import UserError
 
 CODEC = ImageFileCodec()
@@ -31,11 +32,11 @@ def test_png_is_lossless_and_rgb(frames):
 
 def test_window_is_the_part_of_the_whole(frames):
     value = CODEC.encode(frames[0])
-    part = CODEC.decode(value, "a", Window(5, 9, 20, 30))
+    part = CODEC.decode(value, "a", Crop(5, 9, 20, 30))
     np.testing.assert_array_equal(part, frames[0][5:25, 9:39])
     assert part.flags.c_contiguous and part.flags.owndata
-    with pytest.raises(UserError, match=r"window of 20x30 at \(130, 0\) does not fit a frame of 144x176"):
-        CODEC.decode(value, "a", Window(130, 0, 20, 30))
+    with pytest.raises(UserError, match=r"crop of 20x30 at \(130, 0\) does not fit a frame of 144x176"):
+        CODEC.decode(value, "a", Crop(130, 0, 20, 30))
 
 
 def test_grey_palette_and_bilevel_become_rgb(frames):
@@ -47,7 +48,7 @@ def test_grey_palette_and_bilevel_become_rgb(frames):
 
 
 def test_alpha_is_dropped_with_one_notice(frames, caplog, monkeypatch):
-    monkeypatch.setattr(notices, "_said", set())
+    monkeypatch.setattr(errors, "_said", set())
     alpha = np.full(frames[0].shape[:2], 7, np.uint8)
     value = pillow_bytes(Image.fromarray(np.dstack([frames[0], alpha])), "PNG")
     for _ in range(2):

@@ -9,11 +9,17 @@ import numpy as np
 import pytest
 
 from kdsr_arch.data.clips import listed_clips
-from kdsr_arch.data.degraded import DegradedSource
-from kdsr_arch.data.prepare import demo_clips as demo
+from kdsr_arch.data.degradation import DegradedSource
+from kdsr_arch.data.prepare import demo_data as demo
 from kdsr_arch.data.prepare.decode_video import crop_to_multiple, decode_video, halve, take
-from kdsr_arch.data.prepare.plans import convert_clips, convert_images, prepare_reds, prepare_vimeo, sub_windows
-from kdsr_arch.data.prepare.video_clips import prepare_video_clips
+from kdsr_arch.data.prepare.plans import (
+    convert_clips,
+    convert_images,
+    prepare_reds,
+    prepare_video_clips,
+    prepare_vimeo,
+    sub_images,
+)
 from kdsr_arch.data.sources import FolderSource, LmdbSource
 from kdsr_arch.errors import UserError
 
@@ -55,11 +61,11 @@ def test_videos_and_folders_become_clips(frames, tmp_path, save):
 
 
 def test_a_video_that_breaks_off(frames, tmp_path, caplog, monkeypatch):
-    from kdsr_arch.data import notices
+    from kdsr_arch import errors
     from kdsr_arch.data.prepare.decode_video import StreamSource
     from kdsr_arch.data.prepare.frame_writer import Making, write_clips
 
-    monkeypatch.setattr(notices, "_said", set())
+    monkeypatch.setattr(errors, "_said", set())
 
     def torn():
         yield from frames[:3]
@@ -129,7 +135,7 @@ def test_images_and_sub_images(frames, tmp_path, save):
     parts = {f"0001_s{n:03d}": frames[0][t : t + 32, x : x + 32] for n, (t, x) in enumerate(corners, 1)}
     assert_equal_stores(tmp_path / "sub.lmdb", parts)
     with pytest.raises(UserError, match="50x70 is smaller than the sub-images of 64"):
-        sub_windows((50, 70), 64, 64)
+        sub_images((50, 70), 64, 64)
 
 
 def test_reds_is_regrouped(frames, tmp_path, save):
@@ -195,7 +201,7 @@ def demo_root(tmp_path_factory):
         demo.video_files()
     except UserError as error:
         pytest.skip(str(error))
-    return demo.prepare(tmp_path_factory.mktemp("demo") / "demo")
+    return demo.make_demo_clips(tmp_path_factory.mktemp("demo") / "demo")
 
 
 def test_the_demo_holds_out_the_ends(demo_root):
@@ -212,11 +218,11 @@ def test_the_demo_holds_out_the_ends(demo_root):
 
 def test_the_demo_is_made_once_and_again_when_torn(tmp_path, monkeypatch, demo_root):
     monkeypatch.setattr(demo, "CLIPS", ("carphone_pristine",))
-    demo_root = demo.prepare(tmp_path / "small")
+    demo_root = demo.make_demo_clips(tmp_path / "small")
     before = (demo_root / "test_GT.lmdb" / "data.mdb").stat().st_mtime_ns
-    assert demo.prepare(demo_root) == demo_root
+    assert demo.make_demo_clips(demo_root) == demo_root
     assert (demo_root / "test_GT.lmdb" / "data.mdb").stat().st_mtime_ns == before
     (demo_root / "READY").unlink()
-    assert not demo.is_ready(demo_root)
-    demo.prepare(demo_root)
-    assert demo.is_ready(demo_root) and (demo_root / "test_GT.lmdb" / "data.mdb").stat().st_mtime_ns > before
+    assert not demo.has_demo_clips(demo_root)
+    demo.make_demo_clips(demo_root)
+    assert demo.has_demo_clips(demo_root) and (demo_root / "test_GT.lmdb" / "data.mdb").stat().st_mtime_ns > before

@@ -12,10 +12,10 @@ import pytest
 from PIL import Image
 
 from kdsr_arch.cli import main
-from kdsr_arch.data.degraded import DegradedSource
+from kdsr_arch.data.degradation import DegradedSource
+from kdsr_arch.data.prepare.store_tools import verify
 from kdsr_arch.data.sources import FolderSource, LmdbSource
 from kdsr_arch.data.store.codec import codec_of
-from kdsr_arch.data.store.store_tools import verify
 
 
 @pytest.fixture
@@ -112,7 +112,7 @@ def test_cat_and_export(store, clip_root, tmp_path, capfdbinary):
     capfdbinary.readouterr()
     assert main(["lmdb", "cat", str(store), "000/00000003"]) == 0
     np.testing.assert_array_equal(np.asarray(Image.open(io.BytesIO(capfdbinary.readouterr().out))), frame)
-    words = ["cat", str(store), "000/00000003", "-o", str(tmp_path / "p.png"), "--window", "8", "4", "16", "12"]
+    words = ["cat", str(store), "000/00000003", "-o", str(tmp_path / "p.png"), "--crop", "8", "4", "16", "12"]
     assert main(["lmdb", *words]) == 0
     np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / "p.png")), frame[8:24, 4:16])
     words = ["cat", str(store), "000/00000003", "-o", str(tmp_path / "l.png"), "--side", "x4_BI_symmetric"]

@@ -11,9 +11,8 @@ import lmdb
 import pytest
 
 from kdsr_arch.data.sources import LmdbSource
-from kdsr_arch.data.store import lmdb_writer
-from kdsr_arch.data.store.lmdb_env import check_lmdb, reading
-from kdsr_arch.data.store.lmdb_writer import LmdbWriter
+from kdsr_arch.data.store import lmdb_store
+from kdsr_arch.data.store.lmdb_store import LmdbWriter, check_lmdb, reading
 from kdsr_arch.errors import UserError
 
 META = {"meta_info.txt": "a.png (8,8,3) 1\n"}
@@ -25,7 +24,7 @@ def content(path) -> dict[bytes, bytes]:
 
 
 def test_the_map_grows_by_itself(tmp_path, monkeypatch):
-    monkeypatch.setattr(lmdb_writer, "_FIRST_MAP", 64 << 10)
+    monkeypatch.setattr(lmdb_store, "_FIRST_MAP", 64 << 10)
     values = {b"%03d" % i: bytes([i]) * 50_000 for i in range(30)}
     with LmdbWriter(tmp_path / "a.lmdb", {}) as writer:
         for index, (key, value) in enumerate(values.items()):

@@ -13,14 +13,14 @@ import cv2
 import numpy as np
 import pytest
 
-from kdsr_arch.data import notices
-from kdsr_arch.data.degraded import DegradedSource
+from kdsr_arch import errors
+from kdsr_arch.data.degradation import DegradedSource
 from kdsr_arch.data.prepare import frame_writer as convert
 from kdsr_arch.data.prepare.frame_writer import Making
 from kdsr_arch.data.prepare.plans import convert_clips, convert_images, convert_store
 from kdsr_arch.data.sources import FolderSource, LmdbSource
 from kdsr_arch.data.store.codec import codec_named
-from kdsr_arch.data.store.lmdb_env import reading
+from kdsr_arch.data.store.lmdb_store import reading
 from kdsr_arch.errors import UserError
 
 LOW = {"scale": 4, "kind": "BI", "border": "symmetric"}
@@ -72,16 +72,16 @@ def test_killed_at_twenty_moments_the_content_is_the_same(many, tmp_path):
 
 def _convert_slowly(source: Path, out: Path, processes: int) -> None:
     """Commits after every frame, and takes its time, so that a kill at any moment meets another state."""
-    from kdsr_arch.data.store import lmdb_writer
+    from kdsr_arch.data.store import lmdb_store
 
-    plain = lmdb_writer.LmdbWriter.commit
+    plain = lmdb_store.LmdbWriter.commit
 
     def slow(self):
         plain(self)
         time.sleep(0.04)
 
-    lmdb_writer._COMMIT_BYTES = 1
-    lmdb_writer.LmdbWriter.commit = slow
+    lmdb_store._COMMIT_BYTES = 1
+    lmdb_store.LmdbWriter.commit = slow
     convert_clips(source, out, making=Making(codec_named("webp", 16), low=LOW, processes=processes))
 
 
@@ -147,7 +147,7 @@ def test_leaving_out_can_be_decided_later(tmp_path, save, frames):
 
 
 def test_missing_numbers_are_named(tmp_path, save, frames, caplog, monkeypatch):
-    monkeypatch.setattr(notices, "_said", set())
+    monkeypatch.setattr(errors, "_said", set())
     for index in (0, 1, 2, 4):
         save(tmp_path / "in" / "a" / f"{index:03d}.png", frames[index])
     with pytest.raises(UserError, match="clip 'a' has no frames between 'a/002' and 'a/004'"):
@@ -157,7 +157,7 @@ def test_missing_numbers_are_named(tmp_path, save, frames, caplog, monkeypatch):
 
 
 def test_alpha_links_and_names_of_any_language(tmp_path, save, frames, caplog, monkeypatch):
-    monkeypatch.setattr(notices, "_said", set())
+    monkeypatch.setattr(errors, "_said", set())
     root = tmp_path / "in" / "クリップ"
     save(tmp_path / "elsewhere" / "0.png", frames[0])
     save(root / "é1.png", np.dstack([frames[1], frames[1][..., 0]]))

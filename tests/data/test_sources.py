@@ -12,10 +12,9 @@ import lmdb
 import numpy as np
 import pytest
 
-from kdsr_arch.data.keys import natural, safe_key
-from kdsr_arch.data.sources import FolderSource, LmdbSource, open_source
-from kdsr_arch.data.store import lmdb_env
-from kdsr_arch.data.store.codec import Window
+from kdsr_arch.data.augment import Crop
+from kdsr_arch.data.sources import FolderSource, LmdbSource, natural, open_source, safe_key
+from kdsr_arch.data.store import lmdb_store
 from kdsr_arch.errors import UserError
 
 
@@ -33,11 +32,11 @@ def test_lmdb_and_folder_are_identical(clip_root, clip_lmdb):
     for key in folder:
         assert folder.size(key) == store.size(key)
         np.testing.assert_array_equal(folder.get(key), store.get(key))
-        window = Window(3, 5, 17, 19)
-        np.testing.assert_array_equal(folder.get(key, window), store.get(key, window))
-        np.testing.assert_array_equal(folder.get(key, window), window.of(store.get(key)))
+        crop = Crop(3, 5, 17, 19)
+        np.testing.assert_array_equal(folder.get(key, crop), store.get(key, crop))
+        np.testing.assert_array_equal(folder.get(key, crop), crop.of(store.get(key)))
     keys = folder.keys()[:3]
-    for one, many in zip(keys, store.get_many(keys, Window(0, 0, 8, 8)), strict=True):
+    for one, many in zip(keys, store.get_many(keys, Crop(0, 0, 8, 8)), strict=True):
         np.testing.assert_array_equal(folder.get(one)[:8, :8], many)
 
 
@@ -56,11 +55,11 @@ def test_basicsr_reads_ours_and_we_read_basicsrs(clip_root, clip_lmdb, tmp_path)
     from basicsr.utils import FileClient, imfrombytes
     from basicsr.utils.lmdb_util import make_lmdb_from_imgs
 
-    lmdb_env.close_all()  # LMDB allows one environment per store and process
+    lmdb_store.close_all()  # LMDB allows one environment per store and process
     folder = FolderSource(clip_root)
     keys = folder.keys()
     client = FileClient("lmdb", db_paths=[str(clip_lmdb)], client_keys=["gt"])
-    assert not lmdb_env._open
+    assert not lmdb_store._open
     theirs = imfrombytes(client.get(keys[4], "gt"))[..., ::-1]
     np.testing.assert_array_equal(theirs, folder.get(keys[4]))
     out = tmp_path / "basicsr.lmdb"
@@ -71,7 +70,7 @@ def test_basicsr_reads_ours_and_we_read_basicsrs(clip_root, clip_lmdb, tmp_path)
 
 def _child(source, key, queue):
     frame = source.get(key)
-    queue.put((int(frame.sum()), lmdb_env._owner == os.getpid()))
+    queue.put((int(frame.sum()), lmdb_store._owner == os.getpid()))
 
 
 def test_a_forked_worker_opens_its_own_environment(clip_lmdb):

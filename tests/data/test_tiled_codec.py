@@ -1,4 +1,4 @@
-"""Tiled values: lossless, a window of them is that window of the frame, and damage is never silent."""
+"""Tiled values: lossless, a crop of them is that crop of the frame, and damage is never silent."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kdsr_arch.data.store.codec import CODEC_NAMES, ImageFileCodec, Window, codec_named, codec_of
+from kdsr_arch.data.augment import Crop
+from kdsr_arch.data.store.codec import CODEC_NAMES, ImageFileCodec, codec_named, codec_of
 from kdsr_arch.data.store.tiled_codec import TiledCodec, tile_edge
 from kdsr_arch.errors import UserError
 
@@ -37,18 +38,18 @@ def test_a_window_is_that_part_of_the_frame(data, name, edge):
     frame = np.random.default_rng(height * 100 + width).integers(0, 256, (height, width, 3), dtype=np.uint8)
     value = codec_named(name, edge).encode(frame)
     top, left = data.draw(st.integers(0, height - 1)), data.draw(st.integers(0, width - 1))
-    window = Window(top, left, data.draw(st.integers(1, height - top)), data.draw(st.integers(1, width - left)))
-    np.testing.assert_array_equal(TiledCodec().decode(value, "a", window), window.of(frame))
+    crop = Crop(top, left, data.draw(st.integers(1, height - top)), data.draw(st.integers(1, width - left)))
+    np.testing.assert_array_equal(TiledCodec().decode(value, "a", crop), crop.of(frame))
 
 
 def test_a_window_reads_its_own_tiles_only(frames):
     value = bytearray(codec_named("webp", 16).encode(frames[0]))
     value[-5] ^= 1  # in the last tile
-    np.testing.assert_array_equal(TiledCodec().decode(value, "a", Window(0, 0, 40, 40)), frames[0][:40, :40])
+    np.testing.assert_array_equal(TiledCodec().decode(value, "a", Crop(0, 0, 40, 40)), frames[0][:40, :40])
     with pytest.raises(UserError, match="a: the stored frame is damaged"):
-        TiledCodec().decode(value, "a", Window(140, 170, 4, 6))
-    with pytest.raises(UserError, match=r"window of 20x30 at \(130, 0\) does not fit a frame of 144x176"):
-        TiledCodec().decode(value, "a", Window(130, 0, 20, 30))
+        TiledCodec().decode(value, "a", Crop(140, 170, 4, 6))
+    with pytest.raises(UserError, match=r"crop of 20x30 at \(130, 0\) does not fit a frame of 144x176"):
+        TiledCodec().decode(value, "a", Crop(130, 0, 20, 30))
 
 
 @pytest.mark.parametrize("name", CODEC_NAMES)

@@ -9,10 +9,10 @@ import cv2
 import numpy as np
 import pytest
 
+from kdsr_arch import errors
 from kdsr_arch.cli import main
-from kdsr_arch.data import notices
 from kdsr_arch.data.prepare.decode_video import decode_video
-from kdsr_arch.data.prepare.video_clips import prepare_video_clips
+from kdsr_arch.data.prepare.plans import prepare_video_clips
 from kdsr_arch.data.sources import open_source
 from kdsr_arch.errors import UserError
 
@@ -22,7 +22,7 @@ STEADY = 40  # ms
 
 @pytest.fixture(autouse=True)
 def nothing_said(monkeypatch):
-    monkeypatch.setattr(notices, "_said", set())
+    monkeypatch.setattr(errors, "_said", set())
 
 
 def pictures(count, height=32, width=48):

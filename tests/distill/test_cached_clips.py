@@ -6,10 +6,9 @@ import pytest
 import torch
 import yaml
 
-from kdsr_arch.data.clips import Clip
+from kdsr_arch.data.clips import Clip, clip_views
 from kdsr_arch.data.loader import open_dataset, train_batches
-from kdsr_arch.data.store.teacher_store import OUTPUT, TeacherStore
-from kdsr_arch.data.teacher_views import clip_views, view_key
+from kdsr_arch.data.store.teacher_store import OUTPUT, TeacherStore, view_key
 from kdsr_arch.distill.teachers import build_teacher
 from kdsr_arch.errors import UserError
 from kdsr_arch.infer.networks import build_network

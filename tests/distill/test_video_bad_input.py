@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch.nn import functional
 
+from kdsr_arch import errors
 from kdsr_arch.cli import main
-from kdsr_arch.data import notices
 from kdsr_arch.data.clip_dataset import ClipDataset
 from kdsr_arch.distill.task import DistillTask
 from kdsr_arch.errors import UserError
@@ -92,7 +92,7 @@ def test_a_clip_shorter_than_what_a_sample_needs(tmp_path) -> None:
 
 
 def test_missing_frame_numbers_are_named_once(tmp_path, caplog, monkeypatch) -> None:
-    monkeypatch.setattr(notices, "_said", set())
+    monkeypatch.setattr(errors, "_said", set())
     write_clips(tmp_path, {"000": 7})
     (tmp_path / "000" / "00000003.png").unlink()
     for _ in range(2):

@@ -49,8 +49,8 @@ def project(tmp_path_factory: pytest.TempPathFactory, tiny_edvr: dict[str, Any])
 
 def _write_clip(root: Path) -> None:
     from kdsr_arch.data.prepare.decode_video import decode_video
-    from kdsr_arch.data.prepare.demo_clips import video_files
-    from kdsr_arch.data.prepare.video_clips import prepare_video_clips
+    from kdsr_arch.data.prepare.demo_data import video_files
+    from kdsr_arch.data.prepare.plans import prepare_video_clips
 
     folder = root / "videos" / "carphone"
     folder.mkdir(parents=True)

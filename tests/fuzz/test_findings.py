@@ -20,7 +20,7 @@ from fuzz.payloads import hostile_objects, hostile_pickles
 from fuzz.targets import checkpoints, images, lmdb_values, load, training_states, videos
 from kdsr_arch.cli import main
 from kdsr_arch.data.augment import to_tensor
-from kdsr_arch.data.cache import CachedSource
+from kdsr_arch.data.pairs import CachedSource
 from kdsr_arch.data.sources import LmdbSource
 from kdsr_arch.data.store.teacher_store import TeacherStore
 from kdsr_arch.errors import UserError

@@ -10,14 +10,45 @@ from typing import Any
 import cv2
 import numpy as np
 
-from kdsr_arch.data.notices import notice
-from kdsr_arch.data.prepare.video_length import missing_seconds, promised_bytes, told_seconds
+from kdsr_arch.data.augment import Crop
 from kdsr_arch.data.sources import FrameSource
-from kdsr_arch.data.window import Window
-from kdsr_arch.errors import UserError
+from kdsr_arch.errors import UserError, notice
 from kdsr_arch.io import limit_decoder
 
-__all__ = ["VIDEO_SUFFIXES", "StreamSource", "crop_to_multiple", "decode_video", "halve", "take"]
+
+def promised_bytes(container: Any, stream: Any) -> int | None:
+    """Where the index of an MP4 or MOV file says that its frames end, where the file ends before; else None."""
+    entries = getattr(stream, "index_entries", None)
+    if not container.format.name.startswith("mov") or not entries or not container.size:
+        return None
+    last = entries[len(entries) - 1]
+    return last.pos + last.size if last.pos + last.size > container.size else None
+
+
+def told_seconds(container: Any, stream: Any) -> float | None:
+    """The length of the video stream; the file's where it holds nothing else."""
+    if stream.duration:
+        return float(stream.duration * stream.time_base)
+    tagged = tagged_seconds(stream)
+    if tagged is None and container.duration and len(container.streams) == 1:
+        return container.duration / 1_000_000
+    return tagged
+
+
+def tagged_seconds(stream: Any) -> float | None:
+    """What the stream's tag DURATION says, as Matroska files have it."""
+    text = {key.upper(): value for key, value in stream.metadata.items()}.get("DURATION", "")
+    try:
+        hours, minutes, seconds = (float(part) for part in text.split(":"))
+    except ValueError:
+        return None
+    return 3600 * hours + 60 * minutes + seconds
+
+
+def missing_seconds(told: float | None, ended: float) -> bool:
+    """Whether frames that end after ``ended`` seconds are too few for a file that tells ``told``."""
+    return told is not None and ended < told - max(1.0, 0.02 * told)
+
 
 VIDEO_SUFFIXES = frozenset({".mp4", ".mkv", ".mov", ".avi", ".webm", ".m4v", ".mpg", ".mpeg"})
 
@@ -171,11 +202,11 @@ class StreamSource(FrameSource):
         frame = self.get(key)
         return frame.shape[0], frame.shape[1]
 
-    def get(self, key: str, window: Window | None = None) -> np.ndarray:
+    def get(self, key: str, crop: Crop | None = None) -> np.ndarray:
         if not self._advance(int(key)):
             raise UserError(f"{self.name}: has no frame {int(key)}")
         assert self._last is not None
-        return window.of(self._last) if window else self._last
+        return crop.of(self._last) if crop else self._last
 
     def stamp(self, key: str) -> str:
         return f"{key} {self._mark}"

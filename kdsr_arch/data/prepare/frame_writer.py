@@ -12,18 +12,24 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from kdsr_arch.data.degraded import DegradedSource
-from kdsr_arch.data.keys import clip_of, natural, safe_key
-from kdsr_arch.data.notices import notice
+from kdsr_arch.data.augment import Crop
+from kdsr_arch.data.degradation import DegradedSource
 from kdsr_arch.data.prepare.workers import ordered_map
 from kdsr_arch.data.progress import Progress
-from kdsr_arch.data.sources import FrameSource, MemorySource, meta_file, side_name, stored_key
-from kdsr_arch.data.store.codec import Codec, ImageFileCodec, Window, codec_of
-from kdsr_arch.data.store.lmdb_writer import LmdbWriter
-from kdsr_arch.errors import UserError
+from kdsr_arch.data.sources import (
+    FrameSource,
+    MemorySource,
+    clip_of,
+    meta_file,
+    natural,
+    safe_key,
+    side_name,
+    stored_key,
+)
+from kdsr_arch.data.store.codec import Codec, ImageFileCodec, codec_of
+from kdsr_arch.data.store.lmdb_store import LmdbWriter
+from kdsr_arch.errors import UserError, notice
 from kdsr_arch.records import available_cores
-
-__all__ = ["SKIPPED_FILE", "ClipShapes", "Entry", "Making", "write_clip_list", "write_clips", "write_frames"]
 
 ClipShapes = dict[str, tuple[int, int, int]]  # (frames, H, W) by clip
 SKIPPED_FILE = "skipped.txt"
@@ -36,7 +42,7 @@ class Entry(NamedTuple):
     source: FrameSource
     key: str
     new_key: str
-    window: Window | None = None
+    crop: Crop | None = None
     side: str = ""  # of which version of the frames it is, see LmdbSource
 
 
@@ -82,7 +88,7 @@ class _Bad(str):
     """Why a frame cannot be used."""
 
 
-Job = tuple[_Label, FrameSource, str, Window | None]
+Job = tuple[_Label, FrameSource, str, Crop | None]
 
 
 def write_frames(
@@ -122,7 +128,7 @@ def write_frames(
 
 def _job(entry: Entry) -> Job:
     label = _Label(entry.new_key, entry.side, entry.source.where(entry.key), _stamp(entry))
-    return label, _detached(entry), entry.key, entry.window
+    return label, _detached(entry), entry.key, entry.crop
 
 
 def _detached(entry: Entry) -> FrameSource:
@@ -134,17 +140,17 @@ def _detached(entry: Entry) -> FrameSource:
 
 def _stamp(entry: Entry) -> str:
     try:
-        return f"{entry.source.stamp(entry.key)} {tuple(entry.window or ())}"
+        return f"{entry.source.stamp(entry.key)} {tuple(entry.crop or ())}"
     except UserError:
         return "unreadable"
 
 
 def _encoded(job: Job, *, codec: Codec, low: Mapping[str, Any] | None) -> tuple[_Label, list[_Value] | _Bad]:
     """In a worker: the values of one frame."""
-    label, source, key, window = job
+    label, source, key, crop = job
     try:
-        value = None if window else _as_it_is(source, key, codec)
-        frame = source.get(key, window)
+        value = None if crop else _as_it_is(source, key, codec)
+        frame = source.get(key, crop)
         values = [_Value(label.side, value or codec.encode(frame), frame.shape[:2])]
         if low and not label.side:
             values.append(_low_value(frame, codec, low, label.where))

@@ -3,27 +3,25 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-from kdsr_arch.data.clips import listed_clips
-from kdsr_arch.data.degraded import DegradedSource
-from kdsr_arch.data.keys import clip_of, first_gap
-from kdsr_arch.data.notices import notice
-from kdsr_arch.data.prepare.frame_writer import ClipShapes, Entry, Making, write_clip_list, write_frames
-from kdsr_arch.data.sources import FolderSource, FrameSource, LmdbSource, open_source
-from kdsr_arch.data.store.codec import Window
-from kdsr_arch.errors import UserError
+import numpy as np
 
-__all__ = [
-    "REDS4",
-    "convert_clips",
-    "convert_images",
-    "convert_store",
-    "prepare_reds",
-    "prepare_vimeo",
-    "sub_windows",
-]
+from kdsr_arch.data.augment import Crop
+from kdsr_arch.data.clips import first_gap, listed_clips
+from kdsr_arch.data.degradation import DegradedSource
+from kdsr_arch.data.prepare.decode_video import (
+    VIDEO_SUFFIXES,
+    StreamSource,
+    crop_to_multiple,
+    decode_video,
+    halve,
+    take,
+)
+from kdsr_arch.data.prepare.frame_writer import ClipShapes, Entry, Making, write_clip_list, write_clips, write_frames
+from kdsr_arch.data.sources import FolderSource, FrameSource, LmdbSource, clip_of, natural, open_source
+from kdsr_arch.errors import UserError, notice
 
 REDS4 = ("000", "011", "015", "020")
 _REDS_TRAIN_CLIPS = 240  # the 30 validation clips follow as 240 to 269
@@ -47,12 +45,12 @@ def check_numbering(source: FrameSource, making: Making | None) -> None:
         notice(f"gap {source.name} {clip}", f"{told}; taken as it is")
 
 
-def sub_windows(size: tuple[int, int], patch: int, step: int) -> list[Window]:
-    """Overlapping square windows that cover an image of ``size``; the last of a row or column is moved inside."""
+def sub_images(size: tuple[int, int], patch: int, step: int) -> list[Crop]:
+    """Overlapping square crops that cover an image of ``size``; the last of a row or column is moved inside."""
     if patch > min(size):
         raise UserError(f"an image of {size[0]}x{size[1]} is smaller than the sub-images of {patch}")
     tops, lefts = (sorted({*range(0, n - patch + 1, step), n - patch}) for n in size)
-    return [Window(top, left, patch, patch) for top in tops for left in lefts]
+    return [Crop(top, left, patch, patch) for top in tops for left in lefts]
 
 
 def convert_images(
@@ -80,8 +78,8 @@ def convert_images(
             if not patch:
                 yield Entry(source, key, new_key)
                 continue
-            for number, window in enumerate(sub_windows(source.size(key), patch, step or patch), 1):
-                yield Entry(source, key, f"{new_key}_s{number:03d}", window)
+            for number, crop in enumerate(sub_images(source.size(key), patch, step or patch), 1):
+                yield Entry(source, key, f"{new_key}_s{number:03d}", crop)
 
     return write_frames(entries(), out, making, None if patch else len(source.keys()))
 
@@ -215,3 +213,84 @@ def convert_store(root: str | Path, out: str | Path, making: Making | None = Non
             yield from (Entry(part, key, key, side=getattr(part, "side", "")) for key in part)
 
     return write_frames(entries(), out, making, sum(len(part.keys()) for part in sources))
+
+
+Span = tuple[int | None, int | None]
+
+
+def find_clips(folder: str | Path) -> dict[str, Path]:
+    """The clips directly under ``folder``, by name: video files and folders of frames; or the one video itself."""
+    root = Path(folder)
+    if root.is_file():
+        return {root.stem: root}
+    if not root.is_dir():
+        raise UserError(f"{root}: the folder of clips does not exist")
+    found = [p for p in root.iterdir() if not p.name.startswith(".")]
+    found = [p for p in found if p.is_dir() or p.suffix.lower() in VIDEO_SUFFIXES]
+    clips: dict[str, Path] = {}
+    for path in sorted(found, key=lambda p: natural(p.name)):
+        name = path.name if path.is_dir() else path.stem
+        if name in clips:
+            raise UserError(f"{path}: another clip is named '{name}' as well; rename one of them")
+        clips[name] = path
+    if not clips:
+        raise UserError(f"{root}: no videos and no folders of frames in it")
+    return clips
+
+
+def clip_source(path: Path, halved: bool = False, multiple: int = 1, span: Span = (None, None)) -> FrameSource:
+    """The frames of a video or of a folder, in order.
+
+    Args:
+        halved: halve each frame, which makes compressed video clean.
+        multiple: height and width are cropped (centre) to multiples of this.
+        span: the frames taken, as a Python slice.
+    """
+
+    def frames() -> Iterator[np.ndarray]:
+        for frame in take(_all_frames(path), span):
+            yield crop_to_multiple(halve(frame) if halved else frame, multiple)
+
+    known = path.stat()
+    return StreamSource(frames, str(path), f"{known.st_size} {known.st_mtime_ns} {halved} {multiple} {span}")
+
+
+def _all_frames(path: Path) -> Iterable[np.ndarray]:
+    if path.is_dir():
+        source = FolderSource(path)
+        return (source.get(key) for key in source)
+    return decode_video(path)
+
+
+def prepare_video_clips(
+    folder: str | Path,
+    out: str | Path,
+    *,
+    halved: bool = True,
+    multiple: int = 4,
+    exclude: Sequence[str] = (),
+    ranges: Mapping[str, Span] | None = None,
+    making: Making | None = None,
+) -> ClipShapes:
+    """Turns a folder of videos and frame folders, or one video, into a clip LMDB.
+
+    Args:
+        out: the store, ``NAME.lmdb``.
+        halved, multiple: see :func:`clip_source`.
+        exclude: clips left out.
+        ranges: ``{clip: (start, stop)}``, as a Python slice: the frames taken of that clip.
+
+    Returns:
+        (frames, H, W) by clip.
+    """
+    found = find_clips(folder)
+    for name in [*exclude, *(ranges or {})]:
+        if name not in found:
+            raise UserError(f"{folder}: no clip '{name}'; there are {', '.join(found)}")
+    spans = ranges or {}
+    wanted = (
+        (name, clip_source(path, halved, multiple, spans.get(name, (None, None))))
+        for name, path in found.items()
+        if name not in exclude
+    )
+    return write_clips(wanted, out, making)

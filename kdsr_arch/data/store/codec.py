@@ -1,25 +1,64 @@
-"""How one frame is kept as bytes: the codec interface, and the image files (PNG, JPEG, WebP, ...) behind it.
+"""Frames as bytes: the codec interface, and the codec of image files (PNG, JPEG, WebP, ...).
 
-A further value format needs one class like :class:`Codec`, named in ``CODECS``.
+Another format of values needs one class like :class:`Codec`, named in ``CODECS``.
 """
 
 from __future__ import annotations
 
 import io
+import struct
 import zlib
 from typing import Protocol
 
 import cv2
 import numpy as np
+from PIL import Image
 
-from kdsr_arch.data.notices import notice
-from kdsr_arch.data.store.image_bytes import PILLOW_STUMBLES, decode_image
-from kdsr_arch.data.store.tile_coders import TILE_CODERS, Buffer
-from kdsr_arch.data.store.tiled_codec import TiledCodec
-from kdsr_arch.data.window import Window, check_window
-from kdsr_arch.errors import UserError, nearest
+from kdsr_arch.data.augment import Crop, check_crop
+from kdsr_arch.data.store.tiled_codec import TILE_CODERS, Buffer, TiledCodec
+from kdsr_arch.errors import UserError, nearest, notice
 
-__all__ = ["CODECS", "CODEC_NAMES", "Codec", "ImageFileCodec", "Window", "check_window", "codec_named", "codec_of"]
+# what Pillow raises over files that are no image, or a damaged one
+PILLOW_STUMBLES = (
+    *(OSError, SyntaxError, ValueError, TypeError, LookupError, AttributeError, ArithmeticError, MemoryError),
+    *(EOFError, RuntimeError, struct.error, zlib.error, Image.DecompressionBombError),
+)
+
+
+def is_whole(data: Buffer) -> bool:
+    """Return False for a PNG, JPEG or WebP that ends too early.
+
+    Some decoders fill what is missing with gray, silently, or make room for what a PNG's chunk says it holds.
+    """
+    head, tail = bytes(data[:12]), bytes(data[-4096:])
+    if head.startswith(b"\x89PNG"):
+        return _chunks_end(data)
+    if head.startswith(b"\xff\xd8"):
+        return b"\xff\xd9" in tail
+    if head.startswith(b"RIFF") and head[8:12] == b"WEBP":
+        return int.from_bytes(head[4:8], "little") + 8 <= len(data)
+    return len(data) > 0
+
+
+def _chunks_end(data: Buffer) -> bool:
+    """Whether the chunks of a PNG lie inside the file up to the last."""
+    view, place = memoryview(data), 8
+    while place + 12 <= len(view):
+        if view[place + 4 : place + 8] == b"IEND":
+            return True
+        place += 12 + int.from_bytes(view[place : place + 4], "big")
+    return False
+
+
+def decode_image(data: Buffer, flags: int = cv2.IMREAD_UNCHANGED) -> np.ndarray | None:
+    """Decode an image file to pixels in OpenCV's order; None for bytes that are no whole image, or one too large."""
+    if not is_whole(data):
+        return None
+    try:
+        return cv2.imdecode(np.frombuffer(data, np.uint8), flags)
+    except cv2.error:
+        return None
+
 
 CODEC_NAMES = ("webp", "raw", "png")
 
@@ -36,22 +75,22 @@ class Codec(Protocol):
     recipe: str
 
     def accepts(self, data: Buffer) -> bool:
-        """Whether ``data`` starts like a value of this format."""
+        """Return whether ``data`` starts like a value of this format."""
 
     def size(self, data: Buffer, name: str) -> tuple[int, int]:
-        """(H, W) without decoding the pixels."""
+        """Return (H, W) without decoding the pixels."""
 
     def described(self, head: Buffer) -> str:
-        """What a value that begins with these 64 bytes is, for people."""
+        """Describe a value by its first 64 bytes, for messages."""
 
-    def decode(self, data: Buffer, name: str, window: Window | None = None) -> np.ndarray:
-        """The frame, or the part of it under ``window``: uint8 (h, w, 3) RGB, C-contiguous, owned by the caller."""
+    def decode(self, data: Buffer, name: str, crop: Crop | None = None) -> np.ndarray:
+        """Decode the frame, or its part under ``crop``: uint8 (h, w, 3) RGB, C-contiguous, owned by the caller."""
 
     def encode(self, frame: np.ndarray) -> bytes:
-        """The bytes of a uint8 (H, W, 3) RGB frame, lossless."""
+        """Return the bytes of a uint8 (H, W, 3) RGB frame, lossless."""
 
     def verify(self, data: Buffer, name: str) -> tuple[int, int]:
-        """(H, W), after everything that can be checked was: raises UserError for a value with a flipped byte."""
+        """Check all that can be checked and return (H, W); raise UserError for a value with a flipped byte."""
 
 
 def _refuse_undecodable(name: str) -> UserError:
@@ -59,7 +98,7 @@ def _refuse_undecodable(name: str) -> UserError:
 
 
 def _to_rgb(image: np.ndarray, name: str) -> np.ndarray:
-    """Any uint8 image as OpenCV reads it (grey, BGR, BGRA) as a new (h, w, 3) RGB array."""
+    """Convert a uint8 image as OpenCV reads it (gray, BGR, BGRA) to a new (h, w, 3) RGB array."""
     if image.dtype != np.uint8:
         raise UserError(f"{name}: {image.dtype} pixels; only 8-bit images are supported, convert it to 8 bits first")
     if image.ndim == 2 or image.shape[2] == 1:
@@ -71,7 +110,7 @@ def _to_rgb(image: np.ndarray, name: str) -> np.ndarray:
 
 
 class ImageFileCodec:
-    """Whole image files as values. A window is cut after decoding; what is encoded is PNG.
+    """Whole image files as values: a crop is cut after decoding, and frames are encoded as PNG.
 
     Args:
         compress_level: zlib level of the PNG written, 0 to 9.
@@ -98,13 +137,13 @@ class ImageFileCodec:
     def described(self, head: Buffer) -> str:
         return "image files"
 
-    def decode(self, data: Buffer, name: str, window: Window | None = None) -> np.ndarray:
+    def decode(self, data: Buffer, name: str, crop: Crop | None = None) -> np.ndarray:
         image = decode_image(data)
         if image is None:
             raise _refuse_undecodable(name)
-        if window is not None:
-            check_window(window, (image.shape[0], image.shape[1]), name)
-            image = window.of(image)
+        if crop is not None:
+            check_crop(crop, (image.shape[0], image.shape[1]), name)
+            image = crop.of(image)
         return _to_rgb(image, name)
 
     def encode(self, frame: np.ndarray) -> bytes:
@@ -122,7 +161,7 @@ class ImageFileCodec:
 
 
 def _png_sums_agree(data: Buffer) -> bool:
-    """False for a PNG of which a chunk differs from its checksum; other files have none."""
+    """Return False for a PNG of which a chunk differs from its checksum; other files have none."""
     view = memoryview(data)
     if bytes(view[:8]) != b"\x89PNG\r\n\x1a\n":
         return True
@@ -140,12 +179,12 @@ CODECS: tuple[Codec, ...] = (TiledCodec(), ImageFileCodec())
 
 
 def codec_of(data: Buffer) -> Codec:
-    """The codec that reads a stored value."""
+    """Return the codec that reads a stored value."""
     return next(codec for codec in CODECS if codec.accepts(data))
 
 
 def codec_named(name: str, edge: int = 0) -> Codec:
-    """The codec that writes ``name``, one of :data:`CODEC_NAMES`; ``edge`` is the side of tiles (0: as suits)."""
+    """Return the codec that writes ``name``, one of :data:`CODEC_NAMES`; ``edge`` is the tiles' side (0: automatic)."""
     if name == "png":
         return ImageFileCodec()
     if name not in {coder.name for coder in TILE_CODERS}:

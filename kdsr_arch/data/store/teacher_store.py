@@ -2,66 +2,106 @@
 
 A store is an LMDB folder: values ``KEY|ORIENTATION|NAME`` are float16 (C, H, W) arrays as they lie in memory, so that a
 crop reads only the pages it touches; ``teacher.json`` beside them says what they are. KEY names an image, or a window
-of a clip's frames (:func:`~kdsr_arch.data.teacher_views.view_key`).
+of a clip's frames (:func:`~kdsr_arch.data.store.teacher_store.view_key`).
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import lmdb
 import numpy as np
 import torch
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from kdsr_arch.data.augment import Flip
-from kdsr_arch.data.store.codec import Window
-from kdsr_arch.data.store.lmdb_env import reading, unfinished
-from kdsr_arch.data.store.store_info import TeacherInfo, read_info
-from kdsr_arch.data.teacher_views import View, centred, view_key
+from kdsr_arch.data.augment import Crop, Flip, apply_flip, flip_number
+from kdsr_arch.data.store.lmdb_store import reading, unfinished
 from kdsr_arch.errors import UserError
 
-__all__ = [
-    "INFO", "OUTPUT", "TeacherStore", "apply_flip", "drawn", "flip_of", "orientation", "stored_maps", "undo_flip",
-]  # fmt: skip
+
+@dataclass(frozen=True)
+class View:
+    """One thing that a teacher is run on.
+
+    Attributes:
+        key: what its outputs are stored under.
+        frames: keys of its LR frames in order; one for a teacher of images.
+        group: the image or clip whose size and stored windows it shares.
+    """
+
+    key: str
+    frames: tuple[str, ...]
+    group: str
+
+
+def view_key(center: str, places: Sequence[int]) -> str:
+    """The name of a window of frames: that of its center frame, and where the others are from there.
+
+    A window at a clip's end, of another interval or played backwards has other places, and so a name of its own.
+
+    Args:
+        center: HR key of the frame in the middle.
+        places: positions of the window's frames in the clip.
+    """
+    middle = places[len(places) // 2]
+    return center if len(places) == 1 else f"{center}~{','.join(str(place - middle) for place in places)}"
+
+
+def centered(places: Sequence[int], middle: int, num_frame: int) -> Sequence[int]:
+    """The ``num_frame`` of some places around number ``middle``."""
+    half = num_frame // 2
+    return places[middle - half : middle + half + 1]
+
+
+_Side = Annotated[int, Field(ge=0, lt=1 << 31)]
+_Count = Annotated[int, Field(ge=1, lt=1 << 31)]
+_Size = Annotated[list[_Side], Field(min_length=2, max_length=2)]
+_Place = Annotated[list[_Side], Field(min_length=4, max_length=4)]
+
+
+class _Info(BaseModel):
+    model_config = ConfigDict(strict=True, extra="allow")
+
+
+class _Maps(_Info):
+    ratio: _Count
+    channels: _Count
+
+
+class TeacherInfo(_Info):
+    """``teacher.json`` (:class:`~kdsr_arch.data.store.teacher_store.TeacherStore`)."""
+
+    scale: _Count
+    images: dict[str, _Size]
+    names: dict[str, _Maps]
+    orientations: Annotated[list[Annotated[int, Field(ge=0, lt=8)]], Field(min_length=1)]
+    windows: dict[str, Annotated[list[_Place], Field(min_length=1)]] | None = None
+    num_frame: _Count = 1
+    backwards: bool = False
+
+
+def read_info(path: Path, form: type[_Info], told: str) -> dict[str, Any]:
+    """The content of such a file, as it stands there.
+
+    Raises:
+        UserError: missing, not readable, or not of that form; `told` is the message.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        form.model_validate(content)
+    except (OSError, ValueError, RecursionError) as error:  # pydantic's faults and undecodable text are ValueErrors
+        faults = error.errors() if isinstance(error, ValidationError) else []
+        places = sorted({".".join(map(str, fault["loc"])) for fault in faults})[:3]
+        raise UserError(told + (f" ({path.name}: {', '.join(places)})" if any(places) else "")) from None
+    return content
+
 
 INFO = "teacher.json"
 OUTPUT = "output"
-
-
-def orientation(flip: Flip) -> int:
-    """The number, 0 to 7, of a symmetry of the square."""
-    return sum(bool(on) << place for place, on in enumerate(flip))
-
-
-def flip_of(number: int) -> Flip:
-    """The inverse of :func:`orientation`."""
-    return bool(number & 1), bool(number & 2), bool(number & 4)
-
-
-def drawn(use_hflip: bool, use_rot: bool) -> list[int]:
-    """The orientations that augmentation draws from."""
-    return [n for n in range(8) if (use_hflip or not n & 1) and (use_rot or not n & 6)]
-
-
-def undo_flip(maps: Any, flip: Flip) -> Any:
-    """The inverse of :func:`apply_flip`."""
-    horizontal, vertical, transposed = flip
-    if transposed:
-        maps = maps.transpose(-1, -2) if isinstance(maps, torch.Tensor) else maps.swapaxes(-1, -2)
-    return apply_flip(maps, (horizontal, vertical, False))
-
-
-def apply_flip(maps: Any, flip: Flip) -> Any:
-    """Arrays or tensors (..., H, W): left to right, then top to bottom, then transposed, as images are augmented."""
-    horizontal, vertical, transposed = flip
-    axes = [axis for axis, on in ((-1, horizontal), (-2, vertical)) if on]
-    if isinstance(maps, torch.Tensor):
-        maps = maps.flip(axes) if axes else maps
-        return maps.transpose(-1, -2) if transposed else maps
-    maps = np.flip(maps, tuple(axes)) if axes else maps
-    return maps.swapaxes(-1, -2) if transposed else maps
 
 
 class TeacherStore:
@@ -131,12 +171,12 @@ class TeacherStore:
         wanted = set(names)
         self.names = {name: told for name, told in self.names.items() if name in wanted}
 
-    def window(self, rng: np.random.Generator, group: str) -> Window | None:
+    def window(self, rng: np.random.Generator, group: str) -> Crop | None:
         """One of the windows that the teacher was run on, where it was run on windows."""
         if not self.windows:
             return None
         held = self.windows[group]
-        return Window(*held[int(rng.integers(len(held)))])
+        return Crop(*held[int(rng.integers(len(held)))])
 
     def read_clip(
         self,
@@ -159,7 +199,7 @@ class TeacherStore:
         """
         half, made = (len(lq_places) - len(gt_places)) // 2, []
         for number, place in enumerate(gt_places):
-            frames = centred(lq_places, half + number, self.num_frame)
+            frames = centered(lq_places, half + number, self.num_frame)
             if not self.backwards and frames[-1] < frames[0]:
                 frames = frames[::-1]
             made.append(self.read(view_key(keys[place], frames), window, flip, name))
@@ -177,8 +217,7 @@ class TeacherStore:
         """
         size = self.images[group or key]
         window = window or (0, 0, size[0], size[1])
-        stored = orientation(flip) in self.orientations
-        number = orientation(flip) if stored else 0
+        number = flip_number(flip) if flip_number(flip) in self.orientations else 0
         with reading(self.path) as transaction:
             return {name: self._crop(transaction, key, number, name, window, flip, size) for name in self.names}
 

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 
+from kdsr_arch.data.augment import Crop, check_crop
 from kdsr_arch.data.sources import FrameSource
-from kdsr_arch.data.store.codec import Window, check_window
 from kdsr_arch.errors import UserError
 from kdsr_arch.ops.bicubic import imresize_uint8
 from kdsr_arch.ops.degrade import bd_downsample
 
-__all__ = ["CONTEXT", "DegradedSource", "mod_crop"]
-
 # LR pixels around a crop that its values depend on: 2 for the bicubic kernel (4 LR pixels wide); the 13x13 Gaussian
-# reaches 6 HR pixels, 3 LR pixels at scale 2. One more keeps the crop clear of rounding at the window's own border.
+# reaches 6 HR pixels, 3 LR pixels at scale 2. One more keeps the crop clear of rounding at the crop's own border.
 CONTEXT = 4
 
 
@@ -25,7 +23,7 @@ def mod_crop(size: tuple[int, int], scale: int) -> tuple[int, int]:
 class DegradedSource(FrameSource):
     """LR frames of a source of HR frames, whose right and bottom are cut to multiples of the scale.
 
-    The LR of a window is, bit for bit, that window of the LR of the whole frame: windows are made with enough context.
+    The LR of a crop is, bit for bit, that crop of the LR of the whole frame: crops are made with enough context.
 
     Args:
         source: HR frames.
@@ -65,22 +63,22 @@ class DegradedSource(FrameSource):
             return bd_downsample(frame, self.scale)
         return imresize_uint8(frame, 1 / self.scale, border=self.border)
 
-    def get(self, key: str, window: Window | None = None) -> np.ndarray:
-        return self.get_pair(key, window)[0]
+    def get(self, key: str, crop: Crop | None = None) -> np.ndarray:
+        return self.get_pair(key, crop)[0]
 
-    def get_pair(self, key: str, window: Window | None = None) -> tuple[np.ndarray, np.ndarray]:
-        """(LR, HR) under an LR window, from one read of the HR frame."""
+    def get_pair(self, key: str, crop: Crop | None = None) -> tuple[np.ndarray, np.ndarray]:
+        """(LR, HR) under an LR crop, from one read of the HR frame."""
         height, width = self.size(key)
-        window = window or Window(0, 0, height, width)
-        check_window(window, (height, width), self.where(key))
-        wide = _widened(window, height, width)
+        crop = crop or Crop(0, 0, height, width)
+        check_crop(crop, (height, width), self.where(key))
+        wide = _widened(crop, height, width)
         frame = self.source.get(key, wide.scaled(self.scale))
-        inner = Window(window.top - wide.top, window.left - wide.left, window.height, window.width)
+        inner = Crop(crop.top - wide.top, crop.left - wide.left, crop.height, crop.width)
         return inner.of(self.degrade(frame)), inner.scaled(self.scale).of(frame)
 
 
-def _widened(window: Window, height: int, width: int) -> Window:
-    top, left = max(0, window.top - CONTEXT), max(0, window.left - CONTEXT)
-    bottom = min(height, window.top + window.height + CONTEXT)
-    right = min(width, window.left + window.width + CONTEXT)
-    return Window(top, left, bottom - top, right - left)
+def _widened(crop: Crop, height: int, width: int) -> Crop:
+    top, left = max(0, crop.top - CONTEXT), max(0, crop.left - CONTEXT)
+    bottom = min(height, crop.top + crop.height + CONTEXT)
+    right = min(width, crop.left + crop.width + CONTEXT)
+    return Crop(top, left, bottom - top, right - left)

@@ -1,4 +1,8 @@
-"""Writing LMDB stores that appear whole, and that a killed run leaves ready to be gone on with."""
+"""LMDB stores: read through one environment per process, written whole.
+
+An environment is never carried over a fork. A store under way grows in a hidden folder, and a killed run can go on
+where its last commit is.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +12,7 @@ import fcntl
 import json
 import os
 import shutil
+import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -16,11 +21,13 @@ from typing import Any, TextIO
 
 import lmdb
 
-from kdsr_arch.data.store.lmdb_env import unfinished
 from kdsr_arch.errors import UserError
-from kdsr_arch.io import flush_folder, read_json
+from kdsr_arch.io import flush_folder, read_json, remove_leftovers, replace_file
 
-__all__ = ["RECIPE_FILE", "LmdbWriter"]
+_open: dict[str, lmdb.Environment] = {}  # by real path: LMDB allows one environment per store and process
+_real: dict[str, str] = {}  # absolute path -> real path of what is open: to find one asks about every folder on the way
+_owner = os.getpid()
+_active = threading.local()  # by real path: the transaction that this thread is in
 
 RECIPE_FILE = "conversion.json"  # how the store was made; stays in it
 _COMMIT_BYTES = 64 << 20
@@ -29,13 +36,109 @@ _FIRST_MAP = 1 << 30  # address space, not disk
 _STATE = b"\0state"  # progress, in the transaction that it is the progress of; taken out at the end
 
 
+def close_all() -> None:
+    """Close every environment of this process, so that stores can be moved or deleted."""
+    for environment in _open.values():
+        environment.close()
+    _open.clear()
+    _real.clear()
+
+
+def _real_path(root: Path) -> str:
+    where = os.path.join(os.getcwd(), root)
+    if where in _real:
+        return _real[where]
+    path = os.path.realpath(where)
+    if path in _open:
+        _real[where] = path
+    return path
+
+
+def _environment(root: Path) -> lmdb.Environment:
+    global _owner
+    if _owner != os.getpid():  # a forked worker: drop the parent's handles, they are not ours to read through
+        close_all()
+        _owner = os.getpid()
+    path = _real_path(root)
+    if path not in _open:
+        try:
+            # Random reads need no read-ahead; without locks a read-only file system works and workers do not meet.
+            _open[path] = lmdb.open(path, readonly=True, lock=False, readahead=False, meminit=False)
+        except lmdb.Error as error:
+            raise UserError(f"{root}: data.mdb cannot be opened ({_reason(error)}); convert the data again") from None
+    return _open[path]
+
+
+def _reason(error: Exception) -> str:
+    return str(error).rpartition(": ")[2]
+
+
+@contextlib.contextmanager
+def reading(root: Path) -> Iterator[lmdb.Transaction]:
+    """Begin a read transaction on the store at ``root``; values are memoryviews valid inside the ``with`` only.
+
+    Nested in another of the same store and thread it is that one, so that all values read are of one state.
+    """
+    path = _real_path(root)
+    begun: dict[str, lmdb.Transaction] = _active.__dict__
+    if path in begun and _owner == os.getpid():
+        yield begun[path]
+        return
+    with _begin(root) as transaction:
+        begun[path] = transaction
+        try:
+            yield transaction
+        finally:
+            del begun[path]
+
+
+def _begin(root: Path) -> lmdb.Transaction:
+    environment = _environment(root)
+    try:
+        return environment.begin(buffers=True)
+    except lmdb.MapResizedError:  # it has grown since it was opened
+        environment.set_mapsize(0)
+        return environment.begin(buffers=True)
+    except lmdb.Error as error:
+        raise UserError(f"{root}: data.mdb cannot be read ({_reason(error)}); convert the data again") from None
+
+
+def unfinished(root: Path) -> Path:
+    """Return the folder in which a conversion to ``root`` grows."""
+    return root.with_name(f".{root.name}.partial")
+
+
+def check_lmdb(root: Path) -> None:
+    """Raise UserError unless ``root`` is a whole store: a folder with data.mdb, not truncated, and meta_info.txt."""
+    if not root.is_dir():
+        if unfinished(root).is_dir():
+            raise UserError(f"{root}: its conversion is not finished; run the same command again and it goes on")
+        raise UserError(f"{root}: the data root does not exist or is not a folder")
+    if not (root / "data.mdb").is_file():
+        raise UserError(f"{root}: no data.mdb in it, so this is not an LMDB store")
+    if not (root / "meta_info.txt").is_file():
+        raise UserError(
+            f"{root}: no meta_info.txt in it, so it is still being written or was broken off; convert again"
+        )
+    if (root / "data.mdb").stat().st_size == 0:
+        raise UserError(f"{root}: data.mdb is empty; copy or convert it again")
+    was_open = _real_path(root) in _open and _owner == os.getpid()
+    environment = _environment(root)
+    needed = (environment.info()["last_pgno"] + 1) * environment.stat()["psize"]
+    if not was_open:  # nothing stays open until something is read, so that a fork has nothing to inherit
+        _open.pop(_real_path(root)).close()
+    present = (root / "data.mdb").stat().st_size
+    if present < needed:  # reading past the end of the map would kill the process
+        raise UserError(f"{root}: data.mdb is truncated ({present} of {needed} bytes); copy or convert it again")
+
+
 class LmdbWriter:
-    """``with LmdbWriter(path, recipe) as writer: ...; writer.finish({...})`` makes ``path`` whole at the end.
+    """Writes a store: ``with LmdbWriter(path, recipe) as writer: ...; writer.finish({...})``.
 
     The store grows in the hidden folder ``.NAME.partial`` beside ``path``. Whatever happens, what was committed is
     whole: a later run with the same recipe finds :attr:`state` as it was with the last commit, and goes on from there.
-    A fault that is told, or an interrupt, commits first; values may be ahead of the state, never behind it. The map
-    size grows by itself.
+    A UserError or an interrupt commits first; values may be ahead of the state, never behind it. The map size grows by
+    itself.
 
     Args:
         path: ends in ``.lmdb`` and must not exist.
@@ -64,6 +167,7 @@ class LmdbWriter:
         try:
             self.work.mkdir(parents=True, exist_ok=True)
             self._take_lock()
+            remove_leftovers(self.work)
             self._check_recipe()
             present = _size(self.work / "data.mdb")
             self._environment = lmdb.open(str(self.work), map_size=max(_FIRST_MAP, 2 * present))
@@ -93,13 +197,13 @@ class LmdbWriter:
     def _check_recipe(self) -> None:
         file = self.work / RECIPE_FILE
         if not file.exists():
-            _write(file, json.dumps(self.recipe, indent=1, ensure_ascii=False) + "\n")
+            _write_text(file, json.dumps(self.recipe, indent=1, ensure_ascii=False) + "\n")
             return
         known = read_json(file, dict, "remove the folder and run the command again")
         if known != self.recipe:
             differing = sorted(k for k in {*known, *self.recipe} if known.get(k) != self.recipe.get(k))
-            told = "; ".join(f"{k} was {known.get(k)!r}, now {self.recipe.get(k)!r}" for k in differing)
-            raise UserError(f"{self.work}: left unfinished by a command of another kind ({told}); remove it first")
+            changes = "; ".join(f"{k} was {known.get(k)!r}, now {self.recipe.get(k)!r}" for k in differing)
+            raise UserError(f"{self.work}: left unfinished by a command of another kind ({changes}); remove it first")
 
     def _failure(self, error: Exception) -> UserError:
         reason = str(getattr(error, "strerror", None) or error)
@@ -111,17 +215,17 @@ class LmdbWriter:
         return UserError(f"{self.path}: cannot be written ({reason})")
 
     def put(self, key: bytes, value: bytes) -> None:
-        """Takes a value; it is on disk after the next commit."""
+        """Take a value; it is on disk after the next commit."""
         self._pending.append((key, value))
         self._pending_bytes += len(value)
 
     @property
     def is_due(self) -> bool:
-        """Whether enough has gathered for a commit, or the last one is too long ago."""
+        """Return whether enough has gathered for a commit, or the last one is too long ago."""
         return self._pending_bytes >= _COMMIT_BYTES or time.monotonic() - self._committed > _COMMIT_SECONDS
 
     def commit(self) -> None:
-        """Puts what has gathered, and :attr:`state`, on the disk in one step."""
+        """Write all values taken since the last commit, and :attr:`state`, to the disk in one step."""
         records = [*self._pending, (_STATE, json.dumps(self.state).encode())]
         self._write(records)
         self._pending, self._pending_bytes, self._committed = [], 0, time.monotonic()
@@ -143,18 +247,18 @@ class LmdbWriter:
                 raise self._failure(error) from None
 
     def stored(self, keys: Iterable[bytes]) -> Iterator[memoryview | None]:
-        """Committed values, each valid until the next is asked for."""
+        """Yield committed values, each valid until the next is asked for; None for a key that is not there."""
         assert self._environment is not None
         with self._environment.begin(buffers=True) as transaction:
             for key in keys:
                 yield transaction.get(key)
 
     def finish(self, files: Mapping[str, str]) -> None:
-        """Commits, adds text files and gives the store its name."""
+        """Commit, add text files and give the store its name."""
         try:
             self.commit()
             for name, text in files.items():
-                _write(self.work / name, text)
+                _write_text(self.work / name, text)
             self._write([(_STATE, None)])
             assert self._environment is not None
             needed = (self._environment.info()["last_pgno"] + 1) * self._environment.stat()["psize"]
@@ -191,11 +295,5 @@ def _size(path: Path) -> int:
     return path.stat().st_size if path.exists() else 0
 
 
-def _write(path: Path, text: str) -> None:
-    """A text file that is whole or absent."""
-    aside = path.with_name(f".{path.name}.tmp")
-    with open(aside, "w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(aside, path)
+def _write_text(path: Path, text: str) -> None:
+    replace_file(path, lambda file: file.write(text.encode()))

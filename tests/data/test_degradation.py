@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from kdsr_arch.data.degraded import DegradedSource
+from kdsr_arch.data.augment import Crop
+from kdsr_arch.data.degradation import DegradedSource
 from kdsr_arch.data.sources import FolderSource, MemorySource
-from kdsr_arch.data.store.codec import Window
 from kdsr_arch.errors import UserError
 
 KINDS = [("BI", "symmetric"), ("BI", "replicate"), ("BD", "symmetric")]
@@ -25,10 +25,10 @@ def test_the_lr_of_a_crop_is_the_crop_of_the_lr(frames, scale, kind, border):
     rng = np.random.default_rng(scale)
     corners = [(0, 0, 8, 8), (height - 9, width - 7, 9, 7), (0, width - 8, height, 8), (0, 0, height, width)]
     inner = [(rng.integers(height - 12), rng.integers(width - 12), 12, 12) for _ in range(12)]
-    for window in [Window(*(int(v) for v in w)) for w in corners + inner]:
-        lq, gt = source.get_pair("a", window)
-        np.testing.assert_array_equal(lq, window.of(whole), err_msg=str(window))
-        np.testing.assert_array_equal(gt, window.scaled(scale).of(frames[0]))
+    for crop in [Crop(*(int(v) for v in w)) for w in corners + inner]:
+        lq, gt = source.get_pair("a", crop)
+        np.testing.assert_array_equal(lq, crop.of(whole), err_msg=str(crop))
+        np.testing.assert_array_equal(gt, crop.scaled(scale).of(frames[0]))
 
 
 @pytest.mark.parametrize("scale", [2, 3, 4])

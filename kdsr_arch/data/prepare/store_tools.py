@@ -9,16 +9,14 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+from kdsr_arch.data.augment import Crop
 from kdsr_arch.data.prepare.workers import ordered_map
 from kdsr_arch.data.sources import LmdbSource, stored_key
-from kdsr_arch.data.store.codec import ImageFileCodec, Window, codec_of
-from kdsr_arch.data.store.lmdb_env import reading
-from kdsr_arch.data.store.lmdb_writer import RECIPE_FILE
+from kdsr_arch.data.store.codec import ImageFileCodec, codec_of
+from kdsr_arch.data.store.lmdb_store import RECIPE_FILE, reading
 from kdsr_arch.errors import UserError
 from kdsr_arch.io import read_json
 from kdsr_arch.records import available_cores
-
-__all__ = ["Fault", "describe", "export", "frame_png", "verify"]
 
 _LOOKED_AT = 200  # values whose format `describe` looks at
 _SUFFIXES = {b"\x89PNG": ".png", b"\xff\xd8\xff": ".jpg", b"RIFF": ".webp", b"BM": ".bmp"}
@@ -106,9 +104,9 @@ def _unlisted(root: Path, sources: list[LmdbSource]) -> Iterator[Fault]:
                 yield Fault(bytes(key).decode(errors="replace"), "is in data.mdb, but no list of frames names it")
 
 
-def frame_png(root: str | Path, key: str, window: Window | None = None, side: str = "") -> bytes:
-    """A stored frame, or its part under ``window``, as a PNG file."""
-    return ImageFileCodec().encode(LmdbSource(root, side).get(key, window))
+def frame_png(root: str | Path, key: str, crop: Crop | None = None, side: str = "") -> bytes:
+    """A stored frame, or its part under ``crop``, as a PNG file."""
+    return ImageFileCodec().encode(LmdbSource(root, side).get(key, crop))
 
 
 def export(root: str | Path, folder: str | Path, side: str = "", processes: int | None = None) -> int:
