@@ -1,15 +1,19 @@
-"""Recording what modules of a network compute, without changing the network."""
+"""One side of a distillation: a network that is run, what its modules compute, recorded, and that in one form."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
+from kdsr_arch.device import autocast
 from kdsr_arch.errors import UserError, nearest
+from kdsr_arch.infer.runner import Runner
 from kdsr_arch.infer.traits import Traits, unwrap
+from kdsr_arch.ops.color import rgb_to_y
 
 Value = Tensor | tuple[Tensor, ...]
 OUTPUT = "output"
@@ -213,3 +217,183 @@ def _tensors(output: Any) -> Iterator[Tensor]:
 
 def _some(names: list[str], count: int = 6) -> str:
     return ", ".join(f"'{n}'" for n in names[:count]) + (", ..." if len(names) > count else "") if names else "none"
+
+
+# ------------------------------------------------------------------------------------------------------------- one side
+
+
+class Side:
+    """Runs the student or the teacher and records taps; a plain object, so that it adds nothing to a state dict.
+
+    Args:
+        net: the network.
+        traits: its traits.
+        options: ``amp`` ('no', 'bf16', 'fp16') and ``compile`` (True, a backend's name, or keywords of torch.compile).
+        name: 'student' or 'teacher', for messages.
+    """
+
+    def __init__(self, net: nn.Module, traits: Traits, options: Mapping[str, Any], name: str) -> None:
+        self.net, self.traits, self.name = net, traits, name
+        self.amp = options.get("amp") or "no"
+        self._compile = options.get("compile") or False
+        self._runner = Runner(net, traits)
+        self._recorders: dict[tuple[str, ...], Recorder] = {}
+        self._copies: frozenset[str] = frozenset()
+
+    def resolve(self, name: str, where: str) -> str:
+        """The module path of a tap's name; the term is named where there is none."""
+        try:
+            return resolve(self.net, self.traits, name)
+        except UserError as error:
+            raise UserError(f"{where}.{self.name}: {error}") from None
+
+    def source(self, lq: Tensor, gt: Tensor) -> Tensor:
+        """What the network is given: the LR images, or the ground truth where it is privileged."""
+        return gt if self.traits.input == "gt" else lq
+
+    def run(self, lq: Tensor, clip: int | None, paths: Sequence[str], learn: bool = False) -> tuple[Tensor, Taps]:
+        """The network's output and taps.
+
+        Args:
+            learn: the pass of the dry run, which finds the taps that have to be copied.
+        """
+        recorder = self._recorder(tuple(paths), learn)
+        with autocast(lq.device, self.amp), recorder as taps:
+            sr = self._runner.forward(lq, clip)
+        if learn and paths:
+            self._copies = recorder.copies if recorder.copies is not None else frozenset(paths)
+        return sr, taps
+
+    def compile(self) -> None:
+        """Compiles the network where the options ask for it; the network itself stays as it is."""
+        if self._compile:
+            options = (
+                {"backend": self._compile}
+                if isinstance(self._compile, str)
+                else (dict(self._compile) if isinstance(self._compile, Mapping) else {})
+            )
+            self._runner = Runner(compile_network(self.net, **options), self.traits)
+
+    def _recorder(self, paths: tuple[str, ...], learn: bool) -> Recorder:
+        if learn:
+            return Recorder(self.net, paths)
+        if paths not in self._recorders:  # kept, since compiled graphs know their hooks
+            self._recorders[paths] = Recorder(self.net, paths)
+            self._recorders[paths].copies = self._copies & frozenset(paths)
+        return self._recorders[paths]
+
+
+def flat(images: Tensor) -> Tensor:
+    """(B, N, C, H, W) -> (B * N, C, H, W); images (B, C, H, W) stay."""
+    return images.flatten(0, 1) if images.dim() == 5 else images
+
+
+def matched_colors(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+    """Both as luma (BT.601, [0, 1]) where one has a single channel and the other is RGB; else as they are."""
+    if a.shape[-3] == b.shape[-3]:
+        return a, b
+    return tuple(rgb_to_y(x.float()) if x.shape[-3] == 3 else x for x in (a, b))  # type: ignore[return-value]
+
+
+# ------------------------------------------------------------------------------------------------------------- one form
+
+
+@dataclass(frozen=True)
+class Feature:
+    """One tapped layer: ``value`` (sequences * length, ...), the frames of a sequence next to one another.
+
+    Attributes:
+        value: a Tensor, or a tuple of Tensors where the module returns several.
+        sequences: number of sequences; for a window network the clips of the batch.
+    """
+
+    value: Value
+    sequences: int
+
+    @property
+    def tensors(self) -> tuple[Tensor, ...]:
+        """The value as a tuple, whichever it is."""
+        return self.value if isinstance(self.value, tuple) else (self.value,)
+
+    def map(self, function: Callable[[Tensor], Tensor]) -> Feature:
+        """The same feature with ``function`` applied to each tensor."""
+        value = tuple(map(function, self.value)) if isinstance(self.value, tuple) else function(self.value)
+        return Feature(value, self.sequences)
+
+    def arranged(self, clip: bool) -> Value:
+        """What a loss gets: frames (F, ...), or with ``clip`` sequences (B, N, ...)."""
+        if not clip:
+            return self.value
+        return self.map(lambda t: t.unflatten(0, (self.sequences, -1))).value
+
+
+def fold(fires: Sequence[Value], batch: int, recurrent: bool, where: str) -> Feature:
+    """One Feature from what a module returned each time it fired.
+
+    A recurrent network's module fires once for each frame with the ``batch`` clips, or once for all of them; other
+    modules that fire k times (weights shared within a network) give k sequences per clip.
+
+    Args:
+        fires: one entry for each time, in order.
+        batch: number of clips (or images) B in the network's input.
+        recurrent: whether the network takes whole clips.
+        where: names the tap in error messages.
+    """
+    if isinstance(fires[0], tuple):
+        if len({len(f) for f in fires}) > 1:
+            raise UserError(f"{where}: the module returns different numbers of tensors each time it fires; tap another")
+        parts = [_fold(column, batch, recurrent, where) for column in zip(*fires, strict=True)]
+        return Feature(tuple(part for part, _ in parts), parts[0][1])
+    return Feature(*_fold(fires, batch, recurrent, where))  # type: ignore[arg-type]
+
+
+def _fold(fires: Sequence[Tensor], batch: int, recurrent: bool, where: str) -> tuple[Tensor, int]:
+    if recurrent and fires[0].dim() == 5:  # (B, T, C, H, W)
+        fires = [f.flatten(0, 1) for f in fires]
+    if len({f.shape for f in fires}) > 1:
+        shapes = sorted({str(tuple(f.shape)) for f in fires})
+        raise UserError(
+            f"{where}: the module fires {len(fires)} times with different shapes ({', '.join(shapes)}), "
+            "which cannot be stacked; tap another"
+        )
+    count = fires[0].shape[0]
+    if count % batch:
+        raise UserError(
+            f"{where}: records a batch of {count}, which is no multiple of the {batch} clip(s) of the "
+            "input; tap a module that keeps the batch in front"
+        )
+    if len(fires) == 1:
+        return fires[0], batch
+    if recurrent and count == batch:
+        return torch.stack(list(fires), dim=1).flatten(0, 1), batch
+    stacked = torch.stack([f.unflatten(0, (batch, -1)) for f in fires], dim=1)  # (B, fires, N, ...)
+    return stacked.flatten(0, 2), batch * len(fires)
+
+
+def same_frames(student: Feature, teacher: Feature, where: str) -> tuple[Feature, Feature]:
+    """Both features with as many frames: of the longer sequences the middle is taken.
+
+    A recurrent network may see the frames that fill another's windows, and so record more frames at both ends.
+
+    Raises:
+        UserError: other counts of sequences, or an odd difference of lengths.
+    """
+    ours, theirs = (f.tensors[0].shape[0] // f.sequences for f in (student, teacher))
+    if student.sequences != teacher.sequences or (ours - theirs) % 2:
+        raise UserError(
+            f"{where}: the student's tap gives {student.sequences} sequence(s) of {ours}, the teacher's "
+            f"{teacher.sequences} of {theirs}: tap modules that fire equally often"
+        )
+    length = min(ours, theirs)
+    return _middle(student, ours, length), _middle(teacher, theirs, length)
+
+
+def _middle(feature: Feature, length: int, wanted: int) -> Feature:
+    if length == wanted:
+        return feature
+    first = (length - wanted) // 2
+
+    def cut(t: Tensor) -> Tensor:
+        return t.unflatten(0, (-1, length))[:, first : first + wanted].flatten(0, 1)
+
+    return feature.map(cut)

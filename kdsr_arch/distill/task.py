@@ -9,14 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from kdsr_arch.distill import ratios, table
-from kdsr_arch.distill.cached import CachedTeacher
-from kdsr_arch.distill.features import Feature, fold
-from kdsr_arch.distill.side import Side, flat, matched_colors
-from kdsr_arch.distill.stages import PIXEL, Stage, parse_stages, stage_at
-from kdsr_arch.distill.still import hold, keepers, within
-from kdsr_arch.distill.taps import DATA, OUTPUT, stop_inplace
-from kdsr_arch.distill.terms import Term, TermReport, build_loss, undisturbed
+from kdsr_arch.distill import ratios
+from kdsr_arch.distill.stages import PIXEL, Stage, hold, keepers, parse_stages, stage_at, within
+from kdsr_arch.distill.taps import DATA, OUTPUT, Feature, Side, flat, fold, matched_colors, stop_inplace
+from kdsr_arch.distill.teachers import CachedTeacher
+from kdsr_arch.distill.terms import Term, TermReport, build_loss, table, undisturbed
 from kdsr_arch.distill.weights import TermWeight, parse_weight
 from kdsr_arch.errors import UserError
 from kdsr_arch.infer.traits import traits_of
@@ -158,7 +155,7 @@ class DistillTask(nn.Module):
 
     def table(self) -> str:
         """The terms as the dry run found them: term | loss | taps | shapes (one sample) | adapter | weight."""
-        return table.render(self._done(self._reports))
+        return table(self._done(self._reports))
 
     def idle_terms(self, total: int) -> list[str]:
         """A sentence for each term that will not reach the student in ``total`` iterations."""

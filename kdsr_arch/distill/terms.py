@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from functools import partial
 from typing import Any
 
@@ -12,8 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from kdsr_arch.distill.adapters import Adapter, build_adapter
-from kdsr_arch.distill.features import Feature, same_frames
-from kdsr_arch.distill.taps import DATA, OUTPUT, Value
+from kdsr_arch.distill.taps import DATA, OUTPUT, Feature, Value, same_frames
 from kdsr_arch.distill.weights import TermWeight, parse_weight
 from kdsr_arch.errors import UserError, nearest
 from kdsr_arch.losses.base import DistillLoss
@@ -33,6 +32,19 @@ class TermReport:
     teacher_shape: str
     adapter: str
     weight: str
+
+
+_HEAD = ("term", "loss", "student tap", "teacher tap", "student shape", "teacher shape", "adapter", "weight")
+
+
+def table(reports: Sequence[TermReport]) -> str:
+    """Aligned columns: term | loss | taps | shapes | adapter | weight; a sentence where there is no term."""
+    if not reports:
+        return "no distillation: the student is trained alone"
+    rows = [_HEAD, *(astuple(r) for r in reports)]
+    widths = [max(len(row[i]) for row in rows) for i in range(len(_HEAD))]
+    lines = [" | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    return "\n".join([lines[0], "-+-".join("-" * width for width in widths), *lines[1:]])
 
 
 def build_loss(spec: Mapping[str, Any], where: str, owned: Sequence[str] = ("type", "loss_weight")) -> nn.Module:

@@ -7,9 +7,8 @@ from torch import nn
 from kdsr_arch.archs.fsrcnn_arch import FSRCNN
 from kdsr_arch.archs.vdsr_arch import VDSR
 from kdsr_arch.archs.vespcn_arch import VESPCN
-from kdsr_arch.distill.ensemble import Ensemble
 from kdsr_arch.distill.task import DistillTask
-from kdsr_arch.distill.teachers import build_teacher
+from kdsr_arch.distill.teachers import Ensemble, build_teacher
 from kdsr_arch.errors import UserError
 from kdsr_arch.infer.networks import build_network
 from kdsr_arch.infer.runner import Runner

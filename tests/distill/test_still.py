@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.nn.utils import parametrizations, spectral_norm
 
-from kdsr_arch.distill.still import hold, keepers
+from kdsr_arch.distill.stages import hold, keepers
 from kdsr_arch.distill.task import DistillTask
 from kdsr_arch.infer.traits import Traits
 

@@ -22,7 +22,7 @@ import pytest
 import torch
 import yaml
 
-from kdsr_arch.distill import side
+from kdsr_arch.distill import taps
 from kdsr_arch.errors import UserError
 from kdsr_arch.parallel import distributed
 from kdsr_arch.registry import ARCH_REGISTRY
@@ -136,7 +136,7 @@ def _watched(root: Path) -> Callable[[], None]:
                 torch.save([p.grad for p in params], root / f"gradients_{len(calls)}.pth")
 
         distributed.average_gradients = average
-        side.compile_network = partial(side.compile_network, backend="aot_eager")
+        taps.compile_network = partial(taps.compile_network, backend="aot_eager")
 
     return prepare
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from kdsr_arch.distill.features import Feature, fold, same_frames
+from kdsr_arch.distill.taps import Feature, fold, same_frames
 from kdsr_arch.errors import UserError
 
 
