@@ -14,8 +14,8 @@ import torch.nn.functional as F
 from record import save
 from torch import Tensor, nn
 
+from kdsr_arch.archs.arch_util import SubPixelDeconv
 from kdsr_arch.archs.fsrcnn_arch import FSRCNN
-from kdsr_arch.archs.subpixel_deconv import SubPixelDeconv
 
 
 class Written(nn.Module):

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from kdsr_arch.archs.mean_shift import mean_shifts
+from kdsr_arch.archs.arch_util import mean_shifts
 from kdsr_arch.errors import UserError
 from kdsr_arch.infer.traits import Traits
 from kdsr_arch.registry import ARCH_REGISTRY

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from kdsr_arch.archs.subpixel_deconv import SubPixelDeconv
+from kdsr_arch.archs.arch_util import SubPixelDeconv
 from kdsr_arch.errors import UserError
 from kdsr_arch.infer.traits import Traits
 from kdsr_arch.registry import ARCH_REGISTRY

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from kdsr_arch.archs.subpixel_deconv import SubPixelDeconv
+from kdsr_arch.archs.arch_util import SubPixelDeconv
 from kdsr_arch.errors import UserError
 from kdsr_arch.infer.traits import Traits
 from kdsr_arch.ops.bicubic import upsample_bicubic

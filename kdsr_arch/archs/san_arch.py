@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from basicsr.archs.arch_util import Upsample
 from torch import Tensor, nn
 
-from kdsr_arch.archs.mean_shift import mean_shifts
+from kdsr_arch.archs.arch_util import mean_shifts
 from kdsr_arch.infer.traits import Traits
 from kdsr_arch.registry import ARCH_REGISTRY
 

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from kdsr_arch.archs.subpixel_deconv import SubPixelDeconv
+from kdsr_arch.archs.arch_util import SubPixelDeconv
 
 
 class PhaseConv(nn.Module):

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from kdsr_arch.errors import UserError
-from kdsr_arch.losses.maps import CRITERIA, unit
+from kdsr_arch.losses.base import CRITERIA, unit
 
 TILE_ELEMENTS = 2**24
 """Entries of the affinity held at once by ``tile='auto'``: 64 MiB in float32."""

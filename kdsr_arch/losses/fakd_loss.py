@@ -17,8 +17,7 @@ from kdsr_arch.losses.affinity import (
     spatial_affinity_loss,
     tile_size,
 )
-from kdsr_arch.losses.base import DistillLoss
-from kdsr_arch.losses.maps import CRITERIA, choose, require_map
+from kdsr_arch.losses.base import CRITERIA, DistillLoss, choose, require_map
 from kdsr_arch.registry import LOSS_REGISTRY
 
 AFFINITIES = ("spatial", "channel", "instance")

@@ -8,8 +8,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from kdsr_arch.losses.base import DistillLoss
-from kdsr_arch.losses.maps import CRITERIA, choose
+from kdsr_arch.losses.base import CRITERIA, DistillLoss, choose
 from kdsr_arch.registry import LOSS_REGISTRY
 
 MAPS = ("sum_square", "sum_abs", "max_square")

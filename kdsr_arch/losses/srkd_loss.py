@@ -5,8 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from kdsr_arch.errors import UserError
-from kdsr_arch.losses.base import DistillLoss
-from kdsr_arch.losses.maps import CRITERIA, choose, require_map
+from kdsr_arch.losses.base import CRITERIA, DistillLoss, choose, require_map
 from kdsr_arch.registry import LOSS_REGISTRY
 
 STATISTICS = ("mean_pow", "pow_mean", "max", "min")

@@ -11,8 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kdsr_arch.errors import UserError
-from kdsr_arch.losses.base import DistillLoss
-from kdsr_arch.losses.maps import as_maps, choose, pool_larger
+from kdsr_arch.losses.base import DistillLoss, as_maps, choose, pool_larger
 from kdsr_arch.registry import LOSS_REGISTRY
 
 SPREADS = ("element", "channel", "position", "layer")

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from kdsr_arch.device import pick_device
 from kdsr_arch.errors import UserError
 from kdsr_arch.io import load_tensors
-from kdsr_arch.metrics.psnr_ssim import prepare, psnr, ssim
+from kdsr_arch.metrics.psnr_metric import prepare, psnr, ssim
 from kdsr_arch.registry import METRIC_REGISTRY
 
 Box = tuple[int, int, int, int]

@@ -9,22 +9,17 @@ from basicsr.metrics import calculate_metric
 from numpy.typing import NDArray
 
 from kdsr_arch.errors import UserError, nearest
-from kdsr_arch.metrics import (  # noqa: F401  (registers)
-    edsr_metric,
-    faces_metric,
-    perceptual_metric,
-    psnr_ssim,
-    temporal_metric,
-)
-from kdsr_arch.registry import METRIC_REGISTRY
+from kdsr_arch.metrics import psnr_metric, temporal_metric
+from kdsr_arch.registry import METRIC_REGISTRY, register_all
 
 # Same numbers as BasicSR's, faster; taken only for the keywords they know.
-_FAST = {"calculate_psnr": psnr_ssim.psnr, "calculate_ssim": psnr_ssim.ssim}
+_FAST = {"calculate_psnr": psnr_metric.psnr, "calculate_ssim": psnr_metric.ssim}
 _FAST_KEYWORDS = {"type", "crop_border", "test_y_channel", "better"}
 
 
 def check_metrics(metrics: Mapping[str, Mapping[str, Any]]) -> None:
     """Refuse unknown metric types before anything is computed."""
+    register_all()
     for name, option in metrics.items():
         kind = option.get("type")
         if kind not in METRIC_REGISTRY:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from kdsr_arch.device import pick_device
 from kdsr_arch.errors import UserError, nearest
-from kdsr_arch.metrics.psnr_ssim import prepare
+from kdsr_arch.metrics.psnr_metric import prepare
 from kdsr_arch.registry import METRIC_REGISTRY
 
 # what downloading or reading weights may end in: no network (URLError is an OSError), a broken or foreign file

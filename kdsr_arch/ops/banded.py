@@ -14,8 +14,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = ["Block", "BlockCache", "apply_to_columns", "apply_to_rows", "build_blocks", "inside"]
-
 
 class Block(NamedTuple):
     """Consecutive output samples: ``matrix`` (outputs, stop - start) applied to input samples start..stop."""
@@ -93,3 +91,11 @@ def apply_to_columns(x: Tensor, blocks: tuple[Block, ...]) -> Tensor:
     lines = x.reshape(-1, x.shape[-1])
     parts = [lines[:, b.start : b.stop] @ b.matrix.T for b in blocks]
     return torch.cat(parts, 1).view(*x.shape[:-1], -1)
+
+
+def keys_kernel(x: np.ndarray) -> np.ndarray:
+    """Keys' cubic convolution kernel, a = -1/2 (IEEE TASSP 1981): nonzero within two samples."""
+    x = np.abs(x)
+    near = (1.5 * x - 2.5) * x * x + 1
+    far = ((-0.5 * x + 2.5) * x - 4) * x + 2
+    return np.where(x <= 1, near, np.where(x <= 2, far, 0.0))

@@ -20,9 +20,8 @@ import torch
 from torch import Tensor
 
 from kdsr_arch.errors import UserError
-from kdsr_arch.ops.banded import Block, BlockCache, apply_to_columns, apply_to_rows, build_blocks, inside
+from kdsr_arch.ops.banded import Block, BlockCache, apply_to_columns, apply_to_rows, build_blocks, inside, keys_kernel
 from kdsr_arch.ops.exporting import bicubic_by_phases, exporting
-from kdsr_arch.ops.kernels import keys_kernel
 
 __all__ = ["imresize", "imresize_uint8", "imresize_uint8_tensor", "upsample_bicubic"]
 

@@ -22,7 +22,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from kdsr_arch.errors import UserError
-from kdsr_arch.ops.grid_sample import pad_to_power_of_two, sample_bilinear, to_fraction_within_pixel
+from kdsr_arch.ops.warp import pad_to_power_of_two, sample_bilinear, to_fraction_within_pixel
 
 __all__ = ["deform_conv2d"]
 

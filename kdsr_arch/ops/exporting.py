@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from kdsr_arch.ops.kernels import keys_kernel
+from kdsr_arch.ops.banded import keys_kernel
 
 __all__ = [
     "bicubic_by_phases", "crop_by_gathering", "deform_conv_by_grid", "export_form", "exporting",

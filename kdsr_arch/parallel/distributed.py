@@ -28,8 +28,7 @@ import torch.distributed as dist
 from torch import nn
 
 from kdsr_arch.errors import UserError
-from kdsr_arch.parallel.launchers import local_rank, prepare_environment
-from kdsr_arch.parallel.rendezvous import meet
+from kdsr_arch.parallel.launchers import local_rank, meet, prepare_environment
 
 _control: dist.ProcessGroup | None = None  # gloo group for flags and objects: exchanging them never waits for the GPU
 _notes: dist.Store | None = None  # where a process that fails says why

@@ -15,7 +15,7 @@ from kdsr_arch.errors import UserError
 from kdsr_arch.evaluate.evaluator import EvalResult
 from kdsr_arch.infer.cost import where_run
 from kdsr_arch.infer.png import to_uint8, write_bytes
-from kdsr_arch.metrics.psnr_ssim import psnr
+from kdsr_arch.metrics.psnr_metric import psnr
 from kdsr_arch.records import format_value, markdown_table, strict_json, versions
 from kdsr_arch.report.crops import crop_sheet, find_box
 from kdsr_arch.report.curves import plot_curves

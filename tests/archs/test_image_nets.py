@@ -8,16 +8,15 @@ import torch
 from torch import nn
 
 from kdsr_arch.archs import san_arch
+from kdsr_arch.archs.arch_util import SubPixelDeconv
 from kdsr_arch.archs.carn_arch import CARN, CARN_M
-from kdsr_arch.archs.edsr_arch import EDSRTapped
 from kdsr_arch.archs.fsrcnn_arch import FSRCNN
 from kdsr_arch.archs.idn_arch import IDN
 from kdsr_arch.archs.imdn_arch import IMDN
 from kdsr_arch.archs.pisr_arch import PISRTeacher
-from kdsr_arch.archs.rcan_arch import RCANTapped, fakd_groups
+from kdsr_arch.archs.rcan_arch import EDSRTapped, RCANTapped, fakd_groups
 from kdsr_arch.archs.san_arch import SAN
 from kdsr_arch.archs.srkd_arch import SNSR, TNSR
-from kdsr_arch.archs.subpixel_deconv import SubPixelDeconv
 from kdsr_arch.archs.vdsr_arch import VDSR
 from kdsr_arch.convert.image_nets import build, convert_state
 from kdsr_arch.convert.published import SOURCES

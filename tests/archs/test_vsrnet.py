@@ -4,8 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from kdsr_arch.archs.optical_flow import FlowCompensation
-from kdsr_arch.archs.vsrnet_arch import VSRNet
+from kdsr_arch.archs.vsrnet_arch import FlowCompensation, VSRNet
 from kdsr_arch.convert.video_nets import vsrnet_from_usstdqq
 from kdsr_arch.errors import UserError
 
@@ -83,7 +82,7 @@ def test_no_flow_leaves_frames_alone():
 
 
 def test_spynet_loads_its_weights_and_stays_out_of_the_file(tmp_path):
-    from kdsr_arch.archs.optical_flow import SpyNet
+    from kdsr_arch.archs.vsrnet_arch import SpyNet
 
     torch.save({"params": SpyNet().state_dict()}, tmp_path / "spynet.pth")
     net = VSRNet(num_frame=3, num_feat=4, num_mid_feat=4, flow="spynet", spynet_path=str(tmp_path / "spynet.pth"))

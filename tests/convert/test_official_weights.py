@@ -18,7 +18,7 @@ from kdsr_arch.convert.published import SOURCES, looks_like
 from kdsr_arch.errors import UserError
 from kdsr_arch.infer.runner import Runner
 from kdsr_arch.infer.traits import traits_of
-from kdsr_arch.metrics.psnr_ssim import psnr
+from kdsr_arch.metrics.psnr_metric import psnr
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-import kdsr_arch.losses.feature_loss
+import kdsr_arch.losses.classic_loss
 import kdsr_arch.losses.spatial_attention_loss
 import kdsr_arch.losses.temporal_memory_loss  # noqa: F401
 from kdsr_arch.distill.task import DistillTask
@@ -23,7 +23,7 @@ _spec.loader.exec_module(toys)
 TERMS = {
     "spatial": {"type": "SpatialAttentionLoss", "at": "f_sr", "loss_weight": 0.1},
     "temporal": {"type": "TemporalMemoryLoss", "at": "f_sr", "loss_weight": 0.1, "downsample": 2},
-    "hint": {"type": "FeatureLoss", "student": ["f_lr", "up.0"], "teacher": ["f_lr", "up.0"], "layer_weights": [1, 2]},
+    "hint": {"type": "FitNetLoss", "student": ["f_lr", "up.0"], "teacher": ["f_lr", "up.0"], "layer_weights": [1, 2]},
     "output": {"type": "L1Loss", "loss_weight": 0.5},
 }
 PIXEL = {"type": "CharbonnierLoss", "loss_weight": 1.0}
@@ -163,7 +163,7 @@ def test_adapters_come_from_the_dry_run():
 
 
 def test_sizes_are_aligned():
-    terms = {"hint": {"type": "FeatureLoss", "student": "f_lr", "teacher": "f_sr"}}
+    terms = {"hint": {"type": "FitNetLoss", "student": "f_lr", "teacher": "f_sr"}}
     task = make(terms)
     assert task.dry_run(*clips())[0].adapter == "conv1x1 4->6 + resize"
     assert norms(task(*clips(), 1).losses["l_hint"], list(task.student.parameters())) > 0
@@ -354,12 +354,12 @@ def test_without_teacher_the_student_learns_alone():
         ({"type": "SpatialAttentionLoss", "at": "bdoy"}, "'body'"),
         ({"type": "SpatialAttentionLoss", "student": "f_sr"}, "`teacher` is missing"),
         ({"type": "SpatialAttentionLoss", "at": "f_sr", "student": "f_sr"}, "give `at`"),
-        ({"type": "FeatureLoss", "student": ["up", "body"], "teacher": ["up"]}, "in pairs"),
-        ({"type": "FeatureLoss", "at": ["up", "body"], "layer_weights": [1]}, "1 weights for 2"),
-        ({"type": "FeatureLoss", "at": ["up", "body"], "layer_weights": [0, 0]}, "all are 0: the term would teach"),
-        ({"type": "FeatureLoss", "at": "up", "loss_weight": {"balance": -1}}, "loss_weight.balance"),
+        ({"type": "FitNetLoss", "student": ["up", "body"], "teacher": ["up"]}, "in pairs"),
+        ({"type": "FitNetLoss", "at": ["up", "body"], "layer_weights": [1]}, "1 weights for 2"),
+        ({"type": "FitNetLoss", "at": ["up", "body"], "layer_weights": [0, 0]}, "all are 0: the term would teach"),
+        ({"type": "FitNetLoss", "at": "up", "loss_weight": {"balance": -1}}, "loss_weight.balance"),
         ({"type": "L1Loss", "reduction": "none"}, "no scalar"),
-        ({"type": "FeatureLoss", "at": "up", "adapter": "none"}, "adapter: none"),
+        ({"type": "FitNetLoss", "at": "up", "adapter": "none"}, "adapter: none"),
         ({"type": "MSELoss", "reduction": "most"}, "refuses"),
     ],
 )
@@ -370,8 +370,8 @@ def test_impossible_terms_are_refused_before_training(term, message):
 
 def test_a_layer_of_weight_0_is_not_computed(monkeypatch):
     taps = {"student": ["f_lr", "up.0"], "teacher": ["f_lr", "up.0"]}
-    whole = ready({"t": {"type": "FeatureLoss", **taps, "layer_weights": [3, 0]}})
-    alone = ready({"t": {"type": "FeatureLoss", "student": "f_lr", "teacher": "f_lr", "layer_weights": [3]}})
+    whole = ready({"t": {"type": "FitNetLoss", **taps, "layer_weights": [3, 0]}})
+    alone = ready({"t": {"type": "FitNetLoss", "student": "f_lr", "teacher": "f_lr", "layer_weights": [3]}})
     alone.load_train_only_state({k: v for k, v in whole.train_only_state().items() if "adapters.1" not in k})
     seen = []
     whole.terms["t"].loss.register_forward_hook(lambda *_: seen.append(1))
@@ -382,7 +382,7 @@ def test_a_layer_of_weight_0_is_not_computed(monkeypatch):
 
 def test_taps_that_never_fire_and_wrong_sizes_are_refused():
     data = (torch.rand(1, 3, 8, 8), torch.rand(1, 3, 16, 16))
-    idle = {"t": {"type": "FeatureLoss", "student": "idle", "teacher": "head"}}
+    idle = {"t": {"type": "FitNetLoss", "student": "idle", "teacher": "head"}}
     with pytest.raises(UserError, match="never fired"):
         make(idle, student=toys.Image(), teacher=toys.Image()).dry_run(*data)
     with pytest.raises(UserError, match="ground truth"):

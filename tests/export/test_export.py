@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from kdsr_arch.archs.subpixel_deconv import SubPixelDeconv
+from kdsr_arch.archs.arch_util import SubPixelDeconv
 from kdsr_arch.cli import main
 from kdsr_arch.errors import UserError
 from kdsr_arch.export.form import prepare

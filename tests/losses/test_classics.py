@@ -5,12 +5,8 @@ import pytest
 import torch
 
 from kdsr_arch.errors import UserError
-from kdsr_arch.losses.attention_transfer_loss import ATLoss, attention_map
+from kdsr_arch.losses.classic_loss import ATLoss, FitNetLoss, FSPLoss, RKDLoss, SPLoss, attention_map
 from kdsr_arch.losses.fakd_loss import FAKDLoss
-from kdsr_arch.losses.fitnet_loss import FitNetLoss
-from kdsr_arch.losses.fsp_loss import FSPLoss
-from kdsr_arch.losses.relational_loss import RKDLoss
-from kdsr_arch.losses.similarity_loss import SPLoss
 from kdsr_arch.losses.srkd_loss import SRKDLoss
 from kdsr_arch.losses.vid_loss import PISRLoss, VIDLoss
 
@@ -35,6 +31,13 @@ def _check_pairs(z, case, loss):
 
 def test_fitnet(vectors):
     _check_pairs(vectors("fitnet"), "fitnet", FitNetLoss())
+
+
+def test_fitnet_by_hand():
+    student, teacher = torch.tensor([[[[1.0, 3.0]]]]), torch.tensor([[[[2.0, 0.0]]]])
+    assert FitNetLoss()(student, teacher) == pytest.approx(5.0)
+    assert FitNetLoss(criterion="l1")(student, teacher) == pytest.approx(2.0)
+    assert FitNetLoss(normalize="teacher_rms")(student, teacher) == pytest.approx(2.5)  # rms^2 of the teacher is 2
 
 
 @pytest.mark.parametrize("power", [1, 2])

@@ -15,10 +15,8 @@ from kdsr_arch.losses.affinity import (
     spatial_affinity,
     spatial_affinity_loss,
 )
-from kdsr_arch.losses.attention_transfer_loss import ATLoss
+from kdsr_arch.losses.classic_loss import ATLoss, FitNetLoss, FSPLoss
 from kdsr_arch.losses.fakd_loss import FAKDLoss
-from kdsr_arch.losses.fitnet_loss import FitNetLoss
-from kdsr_arch.losses.fsp_loss import FSPLoss
 
 
 def _features(z, side, dtype=torch.float32):

@@ -7,8 +7,7 @@ import torch
 from torch.nn import functional as F
 
 from kdsr_arch.errors import UserError
-from kdsr_arch.losses.conv_lstm import ConvLSTM
-from kdsr_arch.losses.temporal_memory_loss import TemporalMemoryLoss
+from kdsr_arch.losses.temporal_memory_loss import ConvLSTM, TemporalMemoryLoss
 
 SHAPE = torch.Size((2, 3, 4, 6, 6))
 

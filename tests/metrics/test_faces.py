@@ -10,7 +10,7 @@ import torch
 from kdsr_arch.errors import UserError
 from kdsr_arch.metrics import faces_metric
 from kdsr_arch.metrics.faces_metric import calculate_face_psnr, calculate_face_ssim, load_detector
-from kdsr_arch.metrics.psnr_ssim import psnr, ssim
+from kdsr_arch.metrics.psnr_metric import psnr, ssim
 
 HAS_FACEXLIB = importlib.util.find_spec("facexlib") is not None
 TRUTH = np.random.default_rng(0).integers(0, 256, (60, 80, 3), dtype=np.uint8)

@@ -82,7 +82,7 @@ def test_without_the_package(monkeypatch):
 
 @pytest.mark.skipif(importlib.util.find_spec("pyiqa") is None, reason="the extra 'metrics' (pyiqa) is not installed")
 def test_psnr_of_pyiqa_is_ours():
-    from kdsr_arch.metrics.psnr_ssim import psnr
+    from kdsr_arch.metrics.psnr_metric import psnr
 
     noisy = np.clip(IMAGE.astype(int) + 3, 0, 255).astype(np.uint8)
     assert calculate_pyiqa(noisy, IMAGE, metric="psnr", device="cpu") == pytest.approx(psnr(noisy, IMAGE), abs=1e-3)

@@ -9,7 +9,7 @@ from basicsr.metrics import calculate_psnr, calculate_ssim
 
 from kdsr_arch.errors import UserError
 from kdsr_arch.metrics.measure import check_metrics, measure
-from kdsr_arch.metrics.psnr_ssim import psnr, ssim
+from kdsr_arch.metrics.psnr_metric import psnr, ssim
 
 
 def noisy_pair(shape, seed, noise=20):

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from kdsr_arch.ops.banded import keys_kernel
 from kdsr_arch.ops.bicubic import upsample_bicubic
 from kdsr_arch.ops.deform_conv import deform_conv2d
 from kdsr_arch.ops.exporting import (
@@ -15,7 +16,6 @@ from kdsr_arch.ops.exporting import (
     replicate_to_multiple,
     warp_by_gathering,
 )
-from kdsr_arch.ops.kernels import keys_kernel
 from kdsr_arch.ops.warp import backward_warp
 
 

@@ -15,7 +15,7 @@ import torch
 import torch.distributed as dist
 
 from kdsr_arch.errors import UserError
-from kdsr_arch.parallel import distributed, rendezvous
+from kdsr_arch.parallel import distributed, launchers
 from kdsr_arch.parallel.launchers import first_host, prepare_environment
 
 WORK = """
@@ -148,10 +148,10 @@ def test_a_second_start_does_not_take_the_first_ones_word() -> None:
     def both() -> list[str]:
         words = ["", ""]
         deadline = time.monotonic() + 30
-        one = threading.Thread(target=lambda: words.__setitem__(1, rendezvous._follow(store, 1, deadline)))
+        one = threading.Thread(target=lambda: words.__setitem__(1, launchers._follow(store, 1, deadline)))
         one.start()
         time.sleep(0.2)  # long enough to fall for what is there already
-        words[0] = rendezvous._lead(store, 2, deadline)
+        words[0] = launchers._lead(store, 2, deadline)
         one.join()
         return words
 

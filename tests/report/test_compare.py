@@ -13,7 +13,7 @@ import pytest
 
 from kdsr_arch.cli import main
 from kdsr_arch.errors import UserError
-from kdsr_arch.metrics.psnr_ssim import psnr
+from kdsr_arch.metrics.psnr_metric import psnr
 from kdsr_arch.report.compare_data import (
     Truth,
     choose,
