@@ -172,7 +172,7 @@ def test_the_slurm_script_requeues_what_a_signal_has_ended(code: int, requeued: 
     for name, body in {"srun": f'echo "$@"; exit {code}', "scontrol": 'echo scontrol "$@"'}.items():
         (tmp_path / name).write_text(f"#!/bin/sh\n{body}\n")
         (tmp_path / name).chmod(0o755)
-    script = Path(__file__).resolve().parent.parent / "scripts" / "slurm_train.sh"
+    script = Path(__file__).resolve().parents[2] / "scripts" / "slurm_train.sh"
     env = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "SLURM_JOB_ID": "12"}
     done = subprocess.run(["bash", str(script), "a b.yml", "--debug"], env=env, capture_output=True, text=True)
     first, *rest = done.stdout.splitlines()

@@ -156,7 +156,7 @@ def test_a_text_log_that_cannot_be_written_is_told_once_and_stops_nothing(tmp_pa
 
 
 def test_the_text_log_is_bounded(tmp_path: Path, monkeypatch) -> None:
-    from kdsr_arch.train import log as ours
+    from kdsr_arch import log as ours
 
     monkeypatch.setattr(ours, "LOG_BYTES", 2000)
     with TextLog() as log:
