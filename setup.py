@@ -36,6 +36,16 @@ EXTRAS = {
     "wandb": ["wandb>=0.16"],
 }
 
+# The option files of the repository go into the package as kdsr_arch/option_files.
+OPTION_FILES = {
+    f"kdsr_arch.option_files{name}": f"options{name.replace('.', '/')}" for name in ("", ".bench", ".paper")
+}
+PACKAGE_DATA = {
+    **{name: ["*.yml", "*.json"] for name in OPTION_FILES},
+    "kdsr_arch.report": ["templates/*"],
+    "kdsr_arch": ["weights/*"],
+}
+
 setup(
     name="kdsr",
     version=VERSION,
@@ -44,8 +54,9 @@ setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     python_requires=">=3.10,<3.13",
-    packages=find_packages(include=["kdsr_arch", "kdsr_arch.*"]),
-    include_package_data=True,
+    packages=[*find_packages(include=["kdsr_arch", "kdsr_arch.*"]), *OPTION_FILES],
+    package_dir={"kdsr_arch": "kdsr_arch", **OPTION_FILES},
+    package_data=PACKAGE_DATA,
     install_requires=[
         "torch>=2.6",
         "torchvision>=0.21",
