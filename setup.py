@@ -61,6 +61,7 @@ setup(
         "torch>=2.6",
         "torchvision>=0.21",
         "basicsr==1.4.2",
+        "jinja2>=3.1",
         "numpy>=1.24",
         "opencv-python>=4.8",
         "pillow>=10",

@@ -14,7 +14,7 @@ from kdsr_arch.bench.run import note_outcome, outcome
 from kdsr_arch.data.store.teacher_store import TeacherStore
 from kdsr_arch.errors import UserError
 from kdsr_arch.report.curves import loss_curve, smooth, val_curve
-from kdsr_arch.report.runs import speed_points
+from kdsr_arch.report.speed_plot import speed_points
 from kdsr_arch.train.history import History, read_history
 from kdsr_arch.upscale.segments import _MAGIC, read_segment
 
@@ -96,7 +96,7 @@ def run(data: bytes, folder: Path) -> None:
     refused: list[UserError] = []
     for work in (
         lambda: _history(folder),
-        lambda: speed_points([folder], ["x"], "psnr", None, []),
+        lambda: speed_points({"x": folder}, "psnr", None, []),
         lambda: _teacher(folder),
     ):
         try:

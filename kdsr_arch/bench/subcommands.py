@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -11,22 +12,19 @@ from pathlib import Path
 from typing import IO
 
 
-def start(
-    command: list[str], threads: int, root: Path | None = None, output: int | IO = subprocess.PIPE
-) -> subprocess.Popen:
-    """Start `kdsr` with ``command``, in a session of its own: an interrupt at the terminal reaches this process alone.
+def start(command: list[str], threads: int, root: Path | None, output: int | IO) -> subprocess.Popen:
+    """Start `kdsr` in a session of its own: an interrupt at the terminal reaches this process alone.
 
     Args:
+        command: the words after `kdsr`.
         threads: CPU threads.
         root: the folder that it works in; this process's by default.
-        output: where what it says goes, as of `subprocess.Popen`.
+        output: where its output goes, as of `subprocess.Popen`.
     """
-    environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
-    whole = [sys.executable, "-m", "kdsr_arch.cli", *command]
     return subprocess.Popen(
-        whole,
+        [sys.executable, "-m", "kdsr_arch.cli", *command],
         cwd=root,
-        env=environment,
+        env={**os.environ, "OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)},
         stdout=output,
         stderr=subprocess.STDOUT,
         text=True,
@@ -38,29 +36,39 @@ def start(
 class Subcommands:
     """Runs commands, from any thread, until it is stopped.
 
-    An interrupt stops them once (a training saves and leaves; a second signal would make it leave at once).
+    It passes one signal on to each command (a training saves and leaves; a second signal would make it leave at once).
 
     Args:
-        root: the folder that they work in.
+        root: the folder that they work in; this process's by default.
         threads: CPU threads of each.
     """
 
-    def __init__(self, root: Path, threads: int) -> None:
+    def __init__(self, root: Path | None, threads: int) -> None:
         self.root, self.threads = root, threads
         self._running: set[subprocess.Popen] = set()
         self._stopped = False
         self._lock = threading.Lock()
 
-    def run(self, command: list[str]) -> str | None:
-        """Run `kdsr` with ``command`` to its end; the tail of what it said where it failed, else None.
+    def run(self, command: list[str], log: Path | None = None) -> str | None:
+        """Run `kdsr` to its end.
 
-        What breaks in upon this thread, an interrupt say, stops all commands, and is raised once this one has ended.
+        An exception in this thread, such as an interrupt, stops all commands, and is raised once this one has ended.
+
+        Args:
+            command: the words after `kdsr`.
+            log: the file that keeps the output.
+
+        Returns:
+            None, or the end of the output of a command that failed.
         """
-        process = self._start(command)
+        if log is not None:
+            log.parent.mkdir(parents=True, exist_ok=True)
+        with log.open("w") if log is not None else contextlib.nullcontext(subprocess.PIPE) as output:
+            process = self._start(command, output)
         if process is None:
             return "not started: the others were stopped"
         try:
-            said = process.communicate()[0]
+            text = process.communicate()[0]
         except BaseException:
             self.stop()
             process.wait()
@@ -68,20 +76,22 @@ class Subcommands:
         finally:
             with self._lock:
                 self._running.discard(process)
-        return said[-2000:] if process.returncode != 0 else None
+        if process.returncode == 0:
+            return None
+        return (text if log is None else log.read_text(errors="replace"))[-2000:]
 
-    def _start(self, command: list[str]) -> subprocess.Popen | None:
+    def _start(self, command: list[str], output: int | IO) -> subprocess.Popen | None:
         with self._lock:
             if self._stopped:
                 return None
-            process = start(command, self.threads, self.root)
+            process = start(command, self.threads, self.root, output)
             self._running.add(process)
             return process
 
     def stop(self) -> None:
-        """Ask those that run to end, and start no more; does not wait."""
+        """Ask the running commands to end, and start no more; does not wait."""
         with self._lock:
-            told, self._stopped = self._stopped, True
-            running = [] if told else list(self._running)
+            running = [] if self._stopped else list(self._running)
+            self._stopped = True
         for process in running:
             process.send_signal(signal.SIGTERM)

@@ -15,7 +15,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run the demo."""
-    from kdsr_arch.demo import run_demo
+    from kdsr_arch.demo.students import run_demo
 
     root = find_root(args.root)
     run_demo(root, args.output or root / "results" / "demo", args.iterations)
@@ -24,7 +24,7 @@ def run(args: argparse.Namespace) -> int:
 
 def find_root(named: Path | None) -> Path:
     """The folder that holds the demo's option files: the one named, the current one, or the source tree's."""
-    from kdsr_arch.demo import TAUGHT
+    from kdsr_arch.demo.students import TAUGHT
     from kdsr_arch.errors import UserError
 
     for folder in [named] if named is not None else [Path.cwd(), Path(__file__).resolve().parents[2]]:

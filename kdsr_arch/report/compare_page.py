@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import base64
-import json
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kdsr_arch.errors import UserError
-from kdsr_arch.infer.png import write_bytes
-from kdsr_arch.report.compare_assets import BODY, STYLE
+from kdsr_arch.records import finite
 from kdsr_arch.report.compare_data import (
     LOWER_IS_BETTER,
     Item,
@@ -32,8 +27,7 @@ from kdsr_arch.report.compare_data import (
     read_all,
     temporal_profile,
 )
-from kdsr_arch.report.compare_script import SCRIPT
-from kdsr_arch.report.page_assets import STYLE as PAGE_STYLE
+from kdsr_arch.report.render import data_uri, write_page
 
 _PROFILE_ASPECT = 3
 
@@ -78,11 +72,10 @@ def write_comparison(folders: Sequence[Path], out: Path, options: CompareOptions
     shown = choose(items, options.metrics[0], options.limit)
     pictures = [_picture(item, read_all(item.name, methods, truth)) for item in shown]
     pictures += _profiles(names, methods, truth, options.line)
-    held = {item.name for item in shown}
-    rest = [_entry(item) for item in items if item.name not in held]
+    names_shown = {item.name for item in shown}
+    rest = [_entry(item) for item in items if item.name not in names_shown]
     content = _content(methods, truth, items, pictures + rest, options)
-    write_bytes(out, _html(content, options.title).encode())
-    return out
+    return write_page(out, "compare.html", title=options.title, content=content)
 
 
 def _content(
@@ -97,19 +90,19 @@ def _content(
     return {
         "methods": [m.name for m in methods] + (["ground truth"] if truth is not None else []), "columns": columns,
         "reference": reference, "metrics": list(options.metrics), "lower": sorted(LOWER_IS_BETTER),
-        "means": _finite(means(items)), "items": entries, "count": len(items),
+        "means": finite(means(items)), "items": entries, "count": len(items),
         "protocol": _protocol(options, reference),
     }  # fmt: skip
 
 
 def _protocol(options: CompareOptions, reference: str) -> str:
     channel = {"psnr": "Y channel", "ssim": "Y channel", "psnr_rgb": "RGB", "ssim_rgb": "RGB"}
-    told = ", ".join(f"{metric}{f' ({channel[metric]})' if metric in channel else ''}" for metric in options.metrics)
-    return f"{told}; against {reference}; {options.crop_border} pixels left out at the edges"
+    metrics = ", ".join(f"{metric}{f' ({channel[metric]})' if metric in channel else ''}" for metric in options.metrics)
+    return f"{metrics}; against {reference}; {options.crop_border} pixels left out at the edges"
 
 
 def _entry(item: Item) -> dict[str, Any]:
-    return {"name": item.name, "kind": item.kind, "note": item.note, "values": _finite(item.values)}
+    return {"name": item.name, "kind": item.kind, "note": item.note, "values": finite(item.values)}
 
 
 def _picture(item: Item, images: dict[str, NDArray[np.uint8]]) -> dict[str, Any]:
@@ -141,22 +134,4 @@ def _uri(image: NDArray[np.uint8]) -> str:
     done, data = cv2.imencode(suffix, image, [cv2.IMWRITE_WEBP_QUALITY, 101] if suffix == ".webp" else [])
     if not done:
         raise UserError(f"an image of shape {image.shape} cannot be encoded for the page")
-    return f"data:{mime};base64,{base64.b64encode(data.tobytes()).decode()}"
-
-
-def _finite(value: Any) -> Any:
-    """JSON knows no infinities: they become texts."""
-    if isinstance(value, float):
-        return round(value, 5) if math.isfinite(value) else str(value)
-    return {key: _finite(inner) for key, inner in value.items()} if isinstance(value, dict) else value
-
-
-def _html(content: dict[str, Any], title: str) -> str:
-    data = json.dumps(content, separators=(",", ":")).replace("</", "<\\/")
-    return (
-        f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title>'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f'<meta name="color-scheme" content="light dark"><style>{PAGE_STYLE}{STYLE}</style></head><body>'
-        f"{BODY.replace('TITLE', escape(title))}"
-        f'<script type="application/json" id="data">{data}</script><script>{SCRIPT}</script></body></html>\n'
-    )
+    return data_uri(data.tobytes(), mime)

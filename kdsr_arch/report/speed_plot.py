@@ -2,17 +2,49 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
+from pydantic import BaseModel, Field, FiniteFloat, ValidationError
+
+from kdsr_arch.errors import UserError
+from kdsr_arch.infer.cost import where_run
+from kdsr_arch.io import read_json
 from kdsr_arch.report.style import PALETTE, drawing, plain_ticks
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 _REAL_TIME_MS = 40.0
+
+
+class _Cost(BaseModel):
+    """The keys of a results.json's run time that the plot needs."""
+
+    milliseconds: Annotated[FiniteFloat, Field(gt=0)]
+    parameters: Annotated[int, Field(ge=0, lt=1 << 53)]
+    threads: int
+    device: str
+    width: int
+    height: int
+    scale: int
+
+
+class _Result(BaseModel):
+    """One data set of a results.json."""
+
+    dataset: str
+    mean: dict[str, float | str | None]
+    protocol: str = ""
+
+
+class _Report(BaseModel):
+    """The keys of a results.json that the plot needs."""
+
+    cost: _Cost
+    results: list[_Result] = []
 
 
 @dataclass(frozen=True)
@@ -32,6 +64,73 @@ class SpeedPoint:
     psnr: float
     parameters: int = 0
     taught: bool = False
+
+
+def plot_results(
+    folders: Mapping[str, Path],
+    out: Path,
+    *,
+    metric: str = "psnr",
+    dataset: str | None = None,
+    taught: Collection[str] = (),
+) -> Path:
+    """Draw a metric against the run time of tested networks.
+
+    Args:
+        folders: label -> folder with a results.json of `kdsr test`.
+        out: the PNG to write.
+        metric: drawn upwards.
+        dataset: which one; the first by default.
+        taught: labels drawn as stars: distilled students.
+
+    Raises:
+        UserError: a file that cannot be read, a metric that was not measured, results of different protocols.
+    """
+    points, protocol, cost = speed_points(folders, metric, dataset, taught)
+    size, where = f"{cost.width}x{cost.height} x{cost.scale}", where_run(cost.device, cost.threads)
+    return plot_speed(points, out, size=size, where=where, protocol=protocol)
+
+
+def speed_points(
+    folders: Mapping[str, Path], metric: str, dataset: str | None, taught: Collection[str]
+) -> tuple[list[SpeedPoint], str, _Cost]:
+    """Read (points, protocol of the quality, how the time was measured); the arguments are :func:`plot_results`'."""
+    reports = {label: read_report(folder) for label, folder in folders.items()}
+    results = {label: _choose(report, dataset, folders[label]) for label, report in reports.items()}
+    if len(protocols := {result.protocol for result in results.values()}) > 1:
+        raise UserError(f"the results were measured in different ways: {' / '.join(sorted(protocols))}")
+    points = []
+    for label, result in results.items():
+        value, cost = result.mean.get(metric), reports[label].cost
+        if not isinstance(value, int | float):
+            raise UserError(f"{folders[label]}: {metric} was not measured; it has {', '.join(result.mean)}")
+        points.append(SpeedPoint(label, cost.milliseconds, value, cost.parameters, label in taught))
+    return points, protocols.pop(), next(iter(reports.values())).cost
+
+
+def read_report(folder: Path) -> _Report:
+    """Read the results.json of a test.
+
+    Raises:
+        UserError: it is missing, damaged, or has no run time.
+    """
+    path = folder / "results.json"
+    report = read_json(path, dict, "run kdsr test again")
+    if not report.get("cost"):
+        raise UserError(f"{path}: has no run time; test again without switching its measurement off")
+    try:
+        return _Report.model_validate(report)
+    except ValidationError as error:
+        place = ".".join(map(str, error.errors()[0]["loc"]))
+        raise UserError(f"{path}: {place} is missing or not what it should be; run kdsr test again") from None
+
+
+def _choose(report: _Report, dataset: str | None, folder: Path) -> _Result:
+    for result in report.results:
+        if dataset is None or result.dataset == dataset:
+            return result
+    known = ", ".join(result.dataset for result in report.results)
+    raise UserError(f"{folder}: has no results of data set '{dataset}'; it has {known}")
 
 
 def plot_speed(

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from kdsr_arch import demo
+from kdsr_arch.bench import subcommands
+from kdsr_arch.demo import students
 from kdsr_arch.errors import UserError
 
 _WAITS = """
@@ -19,44 +20,47 @@ def leave(*_):
 signal.signal(signal.SIGTERM, leave)
 pathlib.Path(sys.argv[1] + "_ready").touch()
 time.sleep(float(sys.argv[2]))
-sys.exit(2)
+sys.exit("why it failed")
 """
 
 
-def start_group(monkeypatch: pytest.MonkeyPatch, folder: Path, seconds: dict[str, float]) -> list[demo.Training]:
+def start_group(monkeypatch: pytest.MonkeyPatch, folder: Path, seconds: dict[str, float]) -> list[students.Training]:
     """Trainings that sleep in place of training, save at SIGTERM and fail at their end."""
 
-    def start(training: demo.Training, threads: int) -> subprocess.Popen:
+    def start(command: list[str], threads: int, root: Path | None, output: object) -> subprocess.Popen:
+        label = Path(command[2]).stem
         process = subprocess.Popen(
-            [sys.executable, "-c", _WAITS, str(folder / training.label), str(seconds[training.label])],
+            [sys.executable, "-c", _WAITS, str(folder / label), str(seconds[label])],
+            stdout=output,
+            stderr=subprocess.STDOUT,
             start_new_session=True,
         )
-        while not (folder / f"{training.label}_ready").exists():
+        while not (folder / f"{label}_ready").exists():
             assert process.poll() is None
         return process
 
-    monkeypatch.setattr(demo, "_start", start)
-    monkeypatch.setattr(demo.Training, "position", lambda self: 0)
-    monkeypatch.setattr(demo.Training, "total", 10)
-    for label in seconds:
-        (folder / f"{label}.log").write_text("why it failed")
-    return [demo.Training(label, folder / "o.yml", {}, folder / f"{label}.log", ()) for label in seconds]
+    monkeypatch.setattr(subcommands, "start", start)
+    monkeypatch.setattr(students, "available_cores", lambda: len(seconds))
+    opt = {"path": {"experiments_root": str(folder / "experiment")}, "train": {"total_iter": 10}}
+    return [students.Training(label, folder / f"{label}.yml", opt, folder / f"{label}.log") for label in seconds]
 
 
 def test_an_interrupt_lets_both_save(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     group = start_group(monkeypatch, tmp_path, {"a": 600, "b": 600})
 
-    def interrupt(seconds: float) -> None:
+    def interrupt(*_: object, **__: object) -> None:
+        while not all((tmp_path / f"{label}_ready").exists() for label in "ab"):
+            pass
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(demo.time, "sleep", interrupt)
+    monkeypatch.setattr(students, "wait", interrupt)
     with pytest.raises(KeyboardInterrupt):
-        demo._train_group(group, 1)
+        students.train_all(group)
     assert [(tmp_path / label).read_text() for label in "ab"] == ["saved", "saved"]
 
 
 def test_a_failure_lets_the_other_save(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    group = start_group(monkeypatch, tmp_path, {"a": 600, "b": 0})
-    with pytest.raises(UserError, match="'b' failed"):
-        demo._train_group(group, 1)
+    group = start_group(monkeypatch, tmp_path, {"a": 600, "b": 0.5})
+    with pytest.raises(UserError, match="'b' failed[\\s\\S]*why it failed"):
+        students.train_all(group)
     assert (tmp_path / "a").read_text() == "saved" and not (tmp_path / "b").exists()

@@ -26,7 +26,7 @@ from kdsr_arch.data.store.teacher_store import TeacherStore
 from kdsr_arch.errors import UserError
 from kdsr_arch.options import load_options, plain
 from kdsr_arch.report.curves import Curve, loss_curve
-from kdsr_arch.report.runs import _report
+from kdsr_arch.report.speed_plot import read_report
 from kdsr_arch.train.history import read_history
 
 
@@ -217,7 +217,7 @@ def test_records(line: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.chdir(tmp_path)
     assert Guard(tmp_path).judge(load("records"), line + b"\n") == "accepted"
     assert list(read_history(tmp_path)) == []
-    for read in (lambda: TeacherStore(tmp_path), lambda: _report(tmp_path)):
+    for read in (lambda: TeacherStore(tmp_path), lambda: read_report(tmp_path)):
         with pytest.raises(UserError):
             read()
 

@@ -1,6 +1,10 @@
 """What the demo says and shows, for made-up numbers."""
 
+import base64
 import json
+import re
+from dataclasses import replace
+from html.parser import HTMLParser
 from pathlib import Path
 
 import cv2
@@ -8,13 +12,13 @@ import numpy as np
 import pytest
 import torch
 
-from kdsr_arch.demo import ALONE, TAUGHT, TEST, Row, Training, check_fair, plan, train_all
+from kdsr_arch.demo.page import Row, finding, write_demo
+from kdsr_arch.demo.students import ALONE, TAUGHT, TEST, Training, check_fair, plan, train_all
 from kdsr_arch.errors import UserError
 from kdsr_arch.evaluate.evaluator import EvalResult
-from kdsr_arch.evaluate.results import TestReport
+from kdsr_arch.evaluate.results import TestReport, write_results
 from kdsr_arch.infer.cost import Cost
 from kdsr_arch.infer.png import to_uint8, write_png
-from kdsr_arch.report.demo_page import finding, write_page
 
 ROOT = Path(__file__).resolve().parents[2]
 PROTOCOL = "Y channel, no crop, all frames, BI x4"
@@ -54,14 +58,13 @@ def test_the_shipped_files_are_fair(tmp_path):
     assert plain(load_options(ROOT / TEST, is_train=False))["network_g"] == taught.opt["network_g"]
     quick = plan("x", ROOT / ALONE, tmp_path, 7)
     assert quick.total == 7 and quick.experiment != alone.experiment
-    assert not quick.resumable
+    assert "--auto_resume" not in quick.command
 
 
 def made_up_rows(tmp_path, sample):
     rows = []
-    for number, (key, label) in enumerate(
-        [("bicubic", "bicubic"), ("alone", "student alone"), ("std", "student + STD"), ("teacher", "teacher")]
-    ):
+    labels = {"bicubic": "bicubic", "alone": "student alone", "taught": "student + STD", "teacher": "<teacher>"}
+    for number, (key, label) in enumerate(labels.items()):
         result = EvalResult(
             {"psnr": 25.0 + number, "ssim": 0.8, "tof": 0.1},
             [("walk", {"psnr": 25.0 + number}, 3)],
@@ -72,33 +75,71 @@ def made_up_rows(tmp_path, sample):
         )
         cost = Cost(1000 * number, 1e9, 10.0 * 3**number, 180, 120, 4, "cpu", 2, 7)
         report = TestReport(f"demo/{key}", {"type": "X"}, None, cost, [result])
+        folder = tmp_path / key
+        write_results(report, folder)
         for frame, image in zip(sample["frames"], sample["gt"], strict=True):
             noisy = (image + 0.05 * torch.randn_like(image)).clamp(0, 1)
-            write_png(tmp_path / key / "demo" / "walk" / f"{frame}.png", to_uint8(noisy))
-        rows.append(Row(key, label, report, tmp_path / key, taught=key == "std"))
+            write_png(folder / "visualization" / "demo" / "walk" / f"{frame}.png", to_uint8(noisy))
+        rows.append(Row(key, label, report, folder))
+        if key in ("alone", "taught"):
+            lines = [
+                {"kind": "train", "iter": 1, "l_pix": 0.5},
+                {"kind": "val", "iter": 1, "dataset": "val", "psnr": 26.0},
+            ]
+            (folder / "history.jsonl").write_text("\n".join(map(json.dumps, lines)))
+            rows[-1] = replace(rows[-1], experiment=folder, options=tmp_path / "options" / "x.yml")
     return rows
 
 
-def test_page_pictures_and_tables(tmp_path, capsys):
+@pytest.fixture
+def out(tmp_path, capsys):
     sample = {"lq": torch.rand(3, 3, 24, 32), "gt": torch.rand(3, 3, 96, 128), "name": "walk", "frames": list("012")}
-    trainings = {}
-    for label in ("student alone", "student + STD"):
-        folder = tmp_path / label
-        folder.mkdir()
-        lines = [{"kind": "train", "iter": 1, "l_pix": 0.5}, {"kind": "val", "iter": 1, "dataset": "val", "psnr": 26.0}]
-        (folder / "history.jsonl").write_text("\n".join(map(json.dumps, lines)))
-        opt = {"path": {"experiments_root": str(folder)}, "train": {"total_iter": 1200}}
-        trainings[label] = Training(label, tmp_path / "options" / "x.yml", opt, tmp_path / "x.log")
-    out = tmp_path / "out"
-    page = write_page(made_up_rows(tmp_path / "rows", sample), trainings, [sample], out)
+    rows = made_up_rows(tmp_path / "rows", sample)
+    assert write_demo(rows, [sample], tmp_path / "out", 1200) == tmp_path / "out" / "demo.html"
+    (tmp_path / "printed.txt").write_text(capsys.readouterr().out)
+    return tmp_path / "out"
+
+
+def test_page_pictures_and_tables(out):
     names = {"demo.html", "demo.md", "demo.json", "crops_walk.png", "curves.png", "speed.png"}
     assert {p.name for p in out.iterdir()} == names
-    html, shown = page.read_text(encoding="utf-8"), capsys.readouterr().out
-    for text in (html, shown, (out / "demo.md").read_text()):
+    for file in (out / "demo.html", out / "demo.md", out.parent / "printed.txt"):
+        text = file.read_text(encoding="utf-8")
         assert "STD gained 1.00 dB" in text and PROTOCOL in text and "student + STD" in text
-    assert html.count("data:image/png;base64,") == 3
-    assert json.loads((out / "demo.json").read_text())["rows"]["std"]["results"][0]["mean"]["psnr"] == 27.0
+    assert json.loads((out / "demo.json").read_text())["rows"]["taught"]["results"][0]["mean"]["psnr"] == 27.0
     assert np.asarray(cv2.imread(str(out / "crops_walk.png"))).std() > 5
+
+
+class Reader(HTMLParser):
+    def __init__(self):
+        super().__init__()
+        self.open, self.attributes = [], []
+
+    def handle_starttag(self, tag, attrs):
+        self.attributes += attrs
+        if tag not in ("meta", "img", "br"):
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+
+def test_the_page_is_well_formed_and_needs_no_other_file(out):
+    html = (out / "demo.html").read_text(encoding="utf-8")
+    reader = Reader()
+    reader.feed(html)
+    assert reader.open == []
+    addresses = [value for name, value in reader.attributes if name in ("src", "href", "action", "srcset")]
+    pictures = [base64.b64decode(value.removeprefix("data:image/png;base64,")) for value in addresses]
+    assert pictures == [(out / f"{name}.png").read_bytes() for name in ("crops_walk", "curves", "speed")]
+    assert not re.search(r"https?://|@import|url\(", html) and "prefers-color-scheme: dark" in html
+
+
+def test_texts_are_escaped_and_numbers_marked(out):
+    html = (out / "demo.html").read_text(encoding="utf-8")
+    assert '<th scope="row">&lt;teacher&gt;</th>' in html and "<teacher>" not in html
+    cells = re.findall(r'<td class="number">(.*?)</td>', html)
+    assert cells[:6] == ["0", "1.00", "10.0", "25.00", "0.8000", "0.1000"] and cells[-1] == "28.00"
 
 
 @pytest.mark.slow

@@ -1,8 +1,3 @@
-"""The script of a comparison page. The address' hash holds its state: a link shows a view."""
-
-from __future__ import annotations
-
-SCRIPT = r"""
 "use strict";
 const data = JSON.parse(document.getElementById("data").textContent);
 const byId = (id) => document.getElementById(id);
@@ -378,4 +373,3 @@ drawMeans();
 draw();
 const chosen = byId("rows").querySelector('[aria-selected="true"]');
 if (chosen) byId("rows-box").scrollTop = Math.max(chosen.offsetTop - 120, 0);
-"""

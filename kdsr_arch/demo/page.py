@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import cv2
 import numpy as np
@@ -13,22 +13,46 @@ from numpy.typing import NDArray
 
 from kdsr_arch.errors import UserError
 from kdsr_arch.evaluate.evaluator import EvalResult
+from kdsr_arch.evaluate.results import TestReport
 from kdsr_arch.infer.cost import where_run
 from kdsr_arch.infer.png import to_uint8, write_bytes
 from kdsr_arch.metrics.psnr_metric import psnr
 from kdsr_arch.records import format_value, markdown_table, strict_json, versions
 from kdsr_arch.report.crops import crop_sheet, find_box
 from kdsr_arch.report.curves import plot_curves
-from kdsr_arch.report.page import Page
-from kdsr_arch.report.speed_plot import SpeedPoint, plot_speed
-
-if TYPE_CHECKING:
-    from kdsr_arch.demo import Row, Training
+from kdsr_arch.report.render import data_uri, write_page
+from kdsr_arch.report.speed_plot import plot_results
 
 NOISE_DB = 0.1
 """Two trainings of the demo differ by about this much when nothing but the seed does (standard deviation 0.06 dB)."""
 
 _TILE = 330  # width of a crop on the sheet in pixels
+
+
+@dataclass(frozen=True)
+class Row:
+    """One network of the comparison.
+
+    Attributes:
+        key: bicubic, alone, taught or teacher.
+        label: what tables and pictures call it.
+        report: what the test measured.
+        folder: where the test wrote results.json and ``visualization/DATASET/CLIP/FRAME.png``.
+        experiment: where the demo trained it, or None.
+        options: the option file of that training, or None.
+    """
+
+    key: str
+    label: str
+    report: TestReport
+    folder: Path
+    experiment: Path | None = None
+    options: Path | None = None
+
+    @property
+    def result(self) -> EvalResult:
+        """The figures of the one data set."""
+        return self.report.results[0]
 
 
 def finding(psnr_of: Mapping[str, float], iterations: int) -> str:
@@ -62,79 +86,68 @@ def finding(psnr_of: Mapping[str, float], iterations: int) -> str:
     return f"{head}{verdict}. {rest}"
 
 
-def write_page(
-    rows: Sequence[Row], trainings: Mapping[str, Training], samples: Iterable[Mapping[str, Any]], out: Path
-) -> Path:
+def write_demo(rows: Sequence[Row], samples: Iterable[Mapping[str, Any]], out: Path, iterations: int) -> Path:
     """Write ``demo.html``, ``demo.md``, ``demo.json`` and the PNGs into ``out``, and print the table and the finding.
 
     Args:
         rows: bicubic, the student alone, the student with STD, the teacher, in that order.
-        trainings: label -> training, for the curves.
         samples: the held-out clips: lq, gt, name, frames.
         out: the folder.
+        iterations: of the trainings.
+
+    Returns:
+        The page.
     """
-    result = rows[0].report.results[0]
+    result, costs = rows[0].result, _speed_note(rows)
     header, table = _table(rows)
-    caption = f"{result.protocol}; mean over {len(result.per_item)} clips of held-out frames. {_speed_note(rows)}"
+    caption = f"{result.protocol}; mean over {len(result.per_item)} clips of held-out frames. {costs}"
     if "tof" in result.mean:
         caption += " tOF, the error of the motion seen in the result, is better when lower."
-    values = [row.report.results[0].mean["psnr"] for row in rows]
-    levels = dict(zip(("bicubic", "alone", "taught", "teacher"), values, strict=True))
-    iterations = next(iter(trainings.values())).total
+    levels = {row.key: row.result.mean["psnr"] for row in rows}
     text = finding(levels, iterations)
-    print(f"\n{markdown_table(header, table)}\n\n{caption}\n\n{text}\n", flush=True)
+    plain = f"{markdown_table(header, table)}\n\n{caption}\n"
+    print(f"\n{plain}\n{text}\n", flush=True)
+    write_bytes(out / "demo.md", f"{text}\n\n{plain}".encode())
+    content = {"finding": text, "rows": {row.key: asdict(row.report) for row in rows}}
+    write_bytes(out / "demo.json", strict_json(content).encode())
+    return write_page(
+        out / "demo.html",
+        "demo.html",
+        title="A video super-resolution student, taught by EDVR",
+        finding=text,
+        results=(header, table),
+        caption=caption,
+        clips=_clip_table(rows),
+        protocol=result.protocol,
+        sheets=[(_embedded(path), note) for path, note in _sheets(rows, samples, out)],
+        curves=_embedded(_curves(rows, levels, out)),
+        speed=_embedded(_speed(rows, out)),
+        costs=costs,
+        provenance=_provenance(rows),
+    )
 
-    page = Page(
-        "A video super-resolution student, taught by EDVR",
-        "Space-time distillation (STD) on real clips: measured on frames that no network was trained on.",
-    )
-    page.finding(text)
-    page.section("Results")
-    page.table(header, table, caption)
-    page.section("Clip by clip", "PSNR in dB.")
-    page.table(*_clip_table(rows), result.protocol)
-    page.section(
-        "Pictures",
-        "The crop is where bicubic enlargement is farthest from the ground truth. "
-        "Pixels are shown as they are; click to enlarge.",
-    )
-    for path, note in _sheets(rows, samples, out):
-        page.image(path, note)
-    page.section("Training")
-    page.image(
-        _curves(trainings, levels, result, out),
-        f"Left: the pixel loss while training. Right: PSNR of the validation frames ({result.protocol}).",
-    )
-    page.section("Quality against run time")
-    page.image(_speed(rows, out), f"Mean PSNR against run time per frame. {_speed_note(rows)}")
-    page.section("How it was made", "Both students: same network, first weights, data order and iterations.")
-    page.code(_provenance(rows, trainings))
-    _write_tables(rows, out, header, table, caption, text)
-    return page.write(out / "demo.html")
+
+def _embedded(path: Path) -> str:
+    return data_uri(path.read_bytes(), "image/png")
 
 
 def _table(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
-    metrics = list(rows[0].report.results[0].mean)
-    header = ["network", "parameters", "G multiply-adds", "ms per frame", *(_title(metric) for metric in metrics)]
-    table = []
-    for row in rows:
-        cost, mean = row.report.cost, row.report.results[0].mean
-        costs = (
-            ["-"] * 3
-            if cost is None
-            else [f"{cost.parameters:,}", f"{cost.multiply_adds / 1e9:.2f}", f"{cost.milliseconds:.1f}"]
-        )
-        table.append([row.label, *costs, *(format_value(mean[metric], metric) for metric in metrics)])
-    return header, table
+    titles = {"psnr": "PSNR (dB)", "ssim": "SSIM", "tof": "tOF (px)"}
+    metrics = list(rows[0].result.mean)
+    header = ["network", "parameters", "G multiply-adds", "ms per frame", *(titles.get(m, m) for m in metrics)]
+    return header, [[row.label, *_costs(row), *(format_value(row.result.mean[m], m) for m in metrics)] for row in rows]
 
 
-def _title(metric: str) -> str:
-    return {"psnr": "PSNR (dB)", "ssim": "SSIM", "tof": "tOF (px)"}.get(metric, metric)
+def _costs(row: Row) -> list[str]:
+    cost = row.report.cost
+    if cost is None:
+        return ["-"] * 3
+    return [f"{cost.parameters:,}", f"{cost.multiply_adds / 1e9:.2f}", f"{cost.milliseconds:.1f}"]
 
 
 def _clip_table(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
-    clips = [name for name, _, _ in rows[0].report.results[0].per_item]
-    table = [[row.label, *(f"{values['psnr']:.2f}" for _, values, _ in row.report.results[0].per_item)] for row in rows]
+    clips = [name for name, _, _ in rows[0].result.per_item]
+    table = [[row.label, *(f"{values['psnr']:.2f}" for _, values, _ in row.result.per_item)] for row in rows]
     return ["network", *clips], table
 
 
@@ -146,28 +159,15 @@ def _speed_note(rows: Sequence[Row]) -> str:
     return f"Costs hold for one frame of {cost.width}x{cost.height} LR pixels at x{cost.scale}, run times on {where}."
 
 
-def _curves(trainings: Mapping[str, Training], levels: Mapping[str, float], result: EvalResult, out: Path) -> Path:
-    experiments = {label: training.experiment for label, training in trainings.items()}
+def _curves(rows: Sequence[Row], levels: Mapping[str, float], out: Path) -> Path:
+    experiments = {row.label: row.experiment for row in rows if row.experiment is not None}
     lines = {name: levels[name] for name in ("bicubic", "teacher")}
-    return plot_curves(experiments, out / "curves.png", levels=lines, protocol=result.protocol)
+    return plot_curves(experiments, out / "curves.png", levels=lines, protocol=rows[0].result.protocol)
 
 
 def _speed(rows: Sequence[Row], out: Path) -> Path:
-    points = [
-        SpeedPoint(
-            row.label,
-            row.report.cost.milliseconds,
-            row.report.results[0].mean["psnr"],
-            row.report.cost.parameters,
-            taught=row.taught,
-        )
-        for row in rows
-        if row.report.cost is not None
-    ]
-    cost = rows[0].report.cost
-    size = f"{cost.width}x{cost.height} x{cost.scale}" if cost is not None else ""
-    where = "" if cost is None else where_run(cost.device, cost.threads)
-    return plot_speed(points, out / "speed.png", size=size, where=where, protocol=rows[0].report.results[0].protocol)
+    folders = {row.label: row.folder for row in rows}
+    return plot_results(folders, out / "speed.png", taught=[row.label for row in rows if row.key == "taught"])
 
 
 def _sheets(rows: Sequence[Row], samples: Iterable[Mapping[str, Any]], out: Path) -> list[tuple[Path, str]]:
@@ -176,9 +176,8 @@ def _sheets(rows: Sequence[Row], samples: Iterable[Mapping[str, Any]], out: Path
     for sample in samples:
         name, middle = sample["name"], len(sample["gt"]) // 2
         truth, frame = to_uint8(sample["gt"][middle]), sample["frames"][middle]
-        restored = [
-            (row.label, _read(row.frames / rows[0].report.results[0].dataset / name / f"{frame}.png")) for row in rows
-        ]
+        place = Path("visualization", rows[0].result.dataset, name, f"{frame}.png")
+        restored = [(row.label, _read(row.folder / place)) for row in rows]
         box = find_box(truth, restored[0][1], max(truth.shape[1] // 6, 40), max(truth.shape[1] // 8, 30))
         small = to_uint8(sample["lq"][middle])
         nearest = cv2.resize(small, truth.shape[1::-1], interpolation=cv2.INTER_NEAREST).astype(np.uint8, copy=False)
@@ -206,19 +205,7 @@ def _read(path: Path) -> NDArray[np.uint8]:
     return image.astype(np.uint8, copy=False)
 
 
-def _provenance(rows: Sequence[Row], trainings: Mapping[str, Training]) -> str:
-    lines = [
-        f"{label}: kdsr train -opt {training.file.parent.name}/{training.file.name}"
-        for label, training in trainings.items()
-    ]
-    lines += [f"{name} {version}" for name, version in versions().items()]
-    return "\n".join(lines)
-
-
-def _write_tables(
-    rows: Sequence[Row], out: Path, header: Sequence[str], table: Sequence[Sequence[str]], caption: str, text: str
-) -> None:
-    page = f"{text}\n\n{markdown_table(list(header), [list(row) for row in table])}\n\n{caption}\n"
-    write_bytes(out / "demo.md", page.encode())
-    content = {"finding": text, "rows": {row.key: asdict(row.report) for row in rows}}
-    write_bytes(out / "demo.json", strict_json(content).encode())
+def _provenance(rows: Sequence[Row]) -> str:
+    trained = [(row.label, row.options) for row in rows if row.options is not None]
+    lines = [f"{label}: kdsr train -opt {file.parent.name}/{file.name}" for label, file in trained]
+    return "\n".join([*lines, *(f"{name} {version}" for name, version in versions().items())])

@@ -1,0 +1,1 @@
+"""The demo: a student trained alone and with space-time distillation, compared in tables, pictures and a page."""

@@ -1,0 +1,216 @@
+"""Trains the demo's student alone and with space-time distillation, and tests both on held-out frames."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
+from copy import deepcopy
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from kdsr_arch.bench.subcommands import Subcommands
+from kdsr_arch.demo.page import Row, write_demo
+from kdsr_arch.errors import UserError
+from kdsr_arch.infer.cost import where_run
+from kdsr_arch.options import load_options, plain
+from kdsr_arch.records import available_cores
+from kdsr_arch.train.history import read_history
+
+ALONE, TAUGHT, TEST = "options/demo_alone.yml", "options/train_std.yml", "options/test_std.yml"
+_EQUAL = ("scale", "manual_seed", "datasets.train", "network_g", "train.total_iter", "train.optim_g", "train.pixel_opt")
+
+
+@dataclass(frozen=True)
+class Training:
+    """One training run of the demo.
+
+    Attributes:
+        label: what the page calls it.
+        file: its option file.
+        opt: the validated options.
+        log: where its output goes.
+        force: what ``--force_yml`` changes in the file.
+    """
+
+    label: str
+    file: Path
+    opt: dict[str, Any]
+    log: Path
+    force: tuple[str, ...] = ()
+
+    @property
+    def experiment(self) -> Path:
+        """The folder that the training fills."""
+        return Path(self.opt["path"]["experiments_root"])
+
+    @property
+    def total(self) -> int:
+        """The number of iterations."""
+        return int(self.opt["train"]["total_iter"])
+
+    @property
+    def weights(self) -> Path:
+        """The file of the trained student."""
+        return self.experiment / "models" / "net_g_latest.pth"
+
+    @property
+    def command(self) -> list[str]:
+        """The kdsr command that runs it; it resumes a run of the very same option file, and of no other."""
+        copy = self.experiment / self.file.name
+        same = copy.is_file() and copy.read_text(encoding="utf-8").endswith(self.file.read_text(encoding="utf-8"))
+        force = ["--force_yml", *self.force] if self.force else []
+        return ["train", "-opt", str(self.file), *(["--auto_resume"] if same else []), *force]
+
+    def position(self) -> int:
+        """Return the last iteration that was logged."""
+        return max((record["iter"] for record in read_history(self.experiment)), default=0)
+
+
+def run_demo(root: Path, out: Path, iterations: int | None = None) -> Path:
+    """Prepare the clips, train both students, test the four networks, write tables, pictures and the page.
+
+    Args:
+        root: the project's folder, which holds ``options/``; ``datasets/`` and ``experiments/`` go there.
+        out: folder for the results.
+        iterations: overrides the option files' ``train.total_iter``, for a quick look.
+
+    Returns:
+        The page.
+
+    Raises:
+        UserError: missing option files or packages, or a training that failed.
+    """
+    from kdsr_arch.data.prepare.demo_data import make_demo_clips
+
+    _check_plots()
+    began = time.monotonic()
+    print("Demo: preparing the clips", flush=True)
+    make_demo_clips(root / "datasets" / "demo")
+    alone = plan("student alone", root / ALONE, out, iterations)
+    taught = plan("student + STD", root / TAUGHT, out, iterations)
+    check_fair(alone.opt, taught.opt)
+    train_all([alone, taught])
+    base = plain(load_options(root / TEST, is_train=False))
+    rows = test_all(base, out, alone, taught)
+    page = write_demo(rows, _clips(base), out, taught.total)
+    print(f"Done in {(time.monotonic() - began) / 60:.1f} minutes: {page}", flush=True)
+    return page
+
+
+def _check_plots() -> None:
+    """Report a missing matplotlib before minutes of training, not after."""
+    try:
+        import matplotlib  # noqa: F401
+    except ImportError:
+        raise UserError("the demo draws with matplotlib, which is not installed: pip install 'kdsr[demo]'") from None
+
+
+def plan(label: str, file: Path, out: Path, iterations: int | None) -> Training:
+    """Read one training from its option file; give it a name of its own where the budget is not the file's."""
+    changes = () if iterations is None else (f"train:total_iter={iterations}", f"name={file.stem}_{iterations}")
+    opt = plain(load_options(file, is_train=True, force=changes))
+    return Training(label, file, opt, out / f"{file.stem}.log", changes)
+
+
+def check_fair(alone: Mapping[str, Any], taught: Mapping[str, Any]) -> None:
+    """Refuse to compare two trainings that differ in more than the teaching."""
+    for key in _EQUAL:
+        first, second = alone, taught
+        for part in key.split("."):
+            first, second = first[part], second[part]
+        if first != second:
+            raise UserError(
+                f"{ALONE} and {TAUGHT} differ in {key}; the demo compares students of one budget, one seed "
+                "and one data set: make them equal"
+            )
+
+
+def train_all(trainings: Sequence[Training]) -> None:
+    """Train side by side where there are cores for it, with a bar for each; interrupted runs are resumed.
+
+    A failure or an interrupt stops the other trainings, which save; a later demo resumes them.
+
+    Raises:
+        UserError: a training failed; its last lines are shown.
+    """
+    cores = available_cores()
+    beside = min(len(trainings), cores)
+    threads = max(cores // beside, 1)
+    names = ", ".join(training.label for training in trainings)
+    print(f"Demo: training {names} ({beside} at a time, {where_run('cpu', threads)} each)", flush=True)
+    work = Subcommands(None, threads)
+    with ThreadPoolExecutor(beside) as pool, contextlib.ExitStack() as stack:
+        bars = [stack.enter_context(_bar(training, place)) for place, training in enumerate(trainings)]
+        running = {pool.submit(work.run, training.command, training.log): training for training in trainings}
+        try:
+            while running:
+                ended, _ = wait(running, timeout=1.0, return_when=FIRST_COMPLETED)
+                for bar, training in zip(bars, trainings, strict=True):
+                    bar.update(max(training.position() - bar.n, 0))
+                for future in ended:
+                    training, tail = running.pop(future), future.result()
+                    if tail is not None:
+                        raise UserError(f"training '{training.label}' failed (all of it: {training.log}):\n{tail}")
+        except BaseException:
+            work.stop()
+            raise
+
+
+def _bar(training: Training, place: int) -> tqdm:
+    interval = 0.2 if sys.stderr.isatty() else 30.0
+    return tqdm(
+        total=training.total,
+        desc=training.label,
+        position=place,
+        unit="it",
+        dynamic_ncols=True,
+        mininterval=interval,
+    )
+
+
+def _clips(base: Mapping[str, Any]) -> Any:
+    from kdsr_arch.data.loader import open_dataset
+    from kdsr_arch.evaluate.tester import test_keys
+
+    key = test_keys(base)[0]
+    return open_dataset(base["datasets"][key], f"datasets.{key}")
+
+
+def test_all(base: Mapping[str, Any], out: Path, alone: Training, taught: Training) -> list[Row]:
+    """Test bicubic, the students and the teacher on the held-out frames, one after another.
+
+    Args:
+        base: the validated options of the test; network and weights are put in for each row.
+        out: each row's own tables and frames go into a folder of this one.
+        alone, taught: the student's trainings without and with the teacher.
+    """
+    from kdsr_arch.evaluate.tester import run
+    from kdsr_arch.log import TextLog
+
+    path = taught.opt["path"]
+    networks = {
+        "bicubic": ("bicubic", {"type": "Bicubic", "scale": base["scale"]}, None, None),
+        "alone": (alone.label, alone.opt["network_g"], alone.weights, "params_ema"),
+        "taught": (taught.label, taught.opt["network_g"], taught.weights, "params_ema"),
+        "teacher": ("teacher", taught.opt["network_t"], path["pretrain_network_t"], path.get("param_key_t")),
+    }
+    trained = {"alone": (alone.experiment, alone.file), "taught": (taught.experiment, taught.file)}
+    rows = []
+    with TextLog():
+        for key, (label, network, weights, param_key) in networks.items():
+            print(f"Demo: testing {label}", flush=True)
+            opt = deepcopy(dict(base)) | {"name": f"demo/{key}", "network_g": dict(network)}
+            opt["path"]["pretrain_network_g"] = str(weights) if weights else None
+            opt["path"] |= {"param_key_g": param_key, "results_root": str(out / key)}
+            opt["val"]["save_img"] = True
+            rows.append(Row(key, label, run(opt), out / key, *trained.get(key, ())))
+    return rows
+
+
+test_all.__test__ = False  # type: ignore[attr-defined]  # not a test case
