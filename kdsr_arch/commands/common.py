@@ -8,13 +8,22 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from kdsr_arch.shipped import option_file
+
 if TYPE_CHECKING:
     from kdsr_arch.options import Options
 
 
 def add_option_file(parser: argparse.ArgumentParser, required: bool = True) -> None:
     """``-opt`` and ``--force_yml``."""
-    parser.add_argument("-opt", "--opt", required=required, metavar="FILE", help="the option file (YAML)")
+    parser.add_argument(
+        "-opt",
+        "--opt",
+        type=lambda text: str(option_file(text)),
+        required=required,
+        metavar="FILE",
+        help="the option file (YAML); options/NAME.yml finds a shipped one from any folder",
+    )
     parser.add_argument(
         "--force_yml",
         nargs="+",
