@@ -55,3 +55,18 @@ def tiny_edvr() -> dict[str, Any]:
 @pytest.fixture(autouse=True)
 def _seed() -> None:
     torch.manual_seed(0)
+
+
+@pytest.fixture
+def taps_seen():
+    """``taps_seen(net)`` -> a dict that the next forward fills with the shapes recorded at the declared taps."""
+
+    def watch(net, traits):
+        seen = {}
+        for alias, path in traits.taps.items():
+            net.get_submodule(path).register_forward_hook(
+                lambda m, i, o, alias=alias: seen.update({alias: tuple(o.shape)})
+            )
+        return seen
+
+    return watch

@@ -45,18 +45,3 @@ class Golden:
 def golden(vectors):
     """``golden(name)`` -> Golden."""
     return lambda name: Golden(vectors(name))
-
-
-@pytest.fixture
-def taps_seen():
-    """``taps_seen(net)`` -> a dict that the next forward fills with the shapes recorded at the declared taps."""
-
-    def watch(net, traits):
-        seen = {}
-        for alias, path in traits.taps.items():
-            net.get_submodule(path).register_forward_hook(
-                lambda m, i, o, alias=alias: seen.update({alias: tuple(o.shape)})
-            )
-        return seen
-
-    return watch
