@@ -1,6 +1,6 @@
 """Spatial affinity in tiles against the plain formula: time, and peak memory of a 256x256 map.
 
-    python benchmarks/affinity.py [--large] [--threads N] [--out FILE]
+    python -m benchmarks.affinity [--large] [--threads N] [--out FILE]
 
 Prints one line a case: seconds of forward and backward, and memory over the features and their gradient. The large
 case (64 channels, 256x256) takes about two minutes on one core.
@@ -17,8 +17,8 @@ import time
 from pathlib import Path
 
 import torch
-from record import save
 
+from benchmarks.record import save
 from kdsr_arch.losses.fakd_loss import FAKDLoss
 
 CASES = [(16, 64, 48, 48), (1, 64, 96, 96)]
@@ -46,7 +46,8 @@ def measure(shape: tuple[int, ...], tile: int | str, repeats: int) -> dict[str, 
 
 def in_own_process(shape: tuple[int, ...], tile: int | str, repeats: int, threads: int) -> dict[str, float]:
     """``measure`` in a fresh process, since peak memory never falls."""
-    command = [sys.executable, __file__, "--one", json.dumps([shape, tile, repeats]), "--threads", str(threads)]
+    command = [sys.executable, "-m", "benchmarks.affinity", "--threads", str(threads)]
+    command += ["--one", json.dumps([shape, tile, repeats])]
     return json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
 
 

@@ -1,6 +1,6 @@
 """Time of the bicubic resize of a 1280x720 frame, beside basicsr's, and the distance between the two.
 
-python benchmarks/bicubic.py [--device cpu] [--threads 1] [--out FILE]
+python -m benchmarks.bicubic [--device cpu] [--threads 1] [--out FILE]
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from record import save
 
+from benchmarks.record import save
 from kdsr_arch.ops.bicubic import imresize, imresize_uint8, imresize_uint8_tensor
 
 

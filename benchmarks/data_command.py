@@ -9,7 +9,7 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from record import save
+from benchmarks.record import save
 
 Report = Callable[[list[Path], int, int, Path], dict[str, object]]
 

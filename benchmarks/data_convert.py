@@ -1,6 +1,6 @@
 """Frames a second of a conversion beside BasicSR's make_lmdb_from_imgs, and the memory of a worker over many samples.
 
-    python benchmarks/data_convert.py VIDEO... [--frames 12] [--rounds 3] [--out FILE]
+    python -m benchmarks.data_convert VIDEO... [--frames 12] [--rounds 3] [--out FILE]
 
 Frames of 1280x720 as PNG files. The conversions take turns, and wall-clock time is counted, as the point is the use of
 two cores: on a machine with other load the rates, though not the processor time, are those of what is left. BasicSR is
@@ -19,9 +19,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-from data_command import run
-from data_frames import video_frames, write_folder
 
+from benchmarks.data_command import run
+from benchmarks.data_frames import video_frames, write_folder
 from kdsr_arch.data.clip_dataset import ClipDataset
 from kdsr_arch.data.prepare.frame_writer import Making
 from kdsr_arch.data.prepare.plans import convert_clips

@@ -1,6 +1,6 @@
 """Random patches of 2K pictures: this project's stores beside BasicSR's PairedImageDataset on its own PNG LMDB.
 
-    python benchmarks/data_images.py VIDEO... [--pictures 8] [--rounds 20] [--out FILE]
+    python -m benchmarks.data_images VIDEO... [--pictures 8] [--rounds 20] [--out FILE]
 
 Pictures of 2040x1356 (DIV2K's usual size) made of frames of the videos, whole, without sub-images; HR patch 192, scale
 4. Readers take turns as in data_clips.py.
@@ -13,10 +13,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-from data_clips import CODECS, disk_bytes, take_turns
-from data_command import run
-from data_frames import pictures, video_frames, write_folder
 
+from benchmarks.data_clips import CODECS, disk_bytes, take_turns
+from benchmarks.data_command import run
+from benchmarks.data_frames import pictures, video_frames, write_folder
 from kdsr_arch.data.image_dataset import ImagePairDataset
 from kdsr_arch.data.prepare.frame_writer import Making
 from kdsr_arch.data.prepare.plans import convert_images

@@ -1,6 +1,6 @@
 """Time and peak memory of deformable convolution in plain PyTorch, beside torchvision's operator where it runs.
 
-    python benchmarks/deform_conv.py [--device cpu] [--threads 1] [--out FILE]
+    python -m benchmarks.deform_conv [--device cpu] [--threads 1] [--out FILE]
 
 Shapes are those of EDVR-M: 64 channels, 8 offset groups, 3x3, on a training patch and on a frame.
 """
@@ -16,8 +16,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from record import save
 
+from benchmarks.record import save
 from kdsr_arch.compat import has_compiled_ops
 from kdsr_arch.ops.deform_conv import deform_conv2d
 
@@ -84,7 +84,7 @@ def _peak_mb(size: tuple[int, int], mode: str) -> float:
 
 def peak_mb(name: str, mode: str) -> float:
     """:func:`_peak_mb` in a process of its own, where no freed memory is at hand."""
-    command = [sys.executable, str(Path(__file__).resolve()), "--peak", name, mode]
+    command = [sys.executable, "-m", "benchmarks.deform_conv", "--peak", name, mode]
     return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
 
 

@@ -1,8 +1,8 @@
 """What distillation costs: one training step of STD on VESPCN from EDVR against a bare loop over the same networks.
 
-    python benchmarks/distill_overhead.py [--terms sd|light|published] [--preset paper|demo] [--steps 10] [--device cpu]
-    python benchmarks/distill_overhead.py --options options/train_std.yml      # networks, clips and terms of that file
-    python benchmarks/distill_overhead.py --pairs --options options/train_std.yml --downsample 4 8 --out FILE
+    python -m benchmarks.distill_overhead [--terms sd|light|published] [--preset paper|demo] [--steps 10] [--device cpu]
+    python -m benchmarks.distill_overhead --options options/train_std.yml      # networks, clips and terms of that file
+    python -m benchmarks.distill_overhead --pairs --options options/train_std.yml --downsample 4 8 --out FILE
 
 The bare loop is the least that any distillation needs: the teacher's forward under no_grad, the student's forward and
 backward with the pixel loss, and the optimizer's step. Both run alternately in the same process, on the same data in
@@ -22,9 +22,9 @@ from typing import Any
 
 import torch
 import yaml
-from record import save
 from torch import Tensor, nn
 
+from benchmarks.record import save
 from kdsr_arch.device import autocast
 from kdsr_arch.distill.task import DistillTask
 from kdsr_arch.infer.networks import build_network

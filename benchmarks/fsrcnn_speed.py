@@ -1,6 +1,6 @@
 """Frames a second of FSRCNN, x4 from 180x120, on a CPU: as shipped, and with the transposed convolution as written.
 
-python benchmarks/fsrcnn_speed.py [--threads 2] [--out FILE]
+python -m benchmarks.fsrcnn_speed [--threads 2] [--out FILE]
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from record import save
 from torch import Tensor, nn
 
+from benchmarks.record import save
 from kdsr_arch.archs.arch_util import SubPixelDeconv
 from kdsr_arch.archs.fsrcnn_arch import FSRCNN
 

@@ -1,7 +1,7 @@
 """Trainings that are killed again and again end where the unbroken ones end, bit for bit.
 
-    python benchmarks/kills.py --out benchmarks/results/kills.json                 # all campaigns: about 20 minutes
-    python benchmarks/kills.py --campaigns sigkill --kinds std --kills 5
+    python -m benchmarks.kills --out benchmarks/results/kills.json                 # all campaigns: about 20 minutes
+    python -m benchmarks.kills --campaigns sigkill --kinds std --kills 5
 
 Each campaign starts `python -m kdsr_arch.cli train -opt FILE --auto_resume` on a tiny training (tiny_runs.py), ends it
 at a random moment, starts it again, and so on, and at last lets it come to its end. A fifth of the moments fall into
@@ -23,7 +23,6 @@ import math
 import os
 import random
 import re
-import shlex
 import shutil
 import signal
 import subprocess
@@ -36,9 +35,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from record import save
-from run_outcome import differences, is_saving
-from tiny_runs import KINDS, make_data, tiny_options, write_options
+from benchmarks.record import command, save
+from benchmarks.run_outcome import differences, is_saving
+from benchmarks.tiny_runs import KINDS, make_data, tiny_options, write_options
 
 ROOT = Path(__file__).resolve().parents[1]
 PATIENCE = 300  # seconds that one training may take
@@ -273,7 +272,7 @@ def carry_out(name: str, kind: str, kills: int | None, seed: int) -> dict[str, A
         record = Campaign(kind, name, kills or plan.kills, plan.total, seed).run(folder)
     except Failed as error:
         record = {"campaign": name, "training": kind, "kills_survived": 0, "equal": False, "differences": [str(error)]}
-    record |= {"date": str(datetime.date.today()), "command": shlex.join(["python", *sys.argv])}
+    record |= {"date": str(datetime.date.today()), "command": command()}
     print(json.dumps(record), flush=True)
     if record["equal"]:
         shutil.rmtree(folder)

@@ -1,6 +1,6 @@
 """A long training stays as it was after its first thousand iterations: memory, open files, speed, growth of the logs.
 
-    python benchmarks/long_run.py --out benchmarks/results/long_run.json        # 20,000 iterations: about 3 minutes
+    python -m benchmarks.long_run --out benchmarks/results/long_run.json        # 20,000 iterations: about 3 minutes
 
 Trains the tiny `image` distillation of tiny_runs.py through the command line, with one loader process, TensorBoard,
 200 log lines, 40 checkpoints and 40 validations, and looks at its processes in /proc at every line of the log. Memory
@@ -23,9 +23,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from kills import CommandLine, Training, iteration_of
-from record import save
-from tiny_runs import make_data, tiny_options, write_options
+from benchmarks.kills import CommandLine, Training, iteration_of
+from benchmarks.record import save
+from benchmarks.tiny_runs import make_data, tiny_options, write_options
 
 PAGE, TICK = os.sysconf("SC_PAGE_SIZE"), os.sysconf("SC_CLK_TCK")
 MEMORY_LIMIT, SPEED_LIMIT = 0.01, 0.1  # growth that counts as flat

@@ -26,8 +26,13 @@ def _origin(device: torch.device | str = "cpu") -> dict[str, object]:
         "commit": subprocess.run(
             ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, cwd=Path(__file__).parent
         ).stdout.strip(),
-        "command": shlex.join(["python", *map(_word, sys.argv)]),
+        "command": command(),
     }
+
+
+def command() -> str:
+    """Return the command that started this benchmark, as one types it in the repository's root."""
+    return shlex.join(["python", "-m", f"benchmarks.{Path(sys.argv[0]).stem}", *map(_word, sys.argv[1:])])
 
 
 def _word(word: str) -> str:

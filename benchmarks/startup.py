@@ -1,6 +1,6 @@
 """How long a training takes to say something and to begin, and the memory it takes.
 
-    python benchmarks/startup.py [-opt options/train_std.yml] [--out FILE]
+    python -m benchmarks.startup [-opt options/train_std.yml] [--out FILE]
 
 Starts `kdsr train` with three iterations in a process of its own, in a temporary folder, and reads its output line by
 line. The demo's clips and the teacher's weights must be there.
@@ -56,7 +56,9 @@ def main() -> None:
     args = parser.parse_args()
     record = {**measure(args.opt, args.threads), "options": args.opt.name, "threads": args.threads}
     print(json.dumps(record, indent=1))
-    from record import save  # only now: what starts the training counts in its peak memory, an imported PyTorch too
+    from benchmarks.record import (
+        save,  # only now: what starts the training counts in its peak memory, an imported PyTorch too
+    )
 
     save(args.out, record)
 

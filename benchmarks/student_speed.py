@@ -1,6 +1,6 @@
 """Frames per second of every video student, at 180x120 x4 by default.
 
-    python benchmarks/student_speed.py --threads 2 [--frames 20] [--only vespcn] [--out FILE]
+    python -m benchmarks.student_speed --threads 2 [--frames 20] [--only vespcn] [--out FILE]
 
 Each row restores a stream as in use: one window per frame, batch 1, the input's bicubic enlargement and optical flow
 included. The median over the frames is reported beside the fastest, which is what an idle machine would give; the
@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from record import save
 from torch import nn
 
+from benchmarks.record import save
 from kdsr_arch.archs.fastdvdnet_arch import FastDVDnet
 from kdsr_arch.archs.vespcn_arch import VESPCN
 from kdsr_arch.archs.vsrnet_arch import VSRNet

@@ -1,6 +1,6 @@
 """How close `kdsr upscale` comes to the bare network: frames per second of both on the same frames, in turns.
 
-    python benchmarks/upscale_speed.py [--frames 60] [--size 320x180] [--threads 1] [--weights NAME] [--rounds 2]
+    python -m benchmarks.upscale_speed [--frames 60] [--size 320x180] [--threads 1] [--weights NAME] [--rounds 2]
         [--out FILE]
 
 The bare network has its frames in memory as tensors and throws its results away; `kdsr upscale` decodes an H.264 file
@@ -25,8 +25,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 import torch
-from record import save
 
+from benchmarks.record import save
 from kdsr_arch.device import pick_device
 from kdsr_arch.upscale.chunks import Restorer
 from kdsr_arch.upscale.model import Model, open_model

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,20 +11,15 @@ import pytest
 import torch
 
 import kdsr_arch  # noqa: F401  (basicsr can be imported from here on)
+from tests.helpers.data import data_folder, vector_folders
 
-ROOT = Path(__file__).resolve().parent.parent
 torch.set_num_threads(1)
-
-
-def _first_folder(variable: str, *fallbacks: Path) -> list[Path]:
-    named = os.environ.get(variable)
-    return [Path(named)] if named else [path for path in fallbacks if path.is_dir()]
 
 
 @pytest.fixture(scope="session")
 def vectors() -> Callable[[str], np.lib.npyio.NpzFile]:
     """``vectors(name)`` opens NAME.npz from $KDSR_VECTORS, or from ../shared/vectors, or from tests/golden."""
-    folders = _first_folder("KDSR_VECTORS", ROOT.parent / "shared" / "vectors", ROOT / "tests" / "golden")
+    folders = vector_folders()
 
     def load(name: str) -> np.lib.npyio.NpzFile:
         for folder in folders:
@@ -39,10 +33,7 @@ def vectors() -> Callable[[str], np.lib.npyio.NpzFile]:
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
     """The folder of real test images, clips and weights: $KDSR_DATA, or ../shared/data."""
-    for folder in _first_folder("KDSR_DATA", ROOT.parent / "shared" / "data"):
-        if folder.is_dir():
-            return folder
-    pytest.skip("no folder of real data: set KDSR_DATA")
+    return data_folder() or pytest.skip("no folder of real data: set KDSR_DATA")
 
 
 @pytest.fixture(scope="session")

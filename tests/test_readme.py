@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import importlib.util
 import re
+import runpy
 import shlex
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,8 +13,8 @@ import yaml
 
 from kdsr_arch.cli import build_parser
 from kdsr_arch.registry import register_all
+from tests.helpers import ROOT
 
-ROOT = Path(__file__).resolve().parents[1]
 TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
 BLOCKS = {re.search(r"class (\w+)", code).group(1): code for code in re.findall(r"```python\n(.*?)```", TEXT, re.S)}
 
@@ -28,10 +27,7 @@ def shown(tmp_path_factory: pytest.TempPathFactory) -> dict[str, type]:
     for name, code in BLOCKS.items():
         path = tmp_path_factory.mktemp("readme") / f"{name.lower()}.py"
         path.write_text(code)
-        spec = importlib.util.spec_from_file_location(f"readme_{name.lower()}", path)
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
-        classes[name] = getattr(module, name)
+        classes[name] = runpy.run_path(str(path))[name]
     return classes
 
 

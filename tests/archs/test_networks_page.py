@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
 
 import pytest
 import yaml
 
 from kdsr_arch.infer.traits import Traits, traits_of
 from kdsr_arch.registry import ARCH_REGISTRY, register_all
+from tests.helpers import ROOT
 
-PAGE = Path(__file__).resolve().parents[2] / "docs" / "networks.md"
+PAGE = ROOT / "docs" / "networks.md"
 _ROW = r"^\| `(\{type: .+\})` \| ([\d,]+) \| (.+?) \| (.+?) \|$"
 ROWS = re.findall(_ROW, PAGE.read_text(encoding="utf-8"), re.MULTILINE)
 

@@ -14,8 +14,8 @@ import pytest
 
 from kdsr_arch import __version__, cli
 from kdsr_arch.errors import OptionErrors, UserError
+from tests.helpers import ROOT
 
-ROOT = Path(__file__).resolve().parents[2]
 BAD = """\
 name: bad
 model_type: SRModle

@@ -2,8 +2,6 @@
 
 import argparse
 import json
-import os
-from pathlib import Path
 
 import cv2
 import numpy as np
@@ -19,16 +17,15 @@ from kdsr_arch.errors import UserError
 from kdsr_arch.infer.runner import Runner
 from kdsr_arch.infer.traits import traits_of
 from kdsr_arch.metrics.psnr_metric import psnr
-
-ROOT = Path(__file__).resolve().parents[2]
+from tests.helpers.data import data_folder
 
 
 def expected():
     """(file, source, scale, PSNR, tolerance) of every figure in weights/expected.json."""
-    named = os.environ.get("KDSR_DATA")
-    folder = (Path(named) if named else ROOT.parent / "shared" / "data") / "weights"
-    if not (folder / "expected.json").is_file():
+    folder = data_folder()
+    if folder is None or not (folder / "weights" / "expected.json").is_file():
         return [pytest.param(None, marks=pytest.mark.skip(reason="no weights/expected.json: set KDSR_DATA"))]
+    folder = folder / "weights"
     entries = json.loads((folder / "expected.json").read_text())["weights"]
     # VDSR on HR-size maps takes about ten seconds a scale on one core.
     return [

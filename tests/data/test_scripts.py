@@ -6,13 +6,13 @@ import os
 import runpy
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
 from kdsr_arch.data.sources import LmdbSource
+from tests.helpers import ROOT
 
-SCRIPTS = Path(__file__).resolve().parents[2] / "datasets_prep"
+SCRIPTS = ROOT / "datasets_prep"
 
 
 @pytest.fixture

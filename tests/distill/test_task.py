@@ -1,9 +1,7 @@
 """The distillation task: gradients, state, stages, balances, errors."""
 
 import copy
-import importlib.util
 import logging
-from pathlib import Path
 
 import pytest
 import torch
@@ -15,10 +13,7 @@ import kdsr_arch.losses.temporal_memory_loss  # noqa: F401
 from kdsr_arch.distill.task import DistillTask
 from kdsr_arch.errors import UserError
 from kdsr_arch.ops.color import rgb_to_y
-
-_spec = importlib.util.spec_from_file_location("toys", Path(__file__).with_name("toys.py"))
-toys = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(toys)
+from tests.helpers.networks import Image, Recurrent, Window
 
 TERMS = {
     "spatial": {"type": "SpatialAttentionLoss", "at": "f_sr", "loss_weight": 0.1},
@@ -35,8 +30,8 @@ def clips(batch=2, length=3, num_frame=5, size=8):
 
 def make(terms=None, student=None, teacher=None, **options):
     torch.manual_seed(1)
-    student = student or toys.Window(4, 3)
-    teacher = teacher or toys.Window(6, 5)
+    student = student or Window(4, 3)
+    teacher = teacher or Window(6, 5)
     opt = {"pixel_opt": dict(PIXEL), "distill_opt": copy.deepcopy(TERMS if terms is None else terms), **options}
     return DistillTask(student, teacher, opt, scale=2, teacher_opt=options.get("teacher_opt"))
 
@@ -128,7 +123,7 @@ def test_compiled_gives_the_losses_of_the_bare_networks():
 
 
 def test_the_student_stays_pure_and_the_teacher_outside():
-    student, teacher = toys.Window(4, 3), toys.Window(6, 5)
+    student, teacher = Window(4, 3), Window(6, 5)
     keys, stats = list(student.state_dict()), copy.deepcopy(student.state_dict())
     task = make(student=student, teacher=teacher)
     task.dry_run(*clips())
@@ -169,7 +164,7 @@ def test_sizes_are_aligned():
     assert norms(task(*clips(), 1).losses["l_hint"], list(task.student.parameters())) > 0
 
 
-@pytest.mark.parametrize("student, teacher", [(toys.Window, toys.Recurrent), (toys.Recurrent, toys.Window)])
+@pytest.mark.parametrize("student, teacher", [(Window, Recurrent), (Recurrent, Window)])
 def test_window_and_recurrent_networks_teach_each_other(student, teacher):
     terms = {k: TERMS[k] for k in ("spatial", "temporal", "output")}
     task = ready(terms, student=student(4), teacher=teacher(4), data=clips(num_frame=3))
@@ -182,8 +177,8 @@ def test_images_and_single_frames():
     data = (torch.rand(2, 3, 8, 8), torch.rand(2, 3, 16, 16))
     task = ready(
         {"spatial": TERMS["spatial"], "output": TERMS["output"]},
-        student=toys.Image(3),
-        teacher=toys.Image(5),
+        student=Image(3),
+        teacher=Image(5),
         data=data,
     )
     assert task(*data, 1).sr.shape == (2, 3, 16, 16)
@@ -193,13 +188,13 @@ def test_images_and_single_frames():
 
 
 def test_an_image_student_learns_from_a_video_teacher():
-    task = ready({"output": TERMS["output"]}, student=toys.Image(3))
+    task = ready({"output": TERMS["output"]}, student=Image(3))
     assert task(*clips(), 1).sr.shape == (2, 3, 3, 16, 16)
 
 
 @pytest.mark.parametrize("colors", [("y", "rgb"), ("rgb", "y")])
 def test_outputs_of_other_colours_are_compared_in_luma(colors):
-    student, teacher = toys.Window(4, 3, colors[0]), toys.Window(4, 5, colors[1])
+    student, teacher = Window(4, 3, colors[0]), Window(4, 5, colors[1])
     task = ready({"output": {"type": "L1Loss"}}, student=student, teacher=teacher)
     task.student.eval()
     lq, gt = clips()
@@ -337,7 +332,7 @@ def test_stages_choose_terms_and_freeze():
 
 
 def test_without_teacher_the_student_learns_alone():
-    student = toys.Window(4, 3)
+    student = Window(4, 3)
     task = DistillTask(student, None, {"pixel_opt": PIXEL}, scale=2)
     task.dry_run(*clips(num_frame=3))
     output = task(*clips(num_frame=3), 1)
@@ -384,11 +379,11 @@ def test_taps_that_never_fire_and_wrong_sizes_are_refused():
     data = (torch.rand(1, 3, 8, 8), torch.rand(1, 3, 16, 16))
     idle = {"t": {"type": "FitNetLoss", "student": "idle", "teacher": "head"}}
     with pytest.raises(UserError, match="never fired"):
-        make(idle, student=toys.Image(), teacher=toys.Image()).dry_run(*data)
+        make(idle, student=Image(), teacher=Image()).dry_run(*data)
     with pytest.raises(UserError, match="ground truth"):
         make({"t": {"type": "L1Loss"}}).dry_run(clips()[0], torch.rand(2, 3, 3, 24, 24))
     with pytest.raises(UserError, match="nothing to learn"):
-        DistillTask(toys.Image(), None, {}, scale=2)
+        DistillTask(Image(), None, {}, scale=2)
 
 
 def test_a_loss_without_gradient_is_refused():
@@ -401,4 +396,4 @@ def test_a_loss_without_gradient_is_refused():
     if "DetachedLoss" not in LOSS_REGISTRY:
         LOSS_REGISTRY.register(DetachedLoss)
     with pytest.raises(UserError, match="no gradient"):
-        make({"t": {"type": "DetachedLoss", "at": "f_sr"}}, teacher=toys.Window(4, 5)).dry_run(*clips())
+        make({"t": {"type": "DetachedLoss", "at": "f_sr"}}, teacher=Window(4, 5)).dry_run(*clips())

@@ -15,7 +15,8 @@ import pytest
 import torch
 import yaml
 
-ROOT = Path(__file__).resolve().parents[2]
+from tests.helpers import ROOT
+
 STUDENT = {"type": "VESPCN", "num_feat": 8, "num_hr_feat": 8, "num_flow_feat": 4, "num_block": 1, "base": "bicubic"}
 METRICS = {"psnr": {"type": "calculate_psnr", "crop_border": 0, "test_y_channel": True}}
 

@@ -3,24 +3,20 @@
 import subprocess
 import sys
 import textwrap
-from pathlib import Path
 
 import pytest
 
+from tests.helpers.processes import environment
+
 SCRIPT = textwrap.dedent("""
-    import importlib.util, sys
+    import sys
     import torch
     torch.set_num_threads(1)
     from kdsr_arch.parallel import distributed
     from kdsr_arch.archs.bicubic_arch import Bicubic
     from kdsr_arch.evaluate.evaluator import Evaluator
     from kdsr_arch.errors import UserError
-
-    def load(path):
-        spec = importlib.util.spec_from_file_location("toys", path)
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
-        return module
+    from tests.helpers.networks import Recurrent
 
     distributed.start(sys.argv[1])
     torch.manual_seed(0)
@@ -29,7 +25,7 @@ SCRIPT = textwrap.dedent("""
     evaluator = Evaluator({"name": "set"}, {"metrics": {"psnr": {"type": "calculate_psnr", "crop_border": 0}}}, 2)
     result = evaluator.run(Bicubic(2), samples, torch.device("cpu"), progress=False)
     line = repr((result.mean, result.per_item, result.protocol))
-    net = load(sys.argv[3]).Recurrent()
+    net = Recurrent()
     clips = [{"lq": torch.rand(t, 3, 16, 16), "gt": torch.rand(t, 3, 32, 32), "name": f"c{t}"} for t in (4, 2, 3)]
     for part in (clips, clips[:1]):  # more processes than clips as well
         result = evaluator.run(net, part, torch.device("cpu"), progress=False)
@@ -49,10 +45,10 @@ SCRIPT = textwrap.dedent("""
 def test_two_processes_equal_one(tmp_path):
     script = tmp_path / "script.py"
     script.write_text(SCRIPT)
-    toys = str(Path(__file__).parents[1] / "distill" / "toys.py")
-    subprocess.run([sys.executable, str(script), "none", str(tmp_path / "one"), toys], check=True, timeout=120)
+    how = {"check": True, "env": environment(), "timeout": 120}
+    subprocess.run([sys.executable, str(script), "none", str(tmp_path / "one")], **how)
     launch = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--standalone"]
-    subprocess.run([*launch, str(script), "pytorch", str(tmp_path / "two"), toys], check=True, timeout=120)
+    subprocess.run([*launch, str(script), "pytorch", str(tmp_path / "two")], **how)
     alone = (tmp_path / "one.0").read_text()
     assert "refused: 'i3': LR and HR do not pair" in alone and alone.count("i4") == 1 and alone.count("c4") == 2
     assert (tmp_path / "two.0").read_text() == (tmp_path / "two.1").read_text() == alone

@@ -14,10 +14,6 @@ import numpy as np
 import pytest
 import torch
 
-from fuzz.guard import Guard
-from fuzz.material import encoded, texture, write_store
-from fuzz.payloads import hostile_objects, hostile_pickles
-from fuzz.targets import checkpoints, images, lmdb_values, load, training_states, videos
 from kdsr_arch.cli import main
 from kdsr_arch.data.augment import to_tensor
 from kdsr_arch.data.pairs import CachedSource
@@ -28,6 +24,10 @@ from kdsr_arch.options import load_options, plain
 from kdsr_arch.report.curves import Curve, loss_curve
 from kdsr_arch.report.speed_plot import read_report
 from kdsr_arch.train.history import read_history
+from tests.fuzz.guard import Guard
+from tests.fuzz.material import encoded, texture, write_store
+from tests.fuzz.payloads import hostile_objects, hostile_pickles
+from tests.fuzz.targets import checkpoints, images, lmdb_values, load, training_states, videos
 
 
 def refused(name: str, data: bytes, folder: Path, monkeypatch: pytest.MonkeyPatch) -> str:

@@ -9,10 +9,10 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from fuzz.guard import Finding, Guard
-from fuzz.target import Target
-from fuzz.targets import NAMES, load
 from kdsr_arch.errors import UserError
+from tests.fuzz.guard import Finding, Guard
+from tests.fuzz.target import Target
+from tests.fuzz.targets import NAMES, load
 
 SLOW = {"options_text", "options_values", "training_states"}
 
@@ -83,7 +83,7 @@ class TestTheGuardItself:
     def test_code_of_a_payload(self, scratch: Path) -> None:
         import pickle
 
-        from fuzz.payloads import hostile_pickles
+        from tests.fuzz.payloads import hostile_pickles
 
         assert self.judge(scratch, lambda data, folder: pickle.loads(hostile_pickles()[0])) == "code"
 

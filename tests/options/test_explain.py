@@ -1,15 +1,12 @@
 """Explanations and generated files come from the one schema."""
 
-from pathlib import Path
-
 import pytest
 
 from kdsr_arch.errors import UserError
 from kdsr_arch.options import explain, json_schema
 from kdsr_arch.options.explain import entries
 from kdsr_arch.options.generate import generated
-
-ROOT = Path(__file__).resolve().parents[2]
+from tests.helpers import ROOT
 
 
 @pytest.mark.parametrize("name", generated())

@@ -12,8 +12,8 @@ import torch
 import yaml
 
 from kdsr_arch.options import complete, load_options, load_yaml, plain, read_parts
+from tests.helpers import ROOT
 
-ROOT = Path(__file__).resolve().parents[2]
 FILES = sorted(path.relative_to(ROOT) for path in (ROOT / "options").rglob("*.yml"))
 TRAIN = [file for file in FILES if "train" in (load_yaml(ROOT / file).get("datasets") or {})]
 BENCHES = [file for file in FILES if file.parts[1] == "bench"]

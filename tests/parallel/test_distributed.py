@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import socket
 import subprocess
 import sys
 import threading
@@ -17,6 +16,8 @@ import torch.distributed as dist
 from kdsr_arch.errors import UserError
 from kdsr_arch.parallel import distributed, launchers
 from kdsr_arch.parallel.launchers import first_host, prepare_environment
+from tests.helpers import ROOT
+from tests.helpers.processes import environment, free_port
 
 WORK = """
 import torch
@@ -61,21 +62,13 @@ print("done")
 """
 
 
-def free_port() -> int:
-    with socket.socket() as held:
-        held.bind(("127.0.0.1", 0))
-        return held.getsockname()[1]
-
-
 def test_two_processes(tmp_path: Path) -> None:
     script = tmp_path / "work.py"
     script.write_text(WORK)
-    port = str(free_port())
-    root = str(Path(__file__).resolve().parents[2])
+    port = free_port()
     processes = []
     for rank in range(2):
-        env = {**os.environ, "RANK": str(rank), "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-        env |= {"PYTHONPATH": root, "OMP_NUM_THREADS": "1"}
+        env = environment(RANK=str(rank), WORLD_SIZE="2", MASTER_ADDR="127.0.0.1", MASTER_PORT=port)
         command = [sys.executable, str(script)]
         processes.append(subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True))
     for process in processes:
@@ -160,7 +153,7 @@ def test_a_second_start_does_not_take_the_first_ones_word() -> None:
 
 
 def test_processes_that_do_not_come_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    alone = {"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+    alone = {"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port()}
     for key, value in alone.items():
         monkeypatch.setenv(key, value)
     with pytest.raises(UserError, match="process 0 of 2 could not join the others at 127.0.0.1.*1.2 clients joined"):
@@ -172,7 +165,7 @@ def test_the_slurm_script_requeues_what_a_signal_has_ended(code: int, requeued: 
     for name, body in {"srun": f'echo "$@"; exit {code}', "scontrol": 'echo scontrol "$@"'}.items():
         (tmp_path / name).write_text(f"#!/bin/sh\n{body}\n")
         (tmp_path / name).chmod(0o755)
-    script = Path(__file__).resolve().parents[2] / "scripts" / "slurm_train.sh"
+    script = ROOT / "scripts" / "slurm_train.sh"
     env = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "SLURM_JOB_ID": "12"}
     done = subprocess.run(["bash", str(script), "a b.yml", "--debug"], env=env, capture_output=True, text=True)
     first, *rest = done.stdout.splitlines()

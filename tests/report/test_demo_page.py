@@ -5,7 +5,6 @@ import json
 import re
 from dataclasses import replace
 from html.parser import HTMLParser
-from pathlib import Path
 
 import cv2
 import numpy as np
@@ -19,8 +18,8 @@ from kdsr_arch.evaluate.evaluator import EvalResult
 from kdsr_arch.evaluate.results import TestReport, write_results
 from kdsr_arch.infer.cost import Cost
 from kdsr_arch.infer.png import to_uint8, write_png
+from tests.helpers import ROOT
 
-ROOT = Path(__file__).resolve().parents[2]
 PROTOCOL = "Y channel, no crop, all frames, BI x4"
 
 

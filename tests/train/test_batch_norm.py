@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import socket
 import subprocess
 import sys
 from typing import Any
@@ -16,6 +14,7 @@ from kdsr_arch.infer.runner import Runner
 from kdsr_arch.infer.traits import traits_of
 from kdsr_arch.registry import register_all
 from kdsr_arch.train.distill_model import VideoDistillModel
+from tests.helpers.processes import environment, free_port
 
 register_all()
 TINY = {"type": "FastDVDnet", "scale": 2, "channels": [4, 6, 8], "num_interm": 3, "num_hr_feat": 4}
@@ -153,11 +152,7 @@ def work() -> None:
 
 
 def test_two_processes() -> None:
-    with socket.socket() as held:
-        held.bind(("127.0.0.1", 0))
-        port = held.getsockname()[1]
-    common = {**os.environ, "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    common["OMP_NUM_THREADS"] = "1"
+    common = environment(WORLD_SIZE="2", MASTER_ADDR="127.0.0.1", MASTER_PORT=free_port())
     children = [
         subprocess.Popen([sys.executable, __file__], env={**common, "RANK": str(rank), "LOCAL_RANK": str(rank)},
                          stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)

@@ -4,40 +4,31 @@ the unbroken one does. Forked processes save the seconds of imports; the recorde
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import random
 import shutil
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 
-ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT / "benchmarks"))
-
-import kills  # noqa: E402
-import run_outcome  # noqa: E402
-from tiny_runs import make_data, tiny_options, write_options  # noqa: E402
-
-_spec = importlib.util.spec_from_file_location("children", Path(__file__).with_name("children.py"))
-children = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(children)
+from benchmarks import kills, run_outcome
+from benchmarks.tiny_runs import make_data, tiny_options, write_options
+from tests.helpers.processes import Child
 
 
 @pytest.mark.parametrize(
     ("kind", "campaign"), [("image", "sigkill"), ("std", "sigkill"), ("staged", "sigterm"), ("image", "workers")]
 )
 def test_killed_trainings_end_where_the_unbroken_one_does(kind, campaign, tmp_path) -> None:
-    record = kills.Campaign(kind, campaign, kills=4, total=30, start=children.Child).run(tmp_path)
+    record = kills.Campaign(kind, campaign, kills=4, total=30, start=Child).run(tmp_path)
     assert record["differences"] == [] and record["equal"]
     assert record["kills_survived"] >= 2  # on a machine in a hurry, the last moments may come after the end
 
 
 def test_a_training_that_fails_is_told(tmp_path) -> None:
-    campaign = kills.Campaign("image", "sigkill", kills=1, total=6, start=children.Child)
+    campaign = kills.Campaign("image", "sigkill", kills=1, total=6, start=Child)
     with pytest.raises(kills.Failed, match="ended with 2; (?s:.*)there is no such option file"):
         campaign._kill(tmp_path / "none.yml", kills.Moment("anywhere", 3, 0.0), tmp_path, random.Random(0))
 
@@ -47,7 +38,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The experiment folder of an unbroken training of 9 iterations."""
     root = tmp_path_factory.mktemp("finished")
     make_data(root / "data")
-    assert children.Child(write_options(root, tiny_options("image", root / "data", 9))).finish()[0] == 0
+    assert Child(write_options(root, tiny_options("image", root / "data", 9))).finish()[0] == 0
     return root / "experiments" / "tiny"
 
 

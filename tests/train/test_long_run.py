@@ -2,24 +2,15 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
-import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from benchmarks import long_run
 from kdsr_arch.train.distill_model import DistillModel
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
-
-import long_run  # noqa: E402
-
-_spec = importlib.util.spec_from_file_location("children", Path(__file__).with_name("children.py"))
-children = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(children)
+from tests.helpers.processes import Child
 
 WARM_UP = 0.03  # of the memory, that allocators may still take after the first iterations of so short a run
 
@@ -36,13 +27,13 @@ def leaking() -> None:
 
 
 def test_memory_and_open_files_stay_flat(tmp_path) -> None:
-    record = long_run.run(tmp_path, 300, children.Child)
+    record = long_run.run(tmp_path, 300, Child)
     assert record["memory_growth"] < WARM_UP
     assert record["open_files_flat"] and record["log_flat"], record
 
 
 def test_a_leak_is_seen(tmp_path) -> None:
-    record = long_run.run(tmp_path, 300, lambda file: children.Child(file, prepare=leaking))
+    record = long_run.run(tmp_path, 300, lambda file: Child(file, prepare=leaking))
     early, late = record["memory_mb"]  # the share of it would depend on what the process that forks holds already
     assert late - early > 300 and not record["memory_flat"], record
     assert not record["open_files_flat"], record

@@ -3,7 +3,6 @@ when one of them dies, all end with one sentence."""
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import shutil
@@ -13,7 +12,6 @@ import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import cv2
@@ -27,22 +25,10 @@ from kdsr_arch.errors import UserError
 from kdsr_arch.parallel import distributed
 from kdsr_arch.registry import ARCH_REGISTRY
 from kdsr_arch.train.distill_model import DistillModel
+from tests.helpers import networks
+from tests.helpers.processes import Child, environment, start_two
 
-TESTS = Path(__file__).resolve().parents[1]
-
-
-def _load(path: Path) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-_children = _load(TESTS / "train" / "children.py")
-Child, start_two = _children.Child, _children.start_two
-toys = _load(TESTS / "distill" / "toys.py")
-for toy in (toys.Window, toys.Recurrent, toys.Image):
+for toy in (networks.Window, networks.Recurrent, networks.Image):
     if toy.__name__ not in ARCH_REGISTRY:
         ARCH_REGISTRY.register(toy)
 
@@ -83,7 +69,7 @@ def _scenario(kind: str, root: Path, images: Path) -> dict[str, Any]:
     video = kind == "video"
     teacher = {"type": "Window", "num_feat": 6} if video else {"type": "Image", "num_feat": 6}
     torch.manual_seed(1)
-    torch.save({"params": getattr(toys, teacher["type"])(6).state_dict()}, root / "teacher.pth")
+    torch.save({"params": getattr(networks, teacher["type"])(6).state_dict()}, root / "teacher.pth")
     data: dict[str, Any] = {"type": "ImagePairDataset", "dataroot_gt": str(images), "degradation": "BI"}
     if video:
         data |= {"type": "ClipDataset", "dataroot_gt": str(_clips(root / "clips"))}
@@ -316,11 +302,8 @@ def test_another_global_batch_after_a_resume_is_warned_of(runs, tmp_path) -> Non
 
 
 WORKER = """
-import importlib.util, os, signal, sys
-sys.path.insert(0, {root!r})
-spec = importlib.util.spec_from_file_location("many", {tests!r})
-many = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(many)
+import os, sys
+from tests.train import test_many_processes as many
 if os.environ["RANK"] == "1" and os.environ["TORCHELASTIC_RESTART_COUNT"] == "0":
     many._at_iteration(6, many._die)()
 from kdsr_arch import cli
@@ -337,10 +320,10 @@ def test_torchrun_restarts_a_killed_training_which_ends_as_the_unbroken_one(imag
     whole = start_two(_write(tmp_path / "whole", options, batch=2, save_checkpoint_freq=4))
     path = _write(tmp_path / "broken", options, batch=2, save_checkpoint_freq=4)
     script = tmp_path / "worker.py"
-    script.write_text(WORKER.format(root=str(TESTS.parent), tests=__file__))
+    script.write_text(WORKER)
     launch = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "--max-restarts=1"]
     command = [sys.executable, *launch, str(script), "train", "-opt", str(path), "--launcher", "pytorch"]
-    done = subprocess.run([*command, "--auto_resume"], capture_output=True, text=True, timeout=280)
+    done = subprocess.run([*command, "--auto_resume"], capture_output=True, text=True, env=environment(), timeout=280)
     _finish(*whole)
     assert done.returncode == 0, done.stderr
     assert "Resuming from iteration 4" in done.stderr

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import re
 import signal
-import socket
 import time
-from pathlib import Path
+from functools import partial
 from typing import Any
 
 import torch
@@ -16,11 +14,7 @@ import torch
 from kdsr_arch.infer.networks import build_network
 from kdsr_arch.train.distill_model import DistillModel
 from kdsr_arch.train.trainer import main
-
-_spec = importlib.util.spec_from_file_location("children", Path(__file__).with_name("children.py"))
-assert _spec is not None and _spec.loader is not None
-children = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(children)
+from tests.helpers.processes import Child, start_two
 
 STUDENT = ("num_in_ch", "num_out_ch", "num_feat", "num_block", "upscale")  # keywords of the student of conftest.py
 
@@ -39,19 +33,9 @@ def spoil(iteration: int, rank: int) -> None:
     DistillModel.optimize_parameters = step  # type: ignore[method-assign]
 
 
-def start_two(option_file: Path, *flags: str) -> list[Any]:
-    with socket.socket() as held:
-        held.bind(("127.0.0.1", 0))
-        port = str(held.getsockname()[1])
-    shared = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-    flags = ("--launcher", "pytorch", *flags)
-    ranks = [{"RANK": str(rank), "LOCAL_RANK": str(rank), **shared} for rank in range(2)]
-    return [children.Child(option_file, *flags, prepare=lambda: spoil(3, rank=1), **rank) for rank in ranks]
-
-
 def test_all_processes_stop_at_what_is_broken_on_one(write_options, tmp_path) -> None:
     two = {"datasets": {"train": {"batch_size_per_gpu": 2}}, "logger": {"save_checkpoint_freq": 2}}
-    ends = [child.finish() for child in start_two(write_options(**two))]
+    ends = [child.finish() for child in start_two(write_options(**two), prepare=(partial(spoil, 3, rank=1),) * 2)]
     assert [code for code, _ in ends] == [2, 2]
     said = "".join(text for _, text in ends)
     sentence = "iteration 3: l_pix became NaN or infinite (process 1); the batch holds NaN or infinity in gt."
@@ -94,7 +78,7 @@ def test_a_killed_holder_and_a_stale_owner_in_the_lock_file_hold_nothing(write_o
     long = {"train": {"total_iter": 100000}, "logger": {"print_freq": 5, "save_checkpoint_freq": 5, "keep_last": 1}}
     path = write_options(**long, val=None)
     folder = tmp_path / "experiments" / "tiny"
-    child = children.Child(path)
+    child = Child(path)
     while not list(folder.glob("training_states/*.state")):
         assert child.poll() is None, child.said()
         time.sleep(0.02)
@@ -104,6 +88,6 @@ def test_a_killed_holder_and_a_stale_owner_in_the_lock_file_hold_nothing(write_o
     assert f"process {child.pid}" in lock.read_text()
     lock.write_text("process 1 on elsewhere\n")
     short = write_options(train={"total_iter": 8}, val=None)
-    code, said = children.Child(short).finish()
+    code, said = Child(short).finish()
     assert code == 0, said
     assert list(folder.parent.glob("tiny_archived_*"))

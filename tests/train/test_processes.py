@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import signal
 import subprocess
@@ -14,11 +13,7 @@ import pytest
 import torch
 
 from kdsr_arch.train.distill_model import DistillModel
-
-_spec = importlib.util.spec_from_file_location("children", Path(__file__).with_name("children.py"))
-_children = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(_children)
-Child, PATIENCE, start_two = _children.Child, _children.PATIENCE, _children.start_two
+from tests.helpers.processes import PATIENCE, Child, start_two
 
 LONG = {"train": {"total_iter": 100000}, "logger": {"print_freq": 10, "save_checkpoint_freq": 100000}, "val": None}
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from kdsr_arch import cli
+from tests.helpers import ROOT
 
 PATIENCE = 300  # seconds, for machines with much else to do
 
@@ -77,15 +78,24 @@ class Child:
         return self.code, self.said()
 
 
+def environment(**variables: str) -> dict[str, str]:
+    """Variables for a program in a process of its own: one thread; `tests` and `kdsr_arch` of this repository."""
+    return {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", **variables}
+
+
+def free_port() -> str:
+    """Return a port of this machine that no program listens at."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return str(free.getsockname()[1])
+
+
 def start_two(
     options: Path | tuple[Path, Path], *flags: str, prepare: tuple[Any, Any] = (None, None), slurm: bool = False,
     **variables: str,
 ) -> list[Any]:  # fmt: skip
     """Two processes that train together, as torchrun or as Slurm would start them."""
-    with socket.socket() as held:
-        held.bind(("127.0.0.1", 0))
-        port = str(held.getsockname()[1])
-    shared = {"MASTER_PORT": port, **variables}
+    shared = {"MASTER_PORT": free_port(), **variables}
     own: dict[str, Callable[[int], str]]
     if slurm:
         shared |= {"SLURM_NTASKS": "2", "SLURM_NODELIST": "localhost,other[2-3]", "SLURM_JOB_ID": "7"}

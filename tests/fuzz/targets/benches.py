@@ -6,9 +6,9 @@ import json
 from functools import cache
 from pathlib import Path
 
-from fuzz.mutate import json_mutator
-from fuzz.target import Target
 from kdsr_arch.bench.plan import plan_before, plan_runs, plan_tested, read_bench
+from tests.fuzz.mutate import json_mutator
+from tests.fuzz.target import Target
 
 _BASE = """\
 name: small

@@ -1,4 +1,4 @@
-"""The driver: ``python -m fuzz --target all --inputs 200000 --out benchmarks/results/fuzz.json``."""
+"""The driver: ``python -m tests.fuzz --target all --inputs 200000 --out benchmarks/results/fuzz.json``."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from fuzz.campaign import Tally, fuzz_target, shares
-from fuzz.targets import NAMES, load
 from kdsr_arch.records import versions
+from tests.fuzz.campaign import Tally, fuzz_target, shares
+from tests.fuzz.targets import NAMES, load
 
 _PACKAGES = ("atheris", "hypothesis", "torch", "numpy", "opencv-python", "pillow", "av", "lmdb", "pydantic", "pyyaml",
              "safetensors")  # fmt: skip
@@ -40,7 +40,7 @@ def record(tallies: Sequence[Tally], command: str) -> dict[str, Any]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a campaign; returns 1 when it found something."""
-    parser = argparse.ArgumentParser(prog="python -m fuzz", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m tests.fuzz", description=__doc__)
     parser.add_argument("--target", nargs="+", default=["all"], choices=["all", *NAMES])
     parser.add_argument("--inputs", type=int, default=20_000, help="of all targets together (default: 20000)")
     parser.add_argument("--seed", type=int, default=1)
@@ -61,7 +61,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(f"  {finding['signature']}", flush=True)
     if args.out:
         words = sys.argv[1:] if argv is None else argv
-        text = json.dumps(record(tallies, f"python -m fuzz {shlex.join(words)}"), indent=1)
+        text = json.dumps(record(tallies, f"python -m tests.fuzz {shlex.join(words)}"), indent=1)
         args.out.write_text(text + "\n", encoding="utf-8")
     return int(any(tally.findings for tally in tallies))
 

@@ -6,13 +6,13 @@ from functools import cache
 from pathlib import Path
 from random import Random
 
-from fuzz.material import encoded, texture, write_store
-from fuzz.mutate import splice
-from fuzz.target import Target
 from kdsr_arch.data.clips import first_gap, listed_clips
 from kdsr_arch.data.prepare.store_tools import exported_file
 from kdsr_arch.data.sources import LmdbSource, natural
 from kdsr_arch.errors import UserError
+from tests.fuzz.material import encoded, texture, write_store
+from tests.fuzz.mutate import splice
+from tests.fuzz.target import Target
 
 _PIECES = (
     b"../", b"/", b"//", b"\\", b"..", b"C:", b"\x00", b"~", b".png", b" (24,32,3) 1\n", b" (", b",", b")", b"-1",

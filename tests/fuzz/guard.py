@@ -3,7 +3,7 @@
 A finding is anything but a `UserError`: another exception, more than ten seconds of the processor, more memory than
 the target allows, a file opened for writing or changed outside the scratch folder, a process or a connection started,
 or code of the input that ran. What kills the process (a crash of native code, a hang in it) is found by the process
-above (`fuzz.campaign`).
+above (`tests.fuzz.campaign`).
 """
 
 from __future__ import annotations
@@ -19,8 +19,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from fuzz.target import MIB, Target
 from kdsr_arch.errors import UserError
+from tests.fuzz.target import MIB, Target
+from tests.helpers import ROOT
 
 HANG_SECONDS = 10.0
 CANARY = "KDSR_FUZZ_CANARY"  # payloads set this environment variable when they run
@@ -29,7 +30,7 @@ _WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 _CHANGING = {"os.mkdir", "os.remove", "os.rmdir", "os.rename", "os.link", "os.symlink", "os.truncate", "os.chmod",
              "shutil.rmtree", "shutil.move", "shutil.copyfile"}  # fmt: skip
 _STARTING = {"os.system", "os.exec", "os.posix_spawn", "os.fork", "subprocess.Popen", "socket.connect", "pty.spawn"}
-_PROJECT = str(Path(__file__).resolve().parents[1] / "kdsr_arch")
+_PROJECT = str(ROOT / "kdsr_arch")
 
 
 class Finding(Exception):

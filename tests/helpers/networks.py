@@ -1,4 +1,4 @@
-"""Tiny networks with the shapes and vices of real ones, for the tests of this folder."""
+"""Tiny networks with the shapes and vices of real ones."""
 
 import torch
 from torch import nn

@@ -8,13 +8,13 @@ from functools import cache
 from pathlib import Path
 from random import Random
 
-from fuzz.material import encoded, texture, with_pillow
-from fuzz.mutate import mutate_bytes
-from fuzz.target import MIB, Target, try_all
 from kdsr_arch.data.sources import FolderSource
 from kdsr_arch.data.store.codec import codec_of
 from kdsr_arch.report.compare_data import read_image
 from kdsr_arch.upscale.image_file import read_picture
+from tests.fuzz.material import encoded, texture, with_pillow
+from tests.fuzz.mutate import mutate_bytes
+from tests.fuzz.target import MIB, Target, try_all
 
 _SIDES = (0, 1, 2, 31, 33, 255, 4096, 13000, 60000, 65535, 2**31 - 1, 2**31, 2**32 - 1)
 

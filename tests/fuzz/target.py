@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from random import Random
 
-from fuzz.mutate import mutate_bytes
 from kdsr_arch.errors import UserError
+from tests.fuzz.mutate import mutate_bytes
 
 MIB = 1 << 20
 

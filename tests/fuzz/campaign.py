@@ -14,9 +14,10 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from fuzz.guard import HANG_SECONDS
-from fuzz.targets import load
-from fuzz.worker import Board
+from tests.fuzz.guard import HANG_SECONDS
+from tests.fuzz.targets import load
+from tests.fuzz.worker import Board
+from tests.helpers import ROOT
 
 _STILL_SECONDS = 300.0  # of the clock, for one input that waits for something, or for the imports at the start
 _CORNER = re.compile(rb"#\d+\s+(INITED|DONE)\s+cov: (\d+)")
@@ -90,7 +91,7 @@ def _run_worker(tally: Tally, folder: Path, engine: str, runs: int, seed: int, b
     command = [
         sys.executable,
         "-m",
-        "fuzz.worker",
+        "tests.fuzz.worker",
         tally.target,
         "--engine",
         engine,
@@ -105,9 +106,7 @@ def _run_worker(tally: Tally, folder: Path, engine: str, runs: int, seed: int, b
     environment.pop("KDSR_FUZZ_CANARY", None)
     before = board.counts()[0]
     with open(folder / "said", "wb") as said:
-        worker = subprocess.Popen(
-            command, stdout=said, stderr=said, env=environment, cwd=Path(__file__).resolve().parents[1]
-        )
+        worker = subprocess.Popen(command, stdout=said, stderr=said, env=environment, cwd=ROOT)
         hung = _watch(worker, board)
     text = (folder / "said").read_bytes()
     _read_coverage(tally, text)

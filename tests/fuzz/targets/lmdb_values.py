@@ -10,11 +10,11 @@ from random import Random
 
 import numpy as np
 
-from fuzz.material import encoded, texture
-from fuzz.mutate import mutate_bytes
-from fuzz.target import MIB, Target, try_all
 from kdsr_arch.data.augment import Crop
 from kdsr_arch.data.store.codec import codec_named, codec_of
+from tests.fuzz.material import encoded, texture
+from tests.fuzz.mutate import mutate_bytes
+from tests.fuzz.target import MIB, Target, try_all
 
 _HEAD = struct.Struct("<8sBBHII")
 _SIDES = (0, 1, 7, 8, 24, 32, 64, 4096, 65535, 65536, 2**31 - 1, 2**31, 2**32 - 1)

@@ -11,10 +11,10 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from fuzz.mutate import mutate_tree, splice
-from fuzz.target import MIB, Target
 from kdsr_arch.export.source import parsed_network
 from kdsr_arch.infer.networks import build_network, count_parameters
+from tests.fuzz.mutate import mutate_tree, splice
+from tests.fuzz.target import MIB, Target
 
 _HOSTILE: tuple[Any, ...] = (
     None,

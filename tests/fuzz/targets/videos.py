@@ -10,11 +10,11 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from fuzz.material import texture
-from fuzz.mutate import mutate_bytes
-from fuzz.target import MIB, Target, try_all
 from kdsr_arch.data.prepare.decode_video import decode_video
 from kdsr_arch.upscale.video_input import Decoder, probe
+from tests.fuzz.material import texture
+from tests.fuzz.mutate import mutate_bytes
+from tests.fuzz.target import MIB, Target, try_all
 
 _FORMS = (
     ("mp4", "mpeg4"),

@@ -11,13 +11,13 @@ from typing import Any
 
 import torch
 
-from fuzz.mutate import HOSTILE, mutate_bytes, mutate_tree
-from fuzz.target import Target
 from kdsr_arch.train.checkpoint import FORMAT, VERSION, fingerprint, random_states, random_states_kept
 from kdsr_arch.train.distill_model import ImageDistillModel
 from kdsr_arch.train.loop import Loop
 from kdsr_arch.train.trainer import find_state
 from kdsr_arch.train.validation import Best
+from tests.fuzz.mutate import HOSTILE, mutate_bytes, mutate_tree
+from tests.fuzz.target import Target
 
 _TENSORS = (
     torch.zeros(0),

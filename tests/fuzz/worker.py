@@ -1,4 +1,4 @@
-"""One process that fuzzes one target; `fuzz.campaign` starts it, watches it and starts it again where it dies."""
+"""One process that fuzzes one target; `tests.fuzz.campaign` starts it, watches it and restarts it when it dies."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from random import Random
 
-from fuzz.target import MIB, Target
+from tests.fuzz.target import MIB, Target
 
 _HEAD = struct.Struct("<QQQQ")  # inputs, accepted, refused, length of the current input
 _ROOM = 4 * MIB
@@ -72,7 +72,7 @@ def limit_memory(allowed: int) -> None:
 
 def _reader(target: Target, folder: Path, board: Board) -> Callable[[bytes], None]:
     """Reads one input, and writes a finding down once for each signature."""
-    from fuzz.guard import Finding, Guard
+    from tests.fuzz.guard import Finding, Guard
 
     guard = Guard(folder / "scratch")
     known: set[str] = set()
@@ -156,7 +156,7 @@ def _with_chance(target: Target, read: Callable[[bytes], None], runs: int, seed:
 
 def open_target(name: str, instrumented: bool, scratch: Path) -> Target:
     """The target, warmed up, with the project's code instrumented for coverage where that is asked for."""
-    from fuzz.targets import load
+    from tests.fuzz.targets import load
 
     context: AbstractContextManager[object] = contextlib.nullcontext()
     if instrumented:

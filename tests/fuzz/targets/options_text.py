@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from random import Random
 
-from fuzz.mutate import splice
-from fuzz.target import Target
 from kdsr_arch.options import load_options, load_yaml, parse_value
+from tests.fuzz.mutate import splice
+from tests.fuzz.target import Target
 
 _PIECES = (
     b"&a ", b"*a", b"<<: *a\n", b"<<: [*a, *a]\n", b"? ", b": ", b"- ", b"\n", b"\n  ", b"\t", b"---\n", b"...\n",

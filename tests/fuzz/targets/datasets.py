@@ -8,13 +8,13 @@ from pathlib import Path
 
 import numpy as np
 
-from fuzz.material import encoded, texture, write_store
-from fuzz.mutate import READABLE, json_mutator
-from fuzz.target import Target
 from kdsr_arch.data.loader import open_dataset
 from kdsr_arch.errors import UserError
 from kdsr_arch.options.load import complete, plain
 from kdsr_arch.options.yaml_reader import Document
+from tests.fuzz.material import encoded, texture, write_store
+from tests.fuzz.mutate import READABLE, json_mutator
+from tests.fuzz.target import Target
 
 _WORDS = ("type", "dataroot_gt", "dataroot_lq", "clips", "frames", "lists/a.txt", "images", "clips.lmdb", "ClipDataset",
           "ImagePairDataset", "MixDataset", "BD", "none", "gt_size", "scale", "num_frame", "cache", "cache_gb",

@@ -6,17 +6,17 @@ import json
 from functools import cache
 from pathlib import Path
 
-from fuzz.mutate import READABLE, json_mutator
-from fuzz.target import Target
 from kdsr_arch import registry
 from kdsr_arch.errors import UserError
 from kdsr_arch.options import load, load_yaml
 from kdsr_arch.options.force import apply_force
 from kdsr_arch.options.yaml_reader import Document
 from kdsr_arch.train.checkpoint import fingerprint
+from tests.fuzz.mutate import READABLE, json_mutator
+from tests.fuzz.target import Target
+from tests.helpers import ROOT
 
 _KINDS = ("network", "loss", "data set", "metric", "model", "optimizer", "scheduler")
-_ROOT = Path(__file__).resolve().parents[2]
 _FOLDERS = ("experiments_root", "results_root", "models", "training_states", "log", "visualization")
 
 
@@ -31,7 +31,7 @@ def _with_outputs(values: dict) -> dict:
 @cache
 def seeds() -> list[bytes]:
     """Every shipped option file."""
-    files = sorted(path for path in (_ROOT / "options").rglob("*.yml") if path.parent.name != "bench")
+    files = sorted(path for path in (ROOT / "options").rglob("*.yml") if path.parent.name != "bench")
     return [json.dumps(_with_outputs(load_yaml(file))).encode() for file in files]
 
 

@@ -11,11 +11,11 @@ from random import Random
 
 import torch
 
-from fuzz.mutate import mutate_bytes
-from fuzz.payloads import hostile_pickles
-from fuzz.target import MIB, Target
 from kdsr_arch.infer.networks import read_weights
 from kdsr_arch.io import load_tensors
+from tests.fuzz.mutate import mutate_bytes
+from tests.fuzz.payloads import hostile_pickles
+from tests.fuzz.target import MIB, Target
 
 _PIECES = (
     b"\x81",

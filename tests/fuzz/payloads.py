@@ -5,7 +5,7 @@ from __future__ import annotations
 import pickle
 from typing import Any
 
-from fuzz.guard import CANARY
+from tests.fuzz.guard import CANARY
 
 _CODE = f"import os; os.environ[{CANARY!r}] = '1'"
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import importlib
 from pathlib import Path
 
-from fuzz.target import Target
+from tests.fuzz.target import Target
 
 NAMES = tuple(sorted(path.stem for path in Path(__file__).parent.glob("[a-z]*.py")))
 
 
 def load(name: str) -> Target:
     """The target of that name; imports what it reads with."""
-    return importlib.import_module(f"fuzz.targets.{name}").TARGET
+    return importlib.import_module(f"tests.fuzz.targets.{name}").TARGET
