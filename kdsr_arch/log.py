@@ -1,4 +1,4 @@
-"""Where the messages of a run go: the console, and a text log."""
+"""What a run tells its user: messages on the console and in a text log, and progress bars."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import logging.handlers
 import sys
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 from tqdm import tqdm
 
@@ -108,3 +109,32 @@ class TextLog:
             logger.removeHandler(self._held)
             logger.addHandler(handler)
         self._handlers = [handler, *[h for h in self._handlers if h is not self._held]]
+
+
+class _Lines:
+    """Standard error where it is no terminal: each state of a bar becomes a line."""
+
+    def write(self, text: str) -> None:
+        if text.strip():
+            sys.stderr.write(f"{text.strip()}\n")
+
+    def flush(self) -> None:
+        sys.stderr.flush()
+
+
+def progress_bar(what: str, total: float | None = None, unit: str = "frames", done: int = 0, **more: Any) -> tqdm:
+    """Make a bar on standard error: count, rate and time left, in place on a terminal, elsewhere a line now and then.
+
+    Args:
+        what: stands before the bar.
+        total: things in all; None when that is not known beforehand.
+        unit: what the things are, in the plural.
+        done: things done in an earlier run, which the rate leaves out.
+        more: further keywords of tqdm.
+    """
+    tqdm.monitor_interval = 0  # no thread beside: processes are forked while a bar is shown
+    terminal = sys.stderr.isatty()
+    return tqdm(
+        **{"desc": what, "total": total, "unit": f" {unit}", "initial": done, "dynamic_ncols": True, "miniters": 1},
+        **{"file": sys.stderr if terminal else _Lines(), "mininterval": 0.2 if terminal else 10.0, **more},
+    )

@@ -65,7 +65,7 @@ def add_making(parser: argparse.ArgumentParser, low: bool = True) -> None:
         parser.add_argument("--border", default="symmetric", choices=("symmetric", "replicate"), help="MATLAB's border")
     parser.add_argument("--skip-bad", action="store_true", help="leave out and list what cannot be used")
     parser.add_argument("--processes", type=int, help="that decode and encode (default: one per core)")
-    parser.add_argument("--quiet", action="store_true", help="tell no progress")
+    parser.add_argument("--quiet", action="store_true", help="show no progress")
 
 
 def degradation(args: argparse.Namespace) -> dict[str, Any] | None:
@@ -176,11 +176,10 @@ def _info(args: argparse.Namespace) -> int:
 
 def _verify(args: argparse.Namespace) -> int:
     from kdsr_arch.data.prepare.store_tools import verify
-    from kdsr_arch.data.progress import Progress
+    from kdsr_arch.log import progress_bar
 
-    progress = Progress(args.store.name)
-    faults = verify(args.store, args.processes, progress.add)
-    progress.close()
+    with progress_bar(args.store.name) as bar:
+        faults = verify(args.store, args.processes, bar.update)
     for fault in faults:
         print(f"{fault.key}: {fault.reason}")
     print(f"{args.store}: {f'{len(faults)} faults' if faults else 'whole'}")

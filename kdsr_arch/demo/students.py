@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import sys
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
@@ -12,12 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
 from kdsr_arch.bench.subcommands import Subcommands
 from kdsr_arch.demo.page import Row, write_demo
 from kdsr_arch.errors import UserError
 from kdsr_arch.infer.cost import where_run
+from kdsr_arch.log import progress_bar
 from kdsr_arch.options import load_options, plain
 from kdsr_arch.records import available_cores
 from kdsr_arch.train.history import read_history
@@ -146,7 +144,10 @@ def train_all(trainings: Sequence[Training]) -> None:
     print(f"Demo: training {names} ({beside} at a time, {where_run('cpu', threads)} each)", flush=True)
     work = Subcommands(None, threads)
     with ThreadPoolExecutor(beside) as pool, contextlib.ExitStack() as stack:
-        bars = [stack.enter_context(_bar(training, place)) for place, training in enumerate(trainings)]
+        bars = [
+            stack.enter_context(progress_bar(training.label, training.total, "it", position=place))
+            for place, training in enumerate(trainings)
+        ]
         running = {pool.submit(work.run, training.command, training.log): training for training in trainings}
         try:
             while running:
@@ -160,18 +161,6 @@ def train_all(trainings: Sequence[Training]) -> None:
         except BaseException:
             work.stop()
             raise
-
-
-def _bar(training: Training, place: int) -> tqdm:
-    interval = 0.2 if sys.stderr.isatty() else 30.0
-    return tqdm(
-        total=training.total,
-        desc=training.label,
-        position=place,
-        unit="it",
-        dynamic_ncols=True,
-        mininterval=interval,
-    )
 
 
 def _clips(base: Mapping[str, Any]) -> Any:

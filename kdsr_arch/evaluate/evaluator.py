@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -23,6 +22,7 @@ from kdsr_arch.evaluate.restoring import Restoring
 from kdsr_arch.infer.png import to_uint8, write_png
 from kdsr_arch.infer.runner import Runner
 from kdsr_arch.infer.traits import traits_of
+from kdsr_arch.log import progress_bar
 from kdsr_arch.metrics.measure import measure, split_metrics
 from kdsr_arch.parallel import distributed
 
@@ -77,17 +77,9 @@ class _Step:
 
 
 def _bar(total: int, name: str, shown: bool) -> tqdm:
-    """A bar over the items that moves with their frames; where no one watches, a line now and then."""
+    """A bar over the items that moves with their frames."""
     form = "{desc}: {percentage:3.0f}%|{bar}| [{elapsed}<{remaining}{postfix}]"
-    return tqdm(
-        total=total,
-        desc=f"Test {name}",
-        leave=False,
-        dynamic_ncols=True,
-        disable=not shown,
-        bar_format=form,
-        mininterval=0.2 if sys.stderr.isatty() else 30.0,
-    )
+    return progress_bar(f"Test {name}", total, leave=False, disable=not shown, bar_format=form)
 
 
 class Evaluator:

@@ -15,11 +15,11 @@ import numpy as np
 
 from kdsr_arch.data.augment import allowed_flips, flip_of, to_tensor, undo_flip
 from kdsr_arch.data.loader import open_dataset
-from kdsr_arch.data.progress import Progress
 from kdsr_arch.data.store.lmdb_store import LmdbWriter
 from kdsr_arch.data.store.teacher_store import INFO, OUTPUT, View, stored_maps
 from kdsr_arch.distill.teachers import build_teacher, teacher_keys, weights_digests
 from kdsr_arch.errors import UserError
+from kdsr_arch.log import progress_bar
 from kdsr_arch.precompute.border import Probe, measure_border, warn_of_border
 from kdsr_arch.precompute.live import LiveTeacher
 
@@ -141,17 +141,16 @@ class _Filling:
     def run(self, views: Sequence[View]) -> None:
         """Store every view that is not done yet; after the first, check that the others fit on the disk."""
         done = self._resumed(views)
-        progress = Progress(self.writer.path.name, len(views), done, unit=self.unit)
-        for number, view in enumerate(views[done:], done):
-            began, written = time.monotonic(), self._store(view, probe=number == 0)
-            if number == done:
-                self._check_disk(written, len(views) - number - 1)
-            self.told |= {"views": number + 1, "frames": self._stamped(view)}
-            self.told["bytes"] += written
-            self.told["seconds"] += time.monotonic() - began
-            self.writer.state = dict(self.told)
-            progress.add()
-        progress.close()
+        with progress_bar(self.writer.path.name, len(views), self.unit, done) as bar:
+            for number, view in enumerate(views[done:], done):
+                began, written = time.monotonic(), self._store(view, probe=number == 0)
+                if number == done:
+                    self._check_disk(written, len(views) - number - 1)
+                self.told |= {"views": number + 1, "frames": self._stamped(view)}
+                self.told["bytes"] += written
+                self.told["seconds"] += time.monotonic() - began
+                self.writer.state = dict(self.told)
+                bar.update()
 
     def _resumed(self, views: Sequence[View]) -> int:
         """The number of views that an earlier run has stored, of which note is taken."""

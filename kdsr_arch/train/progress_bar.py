@@ -1,4 +1,4 @@
-"""How far, how fast, until when."""
+"""Progress bar of a training, and the text of its log lines: rate, share of waiting, ETA."""
 
 from __future__ import annotations
 
@@ -7,8 +7,7 @@ import time
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
 
-from tqdm import tqdm
-
+from kdsr_arch.log import progress_bar
 from kdsr_arch.parallel import distributed
 
 
@@ -25,7 +24,7 @@ class Progress:
         self._since, self._at = time.perf_counter(), start
         self._waited = 0.0
         shown = distributed.is_main() and sys.stderr.isatty()
-        self._bar = tqdm(total=total, initial=start, unit="it", dynamic_ncols=True, disable=not shown)
+        self._bar = progress_bar("", total, "it", start, disable=not shown)
 
     def step(self, waited: float) -> None:
         """One iteration is done, of which `waited` seconds went by waiting for data."""

@@ -10,11 +10,11 @@ from torch import Tensor
 
 from kdsr_arch.data.sources import IMAGE_SUFFIXES, natural
 from kdsr_arch.errors import UserError
+from kdsr_arch.log import progress_bar
 from kdsr_arch.ops.bicubic import upsample_bicubic
 from kdsr_arch.upscale.chunks import Piece, Restorer
 from kdsr_arch.upscale.image_file import Picture, check_suffix, read_picture, write_picture
 from kdsr_arch.upscale.pixels import to_array, to_tensor
-from kdsr_arch.upscale.progress import Progress
 from kdsr_arch.upscale.tiling import TileChoice
 
 
@@ -93,14 +93,13 @@ def upscale_folder(
             f"{len(images) - len(wanted)} of {len(images)} images are in {target} already and are left as they are",
             flush=True,
         )
-    progress = Progress(len(wanted), "images")
     groups = _clips(images, set(wanted)) if sequence else ([path] for path in wanted)
-    for group in groups:
-        for path, picture in _upscale_group(restorer, group, tiles, sequence):
-            if path in wanted:
-                write_picture(places[path], picture)
-                progress.step()
-    progress.close()
+    with progress_bar(target.name, len(wanted), "images") as bar:
+        for group in groups:
+            for path, picture in _upscale_group(restorer, group, tiles, sequence):
+                if path in wanted:
+                    write_picture(places[path], picture)
+                    bar.update()
     return len(wanted)
 
 

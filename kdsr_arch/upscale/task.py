@@ -57,11 +57,12 @@ def _upscale(args: argparse.Namespace, kind: str, restorer: Restorer, tiles: Til
         return
     options = VideoOptions(args.codec, args.crf, args.preset, args.partial)
     try:
-        progress = upscale_video(restorer, args.input, args.output, tiles, options)
+        bar = upscale_video(restorer, args.input, args.output, tiles, options)
     except KeyboardInterrupt:
         print("\ninterrupted: the finished segments are kept; the same command goes on from there", flush=True)
         raise
-    print(f"{args.output}: {progress.count} frames, {progress.rate:.2f} frames/s")
+    rate = (bar.n - bar.initial) / max(bar.format_dict["elapsed"], 1e-9)
+    print(f"{args.output}: {bar.n} frames, {rate:.2f} frames/s")
 
 
 def kind_of(path: Path) -> str:

@@ -11,12 +11,13 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
+from tqdm import tqdm
 
 from kdsr_arch.errors import UserError
+from kdsr_arch.log import progress_bar
 from kdsr_arch.upscale.chunks import Restorer
 from kdsr_arch.upscale.overlap import ReadAhead, WriteBehind
 from kdsr_arch.upscale.pixels import to_array, to_tensor
-from kdsr_arch.upscale.progress import Progress
 from kdsr_arch.upscale.segments import Encoded, WorkFolder, write_segment
 from kdsr_arch.upscale.tiling import TileChoice
 from kdsr_arch.upscale.video_input import Decoder, VideoInfo, probe
@@ -45,11 +46,11 @@ class _Timed(NamedTuple):
 
 def upscale_video(
     restorer: Restorer, source: Path, target: Path, tiles: TileChoice, options: VideoOptions | None = None
-) -> Progress:
+) -> tqdm:
     """Upscale a video file; ``target`` appears when it is whole.
 
     Returns:
-        the progress: frames and frames per second of this run.
+        the closed progress bar, which knows the number of frames and the rate of this run.
 
     Raises:
         UserError: an input that cannot be read or should not be upscaled as it is, an output that cannot be written.
@@ -69,7 +70,7 @@ def upscale_video(
             work.remove()
         raise
     work.remove()
-    return run.progress
+    return run.bar
 
 
 def _settings(restorer: Restorer, info: VideoInfo, coding: Coding, options: VideoOptions) -> dict:
@@ -98,25 +99,28 @@ class _Run:
         while self.done and len(self.done[-1].times) != self.length:  # the end of the video, or of a broken-off file
             self.done.pop()
         count = sum(len(segment.times) for segment in self.done)
-        self.progress = Progress(info.frames or None, "frames", count)
+        self.bar = progress_bar(info.path.name, info.frames or None, done=count)
 
     def encode(self) -> None:
         """Decode, restore, encode and store until the video ends."""
         if self.done:
-            print(f"going on after frame {self.progress.count}, kept in {self.work.folder}", flush=True)
+            print(f"going on after frame {self.bar.n}, kept in {self.work.folder}", flush=True)
         before = self._times_before()
         writer = _SegmentWriter(self.info, self.coding, self.work, len(self.done), self.length)
         times: deque[tuple[int, int]] = deque()
-        with ReadAhead(self._frames(before[0] if before else None)) as frames, WriteBehind(writer.add) as behind:
+        with (
+            self.bar,
+            ReadAhead(self._frames(before[0] if before else None)) as frames,
+            WriteBehind(writer.add) as behind,
+        ):
             context = [next(frames).lq for _ in before]
             context = context[len(context) - self.restorer.context :] if self.restorer.context else []
             for sr in self.restorer.stream(_noting(frames, times), self.at_once, context):
                 behind.put((*times.popleft(), self._ready(sr)))
-                self.progress.step()
+                self.bar.update()
         writer.close()
-        self.progress.close()
         if self.decoder.broken:
-            print(f"note: {self.decoder.broken}; {self.progress.count} frames were upscaled", flush=True)
+            print(f"note: {self.decoder.broken}; {self.bar.n} frames were upscaled", flush=True)
 
     def _times_before(self) -> list[int]:
         """The times of the frames that the first one to restore needs, one at least to know where to go on."""

@@ -10,6 +10,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from tqdm import tqdm
 
 from kdsr_arch.errors import UserError
 from kdsr_arch.upscale import video as video_module
@@ -100,20 +101,20 @@ def test_an_interrupted_run_goes_on_and_ends_the_same(restorer, make_video, tmp_
     upscale(upscaler, tmp_path / "a.mp4", tmp_path / "whole.mkv", options)
     count = 0
 
-    def stop(self, count_=1, step=video_module.Progress.step):
+    def stop(self, update=tqdm.update):
         nonlocal count
         count += 1
-        step(self)
+        update(self)
         if count == 16:
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(video_module.Progress, "step", stop)
+        patch.setattr(tqdm, "update", stop)
         with pytest.raises(KeyboardInterrupt):
             upscale(upscaler, tmp_path / "a.mp4", tmp_path / "b.mkv", options)
     assert not (tmp_path / "b.mkv").exists() and (tmp_path / ".b.mkv.work").is_dir()
     progress = upscale(upscaler, tmp_path / "a.mp4", tmp_path / "b.mkv", options)
-    assert "going on after frame" in capsys.readouterr().out and progress.count == 26
+    assert "going on after frame" in capsys.readouterr().out and progress.n == 26
     assert packets(tmp_path / "b.mkv", "video") == packets(tmp_path / "whole.mkv", "video")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["a.mp4", "b.mkv", "whole.mkv"]
 
@@ -127,7 +128,7 @@ def test_segments_of_other_settings_are_not_used(restorer, make_video, tmp_path,
     progress = upscale(
         restorer("bicubic"), tmp_path / "a.mp4", tmp_path / "b.mp4", VideoOptions(segment_frames=4, crf=30)
     )
-    assert progress.count == 12 and progress._before == 0
+    assert progress.n == 12 and progress.initial == 0
 
 
 @given(order=st.permutations(list(range(8))), gaps=st.lists(st.integers(1, 90), min_size=8, max_size=8))
@@ -149,7 +150,7 @@ def test_truncated_files_are_told_and_partly_taken(restorer, make_video, tmp_pat
         upscale(restorer("bicubic"), tmp_path / "a.mp4", tmp_path / "b.mp4")
     assert not (tmp_path / "b.mkv").exists()
     progress = upscale(restorer("bicubic"), tmp_path / "a.mkv", tmp_path / "b.mkv", VideoOptions(partial=True))
-    assert 30 < progress.count == len(times(tmp_path / "b.mkv")) < 100
+    assert 30 < progress.n == len(times(tmp_path / "b.mkv")) < 100
     assert "frames were upscaled" in capsys.readouterr().out
 
 

@@ -15,7 +15,6 @@ import numpy as np
 from kdsr_arch.data.augment import Crop
 from kdsr_arch.data.degradation import DegradedSource
 from kdsr_arch.data.prepare.workers import ordered_map
-from kdsr_arch.data.progress import Progress
 from kdsr_arch.data.sources import (
     FrameSource,
     MemorySource,
@@ -29,6 +28,7 @@ from kdsr_arch.data.sources import (
 from kdsr_arch.data.store.codec import Codec, ImageFileCodec, codec_of
 from kdsr_arch.data.store.lmdb_store import LmdbWriter
 from kdsr_arch.errors import UserError, notice
+from kdsr_arch.log import progress_bar
 from kdsr_arch.records import available_cores
 
 ClipShapes = dict[str, tuple[int, int, int]]  # (frames, H, W) by clip
@@ -55,7 +55,7 @@ class Making:
         low: ``{scale, kind, border}`` of LR frames that are made on the way and kept beside their HR; None for none.
         skip_bad: leave out frames that cannot be used and list them, instead of stopping at the first.
         processes: that decode and encode; None for as many as there are cores.
-        tell: whether progress is told on standard error.
+        tell: whether to show progress on standard error.
     """
 
     codec: Codec = field(default_factory=ImageFileCodec)
@@ -110,20 +110,16 @@ def write_frames(
     with LmdbWriter(out, making.recipe()) as writer:
         run = _Run(writer, making)
         rest = run.resume(iter(entries))
-        progress = Progress(Path(out).name, total, run.done) if making.tell else None
         work = functools.partial(_encoded, codec=making.codec, low=making.low)
         count = making.processes or (1 if total is not None and total < _FEW else available_cores())
         try:
-            for label, values in ordered_map(work, (_job(entry) for entry in rest), count):
-                run.take(label, values)
-                if progress:
-                    progress.add()
+            with progress_bar(Path(out).name, total, done=run.done, disable=not making.tell) as bar:
+                for label, values in ordered_map(work, (_job(entry) for entry in rest), count):
+                    run.take(label, values)
+                    bar.update()
         except (UserError, KeyboardInterrupt) as error:
             raise run.stopped(error) from None
-        shapes = run.finish()
-        if progress:
-            progress.close()
-        return shapes
+        return run.finish()
 
 
 def _job(entry: Entry) -> Job:

@@ -64,11 +64,13 @@ def _format(head: bytes) -> str:
     return suffix[1:] if suffix else codec_of(head).described(head)
 
 
-def verify(root: str | Path, processes: int | None = None, told: Callable[[], None] = lambda: None) -> list[Fault]:
+def verify(
+    root: str | Path, processes: int | None = None, progress: Callable[[], object] = lambda: None
+) -> list[Fault]:
     """Reads every value: checksums, decoding, and the size that the list of frames says.
 
     Args:
-        told: called after each frame.
+        progress: called after each frame.
 
     Returns:
         What is at fault; empty for a store that is whole.
@@ -77,7 +79,7 @@ def verify(root: str | Path, processes: int | None = None, told: Callable[[], No
     jobs = ((source.detached(key), key) for source in sources for key in source)
     faults = []
     for fault in ordered_map(_check, jobs, processes or available_cores()):
-        told()
+        progress()
         if fault is not None:
             faults.append(fault)
     return faults + list(_unlisted(Path(root), sources))
