@@ -135,6 +135,13 @@ def progress_bar(what: str, total: float | None = None, unit: str = "frames", do
     tqdm.monitor_interval = 0  # no thread beside: processes are forked while a bar is shown
     terminal = sys.stderr.isatty()
     return tqdm(
-        **{"desc": what, "total": total, "unit": f" {unit}", "initial": done, "dynamic_ncols": True, "miniters": 1},
-        **{"file": sys.stderr if terminal else _Lines(), "mininterval": 0.2 if terminal else 10.0, **more},
+        desc=what,
+        total=total,
+        unit=f" {unit}",
+        initial=done,
+        file=sys.stderr if terminal else _Lines(),
+        mininterval=0.2 if terminal else 10.0,
+        miniters=1,
+        dynamic_ncols=True,
+        **more,
     )
