@@ -88,6 +88,19 @@ def write_whole(path: Path, write: Callable[[BinaryIO], Any]) -> None:
         raise UserError(f"{path}: cannot be written ({error.__context__ or 'the disk may be full'})") from None
 
 
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write a file whole or not at all, and make the folders above it.
+
+    Raises:
+        UserError: no space, no permission, or a folder that cannot be made.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{path.parent}: this folder cannot be made ({error.strerror or error})") from None
+    write_whole(path, lambda handle: handle.write(content))
+
+
 def remove_leftovers(folder: Path) -> None:
     """Delete the parts that a killed `write_whole` left aside."""
     for part in folder.glob(".*.tmp"):

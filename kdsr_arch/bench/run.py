@@ -1,55 +1,69 @@
-"""`kdsr bench FILE`: rows x seeds x budgets from one YAML file, trained alike, resumable, with mean and spread.
+"""Runs a bench: trains what is missing, side by side, and reads off what each run came to.
 
-What the file holds is told in `bench_plan`. Every run is an ordinary `kdsr train` in a process of its own, with its own
-option file, so that each can be repeated alone. A finished run is never repeated; an interrupted one resumes.
+Every run is an ordinary `kdsr train` in a process of its own, with its own option file, so that each can be repeated
+alone. A finished run is never repeated; an interrupted one resumes.
 """
 
 from __future__ import annotations
 
-import concurrent.futures
 import json
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from kdsr_arch.bench.plan import (
-    Run,
-    StoreRun,
-    plan_before,
-    plan_runs,
-    plan_teacher_cache,
-    plan_tested,
-    read_bench,
-)
+from kdsr_arch.bench.plan import Plan, Run
 from kdsr_arch.bench.subcommands import Subcommands
 from kdsr_arch.errors import UserError
 from kdsr_arch.io import read_json, write_whole
+from kdsr_arch.options import load_yaml
+from kdsr_arch.train.history import logged_number, read_history
+
+Scores = dict[str, dict[str, float | str]]
+"""data set -> metric -> value; 'protocol' -> text."""
 
 
-class _Outcome(BaseModel):
-    """What `Run.marker` holds: {data set: {metric: value, 'protocol': text}}, seconds, mean gradient ratios."""
+class Outcome(BaseModel):
+    """What a run came to at its last iteration.
 
-    val: dict[str, dict[str, float | str]]
+    Attributes:
+        row, seed, budget, length, reference: see :class:`Run`.
+        val: the validation.
+        seconds: what it took.
+        ratios: the mean ratio of each term's gradient to the pixel loss's.
+    """
+
+    row: str = ""
+    seed: int = 0
+    budget: int = 0
+    length: int = 0
+    reference: bool = False
+    val: Scores
     seconds: float
     ratios: dict[str, float]
 
 
-def outcome(run: Run) -> dict[str, Any] | None:
-    """The validation of a run at its last iteration, its mean term ratios and its seconds; None before it got there."""
-    found = _read_outcome(run.marker)
-    own = {"row": run.row, "seed": run.seed, "budget": run.budget, "length": run.length, "reference": run.reference}
-    return None if found is None else {**own, **found.model_dump()}
+def outcome(run: Run) -> Outcome | None:
+    """Read what a run came to; None before it got there."""
+    result = _read_marker(run.marker)
+    keys = ("row", "seed", "budget", "length", "reference")
+    return result and result.model_copy(update={key: getattr(run, key) for key in keys})
 
 
-def _read_outcome(marker: Path) -> _Outcome | None:
-    """None where there is none, or a damaged one: the run then looks unfinished, and is gone on with."""
+def outcomes_of(runs: Iterable[Run]) -> list[Outcome]:
+    """Read what the finished ones of ``runs`` came to."""
+    return [result for result in map(outcome, runs) if result is not None]
+
+
+def _read_marker(marker: Path) -> Outcome | None:
+    """None where there is none, or a damaged one: the run then looks unfinished, and is resumed."""
     try:
-        return _Outcome.model_validate_json(marker.read_bytes())
+        return Outcome.model_validate_json(marker.read_bytes())
     except (OSError, ValidationError):
         return None
 
@@ -67,109 +81,104 @@ def note_outcome(run: Run, seconds: float) -> None:
         write_whole(run.marker, lambda handle: handle.write(text))
 
 
-def _trained(run: Run) -> tuple[dict[str, dict[str, Any]], dict[str, float]]:
+def _trained(run: Run) -> tuple[Scores, dict[str, float]]:
     """(validations at the last iteration, mean ratios up to it) from a training's history."""
-    from kdsr_arch.train.history import logged_number, read_history
-
-    final: dict[str, dict[str, Any]] = {}
+    final: Scores = {}
     ratios: dict[str, list[float]] = {}
     names = _dataset_names(run.options)
     for record in read_history(run.experiment):
-        if record.get("kind") == "val":
-            if record["iter"] == run.length:
-                key = str(record.get("dataset"))
-                numbers = {k: v if k == "protocol" else logged_number(v) for k, v in record.items()}
-                skipped = ("kind", "iter", "dataset")
-                final[names.get(key, key)] = {k: v for k, v in numbers.items() if k not in skipped and v is not None}
-        elif record["iter"] <= run.length:
+        if record.get("kind") == "val" and record["iter"] == run.length:
+            key = str(record.get("dataset"))
+            final[names.get(key, key)] = _scores(record)
+        elif record.get("kind") != "val" and record["iter"] <= run.length:
             for key, value in record.items():
                 if key.startswith("ratio/") and (ratio := logged_number(value)) is not None:
                     ratios.setdefault(key, []).append(ratio)
     return final, {key: sum(values) / len(values) for key, values in ratios.items()}
 
 
-def _tested(run: Run) -> dict[str, dict[str, Any]]:
-    """The means of what `kdsr test` wrote."""
+def _scores(record: dict[str, Any]) -> dict[str, float | str]:
+    skipped = ("kind", "iter", "dataset")
+    values = {key: value if key == "protocol" else logged_number(value) for key, value in record.items()}
+    return {key: value for key, value in values.items() if key not in skipped and value is not None}
+
+
+def _tested(run: Run) -> Scores:
+    """The means that `kdsr test` wrote."""
     report = read_json(run.experiment / "results.json", dict, "run the bench again")
     return {result["dataset"]: {**result["mean"], "protocol": result["protocol"]} for result in report["results"]}
 
 
 def _dataset_names(options: Path) -> dict[str, str]:
     """{key of `datasets`: the set's name}."""
-    from kdsr_arch.options import load_yaml
-
-    found = load_yaml(options).get("datasets")
-    datasets = found if isinstance(found, dict) else {}
-    return {key: str(values.get("name", key)) for key, values in datasets.items() if isinstance(values, dict)}
+    datasets = load_yaml(options).get("datasets")
+    sections = datasets.items() if isinstance(datasets, dict) else ()
+    return {key: str(section.get("name", key)) for key, section in sections if isinstance(section, dict)}
 
 
 def carry_out(run: Run, work: Subcommands) -> str | None:
-    """Test, or train to its end (resuming what had begun); returns the tail of the output when that failed."""
-    noted = [_read_outcome(file) for file in run.experiment.glob("bench_*.json")]
-    earlier = max((found.seconds for found in noted if found is not None), default=0.0)
+    """Test, or train to the end, resuming an interrupted training; return the tail of the output when that failed."""
+    earlier = [marker.seconds for file in run.experiment.glob("bench_*.json") if (marker := _read_marker(file))]
     began = time.perf_counter()
     if failure := work.run(run.command):
         return failure
-    note_outcome(run, round(time.perf_counter() - began + earlier, 1))
+    note_outcome(run, round(time.perf_counter() - began + max(earlier, default=0.0), 1))
     return None
 
 
-def _before(first: list[Run], store: StoreRun | None, rows: bool, work: Subcommands) -> None:
-    """What comes before the rows: trainings and tests that have no outcome yet, then the teacher's store.
+def _run_before(plan: Plan, work: Subcommands, with_rows: bool) -> None:
+    """Run what comes before the rows: trainings and tests without an outcome, then the filling of the teacher's store.
 
     Args:
-        rows: whether any row is still to be trained; trainings and the store are else left out.
+        with_rows: whether any row is still to be trained; else trainings and the store are left out.
     """
-    for run in first:
-        if (rows or not run.length) and outcome(run) is None and (failure := carry_out(run, work)):
-            raise UserError(f"{run.options}: failed, before any row was trained:\n{failure}")
-    if store and rows and not store.path.exists() and (failure := work.run(store.command)):
-        raise UserError(f"{store.options}: failed, before any row was trained:\n{failure}")
+    failed = "failed, before any row was trained"
+    for run in [*plan.before(), *plan.tested()]:
+        if (with_rows or not run.length) and outcome(run) is None and (failure := carry_out(run, work)):
+            raise UserError(f"{run.options}: {failed}:\n{failure}")
+    store = plan.store_command()
+    if store and with_rows and not (plan.root / plan.store).exists() and (failure := work.run(store)):
+        raise UserError(f"kdsr {' '.join(store)}: {failed}:\n{failure}")
 
 
 def run_bench(
-    path: Path,
+    plan: Plan,
     *,
-    root: Path,
     jobs: int | None = None,
-    only: list[str] | None = None,
+    only: Sequence[str] | None = None,
     progress: Callable[[], object] = lambda: None,
-) -> list[dict[str, Any]]:
-    """Train what is missing and return all outcomes.
+) -> None:
+    """Run what is missing.
 
     Args:
-        path: the bench file.
-        root: the project root: experiments/ goes there.
+        plan: the bench.
         jobs: runs side by side; default: the file's.
         only: rows to run (all when None).
         progress: called after each run.
 
     Raises:
-        UserError: the bench file is unsound, or what `before` trains, `teacher_cache` stores or `tested` names failed.
+        UserError: a run of `before`, `teacher_cache` or `tested` failed.
     """
-    bench = read_bench(path)
-    first = [*plan_before(bench, path, root), *plan_tested(bench, path, root)]
-    runs = [run for run in plan_runs(bench, path, root) if not only or run.row in only]
+    runs = [run for run in plan.rows() if not only or run.row in only]
     missing = sorted((run for run in runs if outcome(run) is None), key=lambda run: run.length)
-    print(f"{bench['name']}: {len(runs)} runs, {len(runs) - len(missing)} of them done", flush=True)
-    work = Subcommands(root, bench["threads"])
-    _before(first, plan_teacher_cache(bench, path, root), bool(missing), work)
-    _train(missing, jobs or bench["jobs"], work, progress)
-    return [result for result in map(outcome, [*first, *runs]) if result is not None]
+    print(f"{plan.bench.name}: {len(runs)} runs, {len(runs) - len(missing)} of them done", flush=True)
+    work = Subcommands(plan.root, plan.bench.threads)
+    _run_before(plan, work, bool(missing))
+    _train(missing, jobs or plan.bench.jobs, work, progress)
 
 
-def _train(missing: list[Run], jobs: int, work: Subcommands, progress: Callable[[], object]) -> None:
-    """Train side by side; what breaks in stops the trainings under way, which save, and starts no others."""
-    alone: dict[Path, threading.Lock] = {run.experiment: threading.Lock() for run in missing}
+def _train(missing: Sequence[Run], jobs: int, work: Subcommands, progress: Callable[[], object]) -> None:
+    """Train side by side; an exception stops the trainings under way, which save, and starts no others."""
+    alone = {run.experiment: threading.Lock() for run in missing}
 
     def train(run: Run) -> str | None:
         with alone[run.experiment]:  # a further budget waits for the one that it prolongs
             return carry_out(run, work)
 
-    with concurrent.futures.ThreadPoolExecutor(jobs) as pool:
+    with ThreadPoolExecutor(jobs) as pool:
         futures = {pool.submit(train, run): run for run in missing}
         try:
-            for number, future in enumerate(concurrent.futures.as_completed(futures), 1):
+            for number, future in enumerate(as_completed(futures), 1):
                 run, failure = futures[future], future.result()
                 print(f"[{number}/{len(missing)}] {run.label}: {'FAILED' if failure else 'done'}", flush=True)
                 if failure:
@@ -178,5 +187,5 @@ def _train(missing: list[Run], jobs: int, work: Subcommands, progress: Callable[
         except BaseException:
             work.stop()
             pool.shutdown(wait=False, cancel_futures=True)
-            print("stopping: what is under way saves and leaves; the same command goes on", file=sys.stderr, flush=True)
+            print("stopping: the trainings save and leave; the same command resumes them", file=sys.stderr, flush=True)
             raise

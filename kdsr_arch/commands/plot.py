@@ -33,8 +33,8 @@ def run(args: argparse.Namespace) -> int:
     Raises:
         UserError: folders that hold neither histories nor results, or both; a metric that was not measured.
     """
-    from kdsr_arch.report.curves import plot_curves
     from kdsr_arch.report.speed_plot import plot_results
+    from kdsr_arch.report.training_curves import plot_curves
 
     folders = _labeled(args.folders, args.names)
     if args.output.suffix.lower() != ".png":

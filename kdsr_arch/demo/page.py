@@ -15,13 +15,14 @@ from kdsr_arch.errors import UserError
 from kdsr_arch.evaluate.evaluator import EvalResult
 from kdsr_arch.evaluate.results import TestReport
 from kdsr_arch.infer.cost import where_run
-from kdsr_arch.infer.png import to_uint8, write_bytes
+from kdsr_arch.infer.png import to_uint8
+from kdsr_arch.io import write_bytes
 from kdsr_arch.metrics.psnr_metric import psnr
 from kdsr_arch.records import format_value, markdown_table, strict_json, versions
 from kdsr_arch.report.crops import crop_sheet, find_box
-from kdsr_arch.report.curves import plot_curves
 from kdsr_arch.report.render import data_uri, write_page
 from kdsr_arch.report.speed_plot import plot_results
+from kdsr_arch.report.training_curves import plot_curves
 
 NOISE_DB = 0.1
 """Two trainings of the demo differ by about this much when nothing but the seed does (standard deviation 0.06 dB)."""

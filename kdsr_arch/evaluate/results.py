@@ -10,7 +10,7 @@ from typing import Any
 
 from kdsr_arch.evaluate.evaluator import EvalResult
 from kdsr_arch.infer.cost import Cost
-from kdsr_arch.infer.png import write_bytes
+from kdsr_arch.io import write_bytes
 from kdsr_arch.records import command_line, format_value, markdown_table, strict_json, versions
 
 

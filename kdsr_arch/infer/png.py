@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from kdsr_arch.errors import UserError
-from kdsr_arch.io import write_whole
+from kdsr_arch.io import write_bytes
 
 
 def to_uint8(image: Tensor) -> NDArray[np.uint8]:
@@ -18,19 +18,6 @@ def to_uint8(image: Tensor) -> NDArray[np.uint8]:
     scaled = image.detach().float().clamp(0, 1).mul(255).round().byte()
     array = scaled.permute(1, 2, 0).cpu().numpy()
     return np.ascontiguousarray(array[..., ::-1] if array.shape[2] == 3 else array)
-
-
-def write_bytes(path: Path, content: bytes) -> None:
-    """Write a file whole or not at all, with the folders above it.
-
-    Raises:
-        UserError: no space, no permission, or a folder that cannot be made.
-    """
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"{path.parent}: this folder cannot be made ({error.strerror or error})") from None
-    write_whole(path, lambda handle: handle.write(content))
 
 
 def write_png(path: Path, image: NDArray[np.uint8]) -> None:

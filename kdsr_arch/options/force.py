@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from kdsr_arch.errors import OptionErrors, UserError
@@ -28,21 +28,38 @@ def _step(holder: Any, key: str, done: list[str], entry: str) -> Any:
         return holder[key]
     if isinstance(holder, list) and key.isdigit() and int(key) < len(holder):
         return holder[int(key)]
-    raise UserError(f"--force_yml {entry}: '{':'.join(done)}' is {describe(holder)}, so it has no '{key}'")
+    raise UserError(f"{entry}: '{':'.join(done)}' is {describe(holder)}, so it has no '{key}'")
+
+
+def set_option(values: Any, keys: Sequence[str], value: Any, entry: str, *, null_removes: bool = False) -> None:
+    """Set the option at `keys` in place; mappings that are missing are made, and the schema judges them afterwards.
+
+    Args:
+        values: nested dicts and lists.
+        keys: from the outermost to the option's own; a number chooses from a list.
+        value: what the option becomes.
+        entry: what the message calls the change.
+        null_removes: a value of None removes the key from its mapping.
+
+    Raises:
+        UserError: `keys` lead through something that has no keys.
+    """
+    *parents, last = keys
+    for position, key in enumerate(parents):
+        values = _step(values, key, parents[:position], entry)
+    if isinstance(values, dict) and value is None and null_removes:
+        values.pop(last, None)
+    elif isinstance(values, dict):
+        values[last] = value
+    elif isinstance(values, list) and last.isdigit() and int(last) < len(values):
+        values[int(last)] = value
+    else:
+        _step(values, last, parents, entry)
 
 
 def _set(document: Document, entry: str) -> None:
     keys, value = _split(entry)
-    holder: Any = document.values
-    for position, key in enumerate(keys[:-1]):
-        holder = _step(holder, key, keys[:position], entry)
-    last = keys[-1]
-    if isinstance(holder, dict):
-        holder[last] = value
-    elif isinstance(holder, list) and last.isdigit() and int(last) < len(holder):
-        holder[int(last)] = value
-    else:
-        _step(holder, last, keys[:-1], entry)
+    set_option(document.values, keys, value, f"--force_yml {entry}")
     dotted = ".".join(keys)
     for key in [line for line in document.lines if line == dotted or line.startswith(f"{dotted}.")]:
         del document.lines[key]

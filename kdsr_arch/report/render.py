@@ -9,7 +9,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from kdsr_arch.infer.png import write_bytes
+from kdsr_arch.io import write_bytes
 
 _LOADER = PackageLoader("kdsr_arch.report")
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kdsr_arch.errors import UserError
-from kdsr_arch.infer.png import write_bytes
+from kdsr_arch.io import write_bytes
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -14,7 +14,7 @@ from PIL import Image, ImageOps
 from kdsr_arch.data.sources import IMAGE_SUFFIXES
 from kdsr_arch.data.store.codec import PILLOW_STUMBLES, decode_image
 from kdsr_arch.errors import UserError
-from kdsr_arch.infer.png import write_bytes
+from kdsr_arch.io import write_bytes
 
 _DEEP = {".png", ".tif", ".tiff"}
 _OPAQUE = {".jpg", ".jpeg", ".bmp", ".ppm", ".pgm"}

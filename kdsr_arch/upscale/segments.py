@@ -12,8 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from kdsr_arch.errors import UserError
-from kdsr_arch.infer.png import write_bytes
-from kdsr_arch.io import remove_leftovers, write_whole
+from kdsr_arch.io import remove_leftovers, write_bytes, write_whole
 
 _MAGIC = b"KDSRSEG1"
 _SETTINGS = "settings.json"

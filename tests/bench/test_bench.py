@@ -10,24 +10,15 @@ import numpy as np
 import pytest
 import yaml
 
-from kdsr_arch.bench.plan import (
-    override,
-    plan_before,
-    plan_runs,
-    plan_tested,
-    read_bench,
-    set_budget,
-)
-from kdsr_arch.bench.run import note_outcome, outcome, run_bench
-from kdsr_arch.bench.stats import spread
-from kdsr_arch.bench.table import markdown, summarise, write_tables
-from kdsr_arch.commands.bench import _draw
+from kdsr_arch.bench.curves import _common, histories, levels, plot_bench
+from kdsr_arch.bench.plan import Plan, override, read_bench, set_budget
+from kdsr_arch.bench.run import Outcome, note_outcome, outcome, outcomes_of, run_bench
+from kdsr_arch.bench.summary import markdown, spread, summarize, write_tables
 from kdsr_arch.data.store.teacher_store import TeacherStore
 from kdsr_arch.errors import UserError
 from kdsr_arch.infer.networks import build_network
 from kdsr_arch.io import save_tensors
-from kdsr_arch.report.bench_curves import _common, plot_bench
-from kdsr_arch.report.curves import val_curve
+from kdsr_arch.report.training_curves import val_curve
 
 BASE = {
     "name": "base",
@@ -77,7 +68,7 @@ def test_a_budget_stretches_the_schedule_and_the_stages():
 
 
 def test_every_row_seed_and_budget_is_a_run_with_its_own_option_file(bench: Path, tmp_path: Path):
-    runs = plan_runs(read_bench(bench), bench, tmp_path)
+    runs = Plan(bench, tmp_path).rows()
     assert {(r.row, r.seed, r.budget) for r in runs} == {
         (row, seed, budget) for row in ("alone", "with") for seed in (1, 2) for budget in (50, 100)
     }
@@ -98,18 +89,20 @@ def _finish(run, psnr: float) -> None:
 
 
 def test_finished_runs_are_not_repeated_and_give_the_table(bench: Path, tmp_path: Path):
-    for run in plan_runs(read_bench(bench), bench, tmp_path):
+    plan = Plan(bench, tmp_path)
+    for run in plan.rows():
         _finish(run, {"alone": 30.0, "with": 30.5}[run.row] + run.seed * 0.1)
-    outcomes = run_bench(bench, root=tmp_path)  # would fail if it trained: there is no data
+    run_bench(plan)  # would fail if it trained: there is no data
+    outcomes = outcomes_of(plan.runs())
     assert len(outcomes) == 8
-    record = next(r for r in summarise(outcomes) if r["row"] == "with" and r["budget"] == 100)
+    record = next(r for r in summarize(outcomes) if r["row"] == "with" and r["budget"] == 100)
     assert record["metrics"]["val psnr"]["mean"] == pytest.approx(30.65)
     assert record["metrics"]["val psnr"]["std"] == pytest.approx(0.1 / 2**0.5)
     assert record["ratios"] == {"ratio/a": 0.5}
     assert record["gain"]["values"] == pytest.approx([0.5, 0.5])
-    page = write_tables(outcomes, tmp_path / "results" / "b", command="kdsr bench b.yml", protocol="Y")
+    page = write_tables(outcomes, tmp_path / "results" / "b", plan.bench, "kdsr bench b.yml")
     assert "| with | 2 | 30.650 ± 0.071 | +0.500 ± 0.000 | a 0.5 | 12 |" in page.read_text()
-    assert json.loads(page.with_suffix(".json").read_text())["runs"] == outcomes
+    assert json.loads(page.with_suffix(".json").read_text())["runs"] == [outcome.model_dump() for outcome in outcomes]
 
 
 def test_the_table_says_whether_a_published_order_is_found(bench: Path, tmp_path: Path):
@@ -123,11 +116,11 @@ def test_the_table_says_whether_a_published_order_is_found(bench: Path, tmp_path
         ("alone", 100): (31.0, 31.0),
         ("with", 100): (30.5, 30.7),
     }  # 'more' has not come so far
-    runs = [run for run in plan_runs(read_bench(bench), bench, tmp_path) if (run.row, run.budget) in psnr]
+    plan = Plan(bench, tmp_path)
+    runs = [run for run in plan.rows() if (run.row, run.budget) in psnr]
     for run in runs:
         _finish(run, psnr[run.row, run.budget][run.seed - 1])
-    outcomes = [found for found in map(outcome, runs) if found is not None]
-    page = write_tables(outcomes, tmp_path / "b", command="c", protocol="Y", published=given["published"])
+    page = write_tables(outcomes_of(runs), tmp_path / "b", plan.bench, "c")
     assert page.read_text().rpartition("### The published order")[2].split("\n")[2:] == [
         "Table 2: alone < with < more. PSNR paired by seed:",
         "",
@@ -178,7 +171,7 @@ def _as_continued(bench: Path, **changes) -> Path:
 def test_a_continued_run_is_one_experiment_read_off_at_each_budget(bench: Path, tmp_path: Path):
     rows = {"alone": {}, "alone longer": {"extra_iter": 30}, "taught": {"train.ema_decay": 0.5}}
     _as_continued(bench, common={"train.scheduler": None}, rows=rows, seeds=[1])
-    short, short_longer, taught, long, long_longer, _ = plan_runs(read_bench(bench), bench, tmp_path)
+    short, short_longer, taught, long, long_longer, _ = Plan(bench, tmp_path).rows()
     assert short.experiment == long.experiment == long_longer.experiment == short_longer.experiment != taught.experiment
     assert [r.length for r in (short, short_longer, long, long_longer)] == [50, 80, 100, 130]
     assert len({r.marker for r in (short, short_longer, long, long_longer)}) == 4
@@ -191,33 +184,33 @@ def test_a_continued_run_is_one_experiment_read_off_at_each_budget(bench: Path, 
     ) as file:  # going on rewrites the history, and scores fewer sets at the smaller budget
         file.write(json.dumps({"kind": "val", "iter": 100, "dataset": "val", "psnr": 31.0}) + "\n")
     note_outcome(long, 20.0)
-    assert [outcome(r)["val"]["val"]["psnr"] for r in (short, long)] == [30.0, 31.0]
+    assert [outcome(r).val["val"]["psnr"] for r in (short, long)] == [30.0, 31.0]
 
 
 def test_what_prolongs_a_run_comes_after_it(bench: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     rows, trained = {"alone": {}, "alone longer": {"extra_iter": 30}}, []
     _as_continued(bench, common={"train.scheduler": None}, rows=rows, seeds=[1], budgets=[50, 60])
     monkeypatch.setattr("kdsr_arch.bench.run.carry_out", lambda run, *_: trained.append(run.length))
-    run_bench(bench, root=tmp_path, jobs=1)
+    run_bench(Plan(bench, tmp_path), jobs=1)
     assert trained == [50, 60, 80, 90]
 
 
 def test_a_continued_bench_wants_a_constant_learning_rate(bench: Path, tmp_path: Path):
     with pytest.raises(UserError, match="constant learning rate"):
-        plan_runs(read_bench(_as_continued(bench)), bench, tmp_path)
+        Plan(_as_continued(bench), tmp_path).rows()
 
 
 def test_what_is_trained_before_the_rows_stands_in_every_table(bench: Path, tmp_path: Path):
     first = {"teacher": {"base": "base.yml", "iterations": 50, "change": {"train.distill_opt": None}}}  # as a budget
     bench.write_text(yaml.safe_dump(yaml.safe_load(bench.read_text()) | {"before": first}))
-    (teacher,) = plan_before(read_bench(bench), bench, tmp_path)
+    (teacher,) = Plan(bench, tmp_path).before()
     options = yaml.safe_load(teacher.options.read_text())
     assert options["train"]["total_iter"] == 50 and options["val"] == {"val_freq": 10}
     assert options["name"] == "bench/b/teacher" and "distill_opt" not in options["train"]
     _finish(teacher, 33.0)
-    for run in plan_runs(read_bench(bench), bench, tmp_path):
+    for run in Plan(bench, tmp_path).rows():
         _finish(run, 30.0)
-    text = markdown(summarise(run_bench(bench, root=tmp_path)), command="c", protocol="Y")
+    text = markdown(summarize(outcomes_of(Plan(bench, tmp_path).runs())), command="c", protocol="Y")
     assert text.count("| teacher (50 iterations) | 1 | 33.000 | - |") == 2
 
 
@@ -251,8 +244,8 @@ def test_rows_read_what_the_teacher_made_of_the_images_once_before_them(bench: P
         },
     }
     bench.write_text(yaml.safe_dump(given))
-    plan = read_bench(bench)
-    (teacher,), runs = plan_before(plan, bench, tmp_path), plan_runs(plan, bench, tmp_path)
+    plan = Plan(bench, tmp_path)
+    (teacher,), runs = plan.before(), plan.rows()
     read = {run.row: yaml.safe_load(run.options.read_text())["datasets"]["train"].get("teacher_cache") for run in runs}
     path = "experiments/bench/b/teacher.lmdb"
     assert read == {"alone": path, "with": path, "live": None}
@@ -260,7 +253,7 @@ def test_rows_read_what_the_teacher_made_of_the_images_once_before_them(bench: P
     _finish(teacher, 33.0)
     for run in runs[1:]:
         _finish(run, 30.0)
-    run_bench(bench, root=tmp_path)  # trains the one that is missing from the store that it makes
+    run_bench(Plan(bench, tmp_path))  # trains the one that is missing from the store that it makes
     assert (runs[0].experiment / "models" / "net_g_latest.pth").exists()
     store = TeacherStore(tmp_path / path)
     assert set(store.names) == {"output", "conv_first"} and store.orientations == [0, 1]
@@ -293,15 +286,15 @@ def test_what_is_only_tested_stands_beside_the_rows(bench: Path, tmp_path: Path)
     }
     given["tested"] = {"bicubic": {"network_g": {"type": "Bicubic", "scale": 4}}}
     bench.write_text(yaml.safe_dump(given))
-    (test,) = plan_tested(read_bench(bench), bench, tmp_path)
+    (test,) = Plan(bench, tmp_path).tested()
     options = yaml.safe_load(test.options.read_text())
     assert "train" not in options and "network_t" not in options and list(options["datasets"]) == ["val"]
-    for run in plan_runs(read_bench(bench), bench, tmp_path):
+    for run in Plan(bench, tmp_path).rows():
         _finish(run, 30.0)
-    run_bench(bench, root=tmp_path)
+    run_bench(Plan(bench, tmp_path))
     found = outcome(test)
-    assert found is not None and 5 < found["val"]["noise"]["psnr"] < 30 and found["reference"]
-    assert "| bicubic | 1 | " in markdown(summarise([found]), command="c", protocol="Y")
+    assert found is not None and 5 < found.val["noise"]["psnr"] < 30 and found.reference
+    assert "| bicubic | 1 | " in markdown(summarize([found]), command="c", protocol="Y")
 
 
 def test_tests_alone_make_a_table_and_nothing_at_all_is_refused(bench: Path):
@@ -310,18 +303,10 @@ def test_tests_alone_make_a_table_and_nothing_at_all_is_refused(bench: Path):
     with pytest.raises(UserError, match="nothing to do"):
         read_bench(bench)
     bench.write_text(yaml.safe_dump({"name": "b", "base": "base.yml", "tested": {"bicubic": {"scale": 4}}}))
-    assert read_bench(bench)["rows"] == {}
-    found = {
-        "row": "bicubic",
-        "seed": 0,
-        "budget": 0,
-        "length": 0,
-        "reference": True,
-        "seconds": 1.0,
-        "ratios": {},
-        "val": {"walk": {"psnr": 26.1, "protocol": "Y"}},
-    }
-    text = markdown(summarise([found]), command="c", protocol="Y")
+    assert read_bench(bench).rows == {}
+    scores = {"walk": {"psnr": 26.1, "protocol": "Y"}}
+    found = Outcome(row="bicubic", reference=True, val=scores, seconds=1.0, ratios={})
+    text = markdown(summarize([found]), command="c", protocol="Y")
     assert "| bicubic | 1 | 26.100 | - | - | 1 |" in text and "iterations" not in text
 
 
@@ -331,20 +316,17 @@ def test_one_name_for_two_things_is_refused(bench: Path):
         read_bench(bench)
 
 
-def test_curves_are_of_the_first_set_although_a_teacher_was_trained_without_any(monkeypatch: pytest.MonkeyPatch):
-    seen: dict = {}
-    monkeypatch.setattr("kdsr_arch.report.bench_curves.plot_bench", lambda rows, out, **told: seen.update(told) or out)
-    outcomes = [{"row": "teacher", "reference": True, "val": {}},
-                {"row": "bicubic", "reference": True, "val": {"Set5": {"psnr": 28.4}}}]  # fmt: skip
-    _draw([], outcomes, Path("c.png"))
-    assert seen == {"name": "Set5", "levels": {"bicubic": 28.4}}
+def test_curves_are_of_the_first_set_although_a_teacher_was_trained_without_any():
+    rows = {"teacher": {}, "bicubic": {"Set5": {"psnr": 28.4}}}
+    outcomes = [Outcome(row=row, reference=True, val=val, seconds=1.0, ratios={}) for row, val in rows.items()]
+    assert levels(outcomes) == ("Set5", {"bicubic": 28.4})
 
 
-def test_a_run_read_off_later_has_one_curve(bench: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_run_read_off_later_has_one_curve(bench: Path, tmp_path: Path):
     rows = {"alone": {"train.pixel_opt.loss_weight": 0.5}, "alone longer": {"extra_iter": 30}}
     rows["alone longer"] |= rows["alone"]
     _as_continued(bench, common={"train.scheduler": None}, rows=rows, seeds=[1, 2], budgets=[50])
-    runs = plan_runs(read_bench(bench), bench, tmp_path)
+    runs = Plan(bench, tmp_path).rows()
     for run in runs:
         run.experiment.mkdir(parents=True, exist_ok=True)
         lines = [
@@ -353,8 +335,6 @@ def test_a_run_read_off_later_has_one_curve(bench: Path, tmp_path: Path, monkeyp
         ]
         (run.experiment / "history.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
         note_outcome(run, 1.0)
-    seen: dict = {}
-    monkeypatch.setattr("kdsr_arch.report.bench_curves.plot_bench", lambda rows, out, **told: seen.update(rows) or out)
-    _draw(runs, [result for result in map(outcome, runs) if result], Path("c.png"))
+    seen = histories(runs)
     assert list(seen) == ["alone"] and len(seen["alone"]) == 2
     assert [seed[0]["l_pix"] for seed in seen["alone"]] == [0.2, 0.2]  # without the row's weight of 0.5

@@ -94,7 +94,7 @@ def test_a_signal_to_the_bench_saves_the_trainings_and_starts_no_other(tmp_path:
         for process in trainings(tmp_path):
             os.kill(process, signal.SIGKILL)
     assert bench.returncode == code, said
-    assert "the same command goes on" in said and "FAILED" not in said
+    assert "the same command resumes" in said and "FAILED" not in said
     assert not trainings(tmp_path) and not experiments[2].exists()
     assert all(list((folder / "training_states").glob("*.state")) for folder in experiments[:2])
 

@@ -21,8 +21,8 @@ from kdsr_arch.data.sources import LmdbSource
 from kdsr_arch.data.store.teacher_store import TeacherStore
 from kdsr_arch.errors import UserError
 from kdsr_arch.options import load_options, plain
-from kdsr_arch.report.curves import Curve, loss_curve
 from kdsr_arch.report.speed_plot import read_report
+from kdsr_arch.report.training_curves import Curve, loss_curve
 from kdsr_arch.train.history import read_history
 from tests.fuzz.guard import Guard
 from tests.fuzz.material import encoded, texture, write_store

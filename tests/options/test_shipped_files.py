@@ -104,17 +104,17 @@ def _terms_of_a_dry_run(opt: dict[str, Any]) -> set[str]:
 
 @pytest.mark.parametrize("file", BENCHES, ids=str)
 def test_the_rows_of_a_bench_are_sound_option_files(file: Path, tmp_path: Path) -> None:
-    from kdsr_arch.bench.plan import plan_before, plan_runs, plan_tested, read_bench
+    from kdsr_arch.bench.plan import Plan
 
-    bench = read_bench(ROOT / file)
+    plan = Plan(ROOT / file, tmp_path)
     seen = set()
-    for run in (run for plan in (plan_before, plan_runs) for run in plan(bench, ROOT / file, tmp_path)):
+    for run in [*plan.before(), *plan.rows()]:
         if run.row not in seen:  # other seeds and budgets differ in numbers only
             assert plain(load_options(run.options, is_train=True))["train"]["total_iter"] == run.length
         seen.add(run.row)
-    for run in plan_tested(bench, ROOT / file, tmp_path):
+    for run in plan.tested():
         assert plain(load_options(run.options, is_train=False))["network_g"]
-    assert {*bench["rows"], *bench["before"]} == seen
+    assert {*plan.bench.rows, *(plan.bench.before or {})} == seen
 
 
 @pytest.mark.parametrize("file", [f for f in FILES if f.parts[1] == "paper"], ids=str)

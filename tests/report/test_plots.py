@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from kdsr_arch.errors import UserError
-from kdsr_arch.report.curves import Curve, loss_curve, plot_curves, smooth, val_curve
 from kdsr_arch.report.speed_plot import SpeedPoint, plot_speed
+from kdsr_arch.report.training_curves import Curve, loss_curve, plot_curves, smooth, val_curve
 
 
 def write_history(folder, iterations=20):

@@ -6,7 +6,7 @@ import json
 from functools import cache
 from pathlib import Path
 
-from kdsr_arch.bench.plan import plan_before, plan_runs, plan_tested, read_bench
+from kdsr_arch.bench.plan import Plan
 from tests.fuzz.mutate import json_mutator
 from tests.fuzz.target import Target
 
@@ -56,9 +56,8 @@ def run(data: bytes, folder: Path) -> None:
     (folder / "base.yml").write_text(_BASE)
     file = folder / "bench.yml"
     file.write_bytes(data)
-    bench = read_bench(file)
     root = folder / "root"
-    for run_ in [*plan_before(bench, file, root), *plan_tested(bench, file, root), *plan_runs(bench, file, root)]:
+    for run_ in Plan(file, root).runs():
         home = root / ("experiments" if run_.length else "results")
         for place, allowed in ((run_.options, root / "experiments"), (run_.experiment, home)):
             assert place.resolve().is_relative_to(allowed.resolve()), f"{place} leaves {root}"

@@ -11,8 +11,8 @@ from kdsr_arch.bench.plan import Run
 from kdsr_arch.bench.run import note_outcome, outcome
 from kdsr_arch.data.store.teacher_store import TeacherStore
 from kdsr_arch.errors import UserError
-from kdsr_arch.report.curves import loss_curve, smooth, val_curve
 from kdsr_arch.report.speed_plot import speed_points
+from kdsr_arch.report.training_curves import loss_curve, smooth, val_curve
 from kdsr_arch.train.history import History, read_history
 from kdsr_arch.upscale.segments import _MAGIC, read_segment
 from tests.fuzz.mutate import mutate_bytes, mutate_tree

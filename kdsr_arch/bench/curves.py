@@ -1,0 +1,108 @@
+"""Learning curves of a bench: one line per row, the mean over its seeds, with their range as a band."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kdsr_arch.bench.plan import Run
+from kdsr_arch.bench.run import Outcome, outcome
+from kdsr_arch.options import load_yaml
+from kdsr_arch.report.style import PALETTE, drawing
+from kdsr_arch.report.training_curves import Curve, loss_curve, smooth, val_curve
+from kdsr_arch.train.history import logged_number, read_history
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+Histories = Mapping[str, Sequence[Sequence[Mapping[str, Any]]]]
+"""row -> the records of each seed's history."""
+
+
+def histories(runs: Sequence[Run]) -> dict[str, list[list[dict[str, Any]]]]:
+    """Read the longest runs of each row; a row that is an earlier one's run, read off later, has none of its own."""
+    done = [run for run in runs if not run.reference and outcome(run) is not None]
+    longest = max((run.budget for run in done), default=0)
+    first = {run.experiment: run for run in reversed(done) if run.budget == longest}
+    rows: dict[str, list] = {}
+    for run in done:
+        if first.get(run.experiment) is run:
+            rows.setdefault(run.row, []).append(_history(run))
+    return rows
+
+
+def _history(run: Run) -> list[dict[str, Any]]:
+    """A run's records up to its length, the pixel loss without its weight: rows may weigh it differently."""
+    weight = ((load_yaml(run.options).get("train") or {}).get("pixel_opt") or {}).get("loss_weight", 1)
+    records = [record for record in read_history(run.experiment) if record["iter"] <= run.length]
+    if not isinstance(weight, int | float) or weight <= 0:  # a schedule
+        return records
+    for record in records:
+        value = logged_number(record.get("l_pix"))
+        if value is not None:
+            record["l_pix"] = value / weight
+    return records
+
+
+def levels(outcomes: Sequence[Outcome]) -> tuple[str, dict[str, float]]:
+    """Return the first data set's name, and the PSNR on it of what stands beside the rows."""
+    name = next((name for result in outcomes for name in result.val), "")  # a teacher may be trained without any
+    references = [(result.row, result.val.get(name, {})) for result in outcomes if result.reference]
+    return name, {row: float(scores["psnr"]) for row, scores in references if "psnr" in scores}
+
+
+def plot_bench(rows: Histories, out: Path, name: str = "", levels: Mapping[str, float] | None = None) -> Path:
+    """Draw the PSNR on the first data set and the pixel loss (running mean) of all rows over the iterations.
+
+    Args:
+        rows: see :func:`histories`.
+        out: the PNG to write.
+        name: what the picture calls the data set.
+        levels: label -> value, in the title and, where it lies within what is shown, drawn as a dashed line.
+
+    Raises:
+        UserError: matplotlib is not installed, or the file cannot be written.
+    """
+    with drawing(out, columns=2, width=12, height=4.6) as (left, right):
+        shown: list[float] = []
+        for number, (row, seeds) in enumerate(rows.items()):
+            style = {"color": PALETTE[number % len(PALETTE)], "linestyle": "-" if number < len(PALETTE) else "--"}
+            shown += _band(left, [val_curve(records) for records in seeds], row, style)
+            _band(right, [_smoothed(loss_curve(records)) for records in seeds], row, style)
+        low, high = (min(shown), max(shown)) if shown else left.get_ylim()
+        left.set_ylim(low - 0.08 * (high - low), high + 0.08 * (high - low))
+        for value in (levels or {}).values():
+            if left.get_ylim()[0] < value < left.get_ylim()[1]:
+                left.axhline(value, color="#6E6E6E", linestyle=(0, (4, 3)), linewidth=1)
+        title = ", ".join([name, *(f"{label} {value:.2f}" for label, value in (levels or {}).items())])
+        left.set(xlabel="iteration", ylabel="PSNR", title=title)
+        right.set(xlabel="iteration", ylabel="l_pix (running mean)", title="Training")
+        if right.lines:
+            right.legend(fontsize=8, loc="upper right")
+    return out
+
+
+def _smoothed(curve: Curve) -> Curve:
+    return Curve(curve.iterations, [float(value) for value in smooth(curve.values, len(curve.values) // 8 + 1)])
+
+
+def _band(axes: Axes, curves: Sequence[Curve], label: str, style: Mapping[str, Any]) -> list[float]:
+    """Draw one row; returns its lowest and highest value in the last three quarters, for the axis."""
+    iterations, values = _common(curves)
+    if not iterations:
+        return []
+    axes.plot(iterations, values.mean(0), label=label, linewidth=1.4, **style)
+    axes.fill_between(iterations, values.min(0), values.max(0), color=style["color"], alpha=0.12, linewidth=0)
+    late = values[:, len(iterations) // 4 :]
+    return [float(late.min()), float(late.max())] if late.size else []
+
+
+def _common(curves: Sequence[Curve]) -> tuple[list[int], NDArray[np.float64]]:
+    """The iterations that all curves have, and their values there, (seeds, iterations)."""
+    tables = [dict(zip(curve.iterations, curve.values, strict=True)) for curve in curves]
+    shared = sorted(set.intersection(*(set(table) for table in tables))) if tables else []
+    return shared, np.array([[table[i] for i in shared] for table in tables])

@@ -1,0 +1,168 @@
+"""The tables of `kdsr bench`: mean and spread over seeds, per row, budget, data set and metric."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+from kdsr_arch.bench.plan import BenchOptions
+from kdsr_arch.bench.run import Outcome
+from kdsr_arch.records import markdown_table
+
+
+def gains(group: Sequence[Outcome], plain: Sequence[Outcome]) -> list[float]:
+    """Return the PSNR of a row over another's, seed by seed, each the mean over the data sets that both have.
+
+    Equal seeds share initial weights and samples, so that their difference is steadier than either number.
+    """
+    by_seed = {outcome.seed: outcome.val for outcome in plain}
+    pairs = [(outcome.val, by_seed[outcome.seed]) for outcome in group if outcome.seed in by_seed]
+    differences = [
+        [mine[k]["psnr"] - theirs[k]["psnr"] for k in mine if "psnr" in mine[k] and k in theirs]  # type: ignore[operator]
+        for mine, theirs in pairs
+    ]
+    return [statistics.fmean(numbers) for numbers in differences if numbers]
+
+
+def spread(numbers: list[float]) -> dict[str, Any]:
+    """Return mean, sample standard deviation (0 for a single number) and the numbers themselves."""
+    deviation = statistics.stdev(numbers) if len(numbers) > 1 else 0.0
+    return {"mean": statistics.fmean(numbers), "std": deviation, "values": numbers}
+
+
+def spread_text(entry: Mapping[str, Any], digits: int, sign: str = "") -> str:
+    """Write a :func:`spread` as "mean ± deviation"; a single value has no spread, which is not the same as one of zero.
+
+    Args:
+        entry: the spread.
+        digits: decimals.
+        sign: '+' to show that of positive means as well.
+    """
+    mean = f"{entry['mean']:{sign}.{digits}f}"
+    return f"{mean} ± {entry['std']:.{digits}f}" if len(entry["values"]) > 1 else mean
+
+
+def summarize(outcomes: Sequence[Outcome]) -> list[dict[str, Any]]:
+    """Return one record per (row, budget): the :func:`spread` of each data set's metrics.
+
+    `gain` is the PSNR over the first row's of the same budget, see :func:`gains`.
+    """
+    groups: dict[tuple[str, int], list[Outcome]] = {}
+    for outcome in outcomes:
+        groups.setdefault((outcome.row, outcome.budget), []).append(outcome)
+    first = next((outcome.row for outcome in outcomes if not outcome.reference), "")
+    return [_summary(row, budget, group, groups.get((first, budget), [])) for (row, budget), group in groups.items()]
+
+
+def _summary(row: str, budget: int, group: Sequence[Outcome], plain: Sequence[Outcome]) -> dict[str, Any]:
+    values: dict[str, list[float]] = {}
+    ratios: dict[str, list[float]] = {}
+    for outcome in group:
+        for dataset, metrics in outcome.val.items():
+            for metric, value in metrics.items():
+                if isinstance(value, int | float):
+                    values.setdefault(f"{dataset} {metric}", []).append(value)
+        for key, value in outcome.ratios.items():
+            ratios.setdefault(key, []).append(value)
+    seconds = [outcome.seconds for outcome in group if outcome.seconds]
+    over_first = gains(group, plain) if plain and row != plain[0].row and not group[0].reference else []
+    return {
+        "row": row,
+        "budget": budget,
+        "seeds": len(group),
+        "reference": group[0].reference,
+        "metrics": {key: spread(numbers) for key, numbers in values.items()},
+        "gain": spread(over_first) if over_first else None,
+        "ratios": {key: statistics.fmean(numbers) for key, numbers in ratios.items()},
+        "seconds": statistics.fmean(seconds) if seconds else None,
+    }
+
+
+def markdown(summary: Sequence[Mapping[str, Any]], *, command: str, protocol: str, note: str = "") -> str:
+    """Write one Markdown table per budget; what was tested, or trained before the rows, stands in each."""
+    rows = [record for record in summary if not record["reference"]]
+    references = [record for record in summary if record["reference"] and record["metrics"]]
+    first = rows[0]["row"] if rows else "-"
+    lines = [f"Protocol: {protocol}. Mean ± sample standard deviation over the seeds.", "", f"Command: `{command}`", ""]
+    lines += [note, ""] if note else []
+    for budget in sorted({record["budget"] for record in rows}) or [0]:
+        records = [*references, *(record for record in rows if record["budget"] == budget)]
+        columns = sorted({key for record in records for key in record["metrics"]})
+        header = ["row", "seeds", *columns, f"psnr over '{first}'", "gradient ratios", "s/run"]
+        lines += [f"### {budget:,} iterations", ""] if rows else []
+        lines += [markdown_table(header, [_cells(record, columns) for record in records], numbers=False), ""]
+    return "\n".join(lines)
+
+
+def _cells(record: Mapping[str, Any], columns: Sequence[str]) -> list[str]:
+    entries = [(record["metrics"].get(column), 4 if "ssim" in column.lower() else 3) for column in columns]
+    cells = [spread_text(entry, digits) if entry else "-" for entry, digits in entries]
+    gain = spread_text(record["gain"], 3, "+") if record["gain"] else "-"
+    ratios = ", ".join(f"{key.removeprefix('ratio/')} {value:.2g}" for key, value in sorted(record["ratios"].items()))
+    seconds = f"{record['seconds']:.0f}" if record["seconds"] else "-"
+    trained = f" ({record['budget']:,} iterations)" if record["reference"] and record["budget"] else ""
+    return [record["row"] + trained, str(record["seeds"]), *cells, gain, ratios or "-", seconds]
+
+
+def compare_order(outcomes: Sequence[Outcome], order: Sequence[str]) -> list[dict[str, Any]]:
+    """Compare the rows' PSNR, per budget and for neighbors in ``order``.
+
+    Args:
+        outcomes: of all runs.
+        order: rows, the published worst first.
+
+    Returns:
+        {budget, lower, higher, difference (see :func:`spread`; paired by seed, mean over the data sets), verdict}:
+        'holds' or 'reversed' where the difference is more than its spread, else 'within the spread'; 'one seed' where
+        there is none. What has not been run yet is left out.
+    """
+    records = []
+    for budget in sorted({outcome.budget for outcome in outcomes if not outcome.reference}):
+        rows = {row: [o for o in outcomes if (o.row, o.budget) == (row, budget)] for row in order}
+        for lower, higher in pairwise(order):
+            if differences := gains(rows[higher], rows[lower]):
+                difference = spread(differences)
+                pair = {"budget": budget, "lower": lower, "higher": higher}
+                records.append({**pair, "difference": difference, "verdict": _verdict(difference)})
+    return records
+
+
+def _verdict(difference: Mapping[str, Any]) -> str:
+    if len(difference["values"]) < 2:
+        return "one seed"
+    if abs(difference["mean"]) <= difference["std"]:
+        return "within the spread"
+    return "holds" if difference["mean"] > 0 else "reversed"
+
+
+def _order_section(records: Sequence[Mapping[str, Any]], order: Sequence[str], source: str) -> str:
+    lines = ["### The published order", "", f"{source}: {' < '.join(order)}. PSNR paired by seed:", ""]
+    for record in records:
+        difference = spread_text(record["difference"], 3, "+")
+        pair = f"{record['budget']:,} iterations, {record['higher']} over {record['lower']}"
+        lines.append(f"- {pair}: {difference} dB, {record['verdict']}")
+    return "\n".join([*lines, ""])
+
+
+def write_tables(outcomes: Sequence[Outcome], target: Path, bench: BenchOptions, command: str) -> Path:
+    """Write TARGET.json (all outcomes) and TARGET.md (the table); return the Markdown file."""
+    summary = summarize(outcomes)
+    sets = [entry for outcome in outcomes for entry in outcome.val.items()]
+    texts = sorted({f"{name}: {scores['protocol']}" for name, scores in sets if "protocol" in scores})
+    protocol = "; ".join(texts) or "see the option file"
+    record: dict[str, Any] = {"command": command, "protocol": protocol, "summary": summary}
+    record["runs"] = [outcome.model_dump() for outcome in outcomes]
+    text = markdown(summary, command=command, protocol=protocol, note=bench.note)
+    page = f"# {target.name}\n\n{text}\n"
+    if bench.published:
+        compared = compare_order(outcomes, bench.published.order)
+        record["published"] = {**bench.published.model_dump(), "found": compared}
+        page += _order_section(compared, bench.published.order, bench.published.source) if compared else ""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    target.with_suffix(".json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    target.with_suffix(".md").write_text(page, encoding="utf-8")
+    return target.with_suffix(".md")
