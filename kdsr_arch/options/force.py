@@ -26,9 +26,13 @@ def _step(holder: Any, key: str, done: list[str], entry: str) -> Any:
         if holder.get(key) is None:
             holder[key] = {}
         return holder[key]
-    if isinstance(holder, list) and key.isdigit() and int(key) < len(holder):
+    if _names_item(holder, key):
         return holder[int(key)]
     raise UserError(f"{entry}: '{':'.join(done)}' is {describe(holder)}, so it has no '{key}'")
+
+
+def _names_item(holder: Any, key: str) -> bool:
+    return isinstance(holder, list) and key.isdecimal() and len(key) < 10 and int(key) < len(holder)
 
 
 def set_option(values: Any, keys: Sequence[str], value: Any, entry: str, *, null_removes: bool = False) -> None:
@@ -51,7 +55,7 @@ def set_option(values: Any, keys: Sequence[str], value: Any, entry: str, *, null
         values.pop(last, None)
     elif isinstance(values, dict):
         values[last] = value
-    elif isinstance(values, list) and last.isdigit() and int(last) < len(values):
+    elif _names_item(values, last):
         values[int(last)] = value
     else:
         _step(values, last, parents, entry)

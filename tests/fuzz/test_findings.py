@@ -239,7 +239,7 @@ BENCH: dict[str, Any] = {"name": "b", "base": "base.yml", "budgets": [5], "rows"
     ({"seeds": [1e308]}, "seeds.0: must be a whole number"),
     ({"rows": ["a"]}, "rows: must be a mapping"),
     ({"budgets": []}, "needs rows with budgets"),
-    ({"rows": {"a": {"name.x": 1}}}, "'name' is not a mapping"),
+    ({"rows": {"a": {"name.x": 1}}}, "'name' is the text 'small', so it has no 'x'"),
     ({"rows": {"a": {"train.total_iter": 0}}}, "no sound train section"),
     ({"rows": {"a": {"extra_iter": "x"}}}, "extra_iter must be a whole number"),
 ])  # fmt: skip
