@@ -24,6 +24,7 @@ from kdsr_arch.distill.taps import record
 from kdsr_arch.errors import UserError
 from kdsr_arch.infer.traits import traits_of
 from kdsr_arch.losses.vid_loss import PISRLoss
+from tests.helpers.messages import refuses
 
 
 def golden_state(z):
@@ -173,9 +174,9 @@ def test_pisr_teacher_around_any_network():
         channels = 1 if net.traits.color == "y" else 3
         assert net.traits.input == "gt"
         assert net(torch.rand(1, channels, 8, 12)).shape == (1, channels, 8, 12)
-    with pytest.raises(UserError, match="decoder"):
+    with refuses("PISRTeacher", "decoder"):
         PISRTeacher({"d": 56})
-    with pytest.raises(UserError, match="did you mean 'FSRCNN'"):
+    with refuses("PISRTeacher", "FSRCN", near="FSRCNN"):
         PISRTeacher({"type": "FSRCN"})
 
 

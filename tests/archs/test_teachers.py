@@ -9,9 +9,9 @@ from basicsr.archs.duf_arch import DUF as BasicDUF
 from basicsr.archs.tof_arch import TOFlow
 
 from kdsr_arch.archs import teacher_arch  # noqa: F401
-from kdsr_arch.errors import UserError
 from kdsr_arch.infer.runner import Runner
 from kdsr_arch.infer.traits import traits_of
+from tests.helpers.messages import refuses
 
 
 def test_golden_duf_under_its_own_name(golden, taps_seen):
@@ -81,7 +81,7 @@ def test_recurrent_teachers_give_one_feature_per_frame_and_refuse_single_windows
         out = runner.forward(torch.rand(1, 5, 3, side, side), clip=3)
     assert out.shape == (1, 3, 3, 4 * side, 4 * side)
     assert fired == [(1, 64, 4 * side, 4 * side)] * 3
-    with pytest.raises(UserError, match="at least 2 frames"):
+    with refuses(opt["type"], 2, 1, "clip_length"):
         runner.forward(torch.rand(1, 5, 3, side, side), clip=1)
 
 

@@ -13,11 +13,11 @@ from kdsr_arch.archs.vdsr_arch import VDSR
 from kdsr_arch.commands import convert as command
 from kdsr_arch.convert.image_nets import build, convert_file, convert_state
 from kdsr_arch.convert.published import SOURCES, looks_like
-from kdsr_arch.errors import UserError
 from kdsr_arch.infer.runner import Runner
 from kdsr_arch.infer.traits import traits_of
 from kdsr_arch.metrics.psnr_metric import psnr
 from tests.helpers.data import data_folder
+from tests.helpers.messages import refuses
 
 
 def expected():
@@ -166,29 +166,29 @@ def test_command(tmp_path, capsys):
     assert convert(tmp_path, "list") == 0 and "carn-m" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("source,make,message", [
-    ("vdrs", vdsr_file, r"unknown source 'vdrs' \(did you mean 'vdsr'"),
-    ("carn-m", vdsr_file, r"vdsr.pth: is not CARN-M.*no entry 'b1.b1.body.4.*looks like 'vdsr'"),
-    ("vdsr", lambda d: vdsr_file(d, **{"output.weight": None}), r"no entry 'output"),
-    ("vdsr", lambda d: vdsr_file(d, extra=torch.zeros(1)), r"unknown entry 'extra'"),
+@pytest.mark.parametrize("source,make,names", [
+    ("vdrs", vdsr_file, ["'vdrs'", "'vdsr'"]),
+    ("carn-m", vdsr_file, ["vdsr.pth", "CARN-M", "b1.b1.body.4", "'vdsr'"]),
+    ("vdsr", lambda d: vdsr_file(d, **{"output.weight": None}), ["vdsr.pth", "VDSR", "output"]),
+    ("vdsr", lambda d: vdsr_file(d, extra=torch.zeros(1)), ["vdsr.pth", "'extra'"]),
     ("vdsr", lambda d: vdsr_file(d, **{"residual_layer.0.conv.weight": torch.zeros(4, 3, 3, 3)}),
-     r"'residual_layer.0.conv.weight' is \(4, 3, 3, 3\) instead of \(4, 4, 3, 3\)"),
-    ("vdsr", lambda d: d / "nothing.pth", "no such weights file"),
-    ("imdn", lambda d: (d / "a.pth", (d / "a.pth").write_bytes(b"no weights"))[0], "a.pth: .*damaged"),
-    ("idn-caffe", lambda d: (d / "a.npz", (d / "a.npz").write_bytes(b"no arrays"))[0], "a.npz: damaged"),
+     ["'residual_layer.0.conv.weight'", "(4, 3, 3, 3)", "(4, 4, 3, 3)"]),
+    ("vdsr", lambda d: d / "nothing.pth", ["nothing.pth"]),
+    ("imdn", lambda d: (d / "a.pth", (d / "a.pth").write_bytes(b"no weights"))[0], ["a.pth", "damaged"]),
+    ("idn-caffe", lambda d: (d / "a.npz", (d / "a.npz").write_bytes(b"no arrays"))[0], ["a.npz", "damaged"]),
     ("imdn", lambda d: (d / "a.pth", torch.save({"params": {"x.weight": torch.zeros(3)}}, d / "a.pth"))[0],
-     "none of the known sources: 1 entries, the first are x.weight"),
-    ("imdn", lambda d: (d / "a.pth", torch.save({"epoch": 3}, d / "a.pth"))[0], "holds no tensors by name.*epoch"),
+     ["a.pth", "1 entries", "x.weight"]),
+    ("imdn", lambda d: (d / "a.pth", torch.save({"epoch": 3}, d / "a.pth"))[0], ["a.pth", "epoch"]),
 ])  # fmt: skip
-def test_bad_input_writes_nothing(tmp_path, source, make, message):
+def test_bad_input_writes_nothing(tmp_path, source, make, names):
     out = tmp_path / "ours.pth"
-    with pytest.raises(UserError, match=message):
+    with refuses(*names):
         convert(tmp_path, source, make(tmp_path), "-o", out)
     assert not out.exists()
 
 
 def test_no_folder_to_write_in(tmp_path):
-    with pytest.raises(UserError, match="no such folder"):
+    with refuses(tmp_path / "no", "ours.pth"):
         convert(tmp_path, "vdsr", vdsr_file(tmp_path), "-o", tmp_path / "no" / "ours.pth")
 
 

@@ -28,6 +28,7 @@ from tests.fuzz.guard import Guard
 from tests.fuzz.material import encoded, texture, write_store
 from tests.fuzz.payloads import hostile_objects, hostile_pickles
 from tests.fuzz.targets import checkpoints, images, lmdb_values, load, training_states, videos
+from tests.helpers.messages import missing, refuses
 
 
 def refused(name: str, data: bytes, folder: Path, monkeypatch: pytest.MonkeyPatch) -> str:
@@ -50,23 +51,23 @@ def options(**changes: Any) -> bytes:
 
 
 TEXTS = {
-    "aliases": (load("options_text").seeds()[2], "more than 100,000 values"),
-    "alias of itself": (b"a: &a [*a]", "alias stands inside"),
-    "control character": (b"a: \x1f", "is not YAML"),
-    "tag of another kind": (b"a: !!timestamp x", "could not determine a constructor"),
-    "code": (b"!!python/object/apply:os.system [touch escape]", "could not determine a constructor"),
-    "no truth": (b"a: !!bool maybe", "neither true nor false"),
-    "half a character": (b'name: "\\ud800"', "is not YAML"),
-    "giant number": (b"scale: 1" + b"0" * 400, "too large"),
-    "depth": (b"[" * 3000, "nested too deeply"),
-    "size": (b"a" * (513 << 10), "larger than 512 KiB"),
+    "aliases": (load("options_text").seeds()[2], ["100,000 values"]),
+    "alias of itself": (b"a: &a [*a]", ["alias"]),
+    "control character": (b"a: \x1f", ["YAML", "#x001f"]),
+    "tag of another kind": (b"a: !!timestamp x", ["line 1", "YAML", "timestamp"]),
+    "code": (b"!!python/object/apply:os.system [touch escape]", ["line 1", "YAML", "os.system"]),
+    "no truth": (b"a: !!bool maybe", ["YAML", "'maybe'"]),
+    "half a character": (b'name: "\\ud800"', ["YAML", r"'\ud800'"]),
+    "giant number": (b"scale: 1" + b"0" * 400, ["too large"]),
+    "depth": (b"[" * 3000, ["nested"]),
+    "size": (b"a" * (513 << 10), ["512 KiB"]),
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("case", TEXTS)
 def test_option_text(case: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    data, told = TEXTS[case]
-    assert told in refused("options_text", data, tmp_path, monkeypatch)
+    data, names = TEXTS[case]
+    assert not missing(refused("options_text", data, tmp_path, monkeypatch), *names)
 
 
 @pytest.mark.parametrize("case", TEXTS)
@@ -87,25 +88,25 @@ def test_a_message_does_not_steer_the_terminal(tmp_path: Path, capfd) -> None:
 
 
 VALUES = {
-    "the folder of all experiments": ({"name": "."}, "name: names a folder below experiments/"),
-    "a folder above": ({"name": "a/../../b"}, "name: names a folder below experiments/"),
-    "a name for no file system": ({"name": "a" * 300}, "name: names a folder below experiments/"),
-    "a suffix that leads out": ({"val": {"suffix": "../../x"}}, "val.suffix: becomes the name of a file"),
-    "a path that is too long": ({"path": {"pretrain_network_g": "a" * 5000}}, "cannot be looked up"),
-    "nobody's home": ({"path": {"pretrain_network_g": "~nobody-here/x"}}, "no user of that name"),
+    "the folder of all experiments": ({"name": "."}, ["name", "'.'"]),
+    "a folder above": ({"name": "a/../../b"}, ["name", "'a/../../b'"]),
+    "a name for no file system": ({"name": "a" * 300}, ["name"]),
+    "a suffix that leads out": ({"val": {"suffix": "../../x"}}, ["val.suffix", "'../../x'"]),
+    "a path that is too long": ({"path": {"pretrain_network_g": "a" * 5000}}, ["File name too long"]),
+    "nobody's home": ({"path": {"pretrain_network_g": "~nobody-here/x"}}, ["~nobody-here/x"]),
 }
 
 
 @pytest.mark.parametrize("case", VALUES)
 def test_option_values(case: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    changes, told = VALUES[case]
-    assert told in refused("options_values", options(**changes), tmp_path, monkeypatch)
+    changes, names = VALUES[case]
+    assert not missing(refused("options_values", options(**changes), tmp_path, monkeypatch), *names)
 
 
 def test_a_data_sets_name_becomes_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     dataset = {"type": "ImagePairDataset", "dataroot_gt": "d", "batch_size_per_gpu": 1, "name": "../../../x"}
     said = refused("options_values", options(datasets={"train": dataset}), tmp_path, monkeypatch)
-    assert "datasets.train.name: becomes the name of a file or folder" in said
+    assert not missing(said, "datasets.train.name", "'../../../x'")
 
 
 def test_a_data_set_named_null_is_called_by_its_key(tmp_path: Path) -> None:
@@ -115,28 +116,29 @@ def test_a_data_set_named_null_is_called_by_its_key(tmp_path: Path) -> None:
     assert plain(load_options(file, is_train=True))["datasets"]["train"]["name"] == "train"
 
 
-@pytest.mark.parametrize("line, told", [
-    (b"1" * 5000 + b".png (24,32,3) 1", "expected 'clip frames"),
-    (b"a.png (99999999999,1,3) 1", "expected 'clip frames"),
-    (b"000 " + b"9" * 5000, "more than 999,999,999 frames"),
-    (b"../x 3", "reaches outside the data root"),
+@pytest.mark.parametrize("line, names", [
+    (b"1" * 5000 + b".png (24,32,3) 1", ["clip frames (h,w,c)"]),
+    (b"a.png (99999999999,1,3) 1", ["clip frames (h,w,c)", "a.png"]),
+    (b"000 " + b"9" * 5000, ["999,999,999"]),
+    (b"../x 3", ["'../x'"]),
 ])  # fmt: skip
-def test_lists(line: bytes, told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert told in refused("frame_lists", line, tmp_path, monkeypatch)
+def test_lists(line: bytes, names: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    said = refused("frame_lists", line, tmp_path, monkeypatch)
+    assert not missing(said, "meta_info.txt", "line 1", *names)
 
 
 def _tiles(kind: int, edge: int, size: tuple[int, int], tile: bytes) -> bytes:
     return lmdb_values._record(kind, edge, *size, [tile])
 
 
-@pytest.mark.parametrize("value, told", [
-    (_tiles(0, 65535, (65535, 65535), b""), "no more than 178,956,970 pixels"),
-    (_tiles(1, 64, (24, 32), encoded(".webp", texture(600, 600))), "damaged"),
-    (b"KDSRtile", "damaged"),
-    (b"KDSRtile" + struct.pack("<BBHII", 1, 0, 1, 9000, 9000) + bytes(4), "damaged"),
+@pytest.mark.parametrize("value, names", [
+    (_tiles(0, 65535, (65535, 65535), b""), ["65535x65535", "178,956,970"]),
+    (_tiles(1, 64, (24, 32), encoded(".webp", texture(600, 600))), ["damaged"]),
+    (b"KDSRtile", ["damaged"]),
+    (b"KDSRtile" + struct.pack("<BBHII", 1, 0, 1, 9000, 9000) + bytes(4), ["damaged"]),
 ])  # fmt: skip
-def test_stored_values(value: bytes, told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert told in refused("lmdb_values", value, tmp_path, monkeypatch)
+def test_stored_values(value: bytes, names: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert not missing(refused("lmdb_values", value, tmp_path, monkeypatch), "store", "'k'", *names)
 
 
 @pytest.mark.parametrize("number", range(len(hostile_pickles())))
@@ -153,7 +155,7 @@ def test_pickled_code_is_refused_and_does_not_run(number: int, wrapped: bool, tm
 def test_pickled_code_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     data = checkpoints._saved({"params": hostile_objects()[0]})
     said = refused("checkpoints", data, tmp_path, monkeypatch)
-    assert "objects other than tensors" in said and "may run code" in said
+    assert not missing(said, "net_g_1.pth", "code")
 
 
 def test_a_packed_archive_is_no_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -162,25 +164,25 @@ def test_a_packed_archive_is_no_checkpoint(tmp_path: Path, monkeypatch: pytest.M
         for name, content in checkpoints._parts(checkpoints._saved({"a": torch.zeros(4)})).items():
             archive.writestr(name, content)
         archive.writestr("archive/data/9", bytes(64 << 20))
-    assert "no checkpoint" in refused("checkpoints", buffer.getvalue(), tmp_path, monkeypatch)
+    assert not missing(refused("checkpoints", buffer.getvalue(), tmp_path, monkeypatch), "net_g_1.pth", "checkpoint")
 
 
-@pytest.mark.parametrize("path, value, told", [
-    (("version",), "1", "its version cannot be read"),
-    (("iter",), -3, "its iter cannot be read"),
-    (("fingerprint",), {"name": 1}, "its fingerprint cannot be read"),
-    (("random",), {}, "its random cannot be read"),
-    (("best", "val"), 3, "cannot be gone on from"),
-    (("model", "schedule"), [], "cannot be gone on from"),
-    (("model", "optimizer", "state"), None, "cannot be gone on from"),
+@pytest.mark.parametrize("path, value, name", [
+    (("version",), "1", "version"),
+    (("iter",), -3, "iter"),
+    (("fingerprint",), {"name": 1}, "fingerprint"),
+    (("random",), {}, "random"),
+    (("best", "val"), 3, "training state"),
+    (("model", "schedule"), [], "training state"),
+    (("model", "optimizer", "state"), None, "training state"),
 ])  # fmt: skip
-def test_training_states(path: tuple[str, ...], value: Any, told: str, tmp_path: Path, monkeypatch) -> None:
+def test_training_states(path: tuple[str, ...], value: Any, name: str, tmp_path: Path, monkeypatch) -> None:
     state = torch.load(io.BytesIO(training_states.seeds()[0]), weights_only=True)
     holder = state
     for key in path[:-1]:
         holder = holder[key]
     holder[path[-1]] = value
-    assert told in refused("training_states", training_states._bytes(state), tmp_path, monkeypatch)
+    assert not missing(refused("training_states", training_states._bytes(state), tmp_path, monkeypatch), name)
 
 
 def _long_chunk() -> bytes:
@@ -208,7 +210,7 @@ def test_a_video_of_an_unknown_codec(tmp_path: Path, monkeypatch: pytest.MonkeyP
     data = videos._video("mp4", "mpeg4")
     assert data is not None
     said = refused("videos", data.replace(b"mp4v", b"xxxx").replace(b"esds", b"free"), tmp_path, monkeypatch)
-    assert "cannot be decoded here" in said
+    assert not missing(said, "v.mp4", "H.264")
 
 
 @pytest.mark.parametrize("line", [b"[1]", b'{"iter": "x"}', b"[" * 5000, b"1" * 5000, b"\xff\xfe", b'{"images": 3}'])
@@ -233,18 +235,20 @@ def test_a_history_with_giant_numbers_can_be_drawn(tmp_path: Path) -> None:
 BENCH: dict[str, Any] = {"name": "b", "base": "base.yml", "budgets": [5], "rows": {"a": {}}}
 
 
-@pytest.mark.parametrize("changes, told", [
-    ({"name": "../../b"}, "name: becomes the name of a file"),
-    ({"before": {"..": {"base": "base.yml", "iterations": 5}}}, "becomes the name of a file"),
-    ({"seeds": [1e308]}, "seeds.0: must be a whole number"),
-    ({"rows": ["a"]}, "rows: must be a mapping"),
-    ({"budgets": []}, "needs rows with budgets"),
-    ({"rows": {"a": {"name.x": 1}}}, "'name' is the text 'small', so it has no 'x'"),
-    ({"rows": {"a": {"train.total_iter": 0}}}, "no sound train section"),
-    ({"rows": {"a": {"extra_iter": "x"}}}, "extra_iter must be a whole number"),
+@pytest.mark.parametrize("changes, names", [
+    ({"name": "../../b"}, ["name", "'../../b'"]),
+    ({"before": {"..": {"base": "base.yml", "iterations": 5}}}, ["before", "'..'"]),
+    ({"seeds": [1e308]}, ["seeds.0", "1e+308"]),
+    ({"rows": ["a"]}, ["rows", "list"]),
+    ({"budgets": []}, ["rows", "budgets", "tested"]),
+    ({"rows": {"a": {"name.x": 1}}}, ["'name'", "'x'"]),
+    ({"rows": {"a": {"train.total_iter": 0}}}, ["train"]),
+    ({"rows": {"a": {"extra_iter": "x"}}}, ["extra_iter", "'x'"]),
 ])  # fmt: skip
-def test_bench_files(changes: dict[str, Any], told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert told in refused("benches", json.dumps({**BENCH, **changes}).encode(), tmp_path, monkeypatch)
+def test_bench_files(
+    changes: dict[str, Any], names: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert not missing(refused("benches", json.dumps({**BENCH, **changes}).encode(), tmp_path, monkeypatch), *names)
 
 
 IMAGES = {"type": "ImagePairDataset", "gt_size": 8, "degradation": "BI"}
@@ -264,7 +268,7 @@ def test_a_frame_that_is_larger_than_its_list_says(cached: bool, tmp_path: Path)
     source: Any = LmdbSource(root)
     if cached:
         source = CachedSource(source, source.keys(), 1 << 20)
-    with pytest.raises(UserError, match=r"is 40x40, but meta_info.txt lists it as 24x24"):
+    with refuses(root, "'000/1'", "40x40", "meta_info.txt", "24x24"):
         source.get("000/1")
 
 
@@ -276,9 +280,9 @@ def test_a_flipped_crop_of_one_pixel(flip: tuple[bool, bool, bool]) -> None:
 
 def test_training_images_without_ground_truth(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     data = json.dumps({**IMAGES, "dataroot_lq": "images"}).encode()
-    assert "training needs the ground truth" in refused("datasets", data, tmp_path, monkeypatch)
+    assert not missing(refused("datasets", data, tmp_path, monkeypatch), "datasets.train", "dataroot_gt")
 
 
 def test_a_network_that_divides_by_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     said = refused("networks", b'{"type": "FSRCNN", "scale": 0.0}', tmp_path, monkeypatch)
-    assert "network_g: FSRCNN refuses these values" in said
+    assert not missing(said, "network_g", "FSRCNN")

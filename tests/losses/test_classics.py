@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 import torch
 
-from kdsr_arch.errors import UserError
 from kdsr_arch.losses.classic_loss import ATLoss, FitNetLoss, FSPLoss, RKDLoss, SPLoss, attention_map
 from kdsr_arch.losses.fakd_loss import FAKDLoss
 from kdsr_arch.losses.srkd_loss import SRKDLoss
 from kdsr_arch.losses.vid_loss import PISRLoss, VIDLoss
+from tests.helpers.messages import refuses
 
 
 def _pairs(z, case):
@@ -80,7 +80,7 @@ def test_fsp(vectors):
 
 
 def test_fsp_needs_two_layers():
-    with pytest.raises(UserError, match="two layers"):
+    with refuses("FSPLoss", "two layers"):
         FSPLoss().setup([torch.Size((1, 2, 3, 3))], [torch.Size((1, 2, 3, 3))])
 
 

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from kdsr_arch.archs.vespcn_arch import VESPCN
-from kdsr_arch.errors import UserError
 from kdsr_arch.losses.motion_loss import MotionCompensationLoss
+from tests.helpers.messages import refuses
 
 
 def test_warping_error_is_summed_over_neighbours():
@@ -53,7 +53,7 @@ def test_a_flat_flow_has_a_finite_gradient():
 
 
 def test_another_tap_is_refused():
-    with pytest.raises(UserError, match="tap the module `motion`"):
+    with refuses("MotionCompensationLoss", "motion: true"):
         MotionCompensationLoss()(torch.rand(1, 3, 4, 4))
-    with pytest.raises(UserError, match="pixel or field"):
+    with refuses("MotionCompensationLoss", "over", "'image'", "pixel", "field"):
         MotionCompensationLoss(over="image")

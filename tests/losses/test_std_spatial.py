@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from kdsr_arch.errors import UserError
 from kdsr_arch.losses.spatial_attention_loss import MAPS, SpatialAttentionLoss, attention_map
+from tests.helpers.messages import refuses
 
 GOLDEN = {"sum_abs": "sum_abs", "sum_square": "sum_abs2", "max_square": "max_abs2"}
 
@@ -74,5 +74,5 @@ def test_equal_features_are_at_zero_whatever_their_order_of_channels():
 
 @pytest.mark.parametrize("option", [{"map": "sum"}, {"normalize": "max"}, {"criterion": "l3"}, {"reduction": "max"}])
 def test_unknown_options_are_refused(option):
-    with pytest.raises(UserError, match=next(iter(option))):
+    with refuses("SpatialAttentionLoss", *option, *option.values()):
         SpatialAttentionLoss(**option)

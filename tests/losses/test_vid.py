@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from kdsr_arch.errors import UserError
 from kdsr_arch.losses.vid_loss import PISRLoss, VariationalLoss, VIDLoss
+from tests.helpers.messages import refuses
 
 SPREADS = {"None": "element", "C": "channel", "HW": "position", "CHW": "layer"}
 
@@ -90,9 +90,9 @@ def test_presets_share_one_implementation():
 
 
 def test_bad_settings():
-    with pytest.raises(UserError, match="predicted: true"):
+    with refuses("VariationalLoss", "'element'", "predicted: true"):
         VariationalLoss(spread="element")
-    with pytest.raises(UserError, match=r"\(2, 16, 8\)"):
+    with refuses("VIDLoss", "(2, 16, 8)"):
         VIDLoss().setup([torch.Size((2, 16, 8))], [torch.Size((2, 16, 8))])
     with pytest.raises(RuntimeError, match="setup"):
         VIDLoss()([torch.zeros(1, 2, 3, 3)], [torch.zeros(1, 2, 3, 3)])

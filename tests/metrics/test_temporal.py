@@ -4,9 +4,9 @@ import cv2
 import numpy as np
 import pytest
 
-from kdsr_arch.errors import UserError
 from kdsr_arch.metrics.measure import measure, split_metrics
 from kdsr_arch.metrics.temporal_metric import calculate_tof, calculate_warping_error
+from tests.helpers.messages import refuses
 
 
 @pytest.fixture(scope="module")
@@ -72,11 +72,11 @@ def test_named_in_options(texture):
 
 def test_refusals(texture):
     clip = moving(texture, 1)
-    with pytest.raises(UserError, match="two frames"):
+    with refuses("two frames"):
         calculate_tof(clip[:1], clip[:1])
-    with pytest.raises(UserError, match="one shape"):
+    with refuses("(2, 96, 128, 3)", "(3, 96, 128, 3)"):
         calculate_tof(clip[:2], clip[:3])
-    with pytest.raises(UserError, match="unknown flow"):
+    with refuses("'spynet'", "dis", "farneback"):
         calculate_tof(clip, clip, flow="spynet")
-    with pytest.raises(UserError, match="16x16"):
+    with refuses("16x16", "(96, 128)"):
         calculate_warping_error(clip, clip, crop_border=45)

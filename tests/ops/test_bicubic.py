@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 import torch
 
-from kdsr_arch.errors import UserError
 from kdsr_arch.ops import bicubic
 from kdsr_arch.ops.bicubic import imresize, imresize_uint8, imresize_uint8_tensor, upsample_bicubic
+from tests.helpers.messages import refuses
 
 
 def _planar(image: np.ndarray) -> torch.Tensor:
@@ -230,19 +230,22 @@ def test_stored_images_of_older_matlab(shared_data, factor):
 
 
 @pytest.mark.parametrize(
-    ("call", "words"),
+    ("call", "names"),
     [
-        (lambda: imresize(torch.zeros(3, 8, 8, dtype=torch.uint8), 0.5), "floating point"),
-        (lambda: imresize(torch.zeros(8), 0.5), "height and width"),
-        (lambda: imresize(torch.zeros(3, 8, 8), 0), "positive scale"),
-        (lambda: imresize(torch.zeros(3, 8, 8), 0.5, border="wrap"), "wrap"),
-        (lambda: imresize_uint8(np.zeros((8, 8, 3), np.float32), 0.5), "uint8"),
-        (lambda: imresize_uint8(np.zeros((0, 8, 3), np.uint8), 0.5), "height and width"),
-        (lambda: imresize_uint8_tensor(torch.zeros(3, 8, 8), 0.5), "uint8"),
+        (lambda: imresize(torch.zeros(3, 8, 8, dtype=torch.uint8), 0.5), ["floating point", "uint8"]),
+        (lambda: imresize(torch.zeros(8), 0.5), ["(8,)"]),
+        (lambda: imresize(torch.zeros(3, 8, 8), 0), ["scale", 0]),
+        (
+            lambda: imresize(torch.zeros(3, 8, 8), 0.5, border="wrap"),
+            ["border", "'wrap'", "'symmetric'", "'replicate'"],
+        ),
+        (lambda: imresize_uint8(np.zeros((8, 8, 3), np.float32), 0.5), ["uint8", "float32"]),
+        (lambda: imresize_uint8(np.zeros((0, 8, 3), np.uint8), 0.5), ["(0, 8, 3)"]),
+        (lambda: imresize_uint8_tensor(torch.zeros(3, 8, 8), 0.5), ["uint8", "float32"]),
     ],
 )
-def test_bad_input_is_named(call, words):
-    with pytest.raises(UserError, match=words):
+def test_bad_input_is_named(call, names):
+    with refuses(*names):
         call()
 
 

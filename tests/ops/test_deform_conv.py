@@ -8,9 +8,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from kdsr_arch.compat import has_compiled_ops
-from kdsr_arch.errors import UserError
 from kdsr_arch.ops import deform_conv
 from kdsr_arch.ops.deform_conv import deform_conv2d
+from tests.helpers.messages import refuses
 
 OPERANDS = ("x", "offset", "weight", "bias", "mask")
 
@@ -220,19 +220,19 @@ def test_equals_torchvision(geometry):
 
 
 @pytest.mark.parametrize(
-    ("shapes", "words"),
+    ("shapes", "names"),
     [
-        (((1, 4, 5, 5), (1, 20, 5, 5), (2, 4, 3, 3), None), "offset"),
-        (((1, 4, 5, 5), (1, 18, 4, 5), (2, 4, 3, 3), None), "offset"),
-        (((1, 4, 5, 5), (1, 18, 5, 5), (2, 4, 3, 3), (1, 18, 5, 5)), "mask"),
-        (((1, 4, 5, 5), (1, 54, 5, 5), (2, 4, 3, 3), None), "offset groups"),
-        (((1, 4, 5, 5), (1, 18, 5, 5), (2, 3, 3, 3), None), "groups"),
-        (((4, 5, 5), (18, 5, 5), (2, 4, 3, 3), None), "4 dimensions"),
+        (((1, 4, 5, 5), (1, 20, 5, 5), (2, 4, 3, 3), None), ["offset", (1, 20, 5, 5), (1, 18, 5, 5)]),
+        (((1, 4, 5, 5), (1, 18, 4, 5), (2, 4, 3, 3), None), ["offset", (1, 18, 4, 5), (1, 18, 5, 5)]),
+        (((1, 4, 5, 5), (1, 18, 5, 5), (2, 4, 3, 3), (1, 18, 5, 5)), ["mask", (1, 18, 5, 5), (1, 9, 5, 5)]),
+        (((1, 4, 5, 5), (1, 54, 5, 5), (2, 4, 3, 3), None), ["3 offset groups", (2, 4, 3, 3)]),
+        (((1, 4, 5, 5), (1, 18, 5, 5), (2, 3, 3, 3), None), ["groups", (2, 3, 3, 3)]),
+        (((4, 5, 5), (18, 5, 5), (2, 4, 3, 3), None), [4, (4, 5, 5), (18, 5, 5)]),
     ],
 )
-def test_shapes_that_do_not_fit_are_named(shapes, words):
+def test_shapes_that_do_not_fit_are_named(shapes, names):
     x, offset, weight, mask = (None if s is None else torch.zeros(s) for s in shapes)
-    with pytest.raises(UserError, match=words):
+    with refuses("deform_conv2d", *names):
         deform_conv2d(x, offset, weight, padding=1, mask=mask)
 
 
