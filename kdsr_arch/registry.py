@@ -20,7 +20,7 @@ from kdsr_arch.errors import OptionErrors, UserError, nearest
 from kdsr_arch.options.yaml_reader import describe
 
 if TYPE_CHECKING:
-    from kdsr_arch.options.types import OpenSection
+    from kdsr_arch.options.section import Component
 
 __all__ = [
     *("ARCH_REGISTRY", "DATASET_REGISTRY", "LOSS_REGISTRY", "METRIC_REGISTRY", "MODEL_REGISTRY"),
@@ -45,7 +45,7 @@ def register_all() -> None:
 # ------------------------------------------------------------------------------- looking up, checking, constructing
 
 _SUFFIX = "_basicsr"  # BasicSR registers some classes as NAME_basicsr, found as NAME where nobody took that name
-_VARIABLE = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+_NAMED = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
 _REFUSALS = (  # what constructors raise over values that they were not made for, a lack of memory included
     *(TypeError, ValueError, AssertionError, LookupError, ArithmeticError, AttributeError, RuntimeError, MemoryError),
 )
@@ -78,8 +78,13 @@ def names(kind: str) -> list[str]:
     return list(dict.fromkeys(name.removesuffix(_SUFFIX) for name, _ in iter(_REGISTRIES[kind])))
 
 
-def lookup(kind: str, name: Any) -> Any:
+def lookup(kind: str, name: Any, keywords: Iterable[str] = ()) -> Any:
     """The registered class (of a metric: function) of that kind and name.
+
+    Args:
+        kind: see `names`.
+        name: what `type` says.
+        keywords: those beside `type`; they tell apart the schedules that go by one name.
 
     Raises:
         UserError: there is none; the message gives the nearest names.
@@ -90,7 +95,7 @@ def lookup(kind: str, name: Any) -> Any:
         if kind == "scheduler":
             from kdsr_arch.optim.optimizers import scheduler_class
 
-            return scheduler_class(name, {})
+            return scheduler_class(name, dict.fromkeys(keywords))
         registry = _REGISTRIES[kind]
         return registry.get(name if name in registry else f"{name}{_SUFFIX}")
     raise UserError(f"there is no {kind} named '{name}'{nearest(str(name), names(kind))}")
@@ -99,6 +104,11 @@ def lookup(kind: str, name: Any) -> Any:
 def is_basicsr(thing: Any) -> bool:
     """Whether a registered class or function is BasicSR's own."""
     return str(getattr(thing, "__module__", "")).split(".")[0] == "basicsr"
+
+
+def is_ours(thing: Any) -> bool:
+    """Whether a registered class or function is of this package, not of BasicSR or the user's."""
+    return str(getattr(thing, "__module__", "")).split(".")[0] == __name__.split(".")[0]
 
 
 @dataclass(frozen=True)
@@ -113,62 +123,77 @@ class Keywords:
         """Names without a default."""
         return [name for name, parameter in self.parameters.items() if parameter.default is inspect.Parameter.empty]
 
+    def default(self, name: str) -> Any:
+        """The default of a keyword, or None."""
+        parameter = self.parameters.get(name)
+        return None if parameter is None or parameter.default is inspect.Parameter.empty else parameter.default
+
+
+def _by_caller(thing: Any) -> set[str]:
+    """The parameters that are not the option file's to give."""
+    if not isinstance(thing, type):
+        return {"img", "img2"}  # a metric's
+    if issubclass(thing, torch.optim.lr_scheduler.LRScheduler):
+        return {"optimizer", "last_epoch"}
+    return {"params"} if issubclass(thing, torch.optim.Optimizer) else set()
+
 
 @cache
-def keywords_of(thing: Any, skip: int = 0) -> Keywords:
-    """The keywords of a registered class or function, by its signature.
+def keywords_of(thing: Any) -> Keywords:
+    """What an option file can give a registered class or function, by its signature.
 
-    ``**kwargs`` leaves them open, but for BasicSR's own, which read nothing of it, and for classes of this package,
-    which hand it to their base class.
-
-    Args:
-        thing: the class or function.
-        skip: how many leading parameters its caller gives by position.
+    ``**kwargs`` leaves the keywords open, but for BasicSR's own, which read nothing of it, and for classes of this
+    package, which hand it to their base class.
     """
-    own = str(getattr(thing, "__module__", "")).split(".")[0] == __name__.split(".")[0]
-    known: dict[str, inspect.Parameter] = {}
-    for owner in thing.__mro__ if isinstance(thing, type) else (thing,):
-        if isinstance(thing, type) and ("__init__" not in vars(owner) or owner is object):
+    is_class = isinstance(thing, type)
+    parameters: dict[str, inspect.Parameter] = {}
+    for owner in thing.__mro__ if is_class else (thing,):
+        function = vars(owner).get("__init__") if is_class else thing
+        if function is None or owner is object:
             continue
-        parameters = list(
-            inspect.signature(vars(owner)["__init__"] if isinstance(thing, type) else owner).parameters.values()
-        )
-        plain = parameters[skip + isinstance(thing, type) :]
-        known = {**{p.name: p for p in plain if p.kind not in (*_VARIABLE, p.POSITIONAL_ONLY)}, **known}
-        if not any(p.kind == p.VAR_KEYWORD for p in parameters):
-            return Keywords(known)
-        if not (own and isinstance(thing, type)):
-            return Keywords(known, open=not is_basicsr(thing))
-    return Keywords(known)
+        own = list(inspect.signature(function).parameters.values())[1 if is_class else 0 :]
+        usable = {p.name: p for p in own if p.kind in _NAMED and p.name not in _by_caller(thing)}
+        parameters = {**usable, **parameters}
+        if not any(p.kind == p.VAR_KEYWORD for p in own):
+            return Keywords(parameters)
+        if not (is_ours(thing) and is_class):
+            return Keywords(parameters, open=not is_basicsr(thing))
+    return Keywords(parameters)
 
 
 def wants_mapping(thing: Any, given: Iterable[str]) -> bool:
     """Whether a data set's or model's constructor takes all its options as one mapping, as BasicSR's do.
 
-    It does where its first parameter is the only one without a default and is none of the options' own names.
+    It does where its first parameter is the only one without a default, and is none of the names that are `given`.
     """
-    required = keywords_of(thing).required
-    return len(required) == 1 and next(iter(keywords_of(thing).parameters)) == required[0] and required[0] not in given
+    keywords = keywords_of(thing)
+    first = next(iter(keywords.parameters.values()), None)
+    one = first is not None and keywords.required == [first.name] and first.name not in given
+    return one and first is not None and first.kind != first.KEYWORD_ONLY
 
 
-def keyword_faults(thing: Any, given: Mapping[str, Any], who: str, skip: int = 0) -> Iterator[tuple[str, str]]:
+def keyword_faults(
+    thing: Any, given: Mapping[str, Any], who: str, beside: Iterable[str] = ("type",)
+) -> Iterator[tuple[str, str]]:
     """(keyword, sentence) for each keyword that `thing` does not take, lacks, or cannot use.
 
     Args:
         thing: the registered class or function.
         given: keywords and their values.
         who: its name in messages.
-        skip: how many leading parameters its caller gives by position.
+        beside: keys that may stand beside the keywords, for messages.
     """
-    keywords = keywords_of(thing, skip)
+    keywords, others = keywords_of(thing), set(beside)
     for name, value in given.items():
         parameter = keywords.parameters.get(str(name))
         if parameter is not None:
             if wrong := _wrong_kind(value, parameter.default):
                 yield str(name), wrong
         elif not keywords.open:
-            yield str(name), f"unknown key of {who}{nearest(str(name), [*keywords.parameters, 'type'])}"
-    yield from ((name, f"is required by {who}, but missing") for name in keywords.required if name not in given)
+            yield str(name), f"unknown key of {who}{nearest(str(name), {*keywords.parameters, *others})}"
+    for name in keywords.required:
+        if name not in given and name not in others:
+            yield name, f"is required by {who}, but missing"
 
 
 def _wrong_kind(value: Any, default: Any) -> str:
@@ -185,7 +210,7 @@ def _wrong_kind(value: Any, default: Any) -> str:
 
 
 def build(
-    kind: str, spec: OpenSection | Mapping[str, Any], key: str, *args: Any, offer: Mapping[str, Any] | None = None
+    kind: str, spec: Component | Mapping[str, Any], key: str, *args: Any, offer: Mapping[str, Any] | None = None
 ) -> Any:
     """Construct the registered object that an option describes.
 
@@ -199,35 +224,44 @@ def build(
     Raises:
         UserError: unknown type, unknown or missing keyword, or a value that the constructor refuses.
     """
-    name = spec.get("type") if isinstance(spec, Mapping) else getattr(spec, "type")  # noqa: B009
+    name, given, beside, whole = _parts(spec)
     try:
-        thing = lookup(kind, name)
+        thing = lookup(kind, name, given)
     except UserError as error:
         raise UserError(f"{key}.type: {error}") from None
-    given = deepcopy({k: v for k, v in spec.items() if k != "type"} if isinstance(spec, Mapping) else spec.keywords())
-    keywords = {k: v for k, v in (offer or {}).items() if k in keywords_of(thing, len(args)).parameters} | given
+    offered = {**(offer or {}), **beside}
+    taken = keywords_of(thing).parameters
+    keywords = {k: v for k, v in offered.items() if k in taken and v is not None} | given
     if kind in ("data set", "model") and wants_mapping(thing, keywords):
-        whole = deepcopy(dict(spec)) if isinstance(spec, Mapping) else spec.plain()
-        return _construct(thing, (*args, {**(offer or {}), **whole}), {}, f"{key}: {name}")
-    faults = [f"{key}.{keyword}: {wrong}" for keyword, wrong in keyword_faults(thing, keywords, str(name), len(args))]
+        return _construct(thing, (*args, {**(offer or {}), **whole}), {}, key, name)
+    faults = [f"{key}.{keyword}: {wrong}" for keyword, wrong in keyword_faults(thing, keywords, name)]
     if faults:
         raise UserError(faults[0]) if len(faults) == 1 else OptionErrors(faults)
-    return _construct(thing, args, keywords, f"{key}: {name}")
+    return _construct(thing, args, keywords, key, name)
 
 
-def _construct(thing: Any, args: Iterable[Any], keywords: Mapping[str, Any], who: str) -> Any:
+def _parts(spec: Component | Mapping[str, Any]) -> tuple[str, dict[str, Any], dict[str, Any], dict[str, Any]]:
+    """(type, keywords, what the toolkit reads beside them, all of it), as copies."""
+    if isinstance(spec, Mapping):
+        whole = deepcopy(dict(spec))
+        return whole.get("type", ""), {k: v for k, v in whole.items() if k != "type"}, {}, whole
+    beside = {k: getattr(spec, k) for k in spec.own if k != "type"}
+    return spec.type, deepcopy(spec.keywords()), beside, deepcopy(spec.plain())
+
+
+def _construct(thing: Any, args: Iterable[Any], keywords: Mapping[str, Any], key: str, name: str) -> Any:
     try:
         return thing(*args, **keywords)
     except UserError as error:
-        raise UserError(f"{who.partition(':')[0]}: {error}") from None
+        raise UserError(f"{key}: {error}") from None
     except _REFUSALS as error:
-        raise UserError(f"{who} refuses these values: {error}") from None
+        raise UserError(f"{key}: {name} refuses these values: {error}") from None
     except pickle.UnpicklingError:
         raise UserError(
-            f"{who} is given a file that is damaged, or holds objects other than tensors; not loaded, as they may run "
-            "code"
+            f"{key}: {name} is given a file that is damaged, or holds objects other than tensors; not loaded, as they "
+            "may run code"
         ) from None
     except (OSError, EOFError, zipfile.BadZipFile) as error:  # of a file that its constructor reads
         where = f"{error.filename}: " if isinstance(error, OSError) and error.filename else ""
         reason = where + " ".join(str(getattr(error, "strerror", None) or error).split())[:300]
-        raise UserError(f"{who} cannot be built from these values: {reason}") from None
+        raise UserError(f"{key}: {name} cannot be built from these values: {reason}") from None

@@ -19,9 +19,9 @@ from pydantic import AfterValidator, Field
 from kdsr_arch.errors import OptionErrors, UserError, nearest
 from kdsr_arch.io import write_bytes
 from kdsr_arch.options import load_yaml
-from kdsr_arch.options.faults import schema_faults
-from kdsr_arch.options.force import set_option
-from kdsr_arch.options.types import Count, PlainName, Positive, Section
+from kdsr_arch.options.documents import set_option
+from kdsr_arch.options.faults import parse_section
+from kdsr_arch.options.section import Count, PlainName, Positive, Section
 from kdsr_arch.options.yaml_reader import describe
 
 Overrides = dict[str, Any]
@@ -111,10 +111,9 @@ def read_bench(path: Path) -> BenchOptions:
         UserError: the file is missing, not YAML, lacks a key, has an unknown one, or one name for two things;
             neither rows with budgets nor `tested`.
     """
-    content = load_yaml(path)
-    if faults := schema_faults(BenchOptions, content):
+    bench, faults = parse_section(BenchOptions, load_yaml(path))
+    if faults:
         raise OptionErrors([f"{key}: {sentence}" for key, sentence in faults], str(path))
-    bench = BenchOptions.model_validate(content)
     if bool(bench.rows) != bool(bench.budgets) or not (bench.rows or bench.tested):
         raise UserError(f"{path}: nothing to do; it needs rows with budgets, or tested, or both")
     names = [*(bench.before or {}), *(bench.tested or {}), *bench.rows]

@@ -16,7 +16,7 @@ def run(args: argparse.Namespace) -> int:
     """Check the options, then test."""
     opt = load(args, is_train=False)
     from kdsr_arch.evaluate import tester as test
-    from kdsr_arch.options.needs import telling_needs
+    from kdsr_arch.options.load import telling_needs
 
     with telling_needs(opt):
         return test.main(opt, args)

@@ -15,7 +15,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Check the options, then train: one training, or the parts of a `sequence`."""
     parts = load_parts(args)
-    from kdsr_arch.options.needs import telling_needs
+    from kdsr_arch.options.load import telling_needs
     from kdsr_arch.train import parts as sequence
     from kdsr_arch.train import trainer as train
 

@@ -5,10 +5,10 @@ Importing this package imports neither torch nor basicsr; `load_options` does, t
 
 from __future__ import annotations
 
+from kdsr_arch.options.documents import read_parts
 from kdsr_arch.options.explain import explain, json_schema
 from kdsr_arch.options.load import complete, load_options, plain, project_root
 from kdsr_arch.options.schema import Options
-from kdsr_arch.options.sequence import read_parts
 from kdsr_arch.options.yaml_reader import load_yaml, parse_value
 
 __all__ = [

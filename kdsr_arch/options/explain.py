@@ -17,7 +17,7 @@ from pydantic_core import PydanticUndefined
 from kdsr_arch.errors import UserError, nearest
 from kdsr_arch.options.faults import section_classes, without_optional
 from kdsr_arch.options.schema import Options
-from kdsr_arch.options.types import Section
+from kdsr_arch.options.section import Section
 from kdsr_arch.records import markdown_table
 
 _SCALARS = {int: "whole number", float: "number", str: "text", bool: "true or false"}
@@ -68,7 +68,8 @@ def entries(section: type[Section] = Options, prefix: str = "") -> Iterator[Entr
         form = typing.get_origin(without_optional(field.annotation))
         below = {dict: f"{key}.NAME.", list: f"{key}.N."}.get(form, f"{key}.")
         for child in section_classes(field.annotation):
-            yield from entries(child, below)
+            if child is not section:  # the parts of a mixture are data sets themselves
+                yield from entries(child, below)
 
 
 def _matches(entry: Entry, key: str) -> bool:
@@ -102,7 +103,7 @@ def explain(key: str) -> str:
 def _explain_class(name: str, keys: list[str]) -> str:
     """The keywords of a registered class, or a fault with the nearest names of everything."""
     from kdsr_arch import registry
-    from kdsr_arch.options.signatures import class_keywords, function_keywords, option_keys
+    from kdsr_arch.options.basicsr_keys import DATASETS, MODELS
 
     names = set(keys) | {key.rpartition(".")[2] for key in keys}
     for kind in ("network", "model", "loss", "data set", "metric"):
@@ -110,17 +111,18 @@ def _explain_class(name: str, keys: list[str]) -> str:
         if name not in registry.names(kind):
             continue
         thing = registry.lookup(kind, name)
-        about = (inspect.getdoc(thing) or "").strip().split("\n\n")[0]
-        if kind in ("data set", "model"):
-            read = sorted(option_keys(thing).get("", ()))
-            return f"{name}, a {kind}. {about}\n  reads: {', '.join(read)}"
-        keywords = class_keywords(thing) if isinstance(thing, type) else function_keywords(thing, ("img", "img2"))
-        shown = [
-            f"  {p.name}" if p.default is p.empty else f"  {p.name}: {p.default!r}"
-            for p in keywords.parameters.values()
-        ]
-        return "\n".join([f"{name}, a {kind}. {about}", *shown])
+        head = f"{name}, a {kind}. {_first_paragraph(thing)}"
+        if kind == "model" or name in DATASETS:
+            read = DATASETS.get(name) or MODELS.get(name) or ""
+            return f"{head}\n  reads: {', '.join(read.split()) or 'what every model reads'}"
+        parameters = registry.keywords_of(thing).parameters.values()
+        shown = [f"  {p.name}" if p.default is p.empty else f"  {p.name}: {p.default!r}" for p in parameters]
+        return "\n".join([head, *shown])
     raise UserError(f"--explain {name}: there is no option and no registered class of that name{nearest(name, names)}")
+
+
+def _first_paragraph(thing: Any) -> str:
+    return (inspect.getdoc(thing) or "").strip().split("\n\n")[0]
 
 
 def json_schema() -> dict[str, Any]:
@@ -134,7 +136,7 @@ def markdown() -> str:
     head = [
         "# Options",
         "",
-        "Made from the schema (`python -m kdsr_arch.options.generate`); not to be edited by hand.",
+        "Made from the schema (`python scripts/options_reference.py`); not to be edited by hand.",
         "",
     ]
     rows = [(f"`{e.key}`", e.kind, e.default.removeprefix("default "), e.text) for e in entries()]

@@ -10,8 +10,7 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from kdsr_arch.errors import nearest
-from kdsr_arch.options.schema import Options
-from kdsr_arch.options.types import Section
+from kdsr_arch.options.section import Fault, Section
 from kdsr_arch.options.yaml_reader import describe
 
 S = TypeVar("S", bound=Section)
@@ -42,7 +41,7 @@ def section_classes(annotation: Any) -> list[type[Section]]:
     return []
 
 
-def sections_at(parts: Sequence[str | int], top: type[Section] = Options) -> list[type[Section]]:
+def sections_at(parts: Sequence[str | int], top: type[Section]) -> list[type[Section]]:
     """The sections in which the last of `parts` can stand: ``('train', 'optim_g', 'lr')`` -> [OptimizerOptions]."""
     sections, collection = [top], False
     for part in parts[:-1]:
@@ -89,19 +88,52 @@ def _sentence(error: Any, parts: Sequence[str | int], top: type[Section]) -> str
     return f"must be {wanted}, not {describe(value)}" if wanted else f"{error['msg'].lower()}, not {describe(value)}"
 
 
-def parse_section(model: type[S], values: Any, prefix: Sequence[str] = ()) -> tuple[S | None, list[tuple[str, str]]]:
-    """Validate `values` as a section: the section (None where it is at fault), and (dotted key, sentence) pairs."""
+def parse_section(cls: type[S], values: Any, prefix: Sequence[str] = ()) -> tuple[S, list[Fault]]:
+    """Validate `values` as a section.
+
+    Returns:
+        The section and its faults, with keys below `prefix`. Where there are any, fields at fault have their defaults,
+        those without a default None.
+    """
     try:
-        return model.model_validate(values), []
+        return cls.model_validate(values), []
     except ValidationError as error:
         faults = []
         for item in error.errors(include_url=False):
-            inner = [part for part in item["loc"] if not str(part).startswith("<") and part != "[key]"]
-            parts: list[str | int] = [*prefix, *inner]
-            faults.append((".".join(map(str, parts)), _sentence(item, parts, Options if prefix else model)))
-        return None, faults
+            parts = [part for part in item["loc"] if not str(part).startswith("<") and part != "[key]"]
+            faults.append((".".join(map(str, [*prefix, *parts])), _sentence(item, parts, cls)))
+        return _sound_part(cls, values), faults
 
 
-def schema_faults(model: type[Section], values: Any, prefix: Sequence[str] = ()) -> list[tuple[str, str]]:
-    """Check `values` against a section; returns (dotted key, sentence) pairs, the keys below `prefix`."""
-    return parse_section(model, values, prefix)[1]
+def _sound_part(cls: type[S], values: Any) -> S:
+    """A section with what is sound of `values`."""
+    section = cls.model_construct()
+    vars(section).update({name: None for name, field in cls.model_fields.items() if field.is_required()})
+    if not isinstance(values, dict):
+        section._at_fault.update(cls.model_fields)
+        return section
+    for name, value in values.items():
+        if name not in cls.model_fields:
+            if section.model_extra is not None:
+                section.model_extra[str(name)] = value
+            continue
+        try:
+            cls.__pydantic_validator__.validate_assignment(section, name, value)
+        except ValidationError:
+            section._at_fault.add(name)
+            sound = _sound_value(cls.model_fields[name].annotation, value)
+            if sound is not None:
+                setattr(section, name, sound)
+    return section
+
+
+def _sound_value(annotation: Any, value: Any) -> Any:
+    """What is sound of a field's value: a section, or a dict or list of sections; None where there is nothing."""
+    classes, form = section_classes(annotation), typing.get_origin(without_optional(annotation))
+    if not classes or not isinstance(value, form if form in (dict, list) else dict):
+        return None
+    if form is dict:
+        return {str(key): _sound_part(classes[0], item) for key, item in value.items()}
+    if form is list:
+        return [_sound_part(classes[0], item) for item in value]
+    return _sound_part(classes[0], value)

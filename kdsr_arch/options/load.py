@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from kdsr_arch.errors import UserError
-from kdsr_arch.options.check import check_document
+from kdsr_arch.errors import OptionErrors, UserError
+from kdsr_arch.options.documents import read_parts
+from kdsr_arch.options.faults import parse_section
 from kdsr_arch.options.schema import Options, Run, ValOptions
 from kdsr_arch.options.schema_data import IoBackendOptions
-from kdsr_arch.options.sequence import read_parts
-from kdsr_arch.options.types import Section
+from kdsr_arch.options.section import Section
 from kdsr_arch.options.yaml_reader import Document
 
 logger = logging.getLogger("kdsr")
@@ -48,6 +49,75 @@ def plain(opt: Options | Mapping[str, Any]) -> dict[str, Any]:
     return values | {"is_train": opt.is_train, "dist": False, "rank": 0, "world_size": 1}
 
 
+# ---------------------------------------------------------------------------------------------------------- checking
+
+_OLDER_NAMES = {  # keys of older BasicSR files -> their names since 1.4
+    "path": {
+        "pretrain_model_g": "pretrain_network_g",
+        "pretrain_model_d": "pretrain_network_d",
+        "strict_load": "strict_load_g",
+    },
+    "datasets": {"use_flip": "use_hflip"},
+}
+_NOT_READ = {  # keys of BasicSR's files that only BasicSR's own training script, loader or validation read
+    "": {"find_unused_parameters", "save_img"},
+    "path": {"ignore_resume_networks"},
+    "val": {"flip_seq"},
+    "datasets": {
+        *("use_shuffle", "prefetch_mode", "num_prefetch_queue", "pin_memory", "persistent_workers"),
+    },
+}
+
+
+def _adapt(values: dict[str, Any]) -> Iterator[str]:
+    """Change what BasicSR's files say otherwise or need not say, in place; gives a note for each kind of change."""
+    places = [("", "", values), *((key, f"{key}.", values.get(key)) for key in ("path", "val"))]
+    datasets = values.get("datasets")
+    for name, dataset in datasets.items() if isinstance(datasets, dict) else ():
+        places.append(("datasets", f"datasets.{name}.", dataset))
+    left_out = []
+    for kind, prefix, section in places:
+        if not isinstance(section, dict):
+            continue
+        for old, new in _OLDER_NAMES.get(kind, {}).items():
+            if old in section and new not in section:
+                section[new] = section.pop(old)
+                yield f"{prefix}{old} is an older name of {new}; taken as that"
+        for key in [key for key in section if key in _NOT_READ[kind]]:
+            del section[key]
+            left_out.append(f"{prefix}{key}")
+    if left_out:
+        yield f"not needed here, and not read: {', '.join(left_out)}"
+
+
+def check_document(document: Document, *, is_train: bool, root: Path, path: Path) -> Options:
+    """Validate a document; see `load_options`.
+
+    Raises:
+        OptionErrors: all its faults at once, in the order of the file, each with its dotted key and line.
+    """
+    from kdsr_arch.options.components import component_faults, scale_faults
+
+    for note in _adapt(document.values):
+        logger.warning("%s: %s", document.source, note)
+    opt, faults = parse_section(Options, document.values)
+    opt._run = Run(is_train, root, path)
+    faults += [*opt.faults_below(), *component_faults(opt)]
+    for key, sentence in scale_faults(opt):
+        if (key, sentence) not in faults:
+            logger.warning("%s: %s: %s%s", document.source, key, sentence, document.where(key))
+    first: dict[str, str] = {}
+    for key, sentence in faults:
+        first.setdefault(key, sentence)  # one sentence for a key: the schema's, if it has one
+    if first:
+        ordered = sorted(first.items(), key=lambda fault: document.line(fault[0]))
+        raise OptionErrors([f"{key}: {sentence}{document.where(key)}" for key, sentence in ordered], document.source)
+    return opt
+
+
+# -------------------------------------------------------------------------------------------------------- completing
+
+
 def _locate(value: Any, roots: Iterable[Path]) -> Any:
     """A path as the option file means it: from the current folder, or else from the first root that has it."""
     if isinstance(value, list):
@@ -75,11 +145,8 @@ _DATA_PATHS = ("dataroot", "meta_info", "teacher_cache")
 
 
 def _locate_paths(opt: Options, roots: list[Path]) -> None:
-    for dataset in opt.datasets.values():
+    for _, dataset in opt.all_datasets():
         _locate_keys(dataset, roots, lambda key: key.startswith(_DATA_PATHS))
-        for part in dataset.datasets or ():
-            for key in part:
-                part[key] = _locate(part[key], roots) if key.startswith(_DATA_PATHS) else part[key]
     _locate_keys(opt.path, roots, lambda key: key.startswith(("pretrain_network_", "resume_state")))
     for spec in opt.networks.values():
         _locate_keys(spec, roots, lambda key: key == "path" or key.endswith("_path"))
@@ -94,14 +161,14 @@ def _locate_keys(section: Section, roots: list[Path], wanted: Callable[[str], bo
 
 def _fill_datasets(opt: Options) -> None:
     """Name and scale, as BasicSR sets them; a test leaves the training set alone."""
-    from kdsr_arch.options.known import lookup
+    from kdsr_arch.options.components import registered
     from kdsr_arch.registry import is_basicsr
 
     if not opt.is_train:
         opt.datasets = {key: value for key, value in opt.datasets.items() if not key.startswith("train")}
     for key, dataset in opt.datasets.items():
         dataset.name = key if dataset.name is None else dataset.name  # not written, or written as null
-        if is_basicsr(lookup("data set", dataset.type)) and dataset.io_backend is None:
+        if is_basicsr(registered("data set", dataset.type)) and dataset.io_backend is None:
             dataset.io_backend = IoBackendOptions(type="disk")
         if opt.scale is not None:
             dataset.scale = opt.scale
@@ -163,9 +230,8 @@ def complete(
     document: Document, *, is_train: bool, path: str | Path, debug: bool = False, root: str | Path | None = None
 ) -> Options:
     """The checked and completed options of a document; see `load_options`."""
-    opt = check_document(document, is_train=is_train)
     home = Path(root).resolve() if root is not None else project_root(path)
-    opt._run = Run(is_train, home, Path(os.path.abspath(path)))
+    opt = check_document(document, is_train=is_train, root=home, path=Path(os.path.abspath(path)))
     if not is_train and opt.val is None:
         opt.val = ValOptions()
     if debug:
@@ -174,3 +240,26 @@ def complete(
     _locate_paths(opt, list(dict.fromkeys([project_root(path), home])))
     opt.num_gpu = _count_gpus(opt.num_gpu)
     return opt
+
+
+# ---------------------------------------------------------------------------------------- what a run needs from outside
+
+
+def missing_inputs(opt: Options) -> list[str]:
+    """Data roots, lists and weights that the options name and that do not exist."""
+    paths = opt.path.plain()
+    named = [value for key, value in paths.items() if key.startswith("pretrain_network")]
+    for _, dataset in opt.all_datasets():
+        named += [value for key, value in dataset.plain().items() if key.startswith(("dataroot", "meta_info"))]
+    return [value for value in named if isinstance(value, str) and not Path(value).exists()]
+
+
+@contextmanager
+def telling_needs(opt: Options) -> Iterator[None]:
+    """Add the option file's `needs` to an error that comes of missing data or weights."""
+    try:
+        yield
+    except UserError as error:
+        if opt.needs and missing_inputs(opt):
+            raise UserError(f"{error}. {opt.needs}") from None
+        raise

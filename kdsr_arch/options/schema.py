@@ -6,16 +6,20 @@ It feeds validation, ``kdsr check --explain KEY``, options/schema.json and docs/
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple, cast
 
 from pydantic import BeforeValidator, Discriminator, Field, PrivateAttr, Tag
 
+from kdsr_arch.errors import nearest
 from kdsr_arch.options.schema_data import DatasetOptions
 from kdsr_arch.options.schema_train import Amp, TrainOptions
-from kdsr_arch.options.types import (
+from kdsr_arch.options.section import (
+    Component,
     Count,
+    Fault,
     Fill,
     Int,
     OpenSection,
@@ -29,12 +33,18 @@ from kdsr_arch.options.types import (
 from kdsr_arch.options.yaml_reader import describe
 
 
-class NetworkOptions(OpenSection):
+class NetworkOptions(Component):
     """A network of the registry and its constructor's keywords."""
 
     type: str = Field(
         description="A registered network, ours or BasicSR's; its constructor's keywords stand beside it."
     )
+
+    def faults(self) -> Iterator[Fault]:
+        """A window of an even number of frames."""
+        frames = self.keywords().get("num_frame")
+        if isinstance(frames, int | float) and not isinstance(frames, bool) and (frames < 1 or frames % 2 != 1):
+            yield "num_frame", f"must be odd and at least 1, got {frames:g}"
 
 
 class TeacherOptions(Section):
@@ -44,15 +54,17 @@ class TeacherOptions(Section):
     compile: bool = Field(default=False, description="Run the teacher through torch.compile.")
 
 
+class Pretrained(NamedTuple):
+    """A file of weights, which of them (None: the file itself), and whether its keys must be exactly the network's."""
+
+    path: str
+    param_key: str | None
+    strict: bool
+
+
 class PathOptions(OpenSection):
     """Files to start from. `pretrain_network_X`, `param_key_X`, `strict_load_X` go with each `network_X`."""
 
-    fill: ClassVar[Fill] = "all"
-    renamed: ClassVar[dict[str, str]] = {
-        "pretrain_model_g": "pretrain_network_g",
-        "pretrain_model_d": "pretrain_network_d",
-        "strict_load": "strict_load_g",
-    }
     pretrain_network_g: str | None = Field(
         default=None, description="Weights the student starts from, or that are tested (.pth, .safetensors)."
     )
@@ -70,13 +82,21 @@ class PathOptions(OpenSection):
         description="A training state (.state) to go on from, exactly; later checkpoints of the experiment are set "
         "aside. With --auto_resume it counts only where the experiment has no state yet.",
     )
-    ignore_resume_networks: list[str] | None = Field(
-        default=None,
-        description="Networks whose pretrain path BasicSR must leave alone on resume. The teacher always is.",
-    )
+
+    def weights(self, label: str) -> Pretrained | None:
+        """The weights that `network_LABEL` starts from, if there are any."""
+        path = getattr(self, f"pretrain_network_{label}", None)
+        strict = getattr(self, f"strict_load_{label}", None)
+        return Pretrained(path, getattr(self, f"param_key_{label}", None), strict is not False) if path else None
+
+    def faults(self) -> Iterator[Fault]:
+        """Files of further networks that are no texts."""
+        for key, value in (self.model_extra or {}).items():
+            if key.startswith("pretrain_network_") and not isinstance(value, str | None):
+                yield key, f"must be a text, not {describe(value)}"
 
 
-class MetricOptions(OpenSection):
+class MetricOptions(Component):
     """A metric of the registry and its keywords."""
 
     own: ClassVar[frozenset[str]] = frozenset({"type", "better"})
@@ -89,8 +109,6 @@ class MetricOptions(OpenSection):
 
 class ValOptions(OpenSection):
     """Validation while training, and testing."""
-
-    fill: ClassVar[Fill] = "all"
 
     val_freq: Positive | None = Field(
         default=None, description="Iterations between validations. Default: only at the end."
@@ -121,7 +139,11 @@ class ValOptions(OpenSection):
         default=None, description="Leave so many frames at each clip's end out of the metrics."
     )
     center_frame_only: bool | None = Field(default=None, description="Measure each clip's centre frame only.")
-    flip_seq: bool | None = only_with("VideoRecurrentModel", "Also run the clip mirrored in time and average.")
+
+    def faults(self) -> Iterator[Fault]:
+        """Tiles no larger than their overlap."""
+        if self.tile is not None and self.tile <= self.tile_overlap:
+            yield "tile", f"must be larger than tile_overlap ({self.tile_overlap}), got {self.tile}"
 
 
 class WandbOptions(Section):
@@ -225,7 +247,6 @@ class Options(OpenSection):
     """An option file. Other top-level keys are taken where the model type reads them."""
 
     fill: ClassVar[Fill] = "values"
-    ignored: ClassVar[frozenset[str]] = frozenset({"save_img"})
     _run: Run = PrivateAttr(default_factory=Run)
 
     name: Annotated[str, BeforeValidator(_name)] = Field(
@@ -271,16 +292,14 @@ class Options(OpenSection):
     network_d: NetworkOptions | None = only_with("BasicSR's GAN models", "The discriminator.")
     teacher: TeacherOptions = Field(default_factory=TeacherOptions, description="How the teacher runs.")
     path: PathOptions = Field(default_factory=PathOptions, description="Weights and states to start from.")
-    train: TrainOptions | None = Field(default=None, description="Everything about learning. Required to train.")
+    train: TrainOptions = Field(
+        default=cast(TrainOptions, None), description="Everything about learning. Required to train."
+    )
     val: ValOptions | None = Field(
         default=None, description="Validation and testing. Without it, training does not validate."
     )
     logger: LoggerOptions = Field(default_factory=LoggerOptions, description="What is written while training.")
     dist_params: DistOptions = Field(default_factory=DistOptions, description="Distributed training.")
-    find_unused_parameters: bool = Field(
-        default=False,
-        description="Accepted for BasicSR's sake and not needed: parameters without gradient are always met.",
-    )
 
     @property
     def is_train(self) -> bool:
@@ -300,11 +319,8 @@ class Options(OpenSection):
     @property
     def networks(self) -> dict[str, NetworkOptions]:
         """Every `network_*`, by its key."""
-        extra = {key: value for key, value in (self.model_extra or {}).items() if key.startswith("network_")}
-        keys = [name for name in type(self).model_fields if name.startswith("network_") and getattr(self, name)]
-        return {key: getattr(self, key) for key in keys} | {
-            k: NetworkOptions.model_validate(v) for k, v in extra.items()
-        }
+        values = {**vars(self), **(self.model_extra or {})}
+        return {key: value for key, value in values.items() if isinstance(value, NetworkOptions)}
 
     @property
     def teachers(self) -> dict[str, NetworkOptions]:
@@ -315,3 +331,47 @@ class Options(OpenSection):
     def phase(self, name: str) -> dict[str, DatasetOptions]:
         """The data sets of a phase by their keys: 'val' gives `val`, `val_2`, ..."""
         return {key: dataset for key, dataset in self.datasets.items() if key.split("_")[0] == name}
+
+    def faults(self) -> Iterator[Fault]:
+        """What training or testing needs and is not there; values of different sections that exclude each other."""
+        if self.is_train and self.lacks("train"):
+            yield "train", "is required to train, but missing"
+        yield from self._phase_faults()
+        for key, dataset in self.all_datasets():
+            if self.scale and dataset.gt_size and dataset.gt_size % self.scale:
+                yield f"{key}.gt_size", f"must be a multiple of scale ({self.scale}), got {dataset.gt_size}"
+        if self.is_train and self.logger.keep_best is not None:
+            yield from self._keep_best_faults(self.logger.keep_best)
+
+    def all_datasets(self) -> Iterator[tuple[str, DatasetOptions]]:
+        """Every data set by its whole key, the parts of mixtures included."""
+        for name, dataset in (self.datasets or {}).items():
+            yield f"datasets.{name}", dataset
+            for position, part in enumerate(dataset.datasets or ()):
+                yield f"datasets.{name}.datasets.{position}", part
+
+    def _phase_faults(self) -> Iterator[Fault]:
+        datasets = self.datasets
+        if datasets is None:  # at fault itself
+            return
+        for key in datasets:
+            if not re.fullmatch(r"(train|val|test)(_\w+)?", key):
+                names = nearest(key, ("train", "val", "test"))
+                yield f"datasets.{key}", f"must be named train, val, val_2, ..., test, test_1, ...{names}"
+            elif self.is_train and key.startswith("test"):
+                yield f"datasets.{key}", "is for testing; name it val (or val_2, ...) to validate while training"
+        if self.is_train and "train" not in datasets:
+            yield "datasets.train", "is required to train, but missing"
+        if not self.is_train and not any(key.startswith(("val", "test")) for key in datasets):
+            yield "datasets.test", "is required to test, but missing"
+        training = datasets.get("train")
+        if self.is_train and training is not None and training.lacks("batch_size_per_gpu"):
+            yield "datasets.train.batch_size_per_gpu", "is required, but missing"
+
+    def _keep_best_faults(self, kept: int | dict[str, int]) -> Iterator[Fault]:
+        metrics = (self.val.metrics if self.val else None) or {}
+        if not metrics:
+            yield "logger.keep_best", "needs a validation to rank by; give val.metrics"
+        for name in kept if isinstance(kept, dict) and metrics else ():
+            if name not in metrics:
+                yield f"logger.keep_best.{name}", f"is no metric of val.metrics{nearest(name, metrics)}"

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Literal
+from collections.abc import Iterator
+from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from kdsr_arch.options.types import (
+from kdsr_arch.options.section import (
+    Component,
     Count,
+    Fault,
     Fill,
     Float,
     Int,
@@ -21,6 +24,10 @@ from kdsr_arch.options.types import (
 
 
 class IoBackendOptions(OpenSection):
+    """How frames are read; other keys go to BasicSR's file client."""
+
+    fill: ClassVar[Fill] = "written"
+
     type: Literal["disk", "lmdb"] = Field(
         default="disk",
         description="How frames are read: 'disk' (image files) or 'lmdb'. Our own data sets find LMDB "
@@ -28,17 +35,14 @@ class IoBackendOptions(OpenSection):
     )
 
 
-class DatasetOptions(OpenSection):
+class DatasetOptions(Component):
     """A data set. Keys that only one class reads are checked against that class."""
 
     fill: ClassVar[Fill] = "values"
-    renamed: ClassVar[dict[str, str]] = {"use_flip": "use_hflip"}
-    ignored: ClassVar[frozenset[str]] = frozenset({"use_shuffle", "test_mode"})
     own: ClassVar[frozenset[str]] = frozenset(
         {
             *("type", "name", "scale", "prepare", "val_freq", "batch_size_per_gpu", "num_worker_per_gpu"),
-            *("dataset_enlarge_ratio", "prefetch_mode", "num_prefetch_queue", "pin_memory", "persistent_workers"),
-            *("skip_first", "skip_last", "center_frame_only"),
+            *("dataset_enlarge_ratio", "skip_first", "skip_last", "center_frame_only"),
         }
     )
 
@@ -134,7 +138,7 @@ class DatasetOptions(OpenSection):
         default=None, description="Name of an image's LR file, such as '{}x4'. Default: '{}'."
     )
     enlarge_ratio: Positive | None = Field(default=None, description="Repeats of each image in one epoch (ours).")
-    datasets: list[dict[str, Any]] | None = Field(
+    datasets: list[DatasetOptions] | None = Field(
         default=None, description="MixDataset: the data sets to draw from; the keys beside this one are their defaults."
     )
     weights: list[Weight] | None = Field(
@@ -152,12 +156,6 @@ class DatasetOptions(OpenSection):
         "Never changes results.",
     )
     dataset_enlarge_ratio: Positive = Field(default=1, description="Repeats of the data set in one epoch.")
-    prefetch_mode: Literal["cpu", "cuda"] | None = Field(
-        default=None, description="BasicSR's prefetching; our loader needs none."
-    )
-    num_prefetch_queue: Positive = Field(default=1, description="Length of BasicSR's prefetch queue ('cpu').")
-    pin_memory: bool = Field(default=False, description="Load batches into pinned memory, for faster copies to a GPU.")
-    persistent_workers: bool = Field(default=False, description="Kept for BasicSR's files: our workers always live on.")
     val_freq: Positive | None = Field(
         default=None,
         description="Iterations between validations on this data set, where it differs from `val.val_freq`. A large "
@@ -165,3 +163,9 @@ class DatasetOptions(OpenSection):
     )
     mean: list[Float] | None = Field(default=None, description="Subtracted from each channel of both images.")
     std: list[Float] | None = Field(default=None, description="Each channel of both images is divided by it.")
+
+    def faults(self) -> Iterator[Fault]:
+        """A window of an even number of frames; recurrent data sets take any number, -1 for all."""
+        frames = self.num_frame
+        if frames is not None and (frames < 1 or frames % 2 != 1) and "Recurrent" not in (self.type or ""):
+            yield "num_frame", f"must be odd and at least 1, got {frames}"

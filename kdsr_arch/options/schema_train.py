@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Iterator
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Discriminator, Field, Tag
 
-from kdsr_arch.options.types import (
+from kdsr_arch.errors import nearest
+from kdsr_arch.options.section import (
+    Component,
     Count,
+    Fault,
     Fill,
     Float,
     Fraction,
@@ -24,7 +29,7 @@ from kdsr_arch.options.types import (
 Amp = Literal["no", "bf16", "fp16"]
 
 
-class OptimizerOptions(OpenSection):
+class OptimizerOptions(Component):
     """`optim_g` and, for models with more networks, `optim_d`, ...: a torch.optim class and its keywords."""
 
     type: str = Field(description="An optimizer of torch.optim: Adam, AdamW, SGD, ...; its keywords stand beside it.")
@@ -35,7 +40,7 @@ class OptimizerOptions(OpenSection):
     )
 
 
-class SchedulerOptions(OpenSection):
+class SchedulerOptions(Component):
     """A learning-rate schedule and its keywords."""
 
     type: str = Field(
@@ -54,8 +59,18 @@ class SchedulerOptions(OpenSection):
     )
     eta_min: Weight | None = Field(default=None, description="Lowest learning rate of a cosine schedule.")
 
+    def faults(self) -> Iterator[Fault]:
+        """Lists of different lengths; milestones that do not rise."""
+        for key in ("periods", "restarts"):
+            entries, weights = getattr(self, key, None), self.restart_weights
+            if isinstance(entries, list) and len(entries) != len([1] if weights is None else weights):
+                count = "no restart_weights" if weights is None else f"{len(weights)} restart_weights"
+                yield key, f"has {len(entries)} entries, but there are {count}"
+        if self.milestones and self.milestones != sorted(self.milestones):
+            yield "milestones", "must rise"
 
-class LossOptions(OpenSection):
+
+class LossOptions(Component):
     """A loss of BasicSR's registry and its keywords."""
 
     type: str = Field(description="A registered loss: L1Loss, CharbonnierLoss, MSELoss, PerceptualLoss, GANLoss, ...")
@@ -79,6 +94,14 @@ class WeightOptions(Section):
         default=None, description="How many measurements the balance is taken over. Default: 10."
     )
 
+    def faults(self) -> Iterator[Fault]:
+        """A schedule of other than pairs, or in other than rising order."""
+        points = self.schedule
+        if points is not None and (not points or any(len(point) != 2 for point in points)):
+            yield "schedule", "must be a list of [iteration, weight] pairs"
+        elif points and any(later[0] <= earlier[0] for earlier, later in itertools.pairwise(points)):
+            yield "schedule", "must have rising iterations"
+
 
 _WEIGHT_FORMS = "must be a number, {schedule: [[iteration, weight], ...]} or {balance: r, window: n}"
 
@@ -95,6 +118,11 @@ LossWeight = Annotated[
     Annotated[Weight, Tag("<number>")] | Annotated[WeightOptions, Tag("<mapping>")],
     Discriminator(_weight_form, custom_error_type="form", custom_error_message=_WEIGHT_FORMS),
 ]
+
+
+def is_balanced(weight: float | WeightOptions | None) -> bool:
+    """Whether a weight follows the gradients."""
+    return isinstance(weight, WeightOptions) and weight.balance is not None
 
 
 class PixelOptions(LossOptions):
@@ -121,24 +149,17 @@ class AdapterOptions(Section):
     resize: str | None = Field(default=None, description="How sizes are aligned. Default: 'auto', where they differ.")
 
 
-def _word_or_mapping(forms: str) -> Discriminator:
-    """Chooses between a field's word and its mapping; anything else is told that it must be one of `forms`."""
-    return Discriminator(
-        lambda value: (
-            "<word>" if isinstance(value, str) else "<mapping>" if isinstance(value, dict | Section) else None
-        ),
-        custom_error_type="form",
-        custom_error_message=f"must be {forms}",
-    )
-
-
 Adapter = Annotated[
     Annotated[Literal["auto", "none"], Tag("<word>")] | Annotated[AdapterOptions, Tag("<mapping>")],
-    _word_or_mapping("'auto', 'none' or {type: conv1x1, ...}"),
+    Discriminator(
+        lambda v: "<word>" if isinstance(v, str) else "<mapping>" if isinstance(v, dict | Section) else None,
+        custom_error_type="form",
+        custom_error_message="must be 'auto', 'none' or {type: conv1x1, ...}",
+    ),
 ]
 
 
-class TermOptions(OpenSection):
+class TermOptions(Component):
     """One distillation term: a loss between what is tapped in the student and in the teacher."""
 
     fill: ClassVar[Fill] = "values"
@@ -173,6 +194,17 @@ class TermOptions(OpenSection):
         "file.",
     )
 
+    def faults(self) -> Iterator[Fault]:
+        """Taps that exclude each other, or of different numbers."""
+        if self.at is not None and (self.student is not None or self.teacher is not None):
+            yield "at", "stands for both taps, so `student` and `teacher` cannot be given beside it"
+        sides = (self.student, self.teacher) if self.at is None else (self.at,)
+        counts = [len(side) if isinstance(side, list) else 1 for side in sides if side is not None]
+        if len(set(counts)) > 1:
+            yield "teacher", f"must tap as many layers as student does ({counts[0]})"
+        elif counts and self.layer_weights is not None and len(self.layer_weights) != counts[0]:
+            yield "layer_weights", f"has {len(self.layer_weights)} entries for {counts[0]} taps"
+
 
 class StageOptions(Section):
     """A stretch of the training with terms and modules of its own."""
@@ -188,8 +220,6 @@ class StageOptions(Section):
 
 class TrainOptions(OpenSection):
     """Everything about learning. Other `*_opt` and `optim_*` keys are taken where the model type reads them."""
-
-    fill: ClassVar[Fill] = "all"
 
     total_iter: Positive = Field(description="Number of iterations.")
     warmup_iter: Annotated[Int, Field(ge=-1)] = Field(
@@ -250,3 +280,31 @@ class TrainOptions(OpenSection):
     net_g_reg_every: Positive | None = only_with("StyleGAN2Model", "Iterations between generator penalties.")
     net_d_reg_every: Positive | None = only_with("StyleGAN2Model", "Iterations between discriminator penalties.")
     mixing_prob: Float | None = only_with("StyleGAN2Model", "Probability of style mixing.")
+
+    def faults(self) -> Iterator[Fault]:
+        """No loss at all; a schedule, stages or weights that do not fit the rest."""
+        if not any(value for key, value in {**vars(self), **(self.model_extra or {})}.items() if key.endswith("_opt")):
+            yield "pixel_opt", "is required, but missing: there is no loss at all"
+        periods = self.scheduler.periods if self.scheduler else None
+        if periods and self.total_iter and sum(periods) < self.total_iter - 1:
+            yield "scheduler.periods", f"end at iteration {sum(periods)}, before total_iter ({self.total_iter})"
+        yield from self._stage_faults()
+        yield from self._balance_faults()
+
+    def _stage_faults(self) -> Iterator[Fault]:
+        lengths, names = [stage.iters for stage in self.stages], ["pixel", *self.distill_opt]
+        if lengths and all(lengths) and self.total_iter and sum(lengths) != self.total_iter:
+            yield "stages", f"sum to {sum(lengths)} iterations, but total_iter is {self.total_iter}"
+        for position, stage in enumerate(self.stages):
+            for term in stage.terms or ():
+                if term not in names:
+                    yield f"stages.{position}.terms", f"there is no term '{term}'{nearest(term, names)}"
+
+    def _balance_faults(self) -> Iterator[Fault]:
+        """A balance is against the pixel loss."""
+        if self.pixel_opt and is_balanced(self.pixel_opt.loss_weight):
+            yield "pixel_opt.loss_weight", "cannot be balanced: terms are balanced against the pixel loss"
+        for name, term in self.distill_opt.items():
+            if is_balanced(term.loss_weight) and self.lacks("pixel_opt"):
+                key = f"distill_opt.{name}.loss_weight"
+                yield key, "is balanced against the pixel loss, but there is no train.pixel_opt"

@@ -108,6 +108,12 @@ class Document:
             key = key.rpartition(".")[0]
         return ""
 
+    def line(self, key: str) -> int:
+        """The line of a dotted key, or of the nearest of its parents that has one; 0 where none has."""
+        while key and key not in self.lines:
+            key = key.rpartition(".")[0]
+        return self.lines.get(key, 0)
+
 
 def _weight(node: yaml.Node, known: dict[int, int | None]) -> int:
     """How many values a node holds with every alias written out, counted without writing them out.

@@ -8,7 +8,7 @@ from typing import Any
 from kdsr_arch.device import pick_device
 from kdsr_arch.log import get_logger
 from kdsr_arch.options import Options
-from kdsr_arch.options.needs import telling_needs
+from kdsr_arch.options.load import telling_needs
 from kdsr_arch.parallel import distributed
 from kdsr_arch.train.run_files import is_finished
 from kdsr_arch.train.trainer import train_one

@@ -333,3 +333,60 @@ def test_another_scale_of_a_basicsr_network_is_told(tmp_path: Path, caplog: pyte
     path.write_text(TRAINING["RCAN"].replace("scale: 4\nnum_gpu", "scale: 2\nnum_gpu"))
     plain(load_options(path, is_train=True, root=tmp_path))
     assert "network_g.upscale: is 4, but scale is 2" in caplog.text
+
+
+def test_keys_that_only_basicsr_needs_are_left_out_with_one_note(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "a.yml"
+    path.write_text(TRAINING["EDVR"])
+    opt = load_options(path, is_train=True, root=tmp_path)
+    left_out = {"find_unused_parameters", "datasets.train.prefetch_mode"}
+    notes = [record.getMessage() for record in caplog.records if "not needed here" in record.getMessage()]
+    assert len(notes) == 1
+    assert left_out <= {word.strip(",") for word in notes[0].split()}
+    assert not left_out & {*opt.plain(), *(f"datasets.train.{key}" for key in opt.datasets["train"].plain())}
+
+
+def test_the_table_of_keys_is_what_basicsr_reads() -> None:
+    """A class that BasicSR registers reads its own keys beside those of the classes above it."""
+    from kdsr_arch import registry
+    from kdsr_arch.options import basicsr_keys
+    from scripts.basicsr_keys import dataset_keys, model_keys
+
+    for name, keys in basicsr_keys.DATASETS.items():
+        assert set(keys.split()) == dataset_keys(registry.lookup("data set", name))
+    for name, keys in basicsr_keys.MODELS.items():
+        assert set(keys.split()) <= model_keys(registry.lookup("model", name))
+    assert {"train.tsa_iter", "train.dcn_lr_mul"} <= set(basicsr_keys.MODELS["EDVRModel"].split())
+    assert "train.tsa_iter" not in basicsr_keys.MODELS["SRModel"]
+
+
+class _TakesOneMapping:
+    def __init__(self, params: dict) -> None:
+        self.params = params
+
+
+class _TakesAnything:
+    def __init__(self, scale: int, **more: int) -> None:
+        self.scale = scale
+
+
+@pytest.mark.parametrize("cls", [_TakesOneMapping, _TakesAnything])
+def test_a_class_of_the_users_is_not_refused_for_keys_that_nobody_can_see(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cls: type
+) -> None:
+    from kdsr_arch.registry import DATASET_REGISTRY, MODEL_REGISTRY, names
+
+    names("model")  # all that are registered on import
+    monkeypatch.setitem(DATASET_REGISTRY._obj_map, "Mine", cls)
+    monkeypatch.setitem(MODEL_REGISTRY._obj_map, "MyModel", cls)
+    path = tmp_path / "a.yml"
+    text = TRAINING["EDSR"].replace(
+        "model_type: SRModel", "model_type: MyModel\nof_mine: 3\nnetwork_x: {type: MSRResNet}"
+    )
+    path.write_text(text.replace("type: PairedImageDataset", "type: Mine\n    depth: 2\n    scale: 4"))
+    opt = load_options(path, is_train=True, root=tmp_path)
+    assert opt.datasets["train"].keywords()["depth"] == 2
+    assert opt.plain()["of_mine"] == 3
+    assert opt.networks["network_x"].type == "MSRResNet"

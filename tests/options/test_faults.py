@@ -127,7 +127,7 @@ CASES: list[tuple[dict[str, Any], str]] = [
     ),
     ({"train.pixel_opt.type": "L1loss"}, "there is no loss named 'L1loss' (did you mean 'L1Loss'"),
     ({"train.optim_g.type": "AdamX"}, "there is no optimizer named 'AdamX' (did you mean"),
-    ({f"{STEP}.type": "MultStepLR"}, "there is no schedule named 'MultStepLR' (did you mean"),
+    ({f"{STEP}.type": "MultStepLR"}, "there is no scheduler named 'MultStepLR' (did you mean"),
     ({"val.metrics.psnr.type": "psnr"}, "val.metrics.psnr.type: there is no metric named 'psnr'"),
     # wrong types
     ({"scale": "four"}, "scale: must be a whole number, not the text 'four'"),

@@ -120,7 +120,7 @@ def test_the_rows_of_a_bench_are_sound_option_files(file: Path, tmp_path: Path) 
 @pytest.mark.parametrize("file", [f for f in FILES if f.parts[1] == "paper"], ids=str)
 def test_missing_data_are_told_with_what_to_do(file: Path) -> None:
     from kdsr_arch.errors import UserError
-    from kdsr_arch.options.needs import missing_inputs, telling_needs
+    from kdsr_arch.options.load import missing_inputs, telling_needs
 
     opt = load_options(ROOT / file, is_train=file in TRAIN)
     assert missing_inputs(opt)

@@ -14,7 +14,7 @@ import yaml
 from kdsr_arch.cli import main
 from kdsr_arch.errors import OptionErrors, UserError
 from kdsr_arch.options import load_options, read_parts
-from kdsr_arch.options.sequence import lay_over
+from kdsr_arch.options.documents import lay_over
 
 DECODER = {"type": "FSRCNN", "d": 6, "s": 4, "m": 1}
 STUDENT = {**DECODER, "scale": 2}

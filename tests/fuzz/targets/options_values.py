@@ -9,7 +9,7 @@ from pathlib import Path
 from kdsr_arch import registry
 from kdsr_arch.errors import UserError
 from kdsr_arch.options import load, load_yaml
-from kdsr_arch.options.force import apply_force
+from kdsr_arch.options.documents import apply_force
 from kdsr_arch.options.yaml_reader import Document
 from kdsr_arch.train.checkpoint import fingerprint
 from tests.fuzz.mutate import READABLE, json_mutator

@@ -1,14 +1,17 @@
-"""The building blocks of the schema: strict scalars with plain messages, and the base class of every section."""
+"""The building blocks of the schema: the base class of every section, and strict scalars with plain messages."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr
 
 from kdsr_arch.options.yaml_reader import describe
 
 Fill = Literal["all", "values", "written"]
+Fault = tuple[str, str]
+"""A dotted key and a sentence that says what is wrong with it."""
 
 
 class Section(BaseModel):
@@ -17,15 +20,16 @@ class Section(BaseModel):
     Attributes:
         fill: which defaults reach the plain dict: 'all'; 'values', those that are not None; 'written', none (what is
             handed to a constructor must hold only what the file says).
-        renamed: older names of keys in BasicSR's files -> their names since 1.4.
-        ignored: keys of BasicSR's files that BasicSR itself never reads; taken without a word.
     """
 
     model_config = ConfigDict(extra="forbid", protected_namespaces=(), strict=True)
 
     fill: ClassVar[Fill] = "all"
-    renamed: ClassVar[dict[str, str]] = {}
-    ignored: ClassVar[frozenset[str]] = frozenset()
+    _at_fault: set[str] = PrivateAttr(default_factory=set)  # fields whose own values are
+
+    def lacks(self, name: str) -> bool:
+        """Whether a field has no value: neither one that is sound nor one that is at fault itself."""
+        return getattr(self, name) is None and name not in self._at_fault
 
     def plain(self) -> dict[str, Any]:
         """The section as a plain dict, with the defaults that its `fill` lets through."""
@@ -38,6 +42,36 @@ class Section(BaseModel):
                 values[name] = _plain(value)
         return {**values, **{key: _plain(value) for key, value in (self.model_extra or {}).items()}}
 
+    def faults(self) -> Iterator[Fault]:
+        """Combinations of this section's values that cannot work, each with the key below this section.
+
+        A field whose own value is at fault reads as its default here, or as None.
+        """
+        yield from ()
+
+    def faults_below(self, prefix: str = "") -> Iterator[Fault]:
+        """`faults` of this section and of every section in it, with whole keys."""
+        for key, sentence in self.faults():
+            yield f"{prefix}{key}", sentence
+        for key, section in self.sections():
+            yield from section.faults_below(f"{prefix}{key}.")
+
+    def sections(self) -> Iterator[tuple[str, Section]]:
+        """The sections in this one by their keys: of a dict or list of sections each, as ``metrics.psnr``."""
+        for name in type(self).model_fields:
+            yield from _sections_in(name, getattr(self, name))
+        for name, value in (self.model_extra or {}).items():
+            yield from _sections_in(name, value)
+
+
+def _sections_in(key: str, value: Any) -> Iterator[tuple[str, Section]]:
+    if isinstance(value, Section):
+        yield key, value
+    elif isinstance(value, dict | list):
+        for name, item in value.items() if isinstance(value, dict) else enumerate(value):
+            if isinstance(item, Section):
+                yield f"{key}.{name}", item
+
 
 def _plain(value: Any) -> Any:
     if isinstance(value, Section):
@@ -48,19 +82,26 @@ def _plain(value: Any) -> Any:
 
 
 class OpenSection(Section):
-    """A section whose other keys depend on the class that `type` names; `known.py` says which there are.
+    """A section with further keys, which some class reads; `components.py` says which there are."""
+
+    model_config = ConfigDict(extra="allow", protected_namespaces=(), strict=True)
+
+
+class Component(OpenSection):
+    """A registered class or function and its keywords.
 
     Attributes:
         own: fields that the toolkit reads and that are no keywords of that class.
     """
 
-    model_config = ConfigDict(extra="allow", protected_namespaces=(), strict=True)
     fill: ClassVar[Fill] = "written"
     own: ClassVar[frozenset[str]] = frozenset({"type"})
 
+    type: str
+
     def keywords(self) -> dict[str, Any]:
         """The keywords that the option file gives the class that `type` names, as plain values."""
-        fields = {name: getattr(self, name) for name in type(self).model_fields if name not in self.own}
+        fields = {name: getattr(self, name) for name in self.__class__.model_fields if name not in self.own}
         written = {name: value for name, value in fields.items() if name in self.model_fields_set and value is not None}
         return {key: _plain(value) for key, value in {**written, **(self.model_extra or {})}.items()}
 
@@ -119,7 +160,7 @@ PlainName = Annotated[str, BeforeValidator(_plain_name)]
 
 
 def only_with(models: str, description: str, **limits: Any) -> Any:
-    """A documented key that only some model types read; `known.py` refuses it elsewhere."""
+    """A documented key that only some model types read; `components.py` refuses it elsewhere."""
     return Field(
         None, description=f"{description} Read by {models}.", json_schema_extra={"only_with": models}, **limits
     )

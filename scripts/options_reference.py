@@ -1,4 +1,7 @@
-"""Writes options/schema.json and docs/options.md from the schema: ``python -m kdsr_arch.options.generate``."""
+"""Writes options/schema.json and docs/options.md from the schema of option files.
+
+python scripts/options_reference.py
+"""
 
 from __future__ import annotations
 
@@ -14,10 +17,9 @@ def generated() -> dict[str, str]:
 
 
 def main() -> None:
-    """Write the files into the repository this package lies in."""
-    root = Path(__file__).resolve().parents[2]
+    """Write the files into this repository."""
+    root = Path(__file__).resolve().parents[1]
     for name, text in generated().items():
-        (root / name).parent.mkdir(parents=True, exist_ok=True)
         (root / name).write_text(text, encoding="utf-8")
         print(f"wrote {name}")
 

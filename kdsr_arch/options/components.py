@@ -1,0 +1,238 @@
+"""Checks options against the classes that they name: the one part of the options that needs torch."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from kdsr_arch import registry
+from kdsr_arch.errors import UserError, nearest
+from kdsr_arch.options.basicsr_keys import DATASETS, MODELS
+from kdsr_arch.options.faults import parse_section
+from kdsr_arch.options.schema import NetworkOptions, Options
+from kdsr_arch.options.schema_data import DatasetOptions
+from kdsr_arch.options.schema_train import LossOptions, OptimizerOptions, TermOptions, WeightOptions
+from kdsr_arch.options.section import Component, Fault, Section
+from kdsr_arch.registry import Keywords, is_basicsr, is_ours, keyword_faults, keywords_of
+
+_SCALE_KEYWORDS = ("upscale", "scale", "upscale_factor")
+
+
+def registered(kind: str, name: Any) -> Any:
+    """The registered object of that kind and name, or None."""
+    try:
+        return registry.lookup(kind, name)
+    except UserError:
+        return None
+
+
+def _type_extras(opt: Options, unread: Mapping[str, str]) -> Iterator[Fault]:
+    """Make sections of the `network_*`, `optim_*` and `*_opt` whose names the schema leaves open."""
+    forms = (("", "network_", "", NetworkOptions), ("train.", "optim_", "", OptimizerOptions))
+    for prefix, start, end, cls in (*forms, ("train.", "", "_opt", LossOptions)):
+        section: Section | None = opt.train if prefix else opt
+        extra = (section.model_extra if section is not None else None) or {}
+        for key, value in extra.items():
+            if key.startswith(start) and key.endswith(end) and value is not None and f"{prefix}{key}" not in unread:
+                extra[key], faults = parse_section(cls, value, [*prefix.split(".")[:-1], key])
+                yield from faults
+
+
+# ---------------------------------------------------------------------------------------- keys that depend on a class
+
+
+def _is_special(section: type[Section], name: str) -> bool:
+    """Whether a field is one that only some model types read."""
+    extra = section.model_fields[name].json_schema_extra if name in section.model_fields else None
+    return isinstance(extra, dict) and "only_with" in extra
+
+
+def _model_faults(opt: Options) -> Iterator[Fault]:
+    """An unknown model type, and keys that it does not read. A model of the user's may read any."""
+    model = None
+    try:
+        model = registry.lookup("model", opt.model_type)
+    except UserError as error:
+        yield "model_type", str(error)
+    if model is not None and not is_basicsr(model) and not is_ours(model):
+        return
+    read = set(MODELS.get(str(opt.model_type), "").split())
+    for prefix, section in (("", opt), ("train.", opt.train), ("val.", opt.val)):
+        if section is not None:
+            yield from _unread_keys(section, prefix, read, opt.model_type if model is not None else None)
+
+
+def _unread_keys(section: Section, prefix: str, read: set[str], model: str | None) -> Iterator[Fault]:
+    documented = type(section).model_fields
+    known = {name for name in documented if model is None or not _is_special(type(section), name)}
+    known |= {key.removeprefix(prefix) for key in read if key.startswith(prefix)}
+    for key in [*section.model_fields_set & set(documented), *(section.model_extra or {})]:
+        if key in documented and key not in known:
+            yield f"{prefix}{key}", f"{model} does not read this key"
+        elif key not in known and not (model is None and not prefix and re.fullmatch(r"network_\w+", key)):
+            yield f"{prefix}{key}", f"unknown key{nearest(key, known)}"
+
+
+def _path_faults(opt: Options) -> Iterator[Fault]:
+    """`pretrain_network_X`, `param_key_X` and `strict_load_X` need a `network_X`."""
+    letters = {key.removeprefix("network_") for key in opt.networks}
+    forms = ("pretrain_network", "param_key", "strict_load")
+    known = {*type(opt.path).model_fields, *(f"{form}_{letter}" for form in forms for letter in letters)}
+    for key, value in (opt.path.model_extra or {}).items():
+        if key not in known and value is not None:
+            yield f"path.{key}", f"unknown key{nearest(key, known)}"
+
+
+def dataset_keys(cls: Any) -> set[str] | None:
+    """The keys that `datasets.*` may have for a data set class; None: any."""
+    loader = set(DatasetOptions.own)
+    if is_basicsr(cls):  # BasicSR's own files name some keys with classes that do not read them
+        return loader.union(*(keys.split() for keys in DATASETS.values()))
+    keywords = keywords_of(cls)
+    if registry.wants_mapping(cls, DatasetOptions.model_fields):
+        return loader | set(DatasetOptions.model_fields) if is_ours(cls) else None
+    return None if keywords.open else loader | set(keywords.parameters) - {"phase"}
+
+
+def _known_dataset_keys(dataset: DatasetOptions) -> set[str] | None:
+    """The keys that a data set may have; without a known class, those that any of them reads."""
+    cls = registered("data set", dataset.type)
+    if cls is None:
+        return set(DatasetOptions.model_fields).union(*(keys.split() for keys in DATASETS.values()))
+    known = dataset_keys(cls)
+    for part in dataset.datasets or ():  # a mixture: its own keys are the defaults of its parts
+        of_part = _known_dataset_keys(part)
+        known = None if known is None or of_part is None else known | of_part
+    return known
+
+
+def _dataset_faults(opt: Options, dataset: DatasetOptions, key: str) -> Iterator[Fault]:
+    cls, known = None, _known_dataset_keys(dataset)
+    try:
+        cls = registry.lookup("data set", dataset.type)
+    except UserError as error:
+        if isinstance(dataset.type, str):  # else the schema tells that
+            yield f"{key}.type", str(error)
+    who = f" of {dataset.type}" if cls is not None else ""
+    for name in [*dataset.model_fields_set, *(dataset.model_extra or {})]:
+        if known is not None and name not in known:
+            yield f"{key}.{name}", f"unknown key{who}{nearest(name, known)}"
+    if dataset.num_frame is not None and "Recurrent" not in (dataset.type or ""):
+        yield from _window_faults(opt, dataset.num_frame, key)
+    if is_basicsr(cls):  # ours find LMDB out by themselves
+        yield from _backend_faults(dataset, key)
+
+
+def _window_faults(opt: Options, frames: int, key: str) -> Iterator[Fault]:
+    """The window of a data set against that of the networks."""
+    exact = is_basicsr(registered("model", opt.model_type))  # only our models cut a window out of a larger one
+    for name, spec in (("network_g", opt.network_g), ("network_t", opt.network_t)):
+        window = _number(spec, "num_frame")
+        if window is not None and (frames < window or (exact and frames != window)):
+            yield f"{key}.num_frame", f"is {frames}, but {name} ({spec.type if spec else ''}) sees {window:g} frames"
+
+
+def _backend_faults(dataset: DatasetOptions, key: str) -> Iterator[Fault]:
+    backend = (dataset.io_backend.type if dataset.io_backend else None) or "disk"
+    for name in ("dataroot_gt", "dataroot_lq"):
+        root = getattr(dataset, name)
+        if isinstance(root, str) and root.rstrip("/").endswith(".lmdb") != (backend == "lmdb"):
+            expected = "end in .lmdb" if backend == "lmdb" else "not end in .lmdb (or set io_backend.type: lmdb)"
+            yield f"{key}.{name}", f"must {expected}, as io_backend.type is {backend}"
+
+
+# -------------------------------------------------------------------------------------- constructors and their keywords
+
+
+def _spec_faults(kind: str, spec: Component | None, key: str) -> Iterator[Fault]:
+    """An unknown type; keywords that its class does not take, lacks or cannot use."""
+    if spec is None or not isinstance(spec.type, str):
+        return  # the schema tells that
+    keywords = spec.keywords()
+    try:
+        thing = registry.lookup(kind, spec.type, keywords)
+    except UserError as error:
+        yield f"{key}.type", str(error)
+        return
+    keywords |= dict.fromkeys(spec._at_fault - spec.own)  # the schema tells what is wrong with them: not that they lack
+    for name, sentence in keyword_faults(thing, keywords, spec.type, spec.own):
+        yield f"{key}.{name}", sentence
+
+
+def _number(spec: Component | None, keyword: str) -> float | None:
+    """A constructor keyword of a network as the option file says it, or its default; None where it is no number."""
+    cls = registered("network", spec.type) if spec else None
+    keywords = keywords_of(cls) if cls is not None else Keywords({})
+    value = spec.keywords().get(keyword, keywords.default(keyword)) if spec else None
+    return value if isinstance(value, int | float) and not isinstance(value, bool) else None
+
+
+def scale_faults(opt: Options) -> Iterator[Fault]:
+    """Networks built for another scale than the option file's."""
+    for name, spec in (("network_g", opt.network_g), ("network_t", opt.network_t)):
+        for keyword in _SCALE_KEYWORDS:
+            factor = _number(spec, keyword)
+            if factor is not None and opt.scale is not None and factor != opt.scale:
+                yield f"{name}.{keyword}", f"is {factor:g}, but scale is {opt.scale}"
+
+
+def _kind_of_model_faults(opt: Options) -> Iterator[Fault]:
+    """BasicSR's models do not distil; ours need the scale."""
+    cls, train = registered("model", opt.model_type), opt.train
+    if is_ours(cls):
+        if opt.scale is None:
+            yield "scale", "is required, but missing"
+        yield from scale_faults(opt)
+    elif is_basicsr(cls):
+        values = {"network_t": opt.network_t, "train.distill_opt": train and train.distill_opt}
+        for key, value in {**values, "train.stages": train and train.stages}.items():
+            if value:
+                yield key, f"{opt.model_type} does not distil; use model_type ImageDistillModel or VideoDistillModel"
+
+
+def _term_faults(opt: Options, term: TermOptions, key: str) -> Iterator[Fault]:
+    yield from _spec_faults("loss", term, key)
+    loss = registered("loss", term.type)
+    served = not opt.lacks("network_t") or getattr(loss, "sides", "both") == "student"
+    if loss is not None and not served and not _compares_with_batch(term):
+        yield key, "compares with a teacher, but there is no network_t"
+
+
+def _compares_with_batch(term: TermOptions) -> bool:
+    """Whether a term's other side is the batch itself (`teacher: lq` or `gt`), which needs no teacher."""
+    from kdsr_arch.distill.taps import DATA
+
+    names = [term.teacher] if isinstance(term.teacher, str) else term.teacher
+    return bool(names) and all(name in DATA for name in names or ())
+
+
+def _train_faults(opt: Options, unread: Mapping[str, str]) -> Iterator[Fault]:
+    values: dict[str, Any] = {**vars(opt.train), **(opt.train.model_extra or {})}
+    for name, spec in values.items():
+        if isinstance(spec, OptimizerOptions | LossOptions) and f"train.{name}" not in unread:
+            yield from _spec_faults("loss" if isinstance(spec, LossOptions) else "optimizer", spec, f"train.{name}")
+    pixel = opt.train.pixel_opt
+    if pixel and isinstance(pixel.loss_weight, WeightOptions) and is_basicsr(registered("model", opt.model_type)):
+        yield "train.pixel_opt.loss_weight", f"must be a number: {opt.model_type} takes no schedule"
+    yield from _spec_faults("scheduler", opt.train.scheduler, "train.scheduler")
+    for name, term in opt.train.distill_opt.items():
+        yield from _term_faults(opt, term, f"train.distill_opt.{name}")
+
+
+def component_faults(opt: Options) -> Iterator[Fault]:
+    """(dotted key, sentence) for every unknown type name, unknown key and keyword that its class does not take."""
+    unread = dict(_model_faults(opt))  # what is in such a key is told no second fault
+    yield from unread.items()
+    yield from _type_extras(opt, unread)
+    yield from _path_faults(opt)
+    for key, network in opt.networks.items():
+        if key not in unread:
+            yield from _spec_faults("network", network, key)
+    for key, dataset in opt.all_datasets():
+        yield from _dataset_faults(opt, dataset, key)
+    if opt.train is not None:
+        yield from _train_faults(opt, unread)
+    for key, metric in ((opt.val.metrics if opt.val else None) or {}).items():
+        yield from _spec_faults("metric", metric, f"val.metrics.{key}")
+    yield from _kind_of_model_faults(opt)

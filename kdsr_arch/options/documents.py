@@ -1,0 +1,155 @@
+"""The documents that an option file stands for: with the options that the command line sets, one for each part.
+
+``--force_yml key:sub=value`` sets single options. `sequence` is a list of trainings, one after the other: a teacher,
+then the student that it teaches. Each part is the file's own options with what the part says laid over them, named
+NAME/PART, and trained like a file of its own; a later part may read weights that an earlier one writes.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from kdsr_arch.errors import OptionErrors, UserError
+from kdsr_arch.options.yaml_reader import Document, describe, parse_value, read_document
+
+
+def read_parts(path: str | Path, force: Iterable[str] = ()) -> list[Document]:
+    """The documents that an option file stands for: one for each part of its `sequence`, else itself alone.
+
+    Args:
+        path: the option file.
+        force: ``key:sub=value`` entries of ``--force_yml``, set before the parts are laid over.
+
+    Raises:
+        UserError: the file cannot be read, or a part has no name of its own.
+    """
+    document = read_document(path)
+    apply_force(document, force)
+    if "sequence" not in document.values:
+        return [document]
+    return [_part(document, number, spec) for number, spec in enumerate(_specs(document))]
+
+
+def _specs(document: Document) -> list[dict[str, Any]]:
+    specs, faults = document.values["sequence"], []
+    if not isinstance(specs, list) or len(specs) < 2:
+        raise OptionErrors(["sequence: must be a list of two parts or more, each with a name"], document.source)
+    names = [spec.get("name") if isinstance(spec, dict) else None for spec in specs]
+    for number, (spec, name) in enumerate(zip(specs, names, strict=True)):
+        key = f"sequence.{number}"
+        if not isinstance(spec, dict):
+            faults.append(f"{key}: must be a mapping of options, not {describe(spec)}{document.where(key)}")
+        elif not isinstance(name, str) or not name or "/" in name or name in names[:number]:
+            faults.append(f"{key}.name: each part needs a name of its own, without '/'{document.where(key)}")
+    if faults:
+        raise OptionErrors(faults, document.source)
+    return specs
+
+
+def _part(document: Document, number: int, spec: Mapping[str, Any]) -> Document:
+    common = {key: value for key, value in document.values.items() if key != "sequence"}
+    values = lay_over(common, spec)
+    values["name"] = f"{document.values.get('name')}/{spec['name']}"
+    prefix = f"sequence.{number}."
+    own = {key.removeprefix(prefix): line for key, line in document.lines.items() if key.startswith(prefix)}
+    forced = {key.removeprefix(prefix) for key in document.forced}
+    return Document(values, f"{document.source}, part '{spec['name']}'", {**document.lines, **own}, [], forced)
+
+
+def lay_over(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """A copy of `base` with `changes`: mappings are merged key by key, but one that names a `type` replaces the other
+    whole; null takes a key away.
+    """
+    result = copy.deepcopy(dict(base))
+    for key, value in changes.items():
+        held = result.get(key)
+        if value is None:
+            result.pop(key, None)
+        elif isinstance(value, Mapping) and isinstance(held, Mapping) and "type" not in value:
+            result[key] = lay_over(held, value)
+        else:
+            result[key] = copy.deepcopy(value)
+    return result
+
+
+def _split(entry: str) -> tuple[list[str], Any]:
+    path, sign, text = entry.partition("=")
+    keys = [key.strip() for key in path.replace(".", ":").split(":")]
+    if not sign or not all(keys):
+        raise UserError(f"--force_yml {entry}: must have the form key:sub=value, such as train:total_iter=1000")
+    try:
+        return keys, parse_value(text.strip())
+    except UserError as error:
+        raise UserError(f"--force_yml {entry}: the value {error}") from None
+
+
+def _step(holder: Any, key: str, done: list[str], entry: str) -> Any:
+    """What stands below `key`; mappings that are missing are made, and the schema judges them afterwards."""
+    if isinstance(holder, dict):
+        if holder.get(key) is None:
+            holder[key] = {}
+        return holder[key]
+    if _names_item(holder, key):
+        return holder[int(key)]
+    raise UserError(f"{entry}: '{':'.join(done)}' is {describe(holder)}, so it has no '{key}'")
+
+
+def _names_item(holder: Any, key: str) -> bool:
+    return isinstance(holder, list) and key.isdecimal() and len(key) < 10 and int(key) < len(holder)
+
+
+def set_option(values: Any, keys: Sequence[str], value: Any, entry: str, *, null_removes: bool = False) -> None:
+    """Set the option at `keys` in place; mappings that are missing are made, and the schema judges them afterwards.
+
+    Args:
+        values: nested dicts and lists.
+        keys: from the outermost to the option's own; a number chooses from a list.
+        value: what the option becomes.
+        entry: what the message calls the change.
+        null_removes: a value of None removes the key from its mapping.
+
+    Raises:
+        UserError: `keys` lead through something that has no keys.
+    """
+    *parents, last = keys
+    for position, key in enumerate(parents):
+        values = _step(values, key, parents[:position], entry)
+    if isinstance(values, dict) and value is None and null_removes:
+        values.pop(last, None)
+    elif isinstance(values, dict):
+        values[last] = value
+    elif _names_item(values, last):
+        values[int(last)] = value
+    else:
+        _step(values, last, parents, entry)
+
+
+def _set(document: Document, entry: str) -> None:
+    keys, value = _split(entry)
+    set_option(document.values, keys, value, f"--force_yml {entry}")
+    dotted = ".".join(keys)
+    for key in [line for line in document.lines if line == dotted or line.startswith(f"{dotted}.")]:
+        del document.lines[key]
+    document.forced.add(dotted)
+
+
+def apply_force(document: Document, entries: Iterable[str]) -> None:
+    """Set options in place. Unknown keys are found by the checks that follow, like any others.
+
+    Args:
+        entries: ``key:sub=value`` each; the value is YAML, so ``1e-4`` is a number and ``[1, 2]`` a list.
+
+    Raises:
+        OptionErrors: entries of another form, or that lead through something that has no keys.
+    """
+    faults = []
+    for entry in entries:
+        try:
+            _set(document, entry)
+        except UserError as error:
+            faults.append(str(error))
+    if faults:
+        raise OptionErrors(faults, document.source)
