@@ -14,20 +14,17 @@ from numpy.typing import NDArray
 from kdsr_arch.errors import UserError
 from kdsr_arch.evaluate.evaluator import EvalResult
 from kdsr_arch.evaluate.results import TestReport
-from kdsr_arch.infer.cost import where_run
+from kdsr_arch.infer.cost import Cost, where_run
 from kdsr_arch.infer.png import to_uint8
 from kdsr_arch.io import write_bytes
-from kdsr_arch.metrics.psnr_metric import psnr
 from kdsr_arch.records import format_value, markdown_table, strict_json, versions
-from kdsr_arch.report.crops import crop_sheet, find_box
+from kdsr_arch.report.crops import frame_sheet
 from kdsr_arch.report.render import data_uri, write_page
 from kdsr_arch.report.speed_plot import plot_results
 from kdsr_arch.report.training_curves import plot_curves
 
 NOISE_DB = 0.1
 """Two trainings of the demo differ by about this much when nothing but the seed does (standard deviation 0.06 dB)."""
-
-_TILE = 330  # width of a crop on the sheet in pixels
 
 
 @dataclass(frozen=True)
@@ -40,7 +37,7 @@ class Row:
         report: what the test measured.
         folder: where the test wrote results.json and ``visualization/DATASET/CLIP/FRAME.png``.
         experiment: where the demo trained it, or None.
-        options: the option file of that training, or None.
+        options: the option file of that training.
     """
 
     key: str
@@ -48,12 +45,19 @@ class Row:
     report: TestReport
     folder: Path
     experiment: Path | None = None
-    options: Path | None = None
+    options: str = ""
 
     @property
     def result(self) -> EvalResult:
         """The figures of the one data set."""
         return self.report.results[0]
+
+    @property
+    def cost(self) -> Cost:
+        """Parameters, multiply-adds and run time."""
+        if self.report.cost is None:
+            raise UserError(f"{self.label}: no run time was measured; the demo needs val.speed_size in its test")
+        return self.report.cost
 
 
 def finding(psnr_of: Mapping[str, float], iterations: int) -> str:
@@ -99,7 +103,11 @@ def write_demo(rows: Sequence[Row], samples: Iterable[Mapping[str, Any]], out: P
     Returns:
         The page.
     """
-    result, costs = rows[0].result, _speed_note(rows)
+    result, cost = rows[0].result, rows[0].cost
+    costs = (
+        f"Costs hold for one frame of {cost.width}x{cost.height} LR pixels at x{cost.scale}, "
+        f"run times on {where_run(cost.device, cost.threads)}."
+    )
     header, table = _table(rows)
     caption = f"{result.protocol}; mean over {len(result.per_item)} clips of held-out frames. {costs}"
     if "tof" in result.mean:
@@ -111,6 +119,11 @@ def write_demo(rows: Sequence[Row], samples: Iterable[Mapping[str, Any]], out: P
     write_bytes(out / "demo.md", f"{text}\n\n{plain}".encode())
     content = {"finding": text, "rows": {row.key: asdict(row.report) for row in rows}}
     write_bytes(out / "demo.json", strict_json(content).encode())
+    trained = {row.label: row.experiment for row in rows if row.experiment is not None}
+    lines = {key: levels[key] for key in ("bicubic", "teacher")}
+    curves = plot_curves(trained, out / "curves.png", levels=lines, protocol=result.protocol)
+    taught = [row.label for row in rows if row.key == "taught"]
+    speed = plot_results({row.label: row.folder for row in rows}, out / "speed.png", taught=taught)
     return write_page(
         out / "demo.html",
         "demo.html",
@@ -121,10 +134,11 @@ def write_demo(rows: Sequence[Row], samples: Iterable[Mapping[str, Any]], out: P
         clips=_clip_table(rows),
         protocol=result.protocol,
         sheets=[(_embedded(path), note) for path, note in _sheets(rows, samples, out)],
-        curves=_embedded(_curves(rows, levels, out)),
-        speed=_embedded(_speed(rows, out)),
+        curves=_embedded(curves),
+        speed=_embedded(speed),
         costs=costs,
-        provenance=_provenance(rows),
+        commands=[(row.label, row.options) for row in rows if row.options],
+        versions=versions(),
     )
 
 
@@ -135,15 +149,11 @@ def _embedded(path: Path) -> str:
 def _table(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
     titles = {"psnr": "PSNR (dB)", "ssim": "SSIM", "tof": "tOF (px)"}
     metrics = list(rows[0].result.mean)
-    header = ["network", "parameters", "G multiply-adds", "ms per frame", *(titles.get(m, m) for m in metrics)]
-    return header, [[row.label, *_costs(row), *(format_value(row.result.mean[m], m) for m in metrics)] for row in rows]
-
-
-def _costs(row: Row) -> list[str]:
-    cost = row.report.cost
-    if cost is None:
-        return ["-"] * 3
-    return [f"{cost.parameters:,}", f"{cost.multiply_adds / 1e9:.2f}", f"{cost.milliseconds:.1f}"]
+    table = []
+    for row in rows:
+        costs = [f"{row.cost.parameters:,}", f"{row.cost.multiply_adds / 1e9:.2f}", f"{row.cost.milliseconds:.1f}"]
+        table.append([row.label, *costs, *(format_value(row.result.mean[metric], metric) for metric in metrics)])
+    return ["network", "parameters", "G multiply-adds", "ms per frame", *(titles.get(m, m) for m in metrics)], table
 
 
 def _clip_table(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
@@ -152,50 +162,17 @@ def _clip_table(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
     return ["network", *clips], table
 
 
-def _speed_note(rows: Sequence[Row]) -> str:
-    cost = rows[0].report.cost
-    if cost is None:
-        return ""
-    where = where_run(cost.device, cost.threads)
-    return f"Costs hold for one frame of {cost.width}x{cost.height} LR pixels at x{cost.scale}, run times on {where}."
-
-
-def _curves(rows: Sequence[Row], levels: Mapping[str, float], out: Path) -> Path:
-    experiments = {row.label: row.experiment for row in rows if row.experiment is not None}
-    lines = {name: levels[name] for name in ("bicubic", "teacher")}
-    return plot_curves(experiments, out / "curves.png", levels=lines, protocol=rows[0].result.protocol)
-
-
-def _speed(rows: Sequence[Row], out: Path) -> Path:
-    folders = {row.label: row.folder for row in rows}
-    return plot_results(folders, out / "speed.png", taught=[row.label for row in rows if row.key == "taught"])
-
-
 def _sheets(rows: Sequence[Row], samples: Iterable[Mapping[str, Any]], out: Path) -> list[tuple[Path, str]]:
     """One sheet of crops per clip, of its middle held-out frame."""
     sheets = []
     for sample in samples:
         name, middle = sample["name"], len(sample["gt"]) // 2
-        truth, frame = to_uint8(sample["gt"][middle]), sample["frames"][middle]
-        place = Path("visualization", rows[0].result.dataset, name, f"{frame}.png")
-        restored = [(row.label, _read(row.folder / place)) for row in rows]
-        box = find_box(truth, restored[0][1], max(truth.shape[1] // 6, 40), max(truth.shape[1] // 8, 30))
-        small = to_uint8(sample["lq"][middle])
-        nearest = cv2.resize(small, truth.shape[1::-1], interpolation=cv2.INTER_NEAREST).astype(np.uint8, copy=False)
-        columns = [
-            ("LR, as given", nearest, f"{small.shape[1]}x{small.shape[0]} pixels"),
-            *((label, image, f"{psnr(image, truth, 0, True):.2f} dB") for label, image in restored),
-            ("ground truth", truth, ""),
-        ]
-        path = crop_sheet(
-            truth,
-            columns,
-            box,
-            out / f"crops_{name}.png",
-            zoom=max(_TILE // box.width, 2),
-            title=f"{name}, frame {frame}",
-        )
-        sheets.append((path, f"{name}, frame {frame}; under each name the PSNR of the whole frame (Y)."))
+        frame = sample["frames"][middle]
+        place, title = Path("visualization", rows[0].result.dataset, name, f"{frame}.png"), f"{name}, frame {frame}"
+        restored = {row.label: _read(row.folder / place) for row in rows}
+        truth, small = to_uint8(sample["gt"][middle]), to_uint8(sample["lq"][middle])
+        path = frame_sheet(truth, small, restored, out / f"crops_{name}.png", title)
+        sheets.append((path, f"{title}; under each name the PSNR of the whole frame (Y)."))
     return sheets
 
 
@@ -204,9 +181,3 @@ def _read(path: Path) -> NDArray[np.uint8]:
     if image is None:
         raise UserError(f"{path}: the restored frame is missing; run the demo again")
     return image.astype(np.uint8, copy=False)
-
-
-def _provenance(rows: Sequence[Row]) -> str:
-    trained = [(row.label, row.options) for row in rows if row.options is not None]
-    lines = [f"{label}: kdsr train -opt {file.parent.name}/{file.name}" for label, file in trained]
-    return "\n".join([*lines, *(f"{name} {version}" for name, version in versions().items())])

@@ -15,9 +15,11 @@ from kdsr_arch.bench.subcommands import Subcommands
 from kdsr_arch.demo.page import Row, write_demo
 from kdsr_arch.errors import UserError
 from kdsr_arch.infer.cost import where_run
-from kdsr_arch.log import progress_bar
-from kdsr_arch.options import load_options, plain
+from kdsr_arch.log import TextLog, progress_bar
+from kdsr_arch.options import Options, load_options, plain, project_root
 from kdsr_arch.records import available_cores
+from kdsr_arch.report.style import require_matplotlib
+from kdsr_arch.shipped import option_file
 from kdsr_arch.train.history import read_history
 
 ALONE, TAUGHT, TEST = "options/demo_alone.yml", "options/train_std.yml", "options/test_std.yml"
@@ -32,50 +34,39 @@ class Training:
         label: what the page calls it.
         file: its option file.
         opt: the validated options.
-        log: where its output goes.
+        total: the number of iterations.
         force: what ``--force_yml`` changes in the file.
     """
 
     label: str
     file: Path
-    opt: dict[str, Any]
-    log: Path
+    opt: Options
+    total: int
     force: tuple[str, ...] = ()
 
     @property
-    def experiment(self) -> Path:
-        """The folder that the training fills."""
-        return Path(self.opt["path"]["experiments_root"])
-
-    @property
-    def total(self) -> int:
-        """The number of iterations."""
-        return int(self.opt["train"]["total_iter"])
-
-    @property
-    def weights(self) -> Path:
+    def weights(self) -> str:
         """The file of the trained student."""
-        return self.experiment / "models" / "net_g_latest.pth"
+        return str(self.opt.folder / "models" / "net_g_latest.pth")
 
     @property
     def command(self) -> list[str]:
         """The kdsr command that runs it; it resumes a run of the very same option file, and of no other."""
-        copy = self.experiment / self.file.name
+        copy = self.opt.folder / self.file.name
         same = copy.is_file() and copy.read_text(encoding="utf-8").endswith(self.file.read_text(encoding="utf-8"))
         force = ["--force_yml", *self.force] if self.force else []
         return ["train", "-opt", str(self.file), *(["--auto_resume"] if same else []), *force]
 
     def position(self) -> int:
         """Return the last iteration that was logged."""
-        return max((record["iter"] for record in read_history(self.experiment)), default=0)
+        return max((record["iter"] for record in read_history(self.opt.folder)), default=0)
 
 
-def run_demo(root: Path, out: Path, iterations: int | None = None) -> Path:
+def run_demo(out: Path | None = None, iterations: int | None = None) -> Path:
     """Prepare the clips, train both students, test the four networks, write tables, pictures and the page.
 
     Args:
-        root: the project's folder, which holds ``options/``; ``datasets/`` and ``experiments/`` go there.
-        out: folder for the results.
+        out: folder for the results; ``results/demo`` in the folder of the option files by default.
         iterations: overrides the option files' ``train.total_iter``, for a quick look.
 
     Returns:
@@ -84,36 +75,31 @@ def run_demo(root: Path, out: Path, iterations: int | None = None) -> Path:
     Raises:
         UserError: missing option files or packages, or a training that failed.
     """
+    from kdsr_arch.data.loader import phase_sets
     from kdsr_arch.data.prepare.demo_data import make_demo_clips
 
-    _check_plots()
-    began = time.monotonic()
+    require_matplotlib()
+    began, root = time.monotonic(), project_root(option_file(TEST))
+    out = out or root / "results" / "demo"
     print("Demo: preparing the clips", flush=True)
     make_demo_clips(root / "datasets" / "demo")
-    alone = plan("student alone", root / ALONE, out, iterations)
-    taught = plan("student + STD", root / TAUGHT, out, iterations)
-    check_fair(alone.opt, taught.opt)
-    train_all([alone, taught])
-    base = plain(load_options(root / TEST, is_train=False))
+    alone, taught = plan("student alone", ALONE, iterations), plan("student + STD", TAUGHT, iterations)
+    check_fair(plain(alone.opt), plain(taught.opt))
+    train_all([alone, taught], out)
+    base = plain(load_options(option_file(TEST), is_train=False))
     rows = test_all(base, out, alone, taught)
-    page = write_demo(rows, _clips(base), out, taught.total)
+    clips = next(iter(phase_sets(base, "test").values()))
+    page = write_demo(rows, clips, out, taught.total)
     print(f"Done in {(time.monotonic() - began) / 60:.1f} minutes: {page}", flush=True)
     return page
 
 
-def _check_plots() -> None:
-    """Report a missing matplotlib before minutes of training, not after."""
-    try:
-        import matplotlib  # noqa: F401
-    except ImportError:
-        raise UserError("the demo draws with matplotlib, which is not installed: pip install 'kdsr[demo]'") from None
-
-
-def plan(label: str, file: Path, out: Path, iterations: int | None) -> Training:
+def plan(label: str, name: str, iterations: int | None) -> Training:
     """Read one training from its option file; give it a name of its own where the budget is not the file's."""
+    file = option_file(name)
     changes = () if iterations is None else (f"train:total_iter={iterations}", f"name={file.stem}_{iterations}")
-    opt = plain(load_options(file, is_train=True, force=changes))
-    return Training(label, file, opt, out / f"{file.stem}.log", changes)
+    opt = load_options(file, is_train=True, force=changes)
+    return Training(label, file, opt, plain(opt)["train"]["total_iter"], changes)
 
 
 def check_fair(alone: Mapping[str, Any], taught: Mapping[str, Any]) -> None:
@@ -129,46 +115,42 @@ def check_fair(alone: Mapping[str, Any], taught: Mapping[str, Any]) -> None:
             )
 
 
-def train_all(trainings: Sequence[Training]) -> None:
+def train_all(trainings: Sequence[Training], out: Path) -> None:
     """Train side by side where there are cores for it, with a bar for each; interrupted runs are resumed.
 
     A failure or an interrupt stops the other trainings, which save; a later demo resumes them.
+
+    Args:
+        trainings: what to train.
+        out: folder for their logs.
 
     Raises:
         UserError: a training failed; its last lines are shown.
     """
     cores = available_cores()
     beside = min(len(trainings), cores)
-    threads = max(cores // beside, 1)
+    work = Subcommands(None, max(cores // beside, 1))
     names = ", ".join(training.label for training in trainings)
-    print(f"Demo: training {names} ({beside} at a time, {where_run('cpu', threads)} each)", flush=True)
-    work = Subcommands(None, threads)
+    print(f"Demo: training {names} ({beside} at a time, {where_run('cpu', work.threads)} each)", flush=True)
     with ThreadPoolExecutor(beside) as pool, contextlib.ExitStack() as stack:
         bars = [
             stack.enter_context(progress_bar(training.label, training.total, "it", position=place))
             for place, training in enumerate(trainings)
         ]
-        running = {pool.submit(work.run, training.command, training.log): training for training in trainings}
+        logs = [out / f"{training.file.stem}.log" for training in trainings]
+        running = {pool.submit(work.run, t.command, log): (t, log) for t, log in zip(trainings, logs, strict=True)}
         try:
             while running:
                 ended, _ = wait(running, timeout=1.0, return_when=FIRST_COMPLETED)
                 for bar, training in zip(bars, trainings, strict=True):
                     bar.update(max(training.position() - bar.n, 0))
                 for future in ended:
-                    training, tail = running.pop(future), future.result()
+                    (training, log), tail = running.pop(future), future.result()
                     if tail is not None:
-                        raise UserError(f"training '{training.label}' failed (all of it: {training.log}):\n{tail}")
+                        raise UserError(f"training '{training.label}' failed (all of it: {log}):\n{tail}")
         except BaseException:
             work.stop()
             raise
-
-
-def _clips(base: Mapping[str, Any]) -> Any:
-    from kdsr_arch.data.loader import open_dataset
-    from kdsr_arch.evaluate.tester import test_keys
-
-    key = test_keys(base)[0]
-    return open_dataset(base["datasets"][key], f"datasets.{key}")
 
 
 def test_all(base: Mapping[str, Any], out: Path, alone: Training, taught: Training) -> list[Row]:
@@ -180,23 +162,21 @@ def test_all(base: Mapping[str, Any], out: Path, alone: Training, taught: Traini
         alone, taught: the student's trainings without and with the teacher.
     """
     from kdsr_arch.evaluate.tester import run
-    from kdsr_arch.log import TextLog
 
-    path = taught.opt["path"]
+    student, teacher, path = taught.opt.network_g, taught.opt.network_t, taught.opt.path
     networks = {
         "bicubic": ("bicubic", {"type": "Bicubic", "scale": base["scale"]}, None, None),
-        "alone": (alone.label, alone.opt["network_g"], alone.weights, "params_ema"),
-        "taught": (taught.label, taught.opt["network_g"], taught.weights, "params_ema"),
-        "teacher": ("teacher", taught.opt["network_t"], path["pretrain_network_t"], path.get("param_key_t")),
+        "alone": (alone.label, student.plain(), alone.weights, "params_ema"),
+        "taught": (taught.label, student.plain(), taught.weights, "params_ema"),
+        "teacher": ("teacher", teacher and teacher.plain(), path.pretrain_network_t, path.param_key_t),
     }
-    trained = {"alone": (alone.experiment, alone.file), "taught": (taught.experiment, taught.file)}
+    trained = {"alone": (alone.opt.folder, ALONE), "taught": (taught.opt.folder, TAUGHT)}
     rows = []
     with TextLog():
         for key, (label, network, weights, param_key) in networks.items():
             print(f"Demo: testing {label}", flush=True)
-            opt = deepcopy(dict(base)) | {"name": f"demo/{key}", "network_g": dict(network)}
-            opt["path"]["pretrain_network_g"] = str(weights) if weights else None
-            opt["path"] |= {"param_key_g": param_key, "results_root": str(out / key)}
+            opt = deepcopy(dict(base)) | {"name": f"demo/{key}", "network_g": network}
+            opt["path"] |= {"pretrain_network_g": weights, "param_key_g": param_key, "results_root": str(out / key)}
             opt["val"]["save_img"] = True
             rows.append(Row(key, label, run(opt), out / key, *trained.get(key, ())))
     return rows

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,8 +13,10 @@ from PIL import Image, ImageDraw, ImageFont
 
 from kdsr_arch.errors import UserError
 from kdsr_arch.infer.png import write_png
+from kdsr_arch.metrics.psnr_metric import psnr
 
 _GAP = 10
+_TILE = 330  # width of a crop on a sheet of one frame, in pixels
 _PAPER, _INK, _FAINT, _MARK = (255, 255, 255), (34, 38, 43), (110, 116, 124), (213, 94, 0)
 
 
@@ -47,6 +49,29 @@ def find_box(truth: NDArray[np.uint8], baseline: NDArray[np.uint8], width: int, 
     inside = sums[height:, width:] - sums[:-height, width:] - sums[height:, :-width] + sums[:-height, :-width]
     top, left = np.unravel_index(int(np.argmax(inside)), inside.shape)
     return Box(int(left), int(top), width, height)
+
+
+def frame_sheet(
+    truth: NDArray[np.uint8], small: NDArray[np.uint8], restored: Mapping[str, NDArray[np.uint8]], out: Path, title: str
+) -> Path:
+    """Write the :func:`crop_sheet` of one frame: the LR frame as given, each restored one with its PSNR (Y), the truth.
+
+    Args:
+        truth: (H, W, 3) uint8 BGR.
+        small: the LR frame, likewise.
+        restored: label -> frame; the crop is where the first one fails most.
+        out: the PNG to write.
+        title: stands above the frame.
+    """
+    height, width = truth.shape[:2]
+    box = find_box(truth, next(iter(restored.values())), max(width // 6, 40), max(width // 8, 30))
+    nearest = cv2.resize(small, (width, height), interpolation=cv2.INTER_NEAREST).astype(np.uint8, copy=False)
+    columns = [
+        ("LR, as given", nearest, f"{small.shape[1]}x{small.shape[0]} pixels"),
+        *((label, image, f"{psnr(image, truth, 0, True):.2f} dB") for label, image in restored.items()),
+        ("ground truth", truth, ""),
+    ]
+    return crop_sheet(truth, columns, box, out, zoom=max(_TILE // box.width, 2), title=title)
 
 
 def crop_sheet(

@@ -41,6 +41,14 @@ _STYLE: Any = {
 }
 
 
+def require_matplotlib() -> None:
+    """Raise a UserError where matplotlib is not installed."""
+    try:
+        import matplotlib  # noqa: F401
+    except ImportError:
+        raise UserError("plots need matplotlib, which is not installed: pip install 'kdsr[demo]'") from None
+
+
 @contextmanager
 def drawing(out: Path, columns: int = 1, width: float = 6.4, height: float = 4.0) -> Iterator[list[Axes]]:
     """Axes side by side, in the house style, off-screen; the PNG is written when the block ends, whole or not at all.
@@ -53,12 +61,11 @@ def drawing(out: Path, columns: int = 1, width: float = 6.4, height: float = 4.0
     Raises:
         UserError: matplotlib is not installed.
     """
-    try:
-        import matplotlib
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-    except ImportError:
-        raise UserError("plots need matplotlib, which is not installed: pip install 'kdsr[demo]'") from None
+    require_matplotlib()
+    import matplotlib
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
     with matplotlib.rc_context(_STYLE):
         figure = Figure(figsize=(width, height), layout="constrained")
         FigureCanvasAgg(figure)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -41,8 +42,8 @@ def start_group(monkeypatch: pytest.MonkeyPatch, folder: Path, seconds: dict[str
 
     monkeypatch.setattr(subcommands, "start", start)
     monkeypatch.setattr(students, "available_cores", lambda: len(seconds))
-    opt = {"path": {"experiments_root": str(folder / "experiment")}, "train": {"total_iter": 10}}
-    return [students.Training(label, folder / f"{label}.yml", opt, folder / f"{label}.log") for label in seconds]
+    opt = SimpleNamespace(folder=folder / "experiment")
+    return [students.Training(label, folder / f"{label}.yml", opt, 10) for label in seconds]
 
 
 def test_an_interrupt_lets_both_save(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -55,12 +56,12 @@ def test_an_interrupt_lets_both_save(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
     monkeypatch.setattr(students, "wait", interrupt)
     with pytest.raises(KeyboardInterrupt):
-        students.train_all(group)
+        students.train_all(group, tmp_path)
     assert [(tmp_path / label).read_text() for label in "ab"] == ["saved", "saved"]
 
 
 def test_a_failure_lets_the_other_save(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     group = start_group(monkeypatch, tmp_path, {"a": 600, "b": 0.5})
     with refuses("'b'", "b.log", "why it failed"):
-        students.train_all(group)
+        students.train_all(group, tmp_path)
     assert (tmp_path / "a").read_text() == "saved" and not (tmp_path / "b").exists()

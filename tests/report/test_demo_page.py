@@ -5,6 +5,7 @@ import json
 import re
 from dataclasses import replace
 from html.parser import HTMLParser
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -18,7 +19,7 @@ from kdsr_arch.evaluate.evaluator import EvalResult
 from kdsr_arch.evaluate.results import TestReport, write_results
 from kdsr_arch.infer.cost import Cost
 from kdsr_arch.infer.png import to_uint8, write_png
-from tests.helpers import ROOT
+from kdsr_arch.shipped import option_file
 
 PROTOCOL = "Y channel, no crop, all frames, BI x4"
 
@@ -49,14 +50,15 @@ def test_only_fair_comparisons():
         check_fair(opt, {**opt, "train": {**opt["train"], "total_iter": 11}})
 
 
-def test_the_shipped_files_are_fair(tmp_path):
+def test_the_shipped_files_are_fair(tmp_path, monkeypatch):
     from kdsr_arch.options import load_options, plain
 
-    alone, taught = (plan("x", ROOT / file, tmp_path, None) for file in (ALONE, TAUGHT))
-    check_fair(alone.opt, taught.opt)
-    assert plain(load_options(ROOT / TEST, is_train=False))["network_g"] == taught.opt["network_g"]
-    quick = plan("x", ROOT / ALONE, tmp_path, 7)
-    assert quick.total == 7 and quick.experiment != alone.experiment
+    monkeypatch.chdir(tmp_path)  # the shipped files are there from any folder
+    alone, taught = (plan("x", file, None) for file in (ALONE, TAUGHT))
+    check_fair(plain(alone.opt), plain(taught.opt))
+    assert load_options(option_file(TEST), is_train=False).network_g == taught.opt.network_g
+    quick = plan("x", ALONE, 7)
+    assert quick.total == 7 and quick.opt.folder != alone.opt.folder
     assert "--auto_resume" not in quick.command
 
 
@@ -86,7 +88,7 @@ def made_up_rows(tmp_path, sample):
                 {"kind": "val", "iter": 1, "dataset": "val", "psnr": 26.0},
             ]
             (folder / "history.jsonl").write_text("\n".join(map(json.dumps, lines)))
-            rows[-1] = replace(rows[-1], experiment=folder, options=tmp_path / "options" / "x.yml")
+            rows[-1] = replace(rows[-1], experiment=folder, options="options/x.yml")
     return rows
 
 
@@ -146,6 +148,6 @@ def test_a_failed_training_is_told_with_its_last_words(tmp_path):
     file = tmp_path / "options" / "broken.yml"
     file.parent.mkdir()
     file.write_text("name: 1.5\n")
-    opt = {"path": {"experiments_root": str(tmp_path / "experiments")}, "train": {"total_iter": 5}}
+    opt = SimpleNamespace(folder=tmp_path / "experiments")
     with pytest.raises(UserError, match=r"training 'x' failed[\s\S]*error: "):
-        train_all([Training("x", file, opt, tmp_path / "x.log")])
+        train_all([Training("x", file, opt, 5)], tmp_path)
