@@ -14,6 +14,7 @@ from kdsr_arch import cli
 from kdsr_arch.errors import UserError
 from kdsr_arch.infer.networks import build_network, load_weights, read_weights
 from kdsr_arch.io import load_tensors, read_groups, read_safetensors, write_groups
+from tests.helpers.messages import missing, refuses
 
 pytest.importorskip("safetensors")
 NET = {"type": "MSRResNet", "num_feat": 4, "num_block": 1, "upscale": 2}
@@ -70,23 +71,23 @@ def _flip(path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("harm", "said"),
+    ("harm", "reason"),
     [
-        (_flip, "do not match their checksum"),
-        (lambda p: p.write_bytes(p.read_bytes()[:-5]), "truncated, damaged or no safetensors"),
-        (lambda p: p.write_bytes(b""), "truncated, damaged or no safetensors"),
-        (lambda p: p.write_bytes(b"\xff" * 100), "truncated, damaged or no safetensors"),
-        (lambda p: torch.save({"params": Bomb(p.parent / "boom")}, p), "truncated, damaged or no safetensors"),
-        (lambda p: p.unlink(), "no such checkpoint"),
+        (_flip, "checksum"),
+        (lambda p: p.write_bytes(p.read_bytes()[:-5]), "damaged"),
+        (lambda p: p.write_bytes(b""), "damaged"),
+        (lambda p: p.write_bytes(b"\xff" * 100), "damaged"),
+        (lambda p: torch.save({"params": Bomb(p.parent / "boom")}, p), "damaged"),
+        (lambda p: p.unlink(), "no such"),
     ],
 )
-def test_a_harmed_file_is_refused_in_one_sentence(harm, said, tmp_path: Path) -> None:
+def test_a_harmed_file_is_refused_in_one_sentence(harm, reason, tmp_path: Path) -> None:
     path = tmp_path / "x.safetensors"
     write_groups(groups(), path)
     harm(path)
-    with pytest.raises(UserError, match=said) as caught:
+    with pytest.raises(UserError) as caught:
         read_weights(path)
-    assert "\n" not in str(caught.value) and "x.safetensors" in str(caught.value)
+    assert "\n" not in str(caught.value) and not missing(str(caught.value), path, reason)
     assert not (tmp_path / "boom").exists()
 
 
@@ -95,12 +96,12 @@ def test_metadata_that_do_not_fit_are_refused(told, tmp_path: Path) -> None:
     from safetensors.torch import save_file
 
     save_file({"params.w": torch.ones(1)}, tmp_path / "x.safetensors", metadata={"kdsr_groups": told})
-    with pytest.raises(UserError, match="x.safetensors: damaged"):
+    with refuses(tmp_path / "x.safetensors", "damaged"):
         read_groups(tmp_path / "x.safetensors")
 
 
 def test_what_is_no_tensor_cannot_be_written(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="'params.x' is no tensor"):
+    with refuses(tmp_path / "x.safetensors", "'params.x'", "checkpoint_format"):
         write_groups({"params": {"x": 1}}, tmp_path / "x.safetensors")  # type: ignore[dict-item]
     assert not list(tmp_path.iterdir())
 
@@ -217,8 +218,8 @@ def test_a_pickled_payload_that_a_network_reads_itself_is_refused(tmp_path: Path
         {"type": "BasicVSR", "num_feat": 8, "num_block": 1, "spynet_path": str(tmp_path / "spynet.pth")},
         {"type": "VSRNet", "flow": "spynet", "spynet_path": str(tmp_path / "spynet.pth")},
     ):
-        with pytest.raises(UserError, match="may run code"):
+        with refuses("code"):
             build_network(network)
-    with pytest.raises(UserError, match="BasicVSR cannot be built.*No such file"):
+    with refuses("network_g", "BasicVSR", tmp_path / "none.pth"):
         build_network({"type": "BasicVSR", "spynet_path": str(tmp_path / "none.pth")})
     assert not (tmp_path / "boom").exists()

@@ -5,11 +5,11 @@ import json
 
 import pytest
 
-from kdsr_arch.errors import UserError
 from kdsr_arch.evaluate.evaluator import EvalResult
 from kdsr_arch.evaluate.results import TestReport, write_results
 from kdsr_arch.infer.cost import Cost
 from kdsr_arch.records import format_value, markdown_table, strict_json
+from tests.helpers.messages import refuses
 
 
 def report():
@@ -68,6 +68,6 @@ def test_numbers_as_people_read_them():
 
 def test_a_place_that_cannot_be_written(tmp_path):
     (tmp_path / "results").write_text("a file where the folder should be")
-    with pytest.raises(UserError, match="results"):
+    with refuses(tmp_path / "results"):
         write_results(report(), tmp_path / "results")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["results"]

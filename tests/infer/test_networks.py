@@ -9,6 +9,7 @@ import torch
 
 from kdsr_arch.errors import UserError
 from kdsr_arch.infer.networks import build_network, load_pretrained, load_weights, read_weights
+from tests.helpers.messages import refuses
 
 NET = {"type": "MSRResNet", "num_feat": 4, "num_block": 1, "upscale": 2}
 
@@ -24,14 +25,14 @@ def store(path: Path, content: object) -> str:
 
 
 @pytest.mark.parametrize(
-    ("opt", "said"),
+    ("opt", "names"),
     [
-        ({"type": "MSRResNett"}, "network_g.type: no network named 'MSRResNett'.*did you mean 'MSRResNet'"),
-        ({"type": "MSRResNet", "feat": 3}, "network_g: MSRResNet refuses these values.*feat"),
+        ({"type": "MSRResNett"}, ["network_g.type", "'MSRResNett'", "'MSRResNet'"]),
+        ({"type": "MSRResNet", "feat": 3}, ["network_g", "MSRResNet", "feat"]),
     ],
 )
-def test_faults_in_the_options(opt: dict, said: str) -> None:
-    with pytest.raises(UserError, match=said):
+def test_faults_in_the_options(opt: dict, names: list[str]) -> None:
+    with refuses(*names):
         build_network(opt)
 
 
@@ -58,25 +59,25 @@ def test_both_weights_in_one_file(tmp_path: Path) -> None:
 
 def test_unknown_key_names_those_there_are(tmp_path: Path) -> None:
     path = store(tmp_path / "x.pth", {"params": {"w": torch.zeros(1)}})
-    with pytest.raises(UserError, match="no weights under 'generator'; its keys: params"):
+    with refuses(path, "'generator'", "params"):
         read_weights(path, "generator")
 
 
 @pytest.mark.parametrize("content", [{"epoch": 3}, [1], {"params": {"a": 3}}, torch.ones(1)])
 def test_files_without_weights(content: object, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="holds no network weights"):
+    with refuses(tmp_path / "x.pth"):
         read_weights(store(tmp_path / "x.pth", content))
 
 
 def test_other_networks_are_told_by_their_keys(net: torch.nn.Module, tmp_path: Path) -> None:
     wider = build_network({**NET, "num_feat": 6}).state_dict()
     path = store(tmp_path / "x.pth", {"params": wider})
-    with pytest.raises(UserError, match=r"other shapes: conv_first.weight \(6, 3, 3, 3\) instead of \(4, 3, 3, 3\)"):
+    with refuses(path, "MSRResNet", "conv_first.weight (6, 3, 3, 3)", "(4, 3, 3, 3)"):
         load_weights(net, path)
     deeper = build_network({**NET, "num_block": 2}).state_dict()
-    with pytest.raises(UserError, match="has body.1.conv1.weight.*which the network has not"):
+    with refuses("y.pth", "body.1.conv1.weight", "strict_load"):
         load_weights(net, store(tmp_path / "y.pth", {"params": deeper}))
-    with pytest.raises(UserError, match="misses body.1.conv1.weight"):
+    with refuses("z.pth", "misses body.1.conv1.weight", "strict_load"):
         load_weights(build_network({**NET, "num_block": 2}), store(tmp_path / "z.pth", {"params": net.state_dict()}))
 
 
@@ -92,11 +93,11 @@ def test_what_fits_is_taken_when_not_strict(net: torch.nn.Module, tmp_path: Path
     deeper = build_network({**NET, "num_block": 2}).state_dict()
     load_weights(net, store(tmp_path / "x.pth", {"params": deeper}), strict=False)
     assert torch.equal(net.state_dict()["conv_last.weight"], deeper["conv_last.weight"])
-    with pytest.raises(UserError, match="does not fit"):
+    with refuses("y.pth", "MSRResNet", "conv_first.weight", "foreign"):
         load_weights(net, store(tmp_path / "y.pth", {"params": {"foreign": torch.ones(1)}}), strict=False)
 
 
 def test_the_option_is_named(net: torch.nn.Module, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="path.pretrain_network_t: .*no such checkpoint"):
+    with refuses("path.pretrain_network_t", tmp_path / "none.pth"):
         load_pretrained(net, {"pretrain_network_t": str(tmp_path / "none.pth")}, "t")
     assert not load_pretrained(net, {"pretrain_network_t": None}, "t")

@@ -4,12 +4,12 @@ import pytest
 import torch
 from torch import nn
 
-from kdsr_arch.errors import UserError
 from kdsr_arch.evaluate.items import Item
 from kdsr_arch.evaluate.restoring import Restoring
 from kdsr_arch.infer.runner import Runner
 from kdsr_arch.infer.tiles import _spans, restore_tiled
 from kdsr_arch.infer.traits import Traits
+from tests.helpers.messages import refuses
 
 CPU = torch.device("cpu")
 
@@ -75,5 +75,5 @@ def test_spans_cover_every_pixel_once(length, tile, overlap, multiple):
 
 
 def test_refusals():
-    with pytest.raises(UserError, match="must not be negative"):
+    with refuses("val.tile", "val.tile_overlap", -1, 16):
         restore_tiled(lambda x: x, torch.rand(1, 3, 8, 8), 1, -1)

@@ -6,8 +6,8 @@ from basicsr.archs import build_network
 from torch import nn
 
 from kdsr_arch.archs import teacher_arch  # noqa: F401
-from kdsr_arch.errors import UserError
 from kdsr_arch.infer.traits import Traits, has_module, traits_of, unwrap
+from tests.helpers.messages import refuses
 
 SMALL_EDVR = {"type": "EDVR", "num_feat": 8, "deformable_groups": 2, "num_extract_block": 1, "num_reconstruct_block": 1}
 NETWORKS = [
@@ -126,9 +126,9 @@ def test_own_traits_come_first_also_through_wrappers():
 
 def test_scale_that_differs_or_is_unknown_is_refused():
     net = build_network({"type": "EDSR", "num_in_ch": 3, "num_out_ch": 3, "num_feat": 8, "num_block": 1, "upscale": 3})
-    with pytest.raises(UserError, match="EDSR enlarges by 3"):
+    with refuses("EDSR", 3, 4):
         traits_of(net, 4)
-    with pytest.raises(UserError, match="scale of network Conv2d"):
+    with refuses("Conv2d", "traits", "scale"):
         traits_of(nn.Conv2d(1, 1, 3))
     assert traits_of(nn.Conv2d(1, 1, 3), 2) == Traits("image", 2, color="y")
 

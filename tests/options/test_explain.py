@@ -2,11 +2,11 @@
 
 import pytest
 
-from kdsr_arch.errors import UserError
 from kdsr_arch.options import explain, json_schema
 from kdsr_arch.options.explain import entries
 from scripts.options_reference import generated
 from tests.helpers import ROOT
+from tests.helpers.messages import refuses
 
 
 @pytest.mark.parametrize("name", generated())
@@ -49,7 +49,7 @@ def test_a_bare_name_finds_every_place() -> None:
     ("key", "near"), [("total_itr", "total_iter"), ("train.optim_g.lrr", "train.optim_g.lr"), ("EDVRR", "EDVR")]
 )
 def test_explain_names_near_ones(key: str, near: str) -> None:
-    with pytest.raises(UserError, match=f"'{near}'"):
+    with refuses(key, near=near):
         explain(key)
 
 

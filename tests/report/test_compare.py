@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 
 from kdsr_arch.cli import main
-from kdsr_arch.errors import UserError
 from kdsr_arch.metrics.psnr_metric import psnr
 from kdsr_arch.report.compare_data import (
     Truth,
@@ -25,6 +24,7 @@ from kdsr_arch.report.compare_data import (
     temporal_profile,
 )
 from kdsr_arch.report.compare_page import CompareOptions, write_comparison
+from tests.helpers.messages import refuses
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
 FRAMES = [f"clip/{i:03d}" for i in range(5)] + ["other/000"]
@@ -116,7 +116,7 @@ def test_refusals(results, capsys):
     refused("names for", results / "good", results / "bad", "--names", "a")
     refused("no image in common", results / "good", results / "gt")
     refused("compare results of one scale", results / "good", results / "small")
-    with pytest.raises(UserError, match="rows"):
+    with refuses("--line 48", "'data/clip/000'", "48 rows"):
         make(results, line=48)
 
 

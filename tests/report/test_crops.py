@@ -4,8 +4,8 @@ import cv2
 import numpy as np
 import pytest
 
-from kdsr_arch.errors import UserError
 from kdsr_arch.report.crops import Box, crop_sheet, find_box
+from tests.helpers.messages import refuses
 
 
 def frame(seed=0, shape=(90, 120, 3)):
@@ -43,8 +43,8 @@ def test_any_number_of_columns(tmp_path, count):
 
 
 def test_refusals(tmp_path):
-    with pytest.raises(UserError, match="at least one"):
+    with refuses("crop sheet"):
         crop_sheet(frame(), [], Box(0, 0, 8, 8), tmp_path / "s.png")
-    with pytest.raises(UserError, match="'small' is"):
+    with refuses("'small'", "(10, 10, 3)", "(90, 120, 3)"):
         crop_sheet(frame(), [("small", frame(shape=(10, 10, 3)), "")], Box(0, 0, 8, 8), tmp_path / "s.png")
     assert not list(tmp_path.iterdir())

@@ -7,9 +7,9 @@ import cv2
 import numpy as np
 import pytest
 
-from kdsr_arch.errors import UserError
 from kdsr_arch.report.speed_plot import SpeedPoint, plot_speed
 from kdsr_arch.report.training_curves import Curve, loss_curve, plot_curves, smooth, val_curve
+from tests.helpers.messages import refuses
 
 
 def write_history(folder, iterations=20):
@@ -54,7 +54,7 @@ def test_plots_are_pictures(tmp_path):
 
 
 def test_an_empty_history_is_refused(tmp_path):
-    with pytest.raises(UserError, match="train 'alone' first"):
+    with refuses("missing", "history.jsonl", "'alone'"):
         plot_curves({"alone": tmp_path / "missing"}, tmp_path / "x.png")
     assert not (tmp_path / "x.png").exists()
 
@@ -68,7 +68,7 @@ def test_without_matplotlib(tmp_path, monkeypatch):
         return real(name, *args, **kwargs)
 
     monkeypatch.setattr(builtins, "__import__", refuse)
-    with pytest.raises(UserError, match=r"pip install 'kdsr\[demo\]'"):
+    with refuses("matplotlib", "pip install 'kdsr[demo]'"):
         plot_speed([SpeedPoint("a", 1.0, 2.0)], tmp_path / "x.png")
 
 

@@ -5,9 +5,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kdsr_arch.errors import UserError
 from kdsr_arch.infer.traits import Traits
 from kdsr_arch.upscale.chunks import Piece, pieces
+from tests.helpers.messages import refuses
 
 
 @given(total=st.integers(0, 23), count=st.integers(1, 6), context=st.integers(0, 5), skipped=st.integers(0, 9))
@@ -81,5 +81,5 @@ def test_too_little_memory_at_last(restorer):
             raise torch.OutOfMemoryError("CUDA out of memory")
 
     upscaler.model.runner.net = Never()
-    with pytest.raises(UserError, match="too little memory"):
+    with refuses("memory", "cpu", 16, "--overlap", "--batch"):
         upscaler.restore(Piece([torch.rand(3, 64, 64)], 0, 1))
