@@ -18,10 +18,10 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from kdsr_arch.bench.plan import Plan, Run
-from kdsr_arch.bench.subcommands import Subcommands
 from kdsr_arch.errors import UserError
 from kdsr_arch.io import read_json, write_whole
 from kdsr_arch.options import load_yaml
+from kdsr_arch.parallel.subcommands import Subcommands
 from kdsr_arch.train.history import logged_number, read_history
 
 Scores = dict[str, dict[str, float | str]]

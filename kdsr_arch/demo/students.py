@@ -11,12 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from kdsr_arch.bench.subcommands import Subcommands
 from kdsr_arch.demo.page import Row, write_demo
 from kdsr_arch.errors import UserError
 from kdsr_arch.infer.cost import where_run
 from kdsr_arch.log import TextLog, progress_bar
 from kdsr_arch.options import Options, load_options, plain, project_root
+from kdsr_arch.parallel.subcommands import Subcommands
 from kdsr_arch.records import available_cores
 from kdsr_arch.report.style import require_matplotlib
 from kdsr_arch.shipped import option_file

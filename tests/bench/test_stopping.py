@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import yaml
 
-from kdsr_arch.bench.subcommands import Subcommands
+from kdsr_arch.parallel.subcommands import Subcommands
 
 NET = {"type": "MSRResNet", "num_feat": 8, "num_block": 1, "upscale": 4}
 

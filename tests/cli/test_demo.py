@@ -9,8 +9,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from kdsr_arch.bench import subcommands
 from kdsr_arch.demo import students
+from kdsr_arch.parallel import subcommands
 from tests.helpers.messages import refuses
 
 _WAITS = """
