@@ -149,5 +149,5 @@ def test_a_failed_training_is_told_with_its_last_words(tmp_path):
     file.parent.mkdir()
     file.write_text("name: 1.5\n")
     opt = SimpleNamespace(folder=tmp_path / "experiments")
-    with refuses("'x'", "x.log", "error: "):
+    with refuses("'x'", "broken.log", "error: "):
         train_all([Training("x", file, opt, 5)], tmp_path)
