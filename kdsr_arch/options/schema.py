@@ -29,6 +29,7 @@ from kdsr_arch.options.section import (
     Section,
     leads_astray,
     only_with,
+    option,
 )
 from kdsr_arch.options.yaml_reader import describe
 
@@ -50,8 +51,8 @@ class NetworkOptions(Component):
 class TeacherOptions(Section):
     """How the frozen teacher runs; it has no part in the training."""
 
-    amp: Amp = Field(default="no", description="Precision of the teacher's forward pass: 'no', 'bf16', 'fp16'.")
-    compile: bool = Field(default=False, description="Run the teacher through torch.compile.")
+    amp: Amp = option("no", "Precision of the teacher's forward pass: 'no', 'bf16', 'fp16'.")
+    compile: bool = option(False, "Run the teacher through torch.compile.")
 
 
 class Pretrained(NamedTuple):
@@ -65,22 +66,20 @@ class Pretrained(NamedTuple):
 class PathOptions(OpenSection):
     """Files to start from. `pretrain_network_X`, `param_key_X`, `strict_load_X` go with each `network_X`."""
 
-    pretrain_network_g: str | None = Field(
-        default=None, description="Weights the student starts from, or that are tested (.pth, .safetensors)."
+    pretrain_network_g: str | None = option(
+        None, "Weights the student starts from, or that are tested (.pth, .safetensors)."
     )
-    param_key_g: str | None = Field(
-        default="params", description="Which weights of that file: 'params', 'params_ema'; null: the file itself."
+    param_key_g: str | None = option(
+        "params", "Which weights of that file: 'params', 'params_ema'; null: the file itself."
     )
-    strict_load_g: bool = Field(default=True, description="Refuse a file whose keys are not exactly the network's.")
-    pretrain_network_t: str | None = Field(default=None, description="The teacher's weights (.pth, .safetensors).")
-    param_key_t: str | None = Field(default="params", description="Which weights of the teacher's file.")
-    strict_load_t: bool = Field(
-        default=True, description="Refuse a teacher's file whose keys are not exactly the network's."
-    )
-    resume_state: str | None = Field(
-        default=None,
-        description="A training state (.state) to go on from, exactly; later checkpoints of the experiment are set "
-        "aside. With --auto_resume it counts only where the experiment has no state yet.",
+    strict_load_g: bool = option(True, "Refuse a file whose keys are not exactly the network's.")
+    pretrain_network_t: str | None = option(None, "The teacher's weights (.pth, .safetensors).")
+    param_key_t: str | None = option("params", "Which weights of the teacher's file.")
+    strict_load_t: bool = option(True, "Refuse a teacher's file whose keys are not exactly the network's.")
+    resume_state: str | None = option(
+        None,
+        "A training state (.state) to go on from, exactly; later checkpoints of the experiment are set aside. With "
+        "--auto_resume it counts only where the experiment has no state yet.",
     )
 
     def weights(self, label: str) -> Pretrained | None:
@@ -102,43 +101,32 @@ class MetricOptions(Component):
     own: ClassVar[frozenset[str]] = frozenset({"type", "better"})
 
     type: str = Field(description="A registered metric: calculate_psnr, calculate_ssim, calculate_niqe, ...")
-    better: Literal["higher", "lower"] | None = Field(
-        default=None, description="Which values are better. Default: 'higher'."
-    )
+    better: Literal["higher", "lower"] | None = option(None, "Which values are better. Default: 'higher'.")
 
 
 class ValOptions(OpenSection):
     """Validation while training, and testing."""
 
-    val_freq: Positive | None = Field(
-        default=None, description="Iterations between validations. Default: only at the end."
+    val_freq: Positive | None = option(None, "Iterations between validations. Default: only at the end.")
+    save_img: bool = option(False, "Save the restored images.")
+    metrics: dict[str, MetricOptions] | None = option(
+        None, "Metrics by a name of your choice; each is printed with its protocol."
     )
-    save_img: bool = Field(default=False, description="Save the restored images.")
-    metrics: dict[str, MetricOptions] | None = Field(
-        default=None, description="Metrics by a name of your choice; each is printed with its protocol."
+    pbar: bool = option(True, "Show a progress bar.")
+    suffix: PlainName | None = option(None, "Ending of saved images' names. Default: the experiment's name.")
+    tile: Positive | None = option(
+        None, "Restore frames in square tiles of this LR size, for little memory. Default: whole frames."
     )
-    pbar: bool = Field(default=True, description="Show a progress bar.")
-    suffix: PlainName | None = Field(
-        default=None, description="Ending of saved images' names. Default: the experiment's name."
-    )
-    tile: Positive | None = Field(
-        default=None,
-        description="Restore frames in square tiles of this LR size, for little memory. Default: whole frames.",
-    )
-    tile_overlap: Count = Field(default=16, description="Overlap of neighbouring tiles in LR pixels.")
-    speed_size: list[Positive] | None = Field(
-        default=[180, 120],
+    tile_overlap: Count = option(16, "Overlap of neighboring tiles in LR pixels.")
+    speed_size: list[Positive] | None = option(
+        [180, 120],
+        "In tests, LR width and height at which FLOPs and run time are measured; null: not at all.",
         min_length=2,
         max_length=2,
-        description="In tests, LR width and height at which FLOPs and run time are measured; null: not at all.",
     )
-    skip_first: Count | None = Field(
-        default=None, description="Leave so many frames at each clip's start out of the metrics."
-    )
-    skip_last: Count | None = Field(
-        default=None, description="Leave so many frames at each clip's end out of the metrics."
-    )
-    center_frame_only: bool | None = Field(default=None, description="Measure each clip's centre frame only.")
+    skip_first: Count | None = option(None, "Leave so many frames at each clip's start out of the metrics.")
+    skip_last: Count | None = option(None, "Leave so many frames at each clip's end out of the metrics.")
+    center_frame_only: bool | None = option(None, "Measure each clip's center frame only.")
 
     def faults(self) -> Iterator[Fault]:
         """Tiles no larger than their overlap."""
@@ -149,8 +137,8 @@ class ValOptions(OpenSection):
 class WandbOptions(Section):
     """Weights & Biases; off without a project."""
 
-    project: str | None = Field(default=None, description="Project to log to.")
-    resume_id: str | None = Field(default=None, description="Run to go on with.")
+    project: str | None = option(None, "Project to log to.")
+    resume_id: str | None = option(None, "Run to go on with.")
 
 
 def _best_form(value: Any) -> str | None:
@@ -170,44 +158,38 @@ KeepBest = Annotated[
 class LoggerOptions(Section):
     """What is written while training."""
 
-    print_freq: Positive = Field(default=100, description="Iterations between log lines.")
-    save_checkpoint_freq: Positive = Field(default=5000, description="Iterations between checkpoints.")
-    save_checkpoint_minutes: PositiveFloat | None = Field(
-        default=None,
-        description="Also save once so many minutes have passed since the last checkpoint. Default: never.",
+    print_freq: Positive = option(100, "Iterations between log lines.")
+    save_checkpoint_freq: Positive = option(5000, "Iterations between checkpoints.")
+    save_checkpoint_minutes: PositiveFloat | None = option(
+        None, "Also save once so many minutes have passed since the last checkpoint. Default: never."
     )
-    keep_last: Positive | None = Field(
-        default=None, description="Keep only this many checkpoints (the best is kept too). Default: all."
+    keep_last: Positive | None = option(None, "Keep only this many checkpoints (the best is kept too). Default: all.")
+    keep_best: KeepBest | None = option(
+        None,
+        "Also keep the networks of the best validations, as net_g_best_METRIC_N: how many by the first metric, or "
+        "{metric: number, ...}; measured on the first validation set. net_g_best, the best of all by the first metric, "
+        "is there in any case.",
     )
-    keep_best: KeepBest | None = Field(
-        default=None,
-        description="Also keep the networks of the best validations, as net_g_best_METRIC_N: how many by the first "
-        "metric, or {metric: number, ...}; measured on the first validation set. net_g_best, the best of all by the "
-        "first metric, is there in any case.",
+    checkpoint_format: Literal["pth", "safetensors"] = option(
+        "pth", "Files of networks: 'pth' (BasicSR's) or 'safetensors'; both are read wherever weights are named."
     )
-    checkpoint_format: Literal["pth", "safetensors"] = Field(
-        default="pth",
-        description="Files of networks: 'pth' (BasicSR's) or 'safetensors'; both are read wherever weights are named.",
-    )
-    use_tb_logger: bool = Field(default=False, description="Write TensorBoard logs.")
-    wandb: WandbOptions | None = Field(default=None, description="Weights & Biases logging.")
+    use_tb_logger: bool = option(False, "Write TensorBoard logs.")
+    wandb: WandbOptions | None = option(None, "Weights & Biases logging.")
 
 
 class DistOptions(Section):
     """Distributed training (with --launcher)."""
 
-    backend: Literal["nccl", "gloo"] = Field(
-        default="nccl", description="Between GPUs; on CPUs it always is gloo. gloo lets processes share a GPU."
+    backend: Literal["nccl", "gloo"] = option(
+        "nccl", "Between GPUs; on CPUs it always is gloo. gloo lets processes share a GPU."
     )
-    port: Int | str | None = Field(
-        default=None,
-        description="Port of the first process, with --launcher slurm. Default: MASTER_PORT, or one made of the job's "
-        "number.",
+    port: Int | str | None = option(
+        None, "Port of the first process, with --launcher slurm. Default: MASTER_PORT, or one made of the job's number."
     )
-    timeout: PositiveFloat = Field(
-        default=1800.0,
-        description="Seconds after which a process gives up waiting for the others. Longer than the slowest item of "
-        "a validation, for which all wait.",
+    timeout: PositiveFloat = option(
+        1800.0,
+        "Seconds after which a process gives up waiting for the others. Longer than the slowest item of a validation, "
+        "for which all wait.",
     )
 
 
@@ -256,48 +238,41 @@ class Options(OpenSection):
         description="What is trained: ImageDistillModel, VideoDistillModel, or one of BasicSR's "
         "models (SRModel, EDVRModel, ...)."
     )
-    scale: Positive | None = Field(default=None, description="Upscaling factor; handed to every data set.")
-    needs: str | None = Field(
-        default=None,
-        description="One sentence that says what to download and run first; told when data or weights are missing.",
+    scale: Positive | None = option(None, "Upscaling factor; handed to every data set.")
+    needs: str | None = option(
+        None, "One sentence that says what to download and run first; told when data or weights are missing."
     )
-    num_gpu: Annotated[int | str, BeforeValidator(_num_gpu)] = Field(
-        default="auto", description="GPUs to use: 'auto' (all there are), 0 (CPU), or a number."
+    num_gpu: Annotated[int | str, BeforeValidator(_num_gpu)] = option(
+        "auto", "GPUs to use: 'auto' (all there are), 0 (CPU), or a number."
     )
-    manual_seed: Count = Field(
-        default=0, description="Seed of everything random. Same seed, same results, however many workers."
-    )
+    manual_seed: Count = option(0, "Seed of everything random. Same seed, same results, however many workers.")
     datasets: dict[str, DatasetOptions] = Field(
         description="Data sets: `train`; `val`, `val_2`, ... (while training and in tests); `test`, "
         "`test_1`, ... (tests)."
     )
     network_g: NetworkOptions = Field(description="The network that is trained or tested: the student.")
-    sequence: list[dict[str, Any]] | None = Field(
-        default=None,
-        description="Trainings one after the other: each part has a `name` and the options in which it differs from "
-        "the rest of the file; mappings are merged (one that names a `type` replaces the other), null takes a key "
-        "away. Outputs go to experiments/NAME/PART; --auto_resume passes over finished parts.",
+    sequence: list[dict[str, Any]] | None = option(
+        None,
+        "Trainings one after the other: each part has a `name` and the options in which it differs from the rest of "
+        "the file; mappings are merged (one that names a `type` replaces the other), null takes a key away. Outputs go "
+        "to experiments/NAME/PART; --auto_resume passes over finished parts.",
     )
-    network_t: NetworkOptions | None = Field(
-        default=None,
-        description="The teacher: a registered network with its weights in path.pretrain_network_t, or "
-        "{type: spandrel, path: FILE}, any network that the package spandrel recognises from its weights.",
+    network_t: NetworkOptions | None = option(
+        None,
+        "The teacher: a registered network with its weights in path.pretrain_network_t, or {type: spandrel, path: "
+        "FILE}, any network that the package spandrel recognizes from its weights.",
     )
-    network_t2: NetworkOptions | None = Field(
-        default=None,
-        description="A second teacher. The terms then see the mean of the outputs, or with `teacher: t` and "
-        "`teacher: t2` each on its own; `teacher: t2.PATH` taps a module inside it.",
+    network_t2: NetworkOptions | None = option(
+        None,
+        "A second teacher. The terms then see the mean of the outputs, or with `teacher: t` and `teacher: t2` each on "
+        "its own; `teacher: t2.PATH` taps a module inside it.",
     )
-    network_t3: NetworkOptions | None = Field(default=None, description="A third teacher, likewise (`t3`).")
+    network_t3: NetworkOptions | None = option(None, "A third teacher, likewise (`t3`).")
     network_d: NetworkOptions | None = only_with("BasicSR's GAN models", "The discriminator.")
     teacher: TeacherOptions = Field(default_factory=TeacherOptions, description="How the teacher runs.")
     path: PathOptions = Field(default_factory=PathOptions, description="Weights and states to start from.")
-    train: TrainOptions = Field(
-        default=cast(TrainOptions, None), description="Everything about learning. Required to train."
-    )
-    val: ValOptions | None = Field(
-        default=None, description="Validation and testing. Without it, training does not validate."
-    )
+    train: TrainOptions = option(cast(TrainOptions, None), "Everything about learning. Required to train.")
+    val: ValOptions | None = option(None, "Validation and testing. Without it, training does not validate.")
     logger: LoggerOptions = Field(default_factory=LoggerOptions, description="What is written while training.")
     dist_params: DistOptions = Field(default_factory=DistOptions, description="Distributed training.")
 

@@ -24,6 +24,7 @@ from kdsr_arch.options.section import (
     Section,
     Weight,
     only_with,
+    option,
 )
 
 Amp = Literal["no", "bf16", "fp16"]
@@ -33,10 +34,13 @@ class OptimizerOptions(Component):
     """`optim_g` and, for models with more networks, `optim_d`, ...: a torch.optim class and its keywords."""
 
     type: str = Field(description="An optimizer of torch.optim: Adam, AdamW, SGD, ...; its keywords stand beside it.")
-    lr: Weight | None = Field(default=None, description="Learning rate; that of the schedule's start, after warm-up.")
-    weight_decay: Weight | None = Field(default=None, description="Weight decay of the optimizer.")
-    betas: list[Fraction] | None = Field(
-        default=None, min_length=2, max_length=2, description="Adam's two decay rates, each at least 0 and below 1."
+    lr: Weight | None = option(None, "Learning rate; that of the schedule's start, after warm-up.")
+    weight_decay: Weight | None = option(None, "Weight decay of the optimizer.")
+    betas: list[Fraction] | None = option(
+        None,
+        "Adam's two decay rates, each at least 0 and below 1.",
+        min_length=2,
+        max_length=2,
     )
 
 
@@ -46,18 +50,13 @@ class SchedulerOptions(Component):
     type: str = Field(
         description="MultiStepLR, CosineAnnealingRestartLR (BasicSR's), or one of torch.optim.lr_scheduler by name."
     )
-    milestones: list[Count] | None = Field(
-        default=None, description="MultiStepLR: iterations at which the rate is multiplied by gamma."
+    milestones: list[Count] | None = option(None, "MultiStepLR: iterations at which the rate is multiplied by gamma.")
+    gamma: PositiveFloat | None = option(None, "Factor at each milestone (or step).")
+    periods: list[Positive] | None = option(
+        None, "CosineAnnealingRestartLR: length of each cosine period in iterations; they must reach total_iter."
     )
-    gamma: PositiveFloat | None = Field(default=None, description="Factor at each milestone (or step).")
-    periods: list[Positive] | None = Field(
-        default=None,
-        description="CosineAnnealingRestartLR: length of each cosine period in iterations; they must reach total_iter.",
-    )
-    restart_weights: list[Weight] | None = Field(
-        default=None, description="Factor on the rate in each period; as many as periods."
-    )
-    eta_min: Weight | None = Field(default=None, description="Lowest learning rate of a cosine schedule.")
+    restart_weights: list[Weight] | None = option(None, "Factor on the rate in each period; as many as periods.")
+    eta_min: Weight | None = option(None, "Lowest learning rate of a cosine schedule.")
 
     def faults(self) -> Iterator[Fault]:
         """Lists of different lengths; milestones that do not rise."""
@@ -81,18 +80,14 @@ class WeightOptions(Section):
 
     fill: ClassVar[Fill] = "written"
 
-    constant: Weight | None = Field(default=None, description="A constant factor.")
-    schedule: list[list[Weight]] | None = Field(
-        default=None,
-        description="[[iteration, weight], ...] in rising iterations; linear between them, constant outside.",
+    constant: Weight | None = option(None, "A constant factor.")
+    schedule: list[list[Weight]] | None = option(
+        None, "[[iteration, weight], ...] in rising iterations; linear between them, constant outside."
     )
-    balance: PositiveFloat | None = Field(
-        default=None,
-        description="Ratio r: the term's gradient on the student is kept at r times the pixel loss's.",
+    balance: PositiveFloat | None = option(
+        None, "Ratio r: the term's gradient on the student is kept at r times the pixel loss's."
     )
-    window: Positive | None = Field(
-        default=None, description="How many measurements the balance is taken over. Default: 10."
-    )
+    window: Positive | None = option(None, "How many measurements the balance is taken over. Default: 10.")
 
     def faults(self) -> Iterator[Fault]:
         """A schedule of other than pairs, or in other than rising order."""
@@ -130,8 +125,8 @@ class PixelOptions(LossOptions):
 
     own: ClassVar[frozenset[str]] = frozenset({"type", "loss_weight"})
 
-    loss_weight: LossWeight | None = Field(
-        default=None, description="A number or, for our models, {schedule: [[iteration, weight], ...]}. Default: 1."
+    loss_weight: LossWeight | None = option(
+        None, "A number or, for our models, {schedule: [[iteration, weight], ...]}. Default: 1."
     )
 
 
@@ -144,9 +139,9 @@ class AdapterOptions(Section):
         description="'conv1x1', 'conv3x3', ... (channels, and sizes where needed), 'conv' (with kernel_size), or "
         "'resize' (sizes only)."
     )
-    kernel_size: Positive | None = Field(default=None, description="Side of the kernel of type 'conv'; odd.")
-    bias: bool | None = Field(default=None, description="Whether the convolution has a bias. Default: true.")
-    resize: str | None = Field(default=None, description="How sizes are aligned. Default: 'auto', where they differ.")
+    kernel_size: Positive | None = option(None, "Side of the kernel of type 'conv'; odd.")
+    bias: bool | None = option(None, "Whether the convolution has a bias. Default: true.")
+    resize: str | None = option(None, "How sizes are aligned. Default: 'auto', where they differ.")
 
 
 Adapter = Annotated[
@@ -168,30 +163,21 @@ class TermOptions(Component):
     )
 
     type: str = Field(description="A registered loss, ours or BasicSR's; its keywords stand beside the keys below.")
-    at: Names | None = Field(
-        default=None,
-        description="The tap, where student and teacher share it: a module path, an alias such as f_sr, or a list.",
+    at: Names | None = option(
+        None, "The tap, where student and teacher share it: a module path, an alias such as f_sr, or a list."
     )
-    student: Names | None = Field(
-        default=None, description="The student's tap: a module path, an alias such as f_sr or f_lr, or a list."
+    student: Names | None = option(None, "The student's tap: a module path, an alias such as f_sr or f_lr, or a list.")
+    teacher: Names | None = option(None, "The teacher's tap, likewise. Without any tap, the term compares the outputs.")
+    layer_weights: list[Weight] | None = option(None, "A weight for each pair of taps when they are lists.")
+    loss_weight: LossWeight = option(
+        1.0,
+        "The term's weight: a number, {schedule: [[iteration, weight], ...]} (linear between), or {balance: r, window: "
+        "n} (the term's gradient on the student is kept at r times the pixel loss's).",
     )
-    teacher: Names | None = Field(
-        default=None, description="The teacher's tap, likewise. Without any tap, the term compares the outputs."
-    )
-    layer_weights: list[Weight] | None = Field(
-        default=None, description="A weight for each pair of taps when they are lists."
-    )
-    loss_weight: LossWeight = Field(
-        default=1.0,
-        description="The term's weight: a number, {schedule: [[iteration, weight], ...]} (linear "
-        "between), or {balance: r, window: n} (the term's gradient on the student is kept at r times "
-        "the pixel loss's).",
-    )
-    adapter: Adapter = Field(
-        default="auto",
-        description="Train-only layers that fit the student's feature to the teacher's: 'auto' (where "
-        "channels or sizes differ), 'none', or {type: conv1x1, ...}. Never part of the student's "
-        "file.",
+    adapter: Adapter = option(
+        "auto",
+        "Train-only layers that fit the student's feature to the teacher's: 'auto' (where channels or sizes differ), "
+        "'none', or {type: conv1x1, ...}. Never part of the student's file.",
     )
 
     def faults(self) -> Iterator[Fault]:
@@ -210,9 +196,7 @@ class StageOptions(Section):
     """A stretch of the training with terms and modules of its own."""
 
     iters: Positive = Field(description="Length of the stage in iterations; the stages must sum to total_iter.")
-    terms: list[str] | None = Field(
-        default=None, description="Names of the active terms ('pixel' for pixel_opt). Default: all of them."
-    )
+    terms: list[str] | None = option(None, "Names of the active terms ('pixel' for pixel_opt). Default: all of them.")
     freeze: list[str] = Field(
         default_factory=list, description="Module paths of the student, and names of terms, that are not trained."
     )
@@ -222,40 +206,26 @@ class TrainOptions(OpenSection):
     """Everything about learning. Other `*_opt` and `optim_*` keys are taken where the model type reads them."""
 
     total_iter: Positive = Field(description="Number of iterations.")
-    warmup_iter: Annotated[Int, Field(ge=-1)] = Field(
-        default=-1, description="Iterations over which the learning rate rises linearly from 0; -1: none."
+    warmup_iter: Annotated[Int, Field(ge=-1)] = option(
+        -1, "Iterations over which the learning rate rises linearly from 0; -1: none."
     )
-    ema_decay: Fraction = Field(
-        default=0, description="Decay of the exponential moving average of the student's weights; 0: none."
-    )
+    ema_decay: Fraction = option(0, "Decay of the exponential moving average of the student's weights; 0: none.")
     optim_g: OptimizerOptions = Field(description="The student's optimizer.")
-    scheduler: SchedulerOptions | None = Field(default=None, description="Learning-rate schedule. Default: constant.")
-    pixel_opt: PixelOptions | None = Field(
-        default=None, description="The loss between the student's output and the ground truth."
-    )
+    scheduler: SchedulerOptions | None = option(None, "Learning-rate schedule. Default: constant.")
+    pixel_opt: PixelOptions | None = option(None, "The loss between the student's output and the ground truth.")
     distill_opt: dict[str, TermOptions] = Field(
         default_factory=dict, description="Distillation terms by name; the name is what logs and stages call them."
     )
     stages: list[StageOptions] = Field(
         default_factory=list, description="Stages of the training, in order. Default: one."
     )
-    amp: Amp = Field(
-        default="no", description="Automatic mixed precision: 'no', 'bf16', 'fp16' (with a gradient scaler)."
-    )
-    channels_last: bool = Field(
-        default=False, description="Keep images in channels-last memory order; faster on some machines."
-    )
-    compile: bool = Field(default=False, description="Run the student through torch.compile.")
-    grad_clip: PositiveFloat | None = Field(
-        default=None, description="Largest norm of the gradient; longer ones are cut. Default: none."
-    )
-    accumulation: Positive = Field(
-        default=1, description="Batches whose gradients are summed before each optimizer step."
-    )
-    ratio_freq: Positive = Field(
-        default=100,
-        description="Every so many iterations, each term's gradient on the student is measured "
-        "against the pixel loss's.",
+    amp: Amp = option("no", "Automatic mixed precision: 'no', 'bf16', 'fp16' (with a gradient scaler).")
+    channels_last: bool = option(False, "Keep images in channels-last memory order; faster on some machines.")
+    compile: bool = option(False, "Run the student through torch.compile.")
+    grad_clip: PositiveFloat | None = option(None, "Largest norm of the gradient; longer ones are cut. Default: none.")
+    accumulation: Positive = option(1, "Batches whose gradients are summed before each optimizer step.")
+    ratio_freq: Positive = option(
+        100, "Every so many iterations, each term's gradient on the student is measured against the pixel loss's."
     )
 
     perceptual_opt: LossOptions | None = only_with("BasicSR's SR and GAN models", "Perceptual (and style) loss.")

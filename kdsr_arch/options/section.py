@@ -159,6 +159,11 @@ def _plain_name(value: Any) -> Any:
 PlainName = Annotated[str, BeforeValidator(_plain_name)]
 
 
+def option(default: Any, description: str, **limits: Any) -> Any:
+    """A documented key with a default; `limits` as of pydantic's Field."""
+    return Field(default, description=description, **limits)
+
+
 def only_with(models: str, description: str, **limits: Any) -> Any:
     """A documented key that only some model types read; `components.py` refuses it elsewhere."""
     return Field(
