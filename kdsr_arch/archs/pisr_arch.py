@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor, nn
 
-from kdsr_arch.errors import UserError, nearest
+from kdsr_arch import registry
+from kdsr_arch.errors import UserError
 from kdsr_arch.infer.traits import Traits, traits_of
 from kdsr_arch.ops.bicubic import upsample_bicubic
 from kdsr_arch.registry import ARCH_REGISTRY
@@ -60,18 +60,7 @@ class PISRTeacher(nn.Module):
 
 
 def build_decoder(options: Mapping[str, Any], scale: int) -> nn.Module:
-    """The registered network of these options, told the scale by whichever keyword it takes."""
-    from kdsr_arch.registry import register_all  # which imports this file
-
-    register_all()
+    """Build the registered network of these options, told the scale by whichever keyword it takes."""
     if not isinstance(options, Mapping) or "type" not in options:
         raise UserError("PISRTeacher: decoder must name a network: decoder: {type: FSRCNN, ...}")
-    keywords = {key: value for key, value in options.items() if key != "type"}
-    if options["type"] not in ARCH_REGISTRY:
-        names = [name for name, _ in ARCH_REGISTRY]
-        raise UserError(f"PISRTeacher: no decoder named '{options['type']}'{nearest(str(options['type']), names)}")
-    cls = ARCH_REGISTRY.get(options["type"])
-    for name in ("scale", "upscale"):
-        if name in inspect.signature(cls).parameters:
-            keywords.setdefault(name, scale)
-    return cls(**keywords)
+    return registry.build("network", options, "decoder", offer={"scale": scale, "upscale": scale})

@@ -8,9 +8,9 @@ from typing import Any
 from basicsr.metrics import calculate_metric
 from numpy.typing import NDArray
 
-from kdsr_arch.errors import UserError, nearest
+from kdsr_arch.errors import UserError
 from kdsr_arch.metrics import psnr_metric, temporal_metric
-from kdsr_arch.registry import METRIC_REGISTRY, register_all
+from kdsr_arch.registry import lookup
 
 # Same numbers as BasicSR's, faster; taken only for the keywords they know.
 _FAST = {"calculate_psnr": psnr_metric.psnr, "calculate_ssim": psnr_metric.ssim}
@@ -19,12 +19,11 @@ _FAST_KEYWORDS = {"type", "crop_border", "test_y_channel", "better"}
 
 def check_metrics(metrics: Mapping[str, Mapping[str, Any]]) -> None:
     """Refuse unknown metric types before anything is computed."""
-    register_all()
     for name, option in metrics.items():
-        kind = option.get("type")
-        if kind not in METRIC_REGISTRY:
-            hint = nearest(str(kind), METRIC_REGISTRY.keys())
-            raise UserError(f"val.metrics.{name}.type: no metric named '{kind}'{hint}")
+        try:
+            lookup("metric", option.get("type"))
+        except UserError as error:
+            raise UserError(f"val.metrics.{name}.type: {error}") from None
 
 
 def split_metrics(metrics: Mapping[str, Mapping[str, Any]]) -> tuple[dict[str, dict], dict[str, dict]]:

@@ -164,12 +164,11 @@ def read_all(name: str, methods: Sequence[Method], truth: Truth | None) -> dict[
 
 def metric_option(name: str, crop_border: int) -> dict[str, Any]:
     """What the registry of metrics is asked for: a short name, a registered one, or one of pyiqa's."""
-    from kdsr_arch.registry import METRIC_REGISTRY, register_all
+    from kdsr_arch import registry
 
-    register_all()
     if name in METRICS:
         return {**METRICS[name], "crop_border": crop_border}
-    if name in METRIC_REGISTRY:
+    if name in registry.names("metric"):
         return {"type": name, "crop_border": crop_border}
     return {"type": "calculate_pyiqa", "metric": name, "crop_border": crop_border}
 
