@@ -14,7 +14,7 @@ from kdsr_arch.data.clip_dataset import ClipDataset
 from kdsr_arch.data.degradation import DegradedSource
 from kdsr_arch.data.prepare.frame_writer import Entry, write_frames
 from kdsr_arch.data.sources import FolderSource, open_source
-from kdsr_arch.errors import UserError
+from tests.helpers.messages import refuses
 
 
 @pytest.fixture
@@ -221,44 +221,44 @@ def test_gaps_in_a_clip_are_said(make, tmp_path, save, frames, caplog, monkeypat
 
 
 @pytest.mark.parametrize(
-    ("changes", "message"),
+    ("changes", "names"),
     [
-        ({"dataroot_gt": "/nowhere/at/all"}, "/nowhere/at/all: the data root does not exist"),
-        ({"dataroot_gt": None}, "dataroot_gt .* is missing"),
-        ({"degradation": "none"}, "degradation 'none' needs LR frames in dataroot_lq"),
-        ({"degradation": "BJ"}, "degradation 'BJ' is unknown"),
-        ({"num_frame": 4}, "num_frame 4 must be odd"),
-        ({"gt_size": 30}, "gt_size 30 is not a multiple of the scale 4"),
-        ({"gt_size": 64}, "clip '001' has frames of 48x64, smaller than gt_size 64"),
-        ({"num_frame": 7}, "clip '001' has 5 frames, fewer than the 7"),
-        ({"clip_length": 6}, "clip '001' has 5 frames, fewer than the 6"),
-        ({"clips": ["002"]}, "002: this clip's folder does not exist"),
-        ({"exclude": ["00"]}, r"no clip '00' \(did you mean '001' or '000'"),
-        ({"exclude": ["000", "001"]}, "no clip is left"),
-        ({"frames": [20, 30]}, "clip '000' has no frames in the range"),
-        ({"meta_info_file": "/nowhere/list.txt"}, "list.txt: cannot be read"),
-        ({"padding": "mirror"}, "padding 'mirror' is not one of"),
-        ({"color": "lab"}, "color 'lab' is unknown"),
-        ({"cache": "maybe"}, "cache 'maybe' is unknown"),
+        ({"dataroot_gt": "/nowhere/at/all"}, ["/nowhere/at/all"]),
+        ({"dataroot_gt": None}, ["clips", "dataroot_gt"]),
+        ({"degradation": "none"}, ["degradation 'none'", "dataroot_lq"]),
+        ({"degradation": "BJ"}, ["degradation 'BJ'", "'BI'", "'BD'"]),
+        ({"num_frame": 4}, ["num_frame 4", "odd"]),
+        ({"gt_size": 30}, ["gt_size 30", "scale 4"]),
+        ({"gt_size": 64}, ["'001'", "48x64", "gt_size 64"]),
+        ({"num_frame": 7}, ["'001'", 5, 7, "num_frame"]),
+        ({"clip_length": 6}, ["'001'", 5, 6, "clip_length"]),
+        ({"clips": ["002"]}, ["002"]),
+        ({"exclude": ["00"]}, ["'00'", "'001'", "'000'"]),
+        ({"exclude": ["000", "001"]}, ["exclude"]),
+        ({"frames": [20, 30]}, ["'000'", "frames"]),
+        ({"meta_info_file": "/nowhere/list.txt"}, ["/nowhere/list.txt"]),
+        ({"padding": "mirror"}, ["padding 'mirror'", "replicate"]),
+        ({"color": "lab"}, ["color 'lab'", "rgb"]),
+        ({"cache": "maybe"}, ["cache 'maybe'"]),
     ],
 )
-def test_bad_options(make, changes, message):
-    with pytest.raises(UserError, match=message):
+def test_bad_options(make, changes, names):
+    with refuses(*names):
         make(**changes)
 
 
 @pytest.mark.parametrize(
-    ("text", "message"),
+    ("text", "names"),
     [
-        ("../secret 5 (1,1,3)\n", "line 1: the key '../secret' reaches outside"),
-        ("000 many (1,1,3)\n", "line 1: expected 'clip frames"),
-        ("001 9 (48,64,3)\n", "clip '001' has 5 of the 9 frames listed"),
-        ("\n", "lists no clips"),
+        ("../secret 5 (1,1,3)\n", ["list.txt", "line 1", "'../secret'"]),
+        ("000 many (1,1,3)\n", ["list.txt", "line 1", "clip frames (h,w,c)"]),
+        ("001 9 (48,64,3)\n", ["'001'", "5 of the 9"]),
+        ("\n", ["list.txt"]),
     ],
 )
-def test_bad_lists(make, tmp_path, text, message):
+def test_bad_lists(make, tmp_path, text, names):
     (tmp_path / "list.txt").write_text(text)
-    with pytest.raises(UserError, match=message):
+    with refuses(*names):
         make(meta_info_file=str(tmp_path / "list.txt"))
 
 
@@ -277,33 +277,33 @@ def test_pairs_that_do_not_pair(make, copies, save, frames):
     paired = {"dataroot_gt": str(hr), "dataroot_lq": str(lr)}
     make(**paired)
     save(lr / "000" / "00000003.png", frames[0][:15, :20])
-    with pytest.raises(UserError, match="lr/000/00000003.png is 15x20, other frames of the clip are 16x20"):
+    with refuses(lr / "000" / "00000003.png", "15x20", "16x20"):
         make(**paired)
     (lr / "000" / "00000003.png").unlink()
-    with pytest.raises(UserError, match="lr: nothing that pairs with .*hr/000/00000003.png"):
+    with refuses(lr, hr / "000" / "00000003.png"):
         make(**paired)
     (hr / "000" / "00000003.png").unlink()
     (hr / "001" / "00000004.png").unlink()
-    with pytest.raises(UserError, match="no HR frame '001/00000004' for .*lr/001/00000004.png"):
+    with refuses(hr, "'001/00000004'", lr / "001" / "00000004.png"):
         make(**paired)
     shutil.rmtree(hr / "001")
-    with pytest.raises(UserError, match="hr: no clip '001', which .*lr has"):
+    with refuses(hr, lr, "'001'"):
         make(**paired)
     shutil.rmtree(lr / "000")
-    with pytest.raises(UserError, match="nothing that pairs with"):
+    with refuses(lr, hr / "000"):
         make(**paired)
 
 
 def test_sizes_that_do_not_fit_the_scale(make, copies):
     hr, lr = copies
-    with pytest.raises(UserError, match="lr/000/00000000.png is 16x20 and .*hr/000/00000000.png is 64x80.*at scale 2"):
+    with refuses(lr / "000" / "00000000.png", hr / "000" / "00000000.png", "16x20", "64x80", "scale 2"):
         make(dataroot_gt=str(hr), dataroot_lq=str(lr), scale=2)
 
 
 def test_frames_of_different_sizes(make, copies, save, frames):
     hr, _ = copies
     save(hr / "001" / "00000002.png", frames[0][:48, :60])
-    with pytest.raises(UserError, match="hr/001/00000002.png is .*, other frames of the clip are"):
+    with refuses("hr/001/00000002.png", "12x15", "12x16"):
         make(dataroot_gt=str(hr))
 
 
@@ -312,5 +312,5 @@ def test_a_frame_that_does_not_decode_is_named(make, copies, cache):
     hr, _ = copies
     dataset = make(dataroot_gt=str(hr), cache=cache)
     os.truncate(hr / "001" / "00000002.png", 400)
-    with pytest.raises(UserError, match="hr/001/00000002.png: the frame does not decode"):
+    with refuses(hr / "001" / "00000002.png"):
         samples(dataset)

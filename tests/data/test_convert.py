@@ -22,6 +22,7 @@ from kdsr_arch.data.prepare.plans import (
 )
 from kdsr_arch.data.sources import FolderSource, LmdbSource
 from kdsr_arch.errors import UserError
+from tests.helpers.messages import refuses
 
 
 def write_video(path: Path, frames: list[np.ndarray]) -> Path:
@@ -53,9 +54,9 @@ def test_videos_and_folders_become_clips(frames, tmp_path, save):
     assert shapes == {"film": (3, 64, 80), "shots": (3, 64, 80)}
     expected = {f"film/{i:08d}": frames[i + 1] for i in range(3)} | {f"shots/{i:08d}": frames[i + 5] for i in range(3)}
     assert_equal_stores(tmp_path / "a.lmdb", {k: crop_to_multiple(halve(f), 16) for k, f in expected.items()})
-    with pytest.raises(UserError, match="no clip 'movie'; there are film, shots"):
+    with refuses(tmp_path / "in", "'movie'", "film", "shots"):
         prepare_video_clips(tmp_path / "in", tmp_path / "b.lmdb", exclude=["movie"])
-    with pytest.raises(UserError, match="'film' has no frames in the range"):
+    with refuses("'film'"):
         prepare_video_clips(tmp_path / "in", tmp_path / "b.lmdb", ranges={"film": (9, None)})
     assert not (tmp_path / "b.lmdb").exists()
 
@@ -71,7 +72,7 @@ def test_a_video_that_breaks_off(frames, tmp_path, caplog, monkeypatch):
         yield from frames[:3]
         raise UserError("film.mp4: cannot be decoded as a video (it ends too early)")
 
-    with pytest.raises(UserError, match="film.mp4: cannot be decoded.*the 3 frames before it are kept"):
+    with refuses("film.mp4", "3 frames", "--skip-bad"):
         write_clips([("film", StreamSource(torn, "film.mp4"))], tmp_path / "a.lmdb")
     shapes = write_clips([("film", StreamSource(torn, "film.mp4"))], tmp_path / "a.lmdb", Making(skip_bad=True))
     assert shapes == {"film": (3, 144, 176)}
@@ -88,7 +89,7 @@ def test_one_video_is_one_clip(frames, tmp_path):
 def test_a_key_that_comes_twice_names_its_file(frames, tmp_path, save):
     save(tmp_path / "in" / "a.png", frames[0])
     save(tmp_path / "in" / "ax4.png", frames[1])
-    with pytest.raises(UserError, match="in/ax4.png: the key 'a' comes twice"):
+    with refuses("in/ax4.png", "'a'"):
         convert_images(tmp_path / "in", tmp_path / "a.lmdb", strip="x4")
 
 
@@ -110,9 +111,9 @@ def test_halving_takes_the_mean_and_cropping_the_centre():
 
 def test_what_is_no_video_is_named(tmp_path):
     (tmp_path / "a.mp4").write_bytes(b"no video at all" * 10)
-    with pytest.raises(UserError, match="a.mp4: cannot be decoded as a video"):
+    with refuses(tmp_path / "a.mp4", "video"):
         list(decode_video(tmp_path / "a.mp4"))
-    with pytest.raises(UserError, match="absent.mp4: cannot be decoded"):
+    with refuses(tmp_path / "absent.mp4", "No such file"):
         list(decode_video(tmp_path / "absent.mp4"))
 
 
@@ -134,7 +135,7 @@ def test_images_and_sub_images(frames, tmp_path, save):
     corners = [(0, 0), (0, 24), (0, 38), (18, 0), (18, 24), (18, 38)]
     parts = {f"0001_s{n:03d}": frames[0][t : t + 32, x : x + 32] for n, (t, x) in enumerate(corners, 1)}
     assert_equal_stores(tmp_path / "sub.lmdb", parts)
-    with pytest.raises(UserError, match="50x70 is smaller than the sub-images of 64"):
+    with refuses("50x70", 64):
         sub_images((50, 70), 64, 64)
 
 
@@ -154,7 +155,7 @@ def test_reds_is_regrouped(frames, tmp_path, save):
     np.testing.assert_array_equal(low.get("240/00000000"), frames[3][::4, ::4])
     assert listed_clips(tmp_path / "out" / "meta_info_REDS4.txt") == {"000": 2}
     assert list(listed_clips(tmp_path / "out" / "meta_info_REDS_train.txt")) == ["001", "240", "269"]
-    with pytest.raises(UserError, match="no folder train_sharp; unpack"):
+    with refuses(tmp_path, "train_sharp", "train_sharp.zip"):
         prepare_reds(tmp_path, tmp_path / "other")
 
 
@@ -172,17 +173,17 @@ def test_vimeo_septuplets(frames, tmp_path, save):
     prepare_vimeo(root, tmp_path, degrade={"scale": 4})
     assert LmdbSource(tmp_path / "vimeo90k_train_LR.lmdb").size("00001/0001/im1") == (16, 16)
     (root / "sequences" / "00002" / "0001" / "im6.png").unlink()
-    with pytest.raises(UserError, match="00002/0001: im6 is missing"):
+    with refuses("00002/0001", "im6"):
         prepare_vimeo(root, tmp_path / "again")
 
 
 def test_a_bad_file_stops_the_conversion_by_name(clip_root, tmp_path, save, frames):
     save(tmp_path / "in" / "a" / "1.png", frames[0])
     save(tmp_path / "in" / "a" / "2.png", frames[0][:9])
-    with pytest.raises(UserError, match="in/a/2.png is 9x176, other frames of the clip are 144x176"):
+    with refuses("in/a/2.png", "9x176", "144x176"):
         convert_clips(tmp_path / "in", tmp_path / "out.lmdb")
     (tmp_path / "in" / "a" / "2.png").write_bytes(b"")
-    with pytest.raises(UserError, match="in/a/2.png: the frame does not decode"):
+    with refuses("in/a/2.png", "decode"):
         convert_clips(tmp_path / "in", tmp_path / "out.lmdb")
     assert not (tmp_path / "out.lmdb").exists()
     save(tmp_path / "in" / "a" / "2.png", frames[1])

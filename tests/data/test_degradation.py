@@ -10,7 +10,7 @@ import pytest
 from kdsr_arch.data.augment import Crop
 from kdsr_arch.data.degradation import DegradedSource
 from kdsr_arch.data.sources import FolderSource, MemorySource
-from kdsr_arch.errors import UserError
+from tests.helpers.messages import refuses
 
 KINDS = [("BI", "symmetric"), ("BI", "replicate"), ("BD", "symmetric")]
 
@@ -45,7 +45,7 @@ def test_bi_equals_matlabs_own_files(shared_data: Path, scale):
 
 
 def test_unknown_kinds_are_refused(frames):
-    with pytest.raises(UserError, match="degradation 'BX' is unknown"):
+    with refuses("degradation 'BX'", "'BI'", "'BD'", "'none'"):
         DegradedSource(MemorySource({}), 4, "BX")
-    with pytest.raises(UserError, match="border 'zero' is unknown"):
+    with refuses("border 'zero'", "'symmetric'", "'replicate'"):
         DegradedSource(MemorySource({}), 4, "BI", "zero")

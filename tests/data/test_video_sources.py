@@ -14,7 +14,7 @@ from kdsr_arch.cli import main
 from kdsr_arch.data.prepare.decode_video import decode_video
 from kdsr_arch.data.prepare.plans import prepare_video_clips
 from kdsr_arch.data.sources import open_source
-from kdsr_arch.errors import UserError
+from tests.helpers.messages import refuses
 
 av = pytest.importorskip("av")
 STEADY = 40  # ms
@@ -88,16 +88,16 @@ def test_odd_sizes_are_cropped(tmp_path):
     assert prepare_video_clips(tmp_path / "a.mkv", tmp_path / "a.lmdb", halved=False) == {"a": (2, 32, 44)}
 
 
-@pytest.mark.parametrize(("name", "options", "words"), [
-    ("end.mkv", None, r"end.mkv: truncated: it should last 4.0 s, but its frames end after \d\.\d s"),
-    ("moov.mp4", None, "moov.mp4: cannot be decoded as a video"),  # the index is at the end and missing
-    ("index.mp4", {"movflags": "+faststart"}, r"truncated: its index ends at byte [\d,]+, the file at [\d,]+"),
+@pytest.mark.parametrize(("name", "options", "names"), [
+    ("end.mkv", None, ["4.0 s"]),
+    ("moov.mp4", None, ["video"]),  # the index is at the end and missing
+    ("index.mp4", {"movflags": "+faststart"}, ["truncated", "byte"]),
 ])  # fmt: skip
-def test_truncated_files_are_refused_and_nothing_is_left(tmp_path, capsys, name, options, words):
+def test_truncated_files_are_refused_and_nothing_is_left(tmp_path, capsys, name, options, names):
     codec, pix = ("libx264", "yuv420p") if name.endswith("mp4") else ("ffv1", "bgr0")
     data = write(tmp_path / name, pictures(100), codec, pix, options=options).read_bytes()
     (tmp_path / name).write_bytes(data[: int(0.6 * len(data))])
-    with pytest.raises(UserError, match=words):
+    with refuses(tmp_path / name, *names):
         list(decode_video(tmp_path / name))
     assert main(["lmdb", "create", str(tmp_path / name), str(tmp_path / "a.lmdb"), "--quiet"]) == 2
     assert len(capsys.readouterr().err.strip().splitlines()) == 1
