@@ -63,4 +63,4 @@ def build_decoder(options: Mapping[str, Any], scale: int) -> nn.Module:
     """Build the registered network of these options, told the scale by whichever keyword it takes."""
     if not isinstance(options, Mapping) or "type" not in options:
         raise UserError("PISRTeacher: decoder must name a network: decoder: {type: FSRCNN, ...}")
-    return registry.build("network", options, "decoder", offer={"scale": scale, "upscale": scale})
+    return registry.build("network", options, "PISRTeacher: decoder", offer={"scale": scale, "upscale": scale})
