@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Where the results go, and how long to train."""
+    """Declare what the command line of this command takes."""
     parser.add_argument("-o", "--output", type=Path, help="folder of the page and its pictures (default: results/demo)")
     parser.add_argument("--iterations", type=int, help="train this long instead of the option files' budget")
 

@@ -61,7 +61,7 @@ class Row:
 
 
 def finding(psnr_of: Mapping[str, float], iterations: int) -> str:
-    """What was measured, in words that follow from the numbers.
+    """Say what was measured, in words that follow from the numbers.
 
     Args:
         psnr_of: mean PSNR under the keys bicubic, alone, taught, teacher.

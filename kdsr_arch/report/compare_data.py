@@ -48,7 +48,7 @@ class Item:
     Attributes:
         name: of the image, or of the clip.
         kind: 'image' or 'profile'.
-        note: said beside the name.
+        note: shown beside the name.
         values: metric -> method -> value.
     """
 
@@ -59,7 +59,7 @@ class Item:
 
 
 def find_methods(folders: Sequence[Path], names: Sequence[str] | None = None) -> list[Method]:
-    """The results folders: of ``kdsr test`` (results/NAME), or any folder of images and clip folders.
+    """Find the images of results folders: of ``kdsr test`` (results/NAME), or any folder of images and clip folders.
 
     Raises:
         UserError: not a folder, no images, or as many names as folders are not given.
@@ -97,7 +97,7 @@ def _method(folder: Path, name: str) -> Method:
 
 
 def common_images(methods: Sequence[Method]) -> list[str]:
-    """The images that every folder has, in natural order.
+    """List the images that every folder has, in natural order.
 
     Raises:
         UserError: there is none.
@@ -110,7 +110,7 @@ def common_images(methods: Sequence[Method]) -> list[str]:
 
 
 def read_image(path: Path) -> NDArray[np.uint8]:
-    """(H, W, 3) uint8 BGR."""
+    """Read an image as (H, W, 3) uint8 BGR."""
     image = decode_image(path.read_bytes(), cv2.IMREAD_COLOR)
     if image is None:
         raise UserError(f"{path}: cannot be read as an image")
@@ -146,7 +146,7 @@ class Truth:
 
 
 def read_all(name: str, methods: Sequence[Method], truth: Truth | None) -> dict[str, NDArray[np.uint8]]:
-    """An image of every method, the ground truth last.
+    """Read an image of every method, the ground truth last.
 
     Raises:
         UserError: images of different sizes.
@@ -163,7 +163,7 @@ def read_all(name: str, methods: Sequence[Method], truth: Truth | None) -> dict[
 
 
 def metric_option(name: str, crop_border: int) -> dict[str, Any]:
-    """What the registry of metrics is asked for: a short name, a registered one, or one of pyiqa's."""
+    """Return the options of a metric: a short name, a registered one, or one of pyiqa's."""
     from kdsr_arch import registry
 
     if name in METRICS:
@@ -176,7 +176,7 @@ def metric_option(name: str, crop_border: int) -> dict[str, Any]:
 def measure_images(
     names: Sequence[str], methods: Sequence[Method], truth: Truth | None, metrics: Sequence[str], crop_border: int = 0
 ) -> list[Item]:
-    """Every metric of every image and method, against the ground truth; without one, against the first folder."""
+    """Measure every metric of every image and method, against the ground truth, or else against the first folder."""
     from kdsr_arch.metrics.measure import measure
 
     options = {metric: metric_option(metric, crop_border) for metric in metrics}
@@ -194,13 +194,13 @@ def measure_images(
 
 
 def spread(item: Item, metric: str) -> float:
-    """How far the methods lie apart on an image."""
+    """Return how far apart the methods are on an image."""
     values = [value for value in item.values.get(metric, {}).values() if math.isfinite(value)]
     return max(values) - min(values) if values else 0.0
 
 
 def choose(items: Sequence[Item], metric: str, count: int) -> list[Item]:
-    """The images that are shown where there are too many for one page: worst, best, and where methods differ most.
+    """Choose the images of the page where there are too many: worst, best, and where the methods differ most.
 
     By the last method, the one the page is usually about; in the order of ``items``.
     """
@@ -219,7 +219,7 @@ def choose(items: Sequence[Item], metric: str, count: int) -> list[Item]:
 
 
 def clips(names: Sequence[str], least: int = 3) -> dict[str, list[str]]:
-    """Image names by their folder, of folders of several images with numbers for names: the clips."""
+    """Group image names by folder, for folders of several images with numbers for names: the clips."""
     groups: dict[str, list[str]] = {}
     for name in names:
         folder, _, frame = name.rpartition("/")
@@ -231,15 +231,14 @@ def clips(names: Sequence[str], least: int = 3) -> dict[str, list[str]]:
 def temporal_profile(
     frames: Sequence[str], methods: Sequence[Method], truth: Truth | None, line: int | None = None
 ) -> tuple[int, dict[str, NDArray[np.uint8]]]:
-    """One line of pixels over time: (T, W, 3) for each method; flicker shows as ragged stripes.
+    """Cut one line of pixels over time, (T, W, 3) for each method; flicker shows as ragged stripes.
 
     Args:
         frames: names of a clip's images, in order.
         line: the row; absent: where the reference changes most from frame to frame.
     """
-    label = "ground truth" if truth is not None else methods[0].name
     if line is None:
-        line = _liveliest(frames, methods, truth, label)
+        line = _liveliest(frames, methods, truth)
     rows: dict[str, list[NDArray]] = {}
     for name in frames:
         for method, image in read_all(name, methods, truth).items():
@@ -249,15 +248,15 @@ def temporal_profile(
     return line, {method: np.stack(lines) for method, lines in rows.items()}
 
 
-def _liveliest(frames: Sequence[str], methods: Sequence[Method], truth: Truth | None, label: str) -> int:
+def _liveliest(frames: Sequence[str], methods: Sequence[Method], truth: Truth | None) -> int:
+    """The row where the reference changes most from frame to frame."""
     change: Any = 0.0
     previous: NDArray | None = None
     for name in frames:
-        image = (
-            read_image(methods[0].files[name])
-            if truth is None
-            else truth.read(name, read_image(methods[0].files[name]).shape)
-        ).astype(np.float32)
+        image: NDArray = read_image(methods[0].files[name])
+        if truth is not None:
+            image = truth.read(name, image.shape)
+        image = image.astype(np.float32)
         if previous is not None:
             change = change + np.abs(image - previous).mean(axis=(1, 2))
         previous = image
@@ -266,10 +265,8 @@ def _liveliest(frames: Sequence[str], methods: Sequence[Method], truth: Truth | 
 
 
 def means(items: Sequence[Item]) -> Mapping[str, dict[str, float]]:
-    """metric -> method -> mean over all images."""
-    found: dict[str, dict[str, list[float]]] = {}
-    for item in items:
-        for metric, values in item.values.items():
-            for method, value in values.items():
-                found.setdefault(metric, {}).setdefault(method, []).append(value)
-    return {metric: {method: float(np.mean(values)) for method, values in by.items()} for metric, by in found.items()}
+    """Average all images: metric -> method -> mean."""
+    return {
+        metric: {method: float(np.mean([item.values[metric][method] for item in items])) for method in values}
+        for metric, values in items[0].values.items()
+    }

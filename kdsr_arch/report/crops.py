@@ -30,12 +30,12 @@ class Box:
     height: int
 
     def cut(self, image: NDArray) -> NDArray:
-        """The part of (H, W, C) inside the rectangle."""
+        """Cut the rectangle out of (H, W, C)."""
         return image[self.top : self.top + self.height, self.left : self.left + self.width]
 
 
 def find_box(truth: NDArray[np.uint8], baseline: NDArray[np.uint8], width: int, height: int) -> Box:
-    """Where the baseline fails most, by mean absolute difference: chosen without looking at any method compared.
+    """Find where the baseline fails most, by mean absolute difference: without looking at any method compared.
 
     Args:
         truth: (H, W, C) uint8.

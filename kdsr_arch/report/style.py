@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.axis import Axis
 
-# Okabe and Ito's palette: told apart by colour-blind eyes and in print.
+# Okabe and Ito's palette: distinguishable by color-blind eyes and in print.
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#6E6E6E")
 INK, FAINT = "#22262B", "#D8DCE1"
 
@@ -51,7 +51,7 @@ def require_matplotlib() -> None:
 
 @contextmanager
 def drawing(out: Path, columns: int = 1, width: float = 6.4, height: float = 4.0) -> Iterator[list[Axes]]:
-    """Axes side by side, in the house style, off-screen; the PNG is written when the block ends, whole or not at all.
+    """Yield axes side by side, in one style, off-screen; the PNG is written when the block ends, whole or not at all.
 
     Args:
         out: the PNG.

@@ -74,7 +74,7 @@ def plot_curves(
         loss: training quantity to draw (smoothed; the raw values faint behind).
         dataset: validation data set; the first logged one by default.
         levels: label -> value drawn as a dashed line beside the validation curves (teacher, bicubic).
-        protocol: said under the validation panel.
+        protocol: shown under the validation panel.
 
     Raises:
         UserError: a history that is missing or empty.

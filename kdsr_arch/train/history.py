@@ -33,7 +33,7 @@ def _whole_record(line: str) -> dict[str, Any] | None:
 
 
 def logged_number(value: Any) -> float | None:
-    """A logged quantity as a number that can be computed with; None where it is none."""
+    """Return a logged quantity as a number to compute with; None where it is none."""
     if isinstance(value, bool) or not isinstance(value, int | float) or abs(value) > 1e300:
         return None
     return float(value)
