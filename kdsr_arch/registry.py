@@ -61,7 +61,7 @@ _REGISTRIES = {
 
 
 def names(kind: str) -> list[str]:
-    """Every name that `type` can have.
+    """Return every name that `type` can have.
 
     Args:
         kind: 'network', 'loss', 'data set', 'metric', 'model', 'optimizer' or 'scheduler'.
@@ -79,7 +79,7 @@ def names(kind: str) -> list[str]:
 
 
 def lookup(kind: str, name: Any, keywords: Iterable[str] = ()) -> Any:
-    """The registered class (of a metric: function) of that kind and name.
+    """Return the registered class (of a metric: function) of that kind and name.
 
     Args:
         kind: see `names`.
@@ -102,12 +102,12 @@ def lookup(kind: str, name: Any, keywords: Iterable[str] = ()) -> Any:
 
 
 def is_basicsr(thing: Any) -> bool:
-    """Whether a registered class or function is BasicSR's own."""
+    """Tell whether a registered class or function is BasicSR's own."""
     return str(getattr(thing, "__module__", "")).split(".")[0] == "basicsr"
 
 
 def is_ours(thing: Any) -> bool:
-    """Whether a registered class or function is of this package, not of BasicSR or the user's."""
+    """Tell whether a registered class or function is of this package, not BasicSR's or the user's."""
     return str(getattr(thing, "__module__", "")).split(".")[0] == __name__.split(".")[0]
 
 
@@ -124,13 +124,13 @@ class Keywords:
         return [name for name, parameter in self.parameters.items() if parameter.default is inspect.Parameter.empty]
 
     def default(self, name: str) -> Any:
-        """The default of a keyword, or None."""
+        """Return the default of a keyword, or None."""
         parameter = self.parameters.get(name)
         return None if parameter is None or parameter.default is inspect.Parameter.empty else parameter.default
 
 
 def _by_caller(thing: Any) -> set[str]:
-    """The parameters that are not the option file's to give."""
+    """Return the parameters that the caller gives, not the option file."""
     if not isinstance(thing, type):
         return {"img", "img2"}  # a metric's
     if issubclass(thing, torch.optim.lr_scheduler.LRScheduler):
@@ -140,7 +140,7 @@ def _by_caller(thing: Any) -> set[str]:
 
 @cache
 def keywords_of(thing: Any) -> Keywords:
-    """What an option file can give a registered class or function, by its signature.
+    """Return the keywords that an option file can give a registered class or function, by its signature.
 
     ``**kwargs`` leaves the keywords open, but for BasicSR's own, which read nothing of it, and for classes of this
     package, which hand it to their base class.
@@ -162,7 +162,7 @@ def keywords_of(thing: Any) -> Keywords:
 
 
 def wants_mapping(thing: Any, given: Iterable[str]) -> bool:
-    """Whether a data set's or model's constructor takes all its options as one mapping, as BasicSR's do.
+    """Tell whether a data set's or model's constructor takes all its options as one mapping, as BasicSR's do.
 
     It does where its first parameter is the only one without a default, and is none of the names that are `given`.
     """
@@ -175,7 +175,7 @@ def wants_mapping(thing: Any, given: Iterable[str]) -> bool:
 def keyword_faults(
     thing: Any, given: Mapping[str, Any], who: str, beside: Iterable[str] = ("type",)
 ) -> Iterator[tuple[str, str]]:
-    """(keyword, sentence) for each keyword that `thing` does not take, lacks, or cannot use.
+    """Yield (keyword, sentence) for each keyword that `thing` does not take, lacks, or cannot use.
 
     Args:
         thing: the registered class or function.
@@ -197,7 +197,7 @@ def keyword_faults(
 
 
 def _wrong_kind(value: Any, default: Any) -> str:
-    """A sentence when a value cannot be of the kind that a parameter's default has; networks rarely check."""
+    """Say that a value is not of the kind of the parameter's default, or nothing; networks rarely check."""
     if value is None or default is None or default is inspect.Parameter.empty:
         return ""
     if isinstance(default, bool):

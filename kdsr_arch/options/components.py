@@ -20,7 +20,7 @@ _SCALE_KEYWORDS = ("upscale", "scale", "upscale_factor")
 
 
 def registered(kind: str, name: Any) -> Any:
-    """The registered object of that kind and name, or None."""
+    """Return the registered object of that kind and name, or None."""
     try:
         return registry.lookup(kind, name)
     except UserError:
@@ -43,13 +43,13 @@ def _type_extras(opt: Options, unread: Mapping[str, str]) -> Iterator[Fault]:
 
 
 def _is_special(section: type[Section], name: str) -> bool:
-    """Whether a field is one that only some model types read."""
+    """Tell whether only some model types read a field."""
     extra = section.model_fields[name].json_schema_extra if name in section.model_fields else None
     return isinstance(extra, dict) and "only_with" in extra
 
 
 def _model_faults(opt: Options) -> Iterator[Fault]:
-    """An unknown model type, and keys that it does not read. A model of the user's may read any."""
+    """Report an unknown model type, and keys that the model does not read. A user's model may read any key."""
     model = None
     try:
         model = registry.lookup("model", opt.model_type)
@@ -85,7 +85,7 @@ def _path_faults(opt: Options) -> Iterator[Fault]:
 
 
 def dataset_keys(cls: Any) -> set[str] | None:
-    """The keys that `datasets.*` may have for a data set class; None: any."""
+    """Return the keys that `datasets.*` may have for a data set class, None if it may have any."""
     loader = set(DatasetOptions.own)
     if is_basicsr(cls):  # BasicSR's own files name some keys with classes that do not read them
         return loader.union(*(keys.split() for keys in DATASETS.values()))
@@ -96,12 +96,12 @@ def dataset_keys(cls: Any) -> set[str] | None:
 
 
 def _known_dataset_keys(dataset: DatasetOptions) -> set[str] | None:
-    """The keys that a data set may have; without a known class, those that any of them reads."""
+    """Return the keys that a data set may have; for an unknown class, those that any class reads."""
     cls = registered("data set", dataset.type)
     if cls is None:
         return set(DatasetOptions.model_fields).union(*(keys.split() for keys in DATASETS.values()))
     known = dataset_keys(cls)
-    for part in dataset.datasets or ():  # a mixture: its own keys are the defaults of its parts
+    for part in dataset.datasets or ():  # the keys of a mixture are the defaults of its parts
         of_part = _known_dataset_keys(part)
         known = None if known is None or of_part is None else known | of_part
     return known
@@ -112,7 +112,7 @@ def _dataset_faults(opt: Options, dataset: DatasetOptions, key: str) -> Iterator
     try:
         cls = registry.lookup("data set", dataset.type)
     except UserError as error:
-        if isinstance(dataset.type, str):  # else the schema tells that
+        if isinstance(dataset.type, str):  # the schema reports other types
             yield f"{key}.type", str(error)
     who = f" of {dataset.type}" if cls is not None else ""
     for name in [*dataset.model_fields_set, *(dataset.model_extra or {})]:
@@ -125,7 +125,7 @@ def _dataset_faults(opt: Options, dataset: DatasetOptions, key: str) -> Iterator
 
 
 def _window_faults(opt: Options, frames: int, key: str) -> Iterator[Fault]:
-    """The window of a data set against that of the networks."""
+    """Compare the window of a data set with those of the networks."""
     exact = is_basicsr(registered("model", opt.model_type))  # only our models cut a window out of a larger one
     for name, spec in (("network_g", opt.network_g), ("network_t", opt.network_t)):
         window = _number(spec, "num_frame")
@@ -146,22 +146,22 @@ def _backend_faults(dataset: DatasetOptions, key: str) -> Iterator[Fault]:
 
 
 def _spec_faults(kind: str, spec: Component | None, key: str) -> Iterator[Fault]:
-    """An unknown type; keywords that its class does not take, lacks or cannot use."""
+    """Report an unknown type, and keywords that its class does not take, lacks or cannot use."""
     if spec is None or not isinstance(spec.type, str):
-        return  # the schema tells that
+        return  # the schema reports it
     keywords = spec.keywords()
     try:
         thing = registry.lookup(kind, spec.type, keywords)
     except UserError as error:
         yield f"{key}.type", str(error)
         return
-    keywords |= dict.fromkeys(spec._at_fault - spec.own)  # the schema tells what is wrong with them: not that they lack
+    keywords |= dict.fromkeys(spec._at_fault - spec.own)  # not missing: the schema reports them
     for name, sentence in keyword_faults(thing, keywords, spec.type, spec.own):
         yield f"{key}.{name}", sentence
 
 
 def _number(spec: Component | None, keyword: str) -> float | None:
-    """A constructor keyword of a network as the option file says it, or its default; None where it is no number."""
+    """Return a keyword of a network, from the option file or by default; None if it is no number."""
     cls = registered("network", spec.type) if spec else None
     keywords = keywords_of(cls) if cls is not None else Keywords({})
     value = spec.keywords().get(keyword, keywords.default(keyword)) if spec else None
@@ -169,7 +169,7 @@ def _number(spec: Component | None, keyword: str) -> float | None:
 
 
 def scale_faults(opt: Options) -> Iterator[Fault]:
-    """Networks built for another scale than the option file's."""
+    """Report networks built for another scale than the option file's."""
     for name, spec in (("network_g", opt.network_g), ("network_t", opt.network_t)):
         for keyword in _SCALE_KEYWORDS:
             factor = _number(spec, keyword)
@@ -178,7 +178,7 @@ def scale_faults(opt: Options) -> Iterator[Fault]:
 
 
 def _kind_of_model_faults(opt: Options) -> Iterator[Fault]:
-    """BasicSR's models do not distil; ours need the scale."""
+    """Report distillation with a model of BasicSR, or one of our models without the scale."""
     cls, train = registered("model", opt.model_type), opt.train
     if is_ours(cls):
         if opt.scale is None:
@@ -188,7 +188,7 @@ def _kind_of_model_faults(opt: Options) -> Iterator[Fault]:
         values = {"network_t": opt.network_t, "train.distill_opt": train and train.distill_opt}
         for key, value in {**values, "train.stages": train and train.stages}.items():
             if value:
-                yield key, f"{opt.model_type} does not distil; use model_type ImageDistillModel or VideoDistillModel"
+                yield key, f"{opt.model_type} does not distill; use model_type ImageDistillModel or VideoDistillModel"
 
 
 def _term_faults(opt: Options, term: TermOptions, key: str) -> Iterator[Fault]:
@@ -200,7 +200,7 @@ def _term_faults(opt: Options, term: TermOptions, key: str) -> Iterator[Fault]:
 
 
 def _compares_with_batch(term: TermOptions) -> bool:
-    """Whether a term's other side is the batch itself (`teacher: lq` or `gt`), which needs no teacher."""
+    """Tell whether a term compares with the batch itself (`teacher: lq` or `gt`), which needs no teacher."""
     from kdsr_arch.distill.taps import DATA
 
     names = [term.teacher] if isinstance(term.teacher, str) else term.teacher
@@ -221,8 +221,8 @@ def _train_faults(opt: Options, unread: Mapping[str, str]) -> Iterator[Fault]:
 
 
 def component_faults(opt: Options) -> Iterator[Fault]:
-    """(dotted key, sentence) for every unknown type name, unknown key and keyword that its class does not take."""
-    unread = dict(_model_faults(opt))  # what is in such a key is told no second fault
+    """Yield a fault for every unknown type, unknown key, and keyword that its class does not take."""
+    unread = dict(_model_faults(opt))  # the contents of such a key are not checked
     yield from unread.items()
     yield from _type_extras(opt, unread)
     yield from _path_faults(opt)

@@ -1,4 +1,4 @@
-"""The documents that an option file stands for: with the options that the command line sets, one for each part.
+"""Reads an option file into documents: one for each part of a sequence, with the options of the command line set.
 
 ``--force_yml key:sub=value`` sets single options. `sequence` is a list of trainings, one after the other: a teacher,
 then the student that it teaches. Each part is the file's own options with what the part says laid over them, named
@@ -17,7 +17,7 @@ from kdsr_arch.options.yaml_reader import Document, describe, parse_value, read_
 
 
 def read_parts(path: str | Path, force: Iterable[str] = ()) -> list[Document]:
-    """The documents that an option file stands for: one for each part of its `sequence`, else itself alone.
+    """Read an option file into one document for each part of its `sequence`, or into a single one.
 
     Args:
         path: the option file.
@@ -60,9 +60,7 @@ def _part(document: Document, number: int, spec: Mapping[str, Any]) -> Document:
 
 
 def lay_over(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    """A copy of `base` with `changes`: mappings are merged key by key, but one that names a `type` replaces the other
-    whole; null takes a key away.
-    """
+    """Copy `base` with `changes`: merge mappings key by key, replace those that name a `type`, remove keys of null."""
     result = copy.deepcopy(dict(base))
     for key, value in changes.items():
         held = result.get(key)
@@ -87,7 +85,7 @@ def _split(entry: str) -> tuple[list[str], Any]:
 
 
 def _step(holder: Any, key: str, done: list[str], entry: str) -> Any:
-    """What stands below `key`; mappings that are missing are made, and the schema judges them afterwards."""
+    """Return the value below `key`; make a missing mapping, which the schema then checks."""
     if isinstance(holder, dict):
         if holder.get(key) is None:
             holder[key] = {}
@@ -102,7 +100,7 @@ def _names_item(holder: Any, key: str) -> bool:
 
 
 def set_option(values: Any, keys: Sequence[str], value: Any, entry: str, *, null_removes: bool = False) -> None:
-    """Set the option at `keys` in place; mappings that are missing are made, and the schema judges them afterwards.
+    """Set the option at `keys` in place; make missing mappings, which the schema then checks.
 
     Args:
         values: nested dicts and lists.
@@ -137,7 +135,7 @@ def _set(document: Document, entry: str) -> None:
 
 
 def apply_force(document: Document, entries: Iterable[str]) -> None:
-    """Set options in place. Unknown keys are found by the checks that follow, like any others.
+    """Set options in place. The schema then checks their keys like any others.
 
     Args:
         entries: ``key:sub=value`` each; the value is YAML, so ``1e-4`` is a number and ``[1, 2]`` a list.

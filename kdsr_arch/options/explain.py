@@ -1,4 +1,4 @@
-"""Tells what an option means: ``kdsr check --explain KEY``, the JSON Schema for editors, and docs/options.md."""
+"""Explains options: ``kdsr check --explain KEY``, the JSON Schema for editors, and docs/options.md."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Entry:
 
 
 def _kind(annotation: Any) -> str:
-    """An annotation in words."""
+    """Describe an annotation in words."""
     origin, args = typing.get_origin(annotation), typing.get_args(annotation)
     if origin is typing.Annotated:
         return _kind(args[0])
@@ -61,7 +61,7 @@ def _default(field: FieldInfo) -> str:
 
 
 def entries(section: type[Section] = Options, prefix: str = "") -> Iterator[Entry]:
-    """Every documented option, in the schema's order."""
+    """Yield every documented option, in the schema's order."""
     for name, field in section.model_fields.items():
         key = f"{prefix}{name}"
         yield Entry(key, _kind(field.annotation), _default(field), " ".join((field.description or "").split()))
@@ -73,7 +73,7 @@ def entries(section: type[Section] = Options, prefix: str = "") -> Iterator[Entr
 
 
 def _matches(entry: Entry, key: str) -> bool:
-    """Whether a dotted key is that entry's, or a bare name its last part."""
+    """Tell whether a dotted key is that entry's, or a bare name its last part."""
     if "." not in key:
         return entry.key.rpartition(".")[2] == key
     pattern = re.escape(entry.key).replace("NAME", r"[^.]+").replace(r"\.N", r"\.(\d+|N)")
@@ -81,14 +81,14 @@ def _matches(entry: Entry, key: str) -> bool:
 
 
 def explain(key: str) -> str:
-    """What an option means.
+    """Explain an option or a registered class.
 
     Args:
         key: a dotted key (``train.optim_g.lr``, ``train.distill_opt.spatial.loss_weight``), a bare name (``gt_size``),
-            or the name of a registered class (``EDVR``), whose keywords are told then.
+            or the name of a registered class (``EDVR``), for its keywords.
 
     Raises:
-        UserError: there is none; near names are told.
+        UserError: there is none; the message gives the nearest names.
     """
     known = list(entries())
     found = [entry for entry in known if _matches(entry, key)]
@@ -101,7 +101,7 @@ def explain(key: str) -> str:
 
 
 def _explain_class(name: str, keys: list[str]) -> str:
-    """The keywords of a registered class, or a fault with the nearest names of everything."""
+    """List the keywords of a registered class, or refuse the name with the nearest ones."""
     from kdsr_arch import registry
     from kdsr_arch.options.basicsr_keys import DATASETS, MODELS
 
@@ -126,7 +126,7 @@ def _first_paragraph(thing: Any) -> str:
 
 
 def json_schema() -> dict[str, Any]:
-    """The JSON Schema of option files, for editors (``# yaml-language-server: $schema=options/schema.json``)."""
+    """Return the JSON Schema of option files, for editors (``# yaml-language-server: $schema=options/schema.json``)."""
     schema = Options.model_json_schema()
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema, "title": "KDSR option file"}
 

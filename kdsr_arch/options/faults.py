@@ -1,4 +1,4 @@
-"""Turns what pydantic finds into sentences: a dotted key, what is wrong, the nearest names, the line."""
+"""Validates sections, with all their faults as sentences: a dotted key, what is wrong, the nearest names."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _KINDS = {
 
 
 def section_classes(annotation: Any) -> list[type[Section]]:
-    """The sections that a field's annotation can hold, through Optional, list, dict, Annotated and unions."""
+    """Return the sections that a field's annotation can hold, through Optional, list, dict, Annotated and unions."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return [annotation] if issubclass(annotation, Section) else []
     if typing.get_origin(annotation) in (typing.Union, types.UnionType, typing.Annotated, list, dict):
@@ -42,7 +42,7 @@ def section_classes(annotation: Any) -> list[type[Section]]:
 
 
 def sections_at(parts: Sequence[str | int], top: type[Section]) -> list[type[Section]]:
-    """The sections in which the last of `parts` can stand: ``('train', 'optim_g', 'lr')`` -> [OptimizerOptions]."""
+    """Return the sections that can hold the last of `parts`: [OptimizerOptions] for ``('train', 'optim_g', 'lr')``."""
     sections, collection = [top], False
     for part in parts[:-1]:
         if collection:  # a name in a dict of sections, or a position in a list of them
@@ -55,14 +55,14 @@ def sections_at(parts: Sequence[str | int], top: type[Section]) -> list[type[Sec
 
 
 def without_optional(annotation: Any) -> Any:
-    """An annotation without its ``| None``."""
+    """Return an annotation without its ``| None``."""
     args = [arg for arg in typing.get_args(annotation) if arg is not type(None)]
     is_union = typing.get_origin(annotation) in (typing.Union, types.UnionType)
     return args[0] if is_union and len(args) == 1 else annotation
 
 
 def _sentence(error: Any, parts: Sequence[str | int], top: type[Section]) -> str:
-    """What is wrong, without the key."""
+    """Say what is wrong, without the key."""
     kind, value, context = error["type"], error["input"], error.get("ctx", {})
     if kind == "missing":
         return "is required, but missing"
@@ -106,7 +106,7 @@ def parse_section(cls: type[S], values: Any, prefix: Sequence[str] = ()) -> tupl
 
 
 def _sound_part(cls: type[S], values: Any) -> S:
-    """A section with what is sound of `values`."""
+    """Make a section of those of `values` that are valid."""
     section = cls.model_construct()
     vars(section).update({name: None for name, field in cls.model_fields.items() if field.is_required()})
     if not isinstance(values, dict):
@@ -128,7 +128,7 @@ def _sound_part(cls: type[S], values: Any) -> S:
 
 
 def _sound_value(annotation: Any, value: Any) -> Any:
-    """What is sound of a field's value: a section, or a dict or list of sections; None where there is nothing."""
+    """Make a section, or a dict or list of sections, of the valid part of a field's value; None if there is none."""
     classes, form = section_classes(annotation), typing.get_origin(without_optional(annotation))
     if not classes or not isinstance(value, form if form in (dict, list) else dict):
         return None

@@ -1,4 +1,4 @@
-"""From an option file to the typed options that everything else reads."""
+"""Loads option files: reads, checks and completes them into typed options."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ logger = logging.getLogger("kdsr")
 
 
 def project_root(option_file: str | Path) -> Path:
-    """The folder whose ``experiments/`` and ``results/`` an option file's runs write to.
+    """Return the folder whose ``experiments/`` and ``results/`` the runs of an option file write to.
 
     That is the folder above the ``experiments/`` or ``results/`` folder the file lies in (a run's own copy), else the
     folder above its ``options/`` folder, else the current folder.
@@ -35,7 +35,7 @@ def project_root(option_file: str | Path) -> Path:
 
 
 def plain(opt: Options | Mapping[str, Any]) -> dict[str, Any]:
-    """The options as the nested dict that BasicSR's models read: with folders, phases and a single process's rank."""
+    """Make the nested dict that BasicSR's models read, with folders, phases and the rank of a single process."""
     if isinstance(opt, Mapping):
         return dict(opt)
     values, folder = opt.plain(), str(opt.folder)
@@ -70,7 +70,7 @@ _NOT_READ = {  # keys of BasicSR's files that only BasicSR's own training script
 
 
 def _adapt(values: dict[str, Any]) -> Iterator[str]:
-    """Change what BasicSR's files say otherwise or need not say, in place; gives a note for each kind of change."""
+    """Rename keys of older BasicSR files and remove keys that nothing reads, in place; yield notes for the user."""
     places = [("", "", values), *((key, f"{key}.", values.get(key)) for key in ("path", "val"))]
     datasets = values.get("datasets")
     for name, dataset in datasets.items() if isinstance(datasets, dict) else ():
@@ -108,7 +108,7 @@ def check_document(document: Document, *, is_train: bool, root: Path, path: Path
             logger.warning("%s: %s: %s%s", document.source, key, sentence, document.where(key))
     first: dict[str, str] = {}
     for key, sentence in faults:
-        first.setdefault(key, sentence)  # one sentence for a key: the schema's, if it has one
+        first.setdefault(key, sentence)  # one sentence for each key, the schema's first
     if first:
         ordered = sorted(first.items(), key=lambda fault: document.line(fault[0]))
         raise OptionErrors([f"{key}: {sentence}{document.where(key)}" for key, sentence in ordered], document.source)
@@ -119,7 +119,7 @@ def check_document(document: Document, *, is_train: bool, root: Path, path: Path
 
 
 def _locate(value: Any, roots: Iterable[Path]) -> Any:
-    """A path as the option file means it: from the current folder, or else from the first root that has it."""
+    """Resolve a path of an option file: from the current folder, or else from the first root that has it."""
     if isinstance(value, list):
         return [_locate(item, roots) for item in value]
     if not isinstance(value, str) or not value or value.startswith("package:"):
@@ -160,7 +160,7 @@ def _locate_keys(section: Section, roots: list[Path], wanted: Callable[[str], bo
 
 
 def _fill_datasets(opt: Options) -> None:
-    """Name and scale, as BasicSR sets them; a test leaves the training set alone."""
+    """Set name and scale of each data set, as BasicSR does; for a test, drop the training sets."""
     from kdsr_arch.options.components import registered
     from kdsr_arch.registry import is_basicsr
 
@@ -175,7 +175,7 @@ def _fill_datasets(opt: Options) -> None:
 
 
 def _set_debug(opt: Options) -> None:
-    """BasicSR's debug mode: everything happens every few iterations, under a name of its own."""
+    """Set BasicSR's debug mode: validate and save every few iterations, under a name of its own."""
     if not opt.name.startswith("debug"):
         opt.name = f"debug_{opt.name}"
     if opt.val:
@@ -229,7 +229,7 @@ def load_options(
 def complete(
     document: Document, *, is_train: bool, path: str | Path, debug: bool = False, root: str | Path | None = None
 ) -> Options:
-    """The checked and completed options of a document; see `load_options`."""
+    """Check and complete a document; see `load_options`."""
     home = Path(root).resolve() if root is not None else project_root(path)
     opt = check_document(document, is_train=is_train, root=home, path=Path(os.path.abspath(path)))
     if not is_train and opt.val is None:
@@ -246,7 +246,7 @@ def complete(
 
 
 def missing_inputs(opt: Options) -> list[str]:
-    """Data roots, lists and weights that the options name and that do not exist."""
+    """List the data roots, lists and weights that the options name and that do not exist."""
     paths = opt.path.plain()
     named = [value for key, value in paths.items() if key.startswith("pretrain_network")]
     for _, dataset in opt.all_datasets():

@@ -42,14 +42,14 @@ class NetworkOptions(Component):
     )
 
     def faults(self) -> Iterator[Fault]:
-        """A window of an even number of frames."""
+        """Refuse a window of an even number of frames."""
         frames = self.keywords().get("num_frame")
         if isinstance(frames, int | float) and not isinstance(frames, bool) and (frames < 1 or frames % 2 != 1):
             yield "num_frame", f"must be odd and at least 1, got {frames:g}"
 
 
 class TeacherOptions(Section):
-    """How the frozen teacher runs; it has no part in the training."""
+    """How the frozen teacher runs."""
 
     amp: Amp = option("no", "Precision of the teacher's forward pass: 'no', 'bf16', 'fp16'.")
     compile: bool = option(False, "Run the teacher through torch.compile.")
@@ -83,13 +83,13 @@ class PathOptions(OpenSection):
     )
 
     def weights(self, label: str) -> Pretrained | None:
-        """The weights that `network_LABEL` starts from, if there are any."""
+        """Return the weights that `network_LABEL` starts from, if the options name any."""
         path = getattr(self, f"pretrain_network_{label}", None)
         strict = getattr(self, f"strict_load_{label}", None)
         return Pretrained(path, getattr(self, f"param_key_{label}", None), strict is not False) if path else None
 
     def faults(self) -> Iterator[Fault]:
-        """Files of further networks that are no texts."""
+        """Refuse files of further networks that are not texts."""
         for key, value in (self.model_extra or {}).items():
             if key.startswith("pretrain_network_") and not isinstance(value, str | None):
                 yield key, f"must be a text, not {describe(value)}"
@@ -129,7 +129,7 @@ class ValOptions(OpenSection):
     center_frame_only: bool | None = option(None, "Measure each clip's center frame only.")
 
     def faults(self) -> Iterator[Fault]:
-        """Tiles no larger than their overlap."""
+        """Refuse tiles that are not larger than their overlap."""
         if self.tile is not None and self.tile <= self.tile_overlap:
             yield "tile", f"must be larger than tile_overlap ({self.tile_overlap}), got {self.tile}"
 
@@ -202,7 +202,7 @@ def _num_gpu(value: Any) -> Any:
 
 
 def _name(value: Any) -> Any:
-    """The name is a folder below experiments/: it may have parts, but must not lead out of there."""
+    """Check the name, a folder below experiments/: it may have parts, but must not lead out of there."""
     if isinstance(value, int | float) and not isinstance(value, bool):
         raise ValueError(f"must be a text; put it in quotes: '{value}'")
     if isinstance(value, str) and (leads_astray(value) or not value.strip() or not PurePosixPath(value).parts):
@@ -212,7 +212,7 @@ def _name(value: Any) -> Any:
 
 @dataclass(frozen=True)
 class Run:
-    """What is known of a run beside its option file.
+    """Facts about a run that its option file does not say.
 
     Attributes:
         is_train: for training rather than for testing.
@@ -304,11 +304,11 @@ class Options(OpenSection):
         return {key: networks[key] for key in sorted(networks) if re.fullmatch(r"network_t\d*", key)}
 
     def phase(self, name: str) -> dict[str, DatasetOptions]:
-        """The data sets of a phase by their keys: 'val' gives `val`, `val_2`, ..."""
+        """Return the data sets of a phase by their keys: for 'val', `val`, `val_2`, ..."""
         return {key: dataset for key, dataset in self.datasets.items() if key.split("_")[0] == name}
 
     def faults(self) -> Iterator[Fault]:
-        """What training or testing needs and is not there; values of different sections that exclude each other."""
+        """Report what training or testing lacks, and values of different sections that exclude each other."""
         if self.is_train and self.lacks("train"):
             yield "train", "is required to train, but missing"
         yield from self._phase_faults()
@@ -319,7 +319,7 @@ class Options(OpenSection):
             yield from self._keep_best_faults(self.logger.keep_best)
 
     def all_datasets(self) -> Iterator[tuple[str, DatasetOptions]]:
-        """Every data set by its whole key, the parts of mixtures included."""
+        """Yield every data set with its dotted key, the parts of mixtures included."""
         for name, dataset in (self.datasets or {}).items():
             yield f"datasets.{name}", dataset
             for position, part in enumerate(dataset.datasets or ()):

@@ -165,7 +165,7 @@ class DatasetOptions(Component):
     std: list[Float] | None = Field(default=None, description="Each channel of both images is divided by it.")
 
     def faults(self) -> Iterator[Fault]:
-        """A window of an even number of frames; recurrent data sets take any number, -1 for all."""
+        """Refuse a window of an even number of frames; recurrent data sets take any number, -1 for all."""
         frames = self.num_frame
         if frames is not None and (frames < 1 or frames % 2 != 1) and "Recurrent" not in (self.type or ""):
             yield "num_frame", f"must be odd and at least 1, got {frames}"

@@ -59,7 +59,7 @@ class SchedulerOptions(Component):
     eta_min: Weight | None = option(None, "Lowest learning rate of a cosine schedule.")
 
     def faults(self) -> Iterator[Fault]:
-        """Lists of different lengths; milestones that do not rise."""
+        """Refuse lists of different lengths and milestones that do not rise."""
         for key in ("periods", "restarts"):
             entries, weights = getattr(self, key, None), self.restart_weights
             if isinstance(entries, list) and len(entries) != len([1] if weights is None else weights):
@@ -76,7 +76,7 @@ class LossOptions(Component):
 
 
 class WeightOptions(Section):
-    """A weight that follows the gradients, the iterations, or both: what is given is multiplied."""
+    """A weight that follows the gradients, the iterations, or both: its factors are multiplied."""
 
     fill: ClassVar[Fill] = "written"
 
@@ -90,7 +90,7 @@ class WeightOptions(Section):
     window: Positive | None = option(None, "How many measurements the balance is taken over. Default: 10.")
 
     def faults(self) -> Iterator[Fault]:
-        """A schedule of other than pairs, or in other than rising order."""
+        """Refuse a schedule that is not a list of pairs in rising order."""
         points = self.schedule
         if points is not None and (not points or any(len(point) != 2 for point in points)):
             yield "schedule", "must be a list of [iteration, weight] pairs"
@@ -102,7 +102,7 @@ _WEIGHT_FORMS = "must be a number, {schedule: [[iteration, weight], ...]} or {ba
 
 
 def _weight_form(value: Any) -> str | None:
-    """The form is chosen first, so that a fault is told once and in that form's words."""
+    """Choose the form first, so that a fault is reported once, for that form."""
     if isinstance(value, dict | Section):
         keys = value if isinstance(value, dict) else value.model_fields_set
         return "<mapping>" if {"constant", "schedule", "balance"} & set(keys) else None
@@ -116,7 +116,7 @@ LossWeight = Annotated[
 
 
 def is_balanced(weight: float | WeightOptions | None) -> bool:
-    """Whether a weight follows the gradients."""
+    """Tell whether a weight follows the gradients."""
     return isinstance(weight, WeightOptions) and weight.balance is not None
 
 
@@ -181,7 +181,7 @@ class TermOptions(Component):
     )
 
     def faults(self) -> Iterator[Fault]:
-        """Taps that exclude each other, or of different numbers."""
+        """Refuse taps that exclude each other or differ in number."""
         if self.at is not None and (self.student is not None or self.teacher is not None):
             yield "at", "stands for both taps, so `student` and `teacher` cannot be given beside it"
         sides = (self.student, self.teacher) if self.at is None else (self.at,)
@@ -252,7 +252,7 @@ class TrainOptions(OpenSection):
     mixing_prob: Float | None = only_with("StyleGAN2Model", "Probability of style mixing.")
 
     def faults(self) -> Iterator[Fault]:
-        """No loss at all; a schedule, stages or weights that do not fit the rest."""
+        """Refuse options without any loss, and a schedule, stages or weights that do not fit the rest."""
         if not any(value for key, value in {**vars(self), **(self.model_extra or {})}.items() if key.endswith("_opt")):
             yield "pixel_opt", "is required, but missing: there is no loss at all"
         periods = self.scheduler.periods if self.scheduler else None
@@ -271,7 +271,7 @@ class TrainOptions(OpenSection):
                     yield f"stages.{position}.terms", f"there is no term '{term}'{nearest(term, names)}"
 
     def _balance_faults(self) -> Iterator[Fault]:
-        """A balance is against the pixel loss."""
+        """Refuse a balance without a pixel loss."""
         if self.pixel_opt and is_balanced(self.pixel_opt.loss_weight):
             yield "pixel_opt.loss_weight", "cannot be balanced: terms are balanced against the pixel loss"
         for name, term in self.distill_opt.items():

@@ -15,7 +15,7 @@ Fault = tuple[str, str]
 
 
 class Section(BaseModel):
-    """One mapping of an option file. Sub-classes document each key once, in its `Field`.
+    """One mapping of an option file. Subclasses declare each key once, with its meaning.
 
     Attributes:
         fill: which defaults reach the plain dict: 'all'; 'values', those that are not None; 'written', none (what is
@@ -25,14 +25,14 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", protected_namespaces=(), strict=True)
 
     fill: ClassVar[Fill] = "all"
-    _at_fault: set[str] = PrivateAttr(default_factory=set)  # fields whose own values are
+    _at_fault: set[str] = PrivateAttr(default_factory=set)  # fields whose own values are faulty
 
     def lacks(self, name: str) -> bool:
-        """Whether a field has no value: neither one that is sound nor one that is at fault itself."""
+        """Tell whether a field has no value, neither a valid nor a faulty one."""
         return getattr(self, name) is None and name not in self._at_fault
 
     def plain(self) -> dict[str, Any]:
-        """The section as a plain dict, with the defaults that its `fill` lets through."""
+        """Return the section as a plain dict, with the defaults that its `fill` lets through."""
         values: dict[str, Any] = {}
         for name, field in type(self).model_fields.items():
             value, extra = getattr(self, name), field.json_schema_extra
@@ -43,21 +43,21 @@ class Section(BaseModel):
         return {**values, **{key: _plain(value) for key, value in (self.model_extra or {}).items()}}
 
     def faults(self) -> Iterator[Fault]:
-        """Combinations of this section's values that cannot work, each with the key below this section.
+        """Yield a fault, with the key below this section, for each combination of values that cannot work.
 
-        A field whose own value is at fault reads as its default here, or as None.
+        A field whose own value is at fault has its default here, or None.
         """
         yield from ()
 
     def faults_below(self, prefix: str = "") -> Iterator[Fault]:
-        """`faults` of this section and of every section in it, with whole keys."""
+        """Yield the `faults` of this section and of every section in it, with whole keys."""
         for key, sentence in self.faults():
             yield f"{prefix}{key}", sentence
         for key, section in self.sections():
             yield from section.faults_below(f"{prefix}{key}.")
 
     def sections(self) -> Iterator[tuple[str, Section]]:
-        """The sections in this one by their keys: of a dict or list of sections each, as ``metrics.psnr``."""
+        """Yield the sections in this one with their keys; those in dicts and lists as ``metrics.psnr``."""
         for name in type(self).model_fields:
             yield from _sections_in(name, getattr(self, name))
         for name, value in (self.model_extra or {}).items():
@@ -100,14 +100,14 @@ class Component(OpenSection):
     type: str
 
     def keywords(self) -> dict[str, Any]:
-        """The keywords that the option file gives the class that `type` names, as plain values."""
+        """Return the keywords that the option file gives the class that `type` names, as plain values."""
         fields = {name: getattr(self, name) for name in self.__class__.model_fields if name not in self.own}
         written = {name: value for name, value in fields.items() if name in self.model_fields_set and value is not None}
         return {key: _plain(value) for key, value in {**written, **(self.model_extra or {})}.items()}
 
 
 def _whole(value: Any) -> Any:
-    """BasicSR's files write whole numbers as ``5e3`` too; beyond 2^53 a float is no exact number."""
+    """Turn a whole float into an int: BasicSR's files write ``5e3``. Beyond 2^53 floats are not exact."""
     if isinstance(value, float) and value.is_integer() and abs(value) <= 1 << 53:
         return int(value)
     return value
@@ -141,7 +141,7 @@ _LONGEST_PART = 200  # bytes of a file's name; file systems take 255, and ending
 
 
 def leads_astray(name: str) -> bool:
-    """Whether a text that becomes a part of a path would lead out of the folder it is put in, or be no file's name."""
+    """Tell whether a text that becomes part of a path leads out of its folder or cannot name a file."""
     parts = name.split("/")
     try:
         longest = max(len(part.encode()) for part in parts)
@@ -160,12 +160,12 @@ PlainName = Annotated[str, BeforeValidator(_plain_name)]
 
 
 def option(default: Any, description: str, **limits: Any) -> Any:
-    """A documented key with a default; `limits` as of pydantic's Field."""
+    """Declare a key with its default and meaning; `limits` as of pydantic's Field."""
     return Field(default, description=description, **limits)
 
 
 def only_with(models: str, description: str, **limits: Any) -> Any:
-    """A documented key that only some model types read; `components.py` refuses it elsewhere."""
+    """Declare a key that only some model types read; `components.py` refuses it elsewhere."""
     return Field(
         None, description=f"{description} Read by {models}.", json_schema_extra={"only_with": models}, **limits
     )

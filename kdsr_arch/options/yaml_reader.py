@@ -82,7 +82,7 @@ _Loader.add_constructor("tag:yaml.org,2002:float", _construct_float)
 
 @dataclass
 class Document:
-    """An option file as read.
+    """The contents of an option file.
 
     Attributes:
         values: the plain values.
@@ -109,14 +109,14 @@ class Document:
         return ""
 
     def line(self, key: str) -> int:
-        """The line of a dotted key, or of the nearest of its parents that has one; 0 where none has."""
+        """Return the line of a dotted key, or of its nearest parent that has one; 0 if none has."""
         while key and key not in self.lines:
             key = key.rpartition(".")[0]
         return self.lines.get(key, 0)
 
 
 def _weight(node: yaml.Node, known: dict[int, int | None]) -> int:
-    """How many values a node holds with every alias written out, counted without writing them out.
+    """Count the values of a node with every alias written out, without writing them out.
 
     Args:
         known: the weights of nodes seen so far; None while a node's own parts are being counted.
@@ -188,7 +188,7 @@ def _compose(text: str, source: str) -> tuple[Any, Document]:
 
 
 def read_text(path: str | Path) -> str:
-    """The text of an option file.
+    """Read the text of an option file.
 
     Raises:
         UserError: the file is missing, a folder, not readable, not text, or far too large.
@@ -243,12 +243,12 @@ def parse_document(text: str, source: str = "options") -> Document:
 
 
 def load_yaml(path: str | Path) -> dict[str, Any]:
-    """The plain values of a YAML file, by the rules of option files (`read_document`), without any schema."""
+    """Read the plain values of a YAML file, by the rules of option files (`read_document`), without a schema."""
     return read_document(path).values
 
 
 def parse_value(text: str) -> Any:
-    """One YAML value (a scalar, or a list or mapping in flow style), as behind ``--force_yml key=``.
+    """Parse one YAML value (a scalar, or a list or mapping in flow style), as behind ``--force_yml key=``.
 
     Raises:
         UserError: the text is not YAML.
@@ -260,7 +260,7 @@ def parse_value(text: str) -> Any:
 
 
 def describe(value: Any) -> str:
-    """A value as a message shows it, with its kind where that is not plain: ``the text 'abc'``, ``a list``."""
+    """Describe a value for a message, with its kind where that is not plain: ``the text 'abc'``, ``a list``."""
     if value is None:
         return "nothing"
     if isinstance(value, bool):
