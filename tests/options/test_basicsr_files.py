@@ -279,11 +279,11 @@ val: {save_img: true, suffix: ~, metrics: {psnr_y: {type: calculate_psnr, crop_b
 def test_training_file_loads(tmp_path: Path, name: str) -> None:
     path = tmp_path / f"{name}.yml"
     path.write_text(TRAINING[name])
-    opt = plain(load_options(path, is_train=True, root=tmp_path))
-    assert opt["train"]["optim_g"]["lr"] == 1e-4
-    assert opt["logger"]["save_checkpoint_freq"] == 5000 and isinstance(opt["logger"]["save_checkpoint_freq"], int)
-    assert opt["datasets"]["train"]["phase"] == "train" and opt["datasets"]["train"]["scale"] == 4
-    assert opt["path"]["models"] == str(tmp_path / "experiments" / opt["name"] / "models")
+    opt = load_options(path, is_train=True, root=tmp_path)
+    assert opt.train.optim_g.lr == 1e-4
+    assert opt.logger.save_checkpoint_freq == 5000 and isinstance(opt.logger.save_checkpoint_freq, int)
+    assert opt.datasets["train"].scale == 4
+    assert opt.folder == tmp_path / "experiments" / opt.name
     assert list(tmp_path.iterdir()) == [path]
 
 
@@ -291,47 +291,48 @@ def test_training_file_loads(tmp_path: Path, name: str) -> None:
 def test_testing_file_loads(tmp_path: Path, name: str) -> None:
     path = tmp_path / f"{name}.yml"
     path.write_text(TESTING[name])
-    opt = plain(load_options(path, is_train=False, root=tmp_path))
-    assert opt["path"]["results_root"] == str(tmp_path / "results" / opt["name"])
-    assert all(dataset["phase"] == "test" for dataset in opt["datasets"].values())
-    assert opt["val"]["suffix"] is None and "metrics" in opt["val"]
+    opt = load_options(path, is_train=False, root=tmp_path)
+    assert opt.folder == tmp_path / "results" / opt.name
+    assert opt.phase("test") == opt.datasets
+    assert opt.val and opt.val.suffix is None
 
 
 def test_network_keywords_are_only_those_written(tmp_path: Path) -> None:
     """They go to a constructor as they are."""
     path = tmp_path / "a.yml"
     path.write_text(TRAINING["BasicVSR"])
-    opt = plain(load_options(path, is_train=True, root=tmp_path))
-    assert set(opt["network_g"]) == {"type", "num_feat", "num_block", "spynet_path"}
-    assert opt["train"]["pixel_opt"] == {"type": "CharbonnierLoss", "loss_weight": 1.0, "reduction": "mean"}
-    assert opt["train"]["scheduler"] == {
+    opt = load_options(path, is_train=True, root=tmp_path)
+    assert set(opt.network_g.keywords()) == {"num_feat", "num_block", "spynet_path"}
+    train = plain(opt)["train"]
+    assert train["pixel_opt"] == {"type": "CharbonnierLoss", "loss_weight": 1.0, "reduction": "mean"}
+    assert train["scheduler"] == {
         "type": "CosineAnnealingRestartLR",
         "periods": [100000, 200000],
         "restart_weights": [1, 0.5],
         "eta_min": 1e-7,
     }
-    assert opt["train"]["fix_flow"] == 5000 and "tsa_iter" not in opt["train"]
+    assert train["fix_flow"] == 5000 and "tsa_iter" not in train
 
 
 def test_a_missing_meta_file_stays_missing(tmp_path: Path) -> None:
     """BasicSR's data sets ask whether the key is there, not whether it is None."""
     path = tmp_path / "a.yml"
     path.write_text(TRAINING["BasicVSR"])
-    assert "meta_info_file" not in plain(load_options(path, is_train=True, root=tmp_path))["datasets"]["val"]
+    assert "meta_info_file" not in load_options(path, is_train=True, root=tmp_path).datasets["val"].plain()
 
 
 def test_older_names_are_renamed_with_a_note(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     path = tmp_path / "a.yml"
     path.write_text(TRAINING["EDSR"].replace("use_hflip", "use_flip").replace("pretrain_network_g", "pretrain_model_g"))
-    opt = plain(load_options(path, is_train=True, root=tmp_path))
-    assert opt["datasets"]["train"]["use_hflip"] is True and "use_flip" not in opt["datasets"]["train"]
+    training = load_options(path, is_train=True, root=tmp_path).datasets["train"]
+    assert training.use_hflip is True and not hasattr(training, "use_flip")
     assert "datasets.train.use_flip is an older name of use_hflip" in caplog.text
 
 
 def test_another_scale_of_a_basicsr_network_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     path = tmp_path / "a.yml"
     path.write_text(TRAINING["RCAN"].replace("scale: 4\nnum_gpu", "scale: 2\nnum_gpu"))
-    plain(load_options(path, is_train=True, root=tmp_path))
+    load_options(path, is_train=True, root=tmp_path)
     assert "network_g.upscale: is 4, but scale is 2" in caplog.text
 
 

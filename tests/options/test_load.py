@@ -1,13 +1,12 @@
 """What `load_options` gives: defaults, paths, debug mode, forced options."""
 
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 
 from kdsr_arch.errors import OptionErrors
-from kdsr_arch.options import load_options, plain, project_root
+from kdsr_arch.options import Options, load_options, plain, project_root
 
 TEXT = """\
 name: tiny
@@ -40,48 +39,53 @@ def option_file(tmp_path: Path) -> Path:
     return path
 
 
-def forced(option_file: Path, *entries: str) -> dict[str, Any]:
-    return plain(load_options(option_file, is_train=True, force=entries))
+def forced(option_file: Path, *entries: str) -> Options:
+    return load_options(option_file, is_train=True, force=entries)
 
 
 def test_numbers_and_defaults(option_file: Path) -> None:
-    opt = plain(load_options(option_file, is_train=True))
-    assert opt["train"]["optim_g"] == {"type": "AdamW", "lr": 1e-4}
-    assert opt["train"]["total_iter"] == 100 and isinstance(opt["train"]["total_iter"], int)
-    assert opt["train"]["ema_decay"] == 0 and opt["train"]["amp"] == "no" and opt["train"]["ratio_freq"] == 100
-    assert opt["train"]["distill_opt"] == {} and opt["train"]["stages"] == []
-    assert opt["logger"]["print_freq"] == 100 and opt["manual_seed"] == 0
-    assert opt["path"]["strict_load_g"] is True and opt["path"]["resume_state"] is None
-    assert "val" not in opt and "network_t" not in opt
-    assert (opt["is_train"], opt["dist"], opt["rank"], opt["world_size"]) == (True, False, 0, 1)
-    assert opt["num_gpu"] == (torch.cuda.device_count() if torch.cuda.is_available() else 0)
+    opt = load_options(option_file, is_train=True)
+    assert (opt.train.optim_g.type, opt.train.optim_g.keywords()) == ("AdamW", {"lr": 1e-4})
+    assert opt.train.total_iter == 100 and isinstance(opt.train.total_iter, int)
+    assert opt.train.ema_decay == 0 and opt.train.amp == "no" and opt.train.ratio_freq == 100
+    assert opt.train.distill_opt == {} and opt.train.stages == []
+    assert opt.logger.print_freq == 100 and opt.manual_seed == 0
+    assert opt.path.weights("t") is None and opt.path.resume_state is None
+    assert opt.val is None and opt.network_t is None and not opt.teachers
+    assert opt.num_gpu == (torch.cuda.device_count() if torch.cuda.is_available() else 0)
 
 
-def test_data_sets_get_phase_scale_and_name(option_file: Path) -> None:
-    datasets = plain(load_options(option_file, is_train=True))["datasets"]
-    assert [(d["phase"], d["scale"], d["name"]) for d in datasets.values()] == [
-        ("train", 4, "train"),
-        ("val", 4, "val_2"),
-    ]
-    assert datasets["train"]["num_worker_per_gpu"] == 2 and datasets["train"]["dataset_enlarge_ratio"] == 1
-    assert "clip_length" not in datasets["train"]
+def test_data_sets_get_scale_and_name(option_file: Path) -> None:
+    opt = load_options(option_file, is_train=True)
+    assert [(key, d.scale, d.name) for key, d in opt.datasets.items()] == [("train", 4, "train"), ("val_2", 4, "val_2")]
+    assert opt.phase("val") == {"val_2": opt.datasets["val_2"]}
+    assert opt.datasets["train"].num_worker_per_gpu == 2 and opt.datasets["train"].clip_length is None
 
 
 def test_folders_of_a_training(option_file: Path, tmp_path: Path) -> None:
-    path = plain(load_options(option_file, is_train=True))["path"]
+    opt = load_options(option_file, is_train=True)
     home = tmp_path / "experiments" / "tiny"
+    assert opt.folder == home and opt.is_train
     keys = ("experiments_root", "models", "training_states", "log", "visualization")
-    assert {key: Path(path[key]) for key in keys} == {
+    assert {key: Path(plain(opt)["path"][key]) for key in keys} == {
         "experiments_root": home, "models": home / "models", "training_states": home / "training_states", "log": home,
         "visualization": home / "visualization",
     }  # fmt: skip
     assert not (tmp_path / "experiments").exists()
 
 
+def test_what_basicsr_models_get(option_file: Path) -> None:
+    opt = plain(load_options(option_file, is_train=True))
+    assert (opt["is_train"], opt["dist"], opt["rank"], opt["world_size"]) == (True, False, 0, 1)
+    assert [(d["phase"], d["scale"]) for d in opt["datasets"].values()] == [("train", 4), ("val", 4)]
+    assert opt["network_g"] == {"type": "MSRResNet", "num_feat": 8, "num_block": 1}
+
+
 def test_folders_of_a_test_and_no_training_set(option_file: Path, tmp_path: Path) -> None:
-    opt = plain(load_options(option_file, is_train=False))
-    assert opt["path"]["results_root"] == str(tmp_path / "results" / "tiny")
-    assert list(opt["datasets"]) == ["val_2"] and opt["val"]["save_img"] is False and opt["val"]["suffix"] is None
+    opt = load_options(option_file, is_train=False)
+    assert opt.folder == tmp_path / "results" / "tiny"
+    assert list(opt.datasets) == ["val_2"]
+    assert opt.val and opt.val.save_img is False and opt.val.suffix is None
 
 
 def test_relative_paths(option_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -90,10 +94,11 @@ def test_relative_paths(option_file: Path, tmp_path: Path, monkeypatch: pytest.M
     (here / "data" / "hr").mkdir(parents=True)
     (tmp_path / "data" / "lr").mkdir(parents=True)
     monkeypatch.chdir(here)
-    opt = plain(load_options(option_file, is_train=True))
-    assert Path(opt["datasets"]["train"]["dataroot_gt"]).resolve() == here / "data" / "hr"
-    assert opt["datasets"]["train"]["dataroot_lq"] == str(tmp_path / "data" / "lr")
-    assert opt["path"]["pretrain_network_g"] == str(tmp_path / "weights" / "g.pth")
+    opt = load_options(option_file, is_train=True)
+    training = opt.datasets["train"]
+    assert Path(str(training.dataroot_gt)).resolve() == here / "data" / "hr"
+    assert training.dataroot_lq == str(tmp_path / "data" / "lr")
+    assert opt.path.weights("g") == (str(tmp_path / "weights" / "g.pth"), "params", True)
 
 
 def test_project_root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -104,19 +109,18 @@ def test_project_root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_given_root(option_file: Path, tmp_path: Path) -> None:
-    opt = plain(load_options(option_file, is_train=True, root=tmp_path / "out"))
-    assert opt["path"]["models"] == str(tmp_path / "out" / "experiments" / "tiny" / "models")
+    assert load_options(option_file, is_train=True, root=tmp_path / "out").folder == tmp_path / "out/experiments/tiny"
 
 
 def test_debug_mode(option_file: Path) -> None:
-    opt = plain(load_options(option_file, is_train=True, force=["val:val_freq=100"], debug=True))
-    assert opt["name"] == "debug_tiny" and opt["path"]["log"].endswith("experiments/debug_tiny")
-    assert (opt["val"]["val_freq"], opt["logger"]["print_freq"], opt["logger"]["save_checkpoint_freq"]) == (8, 1, 8)
+    opt = load_options(option_file, is_train=True, force=["val:val_freq=100"], debug=True)
+    assert opt.name == "debug_tiny" and opt.folder.name == "debug_tiny"
+    assert opt.val and (opt.val.val_freq, opt.logger.print_freq, opt.logger.save_checkpoint_freq) == (8, 1, 8)
 
 
 def test_more_gpus_than_there_are(option_file: Path, caplog: pytest.LogCaptureFixture) -> None:
     opt = forced(option_file, "num_gpu=512")
-    assert opt["num_gpu"] == torch.cuda.device_count()
+    assert opt.num_gpu == torch.cuda.device_count()
     assert "num_gpu: 512 asked for" in caplog.text
 
 
@@ -126,10 +130,10 @@ def test_forced_values_are_yaml(option_file: Path) -> None:
         "train:amp=no", "manual_seed=7", "datasets:train:color=~", "logger:wandb:project=a=b",
         "train:scheduler:milestones:2=30",
     )  # fmt: skip
-    assert opt["train"]["optim_g"]["lr"] == 2e-3
-    assert opt["train"]["scheduler"]["milestones"] == [1, 20, 30]
-    assert opt["train"]["amp"] == "no" and opt["manual_seed"] == 7 and opt["datasets"]["train"]["color"] is None
-    assert opt["logger"]["wandb"]["project"] == "a=b"
+    assert opt.train.optim_g.lr == 2e-3
+    assert opt.train.scheduler and opt.train.scheduler.milestones == [1, 20, 30]
+    assert opt.train.amp == "no" and opt.manual_seed == 7 and opt.datasets["train"].color is None
+    assert opt.logger.wandb and opt.logger.wandb.project == "a=b"
 
 
 @pytest.mark.parametrize(
@@ -148,7 +152,7 @@ def test_forced_values_are_yaml(option_file: Path) -> None:
 )
 def test_forced_faults(option_file: Path, entry: str, words: str) -> None:
     if not words:  # a text like any other: nothing is evaluated
-        assert forced(option_file, entry)["name"] == "__import__('os').getcwd()"
+        assert forced(option_file, entry).name == "__import__('os').getcwd()"
         return
     with pytest.raises(OptionErrors) as caught:
         forced(option_file, entry)
@@ -164,5 +168,5 @@ def test_forced_faults_come_at_once(option_file: Path) -> None:
 def test_backend_is_filled_in_for_basicsr_only(option_file: Path) -> None:
     """BasicSR's data sets need the key; ours tell LMDB by the folder's name."""
     ours = "datasets:val_3={type: ClipDataset, dataroot_gt: a.lmdb}"
-    datasets = forced(option_file, ours)["datasets"]
-    assert datasets["train"]["io_backend"] == {"type": "disk"} and "io_backend" not in datasets["val_3"]
+    datasets = forced(option_file, ours).datasets
+    assert datasets["train"].plain()["io_backend"] == {"type": "disk"} and datasets["val_3"].io_backend is None
