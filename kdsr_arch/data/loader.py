@@ -12,11 +12,10 @@ import torch
 
 from kdsr_arch.data.prefetch import ahead_on_device
 from kdsr_arch.data.sampling import build_train_loader
-from kdsr_arch.errors import UserError, nearest
-from kdsr_arch.infer.networks import registered
+from kdsr_arch.errors import UserError
 from kdsr_arch.log import get_logger
 from kdsr_arch.parallel import distributed
-from kdsr_arch.registry import register_all
+from kdsr_arch.registry import lookup
 
 
 def open_dataset(opt: Mapping[str, Any], key: str) -> Any:
@@ -29,17 +28,15 @@ def open_dataset(opt: Mapping[str, Any], key: str) -> Any:
     Raises:
         UserError: unknown type, or data that is missing or at fault.
     """
-    register_all()
-    from kdsr_arch.registry import DATASET_REGISTRY
-
     name = opt["type"]
-    known = registered(DATASET_REGISTRY)
-    if name not in known:
-        raise UserError(f"{key}.type: no data set named '{name}'{nearest(name, known)}")
+    try:
+        kind = lookup("data set", name)
+    except UserError as error:
+        raise UserError(f"{key}.type: {error}") from None
     try:
         for part in (opt, *opt.get("datasets", ())):
             _prepare(part)
-        return known[name](deepcopy(dict(opt)))
+        return kind(deepcopy(dict(opt)))
     except UserError as error:
         raise UserError(f"{key}: {error}") from None
     except OSError as error:

@@ -12,7 +12,7 @@ from kdsr_arch.options.basicsr_keys import DATASETS, MODELS
 from kdsr_arch.options.faults import parse_section
 from kdsr_arch.options.schema import NetworkOptions, Options
 from kdsr_arch.options.schema_data import DatasetOptions
-from kdsr_arch.options.schema_train import LossOptions, OptimizerOptions, TermOptions, WeightOptions
+from kdsr_arch.options.schema_train import DATA, LossOptions, OptimizerOptions, TermOptions, WeightOptions
 from kdsr_arch.options.section import Component, Fault, Section
 from kdsr_arch.registry import Keywords, is_basicsr, is_ours, keyword_faults, keywords_of
 
@@ -201,8 +201,6 @@ def _term_faults(opt: Options, term: TermOptions, key: str) -> Iterator[Fault]:
 
 def _compares_with_batch(term: TermOptions) -> bool:
     """Tell whether a term compares with the batch itself (`teacher: lq` or `gt`), which needs no teacher."""
-    from kdsr_arch.distill.taps import DATA
-
     names = [term.teacher] if isinstance(term.teacher, str) else term.teacher
     return bool(names) and all(name in DATA for name in names or ())
 
