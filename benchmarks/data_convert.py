@@ -91,7 +91,7 @@ def _work(dataset: ClipDataset, results: multiprocessing.SimpleQueue) -> None:
 def memory_of_a_worker(store: Path) -> list[float]:
     """Private memory of a forked worker in MB, at the start and after each tenth of 10,000 samples."""
     opt = {"dataroot_gt": str(store), "scale": 4, "num_frame": 3, "gt_size": 64, "cache": False, "phase": "train"}
-    dataset = ClipDataset(opt)
+    dataset = ClipDataset(**opt)
     context = multiprocessing.get_context("fork")
     results = context.SimpleQueue()
     child = context.Process(target=_work, args=(dataset, results))

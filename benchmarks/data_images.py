@@ -61,7 +61,7 @@ def readers_of(stores: dict[str, tuple[Path, Path]]) -> dict[str, Callable[[], o
     readers: dict[str, Callable[[], object]] = {"basicsr": lambda: theirs[random.randrange(len(theirs))]}
     rng = np.random.default_rng(0)
     for name in CODECS:
-        ours = ImagePairDataset(options(*stores[name]))
+        ours = ImagePairDataset(**options(*stores[name]))
         readers[name] = lambda ours=ours: ours.sample(int(rng.integers(len(ours))), rng)
     return readers
 

@@ -143,10 +143,11 @@ def keywords_of(thing: Any) -> Keywords:
     """Return the keywords that an option file can give a registered class or function, by its signature.
 
     ``**kwargs`` leaves the keywords open, but for BasicSR's own, which read nothing of it, and for classes of this
-    package, which hand it to their base class.
+    package, which hand it to their base class, if that has a constructor.
     """
     is_class = isinstance(thing, type)
     parameters: dict[str, inspect.Parameter] = {}
+    constructors = 0
     for owner in thing.__mro__ if is_class else (thing,):
         function = vars(owner).get("__init__") if is_class else thing
         if function is None or owner is object:
@@ -158,7 +159,8 @@ def keywords_of(thing: Any) -> Keywords:
             return Keywords(parameters)
         if not (is_ours(thing) and is_class):
             return Keywords(parameters, open=not is_basicsr(thing))
-    return Keywords(parameters)
+        constructors += 1
+    return Keywords(parameters, open=constructors == 1)
 
 
 def wants_mapping(thing: Any, given: Iterable[str]) -> bool:
@@ -231,7 +233,7 @@ def build(
         raise UserError(f"{key}.type: {error}") from None
     offered = {**(offer or {}), **beside}
     taken = keywords_of(thing).parameters
-    keywords = {k: v for k, v in offered.items() if k in taken and v is not None} | given
+    keywords = {k: v for k, v in offered.items() if k in taken} | given
     if kind in ("data set", "model") and wants_mapping(thing, keywords):
         return _construct(thing, (*args, {**(offer or {}), **whole}), {}, key, name)
     faults = [f"{key}.{keyword}: {wrong}" for keyword, wrong in keyword_faults(thing, keywords, name)]
@@ -245,7 +247,7 @@ def _parts(spec: Component | Mapping[str, Any]) -> tuple[str, dict[str, Any], di
     if isinstance(spec, Mapping):
         whole = deepcopy(dict(spec))
         return whole.get("type", ""), {k: v for k, v in whole.items() if k != "type"}, {}, whole
-    beside = {k: getattr(spec, k) for k in spec.own if k != "type"}
+    beside = {k: getattr(spec, k) for k in spec.own if k != "type" and getattr(spec, k) is not None}
     return spec.type, deepcopy(spec.keywords()), beside, deepcopy(spec.plain())
 
 

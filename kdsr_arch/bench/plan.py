@@ -40,7 +40,7 @@ class TeacherCacheOptions(Section):
     """The teacher's store that `kdsr cache-teacher` fills before the rows."""
 
     taps: list[str] = []
-    windows: Count = 0
+    crops: Count = 0
 
 
 class PublishedOptions(Section):
@@ -184,7 +184,7 @@ class Plan:
         if spec is None:
             return None
         file = self._write(override(self._base(self.bench.base), self._common), "teacher_cache")
-        sizes = ["--windows", str(spec.windows), "--no-measure", "--taps", *spec.taps]
+        sizes = ["--crops", str(spec.crops), "--no-measure", "--taps", *spec.taps]
         return ["cache-teacher", "-opt", str(file), "-o", str(self.store), *sizes]
 
     def tested(self) -> list[Run]:

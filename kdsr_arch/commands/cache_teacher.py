@@ -17,7 +17,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-o", "--output", type=Path, required=True, metavar="STORE.lmdb", help="the store to make")
     parser.add_argument("--taps", nargs="*", help="taps to store beside the output (default: those the terms name)")
     parser.add_argument(
-        "--windows", type=int, default=0, metavar="N",
+        "--crops", type=int, default=0, metavar="N",
         help="restore N crops of gt_size of each image or clip alone, as live training would, instead of whole images: "
         "exact for every teacher, those that look at the whole image (channel attention) among them",
     )  # fmt: skip
@@ -36,11 +36,11 @@ def run(args: argparse.Namespace) -> int:
     from kdsr_arch.precompute.fill import fill_store, plan_of
     from kdsr_arch.precompute.gain import measure_gain, record_gain
 
-    if args.windows < 0:
-        raise UserError(f"--windows {args.windows}: must be 0 (whole images) or more")
+    if args.crops < 0:
+        raise UserError(f"--crops {args.crops}: must be 0 (whole images) or more")
     args.root = None
     opt = plain(load(args, is_train=True))
-    plan = plan_of(opt, args.taps, args.windows, args.one_orientation)
+    plan = plan_of(opt, args.taps, args.crops, args.one_orientation)
     probe = fill_store(opt, args.output, plan)
     size = sum(file.stat().st_size for file in args.output.iterdir())
     print(f"{args.output}: {size / 2**20:.1f} MiB, orientations: {len(plan.orientations)}")

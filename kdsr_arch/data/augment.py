@@ -16,6 +16,7 @@ if TYPE_CHECKING:  # stores are read and written without torch, which takes seco
     import torch
 
 Flip = tuple[bool, bool, bool]  # horizontal, vertical, transposed
+NO_FLIP: Flip = (False, False, False)
 
 
 class Crop(NamedTuple):
@@ -85,7 +86,7 @@ def undo_flip(planes: np.ndarray, flip: Flip) -> np.ndarray:
     return apply_flip(planes.swapaxes(-1, -2) if transposed else planes, (horizontal, vertical, False))
 
 
-def to_tensor(frames: Sequence[np.ndarray], flip: Flip = (False, False, False), color: str = "rgb") -> torch.Tensor:
+def to_tensor(frames: Sequence[np.ndarray], flip: Flip = NO_FLIP, color: str = "rgb") -> torch.Tensor:
     """Turn uint8 (H, W, 3) RGB frames of one size into a float32 tensor (T, C, H, W) in [0, 1].
 
     Args:

@@ -6,7 +6,6 @@ import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from kdsr_arch.data.pairs import FramePairs
 from kdsr_arch.data.sources import read_lines, safe_key
@@ -23,7 +22,7 @@ class Clip:
     Attributes:
         lq: keys of the LR frames in order.
         gt: keys of the HR frames, by position in ``lq``; normally as many as ``lq``, but Vimeo-90K's HR store may hold
-            the centre frames only.
+            the center frames only.
     """
 
     name: str
@@ -34,12 +33,12 @@ class Clip:
         return len(self.lq)
 
     def frame_name(self, position: int) -> str:
-        """The LR frame's key at a position, without the folder of its clip."""
+        """Return the LR frame's key at a position, without the folder of its clip."""
         return self.lq[position].rpartition("/")[2]
 
 
 def listed_clips(path: str | Path) -> dict[str, int | None]:
-    """Clips named in a list file, with their frame counts where the file gives them.
+    """Read the clips named in a list file, with their frame counts where the file gives them.
 
     Lines are ``000 100 (720,1280,3)``, ``00001/0001 7 (256,448,3)`` or a name alone.
     """
@@ -61,44 +60,50 @@ def listed_clips(path: str | Path) -> dict[str, int | None]:
 Listed = Mapping[str, int | None]  # clips of a list file, with their frame counts where it gives them
 
 
-def _chosen(names: Sequence[str], opt: Mapping[str, Any], listed: Listed | None, origin: str) -> list[str]:
-    """The clips that the list file, ``clips`` and ``exclude`` leave, in order."""
-    wanted = list(opt.get("clips") or listed or names)
-    for name in [*wanted, *(opt.get("exclude") or [])]:
-        if str(name) not in names:
-            raise UserError(f"{origin}: no clip '{name}'{nearest(str(name), names)}")
-    excluded = {str(name) for name in opt.get("exclude") or []}
-    chosen = [str(name) for name in wanted if str(name) not in excluded and (listed is None or str(name) in listed)]
-    if not chosen:
-        raise UserError(f"{origin}: no clip is left after 'clips', 'exclude' and 'meta_info_file'")
-    return chosen
+def select_clips(
+    pairs: FramePairs,
+    names: Sequence[str] | None = None,
+    exclude: Sequence[str] = (),
+    frames: Sequence[int | None] = (None, None),
+    listed: Listed | None = None,
+) -> list[Clip]:
+    """Choose the clips of a data set.
 
-
-def select_clips(pairs: FramePairs, opt: Mapping[str, Any], listed: Listed | None) -> list[Clip]:
-    """The clips of a data set.
-
-    Args (keys of ``opt``):
-        clips, exclude: names; all clips by default.
-        frames: ``[start, stop]``, the part of each clip to use, as a Python slice (null and negative bounds allowed).
+    Args:
+        pairs: the frames.
+        names, exclude: clips to take (all by default) and to leave out.
+        frames: ``[start, stop]``, the part of each clip to use, as a Python slice (None and negative bounds allowed).
         listed: what ``meta_info_file`` says.
     """
     lq_clips = pairs.lq.clips()
     gt_clips = pairs.gt.clips() if pairs.stored and pairs.gt is not None else lq_clips
-    if not (opt.get("clips") or listed):
+    if not (names or listed):
         _refuse_strays(pairs, gt_clips, lq_clips)
-    start, stop = opt.get("frames") or (None, None)
     clips = []
-    for name in _chosen(list(lq_clips), opt, listed, pairs.lq.name):
+    for name in _chosen(list(lq_clips), list(names or listed or lq_clips), exclude, listed, pairs.lq.name):
         count = (listed or {}).get(name)
         if count is not None and len(lq_clips[name]) < count:
             raise UserError(f"{pairs.lq.name}: clip '{name}' has {len(lq_clips[name])} of the {count} frames listed")
         if count is None and name in gt_clips:
             _refuse_strays(pairs, gt_clips[name], frozenset(lq_clips[name]))
-        lq = lq_clips[name][:count][start:stop]
+        lq = lq_clips[name][:count][slice(*frames)]
         if not lq:
-            raise UserError(f"{pairs.lq.name}: clip '{name}' has no frames in the range {opt['frames']}")
+            raise UserError(f"{pairs.lq.name}: clip '{name}' has no frames in the range {list(frames)}")
         clips.append(Clip(name or Path(pairs.lq.name).stem, tuple(lq), _ground_truth(pairs, name, lq, gt_clips)))
     return clips
+
+
+def _chosen(
+    known: Sequence[str], wanted: Sequence[str], exclude: Sequence[str], listed: Listed | None, origin: str
+) -> list[str]:
+    """The wanted clips that ``exclude`` and the list file leave, in order."""
+    for name in (*wanted, *exclude):
+        if name not in known:
+            raise UserError(f"{origin}: no clip '{name}'{nearest(name, known)}")
+    chosen = [name for name in wanted if name not in exclude and (listed is None or name in listed)]
+    if not chosen:
+        raise UserError(f"{origin}: no clip is left after 'clips', 'exclude' and 'meta_info_file'")
+    return chosen
 
 
 def _refuse_strays(pairs: FramePairs, gt_names: Collection[str], lq_names: Collection[str]) -> None:
@@ -112,15 +117,15 @@ def _refuse_strays(pairs: FramePairs, gt_names: Collection[str], lq_names: Colle
 def _ground_truth(
     pairs: FramePairs, name: str, lq: Sequence[str], gt_clips: Mapping[str, Sequence[str]]
 ) -> dict[int, str]:
-    """Positions in ``lq`` that have an HR frame: all of them, or the centre alone, or the data does not pair."""
+    """Positions in ``lq`` that have an HR frame: all of them, or the center alone, or the data does not pair."""
     if pairs.gt is None:
         return {}
     if name not in gt_clips:
         raise UserError(f"{pairs.gt.name}: no clip '{name}', which {pairs.lq.name} has{nearest(name, list(gt_clips))}")
     known = set(gt_clips[name])
-    found = {position: key for position, key in enumerate(lq) if key in known}
-    if len(found) == len(lq) or set(found) == {len(lq) // 2}:
-        return found
+    present = {position: key for position, key in enumerate(lq) if key in known}
+    if len(present) == len(lq) or set(present) == {len(lq) // 2}:
+        return present
     missing = next(key for key in lq if key not in known)
     raise UserError(f"{pairs.gt.name}: no HR frame '{missing}' for {pairs.lq.where(missing)}")
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from copy import deepcopy
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -14,8 +13,9 @@ from kdsr_arch.data.prefetch import ahead_on_device
 from kdsr_arch.data.sampling import build_train_loader
 from kdsr_arch.errors import UserError
 from kdsr_arch.log import get_logger
+from kdsr_arch.options.schema_data import DatasetOptions
 from kdsr_arch.parallel import distributed
-from kdsr_arch.registry import lookup
+from kdsr_arch.registry import build
 
 
 def open_dataset(opt: Mapping[str, Any], key: str) -> Any:
@@ -28,21 +28,14 @@ def open_dataset(opt: Mapping[str, Any], key: str) -> Any:
     Raises:
         UserError: unknown type, or data that is missing or at fault.
     """
-    name = opt["type"]
-    try:
-        kind = lookup("data set", name)
-    except UserError as error:
-        raise UserError(f"{key}.type: {error}") from None
     try:
         for part in (opt, *opt.get("datasets", ())):
             _prepare(part)
-        return kind(deepcopy(dict(opt)))
-    except UserError as error:
-        raise UserError(f"{key}: {error}") from None
     except OSError as error:
         raise UserError(f"{key}: {error.filename or ''}: {error.strerror or error}") from None
-    except (KeyError, ValueError, AssertionError, TypeError) as error:
-        raise UserError(f"{key}: {name} cannot be opened: {error!r}") from None
+    given = {name: value for name, value in opt.items() if name != "phase"}
+    offer = {name: opt[name] for name in ("phase", "scale", "name") if opt.get(name) is not None}
+    return build("data set", DatasetOptions.model_validate(given), key, offer=offer)
 
 
 def _prepare(opt: Mapping[str, Any]) -> None:

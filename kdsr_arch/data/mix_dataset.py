@@ -2,51 +2,59 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 
 from kdsr_arch.errors import UserError
-from kdsr_arch.registry import DATASET_REGISTRY
+from kdsr_arch.options.schema_data import DatasetOptions
+from kdsr_arch.registry import DATASET_REGISTRY, build
 
 
 @DATASET_REGISTRY.register()
 class MixDataset(torch.utils.data.Dataset):
     """Draws from several data sets; crops and scale must agree, so that samples can be stacked.
 
-    An epoch has as many samples as all parts together (times ``enlarge_ratio``), of which each part gives its share:
-    parts that are too small repeat, of parts that are too large each sample is drawn at random.
+    An epoch has as many samples as all parts together, of which each part gives its share: parts that are too small
+    repeat, of parts that are too large each sample is drawn at random.
 
-    Args (keys of ``opt``):
-        datasets: list of data set options; keys of ``opt`` itself (scale, phase, gt_size, ...) are their defaults.
+    Args:
+        datasets: options of each data set: ``type`` and its keywords.
         weights: share of each part, by default its length.
-        enlarge_ratio: length of an epoch over the length of all parts.
+        name, phase, scale, defaults: keywords for each part that takes them and is not given them.
     """
 
-    def __init__(self, opt: Mapping[str, Any]) -> None:
-        parts = opt.get("datasets") or []
-        if not parts:
-            raise UserError(f"{opt.get('name', 'MixDataset')}: 'datasets' lists no data sets")
-        own = ("type", "datasets", "weights", "enlarge_ratio")
-        shared = {key: value for key, value in opt.items() if key not in own}
-        self.parts = [DATASET_REGISTRY.get(part["type"])({**shared, **part}) for part in parts]
+    def __init__(
+        self,
+        *,
+        datasets: Sequence[Mapping[str, Any]] = (),
+        weights: Sequence[float] | None = None,
+        name: str = "data set",
+        phase: str = "train",
+        scale: int = 1,
+        **defaults: Any,
+    ) -> None:
+        if not datasets:
+            raise UserError("'datasets' lists no data sets")
+        defaults |= {"name": name, "phase": phase, "scale": scale}
+        parts = [DatasetOptions.model_validate(part) for part in datasets]
+        self.parts = [build("data set", part, f"datasets.{i}", offer=defaults) for i, part in enumerate(parts)]
         for part in self.parts:
             if not hasattr(part, "sample"):
                 raise UserError(f"{type(part).__name__} cannot be mixed: it has no sample(index, rng)")
         self.lengths = [len(part) for part in self.parts]
-        weights = np.asarray(opt.get("weights") or self.lengths, dtype=float)
-        if len(weights) != len(parts) or weights.min() < 0 or weights.sum() <= 0:
-            raise UserError(f"weights {opt.get('weights')} do not fit {len(parts)} data sets: one positive number each")
-        total = sum(self.lengths) * int(opt.get("enlarge_ratio") or 1)
-        self._ends = np.rint(np.cumsum(weights / weights.sum()) * total).astype(int)
+        shares = np.asarray(weights or self.lengths, dtype=float)
+        if len(shares) != len(parts) or shares.min() < 0 or shares.sum() <= 0:
+            raise UserError(f"weights {weights} do not fit {len(parts)} data sets: one positive number each")
+        self._ends = np.rint(np.cumsum(shares / shares.sum()) * sum(self.lengths)).astype(int)
 
     def __len__(self) -> int:
         return int(self._ends[-1])
 
     def sample(self, index: int, rng: np.random.Generator) -> dict[str, Any]:
-        """A sample of one part, as its own ``sample`` gives it."""
+        """Return a sample of one part, as its own ``sample`` gives it."""
         part = int(np.searchsorted(self._ends, index, side="right"))
         first = int(self._ends[part - 1]) if part else 0
         share, length = int(self._ends[part]) - first, self.lengths[part]

@@ -1,23 +1,36 @@
-"""Pairs of LR and HR frames: stored side by side, or LR made from HR; cached when they fit in memory."""
+"""Pairs of LR and HR frames, stored side by side or LR made from HR, and the base class of data sets of them."""
 
 from __future__ import annotations
 
 import contextlib
 import mmap
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
+from torch import Tensor
 
-from kdsr_arch.data.augment import Crop, check_crop
+from kdsr_arch.data.augment import (
+    NO_FLIP,
+    Crop,
+    Flip,
+    allowed_flips,
+    check_crop,
+    random_crop,
+    random_flip,
+    to_tensor,
+)
 from kdsr_arch.data.degradation import DegradedSource, mod_crop
 from kdsr_arch.data.sources import FrameSource, LmdbSource, open_source, side_name
+from kdsr_arch.data.store.teacher_store import TeacherStore
 from kdsr_arch.errors import UserError, notice
 
 
 def frame_bytes(size: tuple[int, int]) -> int:
-    """Bytes of a decoded frame of ``size`` (H, W)."""
+    """Return the bytes of a decoded frame of ``size`` (H, W)."""
     return size[0] * size[1] * 3
 
 
@@ -73,11 +86,11 @@ class CachedSource(FrameSource):
         return self.source.stamp(key)
 
     def holds(self, key: str) -> bool:
-        """Whether a frame is in memory, or will be once it was asked for."""
+        """Return whether a frame is in memory, or will be once it was asked for."""
         return key in self._places
 
     def get(self, key: str, crop: Crop | None = None) -> np.ndarray:
-        """A frame or a crop of it, from memory where it is kept; as of any source."""
+        """Return a frame or a crop of it, from memory where it is kept."""
         if key not in self._places:
             return self.source.get(key, crop)
         number, offset = self._places[key]
@@ -99,33 +112,47 @@ DEFAULT_CACHE_GB = {"auto": 2.0, "true": 8.0}
 class FramePairs:
     """The LR and the HR side of a data set.
 
-    Args (keys of ``opt``):
+    Args:
         dataroot_gt, dataroot_lq: folder or LMDB; without ``dataroot_lq`` the LR is made by ``degradation``, or read
             from the HR's own store where that keeps such LR; without ``dataroot_gt`` there is LR only, for testing.
-        io_backend: ``{type: disk | lmdb}``; found out by itself when absent.
-        scale, degradation ('BI', 'BD', 'none'), border ('symmetric', 'replicate').
-        only: clips wanted, to spare the listing of a large folder.
+        scale: HR sides over LR sides.
+        degradation: 'BI', 'BD' or 'none' (:class:`DegradedSource`).
+        border: 'symmetric' or 'replicate'.
+        io_backend: ``{type: disk | lmdb}``; by default the roots decide.
+        only: clips to look for, which spares the listing of a large folder.
+        name: of the data set, for messages.
+
+    Raises:
+        UserError: a root that is missing or holds no frames, or an unknown degradation.
     """
 
-    def __init__(self, opt: Mapping[str, Any], only: Iterable[str] | None = None) -> None:
-        self.scale = int(opt.get("scale", 1))
-        backend = (opt.get("io_backend") or {}).get("type")
-        roots = {side: opt.get(f"dataroot_{side}") for side in ("gt", "lq")}
-        if not roots["gt"] and not roots["lq"]:
-            raise UserError(f"{opt.get('name', 'data set')}: dataroot_gt (or dataroot_lq) is missing")
-        only = None if only is None else list(only)
-        opened = {s: open_source(Path(r).expanduser(), backend, only) if r else None for s, r in roots.items()}
-        self.gt: FrameSource | None = opened["gt"]
-        self.stored = opened["lq"] is not None
-        self.lq: FrameSource = opened["lq"] or self._lower(opt)
+    def __init__(
+        self,
+        *,
+        dataroot_gt: str | Path | None = None,
+        dataroot_lq: str | Path | None = None,
+        scale: int = 1,
+        degradation: str = "BI",
+        border: str = "symmetric",
+        io_backend: Mapping[str, Any] | None = None,
+        only: Sequence[str] | None = None,
+        name: str = "data set",
+    ) -> None:
+        self.scale, self.name = scale, name
+        backend = (io_backend or {}).get("type")
+        if not dataroot_gt and not dataroot_lq:
+            raise UserError(f"{name}: dataroot_gt (or dataroot_lq) is missing")
+        gt, lq = (open_source(Path(r).expanduser(), backend, only) if r else None for r in (dataroot_gt, dataroot_lq))
+        self.gt: FrameSource | None = gt
+        self.stored = lq is not None
+        self.lq: FrameSource = lq or self._lower(degradation, border)
         lmdbs = [source for source in (self.lq, self.gt) if isinstance(source, LmdbSource)]
         self._stores = list({source.root: source for source in lmdbs}.values())
 
-    def _lower(self, opt: Mapping[str, Any]) -> FrameSource:
+    def _lower(self, kind: str, border: str) -> FrameSource:
         """The LR of the HR frames: kept in the same store, or made when it is asked for."""
-        kind, border = str(opt.get("degradation") or "BI"), str(opt.get("border") or "symmetric")
         if kind == "none":
-            raise UserError(f"{opt.get('name', 'data set')}: degradation 'none' needs LR frames in dataroot_lq")
+            raise UserError(f"{self.name}: degradation 'none' needs LR frames in dataroot_lq")
         assert self.gt is not None
         if isinstance(self.gt, LmdbSource):
             side = side_name(self.scale, kind, border)
@@ -134,7 +161,7 @@ class FramePairs:
         return DegradedSource(self.gt, self.scale, kind, border)
 
     def check(self, lq_key: str, gt_key: str) -> tuple[int, int]:
-        """The LR size (h, w) of a pair; raises UserError when the HR is not ``scale`` times as large.
+        """Return the LR size (h, w) of a pair; raise UserError when the HR is not ``scale`` times as large.
 
         HR frames whose sides are no multiples of the scale are cut at the right and bottom, which is said once.
         """
@@ -155,18 +182,21 @@ class FramePairs:
             )
         return size
 
-    def cache(self, opt: Mapping[str, Any], lq_keys: Sequence[str], gt_keys: Sequence[str], default: Any) -> None:
-        """Keeps decoded frames in memory as ``opt['cache']`` says.
+    def cache(self, mode: bool | str, gib: float | None, lq_keys: Sequence[str], gt_keys: Sequence[str]) -> None:
+        """Keep decoded frames in memory.
 
-        True: as many as ``cache_gb`` holds; 'auto': all of them, if they fit in ``cache_gb``; False: none.
+        Args:
+            mode: True: as many as fit; 'auto': all of them, if they fit; False: none.
+            gib: memory that they may take; by default 8 GiB, or 2 GiB with 'auto'.
+            lq_keys, gt_keys: the frames, most wanted first.
         """
-        mode = str(opt.get("cache", default)).lower()
-        if mode not in ("true", "false", "auto"):
-            raise UserError(f"cache '{opt['cache']}' is unknown; use true, false or auto")
-        if mode == "false" or not lq_keys:
+        known = str(mode).lower()
+        if known not in ("true", "false", "auto"):
+            raise UserError(f"cache '{mode}' is unknown; use true, false or auto")
+        if known == "false" or not lq_keys:
             return
-        limit = int(min(float(opt.get("cache_gb") or DEFAULT_CACHE_GB[mode]), 2**30) * 2**30)
-        if mode == "auto" and not self._fits(lq_keys, gt_keys, limit):
+        limit = int(min(float(gib or DEFAULT_CACHE_GB[known]), 2**30) * 2**30)
+        if known == "auto" and not self._fits(lq_keys, gt_keys, limit):
             return
         if self.gt is not None:
             self.gt = cached = CachedSource(self.gt, gt_keys, limit)
@@ -184,9 +214,9 @@ class FramePairs:
     def read(
         self, lq_keys: Sequence[str], gt_keys: Sequence[str], crop: Crop | None
     ) -> tuple[list[np.ndarray], list[np.ndarray]]:
-        """LR frames under an LR crop and HR frames under the same place, each file decoded once.
+        """Read LR frames under an LR crop and HR frames under the same place, each file decoded once.
 
-        What lies in one store is read in one transaction.
+        Frames of one store are read in one transaction.
         """
         with contextlib.ExitStack() as stack:
             for store in () if self._in_memory(lq_keys, gt_keys) else self._stores:
@@ -245,17 +275,109 @@ def _read_unique(source: FrameSource, keys: Sequence[str], crop: Crop | None) ->
     return [frames[key] for key in keys]
 
 
-def color_of(opt: Mapping[str, Any]) -> str:
-    """'rgb' or 'y'."""
-    color = str(opt.get("color") or "rgb")
-    if color not in ("rgb", "y"):
-        raise UserError(f"{opt.get('name', 'data set')}: color '{color}' is unknown; use 'rgb' or 'y'")
-    return color
+@dataclass(kw_only=True, eq=False)
+class PairDataset(torch.utils.data.Dataset):
+    """What our data sets of frames share: their keywords, the draw of crops and flips, the teacher's store.
 
+    Args:
+        name: for messages.
+        phase: 'train' gives crops; 'val' and 'test' give whole frames.
+        scale, dataroot_gt, dataroot_lq, io_backend, degradation, border: see :class:`FramePairs`.
+        gt_size: side of the HR crop of a training sample, a multiple of the scale; None for whole frames.
+        use_hflip, use_rot: horizontal flip; vertical flip and 90-degree rotation.
+        color: 'rgb' or 'y'.
+        cache, cache_gb: decoded frames in memory (:meth:`FramePairs.cache`); by default 'auto' in training, else none.
+        teacher_cache: a store of a teacher's outputs for these frames (kdsr cache-teacher), read by the same crops; for
+            training.
 
-def patch_of(opt: Mapping[str, Any]) -> int:
-    """Side of the HR crop in pixels, 0 for whole frames."""
-    patch, scale = int(opt.get("gt_size") or 0), int(opt.get("scale", 1))
-    if patch < 0 or patch % scale:
-        raise UserError(f"{opt.get('name', 'data set')}: gt_size {patch} is not a multiple of the scale {scale}")
-    return patch
+    Attributes:
+        train: whether samples are crops for training.
+        patch: side of the HR crop, 0 for whole frames.
+        entries: what each index stands for.
+        pairs: the frames.
+        teacher: the store, or None.
+
+    Raises:
+        UserError: whatever is wrong with the data, naming the file or key.
+    """
+
+    name: str = "data set"
+    phase: str = "train"
+    scale: int = 1
+    dataroot_gt: str | Path | None = None
+    dataroot_lq: str | Path | None = None
+    io_backend: Mapping[str, Any] | None = None
+    degradation: str = "BI"
+    border: str = "symmetric"
+    gt_size: int | None = None
+    use_hflip: bool = False
+    use_rot: bool = False
+    color: str = "rgb"
+    cache: bool | str | None = None
+    cache_gb: float | None = None
+    teacher_cache: str | Path | None = None
+
+    def __post_init__(self) -> None:
+        self.train = self.phase.startswith("train")
+        self.patch = (self.gt_size or 0) if self.train else 0
+        self.entries: Sequence[Any] = ()
+        self.teacher: TeacherStore | None = None
+        if self.color not in ("rgb", "y"):
+            raise UserError(f"{self.name}: color '{self.color}' is unknown; use 'rgb' or 'y'")
+        if self.patch < 0 or self.patch % self.scale:
+            raise UserError(f"{self.name}: gt_size {self.patch} is not a multiple of the scale {self.scale}")
+
+    def _open_pairs(self, only: Sequence[str] | None = None) -> None:
+        self.pairs = FramePairs(
+            dataroot_gt=self.dataroot_gt,
+            dataroot_lq=self.dataroot_lq,
+            scale=self.scale,
+            degradation=self.degradation,
+            border=self.border,
+            io_backend=self.io_backend,
+            only=only,
+            name=self.name,
+        )
+
+    def _fill_cache(self, lq_keys: Sequence[str], gt_keys: Sequence[str]) -> None:
+        mode = ("auto" if self.train else False) if self.cache is None else self.cache
+        self.pairs.cache(mode, self.cache_gb, lq_keys, gt_keys)
+
+    def _open_teacher(self, sizes: Mapping[str, tuple[int, int]]) -> None:
+        """Open the store and check it against the LR sizes of images or clips."""
+        if self.train and self.teacher_cache:
+            self.teacher = TeacherStore(self.teacher_cache)
+            flips = allowed_flips(self.use_hflip, self.use_rot)
+            self.teacher.check(self.scale, sizes, flips, self.patch // self.scale)
+
+    def _draw(self, rng: np.random.Generator, group: str, size: tuple[int, int]) -> tuple[Crop | None, Flip]:
+        """Draw where an image or clip of an LR size is cut (anywhere, or where the teacher was run), and its flip."""
+        if self.teacher is not None and self.teacher.crops:
+            crop: Crop | None = self.teacher.draw_crop(rng, group)
+        else:
+            crop = random_crop(rng, size, self.patch // self.scale) if self.patch else None
+        return crop, random_flip(rng, self.use_hflip, self.use_rot)
+
+    def _tensors(
+        self, lq_keys: Sequence[str], gt_keys: Sequence[str], crop: Crop | None = None, flip: Flip = NO_FLIP
+    ) -> tuple[Tensor, Tensor | None]:
+        """LR frames (T, C, h, w) and HR frames (G, C, H, W), None without HR keys."""
+        lq, gt = self.pairs.read(lq_keys, gt_keys, crop)
+        return to_tensor(lq, flip, self.color), to_tensor(gt, flip, self.color) if gt else None
+
+    def __len__(self) -> int:
+        return len(self.entries)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        """Return a whole test item; in training, a sample with random numbers from NumPy's global generator."""
+        if not self.train:
+            return self.whole(index)
+        return self.sample(index, np.random.default_rng(np.random.randint(2**31)))
+
+    def sample(self, index: int, rng: np.random.Generator) -> dict[str, Any]:
+        """Return a training sample that depends on ``index`` and ``rng`` only."""
+        raise NotImplementedError
+
+    def whole(self, index: int) -> dict[str, Any]:
+        """Return a test item."""
+        raise NotImplementedError

@@ -39,6 +39,7 @@ class PlannedSampler(Sampler[list[SampleKey]]):
 
     Args:
         length: of the data set.
+        repeat: how often an epoch repeats each index.
         batch: samples per rank and micro-batch.
         seed: of the order.
         rank, world: this process among all of them; rank r takes the r-th slice of each global batch.
@@ -52,6 +53,7 @@ class PlannedSampler(Sampler[list[SampleKey]]):
         batch: int,
         seed: int,
         *,
+        repeat: int = 1,
         rank: int = 0,
         world: int = 1,
         start_iter: int = 0,
@@ -60,7 +62,7 @@ class PlannedSampler(Sampler[list[SampleKey]]):
     ) -> None:
         if length < 1 or batch < 1 or accumulation < 1 or not 0 <= rank < world:
             raise ValueError(f"no batches of {batch} x {accumulation} from {length} samples, rank {rank} of {world}")
-        self.length, self.batch, self.seed = length, batch, seed
+        self.length, self.repeat, self.batch, self.seed = length, repeat, batch, seed
         self.rank, self.world, self.accumulation = rank, world, accumulation
         self.start_iter, self.total_iter = start_iter, total_iter
 
@@ -76,8 +78,9 @@ class PlannedSampler(Sampler[list[SampleKey]]):
     def key(self, iteration: int, index_in_batch: int) -> SampleKey:
         """What belongs at one place of an iteration's whole batch."""
         position = iteration * self.batch * self.world * self.accumulation + index_in_batch
-        epoch, rest = divmod(position, self.length)
-        return SampleKey(iteration, index_in_batch, int(epoch_permutation(self.seed, epoch, self.length)[rest]))
+        epoch, rest = divmod(position, self.length * self.repeat)
+        index = int(epoch_permutation(self.seed, epoch, self.length * self.repeat)[rest]) % self.length
+        return SampleKey(iteration, index_in_batch, index)
 
 
 class SeededDataset(Dataset):
@@ -151,11 +154,11 @@ def _start_worker(worker: int) -> None:
     torch.set_num_threads(1)
 
 
-def _workers(count: int, prefetch: int | None) -> dict[str, Any]:
+def _workers(count: int) -> dict[str, Any]:
     """DataLoader keywords for ``count`` worker processes."""
     if not count:
         return {"num_workers": 0}
-    return {"num_workers": count, "worker_init_fn": _start_worker, "prefetch_factor": prefetch or 2}
+    return {"num_workers": count, "worker_init_fn": _start_worker, "prefetch_factor": 2}
 
 
 def _own_generator() -> torch.Generator:
@@ -177,7 +180,7 @@ def build_train_loader(
     """A loader over exactly the batches that remain; it is iterated once, and no epoch ends in between.
 
     Args:
-        opt_dataset: ``batch_size_per_gpu`` (of one micro-batch), ``num_worker_per_gpu``, ``prefetch_factor``.
+        opt_dataset: ``batch_size_per_gpu`` (of one micro-batch), ``dataset_enlarge_ratio``, ``num_worker_per_gpu``.
         dataset: ours or BasicSR's, in its training phase.
         start_iter, total_iter: iterations already done, and in the end.
         accumulation: micro-batches per iteration; the loader gives them one after the other.
@@ -186,6 +189,7 @@ def build_train_loader(
         len(dataset),  # type: ignore[arg-type]
         int(opt_dataset.get("batch_size_per_gpu") or 1),
         seed,
+        repeat=int(opt_dataset.get("dataset_enlarge_ratio") or 1),
         rank=rank,
         world=world,
         start_iter=start_iter,
@@ -198,5 +202,5 @@ def build_train_loader(
         collate_fn=_collate,
         pin_memory=torch.cuda.is_available(),
         generator=_own_generator(),
-        **_workers(int(opt_dataset.get("num_worker_per_gpu") or 0), opt_dataset.get("prefetch_factor")),
+        **_workers(int(opt_dataset.get("num_worker_per_gpu") or 0)),
     )

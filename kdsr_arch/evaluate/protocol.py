@@ -50,8 +50,6 @@ def rule_from(opt_dataset: Mapping[str, Any], opt_val: Mapping[str, Any]) -> Fra
     """The rule of one data set: its own keys first, then those of ``val``."""
     names = ("skip_first", "skip_last", "center_frame_only")
     found = {n: opt_dataset[n] if opt_dataset.get(n) is not None else opt_val.get(n) for n in names}
-    if opt_dataset.get("centre_only"):  # ClipDataset's key: it gives no other ground truth then
-        found["center_frame_only"] = True
     return FrameRule(**{name: value for name, value in found.items() if value is not None})
 
 

@@ -12,7 +12,7 @@ from kdsr_arch.options.basicsr_keys import DATASETS, MODELS
 from kdsr_arch.options.faults import parse_section
 from kdsr_arch.options.schema import NetworkOptions, Options
 from kdsr_arch.options.schema_data import DatasetOptions
-from kdsr_arch.options.schema_train import DATA, LossOptions, OptimizerOptions, TermOptions, WeightOptions
+from kdsr_arch.options.schema_train import LossOptions, OptimizerOptions, TermOptions, WeightOptions
 from kdsr_arch.options.section import Component, Fault, Section
 from kdsr_arch.registry import Keywords, is_basicsr, is_ours, keyword_faults, keywords_of
 
@@ -92,7 +92,7 @@ def dataset_keys(cls: Any) -> set[str] | None:
     keywords = keywords_of(cls)
     if registry.wants_mapping(cls, DatasetOptions.model_fields):
         return loader | set(DatasetOptions.model_fields) if is_ours(cls) else None
-    return None if keywords.open else loader | set(keywords.parameters) - {"phase"}
+    return None if keywords.open and not is_ours(cls) else loader | set(keywords.parameters) - {"phase"}
 
 
 def _known_dataset_keys(dataset: DatasetOptions) -> set[str] | None:
@@ -202,7 +202,7 @@ def _term_faults(opt: Options, term: TermOptions, key: str) -> Iterator[Fault]:
 def _compares_with_batch(term: TermOptions) -> bool:
     """Tell whether a term compares with the batch itself (`teacher: lq` or `gt`), which needs no teacher."""
     names = [term.teacher] if isinstance(term.teacher, str) else term.teacher
-    return bool(names) and all(name in DATA for name in names or ())
+    return bool(names) and all(name in ("lq", "gt") for name in names or ())
 
 
 def _train_faults(opt: Options, unread: Mapping[str, str]) -> Iterator[Fault]:

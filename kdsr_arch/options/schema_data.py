@@ -130,14 +130,10 @@ class DatasetOptions(Component):
     skip_last: Count | None = Field(
         default=None, description="In tests, leave so many frames at each clip's end out of the metrics."
     )
-    center_frame_only: bool | None = Field(default=None, description="In tests, measure each clip's centre frame only.")
-    centre_only: bool | None = Field(
-        default=None, description="ClipDataset: give the centre frame of each clip as its only ground truth."
-    )
+    center_frame_only: bool | None = Field(default=None, description="In tests, measure each clip's center frame only.")
     filename_tmpl: str | None = Field(
         default=None, description="Name of an image's LR file, such as '{}x4'. Default: '{}'."
     )
-    enlarge_ratio: Positive | None = Field(default=None, description="Repeats of each image in one epoch (ours).")
     datasets: list[DatasetOptions] | None = Field(
         default=None, description="MixDataset: the data sets to draw from; the keys beside this one are their defaults."
     )
@@ -155,7 +151,9 @@ class DatasetOptions(Component):
         description="Loader processes beside each training process; 0 loads in the training process. "
         "Never changes results.",
     )
-    dataset_enlarge_ratio: Positive = Field(default=1, description="Repeats of the data set in one epoch.")
+    dataset_enlarge_ratio: Positive | None = Field(
+        default=None, description="How often one epoch repeats each sample. Default: 1."
+    )
     val_freq: Positive | None = Field(
         default=None,
         description="Iterations between validations on this data set, where it differs from `val.val_freq`. A large "

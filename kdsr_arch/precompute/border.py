@@ -43,7 +43,7 @@ class Probe:
 _LOCAL_DB = 60.0  # fp16 alone gives about 80 dB
 _ADVICE = (
     "Its output depends on the image beyond the crop and its border: stored whole images do not give the loss of live "
-    "training. Store crops restored alone instead, exact everywhere: kdsr cache-teacher ... --windows 32"
+    "training. Store crops restored alone instead, exact everywhere: kdsr cache-teacher ... --crops 32"
 )
 
 

@@ -30,25 +30,25 @@ class Plan:
 
     Attributes:
         taps: module paths or aliases of the teacher, beside its output.
-        windows: per image, so many seeded crops of gt_size, each restored alone; 0: whole images, any crop of which can
+        crops: per image, so many seeded crops of gt_size, each restored alone; 0: whole images, any crop of which can
             be trained on.
         orientations: numbers of flips and rotations that the teacher is run on; one: the stored maps are turned.
         backwards: teachers of windows are run on reversed windows too, where the data set plays samples backwards.
     """
 
     taps: tuple[str, ...] = ()
-    windows: int = 0
+    crops: int = 0
     orientations: tuple[int, ...] = (0,)
     backwards: bool = True
 
 
-def plan_of(opt: Mapping[str, Any], taps: Sequence[str] | None, windows: int, one_orientation: bool) -> Plan:
+def plan_of(opt: Mapping[str, Any], taps: Sequence[str] | None, crops: int, one_orientation: bool) -> Plan:
     """The plan for an option file: the taps that its terms name, and the orientations that its data set draws."""
     train = opt["datasets"]["train"]
     flips = allowed_flips(bool(train.get("use_hflip")), bool(train.get("use_rot")))
     if taps is None:
         taps = [tap for term in (opt["train"].get("distill_opt") or {}).values() for tap in _teacher_taps(term)]
-    return Plan(tuple(dict.fromkeys(taps)), windows, (0,) if one_orientation else tuple(flips), not one_orientation)
+    return Plan(tuple(dict.fromkeys(taps)), crops, (0,) if one_orientation else tuple(flips), not one_orientation)
 
 
 def _teacher_taps(term: Mapping[str, Any]) -> list[str]:
@@ -74,7 +74,7 @@ def fill_store(opt: Mapping[str, Any], path: Path, plan: Plan) -> Probe | None:
     """Run the teacher and write the store; broken off, it goes on when it is called again.
 
     Returns:
-        How far a crop restored alone is from the crop of the whole, on the first image; None with windows.
+        How far a crop restored alone is from the crop of the whole, on the first image; None with stored crops.
 
     Raises:
         UserError: no teacher, a tap that cannot be stored, too little disk, or a path that exists.
@@ -85,8 +85,8 @@ def fill_store(opt: Mapping[str, Any], path: Path, plan: Plan) -> Probe | None:
         raise UserError("cache-teacher: the options name no network_t")
     teacher = LiveTeacher(net, opt, plan.taps)
     views = dataset.teacher_views(teacher.traits.num_frame, plan.backwards)
-    if plan.windows and not dataset.patch:
-        raise UserError("cache-teacher: --windows needs datasets.train.gt_size")
+    if plan.crops and not dataset.patch:
+        raise UserError("cache-teacher: --crops needs datasets.train.gt_size")
     recipe = _recipe(opt, plan, dataset)
     with LmdbWriter(path, recipe) as writer:
         filling = _Filling(writer, teacher, dataset, plan, recipe["seed"])
@@ -95,7 +95,7 @@ def fill_store(opt: Mapping[str, Any], path: Path, plan: Plan) -> Probe | None:
             "scale": dataset.scale, "color": teacher.traits.color, "orientations": list(plan.orientations),
             "num_frame": teacher.traits.num_frame, "backwards": plan.backwards, "dtype": "float16",
             "aliases": {k: v for k, v in teacher.aliases.items() if k != v}, "teacher": recipe["teacher"],
-            "weights": recipe["weights"], "images": filling.images, "windows": filling.windows,
+            "weights": recipe["weights"], "images": filling.images, "crops": filling.crops,
             **{key: filling.told[key] for key in ("names", "bytes", "seconds", "border")},
         }  # fmt: skip
         writer.finish({INFO: json.dumps(told)})
@@ -122,7 +122,7 @@ class _Filling:
     Attributes:
         patch: side of a crop in LR pixels.
         images: LR size of each image or clip.
-        windows: the places in each that the teacher is run on, where it is not run on wholes.
+        crops: the places in each that the teacher is run on, where it is not run on wholes.
         told: number of views that are done, a digest of their frames, and what is known of their maps: the writer's
             state after each view.
     """
@@ -130,7 +130,7 @@ class _Filling:
     def __init__(self, writer: LmdbWriter, teacher: LiveTeacher, dataset: Any, plan: Plan, seed: int) -> None:
         self.writer, self.teacher, self.dataset, self.plan, self.seed = writer, teacher, dataset, plan, seed
         self.images: dict[str, list[int]] = {}
-        self.windows: dict[str, list[list[int]]] = {}
+        self.crops: dict[str, list[list[int]]] = {}
         fresh = {"views": 0, "frames": "", "names": {}, "bytes": 0, "seconds": 0.0, "border": None}
         self.told: dict[str, Any] = fresh | writer.state
         self.patch = dataset.patch // dataset.scale
@@ -174,9 +174,9 @@ class _Filling:
         frames, written = high or low, 0
         places = self._places(view, low[0].shape[:2])
         for name, number, maps, place in self._made(frames, places):
-            if probe and (name, number) == (OUTPUT, 0) and not self.plan.windows:
+            if probe and (name, number) == (OUTPUT, 0) and not self.plan.crops:
                 self._probe(frames, maps)
-            key, value = stored_maps(view.key, number, name, maps, place if self.plan.windows else None)
+            key, value = stored_maps(view.key, number, name, maps, place if self.plan.crops else None)
             self.writer.put(key, value)
             written += len(value)
             self.told["names"].setdefault(name, {"ratio": self.teacher.ratios[name], "channels": maps.shape[0]})
@@ -185,17 +185,17 @@ class _Filling:
         return written
 
     def _places(self, view: View, size: Sequence[int]) -> list[_Place]:
-        """LR rectangles to restore: the whole image, or windows that depend on the seed and the image's number."""
+        """LR rectangles to restore: the whole image, or crops that depend on the seed and the image's number."""
         number = self._numbers.setdefault(view.group, len(self._numbers))
         self.images[view.group] = list(size)
-        if not self.plan.windows:
+        if not self.plan.crops:
             return [(0, 0, size[0], size[1])]
         patch, rng = self.patch, np.random.default_rng([self.seed, number, 0x7E])
         places = [
             (int(rng.integers(size[0] - patch + 1)), int(rng.integers(size[1] - patch + 1)), patch, patch)
-            for _ in range(self.plan.windows)
+            for _ in range(self.plan.crops)
         ]
-        self.windows[view.group] = [list(place) for place in places]
+        self.crops[view.group] = [list(place) for place in places]
         return places
 
     def _made(
@@ -221,15 +221,15 @@ class _Filling:
         needed, free = written * left, shutil.disk_usage(folder).free
         if needed <= free:
             return
-        height, width = (self.patch, self.patch) if self.plan.windows else next(reversed(self.images.values()))
+        height, width = (self.patch, self.patch) if self.plan.crops else next(reversed(self.images.values()))
         maps = " + ".join(
             f"{name} {held['channels']}x{height * held['ratio']}x{width * held['ratio']}"
             for name, held in self.told["names"].items()
         )
-        windows = f" x {self.plan.windows} windows" if self.plan.windows else ""
-        what = f"{left} {self.unit}{windows} x {len(self.plan.orientations)} orientations x ({maps})"
+        crops = f" x {self.plan.crops} crops" if self.plan.crops else ""
+        what = f"{left} {self.unit}{crops} x {len(self.plan.orientations)} orientations x ({maps})"
         raise UserError(
             f"{self.writer.path}: about {needed / 2**30:.1f} GiB more are needed ({what} x 2 bytes), "
             f"{free / 2**30:.1f} GiB are free; store fewer taps (--taps NAMES; --taps alone: the output only), "
-            "--windows N, --one-orientation, or sub-images"
+            "--crops N, --one-orientation, or sub-images"
         )

@@ -1,4 +1,4 @@
-"""The teacher as a store is filled from it: whole images or windows in, output and taps on the CPU out."""
+"""The teacher as a store is filled from it: whole images or crops in, output and taps on the CPU out."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from kdsr_arch.ops.color import rgb_to_y
 
 
 class LiveTeacher:
-    """The teacher on whole images or windows of them: its output in its own colour, and its taps, each (C, H, W).
+    """The teacher on whole images or crops of them: its output in its own color, and its taps, each (C, H, W).
 
     Args:
         net: the teacher.

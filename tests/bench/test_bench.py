@@ -15,8 +15,8 @@ from kdsr_arch.bench.plan import Plan, override, read_bench, set_budget
 from kdsr_arch.bench.run import Outcome, note_outcome, outcome, outcomes_of, run_bench
 from kdsr_arch.bench.summary import markdown, spread, summarize, write_tables
 from kdsr_arch.data.store.teacher_store import TeacherStore
+from kdsr_arch.infer.networks import build_network
 from kdsr_arch.io import save_tensors
-from kdsr_arch.registry import build
 from kdsr_arch.report.training_curves import val_curve
 from tests.helpers.messages import refuses
 
@@ -216,13 +216,13 @@ def test_what_is_trained_before_the_rows_stands_in_every_table(bench: Path, tmp_
 
 def test_rows_read_what_the_teacher_made_of_the_images_once_before_them(bench: Path, tmp_path: Path):
     given = yaml.safe_load(bench.read_text()) | {"budgets": [2], "seeds": [1]}
-    given["teacher_cache"] = {"taps": ["conv_first"], "windows": 2}
+    given["teacher_cache"] = {"taps": ["conv_first"], "crops": 2}
     given["before"] = {"teacher": {"base": "base.yml", "iterations": 50}}
     given["rows"]["live"] = {"datasets.train.teacher_cache": None}
     (tmp_path / "images").mkdir()
     cv2.imwrite(str(tmp_path / "images" / "0.png"), np.random.default_rng(0).integers(0, 256, (48, 64, 3), np.uint8))
     net = {"type": "MSRResNet", "num_feat": 8, "num_block": 1, "upscale": 4}
-    save_tensors({"params": build("network", net, "network_g").state_dict()}, tmp_path / "teacher.pth")
+    save_tensors({"params": build_network(net).state_dict()}, tmp_path / "teacher.pth")
     given["common"] = {
         "model_type": "ImageDistillModel",
         "scale": 4,
@@ -257,7 +257,7 @@ def test_rows_read_what_the_teacher_made_of_the_images_once_before_them(bench: P
     assert (runs[0].experiment / "models" / "net_g_latest.pth").exists()
     store = TeacherStore(tmp_path / path)
     assert set(store.names) == {"output", "conv_first"} and store.orientations == [0, 1]
-    assert all(len(windows) == 2 for windows in store.windows.values())
+    assert all(len(crops) == 2 for crops in store.crops.values())
 
 
 def test_a_misspelt_key_before_the_rows_is_refused(bench: Path):

@@ -86,13 +86,13 @@ def test_lr_made_of_frames_that_do_not_fit_is_one_decoding_each(counting):
     from kdsr_arch.data.degradation import DegradedSource
     from kdsr_arch.data.pairs import FramePairs
 
-    pairs = FramePairs({"dataroot_gt": counting.source.name, "scale": 4})
+    pairs = FramePairs(dataroot_gt=counting.source.name, scale=4)
     keys = counting.keys()[:4]
     pairs.gt, pairs.lq = counting, DegradedSource(counting, 4)
     expected = pairs.read(keys, keys[1:2], Crop(1, 2, 8, 8))
     assert counting.reads == 4
     half = (64 * 80 * 3 * 2 + 16 * 20 * 3 * 2) / 2**30
-    pairs.cache({"cache": True, "cache_gb": half}, keys, keys, True)
+    pairs.cache(True, half, keys, keys)
     for _ in range(2):
         counting.reads = 0
         found = pairs.read(keys, keys[1:2], Crop(1, 2, 8, 8))

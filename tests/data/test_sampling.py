@@ -94,6 +94,12 @@ def test_every_epoch_holds_each_index_once_in_another_order():
     assert not np.array_equal(epoch_permutation(0, 0, 50), epoch_permutation(1, 0, 50))
 
 
+def test_an_epoch_may_repeat_each_index():
+    sampler = PlannedSampler(5, 3, seed=0, repeat=6, total_iter=10)
+    drawn = [key.dataset_index for batch in sampler for key in batch]
+    assert sorted(drawn) == sorted(6 * list(range(5))) and drawn[:5] != sorted(drawn[:5])
+
+
 def test_repeated_indices_get_new_randomness():
     values = torch.cat(batches(Ours(), total_iter=20))
     assert len({float(v) for v in values[:, 1]}) == len(values)

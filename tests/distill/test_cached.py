@@ -10,13 +10,13 @@ import pytest
 import torch
 import yaml
 
-from kdsr_arch import registry
 from kdsr_arch.cli import main
-from kdsr_arch.data.augment import apply_flip
+from kdsr_arch.data.augment import Crop, apply_flip
 from kdsr_arch.data.loader import open_dataset, train_batches
 from kdsr_arch.data.store.teacher_store import INFO, OUTPUT, TeacherStore
 from kdsr_arch.distill.teachers import build_teacher
 from kdsr_arch.errors import UserError
+from kdsr_arch.infer.networks import build_network
 from kdsr_arch.io import save_tensors
 from kdsr_arch.ops.color import rgb_to_y
 from kdsr_arch.options import load_options, plain
@@ -36,9 +36,7 @@ def options(tmp_path):
         noise = np.random.default_rng(number).integers(0, 256, (12, 14, 3), np.uint8)
         cv2.imwrite(str(tmp_path / f"hr/{number}.png"), cv2.resize(noise, (112, 96), interpolation=cv2.INTER_CUBIC))
     torch.manual_seed(3)
-    state = {
-        key: 4 * value for key, value in registry.build("network", TEACHER, "network_g").state_dict().items()
-    }  # away from the student
+    state = {key: 4 * value for key, value in build_network(TEACHER).state_dict().items()}  # away from the student
     save_tensors({"params": state}, tmp_path / "teacher.pth")
     opt = {
         'name': 'cached', 'model_type': 'ImageDistillModel', 'scale': 2, 'num_gpu': 0,
@@ -65,9 +63,9 @@ def loaded(file, **train):
     return opt
 
 
-def stored(file, path, windows=0, one=False, taps=None):
+def stored(file, path, crops=0, one=False, taps=None):
     opt = loaded(file)
-    fill_store(opt, path, plan_of(opt, taps, windows, one))
+    fill_store(opt, path, plan_of(opt, taps, crops, one))
     return loaded(file, teacher_cache=str(path))
 
 
@@ -92,7 +90,7 @@ def test_crops_of_whole_images_are_the_live_teachers_away_from_their_border(opti
     dataset = open_dataset(opt["datasets"]["train"], "train")
     seen = set()
     for number in range(12):
-        item = dataset.sample(number, np.random.default_rng(number))
+        item = dataset.sample(number % len(dataset), np.random.default_rng(number))
         with torch.no_grad():
             live = teacher(item["lq"][None])[0]
         difference = (item["teacher"][OUTPUT].float() - live).abs()
@@ -101,8 +99,8 @@ def test_crops_of_whole_images_are_the_live_teachers_away_from_their_border(opti
     assert seen == {True}  # the border does differ: the stored teacher has seen beyond it
 
 
-def test_windows_are_the_live_teachers_everywhere_and_give_the_live_loss(options, tmp_path):
-    opt = stored(options, tmp_path / "store.lmdb", windows=3)
+def test_crops_are_the_live_teachers_everywhere_and_give_the_live_loss(options, tmp_path):
+    opt = stored(options, tmp_path / "store.lmdb", crops=3)
     live = {**opt, "datasets": {}}
     with_store, without = first_loss(opt, opt), first_loss(live, opt)
     assert set(with_store) == set(without) and "l_body" in without
@@ -110,21 +108,21 @@ def test_windows_are_the_live_teachers_everywhere_and_give_the_live_loss(options
         assert with_store[name] == pytest.approx(without[name], rel=1e-3)
 
 
-@pytest.mark.parametrize("windows", [0, 3])
-def test_a_privileged_teacher_is_stored_from_the_ground_truth(options, tmp_path, windows):
+@pytest.mark.parametrize("crops", [0, 3])
+def test_a_privileged_teacher_is_stored_from_the_ground_truth(options, tmp_path, crops):
     decoder = {"type": "FSRCNN", "d": 8, "s": 4, "m": 1}
     net = {"type": "PISRTeacher", "scale": 2, "decoder": decoder}
-    save_tensors({"params": registry.build("network", net, "network_g").state_dict()}, tmp_path / "teacher.pth")
+    save_tensors({"params": build_network(net).state_dict()}, tmp_path / "teacher.pth")
     opt = yaml.safe_load(options.read_text()) | {"network_t": net, "network_g": {**decoder, "scale": 2}}
     opt["train"]["distill_opt"] = {"out": {"type": "L1Loss"}, "map": {"type": "L1Loss", "at": "expanding"}}
-    opt = stored(written(tmp_path, opt), tmp_path / "store.lmdb", windows=windows)
-    if windows:  # crops of whole images have seen what lies beyond their border
+    opt = stored(written(tmp_path, opt), tmp_path / "store.lmdb", crops=crops)
+    if crops:  # crops of whole images have seen what lies beyond their border
         with_store, without = first_loss(opt, opt), first_loss({**opt, "datasets": {}}, opt)
         assert {"l_out", "l_map"} <= set(without) and with_store == pytest.approx(without, rel=1e-3)
     item = open_dataset(opt["datasets"]["train"], "train").sample(0, np.random.default_rng(5))
     with torch.no_grad():
         restored = build_teacher(opt).eval()(rgb_to_y(item["gt"])[None])[0]
-    inner = slice(16, -16) if not windows else slice(None)
+    inner = slice(16, -16) if not crops else slice(None)
     torch.testing.assert_close(
         item["teacher"][OUTPUT].float()[:, inner, inner], restored[:, inner, inner], atol=1e-3, rtol=1e-3
     )
@@ -134,21 +132,21 @@ def test_one_orientation_turns_the_stored_output(options, tmp_path):
     opt = stored(options, tmp_path / "store.lmdb", one=True, taps=[])
     store = TeacherStore(tmp_path / "store.lmdb")
     assert store.orientations == [0] and list(store.names) == [OUTPUT]
-    plain = store.read("0", (3, 4, 10, 12), (False, False, False))[OUTPUT]
-    turned = store.read("0", (3, 4, 10, 12), (True, False, True))[OUTPUT]
+    plain = store.read("0", Crop(3, 4, 10, 12), (False, False, False))[OUTPUT]
+    turned = store.read("0", Crop(3, 4, 10, 12), (True, False, True))[OUTPUT]
     assert np.array_equal(turned, apply_flip(plain.numpy(), (True, False, True)))
     assert "teacher" in open_dataset(opt["datasets"]["train"], "train").sample(0, np.random.default_rng(0))
 
 
 def test_micro_batches_get_their_own_part(options, tmp_path):
-    opt = stored(options, tmp_path / "store.lmdb", windows=2)
+    opt = stored(options, tmp_path / "store.lmdb", crops=2)
     opt["train"]["accumulation"] = 2
     live = {**opt, "datasets": {}}
     assert first_loss(opt, opt)["l_out"] == pytest.approx(first_loss(live, opt)["l_out"], rel=1e-3)
 
 
 def test_only_what_terms_compare_is_read_and_crops_stay_the_same(options, tmp_path):
-    opt = stored(options, tmp_path / "store.lmdb", windows=2, taps=["body", "conv_first"])
+    opt = stored(options, tmp_path / "store.lmdb", crops=2, taps=["body", "conv_first"])
     terms = opt["train"]["distill_opt"]
 
     def first_batch(names):
@@ -216,23 +214,23 @@ def test_what_cannot_be_stored(options, tmp_path):
 
 def test_a_store_that_was_broken_off_goes_on(options, tmp_path):
     """A torn image stops the filling; what was stored before it is not made again, and the store is the same."""
-    stored(options, tmp_path / "unbroken.lmdb", windows=2)
+    stored(options, tmp_path / "unbroken.lmdb", crops=2)
     torn, broken = tmp_path / "hr/1.png", tmp_path / "broken.lmdb"
     whole = torn.read_bytes()
     torn.write_bytes(whole[:300])
     with pytest.raises(UserError, match="1.png"):
-        stored(options, broken, windows=2)
+        stored(options, broken, crops=2)
     with pytest.raises(UserError, match="broken.lmdb: is not finished; run the same kdsr cache-teacher again"):
         TeacherStore(broken)
     torn.write_bytes(whole)
-    with pytest.raises(UserError, match="left unfinished by a command of another kind .windows was 2, now 3."):
-        stored(options, broken, windows=3)
+    with pytest.raises(UserError, match="left unfinished by a command of another kind .crops was 2, now 3."):
+        stored(options, broken, crops=3)
     given = []
     with pytest.MonkeyPatch.context() as patch:
         plain = LiveTeacher.__call__
         patch.setattr(LiveTeacher, "__call__", lambda self, frames: given.append(frames) or plain(self, frames))
-        stored(options, broken, windows=2)
-    assert len(given) == 8 * 2  # orientations and windows of the one image
+        stored(options, broken, crops=2)
+    assert len(given) == 8 * 2  # orientations and crops of the one image
     assert content(broken) == content(tmp_path / "unbroken.lmdb")
     infos = [json.loads((store / INFO).read_text()) for store in (broken, tmp_path / "unbroken.lmdb")]
     assert [info.pop("seconds") > 0 for info in infos] == [True, True] and infos[0] == infos[1]
@@ -242,17 +240,17 @@ def test_a_store_that_was_broken_off_goes_on(options, tmp_path):
 def test_images_that_changed_under_an_unfinished_store(options, tmp_path):
     (tmp_path / "hr/2.png").write_bytes((tmp_path / "hr/0.png").read_bytes()[:300])
     with pytest.raises(UserError, match="2.png"):
-        stored(options, tmp_path / "a.lmdb", windows=2)
+        stored(options, tmp_path / "a.lmdb", crops=2)
     os.utime(tmp_path / "hr/0.png", (1, 1))
     with pytest.raises(UserError, match="left unfinished, and the images have changed since; remove it"):
-        stored(options, tmp_path / "a.lmdb", windows=2)
+        stored(options, tmp_path / "a.lmdb", crops=2)
 
 
 def test_other_weights_than_the_store_was_made_with(options, tmp_path):
     """A teacher that was trained on behind the store's back."""
-    opt = stored(options, tmp_path / "a.lmdb", windows=2)
+    opt = stored(options, tmp_path / "a.lmdb", crops=2)
     build_model(opt)
-    net = registry.build("network", TEACHER, "network_g")
+    net = build_network(TEACHER)
     save_tensors({"params": net.state_dict()}, tmp_path / "teacher.pth")
     with pytest.raises(UserError, match="other weights than path.pretrain_network_t has now; remove it and make it"):
         build_model(opt)

@@ -11,11 +11,11 @@ from kdsr_arch.data.loader import open_dataset, train_batches
 from kdsr_arch.data.store.teacher_store import OUTPUT, TeacherStore, view_key
 from kdsr_arch.distill.teachers import build_teacher
 from kdsr_arch.errors import UserError
+from kdsr_arch.infer.networks import build_network
 from kdsr_arch.io import save_tensors
 from kdsr_arch.options import load_options, plain
 from kdsr_arch.precompute import fill as teacher_cache
 from kdsr_arch.precompute.fill import fill_store, plan_of
-from kdsr_arch.registry import build
 from kdsr_arch.train.trainer import build_model
 
 EDVR = {
@@ -44,7 +44,7 @@ def options(tmp_path):
 
     def make(teacher, **train):
         torch.manual_seed(3)
-        net = build("network", teacher, "network_g")
+        net = build_network(teacher)
         state = {key: value + 0.05 * torch.randn_like(value) for key, value in net.state_dict().items()}
         save_tensors({"params": state}, tmp_path / "teacher.pth")
         data = {
@@ -77,9 +77,9 @@ def options(tmp_path):
     return make
 
 
-def stored(file, path, windows=0, one=False, taps=None):
+def stored(file, path, crops=0, one=False, taps=None):
     opt = plain(load_options(file, is_train=True))
-    fill_store(opt, path, plan_of(opt, taps, windows, one))
+    fill_store(opt, path, plan_of(opt, taps, crops, one))
     opt["datasets"]["train"]["teacher_cache"] = str(path)
     return opt
 
@@ -123,7 +123,7 @@ def test_every_sample_of_whole_frames_is_the_live_teachers_away_from_its_border(
 
 def test_crops_restored_alone_give_the_live_loss(options, tmp_path):
     file = options(EDVR, interval_list=[1], use_rot=False)
-    opt = stored(file, tmp_path / "store.lmdb", windows=1)
+    opt = stored(file, tmp_path / "store.lmdb", crops=1)
     losses, adapters = {}, None
     for kind, model_opt in (("stored", opt), ("live", {**opt, "datasets": {}})):
         torch.manual_seed(0)
@@ -143,7 +143,7 @@ def test_one_orientation_serves_reversed_samples_with_the_forward_output(options
     opt = stored(options(NEAR), tmp_path / "store.lmdb", one=True, taps=[])
     store, dataset = TeacherStore(tmp_path / "store.lmdb"), open_dataset(opt["datasets"]["train"], "train")
     assert not store.backwards and store.orientations == [0]
-    keys, flip = dataset.clips[0].gt, (False, False, False)
+    keys, flip = dataset.selected[0].gt, (False, False, False)
     forward = store.read_clip("0", keys, [1, 2], [0, 1, 2, 3], None, flip)[OUTPUT]
     backward = store.read_clip("0", keys, [2, 1], [3, 2, 1, 0], None, flip)[OUTPUT]
     assert torch.equal(forward, backward.flip(0))

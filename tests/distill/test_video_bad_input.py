@@ -12,7 +12,8 @@ from kdsr_arch.cli import main
 from kdsr_arch.data.clip_dataset import ClipDataset
 from kdsr_arch.distill.task import DistillTask
 from kdsr_arch.errors import UserError
-from kdsr_arch.registry import build, register_all
+from kdsr_arch.infer.networks import build_network
+from kdsr_arch.registry import register_all
 
 register_all()
 TERMS = {"pixel_opt": {"type": "L1Loss"}, "distill_opt": {"hint": {"type": "MSELoss", "at": "f_sr"}}}
@@ -24,18 +25,14 @@ RECURRENT = [({"type": "BasicVSR", "num_feat": 8, "num_block": 1}, 40),
 
 def test_a_teacher_of_another_scale() -> None:
     with pytest.raises(UserError, match="EDVR enlarges by 4, but the experiment's scale is 2: use the same scale"):
-        DistillTask(
-            build("network", {**STUDENT, "scale": 2}, "network_g"), build("network", EDVR, "network_g"), TERMS, scale=2
-        )
+        DistillTask(build_network({**STUDENT, "scale": 2}), build_network(EDVR), TERMS, scale=2)
     with pytest.raises(UserError, match="network VESPCN enlarges by 2, but the experiment's scale is 4"):
-        DistillTask(
-            build("network", {**STUDENT, "scale": 2}, "network_g"), build("network", EDVR, "network_g"), TERMS, scale=4
-        )
+        DistillTask(build_network({**STUDENT, "scale": 2}), build_network(EDVR), TERMS, scale=4)
 
 
 @pytest.mark.parametrize(("teacher", "side"), RECURRENT, ids=lambda v: v["type"] if isinstance(v, dict) else "")
 def test_a_recurrent_teacher_given_single_windows(teacher, side) -> None:
-    task = DistillTask(build("network", STUDENT, "network_g"), build("network", teacher, "network_g"), TERMS, scale=4)
+    task = DistillTask(build_network(STUDENT), build_network(teacher), TERMS, scale=4)
     window, centre = torch.rand(1, 3, 3, side, side), torch.rand(1, 1, 3, 4 * side, 4 * side)
     with pytest.raises(UserError, match="takes clips of at least 2 frames, got 1: set clip_length to 2 or more"):
         task.dry_run(window, centre)
@@ -44,7 +41,7 @@ def test_a_recurrent_teacher_given_single_windows(teacher, side) -> None:
 @pytest.mark.parametrize(("teacher", "side"), RECURRENT, ids=lambda v: v["type"] if isinstance(v, dict) else "")
 def test_recurrent_features_are_those_of_each_frame_of_the_clip(teacher, side) -> None:
     """From F^SR of frame i alone, the rest of the network gives frame i."""
-    net = build("network", teacher, "network_g").eval()
+    net = build_network(teacher).eval()
     clip, seen = torch.rand(1, 4, 3, side, side), []
     net.conv_hr.register_forward_hook(lambda module, args, out: seen.append(out.clone()))
     with torch.no_grad():
@@ -57,7 +54,7 @@ def test_recurrent_features_are_those_of_each_frame_of_the_clip(teacher, side) -
 
 
 def test_image_data_for_a_video_student() -> None:
-    task = DistillTask(build("network", STUDENT, "network_g"), build("network", EDVR, "network_g"), TERMS, scale=4)
+    task = DistillTask(build_network(STUDENT), build_network(EDVR), TERMS, scale=4)
     with pytest.raises(UserError, match="restores windows of 5 frames, but got single images"):
         task.dry_run(torch.rand(1, 3, 16, 16), torch.rand(1, 3, 64, 64))
 
@@ -75,7 +72,7 @@ def write_clips(root, lengths, side=64) -> None:
 def clips(root, **changes) -> ClipDataset:
     opt = {"name": "clips", "phase": "train", "dataroot_gt": str(root), "scale": 4, "gt_size": 32, "clip_length": 3,
            "num_frame": 3}  # fmt: skip
-    return ClipDataset({**opt, **changes})
+    return ClipDataset(**{**opt, **changes})
 
 
 def test_clips_of_mixed_lengths_and_sizes_train_together(tmp_path) -> None:
@@ -100,7 +97,7 @@ def test_missing_frame_numbers_are_named_once(tmp_path, caplog, monkeypatch) -> 
     (tmp_path / "000" / "00000003.png").unlink()
     for _ in range(2):
         clips(tmp_path)
-    told = "clip '000' has no frames between '000/00000002' and '000/00000004'; they are taken for neighbours"
+    told = "clip '000' has no frames between '000/00000002' and '000/00000004'; they are taken for neighbors"
     assert caplog.text.count(told) == 1
 
 

@@ -18,7 +18,7 @@ def test_bicubic_on_set5(shared_data, scale, psnr, ssim):
     measured = {"crop_border": scale, "test_y_channel": True}
     metrics = {name: {"type": f"calculate_{name}", **measured} for name in ("psnr", "ssim")}
     result = Evaluator(opt, {"metrics": metrics}, scale).run(
-        Bicubic(scale), ImagePairDataset(opt), torch.device("cpu"), progress=False
+        Bicubic(scale), ImagePairDataset(**opt), torch.device("cpu"), progress=False
     )
     assert result.mean["psnr"] == pytest.approx(psnr, abs=0.02)
     assert result.mean["ssim"] == pytest.approx(ssim, abs=0.0015)

@@ -135,7 +135,7 @@ def test_a_longer_window_is_cut_to_its_middle():
     sample, net = clip(frames=7), Window(3)
     septuplet = {"lq": sample["lq"], "gt": sample["gt"][3], "folder": "00001/0266", "idx": "0/1"}
     expected = by_basicsr(net(sample["lq"][None, 2:5])[0], sample["gt"][3], "psnr")
-    result = evaluate(net, [septuplet], {"centre_only": True})
+    result = evaluate(net, [septuplet], {"center_frame_only": True})
     assert result.mean["psnr"] == pytest.approx(expected, abs=1e-6) and "centre frame" in result.protocol
 
 

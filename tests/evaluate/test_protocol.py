@@ -46,6 +46,6 @@ def test_degradations(dataset, expected):
 
 def test_rules_of_the_data_set_come_first():
     assert rule_from({"skip_first": 2}, {"skip_first": 1, "skip_last": 1}) == FrameRule(2, 1, False)
-    assert rule_from({"centre_only": True}, {}) == FrameRule(0, 0, True)
+    assert rule_from({"center_frame_only": True}, {}) == FrameRule(0, 0, True)
     assert rule_from({"skip_first": None}, {}).select(3, "a") == [0, 1, 2]
     assert FrameRule(1, 1).select(6, "a", [0, 2, 5]) == [2]

@@ -43,20 +43,22 @@ def _on_small_data(opt: dict[str, Any], frames: Path) -> dict[str, Any]:
             part["degradation"] = part.get("degradation") or "BI"
         if dataset.get("gt_size"):
             dataset["gt_size"] = 16 * opt["scale"]
-            dataset.update(clip_length=min(dataset.get("clip_length", 1), 3), batch_size_per_gpu=2)
+            dataset["batch_size_per_gpu"] = 2
+            if "clip_length" in dataset:
+                dataset["clip_length"] = min(dataset["clip_length"], 3)
     return opt
 
 
 def _fresh_weights(opt: dict[str, Any], folder: Path) -> None:
     """Untrained weights where the file asks for trained ones."""
-    from kdsr_arch.registry import build
+    from kdsr_arch.infer.networks import build_network
 
     written: dict[str, str] = {}
     keys = [k for k in opt["path"] if k.startswith("pretrain_network_") and opt["path"][k]]
     for key in sorted(keys, reverse=True):  # the teacher first: a student may start as a part of it
         wanted, label = opt["path"][key], "network_" + key.removeprefix("pretrain_network_")
         if wanted not in written:
-            state = build("network", opt[label], label).state_dict()
+            state = build_network(opt[label], label).state_dict()
             written[wanted] = str(folder / f"{label}.pth")
             torch.save({"params": state, "params_ema": state}, written[wanted])
         opt["path"][key] = written[wanted]

@@ -22,7 +22,7 @@ _WORDS = ("type", "dataroot_gt", "dataroot_lq", "clips", "frames", "lists/a.txt"
           "datasets", "exclude", "000", "phase", "meta_info_file", "filename_tmpl", "{}x2", "color", "y", "prepare",
           "demo",
           "interval_list", "clip_length", "teacher_cache", "padding",
-          "centre_only")  # fmt: skip
+          "center_frame_only")  # fmt: skip
 
 
 @cache
@@ -50,7 +50,7 @@ def seeds() -> list[bytes]:
         "use_rot": True,
         "color": "y",
     }
-    lower = {**images, "dataroot_lq": "images", "filename_tmpl": "{}", "enlarge_ratio": 2}
+    lower = {**images, "dataroot_lq": "images", "filename_tmpl": "{}", "dataset_enlarge_ratio": 2}
     return [json.dumps(dataset).encode() for dataset in (images, clips, mixed, more, lower)]
 
 

@@ -36,7 +36,7 @@ _WORDS = (
     "images",
     "names",
     "orientations",
-    "windows",
+    "crops",
     "scale",
     "num_frame",
     "times",
@@ -59,7 +59,7 @@ def seeds() -> list[bytes]:
         "images": {"a": [8, 8]},
         "names": {"output": {"ratio": 2, "channels": 3}},
         "orientations": [0],
-        "windows": {"a": [[0, 0, 4, 4]]},
+        "crops": {"a": [[0, 0, 4, 4]]},
         "scale": 2,
     }
     lines = "\n".join(map(json.dumps, history)) + "\n"
@@ -125,8 +125,7 @@ def _history(folder: Path) -> None:
 
 def _teacher(folder: Path) -> None:
     store = TeacherStore(folder)
-    store.check(2, {"a": (8, 8)}, [0])
-    store.check_patch(4)
+    store.check(2, {"a": (8, 8)}, [0], 4)
 
 
 TARGET = Target(
