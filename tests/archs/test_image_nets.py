@@ -176,7 +176,7 @@ def test_pisr_teacher_around_any_network():
         assert net(torch.rand(1, channels, 8, 12)).shape == (1, channels, 8, 12)
     with refuses("PISRTeacher", "decoder"):
         PISRTeacher({"d": 56})
-    with refuses("PISRTeacher", "FSRCN", near="FSRCNN"):
+    with refuses("decoder", "'FSRCN'", near="FSRCNN"):
         PISRTeacher({"type": "FSRCN"})
 
 
