@@ -22,10 +22,10 @@ from kdsr_arch.data.loader import open_dataset
 from kdsr_arch.data.prepare.demo_data import TRAIN_IMAGES, make_demo_images
 from kdsr_arch.data.store.teacher_store import OUTPUT
 from kdsr_arch.distill.teachers import build_teacher
-from kdsr_arch.infer.networks import build_network
 from kdsr_arch.options import load_options, plain
 from kdsr_arch.precompute.fill import Plan, fill_store
 from kdsr_arch.precompute.gain import measure_gain
+from kdsr_arch.registry import build
 
 OPTIONS = Path(__file__).parent.parent / "options" / "train_dat_light.yml"
 
@@ -49,7 +49,7 @@ def interior_losses(opt: dict, store: Path, samples: int = 3, margin: int = 32) 
     """(live, stored) L1 between an untrained student, which is near bilinear, and the teacher, inside the margin."""
     dataset = open_dataset({**opt["datasets"]["train"], "teacher_cache": str(store)}, "datasets.train")
     torch.manual_seed(0)
-    student, teacher = build_network(opt["network_g"]).eval(), build_teacher(opt)
+    student, teacher = build("network", opt["network_g"], "network_g").eval(), build_teacher(opt)
     assert teacher is not None
     found = []
     for number in range(samples):

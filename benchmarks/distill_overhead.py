@@ -27,9 +27,9 @@ from torch import Tensor, nn
 from benchmarks.record import save
 from kdsr_arch.device import autocast
 from kdsr_arch.distill.task import DistillTask
-from kdsr_arch.infer.networks import build_network
 from kdsr_arch.infer.runner import Runner
 from kdsr_arch.infer.traits import traits_of
+from kdsr_arch.registry import build
 
 TERMS = {
     "sd": {"spatial": {"type": "SpatialAttentionLoss", "at": "f_sr", "loss_weight": 1e-3}},
@@ -78,10 +78,14 @@ NETWORKS = {  # student, teacher, LR size
 }
 
 
-def build(preset: str) -> tuple[nn.Module, nn.Module, int]:
+def pair_of(preset: str) -> tuple[nn.Module, nn.Module, int]:
     """Student, teacher and LR crop of a preset."""
     student, teacher, size = NETWORKS[preset]
-    return build_network({"type": "VESPCN", **student}), build_network({"type": "EDVR", **teacher}), size
+    return (
+        build("network", {"type": "VESPCN", **student}, "network_g"),
+        build("network", {"type": "EDVR", **teacher}, "network_g"),
+        size,
+    )
 
 
 def from_options(path: str, args: argparse.Namespace) -> tuple[nn.Module, nn.Module, dict[str, Any]]:
@@ -92,7 +96,11 @@ def from_options(path: str, args: argparse.Namespace) -> tuple[nn.Module, nn.Mod
     for term in terms.values():  # the lasting cost: a pretrained ConvLSTM is a frozen one for all but the first steps
         if term.pop("pretrain_iters", None):
             term["lstm"] = "frozen"
-    return build_network(options["network_g"]), build_network(options["network_t"]), terms
+    return (
+        build("network", options["network_g"], "network_g"),
+        build("network", options["network_t"], "network_t"),
+        terms,
+    )
 
 
 def bare_step(student: nn.Module, teacher: nn.Module, lq: Tensor, gt: Tensor, amp: str) -> Callable[[], None]:
@@ -175,7 +183,9 @@ def every_pair(args: argparse.Namespace) -> dict[str, Any]:
         if student != "VESPCN":  # the others have no motion of their own to train
             terms.pop("motion", None)
         what = f"{student} <- {teacher}, downsample {downsample}"
-        found[what] = told(what, measure(build_network(ours), build_network(theirs), terms, args), args)
+        found[what] = told(
+            what, measure(build("network", ours, "network_g"), build("network", theirs, "network_g"), terms, args), args
+        )
     return found
 
 
@@ -221,7 +231,7 @@ def main() -> None:
     elif args.options:
         found = {args.options: told(args.options, measure(*from_options(args.options, args), args), args)}
     else:
-        student, teacher, size = build(args.preset)
+        student, teacher, size = pair_of(args.preset)
         args.size = args.size or size
         what = f"{args.preset} networks, {args.terms} terms"
         found = {what: told(what, measure(student, teacher, TERMS[args.terms], args), args)}

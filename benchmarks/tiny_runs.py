@@ -19,7 +19,7 @@ import numpy as np
 import torch
 import yaml
 
-from kdsr_arch.infer.networks import build_network
+from kdsr_arch.registry import build
 
 NET = {"type": "MSRResNet", "num_in_ch": 3, "num_out_ch": 3, "num_block": 1, "upscale": 2}
 STUDENT, TEACHER = {**NET, "num_feat": 8}, {**NET, "num_feat": 12}
@@ -59,7 +59,7 @@ def make_data(folder: Path) -> None:
             cv2.imwrite(str(folder / "clips" / clip / f"{index:08d}.png"), np.roll(still, 3 * index, axis=1))
     torch.manual_seed(1)
     for name, network in (("image", TEACHER), ("std", EDVR)):
-        torch.save({"params": build_network(network, "network_t").state_dict()}, folder / f"{name}_teacher.pth")
+        torch.save({"params": build("network", network, "network_t").state_dict()}, folder / f"{name}_teacher.pth")
 
 
 def _image_options(data: Path) -> dict[str, Any]:

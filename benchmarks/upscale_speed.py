@@ -28,14 +28,17 @@ import torch
 
 from benchmarks.record import save
 from kdsr_arch.device import pick_device
-from kdsr_arch.upscale.chunks import Restorer
-from kdsr_arch.upscale.model import Model, open_model
-from kdsr_arch.upscale.pixels import to_tensor
-from kdsr_arch.upscale.tiling import TileChoice
+from kdsr_arch.infer.open import Opened, open_network
+from kdsr_arch.infer.pixels import to_float
+from kdsr_arch.infer.runner import Runner
+from kdsr_arch.infer.stream import Restorer
+from kdsr_arch.infer.traits import traits_of
+from kdsr_arch.registry import build
+from kdsr_arch.upscale.dispatch import choose_amp
 from kdsr_arch.upscale.video import VideoOptions, upscale_video
 from kdsr_arch.upscale.video_input import Decoder, import_av, probe
 
-REAL_TIME = "{type: VESPCN, scale: 4, num_feat: 32, num_flow_feat: 8, base: bicubic}"
+REAL_TIME = {"type": "VESPCN", "scale": 4, "num_feat": 32, "num_flow_feat": 8, "base": "bicubic"}
 
 
 def write_clip(path: Path, width: int, height: int, frames: int, source: Path | None) -> None:
@@ -74,27 +77,26 @@ class Spent:
     process: float
 
 
-def bare(model: Model, clip: Path) -> Spent:
+def bare(restorer: Restorer, clip: Path) -> Spent:
     """The network alone."""
-    frames = [to_tensor(frame.image).to(model.device) for frame in Decoder(probe(clip)).frames()]
-    restorer = Restorer(model)
-    count = restorer.frames_at_once(*frames[0].shape[-2:])
+    frames = [to_float(frame.image).to(restorer.device) for frame in Decoder(probe(clip)).frames()]
+    count = restorer.at_once(*frames[0].shape[-2:])
 
     def work() -> int:
-        for made in restorer.stream(frames, count):
-            del made
-        if model.device.type == "cuda":
+        for sr in restorer.stream(frames, count):
+            del sr
+        if restorer.device.type == "cuda":
             torch.cuda.synchronize()
         return len(frames)
 
     return _timed(work)
 
 
-def whole(model: Model, clip: Path, preset: str) -> Spent:
+def whole(restorer: Restorer, clip: Path, preset: str) -> Spent:
     """The whole command, opening and closing files included."""
     target = clip.with_name("upscaled.mp4")
     options = VideoOptions(preset=preset)
-    return _timed(lambda: upscale_video(Restorer(model), clip, target, TileChoice("0"), options).count)
+    return _timed(lambda: upscale_video(restorer, clip, target, options).count)
 
 
 def _timed(work: Callable[[], int]) -> Spent:
@@ -118,14 +120,15 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     width, height = map(int, args.size.split("x"))
     device = pick_device()
-    model = open_model(args.weights, device=device) if args.weights else _untrained(device)
+    opened = open_network(args.weights, device=device) if args.weights else _untrained(device)
+    restorer = Restorer(Runner(opened.net, opened.traits), device, choose_amp("auto", device, opened))
     with tempfile.TemporaryDirectory() as folder:
         clip = Path(folder) / "clip.mp4"
         write_clip(clip, width, height, args.frames, args.source)
-        bare(model, clip)  # caches and the inference form
-        rates = [(bare(model, clip), whole(model, clip, args.preset)) for _ in range(args.rounds)]
+        bare(restorer, clip)  # caches and the inference form
+        rates = [(bare(restorer, clip), whole(restorer, clip, args.preset)) for _ in range(args.rounds)]
     print(
-        f"{args.size} x{model.traits.scale}, {args.frames} frames, {model.device}, threads: {args.threads}, preset "
+        f"{args.size} x{opened.traits.scale}, {args.frames} frames, {device}, threads: {args.threads}, preset "
         f"{args.preset}; {args.rounds} rounds, the median of the ratios network / kdsr upscale:"
     )
     found = {}
@@ -138,26 +141,19 @@ def main() -> None:
     save(
         args.out,
         {
-            "input": f"{args.size}, x{model.traits.scale}, {args.frames} frames",
+            "input": f"{args.size}, x{opened.traits.scale}, {args.frames} frames",
             "threads": args.threads,
             "preset": args.preset,
             "rounds": args.rounds,
             "per frame": found,
         },
-        model.device,
+        device,
     )
 
 
-def _untrained(device: torch.device) -> Model:
-    import yaml
-
-    from kdsr_arch.infer.networks import build_network
-    from kdsr_arch.infer.runner import Runner
-    from kdsr_arch.infer.traits import traits_of
-
-    net = build_network(yaml.safe_load(REAL_TIME)).eval().requires_grad_(False).to(device)
-    amp = "fp16" if device.type == "cuda" else "no"
-    return Model(Runner(net, traits_of(net)), device, amp, "VESPCN, untrained", "untrained")
+def _untrained(device: torch.device) -> Opened:
+    net = build("network", REAL_TIME, "network_g").eval().requires_grad_(False).to(device)
+    return Opened(net, traits_of(net), REAL_TIME)
 
 
 if __name__ == "__main__":

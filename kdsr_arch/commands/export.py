@@ -8,7 +8,9 @@ from pathlib import Path
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """What to export, and as what."""
-    parser.add_argument("weights", help="the student's weights (.pth or .safetensors)")
+    parser.add_argument(
+        "weights", help="the student's weights: a .pth or .safetensors file, or the name of shipped ones"
+    )
     parser.add_argument(
         "-o",
         "--output",
@@ -29,7 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--param-key", help="params or params_ema (default: the averaged ones where there are any)")
     parser.add_argument("--fp16", action="store_true", help="compute in half precision; inputs stay float32")
     parser.add_argument(
-        "--int8", type=Path, metavar="FRAMES", help="quantise (ONNX), calibrated on the HR frames of a folder or LMDB"
+        "--int8", type=Path, metavar="FRAMES", help="quantize (ONNX), calibrated on the HR frames of a folder or LMDB"
     )
     parser.add_argument("--opset", type=int, help="of ONNX (default: 18)")
     parser.add_argument("--frames", type=int, help="clip length of a recurrent network, which the file fixes")
@@ -38,27 +40,31 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Export, compare, tell."""
+    from kdsr_arch.errors import UserError
     from kdsr_arch.export.form import prepare
     from kdsr_arch.export.formats import FORMATS, OPSET, format_of
-    from kdsr_arch.export.source import open_student
+    from kdsr_arch.infer.open import open_network
 
     kind, opset = format_of(args.output), args.opset or OPSET
     _check(args, kind)
-    student = open_student(
-        args.weights, option_file=args.option_file, network=args.network, scale=args.scale, param_key=args.param_key
-    )
+    student = open_network(
+        args.weights, args.network, option_file=args.option_file, scale=args.scale, param_key=args.param_key,
+        root=args.root,
+    )  # fmt: skip
+    if not student.network:
+        raise UserError(f"{student.weights}: is an exported network already")
     reparam = not args.keep_form and kind != "safetensors"  # which holds the weights as they were trained
     prepared = prepare(student, half=args.fp16, frames=args.frames, reparam=reparam)
     if args.int8 is not None:
-        from kdsr_arch.export.int8 import quantise
+        from kdsr_arch.export.int8 import quantize
 
-        print(quantise(prepared, args.int8, args.output, opset))
+        print(quantize(prepared, args.int8, args.output, opset))
     else:
         more = {"opset": opset} if kind == "onnx" else {}
         for deviation in FORMATS[kind](prepared, args.output, **more):
             print(deviation)
     for change in prepared.changes:
-        print(f"reparametrised: {change}")
+        print(f"reparametrized: {change}")
     said = f", opset {opset}" if kind == "onnx" else ""
     size = args.output.stat().st_size / 2**10
     print(f"{args.output}: {kind}{said}, {student.network['type']} x{student.traits.scale}, {size:.0f} KiB")

@@ -32,8 +32,8 @@ def _add_network(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--weights",
         metavar="FILE|NAME",
-        help="a .pth or .onnx file, or a name in experiments/pretrained_models (default: the shipped "
-        "real-time student)",
+        help="a .pth, .safetensors or .onnx file, or the name of shipped weights or of a file in "
+        "experiments/pretrained_models (default: the shipped real-time student)",
     )
     group.add_argument(
         "--network",
@@ -56,7 +56,7 @@ def _add_computing(parser: argparse.ArgumentParser) -> None:
         "--tile",
         default="auto",
         metavar="N",
-        help="side of a tile in LR pixels; 0: whole frames; auto: what the free memory allows",
+        help="side of a tile in LR pixels; 0 or auto: whole frames, in tiles where memory runs out",
     )
     group.add_argument("--overlap", type=int, default=32, metavar="N", help="LR pixels a tile sees beyond its edges")
     group.add_argument("--batch", type=int, default=0, metavar="N", help="frames at once (default: chosen)")
@@ -73,6 +73,6 @@ def _add_video(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Upscale the input; the exit code."""
-    from kdsr_arch.upscale.task import run_upscale
+    from kdsr_arch.upscale.dispatch import run_upscale
 
     return run_upscale(args)

@@ -15,7 +15,7 @@ from kdsr_arch.errors import UserError
 from kdsr_arch.evaluate.evaluator import EvalResult
 from kdsr_arch.evaluate.results import TestReport
 from kdsr_arch.infer.cost import Cost, where_run
-from kdsr_arch.infer.png import to_uint8
+from kdsr_arch.infer.pixels import to_bgr
 from kdsr_arch.io import write_bytes
 from kdsr_arch.records import format_value, markdown_table, strict_json, versions
 from kdsr_arch.report.crops import frame_sheet
@@ -170,7 +170,7 @@ def _sheets(rows: Sequence[Row], samples: Iterable[Mapping[str, Any]], out: Path
         frame = sample["frames"][middle]
         place, title = Path("visualization", rows[0].result.dataset, name, f"{frame}.png"), f"{name}, frame {frame}"
         restored = {row.label: _read(row.folder / place) for row in rows}
-        truth, small = to_uint8(sample["gt"][middle]), to_uint8(sample["lq"][middle])
+        truth, small = to_bgr(sample["gt"][middle]), to_bgr(sample["lq"][middle])
         path = frame_sheet(truth, small, restored, out / f"crops_{name}.png", title)
         sheets.append((path, f"{title}; under each name the PSNR of the whole frame (Y)."))
     return sheets

@@ -18,8 +18,6 @@ from kdsr_arch.ops.color import rgb_to_y
 Value = Tensor | tuple[Tensor, ...]
 OUTPUT = "output"
 """The reserved tap name for what the whole network returns."""
-DATA = ("lq", "gt")
-"""Reserved names on the teacher's side of a term: the batch itself, which needs no teacher."""
 
 
 class Taps(Mapping[str, Any]):

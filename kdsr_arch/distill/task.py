@@ -11,12 +11,13 @@ from torch import Tensor, nn
 
 from kdsr_arch.distill import ratios
 from kdsr_arch.distill.stages import PIXEL, Stage, hold, keepers, parse_stages, stage_at, within
-from kdsr_arch.distill.taps import DATA, OUTPUT, Feature, Side, flat, fold, matched_colors, stop_inplace
+from kdsr_arch.distill.taps import OUTPUT, Feature, Side, flat, fold, matched_colors, stop_inplace
 from kdsr_arch.distill.teachers import CachedTeacher
 from kdsr_arch.distill.terms import Term, TermReport, build_loss, table, undisturbed
 from kdsr_arch.distill.weights import TermWeight, parse_weight
 from kdsr_arch.errors import UserError
 from kdsr_arch.infer.traits import traits_of
+from kdsr_arch.options.schema_train import DATA
 
 __all__ = ["DistillTask", "TaskOutput", "TermReport"]
 

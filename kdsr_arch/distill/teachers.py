@@ -15,10 +15,12 @@ from torch import Tensor, nn
 from kdsr_arch.data.store.teacher_store import TeacherStore
 from kdsr_arch.distill.taps import OUTPUT, Taps
 from kdsr_arch.errors import UserError, nearest
-from kdsr_arch.infer.networks import build_network, load_pretrained
+from kdsr_arch.infer.open import load_pretrained
 from kdsr_arch.infer.runner import Runner
 from kdsr_arch.infer.traits import Traits, traits_of
+from kdsr_arch.io import locate
 from kdsr_arch.ops.color import rgb_to_y
+from kdsr_arch.registry import build
 
 
 def teacher_keys(opt: Mapping[str, Any]) -> list[str]:
@@ -45,7 +47,7 @@ def build_teacher(opt: Mapping[str, Any]) -> nn.Module | None:
 
 def _trained(opt: Mapping[str, Any], key: str) -> nn.Module:
     label = key.removeprefix("network_")
-    teacher = build_network(opt[key], key)
+    teacher = build("network", opt[key], key)
     if not load_pretrained(teacher, opt["path"], label) and not getattr(teacher, "pretrained", False):
         raise UserError(
             f"path.pretrain_network_{label}: missing; a teacher without trained weights has nothing to teach"
@@ -56,8 +58,8 @@ def _trained(opt: Mapping[str, Any], key: str) -> nn.Module:
 def weights_digests(opt: Mapping[str, Any]) -> dict[str, str]:
     """SHA-256 of each teacher's file of weights, by its key ('network_t', ...); missing files are left out."""
     files = {key: (opt.get("path") or {}).get(f"pretrain_{key}") or opt[key].get("path") for key in teacher_keys(opt)}
-    found = {key: Path(file).expanduser() for key, file in files.items() if isinstance(file, str)}
-    return {key: hashlib.sha256(file.read_bytes()).hexdigest() for key, file in found.items() if file.is_file()}
+    places = {key: locate(file) for key, file in files.items() if isinstance(file, str)}
+    return {key: hashlib.sha256(file.read_bytes()).hexdigest() for key, file in places.items() if file.is_file()}
 
 
 def stored_teacher(opt: Mapping[str, Any]) -> CachedTeacher | None:

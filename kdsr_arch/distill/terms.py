@@ -12,10 +12,11 @@ import torch
 from torch import Tensor, nn
 
 from kdsr_arch.distill.adapters import Adapter, build_adapter
-from kdsr_arch.distill.taps import DATA, OUTPUT, Feature, Value, same_frames
+from kdsr_arch.distill.taps import OUTPUT, Feature, Value, same_frames
 from kdsr_arch.distill.weights import TermWeight, parse_weight
 from kdsr_arch.errors import UserError, nearest
 from kdsr_arch.losses.base import DistillLoss
+from kdsr_arch.options.schema_train import DATA
 
 TERM_KEYS = ("type", "at", "student", "teacher", "layer_weights", "loss_weight", "adapter")
 

@@ -6,21 +6,20 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
 from tqdm import tqdm
 
 from kdsr_arch.errors import UserError
-from kdsr_arch.evaluate.gather import gather_in_order
 from kdsr_arch.evaluate.items import Item, items_of
 from kdsr_arch.evaluate.protocol import describe_degradation, describe_protocol, rule_from
-from kdsr_arch.evaluate.restoring import Restoring
-from kdsr_arch.infer.png import to_uint8, write_png
+from kdsr_arch.infer.pixels import to_bgr, write_png
 from kdsr_arch.infer.runner import Runner
+from kdsr_arch.infer.stream import Restorer
 from kdsr_arch.infer.traits import traits_of
 from kdsr_arch.log import progress_bar
 from kdsr_arch.metrics.measure import measure, split_metrics
@@ -104,10 +103,9 @@ class Evaluator:
         self.image_metrics, self.clip_metrics = split_metrics(self.metrics)
         self.rule = rule_from(opt_dataset, opt_val)
         self.degradation = describe_degradation(opt_dataset, scale)
+        self.padding = opt_dataset.get("padding") or "replicate"
         overlap = opt_val.get("tile_overlap")
-        self.restoring = Restoring(
-            opt_dataset.get("padding") or "replicate", opt_val.get("tile") or 0, 16 if overlap is None else overlap
-        )
+        self.tile, self.overlap = opt_val.get("tile") or 0, 16 if overlap is None else overlap
         self.suffix = opt_val.get("suffix") or ""
         self.bar = opt_val.get("pbar") is not False
 
@@ -139,27 +137,25 @@ class Evaluator:
         total, rank = len(samples), distributed.rank()
         if total == 0:
             raise UserError(f"data set '{self.name}' is empty")
-        runner = Runner(net, traits_of(net, self.scale))
+        restorer = Restorer(Runner(net, traits_of(net, self.scale)), device, tile=self.tile, overlap=self.overlap)
         mine = range(rank, total, distributed.world_size())
         folder = Path(save_dir) if save_dir is not None else None
         with _evaluating(net), _bar(len(mine), self.name, progress and self.bar and rank == 0) as bar:
-            work = ((i, self._sample(runner, samples[i], device, folder, bar)) for i in mine)
+            work = ((i, self._sample(restorer, samples[i], folder, bar)) for i in mine)
             records = gather_in_order(work)
         return self._summarise([record for part in records for record in part])
 
-    def _sample(
-        self, runner: Runner, sample: Mapping[str, Any], device: torch.device, folder: Path | None, bar: tqdm
-    ) -> list[_Record]:
-        items = list(items_of(sample, runner.traits.mode))
-        return [self._item(runner, item, device, folder, _Step(bar, 1 / len(items))) for item in items]
+    def _sample(self, restorer: Restorer, sample: Mapping[str, Any], folder: Path | None, bar: tqdm) -> list[_Record]:
+        items = list(items_of(sample, restorer.traits.mode))
+        return [self._item(restorer, item, folder, _Step(bar, 1 / len(items))) for item in items]
 
-    def _item(self, runner: Runner, item: Item, device: torch.device, folder: Path | None, step: _Step) -> _Record:
+    def _item(self, restorer: Restorer, item: Item, folder: Path | None, step: _Step) -> _Record:
         wanted = self.rule.select(len(item.lq), item.name, item.truths) if item.kind == "clip" else [0]
         values: list[dict[str, float]] = []
         results: list[NDArray] = []
         truths: list[NDArray] = []
-        for done, frame in enumerate(self.restoring.frames(runner, item, wanted, device)):
-            result = to_uint8(frame)
+        for done, frame in enumerate(restored_frames(restorer, item, wanted, self.padding)):
+            result = to_bgr(frame)
             if folder is not None:
                 write_png(self._path(folder, item, wanted[done]), result)
             truth = _truth(item, wanted[done], result, self.scale)
@@ -207,6 +203,51 @@ class Evaluator:
         return EvalResult(ordered, per_item, protocol, _mean(frames), self.name, "clips" if clips else "images")
 
 
+def restored_frames(restorer: Restorer, item: Item, wanted: list[int], padding: str) -> Iterator[Tensor]:
+    """Restore the wanted frames of an item, a few at a time, so that memory does not grow with the clip.
+
+    Args:
+        restorer: the network.
+        item: an image (``wanted`` is [0]), a clip, or a window (``wanted`` is [0]: its center frame).
+        wanted: frame numbers.
+        padding: what stands for the frames beyond a clip's ends: replicate, reflection, reflection_circle, circle.
+
+    Yields:
+        each frame, (C, H, W) float, in order.
+    """
+    if restorer.traits.input == "gt":
+        yield from (restorer.image(_given_truth(restorer, item, index)) for index in wanted)
+        return
+    if item.kind == "image":
+        yield restorer.image(item.lq)
+        return
+    recurrent = restorer.traits.mode == "recurrent"
+    _check_length(restorer, item)
+    wanted = [len(item.lq) // 2] if item.kind == "window" else wanted
+    count = len(wanted) if recurrent else restorer.at_once(*item.lq.shape[-2:])
+    lq = item.lq.to(restorer.device)
+    for first in range(0, len(wanted), count):
+        yield from restorer.frames(lq, wanted[first : first + count], padding)
+
+
+def _given_truth(restorer: Restorer, item: Item, index: int) -> Tensor:
+    """What a privileged network is given in place of the LR image."""
+    truth = item.truth(index)
+    if truth is None:
+        raise UserError(f"'{item.name}' has no ground truth, which {restorer.runner.name} is given")
+    return truth
+
+
+def _check_length(restorer: Restorer, item: Item) -> None:
+    total, length = len(item.lq), restorer.traits.num_frame
+    if total < length:
+        raise UserError(
+            f"'{item.name}' has {total} frame(s), fewer than the window of {length} that network "
+            f"{restorer.runner.name} needs: use longer clips, set num_frame: {length} in the data set, "
+            "or use another network"
+        )
+
+
 def _mean(rows: Iterable[Mapping[str, float]]) -> dict[str, float]:
     rows = [row for row in rows if row]
     return {name: float(np.mean([row[name] for row in rows])) for name in rows[0]} if rows else {}
@@ -224,7 +265,7 @@ def _truth(item: Item, index: int, result: NDArray, scale: int) -> NDArray | Non
             f"'{item.name}': LR and HR do not pair at x{scale}: the result is {height}x{width} with "
             f"{channels} channel(s), the ground truth {gt.shape[-2]}x{gt.shape[-1]} with {gt.shape[0]}"
         )
-    return to_uint8(gt[:, :height, :width])
+    return to_bgr(gt[:, :height, :width])
 
 
 @contextmanager
@@ -237,3 +278,30 @@ def _evaluating(net: nn.Module) -> Iterator[None]:
     finally:
         for module, flag in flags:
             module.training = flag
+
+
+R = TypeVar("R")
+
+
+def gather_in_order(work: Iterable[tuple[int, R]]) -> list[R]:
+    """Collect the results of all processes, by item number, on every process.
+
+    Args:
+        work: (item number, result) pairs, computed as they are drawn.
+
+    Raises:
+        UserError: on every process, when any met one (the others would wait for it forever otherwise).
+    """
+    mine: list[tuple[int, R]] = []
+    fault: UserError | None = None
+    try:
+        mine.extend(work)
+    except UserError as error:
+        fault = error
+    parts = distributed.gather((mine, str(fault) if fault else None))
+    if fault is not None:
+        raise fault
+    for _, text in parts:
+        if text:
+            raise UserError(text)
+    return [result for _, result in sorted((pair for part, _ in parts for pair in part), key=lambda pair: pair[0])]

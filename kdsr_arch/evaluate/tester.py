@@ -14,10 +14,11 @@ from kdsr_arch.errors import UserError
 from kdsr_arch.evaluate.evaluator import EvalResult, Evaluator
 from kdsr_arch.evaluate.results import TestReport, write_results
 from kdsr_arch.infer.cost import STD_PAPER_SIZE, Cost, measure_cost
-from kdsr_arch.infer.networks import build_network, load_pretrained
+from kdsr_arch.infer.open import load_pretrained
 from kdsr_arch.log import TextLog, get_logger
 from kdsr_arch.options import Options, plain
 from kdsr_arch.parallel import distributed
+from kdsr_arch.registry import build
 
 __test__ = False  # this module tests networks; it holds no test cases
 
@@ -89,7 +90,7 @@ def build_for_test(opt: Mapping[str, Any]) -> nn.Module:
     Raises:
         UserError: a network with parameters but without ``path.pretrain_network_g``, or weights that do not fit.
     """
-    net = build_network(opt["network_g"])
+    net = build("network", opt["network_g"], "network_g")
     loaded = load_pretrained(net, opt.get("path") or {}, "g")
     if not loaded and not getattr(net, "pretrained", False) and any(True for _ in net.parameters()):
         raise UserError(

@@ -15,10 +15,10 @@ from torch import Tensor
 
 from kdsr_arch.errors import UserError
 from kdsr_arch.export.form import Prepared, metadata
-from kdsr_arch.export.onnx_session import open_session
-from kdsr_arch.export.source import METADATA_KEY, read_metadata
 from kdsr_arch.export.verify import Deviation, deviations
-from kdsr_arch.io import write_whole
+from kdsr_arch.infer.onnx_net import open_session
+from kdsr_arch.infer.open import METADATA_KEY, read_metadata
+from kdsr_arch.io import read_safetensors, write_bytes
 from kdsr_arch.ops.exporting import export_form
 
 OPSET = 18
@@ -71,7 +71,7 @@ def _traced(prepared: Prepared) -> torch.export.ExportedProgram:
 
 
 def onnx_bytes(prepared: Prepared, opset: int = OPSET) -> bytes:
-    """The ONNX model, batch, height and width free; input 'lq', output 'sr', metadata inside.
+    """Make the ONNX model: batch, height and width free; input 'lq', output 'sr', metadata inside.
 
     Raises:
         UserError: the network cannot be exported.
@@ -92,7 +92,7 @@ def onnx_bytes(prepared: Prepared, opset: int = OPSET) -> bytes:
 
 
 def onnx_runner(model: bytes) -> Callable[[Tensor], Tensor]:
-    """The model in onnxruntime, on the CPU.
+    """Run the model in onnxruntime, on the CPU.
 
     Raises:
         UserError: onnxruntime is missing or refuses the model.
@@ -102,26 +102,26 @@ def onnx_runner(model: bytes) -> Callable[[Tensor], Tensor]:
 
 
 def to_onnx(prepared: Prepared, path: Path, opset: int = OPSET) -> list[Deviation]:
-    """Export, compare, write; returns the comparison."""
+    """Write the ONNX model and return how far it is from PyTorch."""
     model = onnx_bytes(prepared, opset)
-    found = deviations(prepared, onnx_runner(model), "ONNX")
-    write_whole(path, lambda handle: handle.write(model))
-    return found
+    differences = deviations(prepared, onnx_runner(model), "ONNX")
+    write_bytes(path, model)
+    return differences
 
 
 def to_exported_program(prepared: Prepared, path: Path) -> list[Deviation]:
-    """torch.export's ExportedProgram; its metadata is the extra file ``kdsr.json``."""
+    """Write torch.export's ExportedProgram, its metadata as the extra file ``kdsr.json``, and compare."""
     with _tracing("ExportedProgram"):
         program = _traced(prepared)
-    found = deviations(prepared, program.module(), "ExportedProgram")
+    differences = deviations(prepared, program.module(), "ExportedProgram")
     buffer = io.BytesIO()
     torch.export.save(program, buffer, extra_files={EXTRA_FILE: metadata(prepared)[METADATA_KEY]})
-    write_whole(path, lambda handle: handle.write(buffer.getvalue()))
-    return found
+    write_bytes(path, buffer.getvalue())
+    return differences
 
 
 def to_safetensors(prepared: Prepared, path: Path) -> list[Deviation]:
-    """The weights as they were trained (float16 with ``half``), metadata in the header; nothing to compare."""
+    """Write the weights as they were trained (float16 with ``half``), metadata in the header; nothing to compare."""
     try:
         from safetensors.torch import save
     except ImportError:
@@ -129,8 +129,7 @@ def to_safetensors(prepared: Prepared, path: Path) -> list[Deviation]:
     tensors = {key: value.contiguous().clone() for key, value in prepared.student.net.state_dict().items()}
     if prepared.half:
         tensors = {key: value.half() if value.is_floating_point() else value for key, value in tensors.items()}
-    held = save(tensors, metadata=metadata(prepared))
-    write_whole(path, lambda handle: handle.write(held))
+    write_bytes(path, save(tensors, metadata=metadata(prepared)))
     return []
 
 
@@ -143,7 +142,7 @@ ENDINGS = {".onnx": "onnx", ".pt2": "exported", ".safetensors": "safetensors"}
 
 
 def format_of(path: Path) -> str:
-    """The format that a file's ending asks for; UserError for others."""
+    """Tell the format that a file's ending asks for; UserError for others."""
     if path.suffix.lower() not in ENDINGS:
         known = ", ".join(f"{ending} ({name})" for ending, name in ENDINGS.items())
         raise UserError(f"{path}: which format? Its name must end in one of {known}")
@@ -151,31 +150,29 @@ def format_of(path: Path) -> str:
 
 
 def read_facts(path: Path) -> dict[str, Any]:
-    """What an exported file of any format says of itself.
+    """Read what an exported file of any format says of itself.
 
     Raises:
         UserError: it is none, or says nothing.
     """
-    held: dict[str, str] = {}
+    facts: dict[str, str] = {}
     kind = format_of(path)
     try:
         if kind == "onnx":
             import onnx
 
             model = onnx.load(str(path), load_external_data=False)
-            held = {entry.key: entry.value for entry in model.metadata_props}
+            facts = {entry.key: entry.value for entry in model.metadata_props}
         elif kind == "safetensors":
-            from kdsr_arch.io import read_safetensors
-
-            held = read_safetensors(path)[1]
+            facts = read_safetensors(path)[1]
         else:
             extra = {EXTRA_FILE: ""}
             torch.export.load(str(path), extra_files=extra)
-            held = {METADATA_KEY: extra[EXTRA_FILE]}
+            facts = {METADATA_KEY: extra[EXTRA_FILE]}
     except UserError:
         raise
     except Exception as error:  # each reader fails in ways of its own
         raise UserError(f"{path}: truncated, damaged or no {kind} file: {' '.join(str(error).split())[:150]}") from None
-    if not held.get(METADATA_KEY):
-        raise UserError(f"{path}: says nothing of its scale and colour; it was not exported by kdsr")
-    return read_metadata(held, path) or {}
+    if not facts.get(METADATA_KEY):
+        raise UserError(f"{path}: says nothing of its scale and color; it was not exported by kdsr")
+    return read_metadata(facts, path) or {}

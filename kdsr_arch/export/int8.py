@@ -1,4 +1,4 @@
-"""Post-training quantisation to int8 for onnxruntime, calibrated on frames, with its price in PSNR."""
+"""Post-training quantization to int8 for onnxruntime, calibrated on frames, with its price in PSNR."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from kdsr_arch.errors import UserError
 from kdsr_arch.export.form import Prepared, metadata
 from kdsr_arch.export.formats import OPSET, onnx_bytes, onnx_runner
 from kdsr_arch.infer.runner import window_indices
-from kdsr_arch.io import write_whole
+from kdsr_arch.io import write_bytes
 from kdsr_arch.ops.bicubic import imresize_uint8
 from kdsr_arch.ops.color import rgb_to_y
 
@@ -45,8 +45,8 @@ class Price:
         )
 
 
-def quantise(prepared: Prepared, frames: Path, path: Path, opset: int = OPSET) -> Price:
-    """Quantise the convolutions (weights by channel, activations by tensor) and write the ONNX file.
+def quantize(prepared: Prepared, frames: Path, path: Path, opset: int = OPSET) -> Price:
+    """Quantize the convolutions (weights by channel, activations by tensor) and write the ONNX file.
 
     Args:
         prepared: in fp32.
@@ -54,15 +54,15 @@ def quantise(prepared: Prepared, frames: Path, path: Path, opset: int = OPSET) -
         path: the .onnx file.
 
     Raises:
-        UserError: no frames, or a network that cannot be quantised.
+        UserError: no frames, or a network that cannot be quantized.
     """
     pairs = list(_pairs(prepared, frames))
     calibration, test = (pairs[::2], pairs[1::2]) if len(pairs) > 1 else (pairs, pairs)
     plain = onnx_bytes(prepared, opset)
-    model = _quantised(plain, [lq for lq, _ in calibration], prepared, opset)
+    model = _quantized(plain, [lq for lq, _ in calibration], prepared, opset)
     before, after = onnx_runner(plain), onnx_runner(model)
     outputs = [(before(lq), after(lq), gt) for lq, gt in test]
-    write_whole(path, lambda handle: handle.write(model))
+    write_bytes(path, model)
     return Price(
         len(calibration),
         len(test),
@@ -88,7 +88,7 @@ def _pairs(prepared: Prepared, frames: Path) -> Iterator[tuple[Tensor, Tensor]]:
         yield _pair(prepared, loaded, window.index(index) if traits.mode == "recurrent" else length // 2)
 
 
-def _pair(prepared: Prepared, loaded: list[Any], centre: int) -> tuple[Tensor, Tensor]:
+def _pair(prepared: Prepared, loaded: list[Any], center: int) -> tuple[Tensor, Tensor]:
     traits = prepared.student.traits
     unit = traits.lr_multiple
     height, width = (min(side // traits.scale, _SIDE) // unit * unit for side in loaded[0].shape[:2])
@@ -105,7 +105,7 @@ def _pair(prepared: Prepared, loaded: list[Any], centre: int) -> tuple[Tensor, T
         low, high = rgb_to_y(low), rgb_to_y(high)
     if traits.mode == "image":
         return low[:1], high[:1]
-    return low[None], high[None] if traits.mode == "recurrent" else high[centre : centre + 1]
+    return low[None], high[None] if traits.mode == "recurrent" else high[center : center + 1]
 
 
 def _mean_psnr(pairs: Any) -> float:
@@ -115,7 +115,7 @@ def _mean_psnr(pairs: Any) -> float:
     return float(torch.stack(values).mean())
 
 
-def _quantised(plain: bytes, inputs: list[Tensor], prepared: Prepared, opset: int) -> bytes:
+def _quantized(plain: bytes, inputs: list[Tensor], prepared: Prepared, opset: int) -> bytes:
     try:
         import onnx
         from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
@@ -146,7 +146,7 @@ def _quantised(plain: bytes, inputs: list[Tensor], prepared: Prepared, opset: in
             )
         except Exception as error:  # its errors have no common base
             reason = " ".join(str(error).split())[:200]
-            raise UserError(f"int8: this network cannot be quantised: {reason}") from None
+            raise UserError(f"int8: this network cannot be quantized: {reason}") from None
         finally:
             logging.disable(logging.NOTSET)
         model = onnx.load(str(made))

@@ -39,7 +39,7 @@ def deviations(prepared: Prepared, run: Callable[[Tensor], Tensor], what: str) -
     Raises:
         UserError: it fails at a size, or differs by more than `LIMITS` allow.
     """
-    found, more = [], max(prepared.student.traits.lr_minimum - 16, 0)
+    differences, more = [], max(prepared.student.traits.lr_minimum - 16, 0)
     for number, (height, width) in enumerate(SIZES):
         lq = prepared.example(height + more, width + more, batch=1 + number % 2, seed=number)
         wanted = prepared.reference(lq)
@@ -56,7 +56,7 @@ def deviations(prepared: Prepared, run: Callable[[Tensor], Tensor], what: str) -
             )
         difference = (got - wanted).double()
         power = float(difference.square().mean())
-        found.append(
+        differences.append(
             Deviation(
                 (lq.shape[-2], lq.shape[-1]),
                 float(difference.abs().max()),
@@ -64,7 +64,7 @@ def deviations(prepared: Prepared, run: Callable[[Tensor], Tensor], what: str) -
             )
         )
     limit = LIMITS["fp16" if prepared.half else "fp32"] * max(1.0, float(wanted.abs().max()))
-    worst = max(d.largest for d in found)
+    worst = max(d.largest for d in differences)
     if not worst <= limit:
         raise UserError(f"{what}: differs from PyTorch by {worst:.1e}, more than {limit:.0e}; not written")
-    return found
+    return differences

@@ -11,7 +11,6 @@ from torch import Tensor, nn
 
 from kdsr_arch.errors import UserError
 from kdsr_arch.infer.runner import Runner
-from kdsr_arch.infer.tiles import lr_multiple
 from kdsr_arch.infer.traits import Traits, traits_of
 from kdsr_arch.ops.flops import count_flops, count_parameters
 
@@ -27,7 +26,7 @@ class Cost:
 
     Attributes:
         parameters: number of parameters.
-        multiply_adds: of the network per frame, without the enlargement or colour conversion before it.
+        multiply_adds: of the network per frame, without the enlargement or color conversion before it.
         milliseconds: median run time per frame.
         width, height: of the LR input.
         scale: H / h.
@@ -61,7 +60,7 @@ def where_run(device: str, threads: int) -> str:
 
 def speed_input(traits: Traits, width: int, height: int, device: torch.device) -> tuple[Tensor, int]:
     """An LR input of the size asked for (rounded up to the network's multiple) and how many frames it restores."""
-    unit = lr_multiple(traits)
+    unit = traits.lr_multiple
     sides = [max(-(-side // unit) * unit, traits.min_size) for side in (height, width)]
     generator = torch.Generator().manual_seed(0)
     if traits.mode == "image":

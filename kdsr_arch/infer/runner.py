@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -27,7 +29,7 @@ class Runner:
         self._fast: tuple[object, nn.Module] | None = None
 
     def forward(self, lq: Tensor, clip: int | None = None) -> Tensor:
-        """The network's output, in its own colour.
+        """The network's output, in its own color.
 
         Args:
             lq: images (B, C, h, w), or clips (B, T, C, h, w).
@@ -52,33 +54,41 @@ class Runner:
         return self._windows(frames, self._indices(lq.shape[1], clip, "replicate"), self.net)
 
     @torch.no_grad()
-    def restore(self, lq: Tensor, clip: int | None = None, padding: str = "replicate", chunk: int = 1) -> Tensor:
-        """Test-time restoration: a full image in the colour of ``lq``, for any height and width.
+    def restore(
+        self,
+        lq: Tensor,
+        clip: int | None = None,
+        padding: str = "replicate",
+        windows: Sequence[Sequence[int]] | None = None,
+    ) -> Tensor:
+        """Restore full images at test time: in the color of ``lq``, for any height and width.
 
         Args:
             lq: images (B, C, h, w), or clips (B, T, C, h, w).
             clip: as in ``forward``; absent, all T frames are restored, windows at the ends being filled by ``padding``.
             padding: 'replicate', 'reflection', 'reflection_circle' or 'circle' (BasicSR's names).
-            chunk: frames given at once to a window or image network, which bounds the memory.
+            windows: of a clip, the frame numbers of each window to restore, given to the network all at once; absent,
+                the windows that ``clip`` and ``padding`` say, one at a time. No recurrent network takes them.
 
         Returns:
             (B, C, H, W), or (B, N, C, H, W) for clips.
         """
-        height, width = lq.shape[-2:]
         padded = self._pad(lq)
         self._check(padded)
         frames, net = self._color(padded), self.inference_net()
         if lq.dim() == 4:
-            sr = self._call(frames, net)
+            sr, given = self._call(frames, net), lq
         elif self.traits.mode == "recurrent":
-            sr = self._call(self._middle(frames, clip if clip is not None else lq.shape[1]), net)
+            count = lq.shape[1] if clip is None else clip
+            sr, given = self._call(self._middle(frames, count), net), self._middle(lq, count)
         else:
-            index = self._indices(lq.shape[1], clip, padding)
-            sr = torch.cat([self._windows(frames, index[i : i + chunk], net) for i in range(0, len(index), chunk)], 1)
-        sr = sr[..., : height * self.traits.enlargement, : width * self.traits.enlargement]
-        if self.traits.color == "y" and lq.shape[-3] == 3:
-            return self._with_chroma(sr, lq)
-        return sr
+            index = windows or self._indices(lq.shape[1], clip, padding)
+            batches = [index] if windows else [[window] for window in index]
+            sr = torch.cat([self._windows(frames, batch, net) for batch in batches], 1)
+            given = lq[:, [window[len(window) // 2] for window in index]]
+        enlarged = [side * self.traits.enlargement for side in lq.shape[-2:]]
+        sr = sr[..., : enlarged[0], : enlarged[1]]
+        return self._with_chroma(sr, given) if self.traits.color == "y" and lq.shape[-3] == 3 else sr
 
     def inference_net(self) -> nn.Module:
         """The network's faster form for inference where it has one (``for_inference``), made anew when weights change.
@@ -95,12 +105,12 @@ class Runner:
         return self._fast[1]
 
     def _call(self, frames: Tensor, net: nn.Module) -> Tensor:
-        """Runs ``net`` on images, windows or a whole clip in its colour."""
+        """Runs ``net`` on images, windows or a whole clip in its color."""
         if self.traits.upsampled_input:
             frames = upsample_bicubic(frames, self.traits.scale)
         return net(frames)
 
-    def _windows(self, frames: Tensor, index: list[list[int]], net: nn.Module) -> Tensor:
+    def _windows(self, frames: Tensor, index: Sequence[Sequence[int]], net: nn.Module) -> Tensor:
         """Restores one frame of (B, T, C, h, w) for each list of frame numbers in ``index``: (B, N, C, H, W)."""
         used = sorted({i for window in index for i in window})
         frames = frames[:, used]
@@ -111,7 +121,7 @@ class Runner:
         out = net(batch if self.traits.mode == "window" else batch.squeeze(1))
         return out.unflatten(0, (frames.shape[0], len(index)))
 
-    def _indices(self, total: int, clip: int | None, padding: str) -> list[list[int]]:
+    def _indices(self, total: int, clip: int | None, padding: str) -> Sequence[Sequence[int]]:
         """The frame numbers of each window: of all frames, the ends padded, or of the middle ``clip`` frames."""
         num_frame = self.traits.num_frame
         if clip is None:
@@ -137,7 +147,7 @@ class Runner:
                 "use a video data set, or another network"
             )
         if self.traits.color == "rgb" and lq.shape[-3] == 1:
-            raise UserError(f"network {name} takes RGB, but got 1-channel frames: use a colour data set")
+            raise UserError(f"network {name} takes RGB, but got 1-channel frames: use a color data set")
         unit = self.traits.lr_multiple
         if any(side % unit for side in lq.shape[-2:]):
             raise UserError(
@@ -188,10 +198,7 @@ class Runner:
         )
 
     def _with_chroma(self, luma: Tensor, lq: Tensor) -> Tensor:
-        """RGB from the restored luma and the bicubic chroma of the matching input frames."""
-        if lq.dim() == 5:
-            margin = (lq.shape[1] - luma.shape[1]) // 2
-            lq = lq[:, margin : lq.shape[1] - margin]
+        """RGB from the restored luma and the bicubic chroma of the input frames that it belongs to."""
         chroma = upsample_bicubic(rgb_to_ycbcr(lq)[..., 1:, :, :], self.traits.enlargement)
         return ycbcr_to_rgb(torch.cat([luma, chroma], dim=-3))
 

@@ -1,21 +1,20 @@
 """What the rest of the project must know about a network to run it and to tap it.
 
-A network of this project declares ``self.traits``; BasicSR's networks, which cannot, are described by the table here.
+A network of this project declares ``self.traits``; a table describes BasicSR's networks, which cannot.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 from torch import nn
 
 from kdsr_arch.errors import UserError
+from kdsr_arch.infer.basicsr_traits import described
 
 MODES = ("image", "window", "recurrent")
-_SPYNET_SIDE = 33  # BasicSR's SpyNet rounds sides up to a multiple of 32 and fails where that is 32
 
 
 @dataclass(frozen=True)
@@ -23,7 +22,7 @@ class Traits:
     """How a network is called.
 
     Attributes:
-        mode: 'image' (B, C, h, w) -> (B, C, H, W); 'window' (B, n, C, h, w) -> (B, C, H, W), the centre frame;
+        mode: 'image' (B, C, h, w) -> (B, C, H, W); 'window' (B, n, C, h, w) -> (B, C, H, W), the center frame;
             'recurrent' (B, T, C, h, w) -> (B, T, C, H, W).
         scale: H / h.
         num_frame: window length n (odd); 1 outside mode 'window'.
@@ -83,7 +82,7 @@ def traits_of(net: nn.Module, scale: int | None = None) -> Traits:
     """
     net = unwrap(net)
     own = getattr(net, "traits", None)
-    traits = own if isinstance(own, Traits) else _table_traits(net, scale)
+    traits = own if isinstance(own, Traits) else Traits(**described(net, scale))
     if scale is not None and traits.scale != scale:
         raise UserError(
             f"network {type(net).__name__} enlarges by {traits.scale}, but the experiment's scale is "
@@ -101,151 +100,3 @@ def unwrap(net: nn.Module) -> nn.Module:
         if inner is None:
             return net
         net = inner
-
-
-def _table_traits(net: nn.Module, scale: int | None) -> Traits:
-    for cls in type(net).__mro__:
-        if cls.__name__ in _TABLE and cls.__module__.startswith("basicsr."):
-            return _TABLE[cls.__name__](net, scale)
-    return _image(net, scale)
-
-
-def _image(net: nn.Module, scale: int | None, **taps: str) -> Traits:
-    known = {alias: path for alias, path in taps.items() if has_module(net, path)}
-    return Traits("image", _find_scale(net, scale), color=_find_color(net), taps=known)
-
-
-def has_module(net: nn.Module, path: str) -> bool:
-    """Whether ``path`` (dotted) names a submodule of ``net``."""
-    return path in dict(net.named_modules())
-
-
-def _find_scale(net: nn.Module, scale: int | None) -> int:
-    for name in ("scale", "upscale"):
-        value = getattr(net, name, None)
-        if isinstance(value, int):
-            return value
-    upsample = getattr(net, "upsample", None)
-    if isinstance(upsample, nn.Module):
-        return _shuffle_product(upsample)
-    if scale is None:
-        raise UserError(
-            f"the scale of network {type(net).__name__} is not known: give it a `traits` attribute, "
-            "or set `scale` in the option file"
-        )
-    return scale
-
-
-def _shuffle_product(module: nn.Module) -> int:
-    product = 1
-    for part in module.modules():
-        if isinstance(part, nn.PixelShuffle):
-            product *= part.upscale_factor
-    return product
-
-
-def _find_color(net: nn.Module) -> str:
-    first = next((m for m in net.modules() if isinstance(m, (nn.Conv2d, nn.Conv3d))), None)
-    return "y" if first is not None and first.in_channels == 1 else "rgb"
-
-
-def _edvr(net: Any, scale: int | None) -> Traits:
-    fusion = net.fusion.feat_fusion if net.with_tsa else net.fusion
-    hr_in = bool(net.hr_in)
-    return Traits(
-        "window",
-        1 if hr_in else 4,
-        num_frame=fusion.in_channels // net.conv_l2_1.in_channels,
-        multiple=16 if hr_in else 4,
-        taps={"f_sr": "conv_hr", "f_lr": "reconstruction"},
-    )
-
-
-def _duf(net: Any, scale: int | None) -> Traits:
-    return Traits("window", net.scale, num_frame=7, taps={})
-
-
-def _toflow(net: Any, scale: int | None) -> Traits:
-    return Traits(
-        "window", scale or 4, num_frame=7, upsampled_input=True, multiple=16, taps={"f_sr": "conv_3", "f_lr": "conv_1"}
-    )
-
-
-def _basicvsr(net: Any, scale: int | None) -> Traits:
-    return Traits("recurrent", 4, taps={"f_sr": "conv_hr", "f_lr": "fusion"}, min_size=_SPYNET_SIDE, min_clip=2)
-
-
-def _iconvsr(net: Any, scale: int | None) -> Traits:
-    shortest = 2 * net.temporal_padding + 1  # its ends are mirrored over that many frames
-    return Traits(
-        "recurrent",
-        4,
-        multiple=4,
-        taps={"f_sr": "conv_hr", "f_lr": "forward_trunk"},
-        min_size=_SPYNET_SIDE,
-        min_clip=shortest,
-    )
-
-
-def _basicvsrpp(net: Any, scale: int | None) -> Traits:
-    lr_input = bool(net.is_low_res_input)
-    return Traits(
-        "recurrent",
-        4 if lr_input else 1,
-        multiple=1 if lr_input else 4,
-        min_size=64 if lr_input else 256,
-        min_clip=2,
-        taps={"f_sr": "conv_hr", "f_lr": "reconstruction"},
-    )
-
-
-def _swinir(net: Any, scale: int | None) -> Traits:
-    window = max(m.window_size for m in net.modules() if type(m).__name__ == "SwinTransformerBlock")
-    features = {"pixelshuffle": "upsample", "nearest+conv": "conv_hr"}
-    taps = {"f_lr": "conv_after_body"}
-    if net.upsampler in features:
-        taps["f_sr"] = features[net.upsampler]
-    return Traits("image", net.upscale, color=_find_color(net), multiple=window, taps=taps)
-
-
-def _rrdbnet(net: Any, scale: int | None) -> Traits:
-    shrink = {2: 2, 1: 4}.get(net.scale, 1)  # it begins with a pixel-unshuffle below x4
-    color = "y" if net.conv_last.out_channels == 1 else "rgb"
-    return Traits("image", net.scale, color=color, multiple=shrink, taps={"f_sr": "conv_hr", "f_lr": "conv_body"})
-
-
-def _ridnet(net: Any, scale: int | None) -> Traits:
-    return Traits("image", 1, taps={"f_lr": "body", "f_sr": "body"})
-
-
-def _sub_pixel(net: Any, scale: int | None) -> Traits:
-    return _image(net, scale, f_sr="upsample", f_lr="conv_after_body")
-
-
-def _srresnet(net: Any, scale: int | None) -> Traits:
-    return _image(net, scale, f_sr="conv_hr", f_lr="body")
-
-
-def _last_layer_shuffle(net: Any, scale: int | None) -> Traits:
-    # These shuffle the image itself: no feature map of HR size exists.
-    body = "body" if has_module(net, "body") else "backbone"
-    last = len(net.get_submodule(body)) - 2
-    return _image(net, scale, f_lr=f"{body}.{last}")
-
-
-_TABLE: dict[str, Callable[[Any, int | None], Traits]] = {
-    "EDVR": _edvr,
-    "DUF": _duf,
-    "TOFlow": _toflow,
-    "BasicVSR": _basicvsr,
-    "IconVSR": _iconvsr,
-    "BasicVSRPlusPlus": _basicvsrpp,
-    "RCAN": _sub_pixel,
-    "EDSR": _sub_pixel,
-    "MSRResNet": _srresnet,
-    "RRDBNet": _rrdbnet,
-    "SwinIR": _swinir,
-    "SRVGGNetCompact": _last_layer_shuffle,
-    "ECBSR": _last_layer_shuffle,
-    "RIDNet": _ridnet,
-}

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from kdsr_arch.errors import OptionErrors, UserError
+from kdsr_arch.io import PACKAGE, locate
 from kdsr_arch.options.documents import read_parts
 from kdsr_arch.options.faults import parse_section
 from kdsr_arch.options.schema import Options, Run, ValOptions
@@ -122,7 +123,7 @@ def _locate(value: Any, roots: Iterable[Path]) -> Any:
     """Resolve a path of an option file: from the current folder, or else from the first root that has it."""
     if isinstance(value, list):
         return [_locate(item, roots) for item in value]
-    if not isinstance(value, str) or not value or value.startswith("package:"):
+    if not isinstance(value, str) or not value or value.startswith(PACKAGE):
         return value
     try:
         path = Path(value).expanduser()
@@ -251,7 +252,14 @@ def missing_inputs(opt: Options) -> list[str]:
     named = [value for key, value in paths.items() if key.startswith("pretrain_network")]
     for _, dataset in opt.all_datasets():
         named += [value for key, value in dataset.plain().items() if key.startswith(("dataroot", "meta_info"))]
-    return [value for value in named if isinstance(value, str) and not Path(value).exists()]
+    return [value for value in named if isinstance(value, str) and not _is_there(value)]
+
+
+def _is_there(value: str) -> bool:
+    try:
+        return locate(value).exists()
+    except UserError:
+        return False
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from kdsr_arch.errors import UserError
-from kdsr_arch.infer.png import write_png
+from kdsr_arch.infer.pixels import write_png
 from kdsr_arch.metrics.psnr_metric import psnr
 
 _GAP = 10

@@ -18,12 +18,13 @@ from basicsr.models.base_model import BaseModel
 from torch import nn
 
 from kdsr_arch.device import autocast, pick_device
-from kdsr_arch.errors import UserError, nearest
-from kdsr_arch.infer.networks import count_parameters, load_weights, registered
+from kdsr_arch.errors import UserError
+from kdsr_arch.infer.open import load_weights
+from kdsr_arch.ops.flops import count_parameters
 from kdsr_arch.optim.optimizers import build_optimizer
 from kdsr_arch.optim.update import Schedule, clip_gradients, gradient_norm
 from kdsr_arch.parallel import distributed
-from kdsr_arch.registry import MODEL_REGISTRY
+from kdsr_arch.registry import lookup
 from kdsr_arch.train.meter import stop_if_nonfinite
 from kdsr_arch.train.trainable import cpu_copy, use_channels_last
 
@@ -138,11 +139,12 @@ class BridgedModel:
 
     def _build(self) -> Any:
         name = self.opt["model_type"]
-        known = registered(MODEL_REGISTRY)
-        if name not in known:
-            raise UserError(f"model_type: no model named '{name}'{nearest(name, known)}")
         try:
-            return _bridged(known[name])(self.opt)
+            kind = lookup("model", name)
+        except UserError as error:
+            raise UserError(f"model_type: {error}") from None
+        try:
+            return _bridged(kind)(self.opt)
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise UserError(f"model_type {name}: BasicSR cannot build it from these options: {error!r}") from None
 

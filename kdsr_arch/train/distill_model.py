@@ -13,11 +13,12 @@ from kdsr_arch.device import pick_device
 from kdsr_arch.distill.task import DistillTask
 from kdsr_arch.distill.teachers import build_teacher, stored_teacher
 from kdsr_arch.errors import UserError
-from kdsr_arch.infer.networks import build_network, count_parameters, load_pretrained
+from kdsr_arch.infer.open import load_pretrained
+from kdsr_arch.ops.flops import count_parameters
 from kdsr_arch.optim.optimizers import build_optimizer
 from kdsr_arch.optim.update import EMA, Schedule, clip_gradients, gradient_norm
 from kdsr_arch.parallel import distributed
-from kdsr_arch.registry import MODEL_REGISTRY
+from kdsr_arch.registry import MODEL_REGISTRY, build
 from kdsr_arch.train.meter import NonFiniteError, Tally, stop_if_nonfinite
 from kdsr_arch.train.trainable import cpu_copy, use_channels_last
 
@@ -44,7 +45,7 @@ class DistillModel:
     def __init__(self, opt: Mapping[str, Any]) -> None:
         self.opt, self.train_opt = opt, opt["train"]
         self.device = pick_device(opt.get("num_gpu", 0))
-        student = build_network(opt["network_g"], "network_g")
+        student = build("network", opt["network_g"], "network_g")
         load_pretrained(student, opt["path"], "g")
         teacher = stored_teacher(opt) or build_teacher(opt)
         self.task = DistillTask(

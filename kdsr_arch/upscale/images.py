@@ -1,33 +1,166 @@
-"""Upscaling single images, folders of images, and folders that are the frames of a clip."""
+"""Images as people have them, upscaled one by one, by folders, or as the frames of a clip.
+
+Kept are 8 and 16 bits, gray, transparency and color profiles; a camera's rotation is applied.
+"""
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+import cv2
 import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
 from torch import Tensor
 
 from kdsr_arch.data.sources import IMAGE_SUFFIXES, natural
+from kdsr_arch.data.store.codec import PILLOW_STUMBLES, decode_image
 from kdsr_arch.errors import UserError
+from kdsr_arch.infer.pixels import to_float, to_pixels
+from kdsr_arch.infer.stream import Restorer
+from kdsr_arch.io import write_bytes
 from kdsr_arch.log import progress_bar
 from kdsr_arch.ops.bicubic import upsample_bicubic
-from kdsr_arch.upscale.chunks import Piece, Restorer
-from kdsr_arch.upscale.image_file import Picture, check_suffix, read_picture, write_picture
-from kdsr_arch.upscale.pixels import to_array, to_tensor
-from kdsr_arch.upscale.tiling import TileChoice
+
+_DEEP = {".png", ".tif", ".tiff"}
+_OPAQUE = {".jpg", ".jpeg", ".bmp", ".ppm", ".pgm"}
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A decoded image.
+
+    Attributes:
+        color: (H, W, 3) RGB or (H, W, 1) grey, uint8 or uint16.
+        alpha: (H, W, 1) of the same type, or None.
+        profile: the ICC profile, kept from file to file.
+    """
+
+    color: NDArray
+    alpha: NDArray | None = None
+    profile: bytes | None = None
+
+    def with_pixels(self, color: NDArray, alpha: NDArray | None) -> Picture:
+        """Other pixels, same profile."""
+        return replace(self, color=color, alpha=alpha)
+
+
+def read_picture(path: Path) -> Picture:
+    """Read an image, upright.
+
+    Raises:
+        UserError: no image, damaged, or of a kind that cannot be read.
+    """
+    try:
+        data = path.read_bytes()
+        with Image.open(io.BytesIO(data)) as image:
+            if getattr(image, "n_frames", 1) > 1:
+                raise UserError(f"{path}: an animation; write its frames as images or as a video first")
+            profile = image.info.get("icc_profile")
+            deep = _decode_deep(data) if path.suffix.lower() in _DEEP else None
+            if deep is not None:
+                return _split(deep, profile)
+            return _split(np.asarray(_plain(ImageOps.exif_transpose(image))), profile)
+    except PILLOW_STUMBLES as error:
+        raise UserError(f"{path}: cannot be read as an image ({error})") from None
+
+
+def _decode_deep(data: bytes) -> NDArray | None:
+    """The pixels of a 16-bit file, RGB(A) or grey; None for 8-bit ones (Pillow drops the lower bits of 16)."""
+    image = decode_image(data)
+    if image is None or image.dtype != np.uint16:
+        return None
+    if image.ndim == 3:
+        image = cv2.cvtColor(image, cv2.COLOR_BGRA2RGBA if image.shape[2] == 4 else cv2.COLOR_BGR2RGB)
+    return image
+
+
+def _plain(image: Image.Image) -> Image.Image:
+    """L, LA, RGB or RGBA."""
+    if image.mode in ("L", "LA", "RGB", "RGBA"):
+        return image
+    if image.mode in ("1", "I", "I;16", "F"):
+        return image.convert("L")
+    transparent = image.mode in ("PA", "La", "RGBa") or "transparency" in image.info
+    return image.convert("RGBA" if transparent else "RGB")
+
+
+def _split(array: NDArray, profile: bytes | None) -> Picture:
+    array = array[..., None] if array.ndim == 2 else array
+    channels = array.shape[2]
+    if channels in (2, 4):
+        return Picture(array[..., :-1], array[..., -1:], profile)
+    return Picture(array, None, profile)
+
+
+def check_suffix(path: Path, picture: Picture | None = None) -> None:
+    """Refuse a name whose format cannot hold the picture.
+
+    Raises:
+        UserError: unknown suffix, or one without 16 bits or transparency where the picture has them.
+    """
+    suffix = path.suffix.lower()
+    if suffix not in IMAGE_SUFFIXES:
+        raise UserError(
+            f"{path}: '{path.suffix}' is no image format to write; take one of {', '.join(sorted(IMAGE_SUFFIXES))}"
+        )
+    if picture is None:
+        return
+    if picture.color.dtype == np.uint16 and suffix not in _DEEP:
+        raise UserError(f"{path}: the image has 16 bits a channel, which {suffix} cannot hold; write .png or .tif")
+    if picture.alpha is not None and suffix in _OPAQUE:
+        raise UserError(f"{path}: the image is transparent, which {suffix} cannot hold; write .png, .tif or .webp")
+
+
+def write_picture(path: Path, picture: Picture) -> None:
+    """Write an image, whole or not at all, in the format of the name."""
+    check_suffix(path, picture)
+    parts = [picture.color] if picture.alpha is None else [picture.color, picture.alpha]
+    array = np.concatenate(parts, axis=2)
+    write_bytes(path, _encode_deep(path, array) if array.dtype == np.uint16 else _encode(path, array, picture.profile))
+
+
+def _encode_deep(path: Path, array: NDArray) -> bytes:
+    channels = array.shape[2]
+    if channels == 2:  # neither format's writer takes grey with alpha
+        array = np.concatenate([array[..., :1]] * 3 + [array[..., 1:]], axis=2)
+    if channels > 1:
+        array = cv2.cvtColor(array, cv2.COLOR_RGBA2BGRA if array.shape[2] == 4 else cv2.COLOR_RGB2BGR)
+    done, encoded = cv2.imencode(path.suffix.lower(), array)
+    if not done:
+        raise UserError(f"{path}: an image of shape {array.shape} cannot be written in this format")
+    return encoded.tobytes()
+
+
+def _encode(path: Path, array: NDArray, profile: bytes | None) -> bytes:
+    image = Image.fromarray(array[..., 0] if array.shape[2] == 1 else array)
+    suffix = path.suffix.lower()
+    keywords: dict = {"icc_profile": profile} if profile else {}
+    if suffix in (".jpg", ".jpeg"):
+        keywords |= {"quality": 95, "subsampling": 0}
+    elif suffix == ".webp":
+        keywords |= {"lossless": True}
+    buffer = io.BytesIO()
+    try:
+        image.save(buffer, Image.registered_extensions()[suffix], **keywords)
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: cannot be written in this format ({error})") from None
+    return buffer.getvalue()
 
 
 def upscale_picture(restorer: Restorer, picture: Picture) -> Picture:
     """One image on its own: a video network is shown it as every frame of its window."""
     lq = _network_input(restorer, picture)
-    return _finish(restorer, picture, restorer.restore(Piece([lq], 0, 1))[0].cpu())
+    return _finish(restorer, picture, restorer.piece([lq], [0])[0].cpu())
 
 
 def _network_input(restorer: Restorer, picture: Picture) -> Tensor:
     """(C, h, w): grey images stay grey for Y networks, and become three equal channels for RGB ones."""
-    lq = to_tensor(picture.color)
-    return lq.expand(3, -1, -1).contiguous() if len(lq) == 1 and restorer.model.traits.color == "rgb" else lq
+    lq = to_float(picture.color)
+    return lq.expand(3, -1, -1).contiguous() if len(lq) == 1 and restorer.traits.color == "rgb" else lq
 
 
 def _finish(restorer: Restorer, picture: Picture, sr: Tensor) -> Picture:
@@ -36,16 +169,15 @@ def _finish(restorer: Restorer, picture: Picture, sr: Tensor) -> Picture:
         sr = sr.mean(0, keepdim=True)
     alpha = picture.alpha
     if alpha is not None:
-        alpha = to_array(upsample_bicubic(to_tensor(alpha)[None], restorer.model.traits.scale)[0], dtype)
-    return picture.with_pixels(to_array(sr, dtype), alpha)
+        alpha = to_pixels(upsample_bicubic(to_float(alpha)[None], restorer.traits.scale)[0], dtype)
+    return picture.with_pixels(to_pixels(sr, dtype), alpha)
 
 
-def upscale_file(restorer: Restorer, source: Path, target: Path, tiles: TileChoice) -> None:
+def upscale_file(restorer: Restorer, source: Path, target: Path) -> None:
     """One image file."""
     check_suffix(target)
     picture = read_picture(source)
     check_suffix(target, picture)
-    tiles.fit(restorer, *picture.color.shape[:2])
     write_picture(target, upscale_picture(restorer, picture))
 
 
@@ -71,7 +203,6 @@ def upscale_folder(
     restorer: Restorer,
     source: Path,
     target: Path,
-    tiles: TileChoice,
     *,
     sequence: bool = False,
     overwrite: bool = False,
@@ -93,13 +224,14 @@ def upscale_folder(
             f"{len(images) - len(wanted)} of {len(images)} images are in {target} already and are left as they are",
             flush=True,
         )
+    bar = progress_bar(target.name, len(wanted), "images")
     groups = _clips(images, set(wanted)) if sequence else ([path] for path in wanted)
-    with progress_bar(target.name, len(wanted), "images") as bar:
-        for group in groups:
-            for path, picture in _upscale_group(restorer, group, tiles, sequence):
-                if path in wanted:
-                    write_picture(places[path], picture)
-                    bar.update()
+    for group in groups:
+        for path, picture in _upscale_group(restorer, group, sequence):
+            if path in wanted:
+                write_picture(places[path], picture)
+                bar.update()
+    bar.close()
     return len(wanted)
 
 
@@ -111,17 +243,13 @@ def _clips(images: list[Path], wanted: set[Path]) -> Iterator[list[Path]]:
             yield clip
 
 
-def _upscale_group(
-    restorer: Restorer, group: list[Path], tiles: TileChoice, sequence: bool
-) -> Iterator[tuple[Path, Picture]]:
+def _upscale_group(restorer: Restorer, group: list[Path], sequence: bool) -> Iterator[tuple[Path, Picture]]:
     if not sequence:
         picture = read_picture(group[0])
-        tiles.fit(restorer, *picture.color.shape[:2])
         yield group[0], upscale_picture(restorer, picture)
         return
     waiting: list[tuple[Path, Picture]] = []
     size = read_picture(group[0]).color.shape
-    tiles.fit(restorer, *size[:2])
 
     def frames() -> Iterator[Tensor]:
         """What the network is given, one picture after the other; each waits for its result."""
@@ -135,7 +263,7 @@ def _upscale_group(
             waiting.append((path, picture))
             yield _network_input(restorer, picture)
 
-    for sr in restorer.stream(frames(), restorer.frames_at_once(*size[:2])):
+    for sr in restorer.stream(frames(), restorer.at_once(*size[:2])):
         path, picture = waiting.pop(0)
         yield path, _finish(restorer, picture, sr.cpu())
 

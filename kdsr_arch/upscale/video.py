@@ -14,12 +14,11 @@ from torch import Tensor
 from tqdm import tqdm
 
 from kdsr_arch.errors import UserError
+from kdsr_arch.infer.pixels import to_float, to_pixels
+from kdsr_arch.infer.stream import Restorer
 from kdsr_arch.log import progress_bar
-from kdsr_arch.upscale.chunks import Restorer
 from kdsr_arch.upscale.overlap import ReadAhead, WriteBehind
-from kdsr_arch.upscale.pixels import to_array, to_tensor
 from kdsr_arch.upscale.segments import Encoded, WorkFolder, write_segment
-from kdsr_arch.upscale.tiling import TileChoice
 from kdsr_arch.upscale.video_input import Decoder, VideoInfo, probe
 from kdsr_arch.upscale.video_output import Coding, Encoder, assemble, check_container, choose_coding
 
@@ -29,13 +28,19 @@ SEGMENT_FRAMES = 250
 
 @dataclass(frozen=True)
 class VideoOptions:
-    """How a video is written (see ``kdsr upscale --help``)."""
+    """How a video is upscaled and written (see ``kdsr upscale --help``).
+
+    Attributes:
+        segment_frames: frames of a segment, about.
+        network: differs between networks, weights and precisions; segments of another one are not used.
+    """
 
     codec: str | None = None
     crf: int = 16
     preset: str = "veryfast"
     partial: bool = False
     segment_frames: int = SEGMENT_FRAMES
+    network: str = ""
 
 
 class _Timed(NamedTuple):
@@ -44,9 +49,7 @@ class _Timed(NamedTuple):
     lq: Tensor
 
 
-def upscale_video(
-    restorer: Restorer, source: Path, target: Path, tiles: TileChoice, options: VideoOptions | None = None
-) -> tqdm:
+def upscale_video(restorer: Restorer, source: Path, target: Path, options: VideoOptions | None = None) -> tqdm:
     """Upscale a video file; ``target`` appears when it is whole.
 
     Returns:
@@ -57,9 +60,8 @@ def upscale_video(
     """
     options = options or VideoOptions()
     info = probe(source, options.partial)
-    coding = choose_coding(info, restorer.model.traits.scale, options.codec, options.crf, options.preset)
+    coding = choose_coding(info, restorer.traits.scale, options.codec, options.crf, options.preset)
     check_container(target, info, coding)
-    tiles.fit(restorer, info.height, info.width)
     work = WorkFolder(target, _settings(restorer, info, coding, options))
     try:
         run = _Run(restorer, info, coding, options, work)
@@ -78,7 +80,7 @@ def _settings(restorer: Restorer, info: VideoInfo, coding: Coding, options: Vide
     stat = info.path.stat()
     return {
         "input": [str(info.path.resolve()), stat.st_size, stat.st_mtime_ns],
-        "network": restorer.model.fingerprint,
+        "network": options.network,
         "tile": [restorer.tile, restorer.overlap, restorer.batch],
         "coding": [coding.codec, coding.pix_fmt, coding.options, coding.width, coding.height],
         "segment": options.segment_frames,
@@ -92,7 +94,7 @@ class _Run:
         self, restorer: Restorer, info: VideoInfo, coding: Coding, options: VideoOptions, work: WorkFolder
     ) -> None:
         self.restorer, self.info, self.coding, self.work = restorer, info, coding, work
-        self.at_once = restorer.frames_at_once(info.height, info.width)
+        self.at_once = restorer.at_once(info.height, info.width)
         self.length = -(-options.segment_frames // self.at_once) * self.at_once  # pieces end where segments end
         self.decoder = Decoder(info, options.partial)
         self.done = work.done()
@@ -130,11 +132,11 @@ class _Run:
 
     def _frames(self, start: int | None) -> Iterator[_Timed]:
         for frame in self.decoder.frames(start):
-            yield _Timed(frame.pts, frame.duration, to_tensor(frame.image))
+            yield _Timed(frame.pts, frame.duration, to_float(frame.image))
 
     def _ready(self, sr: Tensor) -> Tensor | NDArray:
         """On a GPU whole numbers are made there, as they travel faster; on the CPU the writing thread makes them."""
-        return sr if sr.device.type == "cpu" else to_array(sr, self._dtype)
+        return sr if sr.device.type == "cpu" else to_pixels(sr, self._dtype)
 
     @property
     def _dtype(self) -> type[np.unsignedinteger]:
@@ -165,7 +167,7 @@ class _SegmentWriter:
     def add(self, item: tuple[int, int, Tensor | NDArray]) -> None:
         """Encode one frame: its time, its duration, and its pixels."""
         pts, duration, image = item
-        pixels = to_array(image, self._dtype) if isinstance(image, Tensor) else image
+        pixels = to_pixels(image, self._dtype) if isinstance(image, Tensor) else image
         self._frames += self._encoder.add(pixels)
         self._times.append(pts)
         self._durations.append(duration)

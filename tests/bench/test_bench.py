@@ -15,8 +15,8 @@ from kdsr_arch.bench.plan import Plan, override, read_bench, set_budget
 from kdsr_arch.bench.run import Outcome, note_outcome, outcome, outcomes_of, run_bench
 from kdsr_arch.bench.summary import markdown, spread, summarize, write_tables
 from kdsr_arch.data.store.teacher_store import TeacherStore
-from kdsr_arch.infer.networks import build_network
 from kdsr_arch.io import save_tensors
+from kdsr_arch.registry import build
 from kdsr_arch.report.training_curves import val_curve
 from tests.helpers.messages import refuses
 
@@ -222,7 +222,7 @@ def test_rows_read_what_the_teacher_made_of_the_images_once_before_them(bench: P
     (tmp_path / "images").mkdir()
     cv2.imwrite(str(tmp_path / "images" / "0.png"), np.random.default_rng(0).integers(0, 256, (48, 64, 3), np.uint8))
     net = {"type": "MSRResNet", "num_feat": 8, "num_block": 1, "upscale": 4}
-    save_tensors({"params": build_network(net).state_dict()}, tmp_path / "teacher.pth")
+    save_tensors({"params": build("network", net, "network_g").state_dict()}, tmp_path / "teacher.pth")
     given["common"] = {
         "model_type": "ImageDistillModel",
         "scale": 4,

@@ -10,13 +10,13 @@ import pytest
 import torch
 import yaml
 
+from kdsr_arch import registry
 from kdsr_arch.cli import main
 from kdsr_arch.data.augment import Crop, apply_flip
 from kdsr_arch.data.loader import open_dataset, train_batches
 from kdsr_arch.data.store.teacher_store import INFO, OUTPUT, TeacherStore
 from kdsr_arch.distill.teachers import build_teacher
 from kdsr_arch.errors import UserError
-from kdsr_arch.infer.networks import build_network
 from kdsr_arch.io import save_tensors
 from kdsr_arch.ops.color import rgb_to_y
 from kdsr_arch.options import load_options, plain
@@ -36,7 +36,9 @@ def options(tmp_path):
         noise = np.random.default_rng(number).integers(0, 256, (12, 14, 3), np.uint8)
         cv2.imwrite(str(tmp_path / f"hr/{number}.png"), cv2.resize(noise, (112, 96), interpolation=cv2.INTER_CUBIC))
     torch.manual_seed(3)
-    state = {key: 4 * value for key, value in build_network(TEACHER).state_dict().items()}  # away from the student
+    state = {
+        key: 4 * value for key, value in registry.build("network", TEACHER, "network_g").state_dict().items()
+    }  # away from the student
     save_tensors({"params": state}, tmp_path / "teacher.pth")
     opt = {
         'name': 'cached', 'model_type': 'ImageDistillModel', 'scale': 2, 'num_gpu': 0,
@@ -112,7 +114,7 @@ def test_crops_are_the_live_teachers_everywhere_and_give_the_live_loss(options, 
 def test_a_privileged_teacher_is_stored_from_the_ground_truth(options, tmp_path, crops):
     decoder = {"type": "FSRCNN", "d": 8, "s": 4, "m": 1}
     net = {"type": "PISRTeacher", "scale": 2, "decoder": decoder}
-    save_tensors({"params": build_network(net).state_dict()}, tmp_path / "teacher.pth")
+    save_tensors({"params": registry.build("network", net, "network_g").state_dict()}, tmp_path / "teacher.pth")
     opt = yaml.safe_load(options.read_text()) | {"network_t": net, "network_g": {**decoder, "scale": 2}}
     opt["train"]["distill_opt"] = {"out": {"type": "L1Loss"}, "map": {"type": "L1Loss", "at": "expanding"}}
     opt = stored(written(tmp_path, opt), tmp_path / "store.lmdb", crops=crops)
@@ -250,7 +252,7 @@ def test_other_weights_than_the_store_was_made_with(options, tmp_path):
     """A teacher that was trained on behind the store's back."""
     opt = stored(options, tmp_path / "a.lmdb", crops=2)
     build_model(opt)
-    net = build_network(TEACHER)
+    net = registry.build("network", TEACHER, "network_g")
     save_tensors({"params": net.state_dict()}, tmp_path / "teacher.pth")
     with pytest.raises(UserError, match="other weights than path.pretrain_network_t has now; remove it and make it"):
         build_model(opt)

@@ -11,11 +11,11 @@ from kdsr_arch.data.loader import open_dataset, train_batches
 from kdsr_arch.data.store.teacher_store import OUTPUT, TeacherStore, view_key
 from kdsr_arch.distill.teachers import build_teacher
 from kdsr_arch.errors import UserError
-from kdsr_arch.infer.networks import build_network
 from kdsr_arch.io import save_tensors
 from kdsr_arch.options import load_options, plain
 from kdsr_arch.precompute import fill as teacher_cache
 from kdsr_arch.precompute.fill import fill_store, plan_of
+from kdsr_arch.registry import build
 from kdsr_arch.train.trainer import build_model
 
 EDVR = {
@@ -44,7 +44,7 @@ def options(tmp_path):
 
     def make(teacher, **train):
         torch.manual_seed(3)
-        net = build_network(teacher)
+        net = build("network", teacher, "network_g")
         state = {key: value + 0.05 * torch.randn_like(value) for key, value in net.state_dict().items()}
         save_tensors({"params": state}, tmp_path / "teacher.pth")
         data = {

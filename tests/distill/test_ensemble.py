@@ -10,21 +10,21 @@ from kdsr_arch.archs.vespcn_arch import VESPCN
 from kdsr_arch.distill.task import DistillTask
 from kdsr_arch.distill.teachers import Ensemble, build_teacher
 from kdsr_arch.errors import UserError
-from kdsr_arch.infer.networks import build_network
 from kdsr_arch.infer.runner import Runner
 from kdsr_arch.infer.traits import Traits
 from kdsr_arch.io import save_tensors
 from kdsr_arch.ops.color import rgb_to_y
+from kdsr_arch.registry import build
 
 SMALL = {"type": "MSRResNet", "num_feat": 4, "num_block": 1, "upscale": 2}
 
 
 def image_nets():
-    return {name: build_network(SMALL).eval() for name in ("t", "t2")}
+    return {name: build("network", SMALL, "network_g").eval() for name in ("t", "t2")}
 
 
 def test_output_is_the_mean_and_members_are_taps():
-    members, student = image_nets(), build_network(SMALL)
+    members, student = image_nets(), build("network", SMALL, "network_g")
     for p in members["t2"].parameters():
         p.data += 0.05
     terms = {'mean': {'type': 'L1Loss'}, 'first': {'type': 'L1Loss', 'teacher': 't', 'student': 'output'},
@@ -44,7 +44,11 @@ def test_output_is_the_mean_and_members_are_taps():
 
 
 def test_colours_and_interpolated_inputs_are_each_members_own():
-    members = {"t": build_network(SMALL).eval(), "t2": VDSR(scale=2, num_in_ch=1).eval(), "t3": FSRCNN(2).eval()}
+    members = {
+        "t": build("network", SMALL, "network_g").eval(),
+        "t2": VDSR(scale=2, num_in_ch=1).eval(),
+        "t3": FSRCNN(2).eval(),
+    }
     ensemble = Ensemble(members, 2)
     lq = torch.rand(1, 3, 9, 11)
     with torch.no_grad():
@@ -55,7 +59,7 @@ def test_colours_and_interpolated_inputs_are_each_members_own():
 
 
 def test_an_image_network_restores_the_centre_of_a_window():
-    members = {'t': VESPCN(2, 5, 8, 8, 1, num_flow_feat=4).eval(), 't2': build_network(SMALL).eval(),
+    members = {'t': VESPCN(2, 5, 8, 8, 1, num_flow_feat=4).eval(), 't2': build("network", SMALL, "network_g").eval(),
                't3': VESPCN(2, 3, 8, 8, 1, num_flow_feat=4).eval()}  # fmt: skip
     ensemble = Ensemble(members, 2)
     assert (ensemble.traits.mode, ensemble.traits.num_frame) == ("window", 5)
@@ -71,16 +75,16 @@ class Whole(nn.Module):
 
 def test_what_does_not_go_together():
     with pytest.raises(UserError, match="recurrent"):
-        Ensemble({"t": Whole(), "t2": build_network(SMALL)}, 2)
+        Ensemble({"t": Whole(), "t2": build("network", SMALL, "network_g")}, 2)
     with pytest.raises(UserError, match="scale"):
-        Ensemble({"t": build_network(SMALL), "t2": FSRCNN(4)}, 2)
+        Ensemble({"t": build("network", SMALL, "network_g"), "t2": FSRCNN(4)}, 2)
 
 
 def test_built_from_options_with_the_weights_of_each(tmp_path):
     opt = {"scale": 2, "path": {}}
     for key in ("t", "t2"):
         opt[f"network_{key}"], opt["path"][f"pretrain_network_{key}"] = SMALL, str(tmp_path / f"{key}.pth")
-        save_tensors({"params": build_network(SMALL).state_dict()}, tmp_path / f"{key}.pth")
+        save_tensors({"params": build("network", SMALL, "network_g").state_dict()}, tmp_path / f"{key}.pth")
     ensemble = build_teacher(opt)
     held = torch.load(tmp_path / "t2.pth", weights_only=True)["params"]["conv_first.weight"]
     assert torch.equal(ensemble.get_submodule("t2").net.conv_first.weight, held)

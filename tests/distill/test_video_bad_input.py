@@ -12,8 +12,7 @@ from kdsr_arch.cli import main
 from kdsr_arch.data.clip_dataset import ClipDataset
 from kdsr_arch.distill.task import DistillTask
 from kdsr_arch.errors import UserError
-from kdsr_arch.infer.networks import build_network
-from kdsr_arch.registry import register_all
+from kdsr_arch.registry import build, register_all
 
 register_all()
 TERMS = {"pixel_opt": {"type": "L1Loss"}, "distill_opt": {"hint": {"type": "MSELoss", "at": "f_sr"}}}
@@ -25,14 +24,18 @@ RECURRENT = [({"type": "BasicVSR", "num_feat": 8, "num_block": 1}, 40),
 
 def test_a_teacher_of_another_scale() -> None:
     with pytest.raises(UserError, match="EDVR enlarges by 4, but the experiment's scale is 2: use the same scale"):
-        DistillTask(build_network({**STUDENT, "scale": 2}), build_network(EDVR), TERMS, scale=2)
+        DistillTask(
+            build("network", {**STUDENT, "scale": 2}, "network_g"), build("network", EDVR, "network_g"), TERMS, scale=2
+        )
     with pytest.raises(UserError, match="network VESPCN enlarges by 2, but the experiment's scale is 4"):
-        DistillTask(build_network({**STUDENT, "scale": 2}), build_network(EDVR), TERMS, scale=4)
+        DistillTask(
+            build("network", {**STUDENT, "scale": 2}, "network_g"), build("network", EDVR, "network_g"), TERMS, scale=4
+        )
 
 
 @pytest.mark.parametrize(("teacher", "side"), RECURRENT, ids=lambda v: v["type"] if isinstance(v, dict) else "")
 def test_a_recurrent_teacher_given_single_windows(teacher, side) -> None:
-    task = DistillTask(build_network(STUDENT), build_network(teacher), TERMS, scale=4)
+    task = DistillTask(build("network", STUDENT, "network_g"), build("network", teacher, "network_g"), TERMS, scale=4)
     window, centre = torch.rand(1, 3, 3, side, side), torch.rand(1, 1, 3, 4 * side, 4 * side)
     with pytest.raises(UserError, match="takes clips of at least 2 frames, got 1: set clip_length to 2 or more"):
         task.dry_run(window, centre)
@@ -41,7 +44,7 @@ def test_a_recurrent_teacher_given_single_windows(teacher, side) -> None:
 @pytest.mark.parametrize(("teacher", "side"), RECURRENT, ids=lambda v: v["type"] if isinstance(v, dict) else "")
 def test_recurrent_features_are_those_of_each_frame_of_the_clip(teacher, side) -> None:
     """From F^SR of frame i alone, the rest of the network gives frame i."""
-    net = build_network(teacher).eval()
+    net = build("network", teacher, "network_g").eval()
     clip, seen = torch.rand(1, 4, 3, side, side), []
     net.conv_hr.register_forward_hook(lambda module, args, out: seen.append(out.clone()))
     with torch.no_grad():
@@ -54,7 +57,7 @@ def test_recurrent_features_are_those_of_each_frame_of_the_clip(teacher, side) -
 
 
 def test_image_data_for_a_video_student() -> None:
-    task = DistillTask(build_network(STUDENT), build_network(EDVR), TERMS, scale=4)
+    task = DistillTask(build("network", STUDENT, "network_g"), build("network", EDVR, "network_g"), TERMS, scale=4)
     with pytest.raises(UserError, match="restores windows of 5 frames, but got single images"):
         task.dry_run(torch.rand(1, 3, 16, 16), torch.rand(1, 3, 64, 64))
 

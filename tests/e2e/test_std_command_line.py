@@ -29,12 +29,12 @@ COMMON = {"model_type": "VideoDistillModel", "scale": 4, "num_gpu": 0, "network_
 def project(tmp_path_factory: pytest.TempPathFactory, tiny_edvr: dict[str, Any]) -> Path:
     """A project folder: a real clip, teacher weights, option files."""
     pytest.importorskip("av")
-    from kdsr_arch.infer.networks import build_network
+    from kdsr_arch.registry import build
 
     root = tmp_path_factory.mktemp("project")
     _write_clip(root)
     torch.manual_seed(1)
-    torch.save({"params": build_network(tiny_edvr, "network_t").state_dict()}, root / "teacher.pth")
+    torch.save({"params": build("network", tiny_edvr, "network_t").state_dict()}, root / "teacher.pth")
     training = _training() | {"network_t": tiny_edvr}
     test = {
         **COMMON,
@@ -116,12 +116,12 @@ def _weights(path: Path) -> dict[str, dict[str, torch.Tensor]]:
 
 @pytest.mark.slow
 def test_student_files_hold_the_student_only(unbroken: Path) -> None:
-    from kdsr_arch.infer.networks import build_network
+    from kdsr_arch.registry import build
 
     held = _weights(unbroken / "models" / "net_g_12.pth")
     assert set(held) == {"params", "params_ema"}
     for state in held.values():
-        build_network(STUDENT, "network_g").load_state_dict(state, strict=True)
+        build("network", STUDENT, "network_g").load_state_dict(state, strict=True)
 
 
 @pytest.mark.slow

@@ -11,12 +11,11 @@ from torch import nn
 
 from kdsr_arch.archs.arch_util import SubPixelDeconv
 from kdsr_arch.cli import main
-from kdsr_arch.export.form import prepare
+from kdsr_arch.export.form import prepare, reparametrize
 from kdsr_arch.export.formats import onnx_runner, read_facts
-from kdsr_arch.export.reparam import reparametrise
-from kdsr_arch.export.source import open_student
-from kdsr_arch.infer.networks import build_network
+from kdsr_arch.infer.open import open_network
 from kdsr_arch.io import save_tensors
+from kdsr_arch.registry import build
 from tests.helpers.messages import refuses
 
 FSRCNN = "{type: FSRCNN, scale: 2, d: 8, s: 4, m: 1}"
@@ -31,7 +30,7 @@ def weights(tmp_path):
         import yaml
 
         torch.manual_seed(0)
-        net = build_network(yaml.safe_load(network))
+        net = build("network", yaml.safe_load(network), "network_g")
         for parameter in net.parameters():
             parameter.data += 0.03 * torch.randn_like(parameter)
         save_tensors({"params": net.state_dict()}, tmp_path / "net.pth")
@@ -44,7 +43,7 @@ def weights(tmp_path):
 def test_transposed_convolutions_become_phases(shape):
     for make in (SubPixelDeconv, nn.ConvTranspose2d):
         net = nn.Sequential(nn.PReLU(), make(3, 2, *shape))
-        fast, changes = reparametrise(net)
+        fast, changes = reparametrize(net)
         assert not any(isinstance(m, nn.ConvTranspose2d) for m in fast.modules()) and len(changes) == 1
         assert isinstance(fast[0], nn.PReLU)
         for size in ((5, 7), (2, 9)):
@@ -61,7 +60,7 @@ def test_onnx_of_an_image_network(weights, tmp_path, capsys):
     model = onnx.load(str(out))
     kinds = [node.op_type for node in model.graph.node]
     assert "ConvTranspose" not in kinds and kinds.count("PRelu") == 4 and "DepthToSpace" in kinds
-    student = open_student(tmp_path / "net.pth", network=FSRCNN)
+    student = open_network(tmp_path / "net.pth", network=FSRCNN)
     run = onnx_runner(out.read_bytes())
     for size in ((8, 8), (31, 50), (77, 16)):
         lq = torch.rand(3, 1, *size)
@@ -89,7 +88,7 @@ def test_onnx_of_a_window_network_with_motion(weights, tmp_path):
     facts = read_facts(out)
     assert (facts["mode"], facts["num_frame"], facts["color"]) == ("window", 3, "rgb")
     assert "VESPCN.for_inference" in facts["reparametrised"]
-    student, run = open_student(tmp_path / "net.pth", network=VESPCN), onnx_runner(out.read_bytes())
+    student, run = open_network(tmp_path / "net.pth", network=VESPCN), onnx_runner(out.read_bytes())
     for size in ((9, 14), (30, 33)):
         lq = torch.rand(1, 3, 3, *size)
         assert (run(lq) - student.net(lq)).abs().max() < 1e-5
@@ -102,8 +101,8 @@ def test_other_formats_come_back_as_they_were(weights, tmp_path, ending):
     out = tmp_path / f"net{ending}"
     assert main(["export", str(weights(FSRCNN)), "-o", str(out), "--network", FSRCNN]) == 0
     assert read_facts(out)["scale"] == 2
-    student = open_student(tmp_path / "net.pth", network=FSRCNN)
-    back = torch.export.load(out).module() if ending == ".pt2" else open_student(out).net
+    student = open_network(tmp_path / "net.pth", network=FSRCNN)
+    back = torch.export.load(out).module() if ending == ".pt2" else open_network(out).net
     for size in ((12, 31), (40, 9)):
         lq = torch.rand(2, 1, *size)
         torch.testing.assert_close(back(lq), student.net(lq), atol=1e-6, rtol=1e-5)
@@ -122,7 +121,7 @@ def test_int8_tells_its_price(weights, tmp_path, capsys):
     kinds = {node.op_type for node in onnx.load(str(out)).graph.node}
     assert "QuantizeLinear" in kinds and read_facts(out)["precision"] == "int8"
     lq = torch.rand(1, 1, 20, 24)
-    student = open_student(tmp_path / "net.pth", network=FSRCNN)
+    student = open_network(tmp_path / "net.pth", network=FSRCNN)
     assert (onnx_runner(out.read_bytes())(lq) - student.net(lq)).square().mean() < 1e-3
     assert main([*arguments, "--fp16"]) == 2
 
@@ -132,12 +131,12 @@ def test_network_is_found_beside_the_weights(weights, tmp_path):
     weights(FSRCNN).rename(tmp_path / "run/models/net_g_latest.pth")
     path = tmp_path / "run/models/net_g_latest.pth"
     with refuses(path, "-opt", "--network"):
-        open_student(path)
+        open_network(path)
     (tmp_path / "run/opt.yml").write_text(f"scale: 2\nnetwork_g: {FSRCNN}\n")
-    assert open_student(path).traits.scale == 2
+    assert open_network(path).traits.scale == 2
     (tmp_path / "run/models/net_g_latest.yml").write_text(f"network: {FSRCNN.replace('8', '9')}\n")
     with refuses(path, "FSRCNN", "feature_extraction.0.0.weight", "(8, 1, 5, 5)", "(9, 1, 5, 5)"):
-        open_student(path)
+        open_network(path)
 
 
 class Harm:
@@ -156,7 +155,7 @@ def test_bad_input_is_one_sentence_and_leaves_nothing(weights, tmp_path, capsys)
              ('absent.pth', 'a.onnx', [], 'no such file'), ('net.pth', 'a.xyz', [], 'which format'),
              ('net.pth', 'none/a.onnx', [], 'no such folder'), ('net.pth', 'a.onnx', ['--scale', '3'], 'enlarges by 2'),
              ('net.pth', 'net.pth', [], 'which format'), ('net.pth', 'a.onnx', ['--opset', '3'], '18 to 23'),
-             ('net.pth', 'a.onnx', ['--network', 'FSRCNN'], 'not a network in YAML'),
+             ('net.pth', 'a.onnx', ['--network', 'FSRCNN'], 'nor a network in YAML'),
              ('net.pth', 'a.pt2', ['--int8', '.'], 'leave --fp16 out')]  # fmt: skip
     for source, out, more, sentence in cases:
         arguments = ["export", str(tmp_path / source), "-o", str(tmp_path / out)]
@@ -172,7 +171,7 @@ def test_bad_input_is_one_sentence_and_leaves_nothing(weights, tmp_path, capsys)
 
 def test_interpolation_is_inside_the_graph(weights):
     vdsr = "{type: VDSR, scale: 3, num_in_ch: 1}"
-    student = open_student(weights(vdsr), network=vdsr)
+    student = open_network(weights(vdsr), network=vdsr)
     prepared = prepare(student)
     lq = prepared.example(9, 11)
     assert prepared.module(lq).shape[-2:] == (27, 33) and json.dumps(student.network)

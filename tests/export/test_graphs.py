@@ -11,11 +11,11 @@ from basicsr.archs.swinir_arch import SwinTransformerBlock
 from kdsr_arch.export.form import prepare
 from kdsr_arch.export.formats import FORMATS
 from kdsr_arch.export.graphs import graph_form
-from kdsr_arch.export.source import Student
 from kdsr_arch.export.verify import SIZES
-from kdsr_arch.infer.networks import build_network
+from kdsr_arch.infer.open import Opened
 from kdsr_arch.infer.traits import traits_of
 from kdsr_arch.ops.exporting import export_form
+from kdsr_arch.registry import build
 
 NETWORKS = {
     "EDVRSlim": "{type: EDVRSlim, num_feat: 8, num_hr_feat: 4, num_frame: 3, deformable_groups: 2, "
@@ -38,8 +38,8 @@ def shaken(net, amount=0.05):
 
 def prepared(name, tmp_path, frames=None, amount=0.05):
     spec = yaml.safe_load(NETWORKS[name])
-    net = shaken(build_network(spec), amount)
-    return prepare(Student(net, traits_of(net, 4), spec, tmp_path / "net.pth", ""), frames=frames)
+    net = shaken(build("network", spec, "network_g"), amount)
+    return prepare(Opened(net, traits_of(net, 4), spec, tmp_path / "net.pth", ""), frames=frames)
 
 
 def test_alignments_sample_as_their_modules_do():

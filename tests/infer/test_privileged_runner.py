@@ -3,7 +3,7 @@
 import torch
 
 from kdsr_arch.archs.pisr_arch import PISRTeacher
-from kdsr_arch.infer.networks import load_weights
+from kdsr_arch.infer.open import load_weights
 from kdsr_arch.infer.runner import Runner
 from kdsr_arch.infer.traits import traits_of
 from kdsr_arch.ops.color import rgb_to_y, rgb_to_ycbcr

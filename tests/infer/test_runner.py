@@ -70,9 +70,10 @@ def test_a_clip_restored_frame_by_frame_equals_one_batch():
             return net(x.transpose(1, 2)).squeeze(2)
 
     runner, clip = Runner(Net(), Traits("window", 1, num_frame=3)), torch.rand(2, 5, 3, 6, 7)
-    one = runner.restore(clip, chunk=1)
+    one = runner.restore(clip)
     assert one.shape == clip.shape
-    torch.testing.assert_close(one, runner.restore(clip, chunk=4))
+    windows = [window_indices(i, 5, 3) for i in range(5)]
+    torch.testing.assert_close(one, runner.restore(clip, windows=windows))
     torch.testing.assert_close(one[:, 1:-1], runner.forward(clip).detach())
 
 

@@ -4,12 +4,9 @@ import pytest
 import torch
 from torch import nn
 
-from kdsr_arch.evaluate.items import Item
-from kdsr_arch.evaluate.restoring import Restoring
 from kdsr_arch.infer.runner import Runner
-from kdsr_arch.infer.tiles import _spans, restore_tiled
+from kdsr_arch.infer.stream import Restorer, _spans, restore_tiled
 from kdsr_arch.infer.traits import Traits
-from tests.helpers.messages import refuses
 
 CPU = torch.device("cpu")
 
@@ -54,11 +51,10 @@ def test_too_little_overlap_is_noticed():
 def test_clips(mode, num_frame):
     net = Local(mode, num_frame)
     runner = Runner(net, net.traits)
-    item = Item("clip", "a", torch.rand(4, 3, 30, 44), None, [str(i) for i in range(4)])
-    whole, tiled = ([*Restoring(tile=tile, overlap=8).frames(runner, item, [0, 1, 2, 3], CPU)] for tile in (0, 12))
-    with torch.no_grad():
-        assert torch.stack(whole).shape == (4, 3, 60, 88)
-        assert (torch.stack(whole) - torch.stack(tiled)).abs().max() < 1e-5
+    lq = torch.rand(4, 3, 30, 44)
+    whole, tiled = (Restorer(runner, CPU, tile=tile, overlap=8).frames(lq, [0, 1, 2, 3]) for tile in (0, 12))
+    assert whole.shape == (4, 3, 60, 88)
+    assert (whole - tiled).abs().max() < 1e-5
 
 
 @pytest.mark.parametrize(
@@ -72,8 +68,3 @@ def test_spans_cover_every_pixel_once(length, tile, overlap, multiple):
         assert start % multiple == 0 and outer_start % multiple == 0
         assert outer_start == max(start - -(-overlap // multiple) * multiple, 0)
         assert outer_end >= min(end + overlap, length) and end - start < tile + multiple
-
-
-def test_refusals():
-    with refuses("val.tile", "val.tile_overlap", -1, 16):
-        restore_tiled(lambda x: x, torch.rand(1, 3, 8, 8), 1, -1)

@@ -51,14 +51,14 @@ def _on_small_data(opt: dict[str, Any], frames: Path) -> dict[str, Any]:
 
 def _fresh_weights(opt: dict[str, Any], folder: Path) -> None:
     """Untrained weights where the file asks for trained ones."""
-    from kdsr_arch.infer.networks import build_network
+    from kdsr_arch.registry import build
 
     written: dict[str, str] = {}
     keys = [k for k in opt["path"] if k.startswith("pretrain_network_") and opt["path"][k]]
     for key in sorted(keys, reverse=True):  # the teacher first: a student may start as a part of it
         wanted, label = opt["path"][key], "network_" + key.removeprefix("pretrain_network_")
         if wanted not in written:
-            state = build_network(opt[label], label).state_dict()
+            state = build("network", opt[label], label).state_dict()
             written[wanted] = str(folder / f"{label}.pth")
             torch.save({"params": state, "params_ema": state}, written[wanted])
         opt["path"][key] = written[wanted]

@@ -17,7 +17,7 @@ from kdsr_arch.demo.students import ALONE, TAUGHT, TEST, Training, check_fair, p
 from kdsr_arch.evaluate.evaluator import EvalResult
 from kdsr_arch.evaluate.results import TestReport, write_results
 from kdsr_arch.infer.cost import Cost
-from kdsr_arch.infer.png import to_uint8, write_png
+from kdsr_arch.infer.pixels import to_bgr, write_png
 from kdsr_arch.shipped import option_file
 from tests.helpers.messages import refuses
 
@@ -80,7 +80,7 @@ def made_up_rows(tmp_path, sample):
         write_results(report, folder)
         for frame, image in zip(sample["frames"], sample["gt"], strict=True):
             noisy = (image + 0.05 * torch.randn_like(image)).clamp(0, 1)
-            write_png(folder / "visualization" / "demo" / "walk" / f"{frame}.png", to_uint8(noisy))
+            write_png(folder / "visualization" / "demo" / "walk" / f"{frame}.png", to_bgr(noisy))
         rows.append(Row(key, label, report, folder))
         if key in ("alone", "taught"):
             lines = [

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from kdsr_arch.evaluate.evaluator import Evaluator
-from kdsr_arch.infer.runner import Runner
+from kdsr_arch.infer.runner import Runner, window_indices
 from kdsr_arch.infer.traits import traits_of
 from kdsr_arch.registry import register_all
 from kdsr_arch.train.distill_model import VideoDistillModel
@@ -112,8 +112,9 @@ def test_testing_uses_the_statistics_and_leaves_them() -> None:
     found = Evaluator({"name": "x"}, option, 2).run(net, [sample], torch.device("cpu"), progress=False)
     assert same(before, statistics(net)) and net.training and net.temp1.inc.convblock[1].training
     runner = Runner(net.eval(), traits_of(net))
+    windows = [window_indices(i, 5, runner.traits.num_frame) for i in range(5)]
     alone = runner.restore(lq[None])[0]
-    together = runner.restore(torch.stack([lq, torch.rand_like(lq)]), chunk=3)[0]
+    together = runner.restore(torch.stack([lq, torch.rand_like(lq)]), windows=windows)[0]
     torch.testing.assert_close(alone, together, atol=1e-5, rtol=1e-5)  # whatever else is in the batch
     again = Evaluator({"name": "x"}, option, 2).run(net, [sample], torch.device("cpu"), progress=False)
     assert again.mean == found.mean

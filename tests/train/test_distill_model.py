@@ -10,8 +10,7 @@ import pytest
 import torch
 
 from kdsr_arch.errors import UserError
-from kdsr_arch.infer.networks import build_network
-from kdsr_arch.registry import register_all
+from kdsr_arch.registry import build, register_all
 from kdsr_arch.train.distill_model import ImageDistillModel, VideoDistillModel
 
 register_all()
@@ -36,7 +35,7 @@ def options(train: dict[str, Any], **changes: Any) -> dict[str, Any]:
 
 def teacher_file(folder: Path, network: dict[str, Any]) -> dict[str, Any]:
     torch.manual_seed(2)
-    torch.save({"params": build_network(network, "network_t").state_dict()}, folder / "t.pth")
+    torch.save({"params": build("network", network, "network_t").state_dict()}, folder / "t.pth")
     return {"network_t": network, "path": {"pretrain_network_t": str(folder / "t.pth")}}
 
 

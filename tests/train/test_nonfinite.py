@@ -9,8 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from kdsr_arch.infer.networks import build_network
-from kdsr_arch.registry import register_all
+from kdsr_arch.registry import build, register_all
 from kdsr_arch.train import distill_model
 from kdsr_arch.train.bridge import BridgedModel
 from kdsr_arch.train.distill_model import ImageDistillModel
@@ -42,7 +41,7 @@ def images(count: int) -> list[dict[str, torch.Tensor]]:
 @pytest.fixture
 def taught(tmp_path: Path) -> dict[str, Any]:
     torch.manual_seed(2)
-    torch.save({"params": build_network(WIDE).state_dict()}, tmp_path / "t.pth")
+    torch.save({"params": build("network", WIDE, "network_g").state_dict()}, tmp_path / "t.pth")
     return {"network_t": WIDE, "path": {"pretrain_network_t": str(tmp_path / "t.pth")}}
 
 

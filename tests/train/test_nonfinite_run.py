@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from kdsr_arch.infer.networks import build_network
+from kdsr_arch.registry import build
 from kdsr_arch.train.distill_model import DistillModel
 from kdsr_arch.train.trainer import main
 from tests.helpers.processes import Child, start_two
@@ -49,7 +49,7 @@ def test_offsets_that_explode_while_training_are_told_while_the_loss_is_as_usual
     """Only the prediction of offsets is trained, at an absurd rate: it runs away, the loss hardly moves."""
     net = {"type": "EDVRSlim", "num_feat": 8, "num_hr_feat": 8, "num_frame": 3, "deformable_groups": 2,
            "num_extract_block": 1, "num_reconstruct_block": 1}  # fmt: skip
-    built = build_network(net)
+    built = build("network", net, "network_g")
     offsets = [n for n, m in built.named_modules() if n.endswith("conv_offset")]
     others = [n for n, m in built.named_modules() if n and not any(o == n or o.startswith(f"{n}.") for o in offsets)]
     torch.save({"params": built.state_dict()}, tmp_path / "sound.pth")

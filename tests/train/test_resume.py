@@ -77,10 +77,10 @@ def interrupt(monkeypatch: pytest.MonkeyPatch) -> Callable[[int, int], None]:
 @pytest.fixture
 def teacher(tmp_path: Path) -> str:
     """A teacher's weights on the disk."""
-    from kdsr_arch.infer.networks import build_network
+    from kdsr_arch.registry import build
 
     path = tmp_path / "teacher.pth"
-    torch.save({"params": build_network(TEACHER).state_dict()}, path)
+    torch.save({"params": build("network", TEACHER, "network_g").state_dict()}, path)
     return str(path)
 
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from kdsr_arch.errors import UserError
-from kdsr_arch.infer.networks import build_network
+from kdsr_arch.registry import build
 from kdsr_arch.train.meter import NonFiniteError, Tally
 from kdsr_arch.train.trainer import dry_run, main
 
@@ -27,7 +27,7 @@ def history(folder: Path) -> list[dict[str, Any]]:
 @pytest.fixture
 def teacher(tmp_path: Path) -> str:
     path = tmp_path / "teacher.pth"
-    torch.save({"params": build_network(TEACHER).state_dict()}, path)
+    torch.save({"params": build("network", TEACHER, "network_g").state_dict()}, path)
     return str(path)
 
 
@@ -114,7 +114,7 @@ def test_student_file_is_pure_and_stock_basicsr_reads_it(run, teacher) -> None:
     assert set(held) == {"params", "params_ema"}
     student = {"type": "MSRResNet", "num_in_ch": 3, "num_out_ch": 3, "num_feat": 8, "num_block": 1, "upscale": 2}
     for key, weights in held.items():
-        assert list(weights) == list(build_network(student).state_dict())
+        assert list(weights) == list(build("network", student, "network_g").state_dict())
         options = {"pretrain_network_g": str(path), "param_key_g": key, "strict_load_g": True}
         model = SRModel({"num_gpu": 0, "dist": False, "is_train": False, "network_g": student, "path": options})
         assert all(torch.equal(v, weights[k]) for k, v in model.net_g.state_dict().items())
@@ -231,7 +231,7 @@ def test_unusable_teacher_weights(fault, load, arguments, teacher, tmp_path) -> 
     elif fault == "no checkpoint":
         path.write_text("hello")
     else:
-        torch.save({"params": build_network({**TEACHER, "num_feat": 10}).state_dict()}, path)
+        torch.save({"params": build("network", {**TEACHER, "num_feat": 10}, "network_g").state_dict()}, path)
     said = "conv_first.weight" if fault == "other shapes" else "truncated, damaged or no checkpoint"
     opt = load(network_t=TEACHER, path={"pretrain_network_t": teacher}, train={"distill_opt": FIT})
     with pytest.raises(UserError, match=f"path.pretrain_network_t: .*{said}"):
@@ -277,7 +277,7 @@ def test_compiled_student_trains_to_nearly_the_same(run) -> None:
 
 
 def test_exploding_offsets_are_told_before_the_loss_shows_it(run, images, tiny_edvr, tmp_path, capsys) -> None:
-    weights = build_network(tiny_edvr).state_dict()
+    weights = build("network", tiny_edvr, "network_g").state_dict()
     weights["pcd_align.dcn_pack.l1.conv_offset.bias"].fill_(300.0)
     torch.save({"params": weights}, tmp_path / "exploded.pth")
     clips = {"type": "ClipDataset", "dataroot_gt": str(images.parent)}

@@ -1,4 +1,4 @@
-"""Small videos and networks made on the spot."""
+"""Small videos made on the spot."""
 
 from __future__ import annotations
 
@@ -7,59 +7,8 @@ import fractions
 import cv2
 import numpy as np
 import pytest
-import torch
-from torch import nn
-
-from kdsr_arch.infer.networks import build_network
-from kdsr_arch.infer.runner import Runner
-from kdsr_arch.infer.traits import Traits, traits_of
-from kdsr_arch.upscale.chunks import Restorer
-from kdsr_arch.upscale.model import Model
 
 av = pytest.importorskip("av")
-
-
-class Recurrent(nn.Module):
-    """Mixes each frame with its neighbours: what lies within reach of the context is exact."""
-
-    traits = Traits("recurrent", 2, min_clip=2)
-
-    def forward(self, x):
-        before, after = torch.cat([x[:, :1], x[:, :-1]], 1), torch.cat([x[:, 1:], x[:, -1:]], 1)
-        return (0.5 * x + 0.3 * before + 0.2 * after).repeat_interleave(2, -1).repeat_interleave(2, -2)
-
-
-def as_restorer(net, **keywords):
-    return Restorer(Model(Runner(net.eval(), traits_of(net)), torch.device("cpu"), "no", "toy", "0"), **keywords)
-
-
-@pytest.fixture
-def restorer():
-    """``restorer('bicubic' | 'window' | 'window_y' | 'recurrent', **keywords of Restorer)``."""
-
-    def make(kind, **keywords):
-        if kind == "recurrent":
-            return as_restorer(Recurrent(), **keywords)
-        if kind == "bicubic":
-            return as_restorer(build_network({"type": "Bicubic", "scale": 2}), **keywords)
-        net = build_network(
-            {
-                "type": "VESPCN",
-                "scale": 2,
-                "num_feat": 8,
-                "num_hr_feat": 4,
-                "num_block": 1,
-                "num_flow_feat": 4,
-                "base": "bicubic",
-                "color": "y" if kind == "window_y" else "rgb",
-            }
-        )
-        with torch.no_grad():
-            for parameter in net.parameters():
-                parameter.add_(0.03 * torch.randn_like(parameter))
-        return as_restorer(net, **keywords)
-
-    return make
 
 
 def texture(height, width, seed=0):

@@ -10,10 +10,14 @@ from PIL import Image, ImageCms
 
 from kdsr_arch.cli import main
 from kdsr_arch.ops.bicubic import upsample_bicubic
-from kdsr_arch.upscale.image_file import Picture, read_picture, write_picture
-from kdsr_arch.upscale.images import upscale_file, upscale_folder, upscale_picture
-from kdsr_arch.upscale.memory import choose_tile, free_memory
-from kdsr_arch.upscale.tiling import TileChoice
+from kdsr_arch.upscale.images import (
+    Picture,
+    read_picture,
+    upscale_file,
+    upscale_folder,
+    upscale_picture,
+    write_picture,
+)
 from tests.helpers.messages import refuses
 
 RNG = np.random.default_rng(0)
@@ -30,7 +34,7 @@ def noise(*shape, dtype=np.uint8):
 def test_kinds_of_images_are_kept(restorer, tmp_path, dtype, channels, suffix):
     image = noise(9, 11, channels, dtype=dtype)
     cv2.imwrite(str(tmp_path / f"a{suffix}"), image)
-    upscale_file(restorer("bicubic"), tmp_path / f"a{suffix}", tmp_path / f"b{suffix}", TileChoice("0"))
+    upscale_file(restorer("bicubic"), tmp_path / f"a{suffix}", tmp_path / f"b{suffix}")
     picture = read_picture(tmp_path / f"b{suffix}")
     made = np.concatenate([picture.color[..., ::-1], *([] if picture.alpha is None else [picture.alpha])], 2)
     assert made.dtype == dtype and made.shape == (18, 22, channels)
@@ -54,7 +58,7 @@ def test_profile_and_orientation(restorer, tmp_path):
     exif = Image.Exif()
     exif[0x0112] = 6  # lies on its side
     Image.fromarray(noise(8, 12, 3)).save(tmp_path / "a.jpg", icc_profile=profile, exif=exif)
-    upscale_file(restorer("bicubic"), tmp_path / "a.jpg", tmp_path / "b.png", TileChoice("0"))
+    upscale_file(restorer("bicubic"), tmp_path / "a.jpg", tmp_path / "b.png")
     with Image.open(tmp_path / "b.png") as made:
         assert made.size == (16, 24) and made.info["icc_profile"] == profile
 
@@ -77,7 +81,7 @@ def test_grey_images_stay_grey(restorer, kind):
 def test_folders_go_on_where_they_were(restorer, tmp_path, capsys):
     for name in ("a/im10.png", "a/im2.png", "b.png"):
         write_picture(tmp_path / "in" / name, Picture(noise(6, 6, 3)))
-    calls = [upscale_folder(restorer("bicubic"), tmp_path / "in", tmp_path / "out", TileChoice("0")) for _ in range(2)]
+    calls = [upscale_folder(restorer("bicubic"), tmp_path / "in", tmp_path / "out") for _ in range(2)]
     assert calls == [3, 0] and (tmp_path / "out" / "a" / "im10.png").is_file()
     assert "3 of 3 images are in" in capsys.readouterr().out
 
@@ -87,21 +91,11 @@ def test_a_sequence_sees_its_neighbours(restorer, tmp_path):
     for i, frame in enumerate(frames):
         write_picture(tmp_path / "in" / f"{i + 8}.png", Picture(frame))  # 8 9 10 11: natural order matters
     upscaler = restorer("window")
-    upscale_folder(upscaler, tmp_path / "in", tmp_path / "out", TileChoice("0"), sequence=True)
+    upscale_folder(upscaler, tmp_path / "in", tmp_path / "out", sequence=True)
     lq = torch.from_numpy(frames.transpose(0, 3, 1, 2).astype(np.float32) / 255)
-    expected = upscaler.model.runner.restore(lq[None])[0].mul(255).round().clamp(0, 255).numpy()
+    expected = upscaler.runner.restore(lq[None])[0].mul(255).round().clamp(0, 255).numpy()
     made = np.stack([read_picture(tmp_path / "out" / f"{i + 8}.png").color for i in range(4)])
     assert np.abs(made - expected.transpose(0, 2, 3, 1)).max() <= 1
-
-
-def test_tiles_fit_the_memory(restorer):
-    upscaler = restorer("window", overlap=8)
-    assert choose_tile(upscaler, 200, 300, free=1 << 40) == 0
-    small, large = (choose_tile(upscaler, 2000, 3000, free=n << 20) for n in (60, 240))
-    assert 32 <= small < large < 2000
-    with refuses("memory", "cpu", "0 MiB", "3 MiB", "--overlap", "--batch"):
-        choose_tile(upscaler, 2000, 3000, free=1 << 18)
-    assert free_memory(torch.device("cpu")) > 1 << 20
 
 
 @pytest.mark.parametrize(

@@ -13,9 +13,8 @@ from hypothesis import strategies as st
 from tqdm import tqdm
 
 from kdsr_arch.errors import UserError
+from kdsr_arch.infer.pixels import to_float, to_pixels
 from kdsr_arch.upscale import video as video_module
-from kdsr_arch.upscale.pixels import to_array, to_tensor
-from kdsr_arch.upscale.tiling import TileChoice
 from kdsr_arch.upscale.video import VideoOptions, upscale_video
 from kdsr_arch.upscale.video_input import Decoder, probe
 from kdsr_arch.upscale.video_output import decode_times
@@ -25,7 +24,7 @@ LOSSLESS = VideoOptions(codec="ffv1")
 
 
 def upscale(restorer, source, target, options=None):
-    return upscale_video(restorer, source, target, TileChoice("0"), options)
+    return upscale_video(restorer, source, target, options)
 
 
 def times(path):
@@ -49,8 +48,8 @@ def test_frames_are_those_of_the_network(restorer, make_video, tmp_path, kind):
     make_video(tmp_path / "a.mkv", n=9, codec="ffv1", pix="yuv444p")
     upscaler = restorer(kind)
     upscale(upscaler, tmp_path / "a.mkv", tmp_path / "b.mkv", LOSSLESS)
-    lq = torch.stack([to_tensor(image) for image in rgb(tmp_path / "a.mkv")])
-    expected = np.stack([to_array(sr) for sr in upscaler.model.runner.restore(lq[None])[0]])
+    lq = torch.stack([to_float(image) for image in rgb(tmp_path / "a.mkv")])
+    expected = np.stack([to_pixels(sr) for sr in upscaler.runner.restore(lq[None])[0]])
     assert np.abs(rgb(tmp_path / "b.mkv").astype(int) - expected).max() <= 3  # rounding to YUV and back
 
 

@@ -11,7 +11,7 @@ from random import Random
 
 import torch
 
-from kdsr_arch.infer.networks import read_weights
+from kdsr_arch.infer.open import read_weights
 from kdsr_arch.io import load_tensors
 from tests.fuzz.mutate import mutate_bytes
 from tests.fuzz.payloads import hostile_pickles

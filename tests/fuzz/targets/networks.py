@@ -11,8 +11,9 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from kdsr_arch.export.source import parsed_network
-from kdsr_arch.infer.networks import build_network, count_parameters
+from kdsr_arch.infer.open import parsed_network
+from kdsr_arch.ops.flops import count_parameters
+from kdsr_arch.registry import build
 from tests.fuzz.mutate import mutate_tree, splice
 from tests.fuzz.target import MIB, Target
 
@@ -81,7 +82,7 @@ def run(data: bytes, folder: Path) -> None:
     spec = parsed_network(data.decode(errors="replace"))
     if any(isinstance(value, int | float) and abs(value) > 1000 for value in _scalars(spec)):
         return
-    count_parameters(build_network(spec, "network_g"))
+    count_parameters(build("network", spec, "network_g"))
 
 
 def _scalars(value: object) -> list[object]:

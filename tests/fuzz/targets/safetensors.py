@@ -8,8 +8,7 @@ from functools import cache
 from pathlib import Path
 from random import Random
 
-from kdsr_arch.export.source import read_metadata
-from kdsr_arch.infer.networks import read_weights
+from kdsr_arch.infer.open import read_metadata, read_weights
 from kdsr_arch.io import load_tensors, read_safetensors
 from tests.fuzz.mutate import mutate_bytes, mutate_tree
 from tests.fuzz.target import Target

@@ -1,8 +1,9 @@
-"""What ``kdsr upscale`` does: checks everything that can be checked before work begins, then upscales."""
+"""Carries out ``kdsr upscale``: checks all that can be checked before work begins, then upscales by kind of input."""
 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import os
 from pathlib import Path
 
@@ -11,53 +12,49 @@ import torch
 from kdsr_arch.data.sources import IMAGE_SUFFIXES
 from kdsr_arch.device import pick_device
 from kdsr_arch.errors import UserError
-from kdsr_arch.upscale.chunks import Restorer
-from kdsr_arch.upscale.image_file import check_suffix
-from kdsr_arch.upscale.images import upscale_file, upscale_folder
-from kdsr_arch.upscale.model import Model, open_model
-from kdsr_arch.upscale.tiling import TileChoice
+from kdsr_arch.infer.open import Opened, open_network
+from kdsr_arch.infer.runner import Runner
+from kdsr_arch.infer.stream import Restorer
+from kdsr_arch.upscale.images import check_suffix, upscale_file, upscale_folder
 from kdsr_arch.upscale.video import VideoOptions, upscale_video
 from kdsr_arch.upscale.video_output import FORMATS
 
+DEFAULT_WEIGHTS = "VESPCN_RT_x4_demo"
 _MAX_CRF = 63
+_MIN_TILE = 8
 
 
 def run_upscale(args: argparse.Namespace) -> int:
-    """The command: returns its exit code."""
+    """Run the command; returns its exit code."""
     kind = kind_of(args.input)
     check_output(args.input, args.output, kind, args.overwrite)
     _check_numbers(args)
-    tiles = TileChoice(args.tile)
+    tile = _tile(args.tile)
     if args.threads:
         torch.set_num_threads(args.threads)
-    model = open_model(
-        args.weights,
-        args.network,
-        scale=args.scale,
-        device=_device(args.device),
-        precision=args.precision,
-        root=args.root,
-    )
-    print(_describe(model), flush=True)
-    restorer = Restorer(model, 0, args.overlap, args.batch)
-    _upscale(args, kind, restorer, tiles)
+    device = _device(args.device)
+    default = None if args.network is not None else DEFAULT_WEIGHTS
+    opened = open_network(args.weights or default, args.network, device=device, root=args.root)
+    _check_network(opened, args.scale)
+    amp = choose_amp(args.precision, device, opened)
+    print(_describe(opened, device, amp), flush=True)
+    restorer = Restorer(Runner(opened.net, opened.traits), device, amp, tile, args.overlap, args.batch)
+    _upscale(args, kind, restorer, fingerprint(opened, amp))
     return 0
 
 
-def _upscale(args: argparse.Namespace, kind: str, restorer: Restorer, tiles: TileChoice) -> None:
+def _upscale(args: argparse.Namespace, kind: str, restorer: Restorer, network: str) -> None:
     if kind == "folder":
-        count = upscale_folder(
-            restorer, args.input, args.output, tiles, sequence=args.sequence, overwrite=args.overwrite
-        )
+        count = upscale_folder(restorer, args.input, args.output, sequence=args.sequence, overwrite=args.overwrite)
         print(f"{args.output}: {count} images")
         return
     if kind == "image":
-        upscale_file(restorer, args.input, args.output, tiles)
+        upscale_file(restorer, args.input, args.output)
         print(f"{args.output}: done")
         return
-    options = VideoOptions(args.codec, args.crf, args.preset, args.partial)
+    options = VideoOptions(args.codec, args.crf, args.preset, args.partial, network=network)
     try:
-        bar = upscale_video(restorer, args.input, args.output, tiles, options)
+        bar = upscale_video(restorer, args.input, args.output, options)
     except KeyboardInterrupt:
         print("\ninterrupted: the finished segments are kept; the same command goes on from there", flush=True)
         raise
@@ -121,18 +118,58 @@ def _check_numbers(args: argparse.Namespace) -> None:
             raise UserError(f"--{name} {getattr(args, name)}: expected {low} to {high}")
 
 
+def _tile(text: str) -> int:
+    """The side of a tile; 0 for whole frames, which 'auto' begins with and halves where memory runs out."""
+    if text == "auto":
+        return 0
+    if not text.isdigit() or 0 < int(text) < _MIN_TILE:
+        raise UserError(f"--tile {text}: expected 'auto', 0 (whole frames) or a side of at least {_MIN_TILE} LR pixels")
+    return int(text)
+
+
 def _device(name: str) -> torch.device:
     if name == "cuda" and not torch.cuda.is_available():
         raise UserError("--device cuda: no CUDA device is available; take --device cpu")
     return pick_device(0 if name == "cpu" else "auto")
 
 
-def _describe(model: Model) -> str:
-    traits = model.traits
+def _check_network(opened: Opened, scale: int | None) -> None:
+    if scale is not None and scale != opened.traits.scale:
+        raise UserError(
+            f"--scale {scale}: network {opened.label} enlarges by {opened.traits.scale}; leave --scale out or take "
+            "weights for that scale"
+        )
+    if opened.traits.input == "gt":
+        raise UserError(f"network {opened.label} is a teacher that is given the ground truth: it cannot upscale")
+
+
+def choose_amp(precision: str, device: torch.device, opened: Opened) -> str:
+    """Choose 'no', 'fp16' or 'bf16' for a network.
+
+    Args:
+        precision: 'auto' (fp16 on CUDA), 'fp32', 'fp16' or 'bf16'; an ONNX file has its own.
+
+    Raises:
+        UserError: fp16 on the CPU.
+    """
+    if not opened.network or precision == "fp32" or (precision == "auto" and device.type == "cpu"):
+        return "no"
+    if precision == "fp16" and device.type == "cpu":
+        raise UserError("--precision fp16 needs a CUDA device; on the CPU take fp32 or bf16")
+    return "fp16" if precision == "auto" else precision
+
+
+def fingerprint(opened: Opened, amp: str) -> str:
+    """Make a text that differs between networks, weights and precisions; a resumed video must be of one."""
+    return hashlib.sha256(f"{opened.network} {amp} {opened.digest}".encode()).hexdigest()[:16]
+
+
+def _describe(opened: Opened, device: torch.device, amp: str) -> str:
+    traits = opened.traits
     kind = {
         "image": "an image network",
         "window": f"a video network of {traits.num_frame} frames",
         "recurrent": "a recurrent video network",
     }[traits.mode]
-    precision = {"no": "", "fp16": ", fp16", "bf16": ", bf16"}[model.amp]
-    return f"{model.label}: x{traits.scale}, {kind}, {traits.color.upper()}, on {model.device.type}{precision}"
+    precision = {"no": "", "fp16": ", fp16", "bf16": ", bf16"}[amp]
+    return f"{opened.label}: x{traits.scale}, {kind}, {traits.color.upper()}, on {device.type}{precision}"

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from kdsr_arch.errors import UserError
-from kdsr_arch.infer.networks import build_network, load_pretrained, load_weights, read_weights
+from kdsr_arch.infer.open import load_pretrained, load_weights, read_weights
+from kdsr_arch.registry import build
 from tests.helpers.messages import refuses
 
 NET = {"type": "MSRResNet", "num_feat": 4, "num_block": 1, "upscale": 2}
@@ -16,7 +17,7 @@ NET = {"type": "MSRResNet", "num_feat": 4, "num_block": 1, "upscale": 2}
 
 @pytest.fixture
 def net() -> torch.nn.Module:
-    return build_network(NET)
+    return build("network", NET, "network_g")
 
 
 def store(path: Path, content: object) -> str:
@@ -28,18 +29,18 @@ def store(path: Path, content: object) -> str:
     ("opt", "names"),
     [
         ({"type": "MSRResNett"}, ["network_g.type", "'MSRResNett'", "'MSRResNet'"]),
-        ({"type": "MSRResNet", "feat": 3}, ["network_g", "MSRResNet", "feat"]),
+        ({"type": "MSRResNet", "feat": 3}, ["network_g.feat", "MSRResNet", "'num_feat'"]),
     ],
 )
 def test_faults_in_the_options(opt: dict, names: list[str]) -> None:
     with refuses(*names):
-        build_network(opt)
+        build("network", opt, "network_g")
 
 
 @pytest.mark.parametrize("key", [None, "params", "params_ema"])
 @pytest.mark.parametrize("form", ["bare", "params", "params_ema", "module"])
 def test_every_form_of_file_is_read(key: str | None, form: str, net: torch.nn.Module, tmp_path: Path) -> None:
-    weights = build_network(NET).state_dict()
+    weights = build("network", NET, "network_g").state_dict()
     held = {
         "bare": weights,
         "params": {"params": weights},
@@ -70,27 +71,30 @@ def test_files_without_weights(content: object, tmp_path: Path) -> None:
 
 
 def test_other_networks_are_told_by_their_keys(net: torch.nn.Module, tmp_path: Path) -> None:
-    wider = build_network({**NET, "num_feat": 6}).state_dict()
+    wider = build("network", {**NET, "num_feat": 6}, "network_g").state_dict()
     path = store(tmp_path / "x.pth", {"params": wider})
     with refuses(path, "MSRResNet", "conv_first.weight (6, 3, 3, 3)", "(4, 3, 3, 3)"):
         load_weights(net, path)
-    deeper = build_network({**NET, "num_block": 2}).state_dict()
+    deep = build("network", {**NET, "num_block": 2}, "network_g")
     with refuses("y.pth", "body.1.conv1.weight", "strict_load"):
-        load_weights(net, store(tmp_path / "y.pth", {"params": deeper}))
+        load_weights(net, store(tmp_path / "y.pth", {"params": deep.state_dict()}))
     with refuses("z.pth", "misses body.1.conv1.weight", "strict_load"):
-        load_weights(build_network({**NET, "num_block": 2}), store(tmp_path / "z.pth", {"params": net.state_dict()}))
+        load_weights(
+            build("network", {**NET, "num_block": 2}, "network_g"),
+            store(tmp_path / "z.pth", {"params": net.state_dict()}),
+        )
 
 
 def test_refused_weights_leave_the_network_alone(net: torch.nn.Module, tmp_path: Path) -> None:
     before = {k: v.clone() for k, v in net.state_dict().items()}
-    path = store(tmp_path / "x.pth", {"params": build_network({**NET, "num_block": 2}).state_dict()})
+    path = store(tmp_path / "x.pth", {"params": build("network", {**NET, "num_block": 2}, "network_g").state_dict()})
     with pytest.raises(UserError):
         load_weights(net, path)
     assert all(torch.equal(v, before[k]) for k, v in net.state_dict().items())
 
 
 def test_what_fits_is_taken_when_not_strict(net: torch.nn.Module, tmp_path: Path) -> None:
-    deeper = build_network({**NET, "num_block": 2}).state_dict()
+    deeper = build("network", {**NET, "num_block": 2}, "network_g").state_dict()
     load_weights(net, store(tmp_path / "x.pth", {"params": deeper}), strict=False)
     assert torch.equal(net.state_dict()["conv_last.weight"], deeper["conv_last.weight"])
     with refuses("y.pth", "MSRResNet", "conv_first.weight", "foreign"):

@@ -1,25 +1,51 @@
-"""An ONNX file as a network that the runner can call: ONNX Runtime behind ``nn.Module``."""
+"""ONNX files as networks that the runner can call: ONNX Runtime behind ``nn.Module``."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from kdsr_arch.errors import UserError
-from kdsr_arch.export.onnx_session import open_session
-from kdsr_arch.infer.traits import Traits
+from kdsr_arch.infer.traits import MODES, Traits
 
-_MODES = ("image", "window", "recurrent")
+
+def open_session(model: bytes | Path, name: str, device: torch.device | str = "cpu") -> Any:
+    """Open an ``onnxruntime.InferenceSession`` with as many threads as torch.
+
+    Args:
+        model: the model itself, or its file.
+        name: what it is called in messages.
+        device: a CUDA device asks for ONNX Runtime's CUDA provider, where it has one.
+
+    Raises:
+        UserError: ONNX Runtime is missing, or refuses the model.
+    """
+    try:
+        import onnxruntime
+    except ImportError:
+        raise UserError(f'{name}: running ONNX needs onnxruntime: pip install "kdsr[export]"') from None
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    options.log_severity_level = 3
+    wanted = ["CUDAExecutionProvider"] if torch.device(device).type == "cuda" else []
+    providers = [p for p in wanted if p in onnxruntime.get_available_providers()] + ["CPUExecutionProvider"]
+    source = model if isinstance(model, bytes) else str(model)
+    try:
+        return onnxruntime.InferenceSession(source, options, providers=providers)
+    except Exception as error:  # its errors have no common base
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(f"{name}: no usable ONNX network ({reason})") from None
 
 
 class OnnxNet(nn.Module):
     """Runs an exported network on ONNX Runtime.
 
     Args:
-        path: the .onnx file; its metadata tell scale, colour, mode and window.
+        path: the .onnx file; its metadata tell scale, color, mode and window.
         device: a CUDA device asks for ONNX Runtime's CUDA provider, where it has one.
 
     Raises:
@@ -36,24 +62,24 @@ class OnnxNet(nn.Module):
         self._length = fixed if isinstance(fixed, int) else 0
 
     def forward(self, x: Tensor) -> Tensor:
-        """As the network that was exported: (B, C, h, w), (B, n, C, h, w) or (B, T, C, h, w).
+        """Run the network as it was exported: on (B, C, h, w), (B, n, C, h, w) or (B, T, C, h, w).
 
         A recurrent network exported for clips of one length is given overlapping clips of that length.
         """
         if not self._length or x.shape[1] == self._length:
             return self._run(x)
-        made: dict[int, Tensor] = {}
+        frames: dict[int, Tensor] = {}
         edge = self._length // 4  # frames at the ends of a clip, which its middle frames are better than
         last = x.shape[1] - self._length
         for start in [*range(0, last, max(self._length - 2 * edge, 1)), last]:
             out = self._run(x[:, start : start + self._length])
-            made |= {start + i: out[:, i] for i in range(self._length) if start + i not in made or i >= edge}
-        return torch.stack([made[i] for i in range(x.shape[1])], 1)
+            frames |= {start + i: out[:, i] for i in range(self._length) if start + i not in frames or i >= edge}
+        return torch.stack([frames[i] for i in range(x.shape[1])], 1)
 
     def _run(self, x: Tensor) -> Tensor:
-        given = np.ascontiguousarray(x.detach().cpu().numpy(), dtype=self._type)
-        made = self.session.run(None, {self._input: given})[0]
-        return torch.from_numpy(made).to(x.device, torch.float32)
+        array = np.ascontiguousarray(x.detach().cpu().numpy(), dtype=self._type)
+        out = self.session.run(None, {self._input: array})[0]
+        return torch.from_numpy(out).to(x.device, torch.float32)
 
 
 def _traits(path: Path, metadata: dict[str, str]) -> Traits:
@@ -66,7 +92,7 @@ def _traits(path: Path, metadata: dict[str, str]) -> Traits:
         raise UserError(
             f"{path}: its metadata do not tell what the network wants ({error}); write the file with kdsr export"
         ) from None
-    if mode not in _MODES:
-        raise UserError(f"{path}: metadata 'mode' is '{mode}', expected one of {', '.join(_MODES)}")
+    if mode not in MODES:
+        raise UserError(f"{path}: metadata 'mode' is '{mode}', expected one of {', '.join(MODES)}")
     upsampled = metadata.get("upsampled_input", "false").lower() in ("true", "1")
     return Traits(mode, scale, num_frame, color, upsampled, multiple, min_size=min_size, min_clip=min_clip)

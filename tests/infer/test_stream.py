@@ -5,8 +5,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from kdsr_arch.infer.stream import pieces
 from kdsr_arch.infer.traits import Traits
-from kdsr_arch.upscale.chunks import Piece, pieces
 from tests.helpers.messages import refuses
 
 
@@ -15,13 +15,13 @@ def test_every_frame_once_with_its_context(total, count, context, skipped):
     skipped = min(skipped, total)
     before = list(range(max(skipped - context, 0), skipped))
     seen = []
-    for held, first, now in pieces(range(skipped, total), count, context, before):
-        seen += held[first : first + now]
-        low, high = held[first], held[first + now - 1]
-        assert held == list(range(held[0], held[-1] + 1))
-        assert held[0] <= max(low - context, before[0] if before else skipped)
-        assert held[-1] >= min(high + context, total - 1)
-        assert now <= count and len(held) <= count + 2 * context + count
+    for piece, first, now in pieces(range(skipped, total), count, context, before):
+        seen += piece[first : first + now]
+        low, high = piece[first], piece[first + now - 1]
+        assert piece == list(range(piece[0], piece[-1] + 1))
+        assert piece[0] <= max(low - context, before[0] if before else skipped)
+        assert piece[-1] >= min(high + context, total - 1)
+        assert now <= count and len(piece) <= count + 2 * context + count
     assert seen == list(range(skipped, total))
 
 
@@ -30,7 +30,7 @@ def test_every_frame_once_with_its_context(total, count, context, skipped):
 def test_a_stream_is_the_clip(restorer, kind, count):
     lq = torch.rand(7, 3, 14, 18)
     upscaler = restorer(kind)
-    runner = upscaler.model.runner
+    runner = upscaler.runner
     whole = runner.restore(lq) if kind == "bicubic" else runner.restore(lq[None])[0]
     torch.testing.assert_close(torch.stack(list(upscaler.stream(lq, count))), whole, atol=1e-5, rtol=0)
 
@@ -47,13 +47,13 @@ def test_one_image_through_video_networks(restorer):
     lq = torch.rand(3, 12, 12)
     for kind in ("window", "recurrent"):
         upscaler = restorer(kind)
-        whole = upscaler.model.runner.restore(lq.expand(1, 3, 3, 12, 12))[0, 1]
-        torch.testing.assert_close(upscaler.restore(Piece([lq], 0, 1))[0], whole, atol=1e-5, rtol=0)
+        whole = upscaler.runner.restore(lq.expand(1, 3, 3, 12, 12))[0, 1]
+        torch.testing.assert_close(upscaler.piece([lq], [0])[0], whole, atol=1e-5, rtol=0)
 
 
 def test_tiles_are_halved_where_memory_runs_out(restorer):
     upscaler = restorer("bicubic", overlap=8)
-    inner, sizes = upscaler.model.runner.net, []
+    inner, sizes = upscaler.runner.net, []
 
     class Limited(torch.nn.Module):
         traits = Traits("image", 2)
@@ -65,10 +65,10 @@ def test_tiles_are_halved_where_memory_runs_out(restorer):
             return inner(x)
 
     lq = torch.rand(3, 100, 120)
-    expected = upscaler.restore(Piece([lq], 0, 1))
-    upscaler.model.runner.net = Limited()
-    torch.testing.assert_close(upscaler.restore(Piece([lq], 0, 1)), expected, atol=1e-5, rtol=0)
-    assert upscaler.tile == 30 and sizes[0] == (100, 120)
+    expected = upscaler.piece([lq], [0])
+    upscaler.runner.net = Limited()
+    torch.testing.assert_close(upscaler.piece([lq], [0]), expected, atol=1e-5, rtol=0)
+    assert upscaler.tile_of(100, 120) == 30 and sizes[0] == (100, 120)
 
 
 def test_too_little_memory_at_last(restorer):
@@ -80,6 +80,6 @@ def test_too_little_memory_at_last(restorer):
         def forward(self, x):
             raise torch.OutOfMemoryError("CUDA out of memory")
 
-    upscaler.model.runner.net = Never()
+    upscaler.runner.net = Never()
     with refuses("memory", "cpu", 16, "--overlap", "--batch"):
-        upscaler.restore(Piece([torch.rand(3, 64, 64)], 0, 1))
+        upscaler.piece([torch.rand(3, 64, 64)], [0])

@@ -1,0 +1,318 @@
+"""Files of weights, and the networks that they belong to, ready to run."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from kdsr_arch.errors import UserError, nearest
+from kdsr_arch.infer.traits import Traits, traits_of
+from kdsr_arch.io import SAFETENSORS, load_tensors, locate, read_safetensors
+from kdsr_arch.options.yaml_reader import load_yaml, parse_value
+from kdsr_arch.registry import build
+
+METADATA_KEY = "kdsr"
+_PARAM_KEYS = ("params_ema", "params", "state_dict", "model")
+_DOWNLOADS = Path("experiments") / "pretrained_models"
+_SHIPPED = Path(__file__).resolve().parents[1] / "weights"
+
+
+# ------------------------------------------------------------------------------------------------ files of weights
+
+
+def read_weights(path: str | Path, param_key: str | None = None) -> dict[str, Tensor]:
+    """Read the weights in a checkpoint file (.pth or .safetensors) of BasicSR's form, by parameter name.
+
+    Args:
+        path: the file; 'package:NAME/...' is one inside an installed package.
+        param_key: 'params', 'params_ema' (where only the other of the two is there it is taken), another key, or the
+            name of a part of the network ('decoder': entries 'decoder.*', without that prefix);
+            None: whatever weights there are, the averaged ones first.
+
+    Raises:
+        UserError: missing, truncated, not a checkpoint, or without such weights.
+    """
+    place = locate(path)
+    weights = _pick(load_tensors(place), place, param_key)
+    return {k.removeprefix("module."): v for k, v in weights.items()}
+
+
+def _pick(content: Any, path: Path, param_key: str | None) -> Mapping[str, Tensor]:
+    """The weights in a checkpoint; where `param_key` leaves it open the averaged ones are preferred."""
+    whole = content if isinstance(content, Mapping) else {}
+    parts: list[Any] = [*(whole.get(k) for k in _PARAM_KEYS), whole]
+    candidates = [part for part in parts if _is_weights(part)]
+    if param_key is not None and whole:
+        if _is_weights(whole.get(param_key)):
+            return whole[param_key]
+        part = _part(candidates[0], param_key) if candidates else {}
+        if part:
+            return part
+        if param_key not in ("params", "params_ema"):  # these two stand in for each other, and for a bare file
+            keys = ", ".join(map(str, list(whole)[:5]))
+            raise UserError(f"{path}: no weights under '{param_key}'; its keys: {keys}")
+    if not candidates:
+        raise UserError(f"{path}: holds no network weights")
+    return candidates[0]
+
+
+def _is_weights(value: Any) -> bool:
+    return isinstance(value, Mapping) and bool(value) and all(isinstance(v, Tensor) for v in value.values())
+
+
+def _part(weights: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:
+    """The weights of the part of a network called `name`: a student starts as the decoder of its teacher."""
+    bare = {k.removeprefix("module."): v for k, v in weights.items()}
+    return {k.removeprefix(f"{name}."): v for k, v in bare.items() if k.startswith(f"{name}.")}
+
+
+def misfits(net: nn.Module, weights: Mapping[str, Tensor]) -> list[str]:
+    """Say in which ways weights are not a network's: entries that it lacks, that it has not, of another shape."""
+    own = net.state_dict()
+    missing = [k for k in own if k not in weights]
+    foreign = [k for k in weights if k not in own]
+    shapes = [f"{k} {tuple(weights[k].shape)} instead of {tuple(own[k].shape)}" for k in _reshaped(own, weights)]
+    faults = [f"misses {_some(missing)}"] if missing else []
+    faults += [f"has {_some(foreign)}, which the network has not"] if foreign else []
+    return faults + ([f"has other shapes: {_some(shapes)}"] if shapes else [])
+
+
+def _reshaped(own: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> list[str]:
+    return [k for k in own if k in weights and own[k].shape != weights[k].shape]
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
+
+
+def load_weights(net: nn.Module, path: str | Path, param_key: str | None = None, strict: bool = True) -> None:
+    """Fill `net` from a checkpoint file.
+
+    Args:
+        strict: every parameter must be there with its shape, and no other; otherwise what fits is taken.
+
+    Raises:
+        UserError: the file is unusable (see `read_weights`) or does not fit; the keys are named.
+    """
+    weights, own = read_weights(path, param_key), net.state_dict()
+    reshaped = _reshaped(own, weights)
+    fitting = {k: v for k, v in weights.items() if k in own and k not in reshaped}
+    faults = misfits(net, weights)
+    if faults and (strict or not fitting):
+        raise UserError(
+            f"{path}: does not fit network {type(net).__name__}: {'; '.join(faults)}. Check the network's options, "
+            "or set strict_load to false to take what fits"
+        )
+    net.load_state_dict(fitting, strict=False)
+
+
+def load_pretrained(net: nn.Module, path: Any, label: str) -> bool:
+    """Fill `net` as `path.pretrain_network_LABEL` and its companions say.
+
+    Args:
+        path: the section `path` of the options.
+        label: 'g', 't', 't2', ...
+
+    Returns:
+        Whether the options name weights.
+
+    Raises:
+        UserError: see `load_weights`.
+    """
+    values = path if isinstance(path, Mapping) else path.plain()
+    file, param_key, strict = (
+        values.get(f"{name}_{label}") for name in ("pretrain_network", "param_key", "strict_load")
+    )
+    if not file:
+        return False
+    try:
+        load_weights(net, file, param_key, True if strict is None else strict)
+    except UserError as error:
+        raise UserError(f"path.pretrain_network_{label}: {error}") from None
+    return True
+
+
+# ---------------------------------------------------------------------------------- networks, from whatever names them
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A network ready to run.
+
+    Attributes:
+        net: in evaluation mode, without gradients.
+        traits: how it is called.
+        network: its type and keywords, as in an option file; empty for an ONNX file.
+        weights: the file that it was filled from, if any.
+        digest: SHA-256 of that file.
+    """
+
+    net: nn.Module
+    traits: Traits
+    network: dict[str, Any]
+    weights: Path | None = None
+    digest: str = ""
+
+    @property
+    def label(self) -> str:
+        """A name for people: the file's, or the network's type."""
+        return self.weights.stem if self.weights is not None else type(self.net).__name__
+
+
+def open_network(
+    weights: str | Path | None,
+    network: str | None = None,
+    *,
+    option_file: str | Path | None = None,
+    scale: int | None = None,
+    param_key: str | None = None,
+    device: torch.device | None = None,
+    root: Path | None = None,
+) -> Opened:
+    """Build the network that a file of weights belongs to, and fill it.
+
+    Args:
+        weights: .pth in BasicSR's form, .safetensors, ours or another's, .onnx, or the name of shipped or downloaded
+            weights; None for a network that brings its own or needs none.
+        network: the network as YAML, such as ``{type: FSRCNN, scale: 4}``, or a file of it.
+        option_file: its `network_g` and `scale`. Without this and `network`: what a .safetensors file says of itself,
+            or the YAML file beside the weights.
+        scale: of networks that do not know it.
+        param_key: 'params' or 'params_ema'; absent: the averaged ones where there are any.
+        device: where it runs; the CPU by default.
+        root: the project whose experiments/pretrained_models is searched first.
+
+    Raises:
+        UserError: no such file, no weights, pickled code, an unknown network, or no way to tell which.
+    """
+    device = device or torch.device("cpu")
+    if network is not None and os.path.isfile(network):
+        network, option_file = None, network
+    path = find_weights(str(weights), root) if weights is not None else None
+    digest = hashlib.sha256(path.read_bytes()).hexdigest() if path is not None else ""
+    if path is not None and path.suffix.lower() == ".onnx":
+        from kdsr_arch.infer.onnx_net import OnnxNet
+
+        onnx = OnnxNet(path, device)
+        return Opened(onnx.eval(), onnx.traits, {}, path, digest)
+    spec, known_scale = _spec(path, option_file, network)
+    net = build("network", spec, "network")
+    brings_own = bool(getattr(net, "pretrained", False))
+    if path is not None and (path.suffix.lower() == SAFETENSORS or not brings_own):
+        load_weights(net, path, param_key)
+    elif path is None and not brings_own and any(True for _ in net.parameters()):
+        raise UserError(f"network {spec['type']} has parameters: give its weights with --weights FILE")
+    net = net.eval().requires_grad_(False).to(device)
+    return Opened(net, traits_of(net, scale or known_scale), spec, path, digest)
+
+
+def find_weights(name: str, root: Path | None = None) -> Path:
+    """Find a file as named, the user's download of that name, or the weights shipped under it.
+
+    Args:
+        name: a path, 'package:NAME/...', or the name of a file without its ending.
+        root: the project whose experiments/pretrained_models is searched first; then that of the current folder.
+
+    Raises:
+        UserError: there is none; the message gives the known names.
+    """
+    if os.path.isfile(os.path.expanduser(name)) or name.startswith("package:"):
+        return locate(name)
+    folders = [base / _DOWNLOADS for base in (root, Path.cwd()) if base is not None] + [_SHIPPED]
+    known = {
+        file.stem: file
+        for folder in reversed(folders)
+        for pattern in ("*.onnx", "*.safetensors", "*.pth")
+        for file in sorted(folder.glob(pattern))
+    }
+    if name in known:
+        return known[name]
+    raise UserError(
+        f"{name}: no such file of weights, and none of that name{nearest(name, known)}; known names: "
+        f"{', '.join(sorted(known))}"
+    )
+
+
+def _spec(path: Path | None, option_file: str | Path | None, network: str | None) -> tuple[dict[str, Any], int | None]:
+    """The network's options, and the experiment's scale where an option file tells it."""
+    if network is not None:
+        return parsed_network(network), None
+    if option_file is not None:
+        return _from_option_file(Path(option_file))
+    assert path is not None
+    if path.suffix.lower() == SAFETENSORS:
+        facts = read_metadata(read_safetensors(path)[1], path)
+        if facts is not None:
+            return dict(facts["network"]), int(facts["scale"])
+    beside = option_file_of(path)
+    if beside is None:
+        raise UserError(
+            f"{path}: which network is it? Give its option file (-opt FILE) or the network itself "
+            "(--network '{type: FSRCNN, scale: 4}')"
+        )
+    return _from_option_file(beside)
+
+
+def option_file_of(weights: Path) -> Path | None:
+    """Find the file that tells the network of ``weights``, if there is one.
+
+    It is the YAML file of the same name beside them, or the option file of the experiment (NAME/models/net_g_N.pth).
+    """
+    if weights.with_suffix(".yml").is_file():
+        return weights.with_suffix(".yml")
+    folder = weights.resolve().parent
+    files = sorted((folder.parent if folder.name == "models" else folder).glob("*.yml"))
+    return files[0] if len(files) == 1 else None
+
+
+def parsed_network(text: str) -> dict[str, Any]:
+    """Read a network from a text such as ``{type: FSRCNN, scale: 4}``, with its braces or without.
+
+    Raises:
+        UserError: it is no YAML, or names none.
+    """
+    stripped = text.strip()
+    try:
+        spec = parse_value(stripped if stripped.startswith("{") or "\n" in stripped else f"{{{stripped}}}")
+    except UserError:
+        spec = None
+    if not isinstance(spec, dict) or not isinstance(spec.get("type"), str):
+        raise UserError(
+            f"--network '{text[:200]}': neither a file nor a network in YAML, such as '{{type: FSRCNN, scale: 4}}'"
+        )
+    return spec
+
+
+def _from_option_file(path: Path) -> tuple[dict[str, Any], int | None]:
+    options = load_yaml(path)
+    spec = options.get("network_g", options.get("network", options))
+    if not isinstance(spec, Mapping) or not isinstance(spec.get("type"), str):
+        raise UserError(f"{path}: has neither network_g nor network with a type")
+    scale = options.get("scale") if spec is not options else None
+    return dict(spec), scale if isinstance(scale, int) else None
+
+
+def read_metadata(metadata: Mapping[str, str], path: Path) -> dict[str, Any] | None:
+    """Read what an exported file says of itself; None where it says nothing.
+
+    Raises:
+        UserError: it names no network or no scale.
+    """
+    if METADATA_KEY not in metadata:
+        return None
+    try:
+        facts = json.loads(metadata[METADATA_KEY])
+    except (ValueError, RecursionError):
+        facts = None
+    network, scale = (facts.get("network"), facts.get("scale")) if isinstance(facts, dict) else (None, None)
+    if not isinstance(network, dict) or not isinstance(network.get("type"), str) or not isinstance(scale, int):
+        raise UserError(f"{path}: its metadata cannot be read; export it again")
+    return facts

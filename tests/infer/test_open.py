@@ -1,0 +1,132 @@
+"""Which network a file of weights belongs to: what lies beside it, names, ONNX, and what is said otherwise."""
+
+import cv2
+import numpy as np
+import pytest
+import torch
+import yaml
+
+from kdsr_arch.cli import main
+from kdsr_arch.infer.open import find_weights, open_network
+from kdsr_arch.infer.runner import Runner
+from kdsr_arch.infer.stream import Restorer
+from kdsr_arch.registry import build
+from kdsr_arch.upscale.dispatch import fingerprint
+from tests.helpers.messages import missing, refuses
+
+TINY = {
+    "type": "VESPCN",
+    "scale": 2,
+    "num_feat": 8,
+    "num_hr_feat": 4,
+    "num_block": 1,
+    "num_flow_feat": 4,
+    "base": "bicubic",
+}
+
+
+def write_weights(path):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    net = build("network", TINY, "network_g")
+    torch.save({"params": net.state_dict()}, path)
+    return net.eval()
+
+
+def restored(opened):
+    lq = torch.rand(3, 12, 14, generator=torch.Generator().manual_seed(1))
+    restorer = Restorer(Runner(opened.net, opened.traits), torch.device("cpu"))
+    return restorer.piece([lq, lq.flip(1), lq], [1])
+
+
+def test_the_network_lies_beside_the_weights(tmp_path):
+    net = write_weights(tmp_path / "student.pth")
+    with refuses("student.pth", "-opt", "--network"):
+        open_network(str(tmp_path / "student.pth"))
+    (tmp_path / "student.yml").write_text(yaml.safe_dump({"network": TINY, "scale": 2}))
+    model = open_network(str(tmp_path / "student.pth"))
+    assert model.traits.scale == 2 and model.label == "student" and model.traits.num_frame == 3
+    said = open_network(str(tmp_path / "student.pth"), yaml.safe_dump(TINY, default_flow_style=True).strip())
+    torch.testing.assert_close(restored(model), restored(said))
+    assert sum(p.numel() for p in model.net.parameters()) == sum(p.numel() for p in net.parameters())
+
+
+def test_the_option_file_of_a_run(tmp_path):
+    write_weights(tmp_path / "experiments" / "run" / "models" / "net_g_5.pth")
+    (tmp_path / "experiments" / "run" / "train.yml").write_text(yaml.safe_dump({"network_g": TINY, "scale": 2}))
+    assert open_network(str(tmp_path / "experiments" / "run" / "models" / "net_g_5.pth")).traits.scale == 2
+
+
+def test_names(tmp_path):
+    folder = tmp_path / "experiments" / "pretrained_models"
+    write_weights(folder / "Tiny_x2.pth")
+    (folder / "Tiny_x2.yml").write_text(yaml.safe_dump({"network": TINY}))
+    assert find_weights("Tiny_x2", tmp_path) == folder / "Tiny_x2.pth"
+    assert open_network("Tiny_x2", root=tmp_path).traits.scale == 2
+    with refuses("tiny_x", near="Tiny_x2"):
+        find_weights("tiny_x", tmp_path)
+
+
+def test_changed_weights_have_another_fingerprint(tmp_path):
+    prints = []
+    for seed in (0, 1):
+        torch.manual_seed(seed)
+        write_weights(tmp_path / "s.pth")
+        opened = open_network(str(tmp_path / "s.pth"), str(TINY).replace("'", ""))
+        prints += [fingerprint(opened, "no"), fingerprint(opened, "bf16")]
+    assert len(set(prints)) == 4
+
+
+@pytest.mark.parametrize(
+    ("network", "names"),
+    [
+        ("type: Nothing", ["network.type", "'Nothing'"]),
+        ("{type: [}", ["--network '{type: [}'", "YAML"]),
+        ("nothing", ["--network", "nothing", "{type: FSRCNN, scale: 4}"]),
+        ("{type: VESPCN}", ["VESPCN", "--weights FILE"]),
+    ],
+)
+def test_texts_that_name_no_network(network, names):
+    with refuses(*names):
+        open_network(None, network)
+
+
+@pytest.mark.parametrize(
+    ("flags", "names"),
+    [
+        (["--scale", "4"], ["--scale 4", "Bicubic", 2]),
+        (["--precision", "fp16", "--device", "cpu"], ["--precision fp16", "CUDA"]),
+        (["--tile", "4"], ["--tile 4", "8"]),
+    ],
+)
+def test_flags_that_do_not_fit_the_network(flags, names, tmp_path, capsys):
+    cv2.imwrite(str(tmp_path / "a.png"), np.zeros((8, 8, 3), np.uint8))
+    target = tmp_path / "b.png"
+    network = ["--network", "type: Bicubic, scale: 2"]
+    assert main(["upscale", str(tmp_path / "a.png"), "-o", str(target), *network, *flags]) == 2
+    assert not target.exists() and not missing(capsys.readouterr().err, *names)
+
+
+def test_files_that_are_no_weights(tmp_path):
+    (tmp_path / "a.pth").write_bytes(b"nothing")
+    torch.save(torch.nn.Conv2d(1, 1, 1), tmp_path / "b.pth")
+    with refuses(tmp_path / "a.pth", "damaged"):
+        open_network(str(tmp_path / "a.pth"), str(TINY).replace("'", ""))
+    with refuses(tmp_path / "b.pth", "code"):
+        open_network(str(tmp_path / "b.pth"), str(TINY).replace("'", ""))
+
+
+def test_onnx_files(tmp_path):
+    pytest.importorskip("onnxruntime", reason="the extra 'export' is not installed")
+    pytest.importorskip("onnxscript", reason="the extra 'export' is not installed")
+    from kdsr_arch.export.form import prepare
+    from kdsr_arch.export.formats import to_onnx
+
+    write_weights(tmp_path / "student.pth")
+    (tmp_path / "student.yml").write_text(yaml.safe_dump({"network": TINY}))
+    to_onnx(prepare(open_network(tmp_path / "student.pth")), tmp_path / "exported.onnx")
+    model, onnx = open_network(str(tmp_path / "student.pth")), open_network(str(tmp_path / "exported.onnx"))
+    assert (onnx.traits.mode, onnx.traits.num_frame, onnx.traits.scale) == ("window", 3, 2)
+    torch.testing.assert_close(restored(onnx), restored(model), atol=1e-5, rtol=0)
+    (tmp_path / "broken.onnx").write_bytes(b"nothing")
+    with refuses(tmp_path / "broken.onnx", "ONNX"):
+        open_network(str(tmp_path / "broken.onnx"))
