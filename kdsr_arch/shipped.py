@@ -13,6 +13,11 @@ def option_files() -> Path:
     return next(folder for folder in _OPTIONS if folder.is_dir())
 
 
+def weights_folder() -> Path:
+    """Return the folder of the weights that ship with the package."""
+    return _PACKAGE / "weights"
+
+
 def option_file(path: str | Path) -> Path:
     """Return an option file: the one at ``path``, or else the shipped one that ``options/NAME.yml`` names."""
     path = Path(path)

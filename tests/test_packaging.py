@@ -29,7 +29,7 @@ def test_every_requirement_is_pinned() -> None:
 
 
 def test_shipped_weights_tell_their_network() -> None:
-    folder = ROOT / "experiments" / "pretrained_models"
+    folder = ROOT / "kdsr_arch" / "weights"
     for weights in folder.glob("*.pth"):
         beside = yaml.safe_load(weights.with_suffix(".yml").read_text())
         assert beside["network"]["type"] and beside["scale"]

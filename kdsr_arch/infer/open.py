@@ -18,11 +18,11 @@ from kdsr_arch.infer.traits import Traits, traits_of
 from kdsr_arch.io import SAFETENSORS, load_tensors, locate, read_safetensors
 from kdsr_arch.options.yaml_reader import load_yaml, parse_value
 from kdsr_arch.registry import build
+from kdsr_arch.shipped import weights_folder
 
 METADATA_KEY = "kdsr"
 _PARAM_KEYS = ("params_ema", "params", "state_dict", "model")
 _DOWNLOADS = Path("experiments") / "pretrained_models"
-_SHIPPED = Path(__file__).resolve().parents[1] / "weights"
 
 
 # ------------------------------------------------------------------------------------------------ files of weights
@@ -226,7 +226,7 @@ def find_weights(name: str, root: Path | None = None) -> Path:
     """
     if os.path.isfile(os.path.expanduser(name)) or name.startswith("package:"):
         return locate(name)
-    folders = [base / _DOWNLOADS for base in (root, Path.cwd()) if base is not None] + [_SHIPPED]
+    folders = [base / _DOWNLOADS for base in (root, Path.cwd()) if base is not None] + [weights_folder()]
     known = {
         file.stem: file
         for folder in reversed(folders)

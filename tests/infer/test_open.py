@@ -10,6 +10,7 @@ from kdsr_arch.cli import main
 from kdsr_arch.infer.open import find_weights, open_network
 from kdsr_arch.infer.runner import Runner
 from kdsr_arch.infer.stream import Restorer
+from kdsr_arch.io import locate
 from kdsr_arch.registry import build
 from kdsr_arch.upscale.dispatch import fingerprint
 from tests.helpers.messages import missing, refuses
@@ -64,6 +65,17 @@ def test_names(tmp_path):
     assert open_network("Tiny_x2", root=tmp_path).traits.scale == 2
     with refuses("tiny_x", near="Tiny_x2"):
         find_weights("tiny_x", tmp_path)
+
+
+def test_shipped_weights_are_there_from_any_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    shipped = find_weights("EDVRSlim_x4_demo")
+    named = "package:kdsr_arch/weights/EDVRSlim_x4_demo.pth"
+    assert shipped == locate(named) and shipped.is_file()
+    opened = open_network(named)
+    assert (opened.traits.scale, opened.label, opened.network["type"]) == (4, "EDVRSlim_x4_demo", "EDVRSlim")
+    with refuses("package:kdsr_arch/weights/none.pth", "none.pth"):
+        open_network("package:kdsr_arch/weights/none.pth")
 
 
 def test_changed_weights_have_another_fingerprint(tmp_path):
