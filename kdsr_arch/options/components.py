@@ -202,7 +202,7 @@ def _term_faults(opt: Options, term: TermOptions, key: str) -> Iterator[Fault]:
 def _compares_with_batch(term: TermOptions) -> bool:
     """Tell whether a term compares with the batch itself (`teacher: lq` or `gt`), which needs no teacher."""
     names = [term.teacher] if isinstance(term.teacher, str) else term.teacher
-    return bool(names) and all(name in ("lq", "gt") for name in names or ())
+    return bool(names) and all(name in DATA for name in names or ())
 
 
 def _train_faults(opt: Options, unread: Mapping[str, str]) -> Iterator[Fault]:
