@@ -18,11 +18,11 @@ import numpy as np
 import torch
 
 from benchmarks.record import save
-from kdsr_arch.data.loader import open_dataset
 from kdsr_arch.data.prepare.demo_data import TRAIN_IMAGES, make_demo_images
+from kdsr_arch.data.sets import open_dataset
 from kdsr_arch.data.store.teacher_store import OUTPUT
 from kdsr_arch.distill.teachers import build_teacher
-from kdsr_arch.options import load_options, plain
+from kdsr_arch.options import Options, load_options
 from kdsr_arch.precompute.fill import Plan, fill_store
 from kdsr_arch.precompute.gain import measure_gain
 from kdsr_arch.registry import build
@@ -30,7 +30,7 @@ from kdsr_arch.registry import build
 OPTIONS = Path(__file__).parent.parent / "options" / "train_dat_light.yml"
 
 
-def options(folder: Path, count: int, side: int, batch: int) -> dict:
+def options(folder: Path, count: int, side: int, batch: int) -> Options:
     """The option file's, on the middle of a few photographs."""
     images = make_demo_images(folder / "images") / "train_GT"
     (folder / "train").mkdir()
@@ -38,18 +38,19 @@ def options(folder: Path, count: int, side: int, batch: int) -> dict:
         image = cv2.imread(str(images / Path(name).with_suffix(".png").name))
         top, left = (image.shape[0] - side) // 2, (image.shape[1] - side) // 2
         cv2.imwrite(str(folder / "train" / f"{Path(name).stem}.png"), image[top : top + side, left : left + side])
-    opt = plain(load_options(OPTIONS, is_train=True))
-    opt["datasets"] = {"train": {**opt["datasets"]["train"], "dataroot_gt": str(folder / "train"),
-                                 "batch_size_per_gpu": batch, "num_worker_per_gpu": 0, "use_hflip": False}}  # fmt: skip
+    opt = load_options(OPTIONS, is_train=True)
+    changes = {"dataroot_gt": str(folder / "train"), "batch_size_per_gpu": batch, "num_worker_per_gpu": 0}
+    opt.datasets = {"train": opt.datasets["train"].model_copy(update={**changes, "use_hflip": False})}
     return opt
 
 
 @torch.no_grad()
-def interior_losses(opt: dict, store: Path, samples: int = 3, margin: int = 32) -> list[tuple[float, float]]:
+def interior_losses(opt: Options, store: Path, samples: int = 3, margin: int = 32) -> list[tuple[float, float]]:
     """(live, stored) L1 between an untrained student, which is near bilinear, and the teacher, inside the margin."""
-    dataset = open_dataset({**opt["datasets"]["train"], "teacher_cache": str(store)}, "datasets.train")
+    section = opt.datasets["train"].model_copy(update={"teacher_cache": str(store)})
+    dataset = open_dataset(section, "datasets.train")
     torch.manual_seed(0)
-    student, teacher = build("network", opt["network_g"], "network_g").eval(), build_teacher(opt)
+    student, teacher = build("network", opt.network_g, "network_g").eval(), build_teacher(opt)
     assert teacher is not None
     found = []
     for number in range(samples):
@@ -83,7 +84,7 @@ def main() -> None:
     save(args.out, {"protocol": protocol, **found})
 
 
-def measure(opt: dict, store: Path, label: str, plan: Plan) -> dict:
+def measure(opt: Options, store: Path, label: str, plan: Plan) -> dict:
     """Fill a store and compare: losses inside crops, and the gain in steps (crops) or the border (whole images)."""
     probe = fill_store(opt, store, plan)
     pairs = interior_losses(opt, store)

@@ -29,6 +29,8 @@ from kdsr_arch.device import autocast
 from kdsr_arch.distill.task import DistillTask
 from kdsr_arch.infer.runner import Runner
 from kdsr_arch.infer.traits import traits_of
+from kdsr_arch.options.schema import TeacherOptions
+from kdsr_arch.options.schema_train import TrainOptions
 from kdsr_arch.registry import build
 
 TERMS = {
@@ -78,12 +80,17 @@ NETWORKS = {  # student, teacher, LR size
 }
 
 
+def network(spec: dict[str, Any]) -> nn.Module:
+    """The registered network of that type."""
+    return build("network", spec, "network")
+
+
 def pair_of(preset: str) -> tuple[nn.Module, nn.Module, int]:
     """Student, teacher and LR crop of a preset."""
     student, teacher, size = NETWORKS[preset]
     return (
-        build("network", {"type": "VESPCN", **student}, "network_g"),
-        build("network", {"type": "EDVR", **teacher}, "network_g"),
+        network({"type": "VESPCN", **student}),
+        network({"type": "EDVR", **teacher}),
         size,
     )
 
@@ -97,8 +104,8 @@ def from_options(path: str, args: argparse.Namespace) -> tuple[nn.Module, nn.Mod
         if term.pop("pretrain_iters", None):
             term["lstm"] = "frozen"
     return (
-        build("network", options["network_g"], "network_g"),
-        build("network", options["network_t"], "network_t"),
+        network(options["network_g"]),
+        network(options["network_t"]),
         terms,
     )
 
@@ -121,7 +128,7 @@ def bare_step(student: nn.Module, teacher: nn.Module, lq: Tensor, gt: Tensor, am
     return step
 
 
-def distill_step(task: DistillTask, lq: Tensor, gt: Tensor) -> Callable[[], None]:
+def distill_step(task: DistillTask, batch: dict[str, Tensor]) -> Callable[[], None]:
     """The step as the training loop does it."""
     optimizer = torch.optim.Adam([*task.student.parameters(), *task.train_only_parameters()], 1e-4)
     iteration = 0
@@ -131,7 +138,7 @@ def distill_step(task: DistillTask, lq: Tensor, gt: Tensor) -> Callable[[], None
         iteration += 1
         task.set_stage(iteration)
         optimizer.zero_grad(set_to_none=True)
-        output = task(lq, gt, iteration)
+        output = task(batch, iteration)
         torch.stack(list(output.losses.values())).sum().backward()
         optimizer.step()
         task.after_step(output, iteration)
@@ -154,11 +161,11 @@ def measure(student: nn.Module, teacher: nn.Module, terms: dict[str, Any], args:
     device, size = torch.device(args.device), args.size
     lq = torch.rand(args.batch, args.clip + 4, 3, size, size, device=device)
     gt = torch.rand(args.batch, args.clip, 3, 4 * size, 4 * size, device=device)
-    options = {"pixel_opt": {"type": "CharbonnierLoss"}, "distill_opt": terms, "amp": args.amp}
-    task = DistillTask(student, teacher, options, scale=4, teacher_opt={"amp": args.amp}).to(device)
-    task.dry_run(lq, gt)
-    task.to(device).train()
-    steps = [bare_step(student, teacher, lq, gt, args.amp), distill_step(task, lq, gt)]
+    values = {"pixel_opt": {"type": "CharbonnierLoss"}, "distill_opt": terms, "amp": args.amp}
+    options = TrainOptions.model_validate({"total_iter": 1, "optim_g": {"type": "Adam"}, **values})
+    batch, of_teacher = {"lq": lq, "gt": gt}, TeacherOptions(amp=args.amp)
+    task = DistillTask(student, teacher, options, batch, scale=4, teacher_options=of_teacher).train()
+    steps = [bare_step(student, teacher, lq, gt, args.amp), distill_step(task, batch)]
     for step in steps:
         timed(step, device)
     pairs = [[timed(step, device) for step in steps] for _ in range(args.steps)]
@@ -183,9 +190,7 @@ def every_pair(args: argparse.Namespace) -> dict[str, Any]:
         if student != "VESPCN":  # the others have no motion of their own to train
             terms.pop("motion", None)
         what = f"{student} <- {teacher}, downsample {downsample}"
-        found[what] = told(
-            what, measure(build("network", ours, "network_g"), build("network", theirs, "network_g"), terms, args), args
-        )
+        found[what] = told(what, measure(network(ours), network(theirs), terms, args), args)
     return found
 
 

@@ -32,14 +32,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Fill the store, then measure."""
     from kdsr_arch.errors import UserError
-    from kdsr_arch.options import plain
     from kdsr_arch.precompute.fill import fill_store, plan_of
     from kdsr_arch.precompute.gain import measure_gain, record_gain
 
     if args.crops < 0:
         raise UserError(f"--crops {args.crops}: must be 0 (whole images) or more")
     args.root = None
-    opt = plain(load(args, is_train=True))
+    opt = load(args, is_train=True)
     plan = plan_of(opt, args.taps, args.crops, args.one_orientation)
     probe = fill_store(opt, args.output, plan)
     size = sum(file.stat().st_size for file in args.output.iterdir())

@@ -64,7 +64,7 @@ def run(args: argparse.Namespace) -> int:
 def _dry_run(opt: Options, earlier: list[Options]) -> None:
     """One sample through a training, unless it waits for weights that an earlier part of the sequence writes."""
     from kdsr_arch.options.load import missing_inputs, telling_needs
-    from kdsr_arch.train.trainer import dry_run
+    from kdsr_arch.train.entry import dry_run
 
     missing = [Path(path) for path in missing_inputs(opt)]
     for part in earlier:

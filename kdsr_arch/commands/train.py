@@ -15,12 +15,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Check the options, then train: one training, or the parts of a `sequence`."""
     parts = load_parts(args)
-    from kdsr_arch.options.load import telling_needs
-    from kdsr_arch.train import parts as sequence
-    from kdsr_arch.train import trainer as train
+    from kdsr_arch.train import entry
 
-    if len(parts) > 1:
-        return sequence.main(parts, args)
-    opt = parts[0]()
-    with telling_needs(opt):
-        return train.main(opt, args)
+    return entry.main(parts, args)

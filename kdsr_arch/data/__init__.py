@@ -1,6 +1,6 @@
 """What a sample is: frame sources (LMDB or files), clip and image data sets, degradation, sampling, conversion.
 
 A :class:`~kdsr_arch.data.sources.FrameSource` gives uint8 RGB frames by key. A data set turns frames into tensors
-with ``sample(index, rng)``. :mod:`~kdsr_arch.data.sampling` decides, from the seed alone, which index and which
+with ``sample(index, rng)``. :mod:`~kdsr_arch.data.loader` decides, from the seed alone, which index and which
 random numbers belong to each place of each batch.
 """

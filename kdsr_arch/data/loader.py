@@ -1,77 +1,211 @@
-"""Data sets and their loaders from options, with faults told in one sentence."""
+"""Training batches: which sample goes where, from the seed alone; loaded by workers and copied to the device ahead.
+
+Position p = (iteration * micro-batches + micro-batch) * global batch + index in the global batch; epoch p // len(data
+set) is a seeded permutation, so p gives the data set's index; and the sample's random numbers come from (seed,
+iteration, index in the iteration's whole batch). Nothing remembers what came before: workers, ranks and restarts change
+nothing.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from itertools import islice
-from pathlib import Path
-from typing import Any
+import functools
+import random
+from collections import deque
+from collections.abc import Iterable, Iterator
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch
+from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 
-from kdsr_arch.data.prefetch import ahead_on_device
-from kdsr_arch.data.sampling import build_train_loader
+from kdsr_arch.data.store.lmdb_store import close_all
+from kdsr_arch.data.store.teacher_store import TeacherStore
 from kdsr_arch.errors import UserError
-from kdsr_arch.log import get_logger
-from kdsr_arch.options.schema_data import DatasetOptions
+from kdsr_arch.options.schema import Options
 from kdsr_arch.parallel import distributed
-from kdsr_arch.registry import build
+from kdsr_arch.signals import leave_signals_to_parent
+
+_QUEUE = 2  # batches that each worker loads ahead
 
 
-def open_dataset(opt: Mapping[str, Any], key: str) -> Any:
-    """Make the registered data set that `opt` describes.
+class SampleKey(NamedTuple):
+    """One place of one batch: what a worker needs to make the sample."""
+
+    iteration: int
+    index_in_batch: int  # in the batch that all ranks and all micro-batches of the iteration form
+    dataset_index: int
+
+
+@functools.lru_cache(maxsize=2)
+def epoch_permutation(seed: int, epoch: int, length: int) -> np.ndarray:
+    """The order of the data set's indices in one epoch."""
+    return np.random.default_rng([seed, epoch, 0x0E]).permutation(length)
+
+
+class PlannedSampler(Sampler[list[SampleKey]]):
+    """Yields the batches of one rank, from ``start_iter`` to ``total_iter``; ``accumulation`` batches an iteration.
 
     Args:
-        opt: `type` and its options.
-        key: where it stands in the option file, for messages.
+        length: of the data set.
+        repeat: how often an epoch repeats each index.
+        batch: samples per rank and micro-batch.
+        seed: of the order.
+        rank, world: this process among all of them; rank r takes the r-th slice of each global batch.
+        start_iter, total_iter: iterations done before, and in the end.
+        accumulation: micro-batches that one optimizer step gathers.
+    """
+
+    def __init__(
+        self,
+        length: int,
+        batch: int,
+        seed: int,
+        *,
+        repeat: int = 1,
+        rank: int = 0,
+        world: int = 1,
+        start_iter: int = 0,
+        total_iter: int = 1,
+        accumulation: int = 1,
+    ) -> None:
+        if length < 1 or batch < 1 or accumulation < 1 or not 0 <= rank < world:
+            raise ValueError(f"no batches of {batch} x {accumulation} from {length} samples, rank {rank} of {world}")
+        self.length, self.repeat, self.batch, self.seed = length, repeat, batch, seed
+        self.rank, self.world, self.accumulation = rank, world, accumulation
+        self.start_iter, self.total_iter = start_iter, total_iter
+
+    def __len__(self) -> int:
+        return max(0, self.total_iter - self.start_iter) * self.accumulation
+
+    def __iter__(self) -> Iterator[list[SampleKey]]:
+        for iteration in range(self.start_iter, self.total_iter):
+            for micro in range(self.accumulation):
+                first = (micro * self.world + self.rank) * self.batch
+                yield [self.key(iteration, first + offset) for offset in range(self.batch)]
+
+    def key(self, iteration: int, index_in_batch: int) -> SampleKey:
+        """What belongs at one place of an iteration's whole batch."""
+        position = iteration * self.batch * self.world * self.accumulation + index_in_batch
+        epoch, rest = divmod(position, self.length * self.repeat)
+        index = int(epoch_permutation(self.seed, epoch, self.length * self.repeat)[rest]) % self.length
+        return SampleKey(iteration, index_in_batch, index)
+
+
+class SeededDataset(Dataset):
+    """Makes the sample of a :class:`SampleKey`, its random numbers from seed, iteration and index in batch alone.
+
+    A data set with ``sample(index, rng)`` gets its own generator. Any other draws from the global generators of
+    ``random``, NumPy and torch, which are seeded for the call and put back after it.
+    """
+
+    def __init__(self, dataset: Dataset, seed: int) -> None:
+        self.dataset, self.seed = dataset, seed
+
+    def __getitem__(self, key: SampleKey) -> Any:
+        entropy = [self.seed, key.iteration, key.index_in_batch]
+        if hasattr(self.dataset, "sample"):
+            return self.dataset.sample(key.dataset_index, np.random.default_rng(entropy))
+        states = random.getstate(), np.random.get_state(), torch.get_rng_state()
+        try:
+            first, second, third = (int(s) for s in np.random.SeedSequence(entropy).generate_state(3))
+            random.seed(first)
+            np.random.seed(second)
+            torch.default_generator.manual_seed(third)
+            return self.dataset[key.dataset_index]
+        finally:
+            random.setstate(states[0])
+            np.random.set_state(states[1])
+            torch.set_rng_state(states[2])
+
+
+def first_sample(dataset: Dataset, seed: int) -> dict[str, Any]:
+    """The first sample of a training as a batch of one, made in this process; no worker is started.
 
     Raises:
-        UserError: unknown type, or data that is missing or at fault.
+        UserError: it cannot be read.
     """
-    try:
-        for part in (opt, *opt.get("datasets", ())):
-            _prepare(part)
-    except OSError as error:
-        raise UserError(f"{key}: {error.filename or ''}: {error.strerror or error}") from None
-    given = {name: value for name, value in opt.items() if name != "phase"}
-    offer = {name: opt[name] for name in ("phase", "scale", "name") if opt.get(name) is not None}
-    return build("data set", DatasetOptions.model_validate(given), key, offer=offer)
+    key = SampleKey(0, 0, int(epoch_permutation(seed, 0, len(dataset))[0]))  # type: ignore[arg-type]
+    sample = default_collate([SeededDataset(dataset, seed)[key]])
+    close_all()  # workers are forked from this process and must inherit no open store
+    return sample
 
 
-def _prepare(opt: Mapping[str, Any]) -> None:
-    """Make the data that `prepare` names where `dataroot_gt` expects them, unless they are there.
+# ------------------------------------------------------------------------------------------------------------- workers
 
-    A `dataroot_gt` of another name than the recipe makes is left to be told as missing: nothing is written there.
+
+class _Failure(str):
+    """A sentence about bad data on its way from a worker; DataLoader would wrap the error in a traceback."""
+
+
+class _Guarded(SeededDataset):
+    """Hands a UserError on as a :class:`_Failure`."""
+
+    def __getitem__(self, key: SampleKey) -> Any:
+        try:
+            return super().__getitem__(key)
+        except UserError as error:
+            return _Failure(error)
+
+
+def _collate(samples: list[Any]) -> Any:
+    failures = [sample for sample in samples if isinstance(sample, _Failure)]
+    return failures[0] if failures else default_collate(samples)
+
+
+def _start_worker(worker: int) -> None:
+    """One thread per worker: parallelism comes from the workers."""
+    import cv2
+
+    leave_signals_to_parent(needed_to_save=True)
+    cv2.setNumThreads(0)
+    torch.set_num_threads(1)
+
+
+def _loader(dataset: Dataset, sampler: PlannedSampler, workers: int) -> DataLoader:
+    return DataLoader(
+        _Guarded(dataset, sampler.seed),
+        batch_sampler=sampler,
+        collate_fn=_collate,
+        num_workers=workers,
+        worker_init_fn=_start_worker,
+        prefetch_factor=_QUEUE if workers else None,
+        pin_memory=torch.cuda.is_available(),
+        # it draws a base seed when it starts: from a generator of its own, so that the training's stays as it is
+        generator=torch.Generator().manual_seed(0),
+    )
+
+
+# ------------------------------------------------------------------------------------------------------------- batches
+
+
+def to_device(batch: Any, device: torch.device, channels_last: bool = False) -> Any:
+    """The tensors of a batch (in mappings, lists and tuples as well) on ``device``; copies from pinned memory overlap.
+
+    Args:
+        channels_last: give images (B, C, H, W) that memory order.
     """
-    root = Path(opt.get("dataroot_gt") or "")
-    if not opt.get("prepare") or distributed.from_main(root.exists()):  # one answer: another may see it half made
-        return
-    from kdsr_arch.data.prepare.demo_data import make_demo_clips, make_demo_images
-
-    make, suffix = {"demo": (make_demo_clips, ".lmdb"), "images": (make_demo_images, "")}[opt["prepare"]]
-    if root.name not in (f"train_GT{suffix}", f"test_GT{suffix}"):
-        return
-    get_logger().info(f"{root} is missing: making it (prepare: {opt['prepare']}; once, some seconds)")
-    if distributed.is_main():
-        make(root.parent)
-    distributed.barrier()
-
-
-def phase_sets(opt: Mapping[str, Any], phase: str) -> dict[str, Any]:
-    """Open every data set of a phase: 'val' opens `val`, `val_2`, ..."""
-    keys = [k for k in opt["datasets"] if k.split("_")[0] == phase]
-    return {k: open_dataset(opt["datasets"][k], f"datasets.{k}") for k in keys}
+    if isinstance(batch, torch.Tensor):
+        layout = torch.channels_last if channels_last and batch.dim() == 4 else torch.preserve_format
+        return batch.to(device, non_blocking=True, memory_format=layout)
+    if isinstance(batch, dict):
+        return {key: to_device(value, device, channels_last) for key, value in batch.items()}
+    if isinstance(batch, (list, tuple)) and not hasattr(batch, "_fields"):
+        return type(batch)(to_device(value, device, channels_last) for value in batch)
+    return batch
 
 
 class Batches(Iterator[dict[str, Any]]):
-    """One batch for each iteration, its micro-batches joined.
+    """The micro-batches that a sampler plans, on a device; on CUDA the next one is copied while the caller works.
 
-    To be closed: workers that outlive it would be waited for when the program ends.
+    An error of drawing a batch is raised when that batch is due: those before it are given. To be closed: workers that
+    outlive it would be waited for when the program ends.
 
     Args:
-        loader: gives `accumulation` batches for each iteration, one after the other.
-        device: where they are wanted; on CUDA an iteration's worth is copied ahead.
-        ahead: whether to draw ahead on the CPU as well, which gains nothing there.
+        dataset: ours or BasicSR's, in its training phase.
+        sampler: which samples make each micro-batch.
+        workers: loader processes; 0 loads in this one.
+        device: where the batches are wanted.
+        channels_last: memory order of images.
 
     Raises:
         UserError: a sample that cannot be read.
@@ -79,60 +213,95 @@ class Batches(Iterator[dict[str, Any]]):
 
     def __init__(
         self,
-        loader: Any,
-        accumulation: int = 1,
+        dataset: Dataset,
+        sampler: PlannedSampler,
+        workers: int = 0,
         device: torch.device | str = "cpu",
-        ahead: bool = False,
+        channels_last: bool = False,
     ) -> None:
-        device = torch.device(device)
-        depth = accumulation if ahead or device.type == "cuda" else 0
-        self._source, self._accumulation = ahead_on_device(loader, device, depth), accumulation
-        self._held: list[dict[str, Any]] = []
-
-    def peek(self) -> dict[str, Any] | None:
-        """The batch that comes next, None at the end."""
-        if not self._held:
-            self._held = [batch for batch in (self._draw(),) if batch is not None]
-        return self._held[0] if self._held else None
+        self._device, self._channels_last = torch.device(device), channels_last
+        on_cuda = self._device.type == "cuda"
+        self._stream = torch.cuda.Stream(self._device) if on_cuda else None
+        self._ahead = int(on_cuda)  # batches under way while the caller works on the last
+        self._waiting: deque[tuple[Any, torch.cuda.Event | None]] = deque()
+        self._failure: Exception | None = None
+        self._source: Iterator[Any] | None = iter(_loader(dataset, sampler, workers))  # starts the workers
 
     def __next__(self) -> dict[str, Any]:
-        batch = self._held.pop() if self._held else self._draw()
-        if batch is None:
-            raise StopIteration
+        while self._source is not None and len(self._waiting) <= self._ahead:
+            self._draw()
+        if not self._waiting:
+            failure, self._failure = self._failure, None
+            raise failure or StopIteration
+        batch, copied = self._waiting.popleft()
+        if copied is not None:
+            current = torch.cuda.current_stream(self._device)
+            current.wait_event(copied)
+            _keep(batch, current)
         return batch
 
-    def _draw(self) -> dict[str, Any] | None:
-        parts = list(islice(self._source, self._accumulation))
-        if len(parts) <= 1:
-            return parts[0] if parts else None
-        joined: dict[str, Any] = {k: torch.cat([p[k] for p in parts]) for k in ("lq", "gt")}
-        if "teacher" in parts[0]:
-            joined["teacher"] = {k: torch.cat([p["teacher"][k] for p in parts]) for k in parts[0]["teacher"]}
-        return {**parts[0], **joined}
+    def _draw(self) -> None:
+        """Put one more batch under way; there are no more after the last, or after a failure."""
+        assert self._source is not None
+        try:
+            batch = next(self._source)
+            if isinstance(batch, _Failure):
+                raise UserError(str(batch))
+            self._waiting.append(self._copied(batch))
+        except Exception as error:
+            self._failure = None if isinstance(error, StopIteration) else error
+            self._source = None
+
+    def _copied(self, batch: Any) -> tuple[Any, torch.cuda.Event | None]:
+        """The copy, and what tells when it is whole."""
+        if self._stream is None:
+            return to_device(batch, self._device, self._channels_last), None
+        with torch.cuda.stream(self._stream):
+            return to_device(batch, self._device, self._channels_last), self._stream.record_event()
 
     def close(self) -> None:
         """Send the workers home; harmless when there are none."""
-        self._source.close()  # reaches the loader's iterator, a generator that ends its workers
+        self._source = None  # the only reference to the loader's iterator, whose end is that of its workers
+        self._waiting.clear()
+
+
+def _keep(batch: Any, stream: torch.cuda.Stream) -> None:
+    """Keep memory that the copying stream made from being given away while ``stream`` still works on it."""
+    if isinstance(batch, torch.Tensor):
+        batch.record_stream(stream)
+    elif isinstance(batch, (dict, list, tuple)):
+        for value in batch.values() if isinstance(batch, dict) else batch:
+            _keep(value, stream)
 
 
 def train_batches(
-    opt: Mapping[str, Any],
-    dataset: Any,
+    opt: Options,
+    dataset: Dataset,
     start: int,
-    rank: int = 0,
-    world: int = 1,
     device: torch.device | str = "cpu",
+    teacher_names: Iterable[str] | None = None,
 ) -> Batches:
-    """The batches of iterations `start` + 1 to `train.total_iter`, on `device`."""
-    accumulation = opt["train"].get("accumulation") or 1
-    loader = build_train_loader(
-        opt["datasets"]["train"],
-        dataset,
-        seed=opt["manual_seed"],
-        rank=rank,
-        world=world,
+    """The micro-batches of this process for iterations ``start`` + 1 to ``train.total_iter``.
+
+    Args:
+        dataset: ``datasets.train``, opened.
+        start: iterations done already.
+        teacher_names: what the batches bring of a stored teacher; None for all that the store holds.
+    """
+    assert opt.train is not None
+    section = opt.datasets["train"]
+    store = getattr(dataset, "teacher", None)
+    if teacher_names is not None and isinstance(store, TeacherStore):
+        store.keep(teacher_names)
+    sampler = PlannedSampler(
+        len(dataset),  # type: ignore[arg-type]
+        section.batch_size_per_gpu or 1,
+        opt.manual_seed,
+        repeat=section.dataset_enlarge_ratio or 1,
+        rank=distributed.rank(),
+        world=distributed.world_size(),
         start_iter=start,
-        total_iter=opt["train"]["total_iter"],
-        accumulation=accumulation,
+        total_iter=opt.train.total_iter,
+        accumulation=opt.train.accumulation,
     )
-    return Batches(loader, accumulation, device)
+    return Batches(dataset, sampler, section.num_worker_per_gpu, device, opt.train.channels_last)

@@ -75,8 +75,8 @@ def run_demo(out: Path | None = None, iterations: int | None = None) -> Path:
     Raises:
         UserError: missing option files or packages, or a training that failed.
     """
-    from kdsr_arch.data.loader import phase_sets
     from kdsr_arch.data.prepare.demo_data import make_demo_clips
+    from kdsr_arch.data.sets import open_dataset
 
     require_matplotlib()
     began, root = time.monotonic(), project_root(option_file(TEST))
@@ -86,10 +86,10 @@ def run_demo(out: Path | None = None, iterations: int | None = None) -> Path:
     alone, taught = plan("student alone", ALONE, iterations), plan("student + STD", TAUGHT, iterations)
     check_fair(plain(alone.opt), plain(taught.opt))
     train_all([alone, taught], out)
-    base = plain(load_options(option_file(TEST), is_train=False))
-    rows = test_all(base, out, alone, taught)
-    clips = next(iter(phase_sets(base, "test").values()))
-    page = write_demo(rows, clips, out, taught.total)
+    test = load_options(option_file(TEST), is_train=False)
+    rows = test_all(plain(test), out, alone, taught)
+    key, section = next(iter(test.phase("test").items()))
+    page = write_demo(rows, open_dataset(section, f"datasets.{key}"), out, taught.total)
     print(f"Done in {(time.monotonic() - began) / 60:.1f} minutes: {page}", flush=True)
     return page
 

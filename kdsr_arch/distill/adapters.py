@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from kdsr_arch.errors import UserError, nearest
-
-_KEYS = ("type", "kernel_size", "bias", "resize")
-_RESIZES = ("auto", "bilinear", "area", "nearest", "none")
+from kdsr_arch.errors import UserError
+from kdsr_arch.options.schema_train import AdapterOptions
 
 
 class Adapter(nn.Module):
@@ -75,7 +71,7 @@ class Adapter(nn.Module):
 
 
 def build_adapter(
-    spec: str | dict[str, Any],
+    options: str | AdapterOptions,
     student: torch.Size,
     teacher: torch.Size,
     *,
@@ -83,31 +79,23 @@ def build_adapter(
     align_size: bool,
     where: str,
 ) -> Adapter | None:
-    """The adapter that a layer of a term needs, from the shapes of the dry run.
+    """Build the adapter that a layer of a term needs, from the shapes of the dry run.
 
     Args:
-        spec: 'auto': what the loss needs where shapes differ; 'none': never one; or ``{type: conv1x1, bias, resize}``
-            (``convKxK`` for odd K, or ``type: resize`` alone): that one, differing or not.
+        options: 'auto': what the loss needs where shapes differ; 'none': never one; or that one, differing or not.
         student, teacher: shapes of the recorded maps, (F, C, H, W) where anything has to be adapted.
         align_channels, align_size: what the loss asks for.
         where: names the term and layer in error messages.
 
     Raises:
-        UserError: shapes that differ and cannot, or may not, be aligned; an unknown key of ``spec``.
+        UserError: shapes that differ and cannot, or may not, be aligned.
     """
-    if isinstance(spec, dict):
-        return _explicit(spec, student, teacher, where)
-    if spec not in ("auto", "none"):
-        raise UserError(
-            f"{where}: adapter '{spec}' is unknown{nearest(spec, ('auto', 'none'))}: use auto, none or "
-            "{type: conv1x1}"
-        )
     channels = align_channels and len(student) > 1 and student[1] != teacher[1]
     size = align_size and student[2:] != teacher[2:]
-    if not channels and not size:
-        return None
     shapes = f"student {tuple(student)} and teacher {tuple(teacher)}"
-    if spec == "none":
+    if isinstance(options, str) and not channels and not size:
+        return None
+    if options == "none":
         raise UserError(
             f"{where}: shapes differ ({shapes}) and `adapter: none` forbids aligning them: use `adapter: "
             "auto` or tap other modules"
@@ -117,35 +105,8 @@ def build_adapter(
             f"{where}: {shapes} cannot be aligned: adapters take maps of shape (batch, channels, height, "
             "width); tap other modules"
         )
+    if isinstance(options, AdapterOptions):
+        side = (options.kernel_size or 1) if options.type in ("conv", "resize") else int(options.type[-1])
+        both = None if options.type == "resize" else (student[1], teacher[1])
+        return Adapter(both, options.resize or "auto", side, options.bias is None or options.bias)
     return Adapter((student[1], teacher[1]) if channels else None, "auto" if size else "none")
-
-
-def _explicit(spec: dict[str, Any], student: torch.Size, teacher: torch.Size, where: str) -> Adapter:
-    for key in spec:
-        if key not in _KEYS:
-            raise UserError(f"{where}: unknown adapter key '{key}'{nearest(key, _KEYS)}: it takes {', '.join(_KEYS)}")
-    resize = str(spec.get("resize", "auto"))
-    if resize not in _RESIZES:
-        raise UserError(
-            f"{where}: adapter resize '{resize}' is unknown{nearest(resize, _RESIZES)}: use one of "
-            f"{', '.join(_RESIZES)}"
-        )
-    if len(student) != 4 or len(teacher) != 4:
-        raise UserError(
-            f"{where}: an adapter needs maps of shape (batch, channels, height, width), but the taps give "
-            f"student {tuple(student)} and teacher {tuple(teacher)}"
-        )
-    kind = str(spec.get("type", "conv1x1"))
-    if kind == "resize":
-        return Adapter(None, resize)
-    return Adapter((student[1], teacher[1]), resize, _kernel(kind, spec, where), bool(spec.get("bias", True)))
-
-
-def _kernel(kind: str, spec: dict[str, Any], where: str) -> int:
-    sizes = {f"conv{k}x{k}": k for k in (1, 3, 5, 7)} | {"conv": int(spec.get("kernel_size", 1))}
-    if kind not in sizes or sizes[kind] % 2 == 0:
-        raise UserError(
-            f"{where}: adapter type '{kind}' is unknown{nearest(kind, [*sizes, 'resize'])}: use conv1x1, "
-            "conv3x3 or resize"
-        )
-    return sizes[kind]

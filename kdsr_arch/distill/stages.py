@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 
 from torch import nn
 
 from kdsr_arch.errors import UserError, nearest
+from kdsr_arch.options.schema_train import StageOptions
 
 PIXEL = "pixel"
 """What stages call the loss of ``pixel_opt``."""
@@ -19,54 +20,40 @@ class Stage:
     """One stretch of the training.
 
     Attributes:
-        last: its last iteration; the final stage goes on for ever.
-        terms: names of the active terms (``'pixel'`` among them where that loss is active); None for all.
+        last: its last iteration, counted from 1; the final stage goes on for ever.
+        terms: names of the active terms, ``'pixel'`` among them where that loss is active.
         freeze: module paths of the student, and names of terms, whose parameters stand still.
     """
 
     last: float
-    terms: frozenset[str] | None = None
+    terms: frozenset[str]
     freeze: tuple[str, ...] = ()
 
-    def runs(self, name: str) -> bool:
-        """Whether the term is active."""
-        return self.terms is None or name in self.terms
 
+def parse_stages(options: Sequence[StageOptions], terms: Iterable[str], student: nn.Module) -> list[Stage]:
+    """Make the stages of ``train.stages``, each beginning where the one before it ends; one endless stage of none.
 
-def parse_stages(options: Sequence[Mapping[str, Any]] | None, terms: Iterable[str], student: nn.Module) -> list[Stage]:
-    """Stages from ``train.stages``: ``[{iters, terms, freeze}, ...]``; one endless stage when there are none.
+    Args:
+        terms: names of all terms, and ``'pixel'`` where there is a pixel loss.
 
     Raises:
         UserError: a term or module that does not exist, or a stage without any term.
     """
-    stages, last = [], 0
     names = [*terms]
-    for number, spec in enumerate(options or (), start=1):
+    stages, last = [], 0
+    for number, section in enumerate(options, start=1):
         where = f"train.stages[{number}]"
-        last += int(spec["iters"])
-        chosen = spec.get("terms")
-        for name in chosen or ():
-            _known(name, names, f"{where}.terms", "term")
-        if chosen is not None and not chosen:
+        last += section.iters
+        chosen = names if section.terms is None else section.terms
+        if section.terms is not None and not chosen:
             raise UserError(f"{where}.terms: a stage needs a term; name some, or leave `terms` out for all of them")
-        frozen = tuple(spec.get("freeze") or ())
-        for path in frozen:
-            _known(
-                path,
-                [*(n for n, _ in student.named_modules() if n), *(n for n in names if n != PIXEL)],
-                f"{where}.freeze",
-                "module of the student or term",
-            )
-        stages.append(Stage(last, None if chosen is None else frozenset(chosen), frozen))
-    if not stages:
-        return [Stage(float("inf"))]
-    stages[-1] = Stage(float("inf"), stages[-1].terms, stages[-1].freeze)
-    return stages
-
-
-def stage_at(stages: Sequence[Stage], iteration: int) -> Stage:
-    """The stage of an iteration, counted from 1."""
-    return next(stage for stage in stages if iteration <= stage.last)
+        for name in chosen:
+            _known(name, names, f"{where}.terms", "term")
+        parts = [*(n for n, _ in student.named_modules() if n), *(n for n in names if n != PIXEL)]
+        for path in section.freeze:
+            _known(path, parts, f"{where}.freeze", "module of the student or term")
+        stages.append(Stage(last, frozenset(chosen), tuple(section.freeze)))
+    return [*stages[:-1], replace(stages[-1], last=math.inf)] if stages else [Stage(math.inf, frozenset(names))]
 
 
 def _known(name: str, known: list[str], where: str, what: str) -> None:
@@ -74,7 +61,7 @@ def _known(name: str, known: list[str], where: str, what: str) -> None:
         raise UserError(f"{where}: '{name}' is no {what}{nearest(name, known)}")
 
 
-# where batch (and instance) normalisation, and spectral normalisation in its old and new form, keep theirs
+# where batch (and instance) normalization, and spectral normalization in its old and new form, keep what they measure
 _STATISTICS = ("running_mean", "weight_u", "_u")
 
 
@@ -84,7 +71,7 @@ def within(path: str, frozen: Sequence[str]) -> bool:
 
 
 def keepers(net: nn.Module, frozen: Sequence[str] | None = None) -> list[nn.Module]:
-    """The modules of `net` that move statistics, as far as they are in `frozen`; all for None.
+    """Find the modules of `net` that move statistics, as far as they are in `frozen`; all for None.
 
     Dropout is left as it is: it has nothing that could move, and to freeze a module is not to change what it computes.
     """
@@ -97,9 +84,9 @@ def keepers(net: nn.Module, frozen: Sequence[str] | None = None) -> list[nn.Modu
 
 def hold(now: Iterable[nn.Module], before: Iterable[nn.Module]) -> None:
     """Put `now` into evaluation mode, and those of `before` that are not among them back into training mode."""
-    held = {id(module) for module in now}
+    staying = {id(module) for module in now}
     for module in before:
-        if id(module) not in held:
+        if id(module) not in staying:
             module.train()
     for module in now:
         if module.training:

@@ -15,6 +15,9 @@ from kdsr_arch.infer.runner import Runner
 from kdsr_arch.infer.traits import Traits, unwrap
 from kdsr_arch.ops.color import rgb_to_y
 
+Batch = Mapping[str, Any]
+"""A micro-batch: ``lq`` (B, C, h, w) or clips (B, T, C, h, w) with T = N + num_frame - 1; ``gt`` (B, C, H, W), or
+(B, N, C, H, W), where 4-D with clips means N = 1; and, with a stored teacher, ``teacher``: its crops by name."""
 Value = Tensor | tuple[Tensor, ...]
 OUTPUT = "output"
 """The reserved tap name for what the whole network returns."""
@@ -221,56 +224,52 @@ def _some(names: list[str], count: int = 6) -> str:
 
 
 class Side:
-    """Runs the student or the teacher and records taps; a plain object, so that it adds nothing to a state dict.
+    """The student or the teacher as it is run in training; a plain object, so that it adds nothing to a state dict.
 
     Args:
-        net: the network.
+        net: the network, on its device.
         traits: its traits.
-        options: ``amp`` ('no', 'bf16', 'fp16') and ``compile`` (True, a backend's name, or keywords of torch.compile).
         name: 'student' or 'teacher', for messages.
+        amp: precision of its forward pass: 'no', 'bf16', 'fp16'.
+        compiled: whether `compile` compiles it.
     """
 
-    def __init__(self, net: nn.Module, traits: Traits, options: Mapping[str, Any], name: str) -> None:
+    def __init__(self, net: nn.Module, traits: Traits, name: str, amp: str, compiled: bool) -> None:
         self.net, self.traits, self.name = net, traits, name
-        self.amp = options.get("amp") or "no"
-        self._compile = options.get("compile") or False
+        self._precision = autocast(next(net.parameters()).device, amp)
+        self._compiled = compiled
         self._runner = Runner(net, traits)
         self._recorders: dict[tuple[str, ...], Recorder] = {}
         self._copies: frozenset[str] = frozenset()
 
     def resolve(self, name: str, where: str) -> str:
-        """The module path of a tap's name; the term is named where there is none."""
+        """The module path of a tap's name; the error names the term where there is none."""
         try:
             return resolve(self.net, self.traits, name)
         except UserError as error:
             raise UserError(f"{where}.{self.name}: {error}") from None
 
-    def source(self, lq: Tensor, gt: Tensor) -> Tensor:
-        """What the network is given: the LR images, or the ground truth where it is privileged."""
-        return gt if self.traits.input == "gt" else lq
-
-    def run(self, lq: Tensor, clip: int | None, paths: Sequence[str], learn: bool = False) -> tuple[Tensor, Taps]:
-        """The network's output and taps.
+    def run(self, batch: Batch, paths: Sequence[str], learn: bool = False) -> tuple[Tensor, Taps]:
+        """Run the network on a batch: its LR images, or the ground truth where the network is privileged.
 
         Args:
+            paths: modules to record.
             learn: the pass of the dry run, which finds the taps that have to be copied.
+
+        Returns:
+            The network's output and its taps.
         """
         recorder = self._recorder(tuple(paths), learn)
-        with autocast(lq.device, self.amp), recorder as taps:
-            sr = self._runner.forward(lq, clip)
+        with self._precision, recorder as taps:
+            sr = self._runner.forward(batch["gt" if self.traits.input == "gt" else "lq"], _frames_wanted(batch))
         if learn and paths:
             self._copies = recorder.copies if recorder.copies is not None else frozenset(paths)
         return sr, taps
 
     def compile(self) -> None:
-        """Compiles the network where the options ask for it; the network itself stays as it is."""
-        if self._compile:
-            options = (
-                {"backend": self._compile}
-                if isinstance(self._compile, str)
-                else (dict(self._compile) if isinstance(self._compile, Mapping) else {})
-            )
-            self._runner = Runner(compile_network(self.net, **options), self.traits)
+        """Compile the network where the options ask for it; the network itself stays as it is."""
+        if self._compiled:
+            self._runner = Runner(compile_network(self.net), self.traits)
 
     def _recorder(self, paths: tuple[str, ...], learn: bool) -> Recorder:
         if learn:
@@ -281,13 +280,21 @@ class Side:
         return self._recorders[paths]
 
 
+def _frames_wanted(batch: Batch) -> int | None:
+    """Number N of frames to restore; None for images."""
+    lq, gt = batch["lq"], batch["gt"]
+    if lq.dim() == 4:
+        return None
+    return gt.shape[1] if gt.dim() == 5 else 1
+
+
 def flat(images: Tensor) -> Tensor:
     """(B, N, C, H, W) -> (B * N, C, H, W); images (B, C, H, W) stay."""
     return images.flatten(0, 1) if images.dim() == 5 else images
 
 
 def matched_colors(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
-    """Both as luma (BT.601, [0, 1]) where one has a single channel and the other is RGB; else as they are."""
+    """Give both as luma (BT.601, [0, 1]) where one has a single channel and the other is RGB; else as they are."""
     if a.shape[-3] == b.shape[-3]:
         return a, b
     return tuple(rgb_to_y(x.float()) if x.shape[-3] == 3 else x for x in (a, b))  # type: ignore[return-value]

@@ -10,16 +10,18 @@ import torch
 from torch import Tensor, nn
 
 from kdsr_arch.distill import ratios
-from kdsr_arch.distill.stages import PIXEL, Stage, hold, keepers, parse_stages, stage_at, within
-from kdsr_arch.distill.taps import OUTPUT, Feature, Side, flat, fold, matched_colors, stop_inplace
+from kdsr_arch.distill.stages import PIXEL, Stage, hold, keepers, parse_stages, within
+from kdsr_arch.distill.taps import OUTPUT, Batch, Feature, Side, Taps, flat, fold, matched_colors, stop_inplace
 from kdsr_arch.distill.teachers import CachedTeacher
-from kdsr_arch.distill.terms import Term, TermReport, build_loss, table, undisturbed
-from kdsr_arch.distill.weights import TermWeight, parse_weight
+from kdsr_arch.distill.terms import Term, TermReport, TermWeight, table, undisturbed
 from kdsr_arch.errors import UserError
 from kdsr_arch.infer.traits import traits_of
-from kdsr_arch.options.schema_train import DATA
+from kdsr_arch.options.schema import TeacherOptions
+from kdsr_arch.options.schema_train import DATA, TermOptions, TrainOptions
+from kdsr_arch.parallel import distributed
+from kdsr_arch.registry import build
 
-__all__ = ["DistillTask", "TaskOutput", "TermReport"]
+__all__ = ["DistillTask", "TaskOutput"]
 
 
 @dataclass
@@ -27,7 +29,7 @@ class TaskOutput:
     """What one training forward gives.
 
     Attributes:
-        sr: the student's output in its own colour, float32: (B, C, H, W), or (B, N, C, H, W) for clips.
+        sr: the student's output in its own color, float32: (B, C, H, W), or (B, N, C, H, W) for clips.
         losses: the weighted active losses by name: ``l_pix`` for pixel_opt, ``l_NAME`` for a term; their sum is
             trained.
         raw: the same, unweighted; ``l_pix`` is there whenever pixel_opt is.
@@ -41,57 +43,75 @@ class TaskOutput:
 
 
 class DistillTask(nn.Module):
-    """Trains ``student`` by the pixel loss and the terms of ``train_opt``, under ``teacher``.
+    """Trains ``student`` by the pixel loss and the terms of ``options``, under ``teacher``.
 
     The teacher is in eval mode and without gradients; it moves with ``.to(...)`` but is in no ``parameters()``,
     ``state_dict()`` or ``modules()``. ``student`` is used as it is: its state dict holds nothing of the task. Networks
     run under the autocast that their options name, losses in float32 outside of it.
 
+    Making a task is a dry run: both networks run once on the first image or clip of ``sample``, which finds shapes and
+    builds adapters and what losses need of their own. Buffers and random states are afterwards what they were, but for
+    the draws that new parameters took.
+
     Args:
         student: network to train.
         teacher: its teacher, live or read from a store; None where no term needs one.
-        train_opt: ``pixel_opt``, ``distill_opt``, ``stages``, ``amp``, ``compile``.
+        options: ``pixel_opt``, ``distill_opt``, ``stages``, ``amp``, ``compile``.
+        sample: a batch on the device that is trained on; the networks go there.
         scale: of both networks.
-        teacher_opt: ``amp`` and ``compile`` of the teacher alone.
+        teacher_options: ``amp`` and ``compile`` of the teacher alone.
+
+    Attributes:
+        reports: one for each layer of each term, as :meth:`table` prints them.
 
     Raises:
-        UserError: terms, taps or stages that cannot be.
+        UserError: terms or stages that cannot be, taps that do not exist or never fire, shapes that cannot be aligned,
+            outputs of another size than the ground truth.
     """
 
     def __init__(
         self,
         student: nn.Module,
         teacher: nn.Module | CachedTeacher | None,
-        train_opt: Mapping[str, Any],
+        options: TrainOptions,
+        sample: Batch,
         *,
         scale: int,
-        teacher_opt: Mapping[str, Any] | None = None,
+        teacher_options: TeacherOptions | None = None,
     ) -> None:
         super().__init__()
-        self.student = student
-        self._student = Side(student, traits_of(student, scale), train_opt, "student")
+        device = sample["lq"].device
+        self.student = student.to(device)
+        self._student = Side(student, traits_of(student, scale), "student", options.amp, options.compile)
         self._teacher: Side | CachedTeacher | None = None
         if isinstance(teacher, CachedTeacher):
             traits_of(student, teacher.traits.scale)
             self._teacher = teacher
         elif teacher is not None:
-            teacher.requires_grad_(False).eval()
+            teacher.to(device).requires_grad_(False).eval()
             stop_inplace(teacher)
-            self._teacher = Side(teacher, traits_of(teacher, scale), teacher_opt or {}, "teacher")
-        pixel = train_opt.get("pixel_opt")
-        self.pixel = build_loss(pixel, "train.pixel_opt") if pixel else None
-        self._pixel_weight = _pixel_weight(pixel)
-        self.terms = nn.ModuleDict(_build_terms(train_opt.get("distill_opt") or {}))
+            precision = teacher_options or TeacherOptions()
+            self._teacher = Side(teacher, traits_of(teacher, scale), "teacher", precision.amp, precision.compile)
+        pixel = options.pixel_opt
+        # without its loss_weight, which is applied here
+        self.pixel = build("loss", {"type": pixel.type, **pixel.keywords()}, "train.pixel_opt") if pixel else None
+        self._pixel_weight = TermWeight(pixel.loss_weight if pixel and pixel.loss_weight is not None else 1.0)
+        self.terms = nn.ModuleDict(_build_terms(options.distill_opt))
         self._resolve_taps()
         if self.pixel is None and not self.terms:
             raise UserError("train: neither pixel_opt nor distill_opt is given: there is nothing to learn from")
         names = [*self.terms, *([PIXEL] if self.pixel is not None else [])]
-        self._stages = parse_stages(train_opt.get("stages"), names, student)
-        self._trainable = {p: p.requires_grad for p in self.parameters()}
+        self._stages = parse_stages(options.stages, names, student)
         self._frozen: tuple[str, ...] = ()
         self._still: list[nn.Module] = []
         self._watch = ratios.InertWatch()
-        self._reports: list[TermReport] | None = None
+        self._several = distributed.is_distributed()
+        self.to(device)
+        self.reports = self._dry_run({key: _first(sample[key]) for key in ("lq", "gt", "teacher") if key in sample})
+        self._trainable = {p: p.requires_grad for p in self.parameters()}
+        self._student.compile()
+        if self._teacher is not None:
+            self._teacher.compile()
 
     def _resolve_taps(self) -> None:
         for term in self._terms():
@@ -105,6 +125,15 @@ class DistillTask(nn.Module):
             if term.weight.balance is not None and self.pixel is None:
                 raise UserError(f"{term.where}.loss_weight: a balance is against the pixel loss; give train.pixel_opt")
 
+    def _dry_run(self, batch: Batch) -> list[TermReport]:
+        lq = batch["lq"]
+        with torch.no_grad(), undisturbed(self.student), torch.random.fork_rng(_cuda(lq)):
+            theirs = self._teacher_features(self._terms(), batch, learn=True)
+            sr, taps = self._student.run(batch, self._paths(self._terms(), "student"), learn=True)
+            _check_output(sr, batch["gt"])
+            ours = self._features(self._student, sr, taps, lq.shape[0])
+        return [report for term in self._terms() for report in term.setup(*self._pick(term, ours, theirs))]
+
     def _terms(self) -> list[Term]:
         return list(self.terms.values())  # type: ignore[arg-type]
 
@@ -113,50 +142,16 @@ class DistillTask(nn.Module):
             self._teacher.net._apply(fn, recurse)
         return super()._apply(fn, recurse)
 
+    # ------------------------------------------------------------------------------------------- around a training
+
+    def table(self) -> str:
+        """The terms as the dry run met them: term | loss | taps | shapes (one sample) | adapter | weight."""
+        return table(self.reports)
+
     def teacher_names(self) -> set[str]:
         """What the terms of all stages read of the teacher: its output and taps; empty where none needs a teacher."""
         asking = [term for term in self._terms() if term.needs_teacher()]
         return {OUTPUT, *self._paths(asking, "teacher")} if asking else set()
-
-    def feed_teacher(self, values: Mapping[str, Tensor]) -> None:
-        """What a store holds for the next batch (see CachedTeacher); a live teacher needs nothing."""
-        if isinstance(self._teacher, CachedTeacher):
-            self._teacher.feed(values)
-
-    # ----------------------------------------------------------------------------------------- before training
-
-    def dry_run(self, lq: Tensor, gt: Tensor) -> list[TermReport]:
-        """Runs both networks once on the first sample: finds shapes, builds adapters and what losses need of their own.
-
-        Must be called once, with the networks on their device and before the optimizer is built. Buffers and random
-        states are afterwards what they were, but for the draws that new parameters took.
-
-        Returns:
-            One report for each layer of each term, as :meth:`table` prints them.
-
-        Raises:
-            UserError: taps that do not exist or never fire, shapes that cannot be aligned, outputs of another size
-                than ``gt``.
-        """
-        lq, gt = lq[:1], gt[:1]
-        with torch.no_grad(), undisturbed(self.student), torch.random.fork_rng(_cuda(lq)):
-            theirs = self._teacher_features(self._terms(), lq, gt, learn=True)
-            source, clip = self._student.source(lq, gt), _clip(lq, gt)
-            sr, taps = self._student.run(source, clip, self._paths(self._terms(), "student"), learn=True)
-            _check_output(sr, gt)
-            ours = self._features(self._student, self._terms(), sr, taps, lq.shape[0])
-        self._reports = []
-        for term in self._terms():
-            self._reports += term.setup(*self._pick(term, ours, theirs))
-        self._trainable |= {p: p.requires_grad for p in self.parameters() if p not in self._trainable}
-        self._student.compile()
-        if self._teacher is not None:
-            self._teacher.compile()
-        return self._reports
-
-    def table(self) -> str:
-        """The terms as the dry run found them: term | loss | taps | shapes (one sample) | adapter | weight."""
-        return table(self._done(self._reports))
 
     def idle_terms(self, total: int) -> list[str]:
         """A sentence for each term that will not reach the student in ``total`` iterations."""
@@ -164,7 +159,6 @@ class DistillTask(nn.Module):
 
     def train_only_parameters(self) -> list[nn.Parameter]:
         """Adapters' and losses' own parameters, for the optimizer; those that never train are left out."""
-        self._done(self._reports)
         return [p for p in self.terms.parameters() if self._trainable[p]]
 
     def train_only_state(self) -> dict[str, Any]:
@@ -172,7 +166,11 @@ class DistillTask(nn.Module):
         return dict(self.terms.state_dict())
 
     def load_train_only_state(self, state: Mapping[str, Any]) -> None:
-        """Puts a :meth:`train_only_state` back; UserError where it is of other terms or shapes."""
+        """Put a :meth:`train_only_state` back.
+
+        Raises:
+            UserError: it is of other terms or shapes.
+        """
         try:
             self.terms.load_state_dict(dict(state))
         except (RuntimeError, KeyError, TypeError) as error:
@@ -182,39 +180,41 @@ class DistillTask(nn.Module):
 
     # ------------------------------------------------------------------------------------------------ training
 
+    def _stage(self, iteration: int) -> Stage:
+        return next(stage for stage in self._stages if iteration <= stage.last)
+
     def set_stage(self, iteration: int) -> None:
-        """Freezes and thaws as the iteration's stage says: parameters, and the statistics of normalisation layers,
-        which are then used as they stand. Safe to repeat, in any order.
+        """Freeze and thaw as the iteration's stage says: parameters, and the statistics of normalization layers, which
+        are then used as they stand. Safe to repeat, in any order.
         """
         frozen = self._stage(iteration).freeze
         if frozen == self._frozen:
-            hold(self._still, ())  # someone may have called train()
+            if self._still:
+                hold(self._still, ())  # someone may have called train()
             return
         for name, module in (("", self.student), *(("terms." + n, t) for n, t in self.terms.items())):
             for path, param in module.named_parameters():
-                held = name.removeprefix("terms.") in frozen if name else within(path, frozen)
-                param.requires_grad_(self._trainable[param] and not held)
-                param.grad = None if held else param.grad
+                stands = name.removeprefix("terms.") in frozen if name else within(path, frozen)
+                param.requires_grad_(self._trainable[param] and not stands)
+                param.grad = None if stands else param.grad
         parts = [keepers(term) for name, term in self.terms.items() if name in frozen]
         still = [m for m in (*keepers(self.student, frozen), *sum(parts, [])) if m.training or m in self._still]
         hold(still, self._still)
         self._frozen, self._still = frozen, still
 
-    def forward(self, lq: Tensor, gt: Tensor, iteration: int) -> TaskOutput:
+    def forward(self, batch: Batch, iteration: int) -> TaskOutput:
         """One training forward.
 
         Args:
-            lq: (B, C, h, w), or clips (B, T, C, h, w) with T = N + num_frame - 1.
-            gt: (B, C, H, W), or (B, N, C, H, W); 4-D with clips means N = 1.
+            batch: a micro-batch, see :data:`~kdsr_arch.distill.taps.Batch`.
             iteration: counted from 1; it alone decides the active terms and the schedules.
         """
-        self._done(self._reports)
-        stage = self._stage(iteration)
-        active = [t for t in self._terms() if stage.runs(t.name) and t.runs(iteration)]
-        theirs = self._teacher_features(active, lq, gt)
-        sr, taps = self._student.run(self._student.source(lq, gt), _clip(lq, gt), self._paths(active, "student"))
+        lq, gt, stage = batch["lq"], batch["gt"], self._stage(iteration)
+        active = [t for t in self._terms() if t.name in stage.terms and t.runs(iteration)]
+        theirs = self._teacher_features(active, batch)
+        sr, taps = self._student.run(batch, self._paths(active, "student"))
         with torch.autocast(lq.device.type, enabled=False):
-            ours = self._features(self._student, active, sr, taps, lq.shape[0])
+            ours = self._features(self._student, sr, taps, lq.shape[0])
             output = TaskOutput(sr.float())
             if self.pixel is not None:
                 output.raw["l_pix"] = self.pixel(*matched_colors(flat(sr).float(), flat(gt)))
@@ -224,21 +224,29 @@ class DistillTask(nn.Module):
         return output
 
     def _weigh(self, output: TaskOutput, active: list[Term], stage: Stage, iteration: int) -> None:
-        """Fills in weights and weighted losses; a balance without any measurement is measured here."""
+        """Fill in weights and weighted losses; a balance without any measurement is measured here."""
         output.weights["l_pix"] = self._pixel_weight.at(iteration)
         waiting = [t for t in active if t.weight.wants_measure() and t.reaches_student()]
         if waiting and torch.is_grad_enabled():
             self._record(self._norms(output, waiting), output, waiting)
         for term in active:
             output.weights[f"l_{term.name}"] = term.weight_at(iteration)
-        pixel = ["l_pix"] if self.pixel is not None and stage.runs(PIXEL) else []
-        shown = [*pixel, *(f"l_{term.name}" for term in active)]
+        shown = [*(["l_pix"] if PIXEL in stage.terms else []), *(f"l_{term.name}" for term in active)]
         if not shown:
             raise UserError(f"train: no loss is active in iteration {iteration}: check stages and weights")
         output.losses = {name: output.raw[name] * output.weights[name] for name in shown}
 
+    def after_step(self, output: TaskOutput, iteration: int) -> None:
+        """Tell the losses that ask for it their value; to be called after the optimizer's step."""
+        for term in self._terms():
+            name = f"l_{term.name}"
+            if term.listens and name in output.raw:
+                value = {name: float(output.raw[name].detach())}  # waits for the device
+                mean = distributed.mean_values(value) if self._several else value
+                term.loss.after_step(mean[name], iteration)
+
     def measure(self, output: TaskOutput, iteration: int) -> dict[str, float]:
-        """Each term's weighted gradient on the student over the pixel loss's; before ``backward`` of the same forward.
+        """Measure each term's weighted gradient on the student over the pixel loss's, before ``backward``.
 
         Moves the balances on (for the next iteration) and warns once of a term that has gone inert. One backward pass
         per term: call it every ``ratio_freq`` iterations.
@@ -252,9 +260,11 @@ class DistillTask(nn.Module):
         norms = self._norms(output, measured)
         self._record(norms, output, measured)
         pixel = norms["l_pix"] * output.weights["l_pix"]
-        found = {t.name: ratios.ratio(output.weights[f"l_{t.name}"], norms[f"l_{t.name}"], pixel) for t in measured}
-        self._watch.look(found, {t.name for t in measured if t.weight.ramps(iteration)}, iteration)
-        return found
+        measured_ratios = {
+            t.name: ratios.ratio(output.weights[f"l_{t.name}"], norms[f"l_{t.name}"], pixel) for t in measured
+        }
+        self._watch.look(measured_ratios, {t.name for t in measured if t.weight.ramps(iteration)}, iteration)
+        return measured_ratios
 
     def _norms(self, output: TaskOutput, terms: Sequence[Term]) -> dict[str, float]:
         names = ["l_pix", *(f"l_{t.name}" for t in terms)]
@@ -264,44 +274,29 @@ class DistillTask(nn.Module):
         for term in terms:
             term.weight.record(norms["l_pix"] * output.weights["l_pix"], norms[f"l_{term.name}"])
 
-    def after_step(self, output: TaskOutput, iteration: int) -> None:
-        """To be called after the optimizer's step: tells the losses that ask for it their value."""
-        for term in self._terms():
-            if f"l_{term.name}" in output.raw:
-                term.after_step(output.raw[f"l_{term.name}"], iteration)
-
     # ------------------------------------------------------------------------------------------------- features
-
-    def _stage(self, iteration: int) -> Stage:
-        return stage_at(self._stages, iteration)
 
     @staticmethod
     def _paths(terms: Sequence[Term], side: str) -> list[str]:
         return sorted({path for term in terms for path in getattr(term, side)} - {OUTPUT, *DATA})
 
-    def _teacher_features(
-        self, terms: Sequence[Term], lq: Tensor, gt: Tensor, learn: bool = False
-    ) -> dict[str, Feature]:
+    def _teacher_features(self, terms: Sequence[Term], batch: Batch, learn: bool = False) -> dict[str, Feature]:
         """The teacher's taps, detached, and the batch; its forward is skipped where no term wants it."""
-        data = {name: Feature(flat(images), lq.shape[0]) for name, images in zip(DATA, (lq, gt), strict=True)}
+        count = batch["lq"].shape[0]
+        data = {name: Feature(flat(batch[name]), count) for name in DATA}
         terms = [t for t in terms if t.needs_teacher()]
         if not terms:
             return data
         side = self._teacher
         assert side is not None
         with torch.no_grad():
-            sr, taps = side.run(side.source(lq, gt), _clip(lq, gt), self._paths(terms, "teacher"), learn)
-            return self._features(side, terms, sr, taps, lq.shape[0]) | data
+            sr, taps = side.run(batch, self._paths(terms, "teacher"), learn)
+            return self._features(side, sr, taps, count) | data
 
     @staticmethod
-    def _features(
-        side: Side | CachedTeacher, terms: Sequence[Term], sr: Tensor, taps: Mapping, batch: int
-    ) -> dict[str, Feature]:
+    def _features(side: Side | CachedTeacher, sr: Tensor, taps: Taps, batch: int) -> dict[str, Feature]:
         recurrent = side.traits.mode == "recurrent"
-        features = {
-            path: fold(taps.fires(path), batch, recurrent, f"tap '{path}' of the {side.name}")  # type: ignore
-            for path in taps
-        }
+        features = {path: fold(taps.fires(path), batch, recurrent, f"tap '{path}' of the {side.name}") for path in taps}
         return features | {OUTPUT: Feature(flat(sr), batch)}
 
     def _pick(
@@ -309,43 +304,27 @@ class DistillTask(nn.Module):
     ) -> tuple[list[Feature], list[Feature]]:
         student, teacher = [ours[p] for p in term.student], [theirs[p] for p in term.teacher]
         for layer, (mine, other) in enumerate(zip(term.student, term.teacher, strict=False)):
-            if mine == other == OUTPUT or other in DATA:  # images are compared in the colour that both have
+            if mine == other == OUTPUT or other in DATA:  # images are compared in the color that both have
                 s, t = matched_colors(student[layer].tensors[0], teacher[layer].tensors[0])
                 student[layer] = Feature(s, student[layer].sequences)
                 teacher[layer] = Feature(t, teacher[layer].sequences)
         return student, teacher
 
-    @staticmethod
-    def _done(reports: list[TermReport] | None) -> list[TermReport]:
-        if reports is None:
-            raise RuntimeError("DistillTask.dry_run(lq, gt) must be called first")
-        return reports
 
-
-def _build_terms(options: Mapping[str, Mapping[str, Any]]) -> dict[str, Term]:
+def _build_terms(options: Mapping[str, TermOptions]) -> dict[str, Term]:
     for name in options:
-        if not str(name).isidentifier() or name in (PIXEL, "pix"):
+        if not name.isidentifier() or name in (PIXEL, "pix"):
             raise UserError(
                 f"train.distill_opt: '{name}' cannot name a term: use letters, digits and _, not pix or pixel"
             )
-    return {name: Term(name, spec) for name, spec in options.items()}
+    return {name: Term(name, term) for name, term in options.items()}
 
 
-def _pixel_weight(options: Mapping[str, Any] | None) -> TermWeight:
-    weight = parse_weight((options or {}).get("loss_weight", 1.0), "train.pixel_opt")
-    if weight.balance is not None:
-        raise UserError(
-            "train.pixel_opt.loss_weight: the pixel loss is what terms are balanced against; give a number "
-            "or a schedule"
-        )
-    return weight
-
-
-def _clip(lq: Tensor, gt: Tensor) -> int | None:
-    """Number N of frames wanted, None for images."""
-    if lq.dim() == 4:
-        return None
-    return gt.shape[1] if gt.dim() == 5 else 1
+def _first(value: Any) -> Any:
+    """The first sample of what a batch holds under one key."""
+    if isinstance(value, Mapping):
+        return {name: _first(maps) for name, maps in value.items()}
+    return value[:1]
 
 
 def _check_output(sr: Tensor, gt: Tensor) -> None:

@@ -4,32 +4,26 @@ from __future__ import annotations
 
 import hashlib
 import math
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from kdsr_arch.data.store.teacher_store import TeacherStore
-from kdsr_arch.distill.taps import OUTPUT, Taps
+from kdsr_arch.distill.taps import OUTPUT, Batch, Taps
 from kdsr_arch.errors import UserError, nearest
 from kdsr_arch.infer.open import load_pretrained
 from kdsr_arch.infer.runner import Runner
 from kdsr_arch.infer.traits import Traits, traits_of
 from kdsr_arch.io import locate
 from kdsr_arch.ops.color import rgb_to_y
+from kdsr_arch.options.schema import Options
 from kdsr_arch.registry import build
 
 
-def teacher_keys(opt: Mapping[str, Any]) -> list[str]:
-    """'network_t', 'network_t2', ... as far as the options name them."""
-    return sorted(key for key, value in opt.items() if re.fullmatch(r"network_t\d*", str(key)) and value)
-
-
-def build_teacher(opt: Mapping[str, Any]) -> nn.Module | None:
-    """The live teacher: `network_t`, together with `network_t2` and further ones as an :class:`Ensemble`.
+def build_teacher(opt: Options) -> nn.Module | None:
+    """Build the live teacher: `network_t`, together with `network_t2` and further ones as an :class:`Ensemble`.
 
     Members are named t, t2, ...; weights come from `path.pretrain_network_t`, `path.pretrain_network_t2`, ... unless
     the network brings its own (type spandrel).
@@ -37,43 +31,44 @@ def build_teacher(opt: Mapping[str, Any]) -> nn.Module | None:
     Raises:
         UserError: a network that cannot be built, or without trained weights.
     """
-    members = {key.removeprefix("network_"): _trained(opt, key) for key in teacher_keys(opt)}
+    members = {key.removeprefix("network_"): _trained(opt, key) for key in opt.teachers}
     if len(members) < 2:
         return next(iter(members.values()), None)
     for net in members.values():
         net.eval()
-    return Ensemble(members, opt.get("scale"))
+    return Ensemble(members, opt.scale)
 
 
-def _trained(opt: Mapping[str, Any], key: str) -> nn.Module:
+def _trained(opt: Options, key: str) -> nn.Module:
     label = key.removeprefix("network_")
-    teacher = build("network", opt[key], key)
-    if not load_pretrained(teacher, opt["path"], label) and not getattr(teacher, "pretrained", False):
+    teacher = build("network", opt.teachers[key], key)
+    if not load_pretrained(teacher, opt.path, label) and not getattr(teacher, "pretrained", False):
         raise UserError(
             f"path.pretrain_network_{label}: missing; a teacher without trained weights has nothing to teach"
         )
     return teacher
 
 
-def weights_digests(opt: Mapping[str, Any]) -> dict[str, str]:
+def weights_digests(opt: Options) -> dict[str, str]:
     """SHA-256 of each teacher's file of weights, by its key ('network_t', ...); missing files are left out."""
-    files = {key: (opt.get("path") or {}).get(f"pretrain_{key}") or opt[key].get("path") for key in teacher_keys(opt)}
-    places = {key: locate(file) for key, file in files.items() if isinstance(file, str)}
-    return {key: hashlib.sha256(file.read_bytes()).hexdigest() for key, file in places.items() if file.is_file()}
+    paths = opt.path.plain()
+    files = {key: paths.get(f"pretrain_{key}") or spec.plain().get("path") for key, spec in opt.teachers.items()}
+    named = {key: locate(file) for key, file in files.items() if isinstance(file, str)}
+    return {key: hashlib.sha256(file.read_bytes()).hexdigest() for key, file in named.items() if file.is_file()}
 
 
-def stored_teacher(opt: Mapping[str, Any]) -> CachedTeacher | None:
-    """The store that `datasets.train.teacher_cache` names, in place of the live teacher.
+def stored_teacher(opt: Options) -> CachedTeacher | None:
+    """Open the store that `datasets.train.teacher_cache` names, in place of the live teacher.
 
     Raises:
         UserError: it is none, or was made by another teacher than the options name, or by one with other weights.
     """
-    path = ((opt.get("datasets") or {}).get("train") or {}).get("teacher_cache")
+    path = opt.datasets["train"].teacher_cache if "train" in opt.datasets else None
     if not path:
         return None
     teacher = CachedTeacher(path)
     made_by = teacher.store.info["teacher"]
-    named = {key: opt[key] for key in teacher_keys(opt)}
+    named = {key: spec.plain() for key, spec in opt.teachers.items()}
     changed = [key for key in named if named[key] != made_by.get(key)] or sorted(set(made_by) - set(named))
     if named and changed:
         raise UserError(
@@ -190,9 +185,9 @@ def _common(traits: Mapping[str, Traits], taps: Mapping[str, str]) -> Traits:
 
 
 class CachedTeacher:
-    """What a store holds, in the place of a teacher's :class:`~kdsr_arch.distill.taps.Side`.
+    """A store of what a teacher made, in the place of a live teacher's :class:`~kdsr_arch.distill.taps.Side`.
 
-    The batch's crops come with the images (:meth:`feed`), and are the 'outputs' and 'taps' of the next forward.
+    The stored crops come with the batch.
 
     Args:
         path: the store.
@@ -208,38 +203,29 @@ class CachedTeacher:
         info = self.store.info
         self.traits = Traits("image", int(info["scale"]), color=info["color"])
         self.net = nn.Module()  # nothing to move or to freeze
-        self._values: dict[str, Tensor] = {}
 
     def resolve(self, name: str, where: str) -> str:
         """The stored name that a tap's name stands for."""
         name = self.store.info.get("aliases", {}).get(name, name)
         if name not in self.store.names:
-            held = ", ".join(self.store.names)
+            names = ", ".join(self.store.names)
             hint = nearest(name, self.store.names)
             raise UserError(
-                f"{where}.teacher: {self.store.path} does not hold '{name}'{hint} (it holds {held}); "
+                f"{where}.teacher: {self.store.path} does not hold '{name}'{hint} (it holds {names}); "
                 "store it with kdsr cache-teacher --taps"
             )
         return name
 
-    def source(self, lq: Tensor, gt: Tensor) -> Tensor:
-        """As of a live teacher."""
-        return lq
-
-    def feed(self, values: Mapping[str, Tensor]) -> None:
-        """The crops that belong to the next batch: name -> (B, C, H, W), or (B, N, C, H, W) of clips."""
-        self._values = dict(values)
-
-    def run(self, lq: Tensor, clip: int | None, paths: Sequence[str], learn: bool = False) -> tuple[Tensor, Taps]:
-        """The stored output and taps of the first samples of the batch, as many as ``lq`` has."""
-        if OUTPUT not in self._values:
+    def run(self, batch: Batch, paths: Sequence[str], learn: bool = False) -> tuple[Tensor, Taps]:
+        """The output and taps that the batch brings: (B, C, H, W), or (B, N, C, H, W) of clips."""
+        stored: Mapping[str, Tensor] = batch.get("teacher") or {}
+        if OUTPUT not in stored:
             raise UserError(
                 f"the batches bring nothing from {self.store.path}: set datasets.train.teacher_cache of an "
                 "ImagePairDataset or a ClipDataset"
             )
-        count = lq.shape[0]
-        held = {name: value[:count].to(lq.device, torch.float32) for name, value in self._values.items()}
-        return held[OUTPUT], Taps({path: [held[path].reshape(-1, *held[path].shape[-3:])] for path in paths})
+        maps = {name: stored[name].to(batch["lq"].device, torch.float32) for name in {OUTPUT, *paths}}
+        return maps[OUTPUT], Taps({path: [maps[path].reshape(-1, *maps[path].shape[-3:])] for path in paths})
 
     def compile(self) -> None:
         """Nothing to compile."""

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Mapping, Sequence
+import math
+import statistics
+from collections import deque
+from collections.abc import Sequence
 from dataclasses import astuple, dataclass
 from functools import partial
 from typing import Any
@@ -13,12 +15,12 @@ from torch import Tensor, nn
 
 from kdsr_arch.distill.adapters import Adapter, build_adapter
 from kdsr_arch.distill.taps import OUTPUT, Feature, Value, same_frames
-from kdsr_arch.distill.weights import TermWeight, parse_weight
-from kdsr_arch.errors import UserError, nearest
+from kdsr_arch.errors import UserError
 from kdsr_arch.losses.base import DistillLoss
-from kdsr_arch.options.schema_train import DATA
+from kdsr_arch.options.schema_train import DATA, TermOptions, WeightOptions
+from kdsr_arch.registry import build
 
-TERM_KEYS = ("type", "at", "student", "teacher", "layer_weights", "loss_weight", "adapter")
+BALANCE_WINDOW = 10  # measurements whose median counts, where the option file does not say how many
 
 
 @dataclass(frozen=True)
@@ -39,7 +41,7 @@ _HEAD = ("term", "loss", "student tap", "teacher tap", "student shape", "teacher
 
 
 def table(reports: Sequence[TermReport]) -> str:
-    """Aligned columns: term | loss | taps | shapes | adapter | weight; a sentence where there is no term."""
+    """Render the rows in aligned columns; a sentence where there is no term."""
     if not reports:
         return "no distillation: the student is trained alone"
     rows = [_HEAD, *(astuple(r) for r in reports)]
@@ -48,72 +50,111 @@ def table(reports: Sequence[TermReport]) -> str:
     return "\n".join([lines[0], "-+-".join("-" * width for width in widths), *lines[1:]])
 
 
-def build_loss(spec: Mapping[str, Any], where: str, owned: Sequence[str] = ("type", "loss_weight")) -> nn.Module:
-    """A loss from BasicSR's registry (ours or its own) by ``type`` and keywords; keys in ``owned`` are not passed on.
+class TermWeight(nn.Module):
+    """weight(iteration) = constant * schedule(iteration) * r * median of the last measured |g_pixel| / |g_term|.
 
-    Raises:
-        UserError: an unknown type or keyword (nearest names), or values that its constructor refuses.
+    Factors that the option file does not name are 1. The measured ratios are part of the state dict, so that a resumed
+    run goes on with the same weight; they live on the CPU, so that reading a weight never waits for a GPU.
+
+    Args:
+        options: ``loss_weight``: a number, or what is multiplied.
     """
-    from kdsr_arch.registry import LOSS_REGISTRY
 
-    kind = spec.get("type")
-    if kind not in LOSS_REGISTRY:
-        from kdsr_arch.registry import register_all
+    def __init__(self, options: float | WeightOptions = 1.0) -> None:
+        super().__init__()
+        given = options if isinstance(options, WeightOptions) else WeightOptions(constant=options)
+        self.constant = 1.0 if given.constant is None else given.constant
+        self.schedule = None if given.schedule is None else [(int(point), value) for point, value in given.schedule]
+        self.balance = given.balance
+        self.ratios: deque[float] = deque(maxlen=given.window or BALANCE_WINDOW)
 
-        register_all()
-    known = dict(iter(LOSS_REGISTRY))
-    if kind not in known:
-        raise UserError(f"{where}.type: no loss named '{kind}'{nearest(str(kind), known)}")
-    keywords = {k: v for k, v in spec.items() if k not in owned}
-    accepted = inspect.signature(known[kind]).parameters
-    if not any(p.kind is p.VAR_KEYWORD for p in accepted.values()):
-        for key in keywords:
-            if key not in accepted:
-                raise UserError(f"{where}: unknown key '{key}'{nearest(key, [*accepted, *owned])} for {kind}")
-    try:
-        return known[kind](**keywords)
-    except (TypeError, ValueError, KeyError, NotImplementedError) as error:
-        raise UserError(f"{where}: {kind} refuses these values: {error}") from None
+    def at(self, iteration: int) -> float:
+        """The weight of this iteration; a balance that was never measured counts as 0."""
+        weight = self.constant
+        if self.schedule is not None:
+            weight *= interpolate(self.schedule, iteration)
+        if self.balance is not None:
+            weight *= self.balance * (statistics.median(self.ratios) if self.ratios else 0.0)
+        return weight
+
+    def wants_measure(self) -> bool:
+        """Whether a balance still waits for its first measurement."""
+        return self.balance is not None and not self.ratios
+
+    def ramps(self, iteration: int) -> bool:
+        """Whether the schedule has not reached its last point."""
+        return self.schedule is not None and iteration < self.schedule[-1][0]
+
+    def record(self, pixel_norm: float, term_norm: float) -> None:
+        """Note one measurement: gradient norms on the student of the pixel loss and of the unweighted term.
+
+        A term without gradient, or a non-finite norm, tells nothing and is passed over.
+        """
+        if self.balance is None or not (0 < term_norm < math.inf and 0 < pixel_norm < math.inf):
+            return
+        self.ratios.append(pixel_norm / term_norm)
+
+    def get_extra_state(self) -> Tensor:
+        """The latest ratios, float64, for the checkpoint."""
+        return torch.tensor(list(self.ratios), dtype=torch.float64)
+
+    def set_extra_state(self, state: Tensor) -> None:
+        """Take up the ratios of a checkpoint."""
+        self.ratios = deque(state.tolist(), maxlen=self.ratios.maxlen)
+
+    def describe(self) -> str:
+        """For the table of the dry run: ``0.1``, ``schedule 0:0 1000:0.1``, ``balance 0.3 (window 10)``."""
+        parts = [] if self.constant == 1 and (self.schedule or self.balance is not None) else [f"{self.constant:g}"]
+        if self.schedule is not None:
+            parts.append("schedule " + " ".join(f"{i}:{w:g}" for i, w in self.schedule))
+        if self.balance is not None:
+            parts.append(f"balance {self.balance:g} (window {self.ratios.maxlen})")
+        return " x ".join(parts)
+
+
+def interpolate(schedule: Sequence[tuple[int, float]], iteration: int) -> float:
+    """Piecewise-linear value at ``iteration`` of sorted (iteration, value) points; constant beyond both ends."""
+    if iteration <= schedule[0][0]:
+        return schedule[0][1]
+    for (start, low), (end, high) in zip(schedule, schedule[1:], strict=False):
+        if iteration < end:
+            return low + (high - low) * (iteration - start) / (end - start)
+    return schedule[-1][1]
 
 
 class Term(nn.Module):
-    """A distillation term as an option file declares it.
+    """A distillation term as an option file declares it: active while its weight is above 0.
 
     Args:
         name: its name in ``train.distill_opt``.
-        spec: ``type`` and the loss's own keywords, with the term's keys: ``at`` or ``student``/``teacher`` (a module
-            path, an alias, or a list of them; 'output' or nothing on both sides: the outputs; the teacher's side may
-            be the batch's own 'lq' or 'gt'), ``layer_weights``,
-            ``loss_weight``, ``adapter``. It is active while its weight is above 0.
+        options: the loss with its keywords, taps, weights and adapter.
 
     Raises:
-        UserError: anything in ``spec`` that cannot be.
+        UserError: keywords that the loss does not take, or taps and weights that do not fit its kind.
     """
 
-    def __init__(self, name: str, spec: Mapping[str, Any]) -> None:
+    def __init__(self, name: str, options: TermOptions) -> None:
         super().__init__()
         self.name, self.where = name, f"train.distill_opt.{name}"
-        spec = {k: v for k, v in spec.items() if v is not None}
-        self.loss = build_loss(spec, self.where, TERM_KEYS)
+        self.loss = build("loss", {"type": options.type, **options.keywords()}, self.where)  # loss_weight is the term's
         self.kind = type(self.loss).__name__
-        self.weight: TermWeight = parse_weight(spec.get("loss_weight", 1.0), self.where)
+        self.weight = TermWeight(options.loss_weight)
         self.student_only = self._trait("sides") == "student"
-        self.student, self.teacher = self._sides(spec)
-        self.layer_weights = self._layer_weights(spec.get("layer_weights"))
-        self.adapter_spec = spec.get("adapter", "auto")
+        ours = isinstance(self.loss, DistillLoss)
+        self.listens = ours and type(self.loss).after_step is not DistillLoss.after_step
+        self.student, self.teacher = self._sides(options)
+        self.layer_weights = self._layer_weights(options.layer_weights)
+        self.adapter_options = options.adapter
         self.adapters = nn.ModuleList()
 
     def _trait(self, key: str) -> Any:
         """A class attribute of the loss, or the default of those that are not ours."""
         return getattr(self.loss, key, getattr(DistillLoss, key))
 
-    def _sides(self, spec: Mapping[str, Any]) -> tuple[list[str], list[str]]:
-        if "at" in spec and ("student" in spec or "teacher" in spec):
-            raise UserError(f"{self.where}: give `at` (the same tap on both sides), or `student` and `teacher`")
-        shared = spec.get("at")
-        student, teacher = (_names(spec.get(side, shared)) for side in ("student", "teacher"))
+    def _sides(self, options: TermOptions) -> tuple[list[str], list[str]]:
+        student, teacher = (_names(tap or options.at) for tap in (options.student, options.teacher))
         if self.student_only:
-            if "teacher" in spec:
+            if options.teacher:
                 raise UserError(f"{self.where}: {self.kind} is a term of the student alone and takes no `teacher`")
             return student or [OUTPUT], []
         if bool(student) != bool(teacher):
@@ -122,11 +163,6 @@ class Term(nn.Module):
                 f"{self.where}: `{missing}` is missing: give a tap for each side ('output' for a network's "
                 "output), or none to compare the outputs"
             )
-        if len(student) != len(teacher):
-            raise UserError(
-                f"{self.where}: {len(student)} taps of the student for {len(teacher)} of the teacher: list "
-                "them in pairs"
-            )
         return student or [OUTPUT], teacher or [OUTPUT]
 
     def _layer_weights(self, weights: Sequence[float] | None) -> list[float]:
@@ -134,8 +170,6 @@ class Term(nn.Module):
             return [1.0] * len(self.student)
         if self._trait("multi"):
             raise UserError(f"{self.where}.layer_weights: {self.kind} sees all layers at once and takes none")
-        if len(weights) != len(self.student):
-            raise UserError(f"{self.where}.layer_weights: {len(weights)} weights for {len(self.student)} layers")
         if not any(weights):
             raise UserError(f"{self.where}.layer_weights: all are 0: the term would teach nothing")
         return [float(w) for w in weights]
@@ -164,7 +198,7 @@ class Term(nn.Module):
         return not self.student_only and any(name not in DATA for name in self.teacher)
 
     def setup(self, student: list[Feature], teacher: list[Feature]) -> list[TermReport]:
-        """Builds adapters and what the loss needs from the features of a dry run, and tries the loss on them.
+        """Build adapters and what the loss needs from the features of a dry run, and try the loss on them.
 
         Raises:
             UserError: shapes that cannot be aligned or compared, a loss that gives the student no gradient.
@@ -193,7 +227,7 @@ class Term(nn.Module):
             return nn.Identity()
         channels, size = self._trait("align_channels"), self._trait("align_size")
         built = build_adapter(
-            self.adapter_spec,
+            self.adapter_options,
             student.value.shape,
             teacher.value.shape,
             align_channels=channels,
@@ -244,13 +278,6 @@ class Term(nn.Module):
             total = value if total is None else total + value
         assert total is not None
         return total
-
-    def after_step(self, value: Tensor, iteration: int) -> None:
-        """Passes the value on to a loss that asks for it (reading it waits for the device)."""
-        if isinstance(self.loss, DistillLoss) and type(self.loss).after_step is not DistillLoss.after_step:
-            from kdsr_arch.parallel import distributed
-
-            self.loss.after_step(distributed.mean_values({self.name: float(value.detach())})[self.name], iteration)
 
     def _try(self, student: list[Feature], teacher: list[Feature]) -> None:
         leaves = [s.map(lambda t: t.detach().requires_grad_(t.is_floating_point())) for s in student]

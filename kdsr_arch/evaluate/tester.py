@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import nn
 
-from kdsr_arch.data.loader import open_dataset
+from kdsr_arch.data.sets import open_dataset
 from kdsr_arch.device import pick_device
 from kdsr_arch.errors import UserError
 from kdsr_arch.evaluate.evaluator import EvalResult, Evaluator
@@ -17,6 +17,7 @@ from kdsr_arch.infer.cost import STD_PAPER_SIZE, Cost, measure_cost
 from kdsr_arch.infer.open import load_pretrained
 from kdsr_arch.log import TextLog, get_logger
 from kdsr_arch.options import Options, plain
+from kdsr_arch.options.schema_data import DatasetOptions
 from kdsr_arch.parallel import distributed
 from kdsr_arch.registry import build
 
@@ -51,7 +52,10 @@ def run(opt: Options | Mapping[str, Any], progress: bool = True) -> TestReport:
     val = opt.get("val") or {}
     net = build_for_test(opt).to(device)
     jobs = [
-        (open_dataset(opt["datasets"][key], f"datasets.{key}"), Evaluator(opt["datasets"][key], val, opt["scale"]))
+        (
+            open_dataset(DatasetOptions(**opt["datasets"][key]), f"datasets.{key}"),
+            Evaluator(opt["datasets"][key], val, opt["scale"]),
+        )
         for key in test_keys(opt)
     ]
     folder = Path(opt["path"]["results_root"])

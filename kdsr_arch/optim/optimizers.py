@@ -11,6 +11,8 @@ from torch import Tensor, nn
 from torch.optim import Optimizer, lr_scheduler
 
 from kdsr_arch.errors import UserError, nearest
+from kdsr_arch.options.schema_train import OptimizerOptions, SchedulerOptions
+from kdsr_arch.registry import build
 
 NEEDS_CLOSURE = {"LBFGS"}
 SPARSE_ONLY = {"SparseAdam"}
@@ -29,40 +31,28 @@ _NOT_PLAIN = {
 
 def optimizer_names() -> list[str]:
     """The names that `train.optim_g.type` may have: every dense optimizer of torch.optim."""
-    found = inspect.getmembers(torch.optim, inspect.isclass)
-    usable = {name for name, cls in found if issubclass(cls, torch.optim.Optimizer) and name != "Optimizer"}
+    members = inspect.getmembers(torch.optim, inspect.isclass)
+    usable = {name for name, cls in members if issubclass(cls, torch.optim.Optimizer) and name != "Optimizer"}
     return sorted(usable - NEEDS_CLOSURE - SPARSE_ONLY)
 
 
 def build_optimizer(
-    params: Iterable[nn.Parameter] | Iterable[Mapping[str, Any]], opt: Mapping[str, Any], key: str = "train.optim_g"
+    params: Iterable[nn.Parameter] | Iterable[Mapping[str, Any]], options: OptimizerOptions, key: str = "train.optim_g"
 ) -> Optimizer:
-    """Make the optimizer that an option describes.
+    """Make the optimizer that a section describes; keywords that are None keep the class's default.
 
     Args:
         params: parameters or parameter groups, as torch.optim takes them.
-        opt: `type` and the keywords of that torch.optim class; keywords that are None keep the class's default.
-        key: where `opt` stands in the option file, for messages.
+        key: where the section stands in the option file, for messages.
 
     Raises:
         UserError: unknown type or keyword, impossible value, nothing to train.
     """
-    keywords = {k: tuple(v) if isinstance(v, list) else v for k, v in opt.items() if k != "type" and v is not None}
-    name = opt["type"]
-    if name not in optimizer_names():
-        raise UserError(f"{key}.type: no optimizer named '{name}'{nearest(name, optimizer_names())}")
-    cls = getattr(torch.optim, name)
-    known = list(inspect.signature(cls).parameters)[1:]
-    for keyword in keywords:
-        if keyword not in known:
-            raise UserError(f"{key}: {name} takes no '{keyword}'{nearest(keyword, known)}")
-    held = list(params)
-    if not held:
+    trained = list(params)
+    if not trained:
         raise UserError(f"{key}: no parameter to train")
-    try:
-        return cls(held, **keywords)
-    except (ValueError, TypeError, RuntimeError) as error:
-        raise UserError(f"{key}: {name} refuses these values: {error}") from None
+    keywords = {k: tuple(v) if isinstance(v, list) else v for k, v in options.keywords().items() if v is not None}
+    return build("optimizer", {"type": options.type, **keywords}, key, trained)
 
 
 class LinearDecayLR(lr_scheduler.LRScheduler):
@@ -78,7 +68,7 @@ class LinearDecayLR(lr_scheduler.LRScheduler):
         return [weight * group["initial_lr"] for group in self.optimizer.param_groups]
 
 
-def scheduler_class(name: str, keywords: Mapping[str, Any]) -> type:
+def scheduler_class(name: str, keywords: Iterable[str]) -> type:
     """The class that `train.scheduler.type` names (with `keywords`, as two classes are called LinearLR).
 
     Raises:
@@ -104,27 +94,11 @@ def scheduler_names() -> list[str]:
     return sorted({*torchs, *_BASICSR})
 
 
-def build_scheduler(optimizer: Optimizer, opt: Mapping[str, Any], total_iter: int) -> lr_scheduler.LRScheduler:
-    """Make the schedule that `train.scheduler` describes.
-
-    Args:
-        opt: `type` and the keywords of the class; keywords that are None keep the class's default.
-        total_iter: iterations of the training, which the periods of a cosine must reach.
+def build_scheduler(optimizer: Optimizer, options: SchedulerOptions) -> lr_scheduler.LRScheduler:
+    """Make the schedule that `train.scheduler` describes; keywords that are None keep the class's default.
 
     Raises:
         UserError: unknown type or keyword, impossible value.
     """
-    keywords = {k: v for k, v in opt.items() if k != "type" and v is not None}
-    name = opt["type"]
-    cls = scheduler_class(name, keywords)
-    known = list(inspect.signature(cls).parameters)[1:]
-    for keyword in keywords:
-        if keyword not in known:
-            raise UserError(f"train.scheduler: {name} takes no '{keyword}'{nearest(keyword, known)}")
-    if name == "CosineAnnealingRestartLR" and sum(keywords.get("periods", [0])) < total_iter - 1:
-        periods = sum(keywords.get("periods", [0]))
-        raise UserError(f"train.scheduler.periods: they end at {periods}, before train.total_iter {total_iter}")
-    try:
-        return cls(optimizer, **keywords)
-    except (ValueError, TypeError, AssertionError) as error:
-        raise UserError(f"train.scheduler: {name} refuses these values: {error}") from None
+    keywords = {k: v for k, v in options.keywords().items() if v is not None}
+    return build("scheduler", {"type": options.type, **keywords}, "train.scheduler", optimizer)

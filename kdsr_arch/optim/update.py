@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from kdsr_arch.optim.optimizers import build_scheduler
+from kdsr_arch.options.schema_train import SchedulerOptions
 
 _POSITION = ("last_epoch", "_step_count", "_last_lr", "T_cur", "T_i")
 
@@ -23,13 +24,11 @@ class Schedule:
     as the schedule multiplies the rate that warm-up left; here the schedule never sees the warm-up.)
     """
 
-    def __init__(
-        self, optimizer: Optimizer, opt: Mapping[str, Any] | None, warmup: int = -1, total_iter: int = 0
-    ) -> None:
+    def __init__(self, optimizer: Optimizer, options: SchedulerOptions | None, warmup: int = -1) -> None:
         self.optimizer, self.warmup = optimizer, warmup
         for group in optimizer.param_groups:
             group.setdefault("initial_lr", group["lr"])
-        self.scheduler = build_scheduler(optimizer, opt, total_iter) if opt else None
+        self.scheduler = build_scheduler(optimizer, options) if options else None
         self._rates = [group["lr"] for group in optimizer.param_groups]
 
     def advance(self, iteration: int) -> None:
@@ -48,8 +47,8 @@ class Schedule:
 
     def state_dict(self) -> dict[str, Any]:
         """The position in the schedule, in plain values; milestones, periods, ... stay the option file's."""
-        held = vars(self.scheduler) if self.scheduler is not None else {}
-        return {"rates": list(self._rates), "position": {k: held[k] for k in _POSITION if k in held}}
+        values = vars(self.scheduler) if self.scheduler is not None else {}
+        return {"rates": list(self._rates), "position": {k: values[k] for k in _POSITION if k in values}}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from `state`."""
@@ -105,5 +104,5 @@ class EMA:
 
 def _tensors(modules: list[nn.Module], kind: str) -> list[Tensor]:
     """The parameters or buffers that the modules have now, each once, in the order of `nn.Module.parameters`."""
-    held = (tensor for module in modules for tensor in getattr(module, kind).values() if tensor is not None)
-    return list({id(tensor): tensor for tensor in held}.values())
+    tensors = (tensor for module in modules for tensor in getattr(module, kind).values() if tensor is not None)
+    return list({id(tensor): tensor for tensor in tensors}.values())

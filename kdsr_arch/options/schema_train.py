@@ -28,6 +28,8 @@ from kdsr_arch.options.section import (
 )
 
 Amp = Literal["no", "bf16", "fp16"]
+DATA = ("lq", "gt")
+"""Names on the teacher's side of a term that stand for the batch itself, which needs no teacher."""
 
 
 class OptimizerOptions(Component):
@@ -141,7 +143,14 @@ class AdapterOptions(Section):
     )
     kernel_size: Positive | None = option(None, "Side of the kernel of type 'conv'; odd.")
     bias: bool | None = option(None, "Whether the convolution has a bias. Default: true.")
-    resize: str | None = option(None, "How sizes are aligned. Default: 'auto', where they differ.")
+    resize: Literal["auto", "bilinear", "area", "nearest", "none"] | None = option(
+        None, "How sizes are aligned. Default: 'auto', where they differ."
+    )
+
+    def faults(self) -> Iterator[Fault]:
+        """Refuse a kernel without a middle."""
+        if self.kernel_size is not None and self.kernel_size % 2 == 0:
+            yield "kernel_size", f"must be odd, got {self.kernel_size}"
 
 
 Adapter = Annotated[

@@ -6,7 +6,7 @@ import hashlib
 import json
 import shutil
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -14,12 +14,14 @@ from typing import Any
 import numpy as np
 
 from kdsr_arch.data.augment import allowed_flips, flip_of, to_tensor, undo_flip
-from kdsr_arch.data.loader import open_dataset
+from kdsr_arch.data.sets import open_dataset
 from kdsr_arch.data.store.lmdb_store import LmdbWriter
 from kdsr_arch.data.store.teacher_store import INFO, OUTPUT, View, stored_maps
-from kdsr_arch.distill.teachers import build_teacher, teacher_keys, weights_digests
+from kdsr_arch.distill.teachers import build_teacher, weights_digests
 from kdsr_arch.errors import UserError
 from kdsr_arch.log import progress_bar
+from kdsr_arch.options.schema import Options
+from kdsr_arch.options.schema_train import TermOptions
 from kdsr_arch.precompute.border import Probe, measure_border, warn_of_border
 from kdsr_arch.precompute.live import LiveTeacher
 
@@ -42,35 +44,35 @@ class Plan:
     backwards: bool = True
 
 
-def plan_of(opt: Mapping[str, Any], taps: Sequence[str] | None, crops: int, one_orientation: bool) -> Plan:
+def plan_of(opt: Options, taps: Sequence[str] | None, crops: int, one_orientation: bool) -> Plan:
     """The plan for an option file: the taps that its terms name, and the orientations that its data set draws."""
-    train = opt["datasets"]["train"]
-    flips = allowed_flips(bool(train.get("use_hflip")), bool(train.get("use_rot")))
+    train = opt.datasets["train"]
+    flips = allowed_flips(bool(train.use_hflip), bool(train.use_rot))
     if taps is None:
-        taps = [tap for term in (opt["train"].get("distill_opt") or {}).values() for tap in _teacher_taps(term)]
+        taps = [tap for term in (opt.train.distill_opt.values() if opt.train else ()) for tap in _teacher_taps(term)]
     return Plan(tuple(dict.fromkeys(taps)), crops, (0,) if one_orientation else tuple(flips), not one_orientation)
 
 
-def _teacher_taps(term: Mapping[str, Any]) -> list[str]:
-    named = term.get("teacher", term.get("at")) or []
-    names = [named] if isinstance(named, str) else list(named)
+def _teacher_taps(term: TermOptions) -> list[str]:
+    named = term.teacher or term.at or []
+    names = [named] if isinstance(named, str) else named
     return [name for name in names if name not in (OUTPUT, "lq", "gt")]
 
 
 _STORED_FOR = ("ImagePairDataset", "ClipDataset")
 
 
-def _open(opt: Mapping[str, Any]) -> Any:
+def _open(opt: Options) -> Any:
     """The training set, without a store."""
-    held = {key: value for key, value in opt["datasets"]["train"].items() if key != "teacher_cache"}
-    if held["type"] not in _STORED_FOR:
+    section = opt.datasets["train"].model_copy(update={"teacher_cache": None})
+    if section.type not in _STORED_FOR:
         raise UserError(
-            f"cache-teacher: datasets.train is a {held['type']}; outputs are stored for {' and '.join(_STORED_FOR)}"
+            f"cache-teacher: datasets.train is a {section.type}; outputs are stored for {' and '.join(_STORED_FOR)}"
         )
-    return open_dataset(held, "datasets.train")
+    return open_dataset(section, "datasets.train")
 
 
-def fill_store(opt: Mapping[str, Any], path: Path, plan: Plan) -> Probe | None:
+def fill_store(opt: Options, path: Path, plan: Plan) -> Probe | None:
     """Run the teacher and write the store; broken off, it goes on when it is called again.
 
     Returns:
@@ -102,14 +104,14 @@ def fill_store(opt: Mapping[str, Any], path: Path, plan: Plan) -> Probe | None:
     return None if told["border"] is None else Probe(**told["border"])
 
 
-def _recipe(opt: Mapping[str, Any], plan: Plan, dataset: Any) -> dict[str, Any]:
+def _recipe(opt: Options, plan: Plan, dataset: Any) -> dict[str, Any]:
     """What the content depends on beside the frames: a store that was broken off goes on with the same only."""
-    train = opt["datasets"]["train"]
+    train = opt.datasets["train"]
     return {
-        "teacher": {key: dict(opt[key]) for key in teacher_keys(opt)}, "weights": weights_digests(opt),
-        "amp": (opt.get("teacher") or {}).get("amp", "no"), **asdict(plan), "seed": int(opt.get("manual_seed") or 0),
+        "teacher": {key: network.plain() for key, network in opt.teachers.items()}, "weights": weights_digests(opt),
+        "amp": opt.teacher.amp, **asdict(plan), "seed": opt.manual_seed,
         "scale": dataset.scale, "gt_size": dataset.patch, "color": dataset.color,
-        "degradation": None if dataset.pairs.stored else [train.get("degradation"), train.get("border")],
+        "degradation": None if dataset.pairs.stored else [train.degradation, train.border],
     }  # fmt: skip
 
 

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from kdsr_arch.data.loader import open_dataset
 from kdsr_arch.data.store.teacher_store import INFO
+from kdsr_arch.distill.taps import Batch
 from kdsr_arch.io import write_whole
+from kdsr_arch.options.schema import Options
+from kdsr_arch.train.checkpoint import random_states_kept
+from kdsr_arch.train.distill_model import DistillModel
+from kdsr_arch.train.trainer import Trainer
 
 
 @dataclass(frozen=True)
@@ -30,42 +32,38 @@ class Gain:
         )
 
 
-def measure_gain(opt: Mapping[str, Any], store: Path, live_steps: int = 2, stored_steps: int = 8) -> Gain:
+def measure_gain(opt: Options, store: Path, live_steps: int = 2, stored_steps: int = 8) -> Gain:
     """Train a few steps both ways, on the same batches; nothing is kept."""
-    from kdsr_arch.train.checkpoint import random_states_kept
-
-    train = {**opt["datasets"]["train"], "teacher_cache": str(store), "num_worker_per_gpu": 0}
-    short = {**opt["train"], "total_iter": max(stored_steps, live_steps)}
-    small = {**opt, "datasets": {"train": train}, "train": short}
+    assert opt.train is not None
+    data = opt.datasets["train"].model_copy(update={"teacher_cache": str(store), "num_worker_per_gpu": 0})
+    few = opt.train.model_copy(update={"total_iter": max(stored_steps, live_steps)})
+    short = opt.model_copy(update={"datasets": {"train": data}, "train": few, "val": None, "manual_seed": 0})
     with random_states_kept():
-        stored, stored_loss = _steps(small, small, stored_steps)
-        live, live_loss = _steps({**small, "datasets": {}}, small, live_steps)
+        stored, stored_loss = _steps(Trainer(short), stored_steps)
+        live, live_loss = _steps(LiveTrainer(short), live_steps)
     return Gain(live, stored, live_loss, stored_loss)
 
 
-def _steps(opt: Mapping[str, Any], data: Mapping[str, Any], count: int) -> tuple[float, float]:
-    """Steps per second, the first left out, and the total loss of the first."""
-    from kdsr_arch.data.loader import train_batches
-    from kdsr_arch.train.trainer import build_model, seed_everything
+class LiveTrainer(Trainer):
+    """Draws the crops that the store holds, and runs the teacher on them."""
 
-    seed_everything(0)
-    batches = train_batches(data, open_dataset(data["datasets"]["train"], "datasets.train"), 0)
-    model = build_model(opt)
-    first = batches.peek()
-    assert first is not None
-    model.prepare(first)
+    def build_model(self, sample: Batch) -> DistillModel:
+        """Build what is trained, without the store."""
+        return DistillModel(self.opt.model_copy(update={"datasets": {}}), sample)
+
+
+def _steps(trainer: Trainer, count: int) -> tuple[float, float]:
+    """Steps per second, the first left out, and the total loss of the first."""
     spent, loss = 0.0, 0.0
     for iteration in range(1, count + 1):
         began = time.perf_counter()
-        model.update_learning_rate(iteration)
-        model.feed_data(next(batches))
-        model.optimize_parameters(iteration)
-        log = model.get_current_log()  # waits for the device
+        trainer.step(iteration)
+        figures = trainer.figures()  # waits for the device
         if iteration == 1:
-            loss = sum(value for name, value in log.items() if name.startswith("l_"))
+            loss = sum(value for name, value in figures.items() if name.startswith("l_"))
         if iteration > 1 or count == 1:
             spent += time.perf_counter() - began
-    batches.close()
+    trainer.close()
     return max(count - 1, 1) / spent, loss
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -15,6 +15,7 @@ from kdsr_arch.errors import UserError
 from kdsr_arch.infer.runner import Runner
 from kdsr_arch.infer.traits import traits_of
 from kdsr_arch.ops.color import rgb_to_y
+from kdsr_arch.options.schema import Options
 
 
 class LiveTeacher:
@@ -29,9 +30,9 @@ class LiveTeacher:
         zoom: size of what it is given, relative to the LR image: 1, or the scale where it is given the ground truth.
     """
 
-    def __init__(self, net: nn.Module, opt: Mapping[str, Any], taps: Sequence[str]) -> None:
-        self.device = pick_device(opt.get("num_gpu", 0))
-        self.traits = traits_of(net, opt.get("scale"))
+    def __init__(self, net: nn.Module, opt: Options, taps: Sequence[str]) -> None:
+        self.device = pick_device(opt.num_gpu)
+        self.traits = traits_of(net, opt.scale)
         if self.traits.mode == "recurrent":
             raise UserError(
                 "cache-teacher: what a recurrent teacher makes of a frame depends on the whole clip of the "
@@ -40,7 +41,7 @@ class LiveTeacher:
         self.zoom = self.traits.scale if self.traits.input == "gt" else 1
         self.net = net.eval().requires_grad_(False).to(self.device)
         self.aliases = {name: resolve(net, self.traits, name) for name in taps}
-        self.runner, self.amp = Runner(net, self.traits), (opt.get("teacher") or {}).get("amp", "no")
+        self.runner, self.amp = Runner(net, self.traits), opt.teacher.amp
         self.ratios: dict[str, int] = {}
 
     @torch.no_grad()

@@ -1,4 +1,4 @@
-"""BasicSR's own model types (SRModel, EDVRModel, ...), trained through this project's loop.
+"""BasicSR's own model types (SRModel, EDVRModel, ...), trained through this project's trainer.
 
 A bridged model keeps BasicSR's training step; what surrounds it is replaced: any optimizer and schedule, weights read
 as data with clear faults, gradients averaged without DistributedDataParallel, averages with buffers, and a complete,
@@ -18,29 +18,34 @@ from basicsr.models.base_model import BaseModel
 from torch import nn
 
 from kdsr_arch.device import autocast, pick_device
+from kdsr_arch.distill.taps import Batch
 from kdsr_arch.errors import UserError
 from kdsr_arch.infer.open import load_weights
 from kdsr_arch.ops.flops import count_parameters
 from kdsr_arch.optim.optimizers import build_optimizer
 from kdsr_arch.optim.update import Schedule, clip_gradients, gradient_norm
+from kdsr_arch.options import plain
+from kdsr_arch.options.schema import Options
+from kdsr_arch.options.schema_train import OptimizerOptions, SchedulerOptions
 from kdsr_arch.parallel import distributed
 from kdsr_arch.registry import lookup
+from kdsr_arch.train.distill_model import cpu_copy, use_channels_last
 from kdsr_arch.train.meter import stop_if_nonfinite
-from kdsr_arch.train.trainable import cpu_copy, use_channels_last
+from kdsr_arch.train.trainer import Trainer
 
 # what BasicSR's models carry from step to step besides networks, optimizers and schedules
 _CARRIED = ("queue_lr", "queue_gt", "queue_ptr", "mean_path_length", "log_dict")
 
 
-def without_none(opt: Any) -> Any:
+def _without_none(opt: Any) -> Any:
     """A deep copy without the keys whose value is None: BasicSR asks for their presence, not their value."""
     if isinstance(opt, Mapping):
-        return {k: without_none(v) for k, v in opt.items() if v is not None}
+        return {k: _without_none(v) for k, v in opt.items() if v is not None}
     return deepcopy(opt)
 
 
 class Bridge(BaseModel):
-    """Mixed in before a BasicSR model class; see `build_bridged`.
+    """Mixed in before a BasicSR model class.
 
     Attributes:
         broken_gradient: whether an optimizer's step was left out because its gradient was not finite.
@@ -52,15 +57,15 @@ class Bridge(BaseModel):
         self, optim_type: str, params: Any, lr: float | None = None, **kwargs: Any
     ) -> torch.optim.Optimizer:
         """Any torch.optim class; its steps are preceded by averaging over processes and by clipping."""
-        opt = {"type": optim_type, "lr": lr, **kwargs}
-        optimizer = build_optimizer(params, opt, "train.optim_*")
+        options = OptimizerOptions(type=optim_type, lr=lr, **kwargs)
+        optimizer = build_optimizer(params, options, "train.optim_*")
         optimizer.register_step_pre_hook(self._before_step)
         return optimizer
 
     def _before_step(self, optimizer: torch.optim.Optimizer, *_: Any) -> None:
-        held = [p for group in optimizer.param_groups for p in group["params"]]
-        distributed.average_gradients(held)
-        gradients = [p.grad for p in held if p.grad is not None]
+        params = [p for group in optimizer.param_groups for p in group["params"]]
+        distributed.average_gradients(params)
+        gradients = [p.grad for p in params if p.grad is not None]
         norm = gradient_norm(gradients)
         if not bool(torch.isfinite(norm)):  # without gradients, the optimizer leaves all as it is
             self.broken_gradient = True
@@ -71,8 +76,8 @@ class Bridge(BaseModel):
     def setup_schedulers(self) -> None:
         """One schedule for each optimizer, warm-up included."""
         opt = self.opt["train"]
-        warmup, total = opt.get("warmup_iter", -1), opt["total_iter"]
-        self.schedulers = [Schedule(o, opt.get("scheduler"), warmup, total) for o in self.optimizers]
+        options = SchedulerOptions(**opt["scheduler"]) if opt.get("scheduler") else None
+        self.schedulers = [Schedule(o, options, opt.get("warmup_iter", -1)) for o in self.optimizers]
 
     def update_learning_rate(self, current_iter: int, warmup_iter: int = -1) -> None:
         """Set the rates of an iteration."""
@@ -108,50 +113,49 @@ def _bridged(cls: type) -> type:
 
 
 class BridgedModel:
-    """A BasicSR model behind the interface that the loop asks for.
+    """A BasicSR model with the methods that a trainer asks of `DistillModel`, and its own training step.
 
     Args:
         opt: validated options; not changed.
 
     Raises:
-        UserError: unknown model type, an option that BasicSR's training step cannot honour, or a network or weights
-            at fault.
+        UserError: an option that BasicSR's training step cannot honor, or a network or weights at fault.
     """
 
-    def __init__(self, opt: Mapping[str, Any]) -> None:
-        self.opt = without_none(opt)
-        train = self.opt["train"]
-        for key, idle in (("accumulation", 1), ("distill_opt", {}), ("stages", [])):
-            if train.get(key, idle) not in (idle, None):
-                raise UserError(
-                    f"train.{key}: not supported by model_type {opt['model_type']} of BasicSR; use a distillation model"
-                )
-        if train.get("amp") == "fp16":
-            raise UserError(f"train.amp: model_type {opt['model_type']} of BasicSR has no gradient scaler; use bf16")
-        self.device = pick_device(opt.get("num_gpu", 0))
-        self.opt |= {"num_gpu": int(self.device.type != "cpu"), "dist": False, "is_train": True}
-        self.amp = train.get("amp", "no")
-        self.model = self._build()
-        if train.get("compile"):
-            self.model.net_g.compile()
-        self.iteration = 0
-        self.batch: Mapping[str, Any] = {}
-
-    def _build(self) -> Any:
-        name = self.opt["model_type"]
+    def __init__(self, opt: Options) -> None:
+        options, name = opt.train, opt.model_type
+        assert options is not None
+        for key, is_asked in (
+            ("accumulation", options.accumulation > 1),
+            ("distill_opt", options.distill_opt),
+            ("stages", options.stages),
+        ):
+            if is_asked:
+                raise UserError(f"train.{key}: not supported by model_type {name} of BasicSR; use a distillation model")
+        if options.amp == "fp16":
+            raise UserError(f"train.amp: model_type {name} of BasicSR has no gradient scaler; use bf16")
+        self.device, self.amp = pick_device(opt.num_gpu), options.amp
+        on_gpu = {"num_gpu": int(self.device.type != "cpu"), "dist": False, "is_train": True}
         try:
-            kind = lookup("model", name)
-        except UserError as error:
-            raise UserError(f"model_type: {error}") from None
-        try:
-            return _bridged(kind)(self.opt)
+            self.model = _bridged(lookup("model", name))(_without_none(plain(opt)) | on_gpu)
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise UserError(f"model_type {name}: BasicSR cannot build it from these options: {error!r}") from None
+        if options.compile:
+            self.model.net_g.compile()
 
-    # ------------------------------------------------------------------------------------------------- training
+    def step(self, batch: Batch, iteration: int) -> None:
+        """BasicSR's own step."""
+        self.model.update_learning_rate(iteration)
+        self.model.feed_data(batch)
+        with autocast(self.device, self.amp):
+            self.model.optimize_parameters(iteration)
 
-    def prepare(self, data: Mapping[str, Any]) -> None:
-        """Nothing to find out before training."""
+    def losses(self) -> dict[str, float]:
+        """What BasicSR logs of the last step."""
+        return dict(getattr(self.model, "log_dict", {}))
+
+    def _networks(self) -> dict[str, nn.Module]:
+        return {k: v for k, v in vars(self.model).items() if k.startswith("net_") and isinstance(v, nn.Module)}
 
     def describe(self) -> str:
         """Each network with its size."""
@@ -159,53 +163,19 @@ class BridgedModel:
             f"{k}: {type(n).__name__}, {count_parameters(n):,} parameters" for k, n in self._networks().items()
         )
 
-    def _networks(self) -> dict[str, nn.Module]:
-        return {k: v for k, v in vars(self.model).items() if k.startswith("net_") and isinstance(v, nn.Module)}
+    def teacher_names(self) -> set[str]:
+        """Nothing of a stored teacher."""
+        return set()
 
     def modules(self) -> list[nn.Module]:
         """Every network of the model, averages included."""
         return list(self._networks().values())
 
-    def feed_data(self, data: Mapping[str, Any]) -> None:
-        """Put a batch on the device."""
-        self.model.feed_data(data)
-        self.batch = data
-
-    def update_learning_rate(self, current_iter: int) -> None:
-        """Set the rates of an iteration."""
-        self.model.update_learning_rate(current_iter)
-
-    def optimize_parameters(self, current_iter: int) -> None:
-        """BasicSR's own step.
-
-        Raises:
-            NonFiniteError: one of its losses or gradients is NaN or infinite.
-        """
-        self.iteration = current_iter
-        with autocast(self.device, self.amp):
-            self.model.optimize_parameters(current_iter)
-        self.check_finite()
-
-    def check_finite(self) -> None:
-        """Raise NonFiniteError where a loss or gradient of the last step was not finite."""
-        losses = getattr(self.model, "log_dict", {})
-        names = [name for name, value in losses.items() if not math.isfinite(value)]
-        stop_if_nonfinite(self.iteration, names or ["grad_norm"] * self.model.broken_gradient, self.batch)
-
-    def get_current_log(self) -> dict[str, float]:
-        """The losses of the last step, averaged over processes."""
-        return distributed.mean_values(dict(getattr(self.model, "log_dict", {})))
-
-    def get_current_learning_rate(self) -> list[float]:
-        """The rates of the first optimizer, as BasicSR reports them."""
+    def rates(self) -> list[float]:
+        """The learning rates of the first optimizer, as BasicSR reports them."""
         return self.model.get_current_learning_rate()
 
-    # ------------------------------------------------------------------------------------------ saving, going on
-
-    def share_figures(self) -> None:
-        """Nothing: BasicSR's models log the last step alone."""
-
-    def training_state(self) -> dict[str, Any]:
+    def state(self) -> dict[str, Any]:
         """Networks (which parameters are frozen included), optimizers, schedules and what the model carries along."""
         networks = self._networks()
         frozen = {k: [n for n, p in net.named_parameters() if not p.requires_grad] for k, net in networks.items()}
@@ -220,8 +190,8 @@ class BridgedModel:
             }
         )
 
-    def load_training_state(self, state: Mapping[str, Any]) -> None:
-        """Go on from `training_state`.
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """Resume from `state`.
 
         Raises:
             UserError: it belongs to other networks.
@@ -239,7 +209,7 @@ class BridgedModel:
         for name, value in state["carried"].items():
             setattr(self.model, name, value.to(self.device) if isinstance(value, torch.Tensor) else value)
 
-    def student_files(self) -> dict[str, dict[str, Any]]:
+    def network_files(self) -> dict[str, dict[str, Any]]:
         """Each trained network as BasicSR writes it; an average goes into its network's file as `params_ema`."""
         networks = self._networks()
         files: dict[str, dict[str, Any]] = {}
@@ -251,6 +221,35 @@ class BridgedModel:
     def inference_network(self) -> nn.Module:
         """The averaged generator where there is one, else the generator."""
         return getattr(self.model, "net_g_ema", self.model.net_g)
+
+
+class BridgedTrainer(Trainer):
+    """Trains one of BasicSR's models: the loop is ours, the step is BasicSR's."""
+
+    model: BridgedModel  # type: ignore[assignment]
+
+    def build_model(self, sample: Batch) -> BridgedModel:  # type: ignore[override]
+        """Build what is trained; there is nothing to try."""
+        return BridgedModel(self.opt)
+
+    def step(self, iteration: int) -> None:
+        """BasicSR's own step.
+
+        Raises:
+            NonFiniteError: one of its losses or gradients is NaN or infinite.
+        """
+        self._draw()
+        self.model.step(self.batch, iteration)
+        self.check_finite(iteration)
+
+    def check_finite(self, iteration: int) -> None:
+        """Raise NonFiniteError where a loss or gradient of the last step was not finite."""
+        names = [name for name, value in self.model.losses().items() if not math.isfinite(value)]
+        stop_if_nonfinite(iteration, names or ["grad_norm"] * self.model.model.broken_gradient, self.batch)
+
+    def figures(self) -> dict[str, float]:
+        """The losses of the last step, averaged over processes."""
+        return distributed.mean_values(self.model.losses())
 
 
 def _load_all(parts: list[Any], states: list[Any]) -> None:

@@ -1,4 +1,4 @@
-"""The training state: everything that a run needs to go on as if nothing had happened, in one file.
+"""The training state: everything that a run needs to resume as if nothing had happened, in one file.
 
 A state file is whole by itself: weights, averages, optimizers, schedules, adapters and other train-only modules,
 gradient scaler, random states of every process, position and best results, beside a fingerprint of the experiment. It
@@ -20,11 +20,12 @@ import torch
 
 from kdsr_arch.errors import UserError
 from kdsr_arch.io import load_tensors
+from kdsr_arch.log import get_logger
+from kdsr_arch.options.schema import Options
+from kdsr_arch.parallel import distributed
 
 FORMAT = "kdsr-training-state"
 VERSION = 1
-_HARD = ("name", "model_type", "scale", "optim_g.type")  # with every network_*: what makes a state another experiment's
-_SOFT = ("manual_seed", "train", "datasets.train")
 
 
 # ---------------------------------------------------------------------------------------------- random states
@@ -73,20 +74,15 @@ def random_states_kept() -> Iterator[None]:
 # ------------------------------------------------------------------------------------------------ fingerprint
 
 
-def _look_up(opt: Mapping[str, Any], dotted: str) -> Any:
-    value: Any = opt
-    for key in dotted.split("."):
-        value = value.get(key) if isinstance(value, Mapping) else None
-    return value
-
-
-def fingerprint(opt: Mapping[str, Any]) -> dict[str, str]:
-    """What identifies an experiment: its name, networks, ... each as JSON text."""
-    hard = {k: _look_up(opt, f"train.{k}" if k.startswith("optim") else k) for k in _HARD}
-    hard |= {k: v for k, v in opt.items() if k.startswith("network_")}
-    hard["terms"] = sorted(_look_up(opt, "train.distill_opt") or {})
-    soft = {f"~{k}": _look_up(opt, k) for k in _SOFT}
-    return {k: json.dumps(v, sort_keys=True, default=str) for k, v in (hard | soft).items()}
+def fingerprint(opt: Options) -> dict[str, str]:
+    """What identifies an experiment: its name, networks, ..., each as JSON text; keys with '~' may change."""
+    assert opt.train is not None
+    values: dict[str, Any] = {"name": opt.name, "model_type": opt.model_type, "scale": opt.scale}
+    values |= {key: network.plain() for key, network in opt.networks.items()}
+    values |= {"optim_g.type": opt.train.optim_g.type, "terms": sorted(opt.train.distill_opt)}
+    values |= {"~manual_seed": opt.manual_seed, "~train": opt.train.plain()}
+    values |= {"~datasets.train": opt.datasets["train"].plain()}
+    return {k: json.dumps(v, sort_keys=True, default=str) for k, v in values.items()}
 
 
 def differences(theirs: Mapping[str, str], mine: Mapping[str, str], soft: bool = False) -> list[str]:
@@ -123,22 +119,21 @@ def load_state(path: Path, mine: Mapping[str, str]) -> dict[str, Any]:
     if type(state.get("version")) is int and state["version"] > VERSION:
         raise UserError(f"{path}: written by a newer release (state version {state['version']}); update this one")
     _check_form(state, path)
-    found = differences(state["fingerprint"], mine)
-    if found:
+    if different := differences(state["fingerprint"], mine):
         raise UserError(
-            f"{path}: the state of another experiment ({'; '.join(found)}); to start from its weights only, "
+            f"{path}: the state of another experiment ({'; '.join(different)}); to start from its weights only, "
             "use path.pretrain_network_g"
         )
     return state
 
 
 def _check_form(state: Mapping[str, Any], path: Path) -> None:
-    """Raises UserError unless the parts that are read here and in the loop are what `Checkpoints.save` writes."""
-    kinds = {"version": int, "iter": int, "fingerprint": dict, "model": dict, "random": list, "best": dict}
-    kinds |= {name: dict for name in ("ranking",) if name in state}  # states of earlier releases have none
+    """Raise UserError unless the parts that are read here and by the trainer are what `Checkpoints.save` writes."""
+    kinds = {"version": int, "iter": int, "fingerprint": dict, "model": dict, "random": list}
+    kinds |= {"best": dict, "ranking": dict, "meter": list, "ratios": dict, "skipped": list}
     wrong = [name for name, kind in kinds.items() if type(state.get(name)) is not kind]
-    held = {} if "fingerprint" in wrong else state["fingerprint"]
-    if not all(isinstance(text, str) for pair in held.items() for text in pair):
+    texts = {} if "fingerprint" in wrong else state["fingerprint"]
+    if not all(isinstance(text, str) for pair in texts.items() for text in pair):
         wrong.append("fingerprint")
     if "iter" not in wrong and state["iter"] < 0:
         wrong.append("iter")
@@ -149,8 +144,8 @@ def _check_form(state: Mapping[str, Any], path: Path) -> None:
 def numbered(folder: Path, pattern: str) -> dict[int, Path]:
     """Files named with an iteration, `pattern` holding one group for it; oldest first."""
     entries = folder.iterdir() if folder.is_dir() else ()
-    found = {int(m[1]): p for p in entries if (m := re.fullmatch(pattern, p.name))}
-    return dict(sorted(found.items()))
+    files = {int(m[1]): p for p in entries if (m := re.fullmatch(pattern, p.name))}
+    return dict(sorted(files.items()))
 
 
 def find_latest(folder: Path, mine: Mapping[str, str]) -> tuple[Path | None, dict[str, Any] | None, list[str]]:
@@ -166,3 +161,64 @@ def find_latest(folder: Path, mine: Mapping[str, str]) -> tuple[Path | None, dic
         except UserError as error:
             passed.append(str(error))
     return None, None, passed
+
+
+def find_state(opt: Options, auto_resume: bool) -> dict[str, Any] | None:
+    """The state to resume from: with `auto_resume` the newest whole one of this experiment, where there is one; else
+    `path.resume_state`; None to start anew.
+
+    Raises:
+        UserError: `path.resume_state` is unusable.
+    """
+    assert opt.train is not None
+    mine = fingerprint(opt)
+    path, state = None, None
+    if auto_resume:
+        path, state, passed = find_latest(opt.folder / "training_states", mine)
+        for reason in passed:
+            get_logger().warning(f"passed over: {reason}")
+    if state is None and opt.path.resume_state:
+        path = Path(opt.path.resume_state).expanduser()
+        state = load_state(path, mine)
+    if state is None:
+        return None
+    get_logger().info(f"Resuming from iteration {state['iter']:,}: {path}")
+    if changed := differences(state["fingerprint"], mine, soft=True):
+        get_logger().warning(f"These options changed since the state was saved: {', '.join(changed)}")
+    before, now = _samples(state["fingerprint"], len(state["random"])), _samples(mine, distributed.world_size())
+    if before not in (0, now):
+        get_logger().warning(
+            f"An iteration took {before} samples when the state was saved and takes {now} now, so training does not go "
+            "on with the samples that came next: keep processes x batch_size_per_gpu x accumulation as it was"
+        )
+    if state["iter"] > opt.train.total_iter:
+        raise UserError(f"{path}: is past train.total_iter {opt.train.total_iter:,}")
+    return state
+
+
+def _samples(theirs: Mapping[str, str], processes: int) -> int:
+    """Samples of one iteration of the experiment with that fingerprint; 0 where it does not tell."""
+    try:
+        dataset, train = (json.loads(theirs[key]) or {} for key in ("~datasets.train", "~train"))
+        each = int(dataset.get("batch_size_per_gpu") or 1) * int(train.get("accumulation") or 1)
+    except (KeyError, ValueError, TypeError, AttributeError, OverflowError, RecursionError):
+        return 0
+    return each * processes
+
+
+def alike_everywhere(opt: Options, position: int) -> None:
+    """Make sure that all processes train the same from the same iteration on.
+
+    Raises:
+        UserError: they read different option files, or do not see the same experiment folder.
+    """
+    mine = {f"~{k.lstrip('~')}": v for k, v in fingerprint(opt).items() if k != "~datasets.train"}  # folders may differ
+    mine["~batch_size_per_gpu"] = str(opt.datasets["train"].batch_size_per_gpu)
+    starts = distributed.gather((position, mine))
+    if len({where for where, _ in starts}) > 1:
+        raise UserError(
+            f"the processes would go on from different iterations ({', '.join(f'{where:,}' for where, _ in starts)}): "
+            "the folder of experiments must be on a file system that all machines share"
+        )
+    if changed := [key for _, theirs in starts for key in differences(theirs, starts[0][1], soft=True)]:
+        raise UserError(f"the processes read different option files ({changed[0]} differs): give all machines the same")

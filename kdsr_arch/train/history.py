@@ -12,6 +12,7 @@ from typing import Any
 from kdsr_arch.errors import UserError
 from kdsr_arch.io import remove_leftovers, why_not_written, write_whole
 from kdsr_arch.log import get_logger
+from kdsr_arch.options.schema import Options
 
 
 def read_history(experiment: Path) -> Iterator[dict[str, Any]]:
@@ -97,28 +98,27 @@ class Trackers:
         UserError: one is asked for but not installed.
     """
 
-    def __init__(self, opt: Mapping[str, Any], folder: Path, position: int = 0) -> None:
-        options = opt["logger"]
+    def __init__(self, opt: Options, folder: Path, position: int = 0) -> None:
         self._writer: Any = None
-        wandb = options.get("wandb") or {}
-        if wandb.get("project"):
-            self._start_wandb(opt, wandb)
-        if options.get("use_tb_logger") or wandb.get("project"):
+        if _wants_wandb(opt):
+            self._start_wandb(opt)
+        if opt.logger.use_tb_logger or _wants_wandb(opt):
             self._writer = _tensorboard()(log_dir=str(folder), purge_step=position + 1 if position else None)
 
     @staticmethod
-    def check(opt: Mapping[str, Any]) -> None:
+    def check(opt: Options) -> None:
         """Refuse what is not installed, before anything is created."""
-        wandb = (opt["logger"].get("wandb") or {}).get("project")
-        if opt["logger"].get("use_tb_logger") or wandb:
+        if opt.logger.use_tb_logger or _wants_wandb(opt):
             _tensorboard()
-        if wandb:
+        if _wants_wandb(opt):
             _wandb()
 
     @staticmethod
-    def _start_wandb(opt: Mapping[str, Any], options: Mapping[str, Any]) -> None:
-        known = {"id": options["resume_id"], "resume": "allow"} if options.get("resume_id") else {}
-        _wandb().init(name=opt["name"], project=options["project"], config=dict(opt), sync_tensorboard=True, **known)
+    def _start_wandb(opt: Options) -> None:
+        options = opt.logger.wandb
+        assert options is not None
+        known = {"id": options.resume_id, "resume": "allow"} if options.resume_id else {}
+        _wandb().init(name=opt.name, project=options.project, config=opt.plain(), sync_tensorboard=True, **known)
 
     def add(self, prefix: str, values: Mapping[str, float], iteration: int) -> None:
         """Record scalars under `prefix/name`; where they cannot be written, say so once and go on without."""
@@ -136,6 +136,10 @@ class Trackers:
         if self._writer is not None:
             with suppress(OSError):
                 self._writer.close()
+
+
+def _wants_wandb(opt: Options) -> bool:
+    return bool(opt.logger.wandb and opt.logger.wandb.project)
 
 
 def _tensorboard() -> Any:

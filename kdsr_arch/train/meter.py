@@ -1,12 +1,12 @@
-"""Losses between two lines of the log: their means, and the end of the training where one is NaN or infinite.
-
-Everything stays on the losses' device, so that a step on the GPU never waits for the CPU.
-"""
+"""What is measured between two lines of the log: means of the losses, NaN and infinity among them, rate and ETA."""
 
 from __future__ import annotations
 
+import sys
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any
 
 import numpy as np
@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from kdsr_arch.errors import UserError
+from kdsr_arch.log import progress_bar
 from kdsr_arch.parallel import distributed
 
 _NEVER = 2**62
@@ -29,7 +30,7 @@ def stop_if_nonfinite(iteration: int, names: Sequence[str], batch: Mapping[str, 
     Args:
         iteration: the first with NaN or infinity on this process.
         names: the losses, or `grad_norm`, that were not finite; empty where all is well.
-        batch: what they were computed from, to name its tensors that hold NaN or infinity; empty where it is gone.
+        batch: the micro-batch of that iteration, to name its tensors that hold NaN or infinity; empty where it is gone.
 
     Raises:
         NonFiniteError: names the losses and the iteration, of the first process that has some of its own.
@@ -37,7 +38,8 @@ def stop_if_nonfinite(iteration: int, names: Sequence[str], batch: Mapping[str, 
     if not distributed.agree_max(int(bool(names))):
         return
     losses = [name for name in names if name != "grad_norm"]
-    keys = [k for k, v in batch.items() if isinstance(v, Tensor) and not bool(torch.isfinite(v).all())]
+    named = {**batch, **{f"teacher.{name}": maps for name, maps in (batch.get("teacher") or {}).items()}}
+    keys = [k for k, v in named.items() if isinstance(v, Tensor) and not bool(torch.isfinite(v).all())]
     reports = distributed.gather((not names, iteration, not losses, losses or list(names), keys))
     rank = min(range(len(reports)), key=lambda r: (reports[r][:3], r))
     _, iteration, _, losses, keys = reports[rank]
@@ -53,8 +55,8 @@ class _Entry:
     count: int = 0
 
 
-class Tally:
-    """Collects named scalars.
+class Meter:
+    """Collects named scalars on their device, so that a step on a GPU never waits for the CPU.
 
     Args:
         device: where they are.
@@ -69,13 +71,13 @@ class Tally:
         if not values:
             return
         names = tuple(values)
-        held = torch.stack([v.detach().float() for v in values.values()])
+        new = torch.stack([v.detach().float() for v in values.values()])
         if names not in self._entries:
-            start = torch.zeros_like(held, dtype=torch.float64)
-            self._entries[names] = _Entry(start, torch.full_like(held, _NEVER, dtype=torch.int64))
+            start = torch.zeros_like(new, dtype=torch.float64)
+            self._entries[names] = _Entry(start, torch.full_like(new, _NEVER, dtype=torch.int64))
         entry = self._entries[names]
-        entry.total += held
-        entry.first = torch.where(torch.isfinite(held), entry.first, entry.first.clamp(max=iteration))
+        entry.total += new
+        entry.first = torch.where(torch.isfinite(new), entry.first, entry.first.clamp(max=iteration))
         entry.count += 1
 
     def first_bad(self) -> tuple[int, list[str]]:
@@ -112,8 +114,57 @@ class Tally:
     def load_state(self, state: list[dict[str, Any]]) -> None:
         """Go on collecting from `state`."""
         self._entries = {}
-        for held in state:
-            total = held["total"].to(self.device, torch.float64)
-            self._entries[tuple(held["names"])] = _Entry(
-                total, torch.full_like(total, _NEVER, dtype=torch.int64), held["count"]
-            )
+        for saved in state:
+            total = saved["total"].to(self.device, torch.float64)
+            never = torch.full_like(total, _NEVER, dtype=torch.int64)
+            self._entries[tuple(saved["names"])] = _Entry(total, never, saved["count"])
+
+
+class Progress:
+    """A progress bar with rate and ETA on a terminal, and the text of the log lines.
+
+    Args:
+        total: iterations in all.
+        start: iterations done already.
+    """
+
+    def __init__(self, total: int, start: int = 0) -> None:
+        self.total = total
+        self._since, self._at = time.perf_counter(), start
+        shown = distributed.is_main() and sys.stderr.isatty()
+        self._bar = progress_bar("", total, "it", start, disable=not shown)
+
+    def step(self) -> None:
+        """Count an iteration."""
+        self._bar.update()
+
+    def pause(self) -> float:
+        """Begin something that is no training (validation, saving); give what this returns to `go_on`."""
+        return time.perf_counter()
+
+    def go_on(self, paused: float) -> None:
+        """End it: the time since does not count towards the rate."""
+        self._since += time.perf_counter() - paused
+
+    def line(self, iteration: int, rates: Sequence[float], log: Mapping[str, float], waited: float = 0.0) -> str:
+        """The log line of `iteration`: learning rates, iterations a second and share of the time since the last line
+        that went by waiting for data, ETA, losses.
+
+        Args:
+            rates: learning rates.
+            log: losses and other figures by name.
+            waited: seconds of waiting for data since the last line.
+        """
+        now = time.perf_counter()
+        seconds, steps = now - self._since, iteration - self._at
+        rate, waiting = steps / max(seconds, 1e-9), waited / max(seconds, 1e-9)
+        self._since, self._at = now, iteration
+        eta = timedelta(seconds=int((self.total - iteration) / max(rate, 1e-9)))
+        shown = "  ".join(f"{name} {value:.4g}" for name, value in log.items())
+        self._bar.set_postfix_str(shown)
+        lr = ", ".join(f"{value:.3g}" for value in dict.fromkeys(rates))
+        return f"[{iteration:,}/{self.total:,}  lr {lr}  {rate:.3g} it/s  data {waiting:.0%}  eta {eta}]  {shown}"
+
+    def close(self) -> None:
+        """Take the bar away."""
+        self._bar.close()

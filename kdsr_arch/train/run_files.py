@@ -1,17 +1,25 @@
-"""What a run leaves on the disk: `models/net_g_N.pth` (pure networks) and `training_states/N.state` (everything)."""
+"""The folder of an experiment: `models/net_g_N.pth` (pure networks), `training_states/N.state` (everything), a lock."""
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import re
+import shlex
+import socket
+import sys
 import time
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 from kdsr_arch.errors import UserError
 from kdsr_arch.io import remove_leftovers, require_safetensors, save_tensors, write_groups, write_whole
+from kdsr_arch.log import get_logger
+from kdsr_arch.options.schema import Options
 from kdsr_arch.train.checkpoint import FORMAT, VERSION, numbered
 
 _STATES = r"(\d+)\.state"
@@ -95,8 +103,8 @@ class Checkpoints:
         if iteration in wanted:
             self.save_networks(f"{label}_{iteration}", networks)
         for path in self.models.iterdir():
-            found = re.fullmatch(rf"net_.+_{re.escape(label)}_(\d+)\.(?:pth|safetensors)", path.name)
-            if found and int(found[1]) not in wanted and int(found[1]) <= iteration:
+            name = re.fullmatch(rf"net_.+_{re.escape(label)}_(\d+)\.(?:pth|safetensors)", path.name)
+            if name and int(name[1]) not in wanted and int(name[1]) <= iteration:
                 path.unlink(missing_ok=True)
 
     def thin_out(self, newest: int) -> None:
@@ -109,8 +117,8 @@ class Checkpoints:
         kept = [iteration for iteration in numbered(self.states, _STATES) if iteration <= newest][-self.keep_last :]
         for folder, pattern in ((self.states, _STATES), (self.models, _NETWORKS)):
             for path in list(folder.iterdir()):
-                found = re.fullmatch(pattern, path.name)
-                if found and kept and int(found[1]) < kept[0]:
+                name = re.fullmatch(pattern, path.name)
+                if name and kept and int(name[1]) < kept[0]:
                     path.unlink(missing_ok=True)
 
     def set_aside(self, position: int) -> Path | None:
@@ -153,8 +161,8 @@ class Checkpoints:
         yield from (path for path in self.models.iterdir() if re.fullmatch(r"net_.+_latest\.\w+", path.name))
         for folder, pattern in ((self.models, r"net_.+_(\d+)\.\w+"), (self.states, _STATES)):
             for path in list(folder.iterdir()):
-                found = re.fullmatch(pattern, path.name)
-                if found and int(found[1]) > position:
+                name = re.fullmatch(pattern, path.name)
+                if name and int(name[1]) > position:
                     yield path
 
     def _best_iteration(self) -> int:
@@ -162,3 +170,96 @@ class Checkpoints:
             return int(json.loads((self.models / "best.json").read_text(encoding="utf-8"))["iter"])
         except (OSError, ValueError, KeyError, TypeError):
             return 0
+
+
+# ------------------------------------------------------------------------------------------ the folder as a whole
+
+
+def open_folder(opt: Options, checkpoints: Checkpoints, position: int) -> str:
+    """Make the experiment folder; that of an earlier run is archived beside it, unless this run resumes it.
+
+    Returns:
+        The time of the start, which is in the names of the files of this run.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    stamp, root = time.strftime("%Y%m%d_%H%M%S"), opt.folder
+    if not position and root.exists():
+        _archive(root, stamp)
+    checkpoints.make_folders()
+    if position and (aside := checkpoints.set_aside(position)):
+        get_logger().warning(f"Checkpoints later than iteration {position:,} were set aside: {aside}")
+    _copy_options(opt)
+    return stamp
+
+
+def _archive(root: Path, stamp: str) -> None:
+    """Rename the folder of an earlier run, as BasicSR does."""
+    names = (f"{root.name}_archived_{stamp}{tail}" for tail in ("", *(f"_{n}" for n in range(2, 1000))))
+    target = next(path for path in map(root.with_name, names) if not path.exists())
+    os.rename(root, target)
+    get_logger().info(f"{root} exists: it was renamed to {target.name}")
+
+
+def _copy_options(opt: Options) -> None:
+    if opt.source.is_file():
+        head = f"# GENERATE TIME: {time.asctime()}\n# CMD:\n# {shlex.join(sys.argv)}\n\n"
+        text = (head + opt.source.read_text(encoding="utf-8")).encode()
+        write_whole(opt.folder / opt.source.name, lambda handle: handle.write(text))  # it may be the file that is read
+
+
+class FolderLock:
+    """Holds an experiment folder for this process until released.
+
+    The kernel owns the lock, so it ends with the process however that ends: a crash cannot leave it stuck. It is a
+    POSIX record lock, which forked data-loading workers do not inherit, so that a killed run's orphans do not hold
+    it. The lock file lies beside the folder (`.NAME.lock`), so that archiving the folder does not carry it away, and
+    is never deleted: removing it while another process waits on it would let two hold it.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.path = folder.with_name(f".{folder.name}.lock")
+        self._handle: int | None = None
+
+    def acquire(self) -> None:
+        """Take the lock.
+
+        Raises:
+            UserError: another living process holds it, or the parent folder cannot be written.
+        """
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            handle = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o644)
+        except OSError as error:
+            raise UserError(
+                f"{self.path.parent}: cannot create the experiment folder here ({error.strerror})"
+            ) from None
+        try:
+            fcntl.lockf(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            owner = os.read(handle, 200).decode(errors="replace").strip() or "another process"
+            os.close(handle)
+            raise UserError(
+                f"{self.folder}: {owner} is training here; stop it first, or give this run another 'name'"
+            ) from None
+        with suppress(OSError):  # a full disk; the lock holds all the same, it only names nobody
+            os.ftruncate(handle, 0)
+            os.pwrite(handle, f"process {os.getpid()} on {socket.gethostname()}\n".encode(), 0)
+        self._handle = handle
+
+    def release(self) -> None:
+        """Give the lock back; harmless when not held."""
+        if self._handle is not None:
+            os.close(self._handle)
+            self._handle = None
+
+    def __enter__(self) -> FolderLock:
+        self.acquire()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.release()

@@ -1,125 +1,396 @@
-"""`kdsr train`: from validated options to a trained network. Reads from top to bottom."""
+"""One training, from validated options to a trained network. Reads from top to bottom: build, loop, step, finish."""
 
 from __future__ import annotations
 
-import json
-import os
 import random
-import shlex
-import sys
 import time
 from collections.abc import Mapping
-from pathlib import Path
+from contextlib import ExitStack, nullcontext
 from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 
-from kdsr_arch.data.loader import Batches, open_dataset, phase_sets, train_batches
-from kdsr_arch.device import pick_device
+from kdsr_arch.data.loader import first_sample, train_batches
+from kdsr_arch.data.sets import open_dataset
+from kdsr_arch.distill.taps import Batch
 from kdsr_arch.errors import UserError
-from kdsr_arch.io import write_whole
+from kdsr_arch.evaluate.evaluator import EvalResult
 from kdsr_arch.log import TextLog, get_logger
-from kdsr_arch.options import Options, plain
+from kdsr_arch.ops.offset_monitor import OffsetMonitor
+from kdsr_arch.optim.update import clip_gradients, gradient_norm
+from kdsr_arch.options.schema import Options
 from kdsr_arch.parallel import distributed
 from kdsr_arch.records import environment
-from kdsr_arch.registry import register_all
-from kdsr_arch.signals import StopRequest
+from kdsr_arch.signals import Interrupted, StopRequest
 from kdsr_arch.train.checkpoint import (
-    differences,
-    find_latest,
+    alike_everywhere,
+    find_state,
     fingerprint,
-    load_state,
+    random_states,
     random_states_kept,
+    set_random_states,
 )
+from kdsr_arch.train.distill_model import DistillModel
 from kdsr_arch.train.history import History, Trackers
-from kdsr_arch.train.locks import FolderLock
-from kdsr_arch.train.loop import Loop, Output
-from kdsr_arch.train.run_files import Checkpoints
+from kdsr_arch.train.meter import Meter, NonFiniteError, Progress, stop_if_nonfinite
+from kdsr_arch.train.run_files import Checkpoints, FolderLock, open_folder
 from kdsr_arch.train.validation import Validator
 
+# a GPU is asked once in so many iterations whether all losses were finite, so that it never waits in between
+CHECK_PERIOD_CUDA = 16
+# iterations between agreements of all processes to stop: each makes the CPUs wait for one another
+STOP_PERIOD_CUDA = 10
+# steps in a row that the gradient scaler may leave out: its scale is then 2^40 times smaller than it was
+SCALER_PATIENCE = 40
+# iterations between two warnings of deformable offsets that explode
+OFFSET_REPORT_PERIOD = 1000
 
-def main(opt: Options | dict[str, Any], args: Any) -> int:
-    """Train.
 
-    Nothing is created on the disk before the data, the networks, their weights and the state to resume were found
-    sound.
+class Trainer:
+    """One training. Making it opens the data, builds the networks and finds the state to resume; `run` trains.
+
+    Nothing is created on the disk before all of that was found sound.
 
     Args:
         opt: validated options.
-        args: `opt` (path of the option file), `launcher` ('none', 'pytorch', 'slurm'), `auto_resume`.
-
-    Returns:
-        The exit code: 0 at the end of the training; 130 or 143 where SIGINT or SIGTERM ended it early, after saving.
+        stop: what signals ask for.
+        auto_resume: resume from the newest whole state of this experiment, where there is one.
 
     Raises:
         UserError: anything the user can mend.
     """
-    opt = plain(opt)
-    device = pick_device(opt.get("num_gpu", 0))
-    with distributed.joined(args.launcher, device.type == "cuda", opt.get("dist_params")):
-        return train_one(opt, args)
 
+    # ------------------------------------------------------------------------------------------------------- build
 
-def train_one(opt: Options | dict[str, Any], args: Any) -> int:
-    """`main`, on processes that have joined already."""
-    with TextLog() as log, StopRequest() as stop:
-        return _train(plain(opt), args, log, stop)
+    def __init__(self, opt: Options, stop: StopRequest | None = None, auto_resume: bool = False) -> None:
+        assert opt.train is not None
+        self.opt, self.options, self.stop = opt, opt.train, stop or StopRequest()
+        self.world, self.total = distributed.world_size(), self.options.total_iter
+        get_logger().info(f"{opt.name}: {opt.model_type}, {self.world} process(es), {environment()}")
+        seed_everything(opt.manual_seed)
+        Trackers.check(opt)
+        about = {"net_g": {"network": opt.network_g.plain(), "scale": opt.scale}} if opt.scale else None
+        logger = opt.logger
+        self.checkpoints = Checkpoints(
+            opt.folder, fingerprint(opt), logger.keep_last or 0, logger.checkpoint_format, about
+        )
+        self.state = find_state(opt, auto_resume)
+        self.position: int = self.state["iter"] if self.state else 0  # iterations done
+        alike_everywhere(opt, self.position)
 
+        dataset = open_dataset(opt.datasets["train"], "datasets.train")
+        self.model = self.build_model(first_sample(dataset, opt.manual_seed))
+        self.device = self.model.device
+        self.resources = ExitStack()  # what is closed at the end
+        self.batches = train_batches(opt, dataset, self.position, self.device, self.model.teacher_names())
+        self.resources.callback(self.batches.close)
+        try:
+            self.validator = Validator(opt, self.device)
+            distributed.broadcast_modules(self.model.modules())
+        except BaseException:
+            self.close()
+            raise
+        self.batch: Batch = {}
+        self.meter, self.ratios = Meter(self.device), dict[str, float]()
+        self.skipped = self.skipped_in_a_row = 0  # steps that the gradient scaler left out
+        self.waited = 0.0  # seconds for batches, since the last line of the log
+        self.saved, self.saved_at = self.position, time.monotonic()
 
-def _train(opt: dict[str, Any], args: Any, log: TextLog, stop: StopRequest) -> int:
-    root = Path(opt["path"]["experiments_root"])
-    get_logger().info(f"{opt['name']}: {opt['model_type']}, {distributed.world_size()} process(es), {environment()}")
-    seed_everything(opt.get("manual_seed") or 0)
-    Trackers.check(opt)
+    def build_model(self, sample: Batch) -> DistillModel:
+        """Build what is trained, tried on a batch of one."""
+        return DistillModel(self.opt, sample)
 
-    checkpoints = open_checkpoints(opt, root)
-    state = find_state(opt, root / "training_states", args.auto_resume)
-    position = state["iter"] if state else 0
-    alike_everywhere(opt, position)
-    model, batches = build(opt, position)
-    lock = FolderLock(root)
-    try:
-        validator = Validator(opt, phase_sets(opt, "val"), model.device, root / "visualization")
-        distributed.broadcast_modules(model.modules())
-        get_logger().info(model.describe())
+    def close(self) -> None:
+        """Send the loader's workers home, close the logs, release the folder."""
+        self.resources.close()
+
+    # --------------------------------------------------------------------------------------------------------- run
+
+    def run(self, log: TextLog) -> bool:
+        """Train to the end, or until a signal asks to stop; then all is saved.
+
+        Returns:
+            Whether the end was reached.
+
+        Raises:
+            NonFiniteError: a loss or gradient was NaN or infinite; the last saved state is untouched.
+            UserError: anything else the user can mend.
+        """
+        get_logger().info(self.model.describe())
+        with self.resources:
+            self._open_logs(log)
+            began = time.monotonic()
+            try:
+                finished = self._loop()
+            except UserError as error:
+                self._explain(error)
+                raise
+        spent = time.strftime("%H:%M:%S", time.gmtime(time.monotonic() - began))
+        if finished:
+            file = self.checkpoints.network_file("net_g", "latest")
+            get_logger().info(f"Finished {self.total:,} iterations ({spent}): {file}")
+        else:
+            get_logger().warning(f"Stopped at iteration {self.position:,} and saved; --auto_resume goes on from here")
+        return finished
+
+    def _open_logs(self, log: TextLog) -> None:
+        """Take the experiment folder and open what is written there, on the main process; then resume."""
+        self.history: History | None = None
+        folder = self.opt.folder
         if distributed.is_main():
+            lock = FolderLock(folder)
             lock.acquire()
-        output = open_folder(root, checkpoints, opt, args, log, position) if distributed.is_main() else None
+            self.resources.callback(lock.release)
+            try:
+                stamp = open_folder(self.opt, self.checkpoints, self.position)
+                log.open(folder / f"train_{folder.name}_{stamp}.log")
+                self.history = History(folder / "history.jsonl", self.position)
+                self.resources.callback(self.history.close)
+                self.trackers = Trackers(self.opt, folder / "tb_logger", self.position)
+                self.resources.callback(self.trackers.close)
+            except OSError as error:
+                raise UserError(
+                    f"{folder}: the experiment folder cannot be written ({error.strerror or error})"
+                ) from None
         distributed.barrier()
-        loop = Loop(model, batches, validator, checkpoints, stop, opt, output, position)
-        if state:
-            loop.resume(state)
-        finished = _run(loop, root)
-    finally:
-        batches.close()
-        lock.release()
-    return 0 if finished else stop.exit_code
+        self.progress = Progress(self.total, self.position)
+        self.resources.callback(self.progress.close)
+        self.offsets = OffsetMonitor(nn.ModuleList(self.model.modules()), every=OFFSET_REPORT_PERIOD)
+        self.resources.callback(self.offsets.remove)
+        if self.state is not None:
+            self.resume(self.state)
+            self.state = None
 
+    def _explain(self, error: UserError) -> None:
+        """Add to an error what is on the disk, and note it in the text log; the command line tells it."""
+        kept = f"the state of iteration {self.saved:,} is kept" if self.saved else "no state was saved yet"
+        if isinstance(error, NonFiniteError):
+            error.args = (f"{error}. Training stopped; {kept}. Lower the learning rate or the term's weight",)
+        elif isinstance(error, distributed.ProcessLost):
+            error.args = (f"{error}; {kept}, go on with --auto_resume",)
+        get_logger().error(str(error), extra={"quiet": True})
 
-def _run(loop: Loop, root: Path) -> bool:
-    began = time.monotonic()
-    try:
-        finished = loop.run()
-    except UserError as error:
-        if isinstance(error, distributed.ProcessLost):
-            error.args = (f"{error}; {loop.kept()}, go on with --auto_resume",)
-        get_logger().error(str(error), extra={"quiet": True})  # the command line tells it
-        raise
-    finally:
-        if loop.output is not None:
-            loop.output.history.close()
-            loop.output.trackers.close()
-    spent = time.strftime("%H:%M:%S", time.gmtime(time.monotonic() - began))
-    if finished:
-        file = loop.checkpoints.network_file("net_g", "latest")
-        get_logger().info(f"Finished {loop.total:,} iterations ({spent}): {file}")
-    else:
-        get_logger().warning(f"Stopped at iteration {loop.position:,} and saved; --auto_resume goes on from here")
-    return finished
+    # ---------------------------------------------------------------------------------------------------- the loop
 
+    def _loop(self) -> bool:
+        """One iteration after the other, and what happens between them; whether the end was reached.
 
-# ----------------------------------------------------------------------------------------------------- the parts
+        The state saved at iteration k is the state before the validation at k. So a run resumed from it first does
+        that validation, if one is due: a kill between the two loses nothing, and the resumed run is the unbroken one.
+        """
+        logger = self.opt.logger
+        if self.position and not self.validate():
+            return False
+        for iteration in range(self.position + 1, self.total + 1):
+            self.step(iteration)
+            self.position = iteration
+            self.progress.step()
+            if iteration % logger.print_freq == 0:
+                self.report()
+            leaving, overdue = self._asked()
+            if leaving or overdue or iteration % logger.save_checkpoint_freq == 0 or iteration == self.total:
+                self.save()
+            if leaving or not self.validate():
+                return False
+        if distributed.is_main():
+            self.checkpoints.save_networks("latest", self.model.network_files())
+        return True
+
+    def step(self, iteration: int) -> None:
+        """One training step: learning rate, each micro-batch forward and backward, average, clip, step, EMA.
+
+        Raises:
+            NonFiniteError: a loss or the gradient is NaN or infinite; on the CPU before any weight was touched.
+        """
+        model, options = self.model, self.options
+        model.schedule.advance(iteration)
+        model.task.set_stage(iteration)
+        model.optimizer.zero_grad(set_to_none=True)
+        for micro in range(options.accumulation):  # one micro-batch lies on the device at a time
+            self._draw()
+            output = model.task(self.batch, iteration)
+            self.meter.add(output.losses, iteration)
+            if micro == 0 and (iteration == 1 or iteration % options.ratio_freq == 0):
+                self.ratios = model.task.measure(output, iteration)
+            loss = torch.stack(list(output.losses.values())).sum() / options.accumulation
+            model.scaler.scale(loss).backward()
+        if self.world > 1:
+            distributed.average_gradients(model.parameters)
+
+        model.scaler.unscale_(model.optimizer)
+        gradients = [p.grad for p in model.parameters if p.grad is not None]
+        norm = gradient_norm(gradients)
+        if not model.scaler.is_enabled():  # it meets infinite gradients itself
+            self.meter.add({"grad_norm": norm}, iteration)
+        if self.device.type == "cpu" or iteration % CHECK_PERIOD_CUDA == 0:
+            self.check_finite(iteration)
+        clip_gradients(gradients, norm, options.grad_clip)
+        scale = model.scaler.get_scale()
+        model.scaler.step(model.optimizer)
+        model.scaler.update()
+        if model.scaler.get_scale() < scale:
+            self._count_skipped(scale)
+            return
+        self.skipped_in_a_row = 0
+        if model.ema:
+            model.ema.update(model.student)
+        model.task.after_step(output, iteration)
+
+    def _draw(self) -> None:
+        """Take the next micro-batch; the time that goes by waiting for it is shown in the log."""
+        began = time.perf_counter()
+        self.batch = next(self.batches)
+        self.waited += time.perf_counter() - began
+
+    def _count_skipped(self, scale: float) -> None:
+        self.skipped, self.skipped_in_a_row = self.skipped + 1, self.skipped_in_a_row + 1
+        if self.skipped_in_a_row >= SCALER_PATIENCE:
+            raise NonFiniteError(
+                f"the gradient scaler has left out {SCALER_PATIENCE} steps in a row, down to a scale of {scale:.3g}: "
+                "the gradient is infinite or NaN at any scale; use train.amp bf16 or no"
+            )
+
+    def _asked(self) -> tuple[bool, bool]:
+        """Whether to leave, and whether the last checkpoint is too long ago by the main process's clock: the same on
+        all processes, which ask one another once for both.
+        """
+        minutes = self.opt.logger.save_checkpoint_minutes
+        overdue = minutes is not None and time.monotonic() - self.saved_at >= 60 * minutes
+        if self.world == 1:
+            return bool(self.stop.signum), overdue
+        period = 1 if self.device.type == "cpu" else STOP_PERIOD_CUDA
+        if self.position % period and self.position != self.total:
+            return False, False
+        agreed = distributed.agree_max(2 * self.stop.signum + (overdue and distributed.is_main()))
+        if agreed // 2:  # never put back a 0: a signal may have come while waiting for the others
+            self.stop.signum = agreed // 2
+        return bool(agreed // 2), bool(agreed % 2)
+
+    # ------------------------------------------------------------------------------------------ report, save, validate
+
+    def check_finite(self, iteration: int) -> None:
+        """Raise NonFiniteError where a loss since the last line of the log was not finite; all processes call it."""
+        first, names = self.meter.first_bad()
+        if names or self.world > 1:
+            stop_if_nonfinite(first, names, self.batch if first == iteration else {})
+
+    def figures(self) -> dict[str, float]:
+        """For the log: means since the last line over iterations and processes, and the latest gradient ratios."""
+        figures = self.meter.means() | {f"ratio/{name}": value for name, value in self.ratios.items()}
+        return figures | ({"skipped_steps": float(self.skipped)} if self.model.scaler.is_enabled() else {})
+
+    def report(self) -> None:
+        """Write a line of the log."""
+        self.check_finite(self.position)
+        figures, rates = self.figures(), self.model.rates()
+        line = self.progress.line(self.position, rates, figures, self.waited)
+        self.waited = 0.0
+        exploding = self.offsets.report(self.position)
+        if self.history is None:
+            return
+        get_logger().info(line)
+        if exploding:
+            get_logger().warning(exploding)
+        self.history.add("train", self.position, lr=rates, **figures)
+        self.trackers.add("train", {**figures, "lr": rates[0]}, self.position)
+
+    def save(self) -> None:
+        """Write the networks and the training state of this iteration."""
+        paused = self.progress.pause()
+        self.check_finite(self.position)
+        distributed.broadcast_buffers(self.model.modules())
+        self.meter.share()
+        generators = distributed.gather(random_states())
+        if distributed.is_main():
+            if self.history is not None:
+                self.history.sync()  # a state is never on the disk without the lines before it
+            self.checkpoints.save(self.position, self.model.network_files(), self.training_state(generators))
+        distributed.barrier()
+        self.saved, self.saved_at = self.position, time.monotonic()
+        self.progress.go_on(paused)
+
+    def training_state(self, generators: list[Any]) -> dict[str, Any]:
+        """Everything that `resume` needs to go on as if nothing had happened: tensors and plain containers.
+
+        Args:
+            generators: the states of random numbers of every process.
+        """
+        best = self.validator.best
+        return {
+            "model": self.model.state(), "random": generators, "best": best.records, "ranking": best.ranking,
+            "meter": self.meter.state(), "ratios": dict(self.ratios), "skipped": [self.skipped, self.skipped_in_a_row],
+        }  # fmt: skip
+
+    def resume(self, state: Mapping[str, Any]) -> None:
+        """Resume from a saved state; to be called after the loader was started, which may draw random numbers.
+
+        Raises:
+            UserError: it belongs to other networks or terms, or does not hold what a state should.
+        """
+        try:
+            self.model.load_state(state["model"])
+            self.meter.load_state(state["meter"])
+            self.ratios = dict(state["ratios"])
+            self.skipped, self.skipped_in_a_row = (int(count) for count in state["skipped"])
+            self.validator.best.records = {k: dict(v) for k, v in state["best"].items()}
+            self.validator.best.ranking = {k: [dict(e) for e in v] for k, v in state["ranking"].items()}
+            self._resume_random(state["random"])
+        except (KeyError, IndexError, TypeError, ValueError, AttributeError, RuntimeError, OverflowError) as error:
+            reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+            raise UserError(f"cannot resume from this training state, take another one ({reason})") from None
+
+    def _resume_random(self, generators: list[Any]) -> None:
+        if len(generators) == self.world:
+            set_random_states(generators[distributed.rank()])
+            return
+        torch.manual_seed(self.opt.manual_seed + self.position * self.world + distributed.rank())
+        get_logger().info(
+            f"The state is of {len(generators)} processes, now there are {self.world}: "
+            "the data go on as they were, random numbers drawn by the networks (dropout) do not"
+        )
+
+    def validate(self) -> bool:
+        """Score the network on the data sets that are due: all at the end, else each at its own frequency.
+
+        Returns:
+            False when a signal cut it short; the state before it is then saved.
+        """
+        every, iteration = self.validator.every, self.position
+        keys = [k for k, period in every.items() if iteration == self.total or (period and iteration % period == 0)]
+        if not keys:
+            return True
+        paused = self.progress.pause()
+        self.check_finite(self.position)
+        distributed.broadcast_buffers(self.model.modules())
+        try:
+            with random_states_kept(), nullcontext() if self.world > 1 else self.stop.interruptible():
+                results = self.validator.run(self.model.inference_network(), self.position, keys)
+        except Interrupted:
+            if self.saved != self.position:
+                self.save()
+            return False
+        best = self.validator.judge(results, self.position)
+        kept = self.validator.to_keep(results, self.position)
+        if self.history is not None:
+            self._record(results, best, kept)
+        self.progress.go_on(paused)
+        return True
+
+    def _record(
+        self, results: Mapping[str, EvalResult], best: dict[str, Any] | None, kept: Mapping[str, list[int]]
+    ) -> None:
+        assert self.history is not None
+        get_logger().info(self.validator.text(results, self.position))
+        for key, result in results.items():
+            self.history.add("val", self.position, dataset=key, protocol=result.protocol, **result.mean)
+            self.trackers.add(f"metrics/{key}", result.mean, self.position)
+        if best is not None:
+            self.checkpoints.save_networks("best", self.model.network_files())
+            self.checkpoints.save_record(best)
+        for metric, iterations in kept.items():
+            self.checkpoints.keep_best(metric, iterations, self.position, self.model.network_files())
 
 
 def seed_everything(seed: int) -> None:
@@ -129,157 +400,3 @@ def seed_everything(seed: int) -> None:
     np.random.seed(seed)
     torch.manual_seed(seed)
     torch.backends.cudnn.benchmark = True
-
-
-def build_model(opt: Mapping[str, Any]) -> Any:
-    """The model that `model_type` names: one of ours, or one of BasicSR's behind a bridge."""
-    register_all()
-    from kdsr_arch.train.bridge import BridgedModel
-    from kdsr_arch.train.distill_model import ImageDistillModel, VideoDistillModel
-
-    own = {c.__name__: c for c in (ImageDistillModel, VideoDistillModel)}
-    return own.get(opt["model_type"], BridgedModel)(opt)
-
-
-def build(opt: Mapping[str, Any], position: int) -> tuple[Any, Batches]:
-    """The model, ready to train after a dry run on the first batch, and the batches from `position` on."""
-    dataset = open_dataset(opt["datasets"]["train"], "datasets.train")
-    model = build_model(opt)
-    if hasattr(model, "task") and getattr(dataset, "teacher", None) is not None:
-        dataset.teacher.keep(model.task.teacher_names())
-    batches = train_batches(opt, dataset, position, distributed.rank(), distributed.world_size(), model.device)
-    try:
-        first = batches.peek()
-        if first is None:  # resumed at its end: nothing is left to train, but the dry run still needs a batch
-            first = next(train_batches(opt, dataset, opt["train"]["total_iter"] - 1))
-        model.prepare(first)
-    except BaseException:
-        batches.close()
-        raise
-    return model, batches
-
-
-def find_state(opt: Mapping[str, Any], folder: Path, auto_resume: bool) -> dict[str, Any] | None:
-    """The state to go on from: with --auto_resume the newest whole one of this experiment, where there is one; else
-    `path.resume_state`.
-
-    Raises:
-        UserError: `path.resume_state` is unusable.
-    """
-    mine = fingerprint(opt)
-    path, state = None, None
-    if auto_resume:
-        path, state, passed = find_latest(folder, mine)
-        for reason in passed:
-            get_logger().warning(f"passed over: {reason}")
-    if state is None and opt["path"].get("resume_state"):
-        path = Path(opt["path"]["resume_state"]).expanduser()
-        state = load_state(path, mine)
-    if state is None:
-        return None
-    get_logger().info(f"Resuming from iteration {state['iter']:,}: {path}")
-    if changed := differences(state["fingerprint"], mine, soft=True):
-        get_logger().warning(f"These options changed since the state was saved: {', '.join(changed)}")
-    before, now = _samples(state["fingerprint"], len(state["random"])), _samples(mine)
-    if before not in (0, now):
-        get_logger().warning(
-            f"An iteration took {before} samples when the state was saved and takes {now} now, so training does not go "
-            "on with the samples that came next: keep processes x batch_size_per_gpu x accumulation as it was"
-        )
-    if state["iter"] > opt["train"]["total_iter"]:
-        raise UserError(f"{path}: is past train.total_iter {opt['train']['total_iter']:,}")
-    return state
-
-
-def _samples(held: Mapping[str, str], processes: int | None = None) -> int:
-    """Samples of one iteration of the experiment whose fingerprint is `held`; 0 where it does not tell."""
-    try:
-        dataset, train = (json.loads(held[key]) or {} for key in ("~datasets.train", "~train"))
-        each = int(dataset.get("batch_size_per_gpu") or 1) * int(train.get("accumulation") or 1)
-    except (KeyError, ValueError, TypeError, AttributeError, OverflowError, RecursionError):
-        return 0
-    return each * (processes or distributed.world_size())
-
-
-def alike_everywhere(opt: Mapping[str, Any], position: int) -> None:
-    """Make sure that all processes train the same from the same iteration on.
-
-    Raises:
-        UserError: they read different option files, or do not see the same experiment folder.
-    """
-    mine = {f"~{k.lstrip('~')}": v for k, v in fingerprint(opt).items() if k != "~datasets.train"}  # folders may differ
-    mine["~batch_size_per_gpu"] = str(opt["datasets"]["train"].get("batch_size_per_gpu"))
-    starts = distributed.gather((position, mine))
-    if len({where for where, _ in starts}) > 1:
-        raise UserError(
-            f"the processes would go on from different iterations ({', '.join(f'{where:,}' for where, _ in starts)}): "
-            "the folder of experiments must be on a file system that all machines share"
-        )
-    if changed := [key for _, theirs in starts for key in differences(theirs, starts[0][1], soft=True)]:
-        raise UserError(f"the processes read different option files ({changed[0]} differs): give all machines the same")
-
-
-def open_checkpoints(opt: Mapping[str, Any], root: Path) -> Checkpoints:
-    """What writes the files of the experiment folder `root`; nothing is written yet."""
-    logger = opt["logger"]
-    about = {"net_g": {"network": dict(opt["network_g"]), "scale": opt["scale"]}} if opt.get("scale") else None
-    return Checkpoints(
-        root, fingerprint(opt), logger.get("keep_last") or 0, logger.get("checkpoint_format") or "pth", about
-    )
-
-
-def open_folder(
-    root: Path, checkpoints: Checkpoints, opt: Mapping[str, Any], args: Any, log: TextLog, position: int
-) -> Output:
-    """Make the experiment folder (a fresh run's predecessor is archived beside it) and open the logs in it."""
-    stamp = time.strftime("%Y%m%d_%H%M%S")
-    try:
-        if not position and root.exists():
-            archive(root, stamp)
-        checkpoints.make_folders()
-        if position and (aside := checkpoints.set_aside(position)):
-            get_logger().warning(f"Checkpoints later than iteration {position:,} were set aside: {aside}")
-        log.open(root / f"train_{Path(opt['name']).name}_{stamp}.log")
-        _copy_options(args, root)
-        return Output(History(root / "history.jsonl", position), Trackers(opt, root / "tb_logger", position))
-    except OSError as error:
-        raise UserError(f"{root}: the experiment folder cannot be written ({error.strerror or error})") from None
-
-
-def archive(root: Path, stamp: str) -> None:
-    """Rename the folder of an earlier run, as BasicSR does."""
-    names = (f"{root.name}_archived_{stamp}{tail}" for tail in ("", *(f"_{n}" for n in range(2, 1000))))
-    target = next(path for path in map(root.with_name, names) if not path.exists())
-    os.rename(root, target)
-    get_logger().info(f"{root} exists: it was renamed to {target.name}")
-
-
-def _copy_options(args: Any, root: Path) -> None:
-    source = Path(getattr(args, "opt", None) or "")
-    if source.is_file():
-        head = f"# GENERATE TIME: {time.asctime()}\n# CMD:\n# {shlex.join(sys.argv)}\n\n"
-        text = (head + source.read_text(encoding="utf-8")).encode()
-        write_whole(root / source.name, lambda handle: handle.write(text))  # it may be the very file that is read
-
-
-def dry_run(opt: Options | dict[str, Any]) -> str:
-    """What `kdsr check` does after the options were found valid: open the data, build the networks, run one sample
-    through.
-
-    Returns:
-        The networks and the table of terms. Nothing is written to the disk.
-
-    Raises:
-        UserError: anything that would stop the training at its start.
-    """
-    opt = plain(opt)
-    seed_everything(opt.get("manual_seed") or 0)
-    alone = {**opt["datasets"]["train"], "num_worker_per_gpu": 0, "batch_size_per_gpu": 1}
-    small = {**opt, "datasets": {**opt["datasets"], "train": alone}, "train": {**opt["train"], "accumulation": 1}}
-    with random_states_kept():
-        model, _ = build(small, 0)
-        Validator(opt, phase_sets(opt, "val"), model.device, Path())
-    return model.describe()
-
-
-__all__ = ["build", "build_model", "dry_run", "main", "train_one"]

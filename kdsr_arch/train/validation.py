@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
+from kdsr_arch.data.sets import open_dataset
 from kdsr_arch.evaluate.evaluator import EvalResult, Evaluator
+from kdsr_arch.options.schema import Options, ValOptions
 
 
 @dataclass
@@ -51,26 +52,26 @@ class Validator:
     The first metric on the first data set decides which network is the best.
 
     Args:
-        opt: validated options.
-        datasets: {key of `datasets`: data set}.
+        opt: validated options; restored images go below their folder when `val.save_img` is set.
         device: where the network is.
-        folder: where restored images go when `val.save_img` is set.
+
+    Raises:
+        UserError: data or a metric at fault.
     """
 
-    def __init__(self, opt: Mapping[str, Any], datasets: Mapping[str, Any], device: torch.device, folder: Path) -> None:
-        val = opt.get("val") or {}
-        datasets = datasets if opt.get("val") else {}  # without `val`, training does not validate
-        self.device, self.folder, self.save_images = device, folder, bool(val.get("save_img"))
-        self.metrics: dict[str, dict[str, Any]] = val.get("metrics") or {}
-        self.sets = {k: (d, Evaluator(opt["datasets"][k], val, opt["scale"])) for k, d in datasets.items()}
-        self.every = {k: opt["datasets"][k].get("val_freq") or val.get("val_freq") for k in self.sets}
+    def __init__(self, opt: Options, device: torch.device) -> None:
+        self.device, self.folder = device, opt.folder / "visualization"
+        val = opt.val or ValOptions()
+        self.save_images, self.metrics = val.save_img, val.metrics or {}
+        sections = opt.phase("val") if opt.val else {}  # without `val`, training does not validate
+        self.sets = {
+            key: (open_dataset(section, f"datasets.{key}"), Evaluator(section.plain(), val.plain(), opt.scale or 1))
+            for key, section in sections.items()
+        }
+        self.every = {key: section.val_freq or val.val_freq for key, section in sections.items()}
         self.best = Best()
-        kept = opt["logger"].get("keep_best") or {}
+        kept = opt.logger.keep_best or {}
         self.keep: dict[str, int] = kept if isinstance(kept, dict) else dict.fromkeys([*self.metrics][:1], kept)
-
-    def due(self, iteration: int, last: int) -> list[str]:
-        """Keys of the data sets to score after this iteration: all at the last, else each at its own frequency."""
-        return [key for key, every in self.every.items() if iteration == last or (every and iteration % every == 0)]
 
     def run(self, net: nn.Module, iteration: int, keys: Sequence[str]) -> dict[str, EvalResult]:
         """Score `net` on these data sets, by the key of the data set."""
@@ -104,7 +105,8 @@ class Validator:
         }
 
     def _better(self, metric: str) -> str:
-        return self.metrics.get(metric, {}).get("better") or "higher"
+        section = self.metrics.get(metric)
+        return section.better if section and section.better else "higher"
 
     def text(self, results: Mapping[str, EvalResult], iteration: int) -> str:
         """One line for each data set: its numbers, the best so far, the protocol."""

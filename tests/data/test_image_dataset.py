@@ -108,21 +108,19 @@ def test_mixtures_keep_their_proportions(images, low):
 
 
 def test_registered_and_run_by_the_loader(images):
-    from kdsr_arch.data.sampling import build_train_loader
+    from kdsr_arch.data.loader import Batches, PlannedSampler
     from kdsr_arch.registry import DATASET_REGISTRY
 
     dataset = DATASET_REGISTRY.get("ImagePairDataset")(**options(images))
-    runs = [
-        list(build_train_loader({"batch_size_per_gpu": 4, "num_worker_per_gpu": n}, dataset, seed=1, total_iter=3))
-        for n in (0, 2)
-    ]
+    sampler = PlannedSampler(len(dataset), 4, seed=1, total_iter=3)
+    runs = [list(Batches(dataset, sampler, workers)) for workers in (0, 2)]
     for left, right in zip(*runs, strict=True):
         assert left["lq"].shape == (4, 3, 8, 8) and left["key"] == right["key"]
         assert torch.equal(left["lq"], right["lq"]) and torch.equal(left["gt"], right["gt"])
 
 
 def test_basicsrs_own_data_set_is_as_repeatable(images, low, tmp_path, save):
-    from kdsr_arch.data.sampling import build_train_loader
+    from kdsr_arch.data.loader import Batches, PlannedSampler
     from kdsr_arch.registry import DATASET_REGISTRY
 
     even, source = tmp_path / "even", FolderSource(images)
@@ -133,7 +131,7 @@ def test_basicsrs_own_data_set_is_as_repeatable(images, low, tmp_path, save):
     for workers, start in ((0, 0), (2, 0), (1, 1)):
         opt = options(even, dataroot_lq=str(low), filename_tmpl="{}x4", io_backend={"type": "disk"}, use_rot=True)
         dataset = DATASET_REGISTRY.get("PairedImageDataset")(opt)
-        plan = {"batch_size_per_gpu": 4, "num_worker_per_gpu": workers}
-        runs.append([b["lq"] for b in build_train_loader(plan, dataset, seed=5, start_iter=start, total_iter=3)])
+        sampler = PlannedSampler(len(dataset), 4, seed=5, start_iter=start, total_iter=3)
+        runs.append([b["lq"] for b in Batches(dataset, sampler, workers)])
     assert torch.equal(torch.stack(runs[0]), torch.stack(runs[1]))
     assert torch.equal(torch.stack(runs[0][1:]), torch.stack(runs[2]))

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 import torch
 
-from kdsr_arch.data.loader import Batches
-from kdsr_arch.data.sampling import build_train_loader
+from kdsr_arch.data.loader import Batches, PlannedSampler, to_device
+from kdsr_arch.data.sets import open_dataset
 from kdsr_arch.errors import UserError
+from kdsr_arch.options.schema_data import DatasetOptions
 from tests.helpers.messages import refuses
 
 
@@ -26,63 +27,73 @@ class Numbers(torch.utils.data.Dataset):
     def sample(self, index: int, rng: np.random.Generator) -> dict:
         if index == self.bad:
             raise UserError(f"sample {index} is torn")
-        return {"lq": torch.tensor([index]), "gt": torch.from_numpy(rng.random(3)), "key": str(index)}
+        return {"lq": torch.tensor(index), "gt": torch.from_numpy(rng.random(3)), "key": str(index)}
 
 
-def loader(workers: int = 0, accumulation: int = 1, dataset: Numbers | None = None):
-    options = {"batch_size_per_gpu": 2, "num_worker_per_gpu": workers}
-    return build_train_loader(options, dataset or Numbers(), seed=3, total_iter=5, accumulation=accumulation)
+def batches(workers: int = 0, accumulation: int = 1, dataset: Numbers | None = None, device: str = "cpu") -> Batches:
+    sampler = PlannedSampler(7, 2, seed=3, total_iter=5, accumulation=accumulation)
+    return Batches(dataset or Numbers(), sampler, workers, device)
 
 
-def drawn(batches: Batches) -> list:
-    first = batches.peek()
-    found = list(batches)
-    assert found[0] is first
-    return [(b["lq"].tolist(), b["gt"].tolist(), b["key"]) for b in found]
+def drawn(source: Batches) -> list:
+    return [(b["lq"].tolist(), b["gt"].tolist(), b["key"]) for b in source]
 
 
 @pytest.mark.parametrize("accumulation", [1, 3])
-@pytest.mark.parametrize("workers", [0, 2])
-def test_the_same_batches_in_the_same_order(workers, accumulation):
-    plain = drawn(Batches(loader(0, accumulation), accumulation))
-    ahead = drawn(Batches(loader(workers, accumulation), accumulation, ahead=True))
-    assert ahead == plain and len(plain) == 5 and len(plain[0][0]) == 2 * accumulation
+@pytest.mark.parametrize("ahead", [0, 2])
+def test_the_same_micro_batches_in_the_same_order(ahead, accumulation):
+    plain = drawn(batches(0, accumulation))
+    source = batches(2, accumulation)
+    source._ahead = ahead
+    assert drawn(source) == plain and len(plain) == 5 * accumulation and len(plain[0][0]) == 2
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
-def test_the_same_batches_on_cuda():
-    batches = Batches(loader(2, 3), 3, device="cuda")
-    assert batches.peek()["lq"].device.type == "cuda"
-    assert drawn(batches) == drawn(Batches(loader(0, 3), 3))
+def test_the_same_micro_batches_on_cuda():
+    source = batches(2, 3, device="cuda")
+    first = next(source)
+    assert first["lq"].device.type == "cuda"
+    assert [(first["lq"].tolist(), first["gt"].tolist(), first["key"]), *drawn(source)] == drawn(batches(0, 3))
 
 
 def test_close_ends_the_workers():
-    batches = Batches(loader(2), ahead=True)
-    next(batches)
+    source = batches(2)
+    next(source)
     assert len(multiprocessing.active_children()) == 2
-    batches.close()
+    source.close()
     assert not multiprocessing.active_children()
     with pytest.raises(StopIteration):
-        next(batches)
-    Batches(loader(2), ahead=True).close()  # never begun
+        next(source)
+    batches(2).close()  # never begun
+    assert not multiprocessing.active_children()
 
 
-@pytest.mark.parametrize("ahead", [False, True])
+@pytest.mark.parametrize("ahead", [0, 1])
 def test_batches_before_a_torn_sample_are_given(ahead):
-    order = [index for lq, _, _ in drawn(Batches(loader())) for (index,) in lq]
+    order = [index for lq, _, _ in drawn(batches()) for index in lq]
     torn = order[2 * 2]
     sound = next(i for i in range(0, len(order), 2) if torn in order[i : i + 2]) // 2
-    batches = Batches(loader(dataset=Numbers(bad=torn)), ahead=ahead)
+    source = batches(dataset=Numbers(bad=torn))
+    source._ahead = ahead
     for _ in range(sound):
-        next(batches)
+        next(source)
     with refuses(f"sample {torn}"):
-        next(batches)
+        next(source)
+    with pytest.raises(StopIteration):
+        next(source)
+
+
+def test_structures_are_kept_and_images_get_the_memory_order() -> None:
+    moved = to_device({"a": [torch.ones(1), "b"], "c": 3}, torch.device("meta"))
+    assert moved["a"][0].device.type == "meta" and moved["a"][1] == "b" and moved["c"] == 3
+    laid = to_device({"lq": torch.ones(2, 3, 4, 5), "clip": torch.ones(1, 2, 3, 4, 5)}, torch.device("cpu"), True)
+    assert laid["lq"].is_contiguous(memory_format=torch.channels_last) and laid["clip"].is_contiguous()
 
 
 def test_prepared_data_go_only_where_their_recipe_names_them(tmp_path) -> None:
-    from kdsr_arch.data.loader import open_dataset
-
-    opt = {"type": "ClipDataset", "prepare": "demo", "phase": "train", "scale": 4, "name": "demo"}
+    section = DatasetOptions(
+        type="ClipDataset", prepare="demo", scale=4, name="demo", dataroot_gt=str(tmp_path / "elsewhere")
+    )
     with refuses("datasets.train", tmp_path / "elsewhere"):
-        open_dataset({**opt, "dataroot_gt": str(tmp_path / "elsewhere")}, "datasets.train")
+        open_dataset(section, "datasets.train")
     assert not list(tmp_path.iterdir())

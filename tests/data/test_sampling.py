@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch.utils.data import Dataset
 
-from kdsr_arch.data.sampling import PlannedSampler, build_train_loader, epoch_permutation
+from kdsr_arch.data.loader import Batches, PlannedSampler, epoch_permutation, first_sample
 from kdsr_arch.errors import UserError
 
 LENGTH, TOTAL = 7, 6
@@ -38,10 +38,9 @@ class Theirs(Dataset):
 
 
 def batches(dataset, batch=4, workers=0, **options) -> list[torch.Tensor]:
-    options = {"seed": 3, "total_iter": TOTAL, **options}
-    loader = build_train_loader({"batch_size_per_gpu": batch, "num_worker_per_gpu": workers}, dataset, **options)
-    found = [item["value"] for item in loader]
-    assert len(found) == len(loader)
+    sampler = PlannedSampler(LENGTH, batch, **{"seed": 3, "total_iter": TOTAL, **options})
+    found = [item["value"] for item in Batches(dataset, sampler, workers)]
+    assert len(found) == len(sampler)
     return found
 
 
@@ -118,17 +117,21 @@ def test_bad_data_is_one_sentence_from_workers_too(workers):
             raise UserError("a.png: the frame does not decode")
 
     with pytest.raises(UserError) as caught:
-        list(build_train_loader({"num_worker_per_gpu": workers}, Bad(), seed=0, total_iter=2))
+        list(Batches(Bad(), PlannedSampler(LENGTH, 1, seed=0, total_iter=2), workers))
     assert str(caught.value) == "a.png: the frame does not decode"
 
 
 def test_leaving_early_ends_the_workers_at_once():
     started = time.monotonic()
-    loader = build_train_loader({"num_worker_per_gpu": 2}, Ours(), seed=0, total_iter=10_000)
-    batches_of = iter(loader)
-    next(batches_of)
+    drawn = Batches(Ours(), PlannedSampler(LENGTH, 1, seed=0, total_iter=10_000), 2)
+    next(drawn)
     workers = torch.multiprocessing.active_children()
     assert len(workers) == 2
-    del batches_of
+    del drawn
     assert not torch.multiprocessing.active_children()
     assert time.monotonic() - started < 5
+
+
+def test_the_first_sample_is_the_one_that_training_begins_with(dataset):
+    first = first_sample(dataset, seed=3)
+    assert torch.equal(first["value"], batches(dataset)[0][:1]) and first["key"] == [str(int(first["value"][0, 0]))]

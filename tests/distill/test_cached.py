@@ -10,20 +10,20 @@ import pytest
 import torch
 import yaml
 
-from kdsr_arch import registry
 from kdsr_arch.cli import main
 from kdsr_arch.data.augment import Crop, apply_flip
-from kdsr_arch.data.loader import open_dataset, train_batches
+from kdsr_arch.data.sets import open_dataset
 from kdsr_arch.data.store.teacher_store import INFO, OUTPUT, TeacherStore
-from kdsr_arch.distill.teachers import build_teacher
+from kdsr_arch.distill.teachers import build_teacher, stored_teacher
 from kdsr_arch.errors import UserError
 from kdsr_arch.io import save_tensors
 from kdsr_arch.ops.color import rgb_to_y
-from kdsr_arch.options import load_options, plain
+from kdsr_arch.options import Options, load_options
 from kdsr_arch.precompute.fill import fill_store, plan_of
-from kdsr_arch.precompute.gain import measure_gain
+from kdsr_arch.precompute.gain import LiveTrainer, measure_gain
 from kdsr_arch.precompute.live import LiveTeacher
-from kdsr_arch.train.trainer import build, build_model
+from kdsr_arch.train.trainer import Trainer
+from tests.helpers.networks import make_network
 
 TEACHER = {"type": "MSRResNet", "num_feat": 8, "num_block": 1, "upscale": 2}
 MARGIN = 2 * 4 + 2  # HR pixels that the teacher reaches: four 3x3 layers at LR size, two at HR size
@@ -36,9 +36,7 @@ def options(tmp_path):
         noise = np.random.default_rng(number).integers(0, 256, (12, 14, 3), np.uint8)
         cv2.imwrite(str(tmp_path / f"hr/{number}.png"), cv2.resize(noise, (112, 96), interpolation=cv2.INTER_CUBIC))
     torch.manual_seed(3)
-    state = {
-        key: 4 * value for key, value in registry.build("network", TEACHER, "network_g").state_dict().items()
-    }  # away from the student
+    state = {key: 4 * value for key, value in make_network(TEACHER).state_dict().items()}  # away from the student
     save_tensors({"params": state}, tmp_path / "teacher.pth")
     opt = {
         'name': 'cached', 'model_type': 'ImageDistillModel', 'scale': 2, 'num_gpu': 0,
@@ -60,9 +58,13 @@ def written(folder, opt):
 
 
 def loaded(file, **train):
-    opt = plain(load_options(file, is_train=True))
-    opt["datasets"]["train"].update(train)
+    opt = load_options(file, is_train=True)
+    opt.datasets["train"] = opt.datasets["train"].model_copy(update=train)
     return opt
+
+
+def opened(opt):
+    return open_dataset(opt.datasets["train"], "datasets.train")
 
 
 def stored(file, path, crops=0, one=False, taps=None):
@@ -76,20 +78,17 @@ def content(path):
         return dict(transaction.cursor())
 
 
-def first_loss(opt, data):
-    torch.manual_seed(0)
-    batches = train_batches(data, open_dataset(data["datasets"]["train"], "train"), 0)
-    model = build_model(opt)
-    model.prepare(batches.peek())
-    model.feed_data(next(batches))
-    model.optimize_parameters(1)
-    return model.get_current_log()
+def first_loss(opt, kind=Trainer):
+    trainer = kind(opt)
+    trainer.step(1)
+    trainer.close()
+    return trainer.figures()
 
 
 def test_crops_of_whole_images_are_the_live_teachers_away_from_their_border(options, tmp_path):
     opt = stored(options, tmp_path / "store.lmdb")
     teacher = build_teacher(opt).eval()
-    dataset = open_dataset(opt["datasets"]["train"], "train")
+    dataset = opened(opt)
     seen = set()
     for number in range(12):
         item = dataset.sample(number % len(dataset), np.random.default_rng(number))
@@ -103,8 +102,7 @@ def test_crops_of_whole_images_are_the_live_teachers_away_from_their_border(opti
 
 def test_crops_are_the_live_teachers_everywhere_and_give_the_live_loss(options, tmp_path):
     opt = stored(options, tmp_path / "store.lmdb", crops=3)
-    live = {**opt, "datasets": {}}
-    with_store, without = first_loss(opt, opt), first_loss(live, opt)
+    with_store, without = first_loss(opt), first_loss(opt, LiveTrainer)
     assert set(with_store) == set(without) and "l_body" in without
     for name in ("l_pix", "l_out", "l_body"):
         assert with_store[name] == pytest.approx(without[name], rel=1e-3)
@@ -114,14 +112,14 @@ def test_crops_are_the_live_teachers_everywhere_and_give_the_live_loss(options, 
 def test_a_privileged_teacher_is_stored_from_the_ground_truth(options, tmp_path, crops):
     decoder = {"type": "FSRCNN", "d": 8, "s": 4, "m": 1}
     net = {"type": "PISRTeacher", "scale": 2, "decoder": decoder}
-    save_tensors({"params": registry.build("network", net, "network_g").state_dict()}, tmp_path / "teacher.pth")
+    save_tensors({"params": make_network(net).state_dict()}, tmp_path / "teacher.pth")
     opt = yaml.safe_load(options.read_text()) | {"network_t": net, "network_g": {**decoder, "scale": 2}}
     opt["train"]["distill_opt"] = {"out": {"type": "L1Loss"}, "map": {"type": "L1Loss", "at": "expanding"}}
     opt = stored(written(tmp_path, opt), tmp_path / "store.lmdb", crops=crops)
     if crops:  # crops of whole images have seen what lies beyond their border
-        with_store, without = first_loss(opt, opt), first_loss({**opt, "datasets": {}}, opt)
+        with_store, without = first_loss(opt), first_loss(opt, LiveTrainer)
         assert {"l_out", "l_map"} <= set(without) and with_store == pytest.approx(without, rel=1e-3)
-    item = open_dataset(opt["datasets"]["train"], "train").sample(0, np.random.default_rng(5))
+    item = opened(opt).sample(0, np.random.default_rng(5))
     with torch.no_grad():
         restored = build_teacher(opt).eval()(rgb_to_y(item["gt"])[None])[0]
     inner = slice(16, -16) if not crops else slice(None)
@@ -137,23 +135,22 @@ def test_one_orientation_turns_the_stored_output(options, tmp_path):
     plain = store.read("0", Crop(3, 4, 10, 12), (False, False, False))[OUTPUT]
     turned = store.read("0", Crop(3, 4, 10, 12), (True, False, True))[OUTPUT]
     assert np.array_equal(turned, apply_flip(plain.numpy(), (True, False, True)))
-    assert "teacher" in open_dataset(opt["datasets"]["train"], "train").sample(0, np.random.default_rng(0))
+    assert "teacher" in opened(opt).sample(0, np.random.default_rng(0))
 
 
 def test_micro_batches_get_their_own_part(options, tmp_path):
     opt = stored(options, tmp_path / "store.lmdb", crops=2)
-    opt["train"]["accumulation"] = 2
-    live = {**opt, "datasets": {}}
-    assert first_loss(opt, opt)["l_out"] == pytest.approx(first_loss(live, opt)["l_out"], rel=1e-3)
+    opt.train.accumulation = 2
+    assert first_loss(opt)["l_out"] == pytest.approx(first_loss(opt, LiveTrainer)["l_out"], rel=1e-3)
 
 
 def test_only_what_terms_compare_is_read_and_crops_stay_the_same(options, tmp_path):
     opt = stored(options, tmp_path / "store.lmdb", crops=2, taps=["body", "conv_first"])
-    terms = opt["train"]["distill_opt"]
+    terms = opt.train.distill_opt
 
     def first_batch(names):
-        train = {**opt["train"], "distill_opt": {name: terms[name] for name in names}}
-        return next(build({**opt, "train": train}, 0)[1])
+        opt.train.distill_opt = {name: terms[name] for name in names}
+        return next(Trainer(opt).batches)
 
     both, output, alone = first_batch(["out", "body"]), first_batch(["out"]), first_batch([])
     assert set(both["teacher"]) == {OUTPUT, "body"}
@@ -183,17 +180,17 @@ def test_command_stores_measures_and_records(options, tmp_path, capsys):
 )
 def test_a_store_of_something_else_is_refused(options, tmp_path, change, sentence):
     opt = stored(options, tmp_path / "store.lmdb", taps=[])
-    opt = {**opt, **change}
-    opt["datasets"]["train"]["scale"] = opt["scale"]
+    changed = Options.model_validate(opt.plain() | change)
+    changed.datasets["train"].scale = changed.scale
     with pytest.raises(UserError, match=sentence):
-        open_dataset(opt["datasets"]["train"], "train")
-        build_model(opt)
+        opened(changed)
+        stored_teacher(changed)
 
 
 def test_taps_that_are_not_stored_are_named(options, tmp_path):
     opt = stored(options, tmp_path / "store.lmdb", taps=[])
     with pytest.raises(UserError, match="does not hold 'body'.*--taps"):
-        build_model(opt)
+        Trainer(opt)
 
 
 def test_what_cannot_be_stored(options, tmp_path):
@@ -251,15 +248,15 @@ def test_images_that_changed_under_an_unfinished_store(options, tmp_path):
 def test_other_weights_than_the_store_was_made_with(options, tmp_path):
     """A teacher that was trained on behind the store's back."""
     opt = stored(options, tmp_path / "a.lmdb", crops=2)
-    build_model(opt)
-    net = registry.build("network", TEACHER, "network_g")
+    stored_teacher(opt)
+    net = make_network(TEACHER)
     save_tensors({"params": net.state_dict()}, tmp_path / "teacher.pth")
     with pytest.raises(UserError, match="other weights than path.pretrain_network_t has now; remove it and make it"):
-        build_model(opt)
+        stored_teacher(opt)
 
 
 def test_an_image_that_came_later_is_named(options, tmp_path):
     opt = stored(options, tmp_path / "store.lmdb", taps=[])
     (tmp_path / "hr/new.png").write_bytes((tmp_path / "hr/0.png").read_bytes())
     with pytest.raises(UserError, match="nothing of image 'new'"):
-        open_dataset(opt["datasets"]["train"], "train")
+        opened(opt)

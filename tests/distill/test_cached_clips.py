@@ -7,16 +7,17 @@ import torch
 import yaml
 
 from kdsr_arch.data.clips import Clip, clip_views
-from kdsr_arch.data.loader import open_dataset, train_batches
+from kdsr_arch.data.sets import open_dataset
 from kdsr_arch.data.store.teacher_store import OUTPUT, TeacherStore, view_key
 from kdsr_arch.distill.teachers import build_teacher
 from kdsr_arch.errors import UserError
 from kdsr_arch.io import save_tensors
-from kdsr_arch.options import load_options, plain
+from kdsr_arch.options import load_options
 from kdsr_arch.precompute import fill as teacher_cache
 from kdsr_arch.precompute.fill import fill_store, plan_of
-from kdsr_arch.registry import build
-from kdsr_arch.train.trainer import build_model
+from kdsr_arch.precompute.gain import LiveTrainer
+from kdsr_arch.train.trainer import Trainer
+from tests.helpers.networks import make_network
 
 EDVR = {
     "type": "EDVRSlim",
@@ -44,7 +45,7 @@ def options(tmp_path):
 
     def make(teacher, **train):
         torch.manual_seed(3)
-        net = build("network", teacher, "network_g")
+        net = make_network(teacher)
         state = {key: value + 0.05 * torch.randn_like(value) for key, value in net.state_dict().items()}
         save_tensors({"params": state}, tmp_path / "teacher.pth")
         data = {
@@ -78,10 +79,14 @@ def options(tmp_path):
 
 
 def stored(file, path, crops=0, one=False, taps=None):
-    opt = plain(load_options(file, is_train=True))
+    opt = load_options(file, is_train=True)
     fill_store(opt, path, plan_of(opt, taps, crops, one))
-    opt["datasets"]["train"]["teacher_cache"] = str(path)
+    opt.datasets["train"].teacher_cache = str(path)
     return opt
+
+
+def opened(opt, **changes):
+    return open_dataset(opt.datasets["train"].model_copy(update=changes), "datasets.train")
 
 
 def live_features(teacher, lq, count):
@@ -109,7 +114,7 @@ def test_windows_of_a_clip_are_named_once_by_what_they_show():
 
 def test_every_sample_of_whole_frames_is_the_live_teachers_away_from_its_border(options, tmp_path):
     opt = stored(options(NEAR, gt_size=64, use_rot=False), tmp_path / "store.lmdb")
-    teacher, dataset = build_teacher(opt).eval(), open_dataset(opt["datasets"]["train"], "train")
+    teacher, dataset = build_teacher(opt).eval(), opened(opt)
     inner = (..., slice(REACH, -REACH), slice(REACH, -REACH))
     for number in range(len(dataset)):
         item = dataset.sample(number, np.random.default_rng(number))
@@ -125,23 +130,20 @@ def test_crops_restored_alone_give_the_live_loss(options, tmp_path):
     file = options(EDVR, interval_list=[1], use_rot=False)
     opt = stored(file, tmp_path / "store.lmdb", crops=1)
     losses, adapters = {}, None
-    for kind, model_opt in (("stored", opt), ("live", {**opt, "datasets": {}})):
-        torch.manual_seed(0)
-        batches = train_batches(opt, open_dataset(opt["datasets"]["train"], "train"), 0)
-        model = build_model(model_opt)
-        model.prepare(batches.peek())
-        adapters = adapters or model.task.train_only_state()  # the live teacher's start drew other random numbers
-        model.task.load_train_only_state(adapters)
-        model.feed_data(next(batches))
-        model.optimize_parameters(1)
-        losses[kind] = model.get_current_log()
+    for name, kind in (("stored", Trainer), ("live", LiveTrainer)):
+        trainer = kind(opt)
+        task = trainer.model.task
+        adapters = adapters or task.train_only_state()  # the live teacher's start drew other random numbers
+        task.load_train_only_state(adapters)
+        trainer.step(1)
+        losses[name] = trainer.figures()
     for name in ("l_out", "l_map", "l_memory", "l_pix"):
         assert losses["stored"][name] == pytest.approx(losses["live"][name], rel=1e-3), name
 
 
 def test_one_orientation_serves_reversed_samples_with_the_forward_output(options, tmp_path):
     opt = stored(options(NEAR), tmp_path / "store.lmdb", one=True, taps=[])
-    store, dataset = TeacherStore(tmp_path / "store.lmdb"), open_dataset(opt["datasets"]["train"], "train")
+    store, dataset = TeacherStore(tmp_path / "store.lmdb"), opened(opt)
     assert not store.backwards and store.orientations == [0]
     keys, flip = dataset.selected[0].gt, (False, False, False)
     forward = store.read_clip("0", keys, [1, 2], [0, 1, 2, 3], None, flip)[OUTPUT]
@@ -152,7 +154,7 @@ def test_one_orientation_serves_reversed_samples_with_the_forward_output(options
 def test_a_teacher_of_images_restores_each_frame_once(options, tmp_path):
     teacher = {"type": "MSRResNet", "num_feat": 4, "num_block": 1, "upscale": 4}
     opt = stored(options(teacher, gt_size=64), tmp_path / "store.lmdb", one=True, taps=[])
-    dataset = open_dataset(opt["datasets"]["train"], "train")
+    dataset = opened(opt)
     assert len(dataset.teacher_views(1, True)) == 10
     assert dataset.sample(0, np.random.default_rng(0))["teacher"][OUTPUT].shape == (2, 3, 64, 64)
 
@@ -160,9 +162,9 @@ def test_a_teacher_of_images_restores_each_frame_once(options, tmp_path):
 def test_what_cannot_be_stored_or_read_is_told(options, tmp_path, monkeypatch):
     opt = stored(options(NEAR, use_rot=False, use_hflip=False), tmp_path / "store.lmdb", taps=[])
     with pytest.raises(UserError, match="interval_list"):
-        open_dataset({**opt["datasets"]["train"], "interval_list": [1, 2, 3]}, "train")
+        opened(opt, interval_list=[1, 2, 3])
     with pytest.raises(UserError, match="num_frame"):
-        open_dataset({**opt["datasets"]["train"], "num_frame": 1}, "train")
+        opened(opt, num_frame=1)
     monkeypatch.setattr(teacher_cache.shutil, "disk_usage", lambda path: type("Usage", (), {"free": 1 << 20}))
     file = options(NEAR)  # 2 clips of 5 frames, 2 intervals, 2 directions
     with pytest.raises(

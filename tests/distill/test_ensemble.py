@@ -7,34 +7,33 @@ from torch import nn
 from kdsr_arch.archs.fsrcnn_arch import FSRCNN
 from kdsr_arch.archs.vdsr_arch import VDSR
 from kdsr_arch.archs.vespcn_arch import VESPCN
-from kdsr_arch.distill.task import DistillTask
 from kdsr_arch.distill.teachers import Ensemble, build_teacher
 from kdsr_arch.errors import UserError
 from kdsr_arch.infer.runner import Runner
 from kdsr_arch.infer.traits import Traits
 from kdsr_arch.io import save_tensors
 from kdsr_arch.ops.color import rgb_to_y
-from kdsr_arch.registry import build
+from tests.helpers.networks import make_network
+from tests.helpers.options import make_options, make_task
 
 SMALL = {"type": "MSRResNet", "num_feat": 4, "num_block": 1, "upscale": 2}
 
 
 def image_nets():
-    return {name: build("network", SMALL, "network_g").eval() for name in ("t", "t2")}
+    return {name: make_network(SMALL).eval() for name in ("t", "t2")}
 
 
 def test_output_is_the_mean_and_members_are_taps():
-    members, student = image_nets(), build("network", SMALL, "network_g")
+    members, student = image_nets(), make_network(SMALL)
     for p in members["t2"].parameters():
         p.data += 0.05
     terms = {'mean': {'type': 'L1Loss'}, 'first': {'type': 'L1Loss', 'teacher': 't', 'student': 'output'},
              'second': {'type': 'L1Loss', 'teacher': 't2', 'student': 'output'},
              'inner': {'type': 'L1Loss', 'teacher': 't2.f_lr', 'student': 'f_lr'},
              'path': {'type': 'L1Loss', 'teacher': 't2.body.0', 'student': 'body.0'}}  # fmt: skip
-    task = DistillTask(student, Ensemble(members, 2), {"distill_opt": terms}, scale=2)
     lq, gt = torch.rand(2, 3, 8, 8), torch.rand(2, 3, 16, 16)
-    task.dry_run(lq, gt)
-    raw = task(lq, gt, 1).raw
+    batch = {"lq": lq, "gt": gt}
+    raw = make_task(student, Ensemble(members, 2), {"distill_opt": terms}, batch)(batch, 1).raw
     with torch.no_grad():
         ours, (a, b) = student(lq), (net(lq) for net in members.values())
     assert raw["l_first"].item() == pytest.approx((ours - a).abs().mean().item(), rel=1e-5)
@@ -43,9 +42,9 @@ def test_output_is_the_mean_and_members_are_taps():
     assert raw["l_inner"] > 0 and raw["l_path"] > 0
 
 
-def test_colours_and_interpolated_inputs_are_each_members_own():
+def test_colors_and_interpolated_inputs_are_each_members_own():
     members = {
-        "t": build("network", SMALL, "network_g").eval(),
+        "t": make_network(SMALL).eval(),
         "t2": VDSR(scale=2, num_in_ch=1).eval(),
         "t3": FSRCNN(2).eval(),
     }
@@ -59,7 +58,7 @@ def test_colours_and_interpolated_inputs_are_each_members_own():
 
 
 def test_an_image_network_restores_the_centre_of_a_window():
-    members = {'t': VESPCN(2, 5, 8, 8, 1, num_flow_feat=4).eval(), 't2': build("network", SMALL, "network_g").eval(),
+    members = {'t': VESPCN(2, 5, 8, 8, 1, num_flow_feat=4).eval(), 't2': make_network(SMALL).eval(),
                't3': VESPCN(2, 3, 8, 8, 1, num_flow_feat=4).eval()}  # fmt: skip
     ensemble = Ensemble(members, 2)
     assert (ensemble.traits.mode, ensemble.traits.num_frame) == ("window", 5)
@@ -75,20 +74,20 @@ class Whole(nn.Module):
 
 def test_what_does_not_go_together():
     with pytest.raises(UserError, match="recurrent"):
-        Ensemble({"t": Whole(), "t2": build("network", SMALL, "network_g")}, 2)
+        Ensemble({"t": Whole(), "t2": make_network(SMALL)}, 2)
     with pytest.raises(UserError, match="scale"):
-        Ensemble({"t": build("network", SMALL, "network_g"), "t2": FSRCNN(4)}, 2)
+        Ensemble({"t": make_network(SMALL), "t2": FSRCNN(4)}, 2)
 
 
 def test_built_from_options_with_the_weights_of_each(tmp_path):
-    opt = {"scale": 2, "path": {}}
+    opt = {"scale": 2, "path": {}, "network_g": SMALL}
     for key in ("t", "t2"):
         opt[f"network_{key}"], opt["path"][f"pretrain_network_{key}"] = SMALL, str(tmp_path / f"{key}.pth")
-        save_tensors({"params": build("network", SMALL, "network_g").state_dict()}, tmp_path / f"{key}.pth")
-    ensemble = build_teacher(opt)
+        save_tensors({"params": make_network(SMALL).state_dict()}, tmp_path / f"{key}.pth")
+    ensemble = build_teacher(make_options(opt))
     held = torch.load(tmp_path / "t2.pth", weights_only=True)["params"]["conv_first.weight"]
     assert torch.equal(ensemble.get_submodule("t2").net.conv_first.weight, held)
     del opt["path"]["pretrain_network_t2"]
     with pytest.raises(UserError, match="pretrain_network_t2"):
-        build_teacher(opt)
-    assert build_teacher({"path": {}}) is None
+        build_teacher(make_options(opt))
+    assert build_teacher(make_options({"network_g": SMALL})) is None

@@ -1,7 +1,6 @@
 """Every video teacher teaches every video student: one step in memory; trained, resumed and tested by option file."""
 
 import json
-from argparse import Namespace
 from pathlib import Path
 
 import cv2
@@ -11,13 +10,13 @@ import torch
 import yaml
 from basicsr.archs import build_network
 
-from kdsr_arch.distill.task import DistillTask
 from kdsr_arch.evaluate import tester as test_command
 from kdsr_arch.infer.runner import Runner
 from kdsr_arch.infer.traits import traits_of
 from kdsr_arch.options import load_options, plain
 from kdsr_arch.registry import register_all
-from kdsr_arch.train import trainer as train_command
+from kdsr_arch.train.entry import train
+from tests.helpers.options import make_task
 
 register_all()
 
@@ -62,11 +61,11 @@ def test_one_step(teacher_type, student_type):
         terms["motion"] = {"type": "MotionCompensationLoss", "student": "motion", "loss_weight": 0.01}
     window = max(traits_of(net, 4).num_frame for net in (teacher, student))
     lq, gt = torch.rand(1, 1 + window, 3, side, side), torch.rand(1, 2, 3, 4 * side, 4 * side)
-    task = DistillTask(student, teacher, {"pixel_opt": {"type": "CharbonnierLoss"}, "distill_opt": terms}, scale=4)
-    task.dry_run(lq, gt)
+    batch, values = {"lq": lq, "gt": gt}, {"pixel_opt": {"type": "CharbonnierLoss"}, "distill_opt": terms}
+    task = make_task(student, teacher, values, batch, scale=4)
     before = {name: p.detach().clone() for name, p in student.named_parameters()}
     optimizer = torch.optim.SGD([*student.parameters(), *task.train_only_parameters()], lr=1e-3)
-    output = task(lq, gt, 0)
+    output = task(batch, 0)
     assert output.sr.shape[:2] == (1, 2) and len(output.losses) == len(terms) + 1
     sum(output.losses.values()).backward()
     optimizer.step()
@@ -153,9 +152,8 @@ def _networks(teacher_type, student_type):
 
 
 def _train(root, clips, pair, total_iter):
-    opt = plain(load_options(_option_file(root, clips, pair, total_iter), is_train=True))
-    arguments = Namespace(opt="", launcher="none", auto_resume=True, debug=False)
-    assert train_command.main(opt, arguments) == 0
+    opt = load_options(_option_file(root, clips, pair, total_iter), is_train=True)
+    assert train(opt, auto_resume=True) == 0
     return root / "experiments" / "pair"
 
 

@@ -5,8 +5,8 @@ import torch
 
 from kdsr_arch.archs.fsrcnn_arch import FSRCNN
 from kdsr_arch.archs.pisr_arch import PISRTeacher
-from kdsr_arch.distill.task import DistillTask
 from kdsr_arch.ops.color import rgb_to_y
+from tests.helpers.options import make_task
 
 DECODER = {"type": "FSRCNN", "d": 8, "s": 4, "m": 1}
 PIXEL = {"type": "L1Loss"}
@@ -20,10 +20,9 @@ def test_stage_one_is_the_published_loss():
     """L1(SR, HR) + 1e-4 L1(encoded, LR), on luma, from the HR image alone."""
     teacher = PISRTeacher(DECODER, scale=2)
     terms = {"imitation": {"type": "L1Loss", "student": "encoder", "teacher": "lq", "loss_weight": 1e-4}}
-    task = DistillTask(teacher, None, {"pixel_opt": PIXEL, "distill_opt": terms}, scale=2)
     lq, gt = batch()
-    task.dry_run(lq, gt)
-    output = task(lq, gt, 1)
+    task = make_task(teacher, None, {"pixel_opt": PIXEL, "distill_opt": terms}, {"lq": lq, "gt": gt})
+    output = task({"lq": lq, "gt": gt}, 1)
     y, y_lq = rgb_to_y(gt), rgb_to_y(lq)
     expected = (teacher(y) - y).abs().mean() + 1e-4 * (teacher.encoder(y) - y_lq).abs().mean()
     torch.testing.assert_close(sum(output.losses.values()), expected)
@@ -35,10 +34,9 @@ def test_stage_two_shows_the_teacher_the_ground_truth():
     teacher, student = PISRTeacher(DECODER, scale=2), FSRCNN(2, d=8, s=4, m=1)
     terms = {"pisr": {"type": "PISRLoss", "at": "expanding", "loss_weight": 1e-6},
              "logits": {"type": "L1Loss"}}  # fmt: skip
-    task = DistillTask(student, teacher, {"pixel_opt": PIXEL, "distill_opt": terms}, scale=2)
     lq, gt = batch()
-    task.dry_run(lq, gt)
-    output = task(lq, gt, 1)
+    task = make_task(student, teacher, {"pixel_opt": PIXEL, "distill_opt": terms}, {"lq": lq, "gt": gt})
+    output = task({"lq": lq, "gt": gt}, 1)
     torch.testing.assert_close(output.raw["l_logits"], (student(rgb_to_y(lq)) - teacher(rgb_to_y(gt))).abs().mean())
     sum(output.losses.values()).backward()
     assert sum(p.numel() for p in task.train_only_parameters()) > 0
@@ -50,10 +48,9 @@ def test_stage_two_shows_the_teacher_the_ground_truth():
 def test_terms_against_the_batch_need_no_teacher(at):
     student = FSRCNN(2, d=8, s=4, m=1)
     terms = {"data": {"type": "L1Loss", "student": "output", "teacher": at}}
-    task = DistillTask(student, None, {"pixel_opt": PIXEL, "distill_opt": terms}, scale=2)
     lq, gt = batch()
-    task.dry_run(lq, gt)
-    raw = task(lq, gt, 1).raw
+    task = make_task(student, None, {"pixel_opt": PIXEL, "distill_opt": terms}, {"lq": lq, "gt": gt})
+    raw = task({"lq": lq, "gt": gt}, 1).raw
     if at == "gt":
         torch.testing.assert_close(raw["l_data"], raw["l_pix"])
     assert torch.isfinite(raw["l_data"])

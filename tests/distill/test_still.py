@@ -1,4 +1,4 @@
-"""What is frozen stands still: parameters, and the statistics of normalisation inside it; also across a resume."""
+"""What is frozen stands still: parameters, and the statistics of normalization inside it; also across a resume."""
 
 from __future__ import annotations
 
@@ -12,10 +12,11 @@ from torch.nn.utils import parametrizations, spectral_norm
 from kdsr_arch.distill.stages import hold, keepers
 from kdsr_arch.distill.task import DistillTask
 from kdsr_arch.infer.traits import Traits
+from tests.helpers.options import make_task
 
 
 class Normed(nn.Module):
-    """Two halves with batch and spectral normalisation in each; x2."""
+    """Two halves with batch and spectral normalization in each; x2."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -36,12 +37,14 @@ class Normed(nn.Module):
 STAGES = [{"iters": 2, "freeze": ["head"]}, {"iters": 2}, {"iters": 2, "freeze": ["tail"]}]
 
 
+def batch(count: int) -> dict[str, torch.Tensor]:
+    return {"lq": torch.rand(count, 3, 8, 8), "gt": torch.rand(count, 3, 16, 16)}
+
+
 def built() -> tuple[Normed, DistillTask, torch.optim.Optimizer]:
     torch.manual_seed(0)
     net = Normed()
-    task = DistillTask(net, None, {"pixel_opt": {"type": "L1Loss"}, "stages": STAGES}, scale=2)
-    task.dry_run(torch.rand(1, 3, 8, 8), torch.rand(1, 3, 16, 16))
-    task.train()
+    task = make_task(net, None, {"pixel_opt": {"type": "L1Loss"}, "stages": STAGES}, batch(1)).train()
     return net, task, torch.optim.SGD(net.parameters(), lr=0.1)
 
 
@@ -49,7 +52,7 @@ def step(task: DistillTask, optimizer: torch.optim.Optimizer, iteration: int) ->
     torch.manual_seed(iteration)
     task.set_stage(iteration)
     optimizer.zero_grad(set_to_none=True)
-    sum(task(torch.rand(2, 3, 8, 8), torch.rand(2, 3, 16, 16), iteration).losses.values()).backward()
+    sum(task(batch(2), iteration).losses.values()).backward()
     optimizer.step()
 
 

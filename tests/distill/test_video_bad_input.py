@@ -10,11 +10,13 @@ from torch.nn import functional
 from kdsr_arch import errors
 from kdsr_arch.cli import main
 from kdsr_arch.data.clip_dataset import ClipDataset
-from kdsr_arch.distill.task import DistillTask
 from kdsr_arch.errors import UserError
-from kdsr_arch.registry import build, register_all
+from kdsr_arch.registry import register_all
+from tests.helpers.networks import make_network
+from tests.helpers.options import make_task
 
 register_all()
+IMAGES = {"lq": torch.rand(1, 3, 16, 16), "gt": torch.rand(1, 3, 64, 64)}
 TERMS = {"pixel_opt": {"type": "L1Loss"}, "distill_opt": {"hint": {"type": "MSELoss", "at": "f_sr"}}}
 STUDENT = {"type": "VESPCN", "num_feat": 4, "num_hr_feat": 4, "num_block": 1, "num_flow_feat": 4}
 EDVR = {"type": "EDVR", "num_feat": 8, "deformable_groups": 2, "num_extract_block": 1, "num_reconstruct_block": 1}
@@ -24,27 +26,34 @@ RECURRENT = [({"type": "BasicVSR", "num_feat": 8, "num_block": 1}, 40),
 
 def test_a_teacher_of_another_scale() -> None:
     with pytest.raises(UserError, match="EDVR enlarges by 4, but the experiment's scale is 2: use the same scale"):
-        DistillTask(
-            build("network", {**STUDENT, "scale": 2}, "network_g"), build("network", EDVR, "network_g"), TERMS, scale=2
+        make_task(
+            make_network({**STUDENT, "scale": 2}),
+            make_network(EDVR),
+            TERMS,
+            IMAGES,
+            scale=2,
         )
     with pytest.raises(UserError, match="network VESPCN enlarges by 2, but the experiment's scale is 4"):
-        DistillTask(
-            build("network", {**STUDENT, "scale": 2}, "network_g"), build("network", EDVR, "network_g"), TERMS, scale=4
+        make_task(
+            make_network({**STUDENT, "scale": 2}),
+            make_network(EDVR),
+            TERMS,
+            IMAGES,
+            scale=4,
         )
 
 
 @pytest.mark.parametrize(("teacher", "side"), RECURRENT, ids=lambda v: v["type"] if isinstance(v, dict) else "")
 def test_a_recurrent_teacher_given_single_windows(teacher, side) -> None:
-    task = DistillTask(build("network", STUDENT, "network_g"), build("network", teacher, "network_g"), TERMS, scale=4)
-    window, centre = torch.rand(1, 3, 3, side, side), torch.rand(1, 1, 3, 4 * side, 4 * side)
+    window = {"lq": torch.rand(1, 3, 3, side, side), "gt": torch.rand(1, 1, 3, 4 * side, 4 * side)}
     with pytest.raises(UserError, match="takes clips of at least 2 frames, got 1: set clip_length to 2 or more"):
-        task.dry_run(window, centre)
+        make_task(make_network(STUDENT), make_network(teacher), TERMS, window, scale=4)
 
 
 @pytest.mark.parametrize(("teacher", "side"), RECURRENT, ids=lambda v: v["type"] if isinstance(v, dict) else "")
 def test_recurrent_features_are_those_of_each_frame_of_the_clip(teacher, side) -> None:
     """From F^SR of frame i alone, the rest of the network gives frame i."""
-    net = build("network", teacher, "network_g").eval()
+    net = make_network(teacher).eval()
     clip, seen = torch.rand(1, 4, 3, side, side), []
     net.conv_hr.register_forward_hook(lambda module, args, out: seen.append(out.clone()))
     with torch.no_grad():
@@ -57,9 +66,8 @@ def test_recurrent_features_are_those_of_each_frame_of_the_clip(teacher, side) -
 
 
 def test_image_data_for_a_video_student() -> None:
-    task = DistillTask(build("network", STUDENT, "network_g"), build("network", EDVR, "network_g"), TERMS, scale=4)
     with pytest.raises(UserError, match="restores windows of 5 frames, but got single images"):
-        task.dry_run(torch.rand(1, 3, 16, 16), torch.rand(1, 3, 64, 64))
+        make_task(make_network(STUDENT), make_network(EDVR), TERMS, IMAGES, scale=4)
 
 
 def write_clips(root, lengths, side=64) -> None:

@@ -1,10 +1,19 @@
 """Tiny networks with the shapes and vices of real ones."""
 
+from collections.abc import Mapping
+from typing import Any
+
 import torch
 from torch import nn
 from torch.nn import functional as F
 
 from kdsr_arch.infer.traits import Traits
+from kdsr_arch.registry import build
+
+
+def make_network(spec: Mapping[str, Any]) -> nn.Module:
+    """The registered network of that `type` and these keywords."""
+    return build("network", spec, "network")
 
 
 class Window(nn.Module):

@@ -11,7 +11,7 @@ import pytest
 import torch
 import yaml
 
-from kdsr_arch.options import complete, load_options, load_yaml, plain, read_parts
+from kdsr_arch.options import Options, complete, load_options, load_yaml, plain, read_parts
 from tests.helpers import ROOT
 
 FILES = sorted(path.relative_to(ROOT) for path in (ROOT / "options").rglob("*.yml"))
@@ -99,9 +99,10 @@ def test_each_part_of_a_sequence_is_sound(file: Path, frames: Path, tmp_path: Pa
 
 def _terms_of_a_dry_run(opt: dict[str, Any]) -> set[str]:
     """What stands first in the lines of its table."""
-    from kdsr_arch.train.trainer import dry_run
+    from kdsr_arch.train.entry import dry_run
 
-    return {line.split(" | ")[0].strip() for line in dry_run(opt).splitlines() if " | " in line}
+    table = dry_run(Options.model_validate(opt))
+    return {line.split(" | ")[0].strip() for line in table.splitlines() if " | " in line}
 
 
 @pytest.mark.parametrize("file", BENCHES, ids=str)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from argparse import Namespace
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
+
+from kdsr_arch.options import Options, load_options
 
 STUDENT = {"type": "MSRResNet", "num_in_ch": 3, "num_out_ch": 3, "num_feat": 8, "num_block": 1, "upscale": 2}
 
@@ -91,22 +92,10 @@ def write_options(images: Path, tmp_path: Path) -> Callable[..., Path]:
 
 
 @pytest.fixture
-def load(write_options: Callable[..., Path]) -> Callable[..., dict[str, Any]]:
+def load(write_options: Callable[..., Path]) -> Callable[..., Options]:
     """The tiny options, changed and validated; outputs go to `root`/experiments/tiny."""
 
-    def read(root: Path | None = None, **changes: Any) -> dict[str, Any]:
-        from kdsr_arch.options import load_options, plain
-
-        return plain(load_options(write_options(root, **changes), is_train=True))
+    def read(root: Path | None = None, **changes: Any) -> Options:
+        return load_options(write_options(root, **changes), is_train=True)
 
     return read
-
-
-@pytest.fixture
-def arguments() -> Callable[..., Namespace]:
-    """Command-line arguments of `kdsr train`."""
-
-    def make(auto_resume: bool = False, opt: str = "", launcher: str = "none") -> Namespace:
-        return Namespace(opt=opt, launcher=launcher, auto_resume=auto_resume, debug=False)
-
-    return make

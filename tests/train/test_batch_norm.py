@@ -1,4 +1,4 @@
-"""A student with batch normalisation: its statistics when averaged, resumed, tested, of small batches, in processes."""
+"""A student with batch normalization: its statistics when averaged, resumed, tested, of small batches, in processes."""
 
 from __future__ import annotations
 
@@ -13,34 +13,26 @@ from kdsr_arch.evaluate.evaluator import Evaluator
 from kdsr_arch.infer.runner import Runner, window_indices
 from kdsr_arch.infer.traits import traits_of
 from kdsr_arch.registry import register_all
-from kdsr_arch.train.distill_model import VideoDistillModel
+from kdsr_arch.train.trainer import Trainer
 from tests.helpers.processes import environment, free_port
+from tests.helpers.trainers import make_trainer, train
 
 register_all()
 TINY = {"type": "FastDVDnet", "scale": 2, "channels": [4, 6, 8], "num_interm": 3, "num_hr_feat": 4}
 
 
-def model(norm: str = "batch", **changes: Any) -> VideoDistillModel:
-    train = {"total_iter": 10, "ema_decay": 0.9, "optim_g": {"type": "Adam", "lr": 1e-3},
-             "pixel_opt": {"type": "L1Loss"}, **changes}  # fmt: skip
+def trainer(norm: str = "batch", **changes: Any) -> Trainer:
+    values = {"total_iter": 10, "ema_decay": 0.9, "optim_g": {"type": "Adam", "lr": 1e-3},
+              "pixel_opt": {"type": "L1Loss"}, **changes}  # fmt: skip
     torch.manual_seed(4)
-    network = {**TINY, "norm": norm}
-    made = VideoDistillModel({"scale": 2, "num_gpu": 0, "network_g": network, "path": {}, "train": train})
-    made.prepare(clips(1)[0])
-    return made
+    options = {"scale": 2, "network_g": {**TINY, "norm": norm}, "model_type": "VideoDistillModel", "train": values}
+    return make_trainer({**options, "manual_seed": 4}, clips(1)[0])
 
 
 def clips(count: int, batch: int = 2, frames: int = 2, seed: int = 0) -> list[dict[str, torch.Tensor]]:
     rng = torch.Generator().manual_seed(seed)
     return [{"lq": torch.rand(batch, frames + 4, 3, 8, 8, generator=rng),
              "gt": torch.rand(batch, frames, 3, 16, 16, generator=rng)} for _ in range(count)]  # fmt: skip
-
-
-def train(made: VideoDistillModel, data: list[dict[str, torch.Tensor]], start: int = 0) -> None:
-    for number, batch in enumerate(data, start + 1):
-        made.update_learning_rate(number)
-        made.feed_data(batch)
-        made.optimize_parameters(number)
 
 
 def statistics(net: torch.nn.Module) -> dict[str, torch.Tensor]:
@@ -52,60 +44,61 @@ def same(left: dict[str, torch.Tensor], right: dict[str, torch.Tensor]) -> bool:
 
 
 def test_the_dry_run_leaves_no_trace_in_the_statistics() -> None:
-    held = statistics(model().student)
+    held = statistics(trainer().model.student)
     assert len(held) == 3 * 26
     assert all(not value.any() for name, value in held.items() if "mean" in name or "tracked" in name)
 
 
 def test_statistics_of_one_step_by_hand() -> None:
     """Momentum 0.1 from mean 0 and variance 1; the three triples of every window count as one batch."""
-    made, (batch,) = model(), clips(1)
+    made, (batch,) = trainer(), clips(1)
     windows = torch.cat([batch["lq"][:, i : i + 5] for i in range(2)], 0).unflatten(0, (2, 2)).transpose(0, 1)
     triples = torch.cat([windows.flatten(0, 1)[:, i : i + 3] for i in range(3)])
     with torch.no_grad():
-        seen = made.student.temp1.inc.convblock[0](triples.flatten(1, 2)).double()
+        seen = made.model.student.temp1.inc.convblock[0](triples.flatten(1, 2)).double()
     train(made, [batch])
-    first = made.student.temp1.inc.convblock[1]
+    first = made.model.student.temp1.inc.convblock[1]
     torch.testing.assert_close(first.running_mean.double(), 0.1 * seen.mean((0, 2, 3)), atol=1e-6, rtol=1e-5)
     torch.testing.assert_close(first.running_var.double(), 0.9 + 0.1 * seen.var((0, 2, 3)), atol=1e-6, rtol=1e-5)
 
 
 def test_averages_take_the_newest_statistics() -> None:
-    made = model()
+    made = trainer()
     train(made, clips(3))
-    assert same(statistics(made.ema.net), statistics(made.student))
-    assert int(made.ema.net.temp1.inc.convblock[1].num_batches_tracked) == 3
+    assert same(statistics(made.model.ema.net), statistics(made.model.student))
+    assert int(made.model.ema.net.temp1.inc.convblock[1].num_batches_tracked) == 3
     weight = "temp2.inc.convblock.0.weight"
-    assert not torch.equal(made.ema.net.state_dict()[weight], made.student.state_dict()[weight])
-    files = made.student_files()["net_g"]
-    assert set(files["params"]) == set(files["params_ema"]) == set(made.student.state_dict())
+    assert not torch.equal(made.model.ema.net.state_dict()[weight], made.model.student.state_dict()[weight])
+    files = made.model.network_files()["net_g"]
+    assert set(files["params"]) == set(files["params_ema"]) == set(made.model.student.state_dict())
 
 
 @pytest.mark.parametrize("norm", ["batch", "none"])
 def test_resumed_equals_unbroken(norm: str) -> None:
     data = clips(4)
-    whole, first, second = model(norm), model(norm), model(norm)
+    whole, first, second = trainer(norm), trainer(norm), trainer(norm)
     train(whole, data)
     train(first, data[:2])
     train(second, clips(1, seed=9))  # whatever it was before
-    second.load_training_state(first.training_state())
+    second.model.load_state(first.model.state())
     train(second, data[2:], 2)
-    for mine, other in ((whole.student, second.student), (whole.ema.net, second.ema.net)):
+    one, two = whole.model, second.model
+    for mine, other in ((one.student, two.student), (one.ema.net, two.ema.net)):
         assert same(mine.state_dict(), other.state_dict())
 
 
 def test_one_small_window_trains() -> None:
     """A batch of one window, 4 pixels a side at its coarsest: statistics are of 12 and of 4 values a channel."""
-    made = model()
+    made = trainer()
     train(made, clips(3, batch=1, frames=1))
-    made.check_finite()
-    assert all(torch.isfinite(value).all() for value in made.student.state_dict().values())
+    made.check_finite(3)
+    assert all(torch.isfinite(value).all() for value in made.model.student.state_dict().values())
 
 
 def test_testing_uses_the_statistics_and_leaves_them() -> None:
-    made = model()
+    made = trainer()
     train(made, clips(3))
-    before, net = statistics(made.student), made.student.train()
+    before, net = statistics(made.model.student), made.model.student.train()
     lq, gt = torch.rand(5, 3, 8, 12), torch.rand(5, 3, 16, 24)
     sample = {"lq": lq, "gt": gt, "gt_index": [0, 1, 2, 3, 4], "name": "a", "frames": list("12345")}
     option = {"metrics": {"psnr": {"type": "calculate_psnr", "crop_border": 0}}}
@@ -121,10 +114,10 @@ def test_testing_uses_the_statistics_and_leaves_them() -> None:
 
 
 def test_without_batch_norm_nothing_is_tracked() -> None:
-    made = model("none")
+    made = trainer("none")
     train(made, clips(2, batch=1, frames=1))
-    assert not statistics(made.student) and not statistics(made.ema.net)
-    assert made.student.temp1.inc.convblock[0].bias is not None
+    assert not statistics(made.model.student) and not statistics(made.model.ema.net)
+    assert made.model.student.temp1.inc.convblock[0].bias is not None
 
 
 def work() -> None:
@@ -132,21 +125,21 @@ def work() -> None:
     from kdsr_arch.parallel import distributed
 
     distributed.start("pytorch")
-    made = model()
-    distributed.broadcast_modules(made.modules())
+    made = trainer()
+    distributed.broadcast_modules(made.model.modules())
     (batch,) = clips(1, batch=4)
     half = slice(2 * distributed.rank(), 2 * distributed.rank() + 2)
     train(made, [{name: images[half] for name, images in batch.items()}])
-    first, second = distributed.gather(made.student.state_dict())
-    held = statistics(made.student)
+    first, second = distributed.gather(made.model.student.state_dict())
+    held = statistics(made.model.student)
     assert all(torch.equal(first[name], second[name]) for name in first if name not in held)  # one network,
     means = [name for name in held if name.endswith("mean")]
     assert not any(torch.equal(first[name], second[name]) for name in means)  # each with the statistics of its half,
-    alone = model()
+    alone = trainer()
     train(alone, [{name: images[half] for name, images in batch.items()}])
-    assert same(held, statistics(alone.student))  # as it would be alone;
-    distributed.broadcast_buffers(made.modules())
-    for net in (made.student, made.ema.net):  # tested and saved with those of the first
+    assert same(held, statistics(alone.model.student))  # as it would be alone;
+    distributed.broadcast_buffers(made.model.modules())
+    for net in (made.model.student, made.model.ema.net):  # tested and saved with those of the first
         assert same({name: first[name] for name in held}, statistics(net))
     distributed.stop()
     print("done")

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from copy import deepcopy
 from typing import Any
 
 import pytest
 import torch
 
 from kdsr_arch.errors import UserError
-from kdsr_arch.train.bridge import BridgedModel, without_none
+from kdsr_arch.options import plain
+from kdsr_arch.train.bridge import BridgedModel, BridgedTrainer, _without_none
 from kdsr_arch.train.meter import NonFiniteError
+from kdsr_arch.train.trainer import seed_everything
+from tests.helpers.options import make_options
+from tests.helpers.trainers import make_trainer, train
 
 SRNET = {"type": "MSRResNet", "num_feat": 4, "num_block": 1, "upscale": 2}
 EDVR = {
@@ -24,15 +27,13 @@ DISCRIMINATOR = {"type": "UNetDiscriminatorSN", "num_in_ch": 3, "num_feat": 4}
 def options(model_type: str = "SRModel", network: dict | None = None, **train: Any) -> dict[str, Any]:
     base = {"total_iter": 10, "ema_decay": 0.5, "optim_g": {"type": "Adam", "lr": 1e-3, "betas": None}}
     base |= {"scheduler": {"type": "MultiStepLR", "milestones": [2], "gamma": 0.5}, "pixel_opt": {"type": "L1Loss"}}
-    base |= {"perceptual_opt": None, "warmup_iter": -1, "accumulation": 1, "distill_opt": {}, "stages": []}
-    opt = {
-        "model_type": model_type,
-        "num_gpu": 0,
-        "scale": 2,
-        "network_g": network or SRNET,
-        "train": {**base, **train},
-    }
-    return {**opt, "path": {"pretrain_network_g": None, "param_key_g": "params", "strict_load_g": True}, "val": None}
+    return {"model_type": model_type, "scale": 2, "network_g": network or SRNET, "train": {**base, **train}}
+
+
+def bridged(values: dict[str, Any]) -> BridgedTrainer:
+    trainer = make_trainer(values, batches(values["model_type"], 1)[0], BridgedTrainer)
+    torch.manual_seed(0)
+    return trainer
 
 
 def batches(model_type: str, count: int) -> list[dict[str, torch.Tensor]]:
@@ -45,21 +46,13 @@ def batches(model_type: str, count: int) -> list[dict[str, torch.Tensor]]:
     ]
 
 
-def train(model: BridgedModel, data: list[dict[str, torch.Tensor]], start: int = 0) -> None:
-    for iteration, batch in enumerate(data, start=start + 1):
-        model.update_learning_rate(iteration)
-        model.feed_data(batch)
-        model.optimize_parameters(iteration)
-
-
 def test_step_is_basicsrs() -> None:
     """The same weights as BasicSR's own SRModel under its own loop."""
     from basicsr.models.sr_model import SRModel
 
-    torch.manual_seed(0)
-    ours = BridgedModel(options())
-    torch.manual_seed(0)
-    reference = SRModel({**without_none(options()), "dist": False, "is_train": True})
+    ours = bridged(options())
+    seed_everything(0)
+    reference = SRModel(_without_none(plain(make_options(options()))) | {"dist": False, "is_train": True})
     for iteration, batch in enumerate(batches("SRModel", 4), start=1):
         reference.update_learning_rate(iteration)
         reference.feed_data(batch)
@@ -67,9 +60,9 @@ def test_step_is_basicsrs() -> None:
     train(ours, batches("SRModel", 4))
     for name in ("net_g", "net_g_ema"):
         theirs = getattr(reference, name).state_dict()
-        assert all(torch.equal(v, theirs[k]) for k, v in getattr(ours.model, name).state_dict().items())
-    assert ours.get_current_log() == reference.get_current_log()
-    assert ours.get_current_learning_rate() == reference.get_current_learning_rate() == [5e-4]
+        assert all(torch.equal(v, theirs[k]) for k, v in getattr(ours.model.model, name).state_dict().items())
+    assert ours.figures() == reference.get_current_log()
+    assert ours.model.rates() == reference.get_current_learning_rate() == [5e-4]
 
 
 GAN = {
@@ -93,56 +86,55 @@ CASES: dict[str, dict[str, Any]] = {
 @pytest.mark.parametrize("stop_at", [1, 3])
 def test_resumed_equals_unbroken(kind: str, stop_at: int) -> None:
     data = batches(kind, 5)
-    torch.manual_seed(0)
-    whole = BridgedModel(CASES[kind])
-    first, second = BridgedModel(CASES[kind]), BridgedModel(CASES[kind])
-    first.load_training_state(whole.training_state())
+    whole, first, second = (bridged(CASES[kind]) for _ in range(3))
+    first.model.load_state(whole.model.state())
     train(whole, data)
     train(first, data[:stop_at])
-    second.load_training_state(first.training_state())
+    second.model.load_state(first.model.state())
     train(second, data[stop_at:], stop_at)
-    assert second.get_current_log() == whole.get_current_log()
-    for mine, theirs in zip(second.modules(), whole.modules(), strict=True):
+    assert second.figures() == whole.figures()
+    for mine, theirs in zip(second.model.modules(), whole.model.modules(), strict=True):
         assert all(torch.equal(v, theirs.state_dict()[k]) for k, v in mine.state_dict().items())
         assert [p.requires_grad for p in mine.parameters()] == [p.requires_grad for p in theirs.parameters()]
 
 
 def test_frozen_parameters_are_part_of_the_state() -> None:
-    model = BridgedModel(CASES["EDVRModel"])
-    train(model, batches("EDVRModel", 1))
-    other = BridgedModel(CASES["EDVRModel"])
-    other.load_training_state(model.training_state())
-    frozen = [k for k, p in other.model.net_g.named_parameters() if not p.requires_grad]
+    trainer, other = (bridged(CASES["EDVRModel"]) for _ in range(2))
+    train(trainer, batches("EDVRModel", 1))
+    other.model.load_state(trainer.model.state())
+    frozen = [k for k, p in other.model.model.net_g.named_parameters() if not p.requires_grad]
     assert frozen and all("fusion" not in k for k in frozen)
 
 
 def test_any_optimizer_and_clipping() -> None:
-    model = BridgedModel(options(optim_g={"type": "SGD", "lr": 1.0}, grad_clip=1e-3))
+    trainer = bridged(options(optim_g={"type": "SGD", "lr": 1.0}, grad_clip=1e-3))
+    model = trainer.model
     before = torch.cat([p.detach().flatten() for p in model.model.net_g.parameters()])
-    train(model, batches("SRModel", 1))
+    train(trainer, batches("SRModel", 1))
     after = torch.cat([p.detach().flatten() for p in model.model.net_g.parameters()])
     assert (after - before).norm() == pytest.approx(1e-3, rel=1e-2)
 
 
 def test_average_takes_the_buffers_along() -> None:
-    model = BridgedModel(options())
+    trainer = bridged(options())
+    model = trainer.model
     model.model.net_g.register_buffer("seen", torch.zeros(1))
     model.model.net_g_ema.register_buffer("seen", torch.zeros(1))
     model.model.net_g.seen += 3
-    train(model, batches("SRModel", 1))
+    train(trainer, batches("SRModel", 1))
     assert model.model.net_g_ema.seen == 3
 
 
 def test_files_are_basicsrs() -> None:
-    model = BridgedModel(CASES["SRGANModel"])
-    files = model.student_files()
+    model = BridgedModel(make_options(CASES["SRGANModel"]))
+    files = model.network_files()
     assert {k: set(v) for k, v in files.items()} == {"net_g": {"params", "params_ema"}, "net_d": {"params"}}
     assert model.inference_network() is model.model.net_g_ema
 
 
 def test_options_are_left_alone() -> None:
-    opt = options()
-    before = deepcopy(opt)
+    opt = make_options(options())
+    before = opt.model_copy(deep=True)
     BridgedModel(opt)
     assert opt == before
 
@@ -159,18 +151,18 @@ def test_options_are_left_alone() -> None:
 )
 def test_what_it_cannot_do_is_told(opt: dict, said: str) -> None:
     with pytest.raises(UserError, match=said):
-        BridgedModel(opt)
+        BridgedModel(make_options(opt))
 
 
 def test_state_of_another_network_is_refused() -> None:
-    other = BridgedModel(options(network={**SRNET, "num_feat": 6})).training_state()
+    other = BridgedModel(make_options(options(network={**SRNET, "num_feat": 6}))).state()
     with pytest.raises(UserError, match="belongs to other networks"):
-        BridgedModel(options()).load_training_state(other)
+        BridgedModel(make_options(options())).load_state(other)
 
 
 def test_non_finite_loss_is_named() -> None:
-    model = BridgedModel(options())
+    trainer = bridged(options())
     data = batches("SRModel", 1)
     data[0]["gt"][0, 0, 0, 0] = float("inf")
     with pytest.raises(NonFiniteError, match="iteration 1: l_pix"):
-        train(model, data)
+        train(trainer, data)

@@ -19,8 +19,15 @@ from kdsr_arch.train.checkpoint import (
     set_random_states,
 )
 from kdsr_arch.train.run_files import Checkpoints
+from tests.helpers.options import make_options
 
-MINE = fingerprint({"name": "a", "network_g": {"type": "X"}, "train": {"optim_g": {"type": "Adam"}}})
+
+def print_of(network: str) -> dict[str, str]:
+    train = {"total_iter": 10, "optim_g": {"type": "Adam"}}
+    return fingerprint(make_options({"name": "a", "network_g": {"type": network}, "train": train}))
+
+
+MINE = print_of("X")
 
 
 def draw() -> list[float]:
@@ -55,7 +62,8 @@ def saved(root: Path, *iterations: int, keep_last: int = 0) -> Checkpoints:
     checkpoints = Checkpoints(root, MINE, keep_last)
     checkpoints.make_folders()
     for iteration in iterations:
-        state = {"model": {"w": torch.arange(1000.0)}, "random": [], "best": {}}
+        rest = {"random": [], "best": {}, "ranking": {}, "meter": [], "ratios": {}, "skipped": [0, 0]}
+        state = {"model": {"w": torch.arange(1000.0)}, **rest}
         checkpoints.save(iteration, {"net_g": {"params": {"w": torch.ones(3)}}}, state)
     return checkpoints
 
@@ -126,7 +134,7 @@ def test_a_harmed_state_is_refused_and_passed_over(harm, tmp_path: Path) -> None
 
 def test_foreign_state_is_told_apart(tmp_path: Path) -> None:
     saved(tmp_path, 5)
-    other = fingerprint({"name": "a", "network_g": {"type": "Y"}, "train": {"optim_g": {"type": "Adam"}}})
+    other = print_of("Y")
     with pytest.raises(
         UserError, match=r'another experiment \(network_g: \{"type": "X"\} there, \{"type": "Y"\} here\)'
     ):

@@ -10,8 +10,11 @@ import pytest
 import torch
 
 from kdsr_arch.errors import UserError
-from kdsr_arch.registry import build, register_all
-from kdsr_arch.train.distill_model import ImageDistillModel, VideoDistillModel
+from kdsr_arch.registry import register_all
+from kdsr_arch.train.checkpoint import random_states
+from kdsr_arch.train.trainer import Trainer
+from tests.helpers.networks import make_network
+from tests.helpers.trainers import make_trainer, train
 
 register_all()
 SMALL = {"type": "MSRResNet", "num_feat": 8, "num_block": 1, "upscale": 2}
@@ -30,12 +33,12 @@ STD = {
 
 def options(train: dict[str, Any], **changes: Any) -> dict[str, Any]:
     base = {"total_iter": 10, "optim_g": {"type": "Adam", "lr": 1e-3}, "pixel_opt": {"type": "L1Loss"}, "ratio_freq": 2}
-    return {"scale": 2, "num_gpu": 0, "network_g": SMALL, "path": {}, "train": {**base, **train}, **changes}
+    return {"scale": 2, "network_g": SMALL, "train": {**base, **train}, **changes}
 
 
 def teacher_file(folder: Path, network: dict[str, Any]) -> dict[str, Any]:
     torch.manual_seed(2)
-    torch.save({"params": build("network", network, "network_t").state_dict()}, folder / "t.pth")
+    torch.save({"params": make_network(network).state_dict()}, folder / "t.pth")
     return {"network_t": network, "path": {"pretrain_network_t": str(folder / "t.pth")}}
 
 
@@ -47,15 +50,8 @@ def images(count: int) -> list[dict[str, torch.Tensor]]:
     ]
 
 
-def train(model: Any, data: list[dict[str, torch.Tensor]], start: int = 0) -> None:
-    for iteration, batch in enumerate(data, start=start + 1):
-        model.update_learning_rate(iteration)
-        model.feed_data(batch)
-        model.optimize_parameters(iteration)
-
-
-def weights(model: Any) -> torch.Tensor:
-    return torch.cat([p.detach().flatten() for p in model.parameters])
+def weights(trainer: Trainer) -> torch.Tensor:
+    return torch.cat([p.detach().flatten() for p in trainer.model.parameters])
 
 
 def test_space_time_distillation_resumes_exactly(tmp_path: Path) -> None:
@@ -66,20 +62,17 @@ def test_space_time_distillation_resumes_exactly(tmp_path: Path) -> None:
         for _ in range(4)
     ]
     torch.manual_seed(0)
-    whole = VideoDistillModel(opt)
-    whole.prepare(data[0])
-    initial = deepcopy(whole.training_state())
+    whole = make_trainer(opt, data[0])
+    initial = deepcopy(whole.training_state([random_states()]))
     train(whole, data)
-    first, second = VideoDistillModel(opt), VideoDistillModel(opt)
-    for model in (first, second):
-        model.prepare(data[0])
-    first.load_training_state(initial)
+    first, second = (make_trainer(opt, data[0]) for _ in range(2))
+    first.resume(initial)
     train(first, data[:2])
-    second.load_training_state(first.training_state())
+    second.resume(first.training_state([random_states()]))
     train(second, data[2:], 2)
     assert torch.equal(weights(second), weights(whole))
-    log = whole.get_current_log()
-    assert second.get_current_log() == log
+    log = whole.figures()
+    assert second.figures() == log
     assert {"l_pix", "l_motion", "l_spatial", "l_temporal", "ratio/temporal", "grad_norm"} <= set(log)
 
 
@@ -89,37 +82,35 @@ def test_a_term_that_trains_its_own_parts_to_the_end_is_told(
 ) -> None:
     pretrained = {**STD["temporal"], "lstm": "pretrained", "pretrain_iters": steps}
     opt = options({"distill_opt": {"temporal": pretrained}}, network_g=VESPCN, scale=4, **teacher_file(tmp_path, EDVR))
-    model = VideoDistillModel(opt)
     with caplog.at_level("WARNING", "kdsr"):
-        model.prepare({"lq": torch.rand(1, 4, 3, 12, 12), "gt": torch.rand(1, 2, 3, 48, 48)})
+        make_trainer(opt, {"lq": torch.rand(1, 4, 3, 12, 12), "gt": torch.rand(1, 2, 3, 48, 48)})
     assert any("temporal: its pretrain_iters" in r.message for r in caplog.records) == told
 
 
 def test_train_only_parts_train_but_are_in_no_student_file(tmp_path: Path) -> None:
     wide = {**SMALL, "num_feat": 12}
     terms = {"fit": {"type": "FitNetLoss", "at": "body.0", "loss_weight": 1.0}}
-    model = ImageDistillModel(options({"distill_opt": terms}, **teacher_file(tmp_path, wide)))
     data = images(2)
-    model.prepare(data[0])
+    trainer = make_trainer(options({"distill_opt": terms}, **teacher_file(tmp_path, wide)), data[0])
+    model = trainer.model
     before = [p.detach().clone() for p in model.task.train_only_parameters()]
-    train(model, data)
+    train(trainer, data)
     after = model.task.train_only_parameters()
     assert before and any(not torch.equal(a, b) for a, b in zip(before, after, strict=True))
-    assert list(model.student_files()["net_g"]["params"]) == list(model.student.state_dict())
+    assert list(model.network_files()["net_g"]["params"]) == list(model.student.state_dict())
     assert "108" in model.describe()  # 8 x 12 weights and 12 biases of the adapter
 
 
 def test_gradient_is_that_of_a_plain_loop() -> None:
-    model = ImageDistillModel(options({}))
     data = images(3)
-    model.prepare(data[0])
-    net = deepcopy(model.student)
+    trainer = make_trainer(options({}), data[0])
+    model, net = trainer.model, deepcopy(trainer.model.student)
     optimizer = torch.optim.Adam(net.parameters(), lr=1e-3)
     for batch in data:
         optimizer.zero_grad()
         (net(batch["lq"]) - batch["gt"]).abs().mean().backward()
         optimizer.step()
-    train(model, data)
+    train(trainer, data)
     for mine, theirs in zip(model.student.parameters(), net.parameters(), strict=True):
         torch.testing.assert_close(mine, theirs, rtol=1e-5, atol=1e-7)
 
@@ -129,44 +120,41 @@ def test_options_of_speed_keep_the_direction(changes: dict[str, Any]) -> None:
     data, steps = images(1), []
     for train_opt in ({"optim_g": {"type": "SGD", "lr": 1.0}}, {"optim_g": {"type": "SGD", "lr": 1.0}, **changes}):
         torch.manual_seed(0)
-        model = ImageDistillModel(options(train_opt))
-        model.prepare(data[0])
-        before = weights(model)
-        train(model, data)
-        steps.append(weights(model) - before)
+        trainer = make_trainer(options(train_opt), data[0])
+        before = weights(trainer)
+        train(trainer, data)
+        steps.append(weights(trainer) - before)
     cosine = torch.nn.functional.cosine_similarity(*steps, dim=0)
     assert cosine > (0.98 if "amp" in changes else 0.9999)
 
 
 def test_stage_freezes_and_thaws() -> None:
     stages = [{"iters": 1, "freeze": ["conv_last"]}, {"iters": 9}]
-    model = ImageDistillModel(options({"stages": stages}))
     data = images(2)
-    model.prepare(data[0])
+    trainer = make_trainer(options({"stages": stages}), data[0])
+    model = trainer.model
     start = model.student.conv_last.weight.detach().clone()
-    train(model, data[:1])
+    train(trainer, data[:1])
     assert torch.equal(model.student.conv_last.weight, start)
-    train(model, data[1:], 1)
+    train(trainer, data[1:], 1)
     assert not torch.equal(model.student.conv_last.weight, start)
 
 
 def test_clipped_step_has_the_wanted_length() -> None:
-    model = ImageDistillModel(options({"optim_g": {"type": "SGD", "lr": 1.0}, "grad_clip": 1e-3}))
     data = images(1)
-    model.prepare(data[0])
-    before = weights(model)
-    train(model, data)
-    assert (weights(model) - before).norm() == pytest.approx(1e-3, rel=1e-3)
+    trainer = make_trainer(options({"optim_g": {"type": "SGD", "lr": 1.0}, "grad_clip": 1e-3}), data[0])
+    before = weights(trainer)
+    train(trainer, data)
+    assert (weights(trainer) - before).norm() == pytest.approx(1e-3, rel=1e-3)
 
 
 def test_state_is_a_copy() -> None:
-    model = ImageDistillModel(options({"ema_decay": 0.5}))
     data = images(2)
-    model.prepare(data[0])
-    train(model, data[:1])
-    state = model.training_state()
+    trainer = make_trainer(options({"ema_decay": 0.5}), data[0])
+    train(trainer, data[:1])
+    state = trainer.model.state()
     held = deepcopy(state)
-    train(model, data[1:], 1)
+    train(trainer, data[1:], 1)
     for part in ("net_g", "net_g_ema"):
         assert all(torch.equal(v, held[part][k]) for k, v in state[part].items())
     assert torch.equal(state["optimizer"]["state"][0]["exp_avg"], held["optimizer"]["state"][0]["exp_avg"])
@@ -175,15 +163,24 @@ def test_state_is_a_copy() -> None:
 def test_state_of_other_terms_is_refused(tmp_path: Path) -> None:
     wide = teacher_file(tmp_path, {**SMALL, "num_feat": 12})
     terms = {"fit": {"type": "FitNetLoss", "at": "body.0"}}
-    model, other = ImageDistillModel(options({"distill_opt": terms}, **wide)), ImageDistillModel(options({}))
-    for m in (model, other):
-        m.prepare(images(1)[0])
+    (batch,) = images(1)
+    mine, other = make_trainer(options({"distill_opt": terms}, **wide), batch), make_trainer(options({}), batch)
     with pytest.raises(UserError, match="other (networks or )?terms"):
-        model.load_training_state(other.training_state())
+        mine.model.load_state(other.model.state())
 
 
-def test_accumulation_that_does_not_divide_is_told() -> None:
-    model = ImageDistillModel(options({"accumulation": 3}))
-    model.prepare(images(1)[0])
-    with pytest.raises(UserError, match="accumulation 3 does not divide the batch of 4"):
-        train(model, images(1))
+def test_an_accumulated_step_is_that_of_the_whole_batch_and_holds_one_micro_batch_at_a_time() -> None:
+    """The same four images as one batch, and as two halves drawn one after the other."""
+    (batch,) = images(1)
+    halves = [{name: maps.chunk(2)[i] for name, maps in batch.items()} for i in range(2)]
+    plain = {"optim_g": {"type": "SGD", "lr": 1.0}}
+    moved, seen = [], []
+    for more, data in (({}, [batch]), ({"accumulation": 2}, halves)):
+        torch.manual_seed(0)
+        trainer = make_trainer(options({**plain, **more}), batch)
+        trainer.model.student.register_forward_pre_hook(lambda net, given: seen.append(len(given[0])))
+        before = weights(trainer)
+        train(trainer, data)
+        moved.append(weights(trainer) - before)
+    torch.testing.assert_close(moved[0], moved[1], rtol=1e-4, atol=1e-6)
+    assert seen == [4, 2, 2]

@@ -11,12 +11,12 @@ from pathlib import Path
 import pytest
 
 from kdsr_arch.errors import UserError
-from kdsr_arch.train.locks import FolderLock
+from kdsr_arch.train.run_files import FolderLock
 
 HOLDER = """
 import sys, time
 from pathlib import Path
-from kdsr_arch.train.locks import FolderLock
+from kdsr_arch.train.run_files import FolderLock
 lock = FolderLock(Path(sys.argv[1]))
 lock.acquire()
 print("held", flush=True)

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from benchmarks import long_run
-from kdsr_arch.train.distill_model import DistillModel
+from kdsr_arch.train.trainer import Trainer
 from tests.helpers.processes import Child
 
 WARM_UP = 0.03  # of the memory, that allocators may still take after the first iterations of so short a run
@@ -17,13 +17,13 @@ WARM_UP = 0.03  # of the memory, that allocators may still take after the first 
 
 def leaking() -> None:
     """From now on each training step of this process keeps two megabytes and an open file."""
-    original, kept = DistillModel.optimize_parameters, []
+    original, kept = Trainer.step, []
 
-    def step(self: DistillModel, current_iter: int) -> None:
-        original(self, current_iter)
+    def step(self: Trainer, iteration: int) -> None:
+        original(self, iteration)
         kept.append((torch.ones(2**19), os.dup(0)))
 
-    DistillModel.optimize_parameters = step  # type: ignore[method-assign]
+    Trainer.step = step  # type: ignore[method-assign]
 
 
 def test_memory_and_open_files_stay_flat(tmp_path) -> None:

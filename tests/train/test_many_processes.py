@@ -24,7 +24,7 @@ from kdsr_arch.distill import taps
 from kdsr_arch.errors import UserError
 from kdsr_arch.parallel import distributed
 from kdsr_arch.registry import ARCH_REGISTRY
-from kdsr_arch.train.distill_model import DistillModel
+from kdsr_arch.train.trainer import Trainer
 from tests.helpers import networks
 from tests.helpers.processes import Child, environment, start_two
 
@@ -113,15 +113,16 @@ def _watched(root: Path) -> Callable[[], None]:
     """Writes the gradients of the first and the last step to `root`; lets a compiled teacher do without a compiler."""
 
     def prepare() -> None:
-        original, calls = distributed.average_gradients, []
+        original, seen = Trainer.check_finite, set()
 
-        def average(params: Any) -> None:
-            original(params)
-            calls.append(1)
-            if len(calls) in (1, 50) and distributed.is_main():
-                torch.save([p.grad for p in params], root / f"gradients_{len(calls)}.pth")
+        def look(self: Trainer, iteration: int) -> None:
+            """On the CPU first called right after the gradients were averaged."""
+            original(self, iteration)
+            if iteration in (1, 50) and iteration not in seen and distributed.is_main():
+                torch.save([p.grad for p in self.model.parameters], root / f"gradients_{iteration}.pth")
+            seen.add(iteration)
 
-        distributed.average_gradients = average
+        Trainer.check_finite = look  # type: ignore[method-assign]
         taps.compile_network = partial(taps.compile_network, backend="aot_eager")
 
     return prepare
@@ -141,7 +142,8 @@ def runs(request: Any, images: Path, tmp_path_factory: Any) -> tuple[Path, dict[
 
 def _state(root: Path, iteration: int) -> dict[str, Any]:
     path = root / "experiments" / "tiny" / "training_states" / f"{iteration}.state"
-    return torch.load(path, weights_only=True)["model"]
+    state = torch.load(path, weights_only=True)
+    return {**state["model"], "ratios": state["ratios"]}
 
 
 def _close(one: Any, other: Any, where: str, rtol: float = 1e-4, atol: float = 1e-6) -> None:
@@ -227,14 +229,14 @@ def test_a_model_of_basicsr_trains_the_same_on_two_processes(write_options, tmp_
 
 def _at_iteration(number: int, action: Callable[[], None]) -> Callable[[], None]:
     def prepare() -> None:
-        original = DistillModel.optimize_parameters
+        original = Trainer.step
 
-        def step(self: DistillModel, current_iter: int) -> None:
-            if current_iter == number:
+        def step(self: Trainer, iteration: int) -> None:
+            if iteration == number:
                 action()
-            original(self, current_iter)
+            original(self, iteration)
 
-        DistillModel.optimize_parameters = step  # type: ignore[method-assign]
+        Trainer.step = step  # type: ignore[method-assign]
 
     return prepare
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from kdsr_arch.train.meter import Tally
+from kdsr_arch.train.meter import Meter
 
 CPU = torch.device("cpu")
 
@@ -15,25 +15,25 @@ def values(**named: float) -> dict[str, torch.Tensor]:
 
 
 def test_means_over_changing_sets_of_names() -> None:
-    tally = Tally(CPU)
-    tally.add(values(a=1.0, b=2.0), 1)
-    tally.add(values(a=3.0), 2)
-    tally.add(values(a=5.0, b=4.0), 3)
-    assert tally.means() == {"a": 3.0, "b": 3.0}
-    assert tally.means() == {}
+    meter = Meter(CPU)
+    meter.add(values(a=1.0, b=2.0), 1)
+    meter.add(values(a=3.0), 2)
+    meter.add(values(a=5.0, b=4.0), 3)
+    assert meter.means() == {"a": 3.0, "b": 3.0}
+    assert meter.means() == {}
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
 def test_the_first_culprit_is_named_even_when_looked_for_late(bad: float) -> None:
-    tally = Tally(CPU)
-    tally.add(values(a=1.0, b=1.0), 1)
-    tally.add(values(a=1.0, b=bad), 2)
-    tally.add(values(a=bad, b=bad), 3)
-    assert tally.first_bad() == (2, ["b"])
+    meter = Meter(CPU)
+    meter.add(values(a=1.0, b=1.0), 1)
+    meter.add(values(a=1.0, b=bad), 2)
+    meter.add(values(a=bad, b=bad), 3)
+    assert meter.first_bad() == (2, ["b"])
 
 
 def test_state_carries_the_open_window() -> None:
-    whole, first, second = Tally(CPU), Tally(CPU), Tally(CPU)
+    whole, first, second = Meter(CPU), Meter(CPU), Meter(CPU)
     for it in range(1, 6):
         whole.add(values(a=0.1 * it), it)
         if it == 3:
@@ -43,8 +43,8 @@ def test_state_carries_the_open_window() -> None:
 
 
 def test_state_is_a_copy() -> None:
-    tally = Tally(CPU)
-    tally.add(values(a=1.0), 1)
-    state = tally.state()
-    tally.add(values(a=1.0), 2)
+    meter = Meter(CPU)
+    meter.add(values(a=1.0), 1)
+    state = meter.state()
+    meter.add(values(a=1.0), 2)
     assert state[0]["total"].item() == 1.0

@@ -9,11 +9,13 @@ import pytest
 import torch
 from torch import nn
 
-from kdsr_arch.registry import build, register_all
-from kdsr_arch.train import distill_model
-from kdsr_arch.train.bridge import BridgedModel
-from kdsr_arch.train.distill_model import ImageDistillModel
+from kdsr_arch.registry import register_all
+from kdsr_arch.train import trainer as trainer_module
+from kdsr_arch.train.bridge import BridgedTrainer
 from kdsr_arch.train.meter import NonFiniteError
+from kdsr_arch.train.trainer import Trainer
+from tests.helpers.networks import make_network
+from tests.helpers.trainers import make_trainer, train
 
 register_all()
 SMALL = {"type": "MSRResNet", "num_feat": 8, "num_block": 1, "upscale": 2}
@@ -28,8 +30,7 @@ NAN, INF = float("nan"), float("inf")
 def options(train: dict[str, Any], **changes: Any) -> dict[str, Any]:
     base = {"total_iter": 10, "optim_g": {"type": "Adam", "lr": 1e-3}, "pixel_opt": {"type": "L1Loss"}, "ratio_freq": 1,
             "ema_decay": 0.9, "scheduler": {"type": "MultiStepLR", "milestones": [6], "gamma": 0.5}}  # fmt: skip
-    return {"scale": 2, "num_gpu": 0, "network_g": SMALL, "path": {}, "model_type": "SRModel",
-            "train": {**base, **train}, **changes}  # fmt: skip
+    return {"scale": 2, "network_g": SMALL, "train": {**base, **train}, **changes}
 
 
 def images(count: int) -> list[dict[str, torch.Tensor]]:
@@ -41,22 +42,13 @@ def images(count: int) -> list[dict[str, torch.Tensor]]:
 @pytest.fixture
 def taught(tmp_path: Path) -> dict[str, Any]:
     torch.manual_seed(2)
-    torch.save({"params": build("network", WIDE, "network_g").state_dict()}, tmp_path / "t.pth")
+    torch.save({"params": make_network(WIDE).state_dict()}, tmp_path / "t.pth")
     return {"network_t": WIDE, "path": {"pretrain_network_t": str(tmp_path / "t.pth")}}
 
 
-def prepared(opt: dict[str, Any], cls: type = ImageDistillModel) -> Any:
+def prepared(opt: dict[str, Any], kind: type = Trainer) -> Any:
     torch.manual_seed(0)
-    model = cls(opt)
-    model.prepare(images(1)[0])
-    return model
-
-
-def train(model: Any, data: list[dict[str, torch.Tensor]], start: int = 0) -> None:
-    for iteration, batch in enumerate(data, start=start + 1):
-        model.update_learning_rate(iteration)
-        model.feed_data(batch)
-        model.optimize_parameters(iteration)
+    return make_trainer(opt, images(1)[0], kind)
 
 
 def same(one: Any, other: Any, where: str = "") -> None:
@@ -106,95 +98,96 @@ class Exploding(torch.autograd.Function):
 @pytest.mark.parametrize("case", CASES)
 def test_the_culprit_is_named_and_nothing_was_touched(case, taught) -> None:
     harm, said = CASES[case]
-    model = prepared(options({"distill_opt": TERMS}, **taught))
+    trainer = prepared(options({"distill_opt": TERMS}, **taught))
     data = images(3)
-    train(model, data[:2])
-    harm(model, data[2])
-    before = model.training_state()
+    train(trainer, data[:2])
+    harm(trainer.model, data[2])
+    before = trainer.model.state()
     with pytest.raises(NonFiniteError, match="^iteration 3: " + said):
-        train(model, data[2:], 2)
-    after = model.training_state()
+        train(trainer, data[2:], 2)
+    after = trainer.model.state()
     for part in ("net_g", "net_g_ema", "optimizer"):
         same(before[part], after[part], part)
 
 
 def test_a_later_part_of_an_accumulated_batch_is_looked_at() -> None:
-    model = prepared(options({"accumulation": 2}))
-    (batch,) = images(1)
-    batch["gt"][3] = INF
+    trainer = prepared(options({"accumulation": 2}))
+    data = images(2)
+    data[1]["gt"][3] = INF
     with pytest.raises(NonFiniteError, match="iteration 1: l_pix became"):
-        train(model, [batch])
+        train(trainer, data)
 
 
 @pytest.mark.parametrize("asked", ["by the step", "by the loop"])
 def test_a_gpu_is_asked_seldom_and_the_first_iteration_is_named(asked) -> None:
-    model = prepared(options({"total_iter": 16}))
-    model.device, model._to_device = torch.device("cuda"), lambda images: images  # all else stays on the CPU
+    trainer = prepared(options({"total_iter": 16}))
+    trainer.device = torch.device("cuda")  # all else stays on the CPU
     data = images(16)
     data[4]["lq"].fill_(NAN)
-    train(model, data[:15])
+    train(trainer, data[:15])
     with pytest.raises(NonFiniteError, match="^iteration 5: l_pix became NaN or infinite$"):
-        model.check_finite() if asked == "by the loop" else train(model, data[15:], 15)
+        trainer.check_finite(15) if asked == "by the loop" else train(trainer, data[15:], 15)
 
 
 # ------------------------------------------------------------------------------------------------ gradient scaler
 
 
 def test_the_scaler_s_skips_are_counted_and_leave_the_average_alone() -> None:
-    model = prepared(options({"amp": "fp16"}))
+    trainer = prepared(options({"amp": "fp16"}))
+    model = trainer.model
     data = images(4)
-    train(model, data[:2])
-    before = model.training_state()
+    train(trainer, data[:2])
+    before = model.state()
     handle = model.student.conv_hr.register_forward_hook(lambda n, i, out: Exploding.apply(out))
-    train(model, data[2:3], 2)
+    train(trainer, data[2:3], 2)
     handle.remove()
-    after = model.training_state()
+    after = model.state()
     for part in ("net_g", "net_g_ema", "optimizer"):
         same(before[part], after[part], part)
     assert after["scaler"]["scale"] == before["scaler"]["scale"] / 2
-    assert model.get_current_log()["skipped_steps"] == 1
-    train(model, data[3:], 3)
-    assert model.training_state()["skipped"] == (1, 0)
+    assert trainer.figures()["skipped_steps"] == 1
+    train(trainer, data[3:], 3)
+    assert trainer.training_state([])["skipped"] == [1, 0]
 
 
 def test_a_scaler_that_never_finds_a_scale_stops_the_training(monkeypatch) -> None:
-    monkeypatch.setattr(distill_model, "SCALER_PATIENCE", 3)
-    model = prepared(options({"amp": "fp16"}))
-    model.student.conv_hr.register_forward_hook(lambda n, i, out: Exploding.apply(out))
+    monkeypatch.setattr(trainer_module, "SCALER_PATIENCE", 3)
+    trainer = prepared(options({"amp": "fp16"}))
+    trainer.model.student.conv_hr.register_forward_hook(lambda n, i, out: Exploding.apply(out))
     with pytest.raises(NonFiniteError, match="left out 3 steps in a row.*bf16"):
-        train(model, images(4))
+        train(trainer, images(4))
 
 
 def test_with_a_scaler_a_bad_loss_stops_the_training() -> None:
-    model = prepared(options({"amp": "fp16"}))
+    trainer = prepared(options({"amp": "fp16"}))
     (bad,) = images(1)
     bad["lq"].fill_(NAN)
     with pytest.raises(NonFiniteError, match="iteration 1: l_pix became NaN or infinite; the batch holds .* lq$"):
-        train(model, [bad])
+        train(trainer, [bad])
 
 
 # ------------------------------------------------------------------------------------------------ BasicSR's models
 
 
 def test_a_bad_batch_of_basicsr_s_model_is_named_before_the_weights_are_touched() -> None:
-    model = prepared(options({}), BridgedModel)
+    trainer = prepared(options({}, model_type="SRModel"), BridgedTrainer)
     data = images(3)
-    train(model, data[:2])
-    before = model.training_state()
+    train(trainer, data[:2])
+    before = trainer.model.state()
     data[2]["lq"].fill_(NAN)
     with pytest.raises(NonFiniteError, match="iteration 3: l_pix became NaN or infinite; the batch holds .* lq$"):
-        train(model, data[2:], 2)
-    after = model.training_state()
+        train(trainer, data[2:], 2)
+    after = trainer.model.state()
     same(before["networks"]["net_g"], after["networks"]["net_g"])
     same(before["optimizers"], after["optimizers"])
 
 
 def test_a_gradient_of_basicsr_s_model_stops_before_the_weights() -> None:
-    model = prepared(options({}), BridgedModel)
+    trainer = prepared(options({}, model_type="SRModel"), BridgedTrainer)
     data = images(2)
-    train(model, data[:1])
-    before = model.training_state()
-    model.model.net_g.conv_hr.register_forward_hook(lambda n, i, out: Exploding.apply(out))
+    train(trainer, data[:1])
+    before = trainer.model.state()
+    trainer.model.model.net_g.conv_hr.register_forward_hook(lambda n, i, out: Exploding.apply(out))
     with pytest.raises(NonFiniteError, match="iteration 2: grad_norm became NaN or infinite$"):
-        train(model, data[1:], 1)
-    same(before["networks"]["net_g"], model.training_state()["networks"]["net_g"])
+        train(trainer, data[1:], 1)
+    same(before["networks"]["net_g"], trainer.model.state()["networks"]["net_g"])

@@ -7,13 +7,12 @@ import re
 import signal
 import time
 from functools import partial
-from typing import Any
 
 import torch
 
-from kdsr_arch.registry import build
-from kdsr_arch.train.distill_model import DistillModel
-from kdsr_arch.train.trainer import main
+from kdsr_arch.train.entry import train
+from kdsr_arch.train.trainer import Trainer
+from tests.helpers.networks import make_network
 from tests.helpers.processes import Child, start_two
 
 STUDENT = ("num_in_ch", "num_out_ch", "num_feat", "num_block", "upscale")  # keywords of the student of conftest.py
@@ -23,14 +22,14 @@ def spoil(iteration: int, rank: int) -> None:
     """From now on the ground truth of an iteration is infinite on one process, where only the loss shows it."""
     from kdsr_arch.parallel import distributed
 
-    original = DistillModel.optimize_parameters
+    original = Trainer._draw
 
-    def step(self: Any, current_iter: int) -> None:
-        if current_iter == iteration and distributed.rank() == rank:
-            self.gt = torch.full_like(self.gt, float("inf"))
-        original(self, current_iter)
+    def draw(self: Trainer) -> None:
+        original(self)
+        if self.position + 1 == iteration and distributed.rank() == rank:
+            self.batch = {**self.batch, "gt": torch.full_like(self.batch["gt"], float("inf"))}
 
-    DistillModel.optimize_parameters = step  # type: ignore[method-assign]
+    Trainer._draw = draw  # type: ignore[method-assign]
 
 
 def test_all_processes_stop_at_what_is_broken_on_one(write_options, tmp_path) -> None:
@@ -44,12 +43,12 @@ def test_all_processes_stop_at_what_is_broken_on_one(write_options, tmp_path) ->
 
 
 def test_offsets_that_explode_while_training_are_told_while_the_loss_is_as_usual(
-    load, arguments, images, tmp_path, capsys
+    load, images, tmp_path, capsys
 ) -> None:
     """Only the prediction of offsets is trained, at an absurd rate: it runs away, the loss hardly moves."""
     net = {"type": "EDVRSlim", "num_feat": 8, "num_hr_feat": 8, "num_frame": 3, "deformable_groups": 2,
            "num_extract_block": 1, "num_reconstruct_block": 1}  # fmt: skip
-    built = build("network", net, "network_g")
+    built = make_network(net)
     offsets = [n for n, m in built.named_modules() if n.endswith("conv_offset")]
     others = [n for n, m in built.named_modules() if n and not any(o == n or o.startswith(f"{n}.") for o in offsets)]
     torch.save({"params": built.state_dict()}, tmp_path / "sound.pth")
@@ -63,7 +62,7 @@ def test_offsets_that_explode_while_training_are_told_while_the_loss_is_as_usual
                "stages": [{"iters": 12, "freeze": others}]},
         logger={"print_freq": 1},
     )  # fmt: skip
-    assert main(opt, arguments()) == 0
+    assert train(opt) == 0
     said = capsys.readouterr().err
     warned = re.search(r"offsets are exploding in (\d+) of (\d+) modules: mean \|offset\| is \S+ pixels in (\S+)", said)
     assert warned is not None and any(f"{warned[3]}.conv_offset".endswith(name) for name in offsets)

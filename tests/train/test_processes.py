@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from kdsr_arch.train.distill_model import DistillModel
+from kdsr_arch.train.trainer import Trainer
 from tests.helpers.processes import PATIENCE, Child, start_two
 
 LONG = {"train": {"total_iter": 100000}, "logger": {"print_freq": 10, "save_checkpoint_freq": 100000}, "val": None}
@@ -51,14 +51,14 @@ def test_a_signal_saves_and_leaves(signum, write_options, tmp_path) -> None:
 
 def test_a_second_signal_leaves_at_once(write_options, tmp_path) -> None:
     def prepare() -> None:
-        original = DistillModel.optimize_parameters
+        original = Trainer.step
 
-        def endless(self: DistillModel, current_iter: int) -> None:
-            original(self, current_iter)
-            if current_iter == 11:
+        def endless(self: Trainer, iteration: int) -> None:
+            original(self, iteration)
+            if iteration == 11:
                 time.sleep(1000)
 
-        DistillModel.optimize_parameters = endless  # type: ignore[method-assign]
+        Trainer.step = endless  # type: ignore[method-assign]
 
     child = Child(write_options(**LONG), prepare=prepare)
     wait_for_training(tmp_path / "experiments" / "tiny", child, 10)

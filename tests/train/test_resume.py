@@ -14,9 +14,10 @@ import torch
 from torch import nn
 
 from kdsr_arch.errors import UserError
-from kdsr_arch.train.bridge import BridgedModel
+from kdsr_arch.train import entry
+from kdsr_arch.train.bridge import BridgedTrainer
 from kdsr_arch.train.distill_model import DistillModel
-from kdsr_arch.train.trainer import main
+from kdsr_arch.train.trainer import Trainer
 
 TEACHER = {"type": "MSRResNet", "num_in_ch": 3, "num_out_ch": 3, "num_feat": 12, "num_block": 1, "upscale": 2}
 DISTILL = {
@@ -61,15 +62,15 @@ def interrupt(monkeypatch: pytest.MonkeyPatch) -> Callable[[int, int], None]:
     """Sends this process a signal within the given iteration."""
 
     def at(iteration: int, signum: int = signal.SIGTERM) -> None:
-        for cls in (DistillModel, BridgedModel):
-            original = cls.optimize_parameters
+        for cls in (Trainer, BridgedTrainer):
+            original = cls.step
 
             def step(self: Any, current_iter: int, original: Any = original) -> None:
                 if current_iter == iteration:
                     os.kill(os.getpid(), signum)
                 original(self, current_iter)
 
-            monkeypatch.setattr(cls, "optimize_parameters", step)
+            monkeypatch.setattr(cls, "step", step)
 
     return at
 
@@ -77,10 +78,10 @@ def interrupt(monkeypatch: pytest.MonkeyPatch) -> Callable[[int, int], None]:
 @pytest.fixture
 def teacher(tmp_path: Path) -> str:
     """A teacher's weights on the disk."""
-    from kdsr_arch.registry import build
+    from tests.helpers.networks import make_network
 
     path = tmp_path / "teacher.pth"
-    torch.save({"params": build("network", TEACHER, "network_g").state_dict()}, path)
+    torch.save({"params": make_network(TEACHER).state_dict()}, path)
     return str(path)
 
 
@@ -98,35 +99,35 @@ def kinds(teacher: str) -> dict[str, dict[str, Any]]:
 
 @pytest.mark.parametrize("kind", ["alone", "distilled", "staged", "accumulated", "bf16", "SRModel"])
 @pytest.mark.parametrize("stop_at", [2, 4, 5])
-def test_resumed_equals_unbroken(kind, stop_at, load, arguments, interrupt, teacher, tmp_path) -> None:
+def test_resumed_equals_unbroken(kind, stop_at, load, interrupt, teacher, tmp_path) -> None:
     options = kinds(teacher)[kind]
-    assert main(load(tmp_path / "whole", **options), arguments()) == 0
+    assert entry.train(load(tmp_path / "whole", **options)) == 0
     interrupt(stop_at, signal.SIGTERM)
-    assert main(load(tmp_path / "broken", **options), arguments()) == 128 + signal.SIGTERM
+    assert entry.train(load(tmp_path / "broken", **options)) == 128 + signal.SIGTERM
     folder = tmp_path / "broken" / "experiments" / "tiny"
     assert (folder / "training_states" / f"{stop_at}.state").exists()
     assert not (folder / "models" / "net_g_latest.pth").exists()
-    assert main(load(tmp_path / "broken", **options), arguments(auto_resume=True)) == 0
+    assert entry.train(load(tmp_path / "broken", **options), True) == 0
     same_outcome(tmp_path / "whole" / "experiments" / "tiny", folder)
 
 
 @pytest.mark.parametrize("kind", ["distilled", "SRModel"])
-def test_other_number_of_workers_after_the_resume(kind, load, arguments, interrupt, teacher, tmp_path) -> None:
+def test_other_number_of_workers_after_the_resume(kind, load, interrupt, teacher, tmp_path) -> None:
     options = kinds(teacher)[kind]
-    main(load(tmp_path / "whole", **options), arguments())
+    entry.train(load(tmp_path / "whole", **options))
     interrupt(3, signal.SIGINT)
-    assert main(load(tmp_path / "broken", **options), arguments()) == 128 + signal.SIGINT
+    assert entry.train(load(tmp_path / "broken", **options)) == 128 + signal.SIGINT
     more = {**options, "datasets": {"train": {"num_worker_per_gpu": 2}}}
-    assert main(load(tmp_path / "broken", **more), arguments(auto_resume=True)) == 0
+    assert entry.train(load(tmp_path / "broken", **more), True) == 0
     one, other = (tmp_path / part / "experiments" / "tiny" for part in ("whole", "broken"))
     assert (one / "history.jsonl").read_text() == (other / "history.jsonl").read_text()
     equal(*(torch.load(root / "models" / "net_g_8.pth", weights_only=True) for root in (one, other)))
 
 
-def test_killed_between_saving_and_validating_repeats_the_validation(load, arguments, monkeypatch, tmp_path) -> None:
+def test_killed_between_saving_and_validating_repeats_the_validation(load, monkeypatch, tmp_path) -> None:
     from kdsr_arch.train.validation import Validator
 
-    main(load(tmp_path / "whole"), arguments())
+    entry.train(load(tmp_path / "whole"))
     original = Validator.run
 
     def die(self: Any, net: nn.Module, iteration: int, *keys: Any) -> Any:
@@ -137,16 +138,16 @@ def test_killed_between_saving_and_validating_repeats_the_validation(load, argum
     with monkeypatch.context() as patched:
         patched.setattr(Validator, "run", die)
         with pytest.raises(KeyboardInterrupt):
-            main(load(tmp_path / "broken"), arguments())
-    assert main(load(tmp_path / "broken"), arguments(auto_resume=True)) == 0
+            entry.train(load(tmp_path / "broken"))
+    assert entry.train(load(tmp_path / "broken"), True) == 0
     same_outcome(*(tmp_path / part / "experiments" / "tiny" for part in ("whole", "broken")))
 
 
-def test_signal_during_validation_leaves_at_once_and_loses_nothing(load, arguments, monkeypatch, tmp_path) -> None:
+def test_signal_during_validation_leaves_at_once_and_loses_nothing(load, monkeypatch, tmp_path) -> None:
     from kdsr_arch.evaluate.evaluator import Evaluator
 
     options = {"val": {"val_freq": 3}}  # no checkpoint is due at 3
-    main(load(tmp_path / "whole", **options), arguments())
+    entry.train(load(tmp_path / "whole", **options))
     original = Evaluator.run
 
     def interrupted(self: Any, *args: Any, **kwargs: Any) -> Any:
@@ -155,57 +156,57 @@ def test_signal_during_validation_leaves_at_once_and_loses_nothing(load, argumen
 
     with monkeypatch.context() as patched:
         patched.setattr(Evaluator, "run", interrupted)
-        assert main(load(tmp_path / "broken", **options), arguments()) == 143
+        assert entry.train(load(tmp_path / "broken", **options)) == 143
     folder = tmp_path / "broken" / "experiments" / "tiny"
     assert [p.name for p in (folder / "training_states").iterdir()] == ["3.state"]
-    assert main(load(tmp_path / "broken", **options), arguments(auto_resume=True)) == 0
+    assert entry.train(load(tmp_path / "broken", **options), True) == 0
     same_outcome(tmp_path / "whole" / "experiments" / "tiny", folder)
 
 
-def test_random_numbers_drawn_by_the_network_go_on(load, arguments, interrupt, monkeypatch, tmp_path) -> None:
-    original = DistillModel.prepare
+def test_random_numbers_drawn_by_the_network_go_on(load, interrupt, monkeypatch, tmp_path) -> None:
+    original = DistillModel.__init__
 
-    def with_noise(self: DistillModel, data: Any) -> None:
-        original(self, data)
+    def with_noise(self: DistillModel, opt: Any, sample: Any) -> None:
+        original(self, opt, sample)
 
         def hook(module: nn.Module, inputs: Any, output: torch.Tensor) -> torch.Tensor:
             return output + 0.01 * torch.randn_like(output) + float(np.random.rand()) * 0.01
 
         self.student.conv_first.register_forward_hook(hook)
 
-    monkeypatch.setattr(DistillModel, "prepare", with_noise)
-    main(load(tmp_path / "whole"), arguments())
+    monkeypatch.setattr(DistillModel, "__init__", with_noise)
+    entry.train(load(tmp_path / "whole"))
     interrupt(5, signal.SIGTERM)
-    main(load(tmp_path / "broken"), arguments())
-    main(load(tmp_path / "broken"), arguments(auto_resume=True))
+    entry.train(load(tmp_path / "broken"))
+    entry.train(load(tmp_path / "broken"), True)
     same_outcome(*(tmp_path / part / "experiments" / "tiny" for part in ("whole", "broken")))
 
 
-def test_torn_state_is_passed_over(load, arguments, tmp_path, capsys) -> None:
-    main(load(tmp_path / "whole"), arguments())
-    main(load(tmp_path / "broken"), arguments())
+def test_torn_state_is_passed_over(load, tmp_path, capsys) -> None:
+    entry.train(load(tmp_path / "whole"))
+    entry.train(load(tmp_path / "broken"))
     folder = tmp_path / "broken" / "experiments" / "tiny"
     state = folder / "training_states" / "8.state"
     state.write_bytes(state.read_bytes()[:-300])
-    assert main(load(tmp_path / "broken"), arguments(auto_resume=True)) == 0
+    assert entry.train(load(tmp_path / "broken"), True) == 0
     said = capsys.readouterr().err
     assert "passed over" in said and "8.state" in said and "iteration 4" in said
     same_outcome(tmp_path / "whole" / "experiments" / "tiny", folder)
 
 
-def test_finished_run_resumed_is_finished(load, arguments, tmp_path) -> None:
-    main(load(tmp_path), arguments())
+def test_finished_run_resumed_is_finished(load, tmp_path) -> None:
+    entry.train(load(tmp_path))
     folder = tmp_path / "experiments" / "tiny"
     before = (folder / "history.jsonl").read_text()
-    assert main(load(tmp_path), arguments(auto_resume=True)) == 0
+    assert entry.train(load(tmp_path), True) == 0
     assert (folder / "history.jsonl").read_text() == before
 
 
-def test_longer_training_continues_a_finished_one(load, arguments, tmp_path) -> None:
+def test_longer_training_continues_a_finished_one(load, tmp_path) -> None:
     longer = {"train": {"total_iter": 12}}
-    main(load(tmp_path / "whole", **longer), arguments())
-    main(load(tmp_path / "broken"), arguments())
-    assert main(load(tmp_path / "broken", **longer), arguments(auto_resume=True)) == 0
+    entry.train(load(tmp_path / "whole", **longer))
+    entry.train(load(tmp_path / "broken"))
+    assert entry.train(load(tmp_path / "broken", **longer), True) == 0
     roots = [tmp_path / part / "experiments" / "tiny" for part in ("whole", "broken")]
     models = [torch.load(r / "training_states" / "12.state", weights_only=True)["model"] for r in roots]
     equal(*models)
@@ -220,25 +221,25 @@ def test_longer_training_continues_a_finished_one(load, arguments, tmp_path) -> 
         ({"model_type": "SRModel"}, "model_type"),
     ],
 )
-def test_state_of_another_experiment_is_refused(changes, said, load, arguments, tmp_path) -> None:
-    main(load(tmp_path), arguments())
+def test_state_of_another_experiment_is_refused(changes, said, load, tmp_path) -> None:
+    entry.train(load(tmp_path))
     state = tmp_path / "experiments" / "tiny" / "training_states" / "4.state"
     options = {**changes, "path": {"resume_state": str(state)}}
     with pytest.raises(UserError, match=f"another experiment.*{said}"):
-        main(load(tmp_path / "new", **options), arguments())
+        entry.train(load(tmp_path / "new", **options))
     assert not (tmp_path / "new" / "experiments").exists()
 
 
-def test_named_state_is_resumed(load, arguments, tmp_path) -> None:
-    main(load(tmp_path / "whole"), arguments())
+def test_named_state_is_resumed(load, tmp_path) -> None:
+    entry.train(load(tmp_path / "whole"))
     source = tmp_path / "whole" / "experiments" / "tiny"
     options = {"path": {"resume_state": str(source / "training_states" / "4.state")}}
-    assert main(load(tmp_path / "moved", **options), arguments()) == 0
+    assert entry.train(load(tmp_path / "moved", **options)) == 0
     target = tmp_path / "moved" / "experiments" / "tiny"
     equal(*(torch.load(r / "training_states" / "8.state", weights_only=True)["model"] for r in (source, target)))
 
 
-def test_state_past_the_end_is_refused(load, arguments, tmp_path) -> None:
-    main(load(tmp_path), arguments())
+def test_state_past_the_end_is_refused(load, tmp_path) -> None:
+    entry.train(load(tmp_path))
     with pytest.raises(UserError, match="past train.total_iter 6"):
-        main(load(tmp_path, train={"total_iter": 6}), arguments(auto_resume=True))
+        entry.train(load(tmp_path, train={"total_iter": 6}), True)

@@ -16,15 +16,15 @@ import torch
 
 from kdsr_arch.errors import UserError
 from kdsr_arch.log import TextLog, get_logger
-from kdsr_arch.train import loop as loop_module
+from kdsr_arch.train import entry
+from kdsr_arch.train import trainer as trainer_module
 from kdsr_arch.train.checkpoint import load_state
-from kdsr_arch.train.loop import Loop
 from kdsr_arch.train.run_files import Checkpoints
-from kdsr_arch.train.trainer import main
+from kdsr_arch.train.trainer import Trainer
 from kdsr_arch.train.validation import Best
 
 MINE = {"name": '"a"'}
-REST: dict[str, Any] = {"random": [], "best": {}}
+REST: dict[str, Any] = {"random": [], "best": {}, "ranking": {}, "meter": [], "ratios": {}, "skipped": [0, 0]}
 NET = {"net_g": {"params": {"w": torch.ones(3)}}}
 
 
@@ -55,13 +55,13 @@ def disk_full_beyond(size: int) -> Iterator[None]:
 
 
 @pytest.fixture
-def run(load, arguments, tmp_path):
+def run(load, tmp_path):
     """Trains the tiny options, changed; returns the experiment folder."""
 
     def train(auto_resume: bool = False, root: Path | None = None, **changes: Any) -> Path:
         opt = load(root, **changes)
-        assert main(opt, arguments(auto_resume=auto_resume)) == 0
-        return Path(opt["path"]["experiments_root"])
+        assert entry.train(opt, auto_resume) == 0
+        return opt.folder
 
     return train
 
@@ -106,12 +106,12 @@ def test_a_full_disk_leaves_the_last_good_state_and_thins_nothing_out(large, for
 
 @pytest.mark.parametrize("file", ["net_g_8.pth", "8.state", "net_g_best.pth", "best.json", "history.jsonl"])
 def test_a_disk_that_fills_up_while_training_costs_one_sentence_and_a_resume(
-    file, load, arguments, monkeypatch, tmp_path, capsys
+    file, load, monkeypatch, tmp_path, capsys
 ) -> None:
     """Each file a run writes in turn is the one for which no room is left, the second time it is written."""
     options = {"val": {"metrics": {"psnr": {"better": "lower"}}}, "logger": {"keep_last": 1}}
-    main(load(tmp_path / "whole", **options), arguments())
-    replace, write, count = os.replace, Loop._report, [0]
+    entry.train(load(tmp_path / "whole", **options))
+    replace, write, count = os.replace, Trainer.report, [0]
 
     def no_room(source: Any, target: Any) -> None:
         if Path(target).name == file:
@@ -120,7 +120,7 @@ def test_a_disk_that_fills_up_while_training_costs_one_sentence_and_a_resume(
                 raise OSError(28, "No space left on device", str(target))
         replace(source, target)
 
-    def short(self: Loop) -> None:
+    def short(self: Trainer) -> None:
         limit = (self.checkpoints.root / "history.jsonl").stat().st_size + 10  # a torn line
         if self.position < 6:
             return write(self)
@@ -130,13 +130,13 @@ def test_a_disk_that_fills_up_while_training_costs_one_sentence_and_a_resume(
     with monkeypatch.context() as patched:
         patched.setattr(os, "replace", no_room)
         if file == "history.jsonl":
-            patched.setattr(Loop, "_report", short)
+            patched.setattr(Trainer, "report", short)
         with pytest.raises(UserError, match=f"{file}: cannot be written"):
-            main(load(tmp_path / "broken", **options), arguments())
+            entry.train(load(tmp_path / "broken", **options))
     assert "Traceback" not in capsys.readouterr().err
     folder, other = (tmp_path / part / "experiments" / "tiny" for part in ("broken", "whole"))
     assert names(folder / "training_states") in (["4.state"], ["8.state"])
-    assert main(load(tmp_path / "broken", **options), arguments(auto_resume=True)) == 0
+    assert entry.train(load(tmp_path / "broken", **options), True) == 0
     assert (folder / "history.jsonl").read_text() == (other / "history.jsonl").read_text()
     assert names(folder / "models") == names(other / "models")
     ours, theirs = (torch.load(f / "training_states" / "8.state", weights_only=True)["model"] for f in (folder, other))
@@ -182,7 +182,7 @@ def test_ranking_is_by_value_then_by_age_and_never_nan() -> None:
 
 
 @pytest.mark.parametrize("keep", [2, {"psnr": 2, "ssim": 1}])
-def test_the_best_are_kept_and_resume_keeps_the_same(keep, run, load, arguments, monkeypatch, tmp_path) -> None:
+def test_the_best_are_kept_and_resume_keeps_the_same(keep, run, load, monkeypatch, tmp_path) -> None:
     metrics = {"ssim": {"type": "calculate_ssim", "crop_border": 2}}
     options = {"val": {"val_freq": 1, "metrics": metrics}, "logger": {"keep_best": keep, "keep_last": 1}}
     whole = run(root=tmp_path / "whole", **options)
@@ -197,17 +197,17 @@ def test_the_best_are_kept_and_resume_keeps_the_same(keep, run, load, arguments,
     ]
     assert all(torch.equal(v, weights[1][k]) for k, v in weights[0].items())
 
-    original = Loop._report
+    original = Trainer.report
 
-    def die(self: Loop) -> None:
+    def die(self: Trainer) -> None:
         if self.position == 6:
             raise KeyboardInterrupt
         original(self)
 
     with monkeypatch.context() as patched:
-        patched.setattr(Loop, "_report", die)
+        patched.setattr(Trainer, "report", die)
         with pytest.raises(KeyboardInterrupt):
-            main(load(tmp_path / "broken", **options), arguments())
+            entry.train(load(tmp_path / "broken", **options))
     broken = run(True, tmp_path / "broken", **options)
     assert names(broken / "models") == names(whole / "models")
 
@@ -226,7 +226,7 @@ def test_checkpoints_by_minutes_change_nothing_else(run, monkeypatch, tmp_path) 
     """A clock that moves by 40 seconds an iteration: a checkpoint every second iteration, or after each by freq."""
     whole = run(root=tmp_path / "whole")
     times = iter(range(0, 10_000, 20))
-    monkeypatch.setattr(loop_module.time, "monotonic", lambda: float(next(times)))
+    monkeypatch.setattr(trainer_module.time, "monotonic", lambda: float(next(times)))
     clocked = run(root=tmp_path / "clocked", logger={"save_checkpoint_minutes": 1})
     saved = {int(path.stem) for path in (clocked / "training_states").iterdir()}
     assert {4, 8} < saved and 1 not in saved

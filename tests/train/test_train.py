@@ -11,9 +11,10 @@ import pytest
 import torch
 
 from kdsr_arch.errors import UserError
-from kdsr_arch.registry import build
-from kdsr_arch.train.meter import NonFiniteError, Tally
-from kdsr_arch.train.trainer import dry_run, main
+from kdsr_arch.train import entry
+from kdsr_arch.train.meter import Meter, NonFiniteError
+from kdsr_arch.train.trainer import Trainer
+from tests.helpers.networks import make_network
 
 STUDENT = ("num_in_ch", "num_out_ch", "num_feat", "num_block", "upscale")  # keywords of the student of conftest.py
 TEACHER = {"type": "MSRResNet", "num_in_ch": 3, "num_out_ch": 3, "num_feat": 12, "num_block": 1, "upscale": 2}
@@ -27,18 +28,18 @@ def history(folder: Path) -> list[dict[str, Any]]:
 @pytest.fixture
 def teacher(tmp_path: Path) -> str:
     path = tmp_path / "teacher.pth"
-    torch.save({"params": build("network", TEACHER, "network_g").state_dict()}, path)
+    torch.save({"params": make_network(TEACHER).state_dict()}, path)
     return str(path)
 
 
 @pytest.fixture
-def run(load, arguments, tmp_path, write_options):
+def run(load):
     """Trains the tiny options, changed; returns the experiment folder."""
 
     def train(**changes: Any) -> Path:
         opt = load(**changes)
-        main(opt, arguments(opt=str(tmp_path / "options" / "tiny.yml")))
-        return Path(opt["path"]["experiments_root"])
+        entry.train(opt)
+        return opt.folder
 
     return train
 
@@ -74,13 +75,13 @@ def test_numbers_come_with_their_protocol_and_the_best_is_kept(run, capsys) -> N
 
 def test_logged_losses_are_means_over_the_window(run, monkeypatch) -> None:
     seen: list[float] = []
-    original = Tally.add
+    original = Meter.add
 
     def spy(self: Any, losses: Any, iteration: int) -> None:
         seen.extend(value.item() for name, value in losses.items() if name == "l_pix")
         original(self, losses, iteration)
 
-    monkeypatch.setattr(Tally, "add", spy)
+    monkeypatch.setattr(Meter, "add", spy)
     records = [r for r in history(run()) if r["kind"] == "train"]
     assert [r["l_pix"] for r in records] == pytest.approx([np.mean(seen[:3]), np.mean(seen[3:6])])
     assert [r["lr"] for r in records] == [[1e-3], [5e-4]]
@@ -114,7 +115,7 @@ def test_student_file_is_pure_and_stock_basicsr_reads_it(run, teacher) -> None:
     assert set(held) == {"params", "params_ema"}
     student = {"type": "MSRResNet", "num_in_ch": 3, "num_out_ch": 3, "num_feat": 8, "num_block": 1, "upscale": 2}
     for key, weights in held.items():
-        assert list(weights) == list(build("network", student, "network_g").state_dict())
+        assert list(weights) == list(make_network(student).state_dict())
         options = {"pretrain_network_g": str(path), "param_key_g": key, "strict_load_g": True}
         model = SRModel({"num_gpu": 0, "dist": False, "is_train": False, "network_g": student, "path": options})
         assert all(torch.equal(v, weights[k]) for k, v in model.net_g.state_dict().items())
@@ -128,17 +129,12 @@ def test_state_holds_no_teacher(run, teacher) -> None:
     assert (12, 8, 1, 1) in shapes  # the adapter
 
 
-def test_teacher_stays_as_it_was(load, arguments, teacher) -> None:
-    from kdsr_arch.train import trainer as train
-
-    opt = load(network_t=TEACHER, path={"pretrain_network_t": teacher}, train={"distill_opt": FIT})
-    model, batches = train.build(opt, 0)
-    for iteration, batch in enumerate(batches, start=1):
-        model.feed_data(batch)
-        model.update_learning_rate(iteration)
-        model.optimize_parameters(iteration)
+def test_teacher_stays_as_it_was(load, teacher) -> None:
+    trainer = Trainer(load(network_t=TEACHER, path={"pretrain_network_t": teacher}, train={"distill_opt": FIT}))
+    for iteration in range(1, 9):
+        trainer.step(iteration)
     held = torch.load(teacher, weights_only=True)["params"]
-    assert all(torch.equal(v, held[k]) for k, v in model.task._teacher.net.state_dict().items())
+    assert all(torch.equal(v, held[k]) for k, v in trainer.model.task._teacher.net.state_dict().items())
 
 
 def test_previous_run_is_archived_not_overwritten(run) -> None:
@@ -176,28 +172,24 @@ def test_non_finite_loss_names_the_term_and_keeps_the_last_good_state(model_type
 
 
 def test_non_finite_input_is_named(load) -> None:
-    from kdsr_arch.train import trainer as train
-
-    model, batches = train.build(load(), 0)
-    batch = next(batches)
+    trainer = Trainer(load())
+    batch = next(trainer.batches)
     batch["lq"][0, 0, 0, 0] = float("nan")
-    model.feed_data(batch)
-    before = {k: v.clone() for k, v in model.student.state_dict().items()}
+    trainer.batches = iter([batch])
+    before = {k: v.clone() for k, v in trainer.model.student.state_dict().items()}
     with pytest.raises(NonFiniteError, match="l_pix became NaN or infinite; the batch holds NaN or infinity in lq"):
-        model.optimize_parameters(1)
-    assert all(torch.equal(v, before[k]) for k, v in model.student.state_dict().items())
+        trainer.step(1)
+    assert all(torch.equal(v, before[k]) for k, v in trainer.model.student.state_dict().items())
 
 
 def test_non_finite_gradient_stops_before_the_weights_are_touched(load) -> None:
-    from kdsr_arch.train import trainer as train
-
-    model, batches = train.build(load(), 0)
-    model.feed_data(next(batches))
-    model.student.conv_last.weight.register_hook(lambda g: g * float("inf"))
-    before = {k: v.clone() for k, v in model.student.state_dict().items()}
+    trainer = Trainer(load())
+    student = trainer.model.student
+    student.conv_last.weight.register_hook(lambda g: g * float("inf"))
+    before = {k: v.clone() for k, v in student.state_dict().items()}
     with pytest.raises(NonFiniteError, match="grad_norm"):
-        model.optimize_parameters(1)
-    assert all(torch.equal(v, before[k]) for k, v in model.student.state_dict().items())
+        trainer.step(1)
+    assert all(torch.equal(v, before[k]) for k, v in student.state_dict().items())
 
 
 BAD = {
@@ -214,39 +206,39 @@ BAD = {
 
 
 @pytest.mark.parametrize("case", BAD)
-def test_bad_input_is_one_sentence_and_leaves_nothing(case, load, arguments, teacher, tmp_path) -> None:
+def test_bad_input_is_one_sentence_and_leaves_nothing(case, load, teacher, tmp_path) -> None:
     changes, said = BAD[case]
     if "network_t" in changes and "path" not in changes and case != "no teacher weights named":
         changes = {**changes, "path": {"pretrain_network_t": teacher}}
     with pytest.raises(UserError, match=said):
-        main(load(**changes), arguments())
+        entry.train(load(**changes))
     assert not (tmp_path / "experiments").exists()
 
 
 @pytest.mark.parametrize("fault", ["truncated", "other shapes", "no checkpoint"])
-def test_unusable_teacher_weights(fault, load, arguments, teacher, tmp_path) -> None:
+def test_unusable_teacher_weights(fault, load, teacher, tmp_path) -> None:
     path = Path(teacher)
     if fault == "truncated":
         path.write_bytes(path.read_bytes()[:2000])
     elif fault == "no checkpoint":
         path.write_text("hello")
     else:
-        torch.save({"params": build("network", {**TEACHER, "num_feat": 10}, "network_g").state_dict()}, path)
+        torch.save({"params": make_network({**TEACHER, "num_feat": 10}).state_dict()}, path)
     said = "conv_first.weight" if fault == "other shapes" else "truncated, damaged or no checkpoint"
     opt = load(network_t=TEACHER, path={"pretrain_network_t": teacher}, train={"distill_opt": FIT})
     with pytest.raises(UserError, match=f"path.pretrain_network_t: .*{said}"):
-        main(opt, arguments())
+        entry.train(opt)
     assert not (tmp_path / "experiments").exists()
 
 
-def test_no_permission_is_one_sentence(load, arguments, tmp_path) -> None:
+def test_no_permission_is_one_sentence(load, tmp_path) -> None:
     (tmp_path / "experiments").write_text("a file where a folder should be")
     with pytest.raises(UserError, match="experiments"):
-        main(load(), arguments())
+        entry.train(load())
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_unreadable_image_is_named(workers, load, arguments, images, tmp_path) -> None:
+def test_unreadable_image_is_named(workers, load, images, tmp_path) -> None:
     import shutil
 
     data = tmp_path / "hr"
@@ -255,14 +247,14 @@ def test_unreadable_image_is_named(workers, load, arguments, images, tmp_path) -
     (data / "002.png").write_bytes(content[: len(content) // 2])
     train = {"dataroot_gt": str(data), "num_worker_per_gpu": workers, "cache": False}
     with pytest.raises(UserError, match="002") as caught:
-        main(load(datasets={"train": train}), arguments())
+        entry.train(load(datasets={"train": train}))
     assert "Traceback" not in str(caught.value)
 
 
 def test_dry_run_tells_the_terms_and_writes_nothing(load, teacher, tmp_path) -> None:
     before = set(tmp_path.rglob("*"))
     opt = load(network_t=TEACHER, path={"pretrain_network_t": teacher}, train={"distill_opt": FIT})
-    text = dry_run(opt)
+    text = entry.dry_run(opt)
     assert "student MSRResNet" in text and "fit" in text and "body.0" in text
     assert set(tmp_path.rglob("*")) - before == {tmp_path / "options", tmp_path / "options" / "tiny.yml"}
 
@@ -277,7 +269,7 @@ def test_compiled_student_trains_to_nearly_the_same(run) -> None:
 
 
 def test_exploding_offsets_are_told_before_the_loss_shows_it(run, images, tiny_edvr, tmp_path, capsys) -> None:
-    weights = build("network", tiny_edvr, "network_g").state_dict()
+    weights = make_network(tiny_edvr).state_dict()
     weights["pcd_align.dcn_pack.l1.conv_offset.bias"].fill_(300.0)
     torch.save({"params": weights}, tmp_path / "exploded.pth")
     clips = {"type": "ClipDataset", "dataroot_gt": str(images.parent)}

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import numpy as np
 
-from kdsr_arch.data.loader import open_dataset
+from kdsr_arch.data.sets import open_dataset
 from kdsr_arch.errors import UserError
-from kdsr_arch.options.load import complete, plain
+from kdsr_arch.options.load import complete
 from kdsr_arch.options.yaml_reader import Document
 from tests.fuzz.material import encoded, texture, write_store
 from tests.fuzz.mutate import READABLE, json_mutator
@@ -85,9 +85,9 @@ def run(data: bytes, folder: Path) -> None:
     }
     if isinstance(dataset, dict):
         dataset.setdefault("batch_size_per_gpu", 1)
-    opt = plain(complete(Document(options, "options.yml"), is_train=True, path="options.yml", root=folder))
+    opt = complete(Document(options, "options.yml"), is_train=True, path="options.yml", root=folder)
     for phase in ("train", "val"):
-        opened = open_dataset({**opt["datasets"]["train"], "phase": phase}, "datasets.train")
+        opened = open_dataset(opt.datasets["train"], f"datasets.{phase}")
         if len(opened):
             opened.sample(0, np.random.default_rng(0)) if phase == "train" else opened[0]
 

@@ -62,8 +62,10 @@ def run(data: bytes, folder: Path) -> None:
     if len(data) % 8 == 0:
         apply_force(document, ["train:total_iter=7", "datasets:train:gt_size=[1]", "val.metrics.psnr.type=x"])
     testing = "train" not in values
-    opt = load.plain(load.complete(document, is_train=not testing, path="options.yml", root=folder))
-    fingerprint(opt)
+    options = load.complete(document, is_train=not testing, path="options.yml", root=folder)
+    if not testing:
+        fingerprint(options)
+    opt = load.plain(options)
     for key in _FOLDERS:
         if key in opt["path"]:
             _stays(Path(opt["path"][key]), folder)

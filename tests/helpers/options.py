@@ -1,0 +1,42 @@
+"""Typed sections from the mappings that tests write, without an option file."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from kdsr_arch.distill.task import DistillTask
+from kdsr_arch.options.schema import Options, Run, TeacherOptions
+from kdsr_arch.options.schema_train import TrainOptions
+
+OPTIMIZER = {"type": "Adam", "lr": 1e-3}
+
+
+def train_options(values: Mapping[str, Any]) -> TrainOptions:
+    """The section `train`: 10 iterations by Adam, where `values` do not say otherwise."""
+    return TrainOptions.model_validate({"total_iter": 10, "optim_g": OPTIMIZER, **values})
+
+
+def make_options(values: Mapping[str, Any], root: Path = Path()) -> Options:
+    """Whole options for training; outputs go below `root`."""
+    data = {"train": {"type": "ImagePairDataset", "batch_size_per_gpu": 1}}
+    base = {"name": "t", "model_type": "ImageDistillModel", "num_gpu": 0, "datasets": data}
+    opt = Options.model_validate({**base, **values})
+    opt._run = Run(is_train=True, root=root)
+    return opt
+
+
+def make_task(
+    student: nn.Module,
+    teacher: Any,
+    values: Mapping[str, Any],
+    sample: Mapping[str, Any],
+    scale: int = 2,
+    **of_teacher: Any,
+) -> DistillTask:
+    """A task for the section `train` of `values`, tried on `sample`; keywords are those of the section `teacher`."""
+    options = TeacherOptions(**of_teacher)
+    return DistillTask(student, teacher, train_options(values), sample, scale=scale, teacher_options=options)
