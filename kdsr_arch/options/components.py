@@ -90,9 +90,10 @@ def dataset_keys(cls: Any) -> set[str] | None:
     if is_basicsr(cls):  # BasicSR's own files name some keys with classes that do not read them
         return loader.union(*(keys.split() for keys in DATASETS.values()))
     keywords = keywords_of(cls)
-    if registry.wants_mapping(cls, DatasetOptions.model_fields):
-        return loader | set(DatasetOptions.model_fields) if is_ours(cls) else None
-    return None if keywords.open and not is_ours(cls) else loader | set(keywords.parameters) - {"phase"}
+    if is_ours(cls):
+        return loader | set(keywords.parameters) - {"phase"}
+    any_key = keywords.open or registry.wants_mapping(cls, DatasetOptions.model_fields)
+    return None if any_key else loader | set(keywords.parameters)
 
 
 def _known_dataset_keys(dataset: DatasetOptions) -> set[str] | None:

