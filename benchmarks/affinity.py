@@ -26,7 +26,7 @@ LARGE = (1, 64, 256, 256)
 
 
 def peak_mib() -> float:
-    """The most memory this process has held."""
+    """Return the largest memory of this process so far."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 

@@ -31,7 +31,7 @@ OPTIONS = Path(__file__).parent.parent / "options" / "train_dat_light.yml"
 
 
 def options(folder: Path, count: int, side: int, batch: int) -> Options:
-    """The option file's, on the middle of a few photographs."""
+    """Return the options of the option file, with the middle of a few photographs as data."""
     images = make_demo_images(folder / "images") / "train_GT"
     (folder / "train").mkdir()
     for name in TRAIN_IMAGES[:count]:
@@ -52,7 +52,7 @@ def interior_losses(opt: Options, store: Path, samples: int = 3, margin: int = 3
     torch.manual_seed(0)
     student, teacher = build("network", opt.network_g, "network_g").eval(), build_teacher(opt)
     assert teacher is not None
-    found = []
+    losses = []
     for number in range(samples):
         item = dataset.sample(number, np.random.default_rng(number))
         ours = student(item["lq"][None])[0]
@@ -61,8 +61,8 @@ def interior_losses(opt: Options, store: Path, samples: int = 3, margin: int = 3
             (ours - theirs.float())[inner].abs().mean().item()
             for theirs in (teacher.eval()(item["lq"][None])[0], item["teacher"][OUTPUT])
         ]
-        found.append((pair[0], pair[1]))
-    return found
+        losses.append((pair[0], pair[1]))
+    return losses
 
 
 def main() -> None:
@@ -75,13 +75,13 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         opt = options(folder, args.images, args.side, args.batch)
-        found = {
+        figures = {
             label: measure(opt, folder / f"{label.replace(' ', '_')}.lmdb", label, plan)
             for label, plan in (("crops", Plan(crops=2)), ("whole images", Plan()))
         }
     threads = torch.get_num_threads()
     protocol = f"{args.images} images of {args.side}x{args.side}, batch {args.batch}, threads: {threads}"
-    save(args.out, {"protocol": protocol, **found})
+    save(args.out, {"protocol": protocol, **figures})
 
 
 def measure(opt: Options, store: Path, label: str, plan: Plan) -> dict:
@@ -93,13 +93,13 @@ def measure(opt: Options, store: Path, label: str, plan: Plan) -> dict:
             f"{label}: loss inside {live:.6f} live, {stored:.6f} stored: {abs(stored / live - 1):.1e} relative",
             flush=True,
         )
-    found: dict = {"loss inside, live and stored": pairs, "largest relative": max(abs(s / t - 1) for t, s in pairs)}
+    figures: dict = {"loss inside, live and stored": pairs, "largest relative": max(abs(s / t - 1) for t, s in pairs)}
     if probe is not None:
         print(f"{label}: {probe}")
-        return found | {"border": vars(probe)}
+        return figures | {"border": vars(probe)}
     gain = measure_gain(opt, store)
     print(f"{label}: {gain}", flush=True)
-    return found | {"steps per second": vars(gain) | {"times": gain.stored / gain.live}}
+    return figures | {"steps per second": vars(gain) | {"times": gain.stored / gain.live}}
 
 
 if __name__ == "__main__":

@@ -153,12 +153,12 @@ def report(videos: list[Path], count: int, rounds: int, root: Path) -> dict:
     size = {name: sum(map(disk_bytes, pair)) for name, pair in stores.items()}
     rows = {}
     for name, (low, middle, high) in times.items():
-        held = size.get(name.partition(",")[0])
+        stored = size.get(name.partition(",")[0])
         rows[name] = {
             "ms_per_sample": middle, "quartiles": [low, high], "samples_per_second": round(1e3 / middle, 1),
             "times_basicsr": round(times["basicsr"][1] / middle, 2),
-            "size_of_basicsr": round(held / size["basicsr"], 3) if held and "fly" not in name else None,
-            "size_of_raw": round(held / raw, 3) if held and "fly" not in name else None,
+            "size_of_basicsr": round(stored / size["basicsr"], 3) if stored and "fly" not in name else None,
+            "size_of_raw": round(stored / raw, 3) if stored and "fly" not in name else None,
         }  # fmt: skip
     parts = {name: parts_of_a_sample(*stores[name], rounds) for name in CODECS[:3]}
     return {"frames": f"{count} of each of {len(videos)} videos", "rows": rows, "parts": parts}

@@ -15,7 +15,7 @@ Report = Callable[[list[Path], int, int, Path], dict[str, object]]
 
 
 def run(doc: str, report: Report, counted: str, count: int, rounds: int) -> None:
-    """Parse the command line, call ``report(videos, count, rounds, empty folder)``, print and save what it found.
+    """Parse the command line, call ``report(videos, count, rounds, empty folder)``, print and save the result.
 
     Args:
         counted: what ``count`` counts, and so the name of its flag: ``frames`` of each video, or ``pictures``.

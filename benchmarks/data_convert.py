@@ -33,7 +33,7 @@ SAMPLES = 10_000
 
 
 def conversions(root: Path, out: Path) -> dict[str, Callable[[], object]]:
-    """Each makes the store ``out`` from the frames under ``root``."""
+    """Return the conversions by name; each makes the store ``out`` from the frames under ``root``."""
     from basicsr.utils.lmdb_util import make_lmdb_from_imgs
 
     keys = FolderSource(root).keys()
@@ -51,21 +51,21 @@ def conversions(root: Path, out: Path) -> dict[str, Callable[[], object]]:
 
 
 def rates(root: Path, rounds: int, work: Path) -> dict[str, dict[str, float]]:
-    """Frames a second, the best of some rounds, and processor seconds of a frame."""
+    """Measure frames per second, the best of some rounds, and processor time per frame."""
     count = len(FolderSource(root).keys())
     out = work / "out.lmdb"
-    found: dict[str, list[tuple[float, float]]] = {}
+    seconds: dict[str, list[tuple[float, float]]] = {}
     for _ in range(rounds):
         for name, convert in conversions(root, out).items():
             wall, spent = time.monotonic(), sum(os.times()[:4])
             convert()
-            found.setdefault(name, []).append((time.monotonic() - wall, sum(os.times()[:4]) - spent))
+            seconds.setdefault(name, []).append((time.monotonic() - wall, sum(os.times()[:4]) - spent))
             shutil.rmtree(out)
-    best = {name: min(times) for name, times in found.items()}
+    best = {name: min(times) for name, times in seconds.items()}
     return {
         name: {
             "frames_per_second": round(count / wall, 2),
-            "processor_ms_per_frame": round(1e3 * min(spent for _, spent in found[name]) / count, 1),
+            "processor_ms_per_frame": round(1e3 * min(spent for _, spent in seconds[name]) / count, 1),
             "times_basicsr": round(min(w for n, (w, _) in best.items() if n.startswith("basicsr")) / wall, 2),
         }
         for name, (wall, _) in best.items()
@@ -102,7 +102,7 @@ def memory_of_a_worker(store: Path) -> list[float]:
 
 
 def report(videos: list[Path], count: int, rounds: int, root: Path) -> dict[str, object]:
-    """The rates of all conversions, and the growth of a worker that reads one's outcome."""
+    """Measure all conversions, and the growth of a worker that reads a store."""
     write_folder(video_frames(videos, count), root / "in")
     result: dict[str, object] = {"processes": PROCESSES, "rows": rates(root / "in", rounds, root)}
     low = {"scale": 4, "kind": "BI", "border": "symmetric"}

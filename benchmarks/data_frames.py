@@ -17,7 +17,7 @@ READ_NOISE, SHOT_NOISE = 0.6, 0.012  # variance = READ_NOISE + SHOT_NOISE * valu
 
 
 def noisy(frame: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """A uint8 frame with sensor noise, independent in each pixel and channel."""
+    """Add sensor noise to a uint8 frame, independent in each pixel and channel."""
     clean = frame.astype(np.float32)
     spread = np.sqrt(READ_NOISE + SHOT_NOISE * clean)
     return np.clip(np.rint(clean + spread * rng.standard_normal(clean.shape, dtype=np.float32)), 0, 255).astype(

@@ -89,7 +89,7 @@ def peak_mb(name: str, mode: str) -> float:
 
 
 def report(device: str) -> dict[str, object]:
-    """All numbers of one device."""
+    """Measure everything on one device."""
     implementations: dict[str, Callable[..., torch.Tensor]] = {"kdsr": deform_conv2d}
     if has_compiled_ops():
         import torchvision

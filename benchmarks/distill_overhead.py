@@ -111,7 +111,7 @@ def from_options(path: str, args: argparse.Namespace) -> tuple[nn.Module, nn.Mod
 
 
 def bare_step(student: nn.Module, teacher: nn.Module, lq: Tensor, gt: Tensor, amp: str) -> Callable[[], None]:
-    """The least that a step of distillation does."""
+    """Run the least that a step of distillation does."""
     optimizer = torch.optim.Adam(student.parameters(), 1e-4)
     ours, theirs = (Runner(net, traits_of(net, 4)) for net in (student, teacher))
     clip = gt.shape[1]
@@ -129,7 +129,7 @@ def bare_step(student: nn.Module, teacher: nn.Module, lq: Tensor, gt: Tensor, am
 
 
 def distill_step(task: DistillTask, batch: dict[str, Tensor]) -> Callable[[], None]:
-    """The step as the training loop does it."""
+    """Run the step as the training loop does it."""
     optimizer = torch.optim.Adam([*task.student.parameters(), *task.train_only_parameters()], 1e-4)
     iteration = 0
 
@@ -180,8 +180,8 @@ def measure(student: nn.Module, teacher: nn.Module, terms: dict[str, Any], args:
 
 
 def every_pair(args: argparse.Namespace) -> dict[str, Any]:
-    """Each student of STUDENTS under each teacher of TEACHERS, by the terms of ``args.options``."""
-    found = {}
+    """Measure each student of STUDENTS under each teacher of TEACHERS, with the terms of ``args.options``."""
+    figures = {}
     sizes = args.downsample or [from_options(args.options, args)[2]["temporal"].get("downsample", 1)]
     walk = itertools.product(STUDENTS.items(), TEACHERS.items(), sizes)
     for (student, ours), (teacher, theirs), downsample in walk:
@@ -190,22 +190,22 @@ def every_pair(args: argparse.Namespace) -> dict[str, Any]:
         if student != "VESPCN":  # the others have no motion of their own to train
             terms.pop("motion", None)
         what = f"{student} <- {teacher}, downsample {downsample}"
-        found[what] = told(what, measure(network(ours), network(theirs), terms, args), args)
-    return found
+        figures[what] = report(what, measure(network(ours), network(theirs), terms, args), args)
+    return figures
 
 
-def told(what: str, found: dict[str, Any], args: argparse.Namespace) -> dict[str, Any]:
-    """Prints one measurement and gives it back."""
+def report(what: str, figures: dict[str, Any], args: argparse.Namespace) -> dict[str, Any]:
+    """Print one measurement and return it."""
     print(
         f"{what}, {args.batch} clip(s) of {args.clip}, LR {args.size}, amp {args.amp}, {args.device}, "
         f"threads: {torch.get_num_threads()}"
     )
     print(
-        f"bare {found['bare_ms']} ms, distillation {found['distillation_ms']} ms, {found['ratio']:.3f} x (median of "
-        f"pairs {found['median_of_pairs']:.3f} x)",
+        f"bare {figures['bare_ms']} ms, distillation {figures['distillation_ms']} ms, {figures['ratio']:.3f} x "
+        f"(median of pairs {figures['median_of_pairs']:.3f} x)",
         flush=True,
     )
-    return found
+    return figures
 
 
 def arguments() -> argparse.Namespace:
@@ -232,14 +232,14 @@ def main() -> None:
     args = arguments()
     torch.manual_seed(0)
     if args.pairs:
-        found = every_pair(args)
+        figures = every_pair(args)
     elif args.options:
-        found = {args.options: told(args.options, measure(*from_options(args.options, args), args), args)}
+        figures = {args.options: report(args.options, measure(*from_options(args.options, args), args), args)}
     else:
         student, teacher, size = pair_of(args.preset)
         args.size = args.size or size
         what = f"{args.preset} networks, {args.terms} terms"
-        found = {what: told(what, measure(student, teacher, TERMS[args.terms], args), args)}
+        figures = {what: report(what, measure(student, teacher, TERMS[args.terms], args), args)}
     protocol = {
         "clips": args.batch,
         "clip_length": args.clip,
@@ -247,7 +247,7 @@ def main() -> None:
         "amp": args.amp,
         "threads": torch.get_num_threads(),
     }
-    save(args.out, {**protocol, **found}, args.device)
+    save(args.out, {**protocol, **figures}, args.device)
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ from kdsr_arch.archs.fsrcnn_arch import FSRCNN
 
 
 class Written(nn.Module):
-    """The transposed convolution of a SubPixelDeconv by PyTorch's own operator."""
+    """Compute the transposed convolution of a SubPixelDeconv with PyTorch's own operator."""
 
     def __init__(self, layer: SubPixelDeconv) -> None:
         super().__init__()
@@ -31,7 +31,7 @@ class Written(nn.Module):
 
 
 def milliseconds(net: nn.Module, x: Tensor, training: bool, repeats: int) -> float:
-    """The shortest time of a forward pass, or of forward and backward: other programs only ever add to it."""
+    """Return the shortest time of a forward pass, or of forward and backward; other programs only add to it."""
     times = []
     for _ in range(repeats):
         start = time.perf_counter()

@@ -47,7 +47,7 @@ CLEAN = {signal.SIGKILL: {-signal.SIGKILL}, signal.SIGTERM: {128 + signal.SIGTER
 
 
 class Failed(Exception):
-    """A training that ended otherwise than it should, with what it said."""
+    """Raised for a training that ends wrongly; holds its output."""
 
 
 class Training(Protocol):
@@ -56,10 +56,10 @@ class Training(Protocol):
     pid: int  # the leader of its own process group
 
     def poll(self) -> int | None:
-        """The exit code, negative where a signal ended it; None while it runs."""
+        """Return the exit code, negative where a signal ended it; None while it runs."""
 
     def said(self) -> str:
-        """What it printed so far."""
+        """Return its output so far."""
 
 
 class CommandLine:
@@ -80,7 +80,7 @@ class CommandLine:
 
 
 def iteration_of(said: str) -> int:
-    """The last iteration that a training printed; 0 before the first."""
+    """Return the last iteration that a training printed; 0 before the first."""
     lines = re.findall(r"^\[([\d,]+)/", said, re.MULTILINE)
     return int(lines[-1].replace(",", "")) if lines else 0
 
@@ -95,7 +95,7 @@ class Moment:
 
 
 def draw_moments(rng: random.Random, kills: int, total: int, startup: float, step: float) -> list[Moment]:
-    """Random moments that lead through the training, from its start to shortly before its end.
+    """Draw random moments along the training, from its start to shortly before its end.
 
     Args:
         rng: generator.
@@ -112,7 +112,7 @@ def draw_moments(rng: random.Random, kills: int, total: int, startup: float, ste
 
 
 def wait_for(training: Training, moment: Moment, root: Path) -> bool:
-    """Return at the moment: whether the training still runs then."""
+    """Wait for the moment; return whether the training still runs."""
     deadline = time.monotonic() + PATIENCE
     while moment.kind != "start" and iteration_of(training.said()) < moment.target:
         if training.poll() is not None or time.monotonic() > deadline:
@@ -127,7 +127,7 @@ def wait_for(training: Training, moment: Moment, root: Path) -> bool:
 
 
 def _sleep(moment: Moment, training: Training) -> None:
-    """Let the moment's delay go by; less of it where the training is faster than the unbroken one was."""
+    """Wait for the moment's delay, or less if the training is faster than the unbroken one was."""
     until = time.monotonic() + moment.delay
     latest = {"start": 1, "save": math.inf, "anywhere": moment.target + 6}[moment.kind]
     while (rest := until - time.monotonic()) > 0 and (rest < 0.005 or iteration_of(training.said()) < latest):
@@ -135,7 +135,7 @@ def _sleep(moment: Moment, training: Training) -> None:
 
 
 def wait_for_end(training: Training) -> int:
-    """The exit code; a training that does not end is killed and told."""
+    """Return the exit code; kill a training that does not end, and raise `Failed`."""
     deadline = time.monotonic() + PATIENCE
     while (code := training.poll()) is None:
         if time.monotonic() > deadline:
@@ -146,7 +146,7 @@ def wait_for_end(training: Training) -> int:
 
 
 def group_is_gone(pid: int, patience: float = 30.0) -> bool:
-    """Whether no process of the group is left, orphaned loader processes included."""
+    """Return whether no process of the group is left, orphaned loader processes included."""
     deadline = time.monotonic() + patience
     while time.monotonic() < deadline:
         try:
@@ -184,7 +184,7 @@ class Campaign:
     groups: list[int] = field(default_factory=list)
 
     def run(self, folder: Path) -> dict[str, Any]:
-        """Carry it out in an empty folder; the record of it."""
+        """Run the campaign in an empty folder and return its record."""
         began, rng = time.monotonic(), random.Random(f"{self.kind} {self.name} {self.seed}")
         data = folder / "data"
         make_data(data)
@@ -203,23 +203,23 @@ class Campaign:
     def _judge(self, whole: Path, broken: Path) -> dict[str, Any]:
         exact = differences(whole, broken, self.total)
         compiled = self.name == "compile"
-        found = differences(whole, broken, self.total, COMPILE_TOLERANCE) if compiled else exact
-        found += [f"process group {pid} still runs" for pid in self.groups if not group_is_gone(pid)]
+        unequal = differences(whole, broken, self.total, COMPILE_TOLERANCE) if compiled else exact
+        unequal += [f"process group {pid} still runs" for pid in self.groups if not group_is_gone(pid)]
         return {
             "campaign": self.name,
             "training": self.kind,
             "iterations": self.total,
-            "kills_survived": 0 if found else sum(self.killed.values()),
+            "kills_survived": 0 if unequal else sum(self.killed.values()),
             "killed": self.killed,
             "killed_within_a_save": self.within_a_save,
-            "equal": not found,
-            "differences": found[:20],
+            "equal": not unequal,
+            "differences": unequal[:20],
             "equal_bit_for_bit": not exact,
             **({"tolerance": COMPILE_TOLERANCE} if compiled else {}),
         }
 
     def _unbroken(self, option_file: Path) -> tuple[float, float]:
-        """Train without disturbance: seconds to the first printed iteration, and of each iteration."""
+        """Train without disturbance; return the seconds to the first printed iteration, and of each iteration."""
         began, training = time.monotonic(), self.start(option_file)
         while training.poll() is None and not iteration_of(training.said()):
             time.sleep(0.005)
@@ -233,7 +233,7 @@ class Campaign:
             raise Failed(f"the training ended with {code}; it said:\n{training.said()[-3000:]}")
 
     def _kill(self, option_file: Path, moment: Moment, root: Path, rng: random.Random) -> bool:
-        """Go on, and be killed at the moment; False where the training came to its end before."""
+        """Resume the training and kill it at the moment; return False if it ended before."""
         signum = signal.SIGTERM if self.name == "sigterm" else signal.SIGKILL
         flags = ["--auto_resume"]
         if self.name == "workers":
@@ -266,7 +266,7 @@ PLANS = {"sigkill": Plan(30, 240), "sigterm": Plan(30, 240), "workers": Plan(8, 
 
 
 def carry_out(name: str, kind: str, kills: int | None, seed: int) -> dict[str, Any]:
-    """One campaign on one kind of training, in a temporary folder that stays where something differs."""
+    """Run one campaign on one kind of training, in a temporary folder that stays if something differs."""
     plan, folder = PLANS[name], Path(tempfile.mkdtemp(prefix="kdsr_kills_"))
     try:
         record = Campaign(kind, name, kills or plan.kills, plan.total, seed).run(folder)
@@ -282,8 +282,8 @@ def carry_out(name: str, kind: str, kills: int | None, seed: int) -> dict[str, A
 def write_report(path: Path, records: list[dict[str, Any]]) -> None:
     """Put the records into a JSON file, in place of earlier ones of the same campaign and training."""
     earlier = json.loads(path.read_text(encoding="utf-8"))["campaigns"] if path.exists() else []
-    held = {(r["campaign"], r["training"]): r for r in [*earlier, *records]}
-    ordered = [held[name, kind] for name in PLANS for kind in KINDS if (name, kind) in held]
+    latest = {(r["campaign"], r["training"]): r for r in [*earlier, *records]}
+    ordered = [latest[name, kind] for name in PLANS for kind in KINDS if (name, kind) in latest]
     report = {
         "kills_survived": sum(r["kills_survived"] for r in ordered),
         "seconds": round(sum(r.get("seconds", 0.0) for r in ordered), 1),

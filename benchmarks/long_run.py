@@ -33,7 +33,7 @@ MEMORY_LIMIT, SPEED_LIMIT = 0.01, 0.1  # growth that counts as flat
 
 @dataclass
 class Sample:
-    """What a training holds at one iteration."""
+    """Memory, files, time and log of a training at one iteration."""
 
     iteration: int
     memory: int  # bytes, with its loader processes
@@ -59,7 +59,7 @@ def look(pid: int, iteration: int, folder: Path) -> Sample:
 
 
 def watch(training: Training, folder: Path) -> list[Sample]:
-    """A sample for each new line of the log, until the training ends.
+    """Take a sample for each new line of the log, until the training ends.
 
     Raises:
         SystemExit: it failed.
@@ -81,15 +81,15 @@ def watch(training: Training, folder: Path) -> list[Sample]:
 
 
 def _rate(samples: list[Sample], of: Callable[[Sample], float]) -> float:
-    """The median growth of a quantity, for each iteration."""
+    """Return the median growth of a quantity per iteration."""
     pairs = zip(samples, samples[1:], strict=False)
     return statistics.median((of(b) - of(a)) / (b.iteration - a.iteration) for a, b in pairs)
 
 
 def judge(samples: list[Sample], total: int) -> dict[str, Any]:
-    """Compare the second tenth of a training of `total` iterations with its last: figures, and whether each is flat.
+    """Compare the second tenth of a training with its last tenth; return figures, and whether each is flat.
 
-    Left out are looks at it before its loader process began or after that had ended, when it holds less.
+    Samples without the loader process are left out: the memory is smaller then.
     """
     samples = [s for s in samples if s.processes == max(sample.processes for sample in samples)]
     early = [s for s in samples if total // 20 <= s.iteration <= total * 3 // 20]
@@ -114,8 +114,9 @@ def judge(samples: list[Sample], total: int) -> dict[str, Any]:
 
 
 def long_options(data: Path, total: int) -> dict[str, Any]:
-    """The options of the long training: 200 log lines, 40 validations and checkpoints, of which two stay; batches of
-    one, and no affinity matrices, for the sake of time.
+    """Return the options of the long training: 200 log lines, 40 validations and checkpoints, of which two stay.
+
+    To save time its batches are of one sample and it has no affinity term.
     """
     options = tiny_options("image", data, total)
     options["datasets"]["train"]["batch_size_per_gpu"] = 1
@@ -128,7 +129,7 @@ def long_options(data: Path, total: int) -> dict[str, Any]:
 
 
 def run(root: Path, total: int, start: Callable[..., Training] = CommandLine) -> dict[str, Any]:
-    """Carry out the long training in an empty folder."""
+    """Run the long training in an empty folder and return its record."""
     make_data(root / "data")
     began = time.monotonic()
     training = start(write_options(root, long_options(root / "data", total)))

@@ -1,4 +1,4 @@
-"""What every recorded benchmark figure says beside itself: when, on what, with which versions, by which command."""
+"""Record benchmark figures with their date, machine, versions and command."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from kdsr_arch.io import write_whole
 
 
 def _origin(device: torch.device | str = "cpu") -> dict[str, object]:
-    """What the numbers depend on, and how to measure them again."""
+    """Return what the numbers depend on, and the command that measures them again."""
     return {
         "date": time.strftime("%Y-%m-%d"),
         **records.machine(str(device)),
@@ -36,7 +36,7 @@ def command() -> str:
 
 
 def _word(word: str) -> str:
-    """A word of the command line with no absolute path in it: from the repository's root, or else the bare name."""
+    """Return a word of the command line without an absolute path: relative to the repository, or the bare name."""
     if not Path(word).is_absolute():
         return word
     root = Path(__file__).resolve().parents[1]
@@ -44,7 +44,7 @@ def _word(word: str) -> str:
 
 
 def save(path: Path | None, result: Mapping[str, Any], device: torch.device | str = "cpu") -> None:
-    """Write a result as JSON, the machine first, whole or not at all; nothing without a path."""
+    """Write a result as JSON, the machine first; do nothing without a path."""
     if path is not None:
         path.parent.mkdir(parents=True, exist_ok=True)
         text = json.dumps({"machine": _origin(device), **result}, indent=1) + "\n"

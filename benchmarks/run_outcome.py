@@ -1,4 +1,4 @@
-"""What a training left in its folder, and in what two such folders differ."""
+"""Compare the folders of two trainings."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import torch
 
 
 def unlike(one: Any, other: Any, where: str, close: dict[str, float] | None = None) -> list[str]:
-    """The places in which two nested containers differ; tensors bit for bit, or to `close` (rtol, atol)."""
+    """Return the places where two nested containers differ; tensors bit for bit, or to `close` (rtol, atol)."""
     if type(one) is not type(other):
         return [f"{where}: {type(one).__name__}, {type(other).__name__}"]
     if isinstance(one, torch.Tensor):
@@ -39,7 +39,7 @@ def unlike(one: Any, other: Any, where: str, close: dict[str, float] | None = No
 
 
 def _outcome(root: Path, total: int) -> dict[str, Any]:
-    """What a training left: its last state, its last and best networks, its history."""
+    """Read the outcome of a training: its last state, its last and best networks, its history."""
     state = torch.load(root / "training_states" / f"{total}.state", weights_only=True)
     state["fingerprint"].pop("~datasets.train")  # the number of workers
     names = sorted({path.name for path in (root / "models").glob("net_g_*[bl][ea]st*.pth")} | {f"net_g_{total}.pth"})
@@ -50,7 +50,7 @@ def _outcome(root: Path, total: int) -> dict[str, Any]:
 
 
 def faults_of_files(root: Path) -> list[str]:
-    """Parts left aside, checkpoints beyond `keep_last`, networks without their state."""
+    """Return leftover temporary files, checkpoints beyond `keep_last`, networks without their state."""
     names = [path.relative_to(root).as_posix() for path in root.rglob("*") if path.is_file()]
     parts = [f"{name} was left behind" for name in names if name.endswith(".tmp")]
     states = {name for name in names if re.fullmatch(r"training_states/\d+\.state", name)}
@@ -61,13 +61,13 @@ def faults_of_files(root: Path) -> list[str]:
 
 
 def differences(whole: Path, broken: Path, total: int, close: dict[str, float] | None = None) -> list[str]:
-    """What the broken training's folder holds otherwise than the unbroken one's."""
+    """Return the differences between the folders of an unbroken and a broken training."""
     one, other = _outcome(whole, total), _outcome(broken, total)
     return unlike(one, other, "", close) + faults_of_files(broken)
 
 
 def is_saving(root: Path) -> bool:
-    """Whether a file is being written aside, or was when its writer was killed."""
+    """Return whether a temporary file is there: a save runs, or was killed."""
     names: list[str] = []
     for folder in ("models", "training_states"):
         with suppress(FileNotFoundError):

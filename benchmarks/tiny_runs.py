@@ -41,13 +41,13 @@ KINDS = ("image", "std", "staged")
 
 
 def smooth_noise(rng: np.random.Generator, side: int) -> np.ndarray:
-    """An image of random blobs, uint8 (side, side, 3)."""
+    """Make an image of random blobs, uint8 (side, side, 3)."""
     coarse = rng.integers(0, 256, (side // 8, side // 8, 3), dtype=np.uint8)
     return cv2.resize(coarse, (side, side), interpolation=cv2.INTER_CUBIC)
 
 
 def make_data(folder: Path) -> None:
-    """Six images, two clips of four frames, and both teachers' weights."""
+    """Write six images, two clips of four frames, and the weights of both teachers."""
     rng = np.random.default_rng(0)
     (folder / "images").mkdir(parents=True)
     for index in range(6):
@@ -105,7 +105,7 @@ def _staged_options(data: Path, iterations: int) -> dict[str, Any]:
 
 
 def tiny_options(kind: str, data: Path, iterations: int, workers: int = 1) -> dict[str, Any]:
-    """Options of one kind of training, with the data that `make_data` wrote into `data`."""
+    """Return the options of one kind of training, with the data that `make_data` wrote into `data`."""
     options = {"image": _image_options, "std": _std_options}[kind](data) if kind != "staged" else _staged_options(
         data, iterations)  # fmt: skip
     options |= {"name": "tiny", "num_gpu": 0, "manual_seed": 3}

@@ -42,7 +42,7 @@ REAL_TIME = {"type": "VESPCN", "scale": 4, "num_feat": 32, "num_flow_feat": 8, "
 
 
 def write_clip(path: Path, width: int, height: int, frames: int, source: Path | None) -> None:
-    """A clip of that size: cut from a video file, or a moving texture."""
+    """Make a clip of that size: cut from a video file, or a moving texture."""
     av = import_av()
     images = _from_video(source, width, height, frames) if source else _texture(width, height, frames)
     with av.open(str(path), "w") as out:
@@ -78,7 +78,7 @@ class Spent:
 
 
 def bare(restorer: Restorer, clip: Path) -> Spent:
-    """The network alone."""
+    """Time the network alone."""
     frames = [to_float(frame.image).to(restorer.device) for frame in Decoder(probe(clip)).frames()]
     count = restorer.at_once(*frames[0].shape[-2:])
 
@@ -93,7 +93,7 @@ def bare(restorer: Restorer, clip: Path) -> Spent:
 
 
 def whole(restorer: Restorer, clip: Path, preset: str) -> Spent:
-    """The whole command, opening and closing files included."""
+    """Time the whole command, opening and closing files included."""
     target = clip.with_name("upscaled.mp4")
     options = VideoOptions(preset=preset)
     return _timed(lambda: upscale_video(restorer, clip, target, options).count)
@@ -131,12 +131,12 @@ def main() -> None:
         f"{args.size} x{opened.traits.scale}, {args.frames} frames, {device}, threads: {args.threads}, preset "
         f"{args.preset}; {args.rounds} rounds, the median of the ratios network / kdsr upscale:"
     )
-    found = {}
+    ratios = {}
     for kind in ("clock", "thread", "process"):
         ratio = statistics.median(getattr(network, kind) / getattr(command, kind) for network, command in rates)
         seconds = [statistics.median(getattr(pair[i], kind) for pair in rates) for i in (0, 1)]
         print(f"  {kind:8s}{ratio:.3f}   ({1000 * seconds[0]:.1f} and {1000 * seconds[1]:.1f} ms per frame)")
-        found[kind] = {"ratio": round(ratio, 3), "network_ms": round(1000 * seconds[0], 2),
+        ratios[kind] = {"ratio": round(ratio, 3), "network_ms": round(1000 * seconds[0], 2),
                        "upscale_ms": round(1000 * seconds[1], 2)}  # fmt: skip
     save(
         args.out,
@@ -145,7 +145,7 @@ def main() -> None:
             "threads": args.threads,
             "preset": args.preset,
             "rounds": args.rounds,
-            "per frame": found,
+            "per frame": ratios,
         },
         device,
     )

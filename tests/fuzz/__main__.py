@@ -12,34 +12,34 @@ from pathlib import Path
 from typing import Any
 
 from kdsr_arch.records import versions
-from tests.fuzz.campaign import Tally, fuzz_target, shares
+from tests.fuzz.campaign import Outcome, fuzz_target, shares
 from tests.fuzz.targets import NAMES, load
 
 _PACKAGES = ("atheris", "hypothesis", "torch", "numpy", "opencv-python", "pillow", "av", "lmdb", "pydantic", "pyyaml",
              "safetensors")  # fmt: skip
 
 
-def record(tallies: Sequence[Tally], command: str) -> dict[str, Any]:
-    """What is written to the results file."""
+def record(outcomes: Sequence[Outcome], command: str) -> dict[str, Any]:
+    """Return the content of the results file."""
     targets = {
-        tally.target: {
-            "reads": load(tally.target).what, "inputs": tally.inputs, "accepted": tally.accepted,
-            "refused": tally.refused, "findings": len(tally.findings), "seconds": tally.seconds,
-            "engines": tally.engines, "edges_seeds": tally.coverage and tally.coverage[0],
-            "edges_end": tally.coverage and tally.coverage[1],
+        outcome.target: {
+            "reads": load(outcome.target).what, "inputs": outcome.inputs, "accepted": outcome.accepted,
+            "refused": outcome.refused, "findings": len(outcome.findings), "seconds": outcome.seconds,
+            "engines": outcome.engines, "edges_seeds": outcome.coverage and outcome.coverage[0],
+            "edges_end": outcome.coverage and outcome.coverage[1],
         }
-        for tally in tallies
+        for outcome in outcomes
     }  # fmt: skip
     return {
         "command": command, "date": time.strftime("%Y-%m-%d"),
-        "inputs": sum(tally.inputs for tally in tallies), "findings": sum(len(tally.findings) for tally in tallies),
-        "seconds": round(sum(tally.seconds for tally in tallies), 1), "targets": targets,
+        "inputs": sum(one.inputs for one in outcomes), "findings": sum(len(one.findings) for one in outcomes),
+        "seconds": round(sum(one.seconds for one in outcomes), 1), "targets": targets,
         "versions": versions(_PACKAGES),
     }  # fmt: skip
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a campaign; returns 1 when it found something."""
+    """Run a campaign; return 1 if it has findings."""
     parser = argparse.ArgumentParser(prog="python -m tests.fuzz", description=__doc__)
     parser.add_argument("--target", nargs="+", default=["all"], choices=["all", *NAMES])
     parser.add_argument("--inputs", type=int, default=20_000, help="of all targets together (default: 20000)")
@@ -48,22 +48,22 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--keep", type=Path, help="folder for the inputs of findings")
     args = parser.parse_args(argv)
     names = list(NAMES) if "all" in args.target else args.target
-    tallies = []
+    outcomes = []
     for name, count in shares(names, args.inputs).items():
-        tally = fuzz_target(name, count, args.seed, args.keep)
-        tallies.append(tally)
+        outcome = fuzz_target(name, count, args.seed, args.keep)
+        outcomes.append(outcome)
         print(
-            f"{name}: {tally.inputs:,} inputs in {tally.seconds:.0f} s, {tally.accepted:,} accepted, "
-            f"{tally.refused:,} refused, {len(tally.findings)} findings, edges {tally.coverage}",
+            f"{name}: {outcome.inputs:,} inputs in {outcome.seconds:.0f} s, {outcome.accepted:,} accepted, "
+            f"{outcome.refused:,} refused, {len(outcome.findings)} findings, edges {outcome.coverage}",
             flush=True,
         )
-        for finding in tally.findings:
+        for finding in outcome.findings:
             print(f"  {finding['signature']}", flush=True)
     if args.out:
         words = sys.argv[1:] if argv is None else argv
-        text = json.dumps(record(tallies, f"python -m tests.fuzz {shlex.join(words)}"), indent=1)
+        text = json.dumps(record(outcomes, f"python -m tests.fuzz {shlex.join(words)}"), indent=1)
         args.out.write_text(text + "\n", encoding="utf-8")
-    return int(any(tally.findings for tally in tallies))
+    return int(any(outcome.findings for outcome in outcomes))
 
 
 if __name__ == "__main__":

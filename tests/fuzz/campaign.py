@@ -1,4 +1,4 @@
-"""A campaign: targets one after the other, each in processes of its own that may die or hang without harm."""
+"""A campaign fuzzes one target after the other, in processes that may die or hang without harm."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ _LIKELY_LOST = 40  # restarts of one target after which something is at fault wi
 
 
 @dataclass
-class Tally:
-    """What became of one target's inputs.
+class Outcome:
+    """Outcome of one target's inputs.
 
     Attributes:
         engines: inputs by engine.
@@ -45,7 +45,7 @@ class Tally:
 
 
 def engines(inputs: int) -> dict[str, int]:
-    """How many inputs each engine makes: nine of ten are coverage-guided where atheris is installed."""
+    """Divide the inputs among the engines: nine of ten are coverage-guided where atheris is installed."""
     import importlib.util
 
     guided = importlib.util.find_spec("atheris") is not None
@@ -53,46 +53,46 @@ def engines(inputs: int) -> dict[str, int]:
     return {"atheris" if guided else "chance": inputs - drawn, "hypothesis": drawn}
 
 
-def fuzz_target(name: str, inputs: int, seed: int, keep: Path | None = None) -> Tally:
-    """Throw `inputs` inputs at a target.
+def fuzz_target(name: str, inputs: int, seed: int, keep: Path | None = None) -> Outcome:
+    """Feed `inputs` inputs to a target.
 
     Args:
         keep: folder for the inputs of findings.
     """
-    tally = Tally(name)
+    outcome = Outcome(name)
     began = time.monotonic()
     base = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
     folder = Path(tempfile.mkdtemp(prefix=f"fuzz_{name}_", dir=base))
     try:
         for engine, runs in engines(inputs).items():
-            _run_engine(tally, folder, engine, runs, seed)
-        _gather(tally, folder)
+            _run_engine(outcome, folder, engine, runs, seed)
+        _gather(outcome, folder)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-    tally.seconds = round(time.monotonic() - began, 1)
+    outcome.seconds = round(time.monotonic() - began, 1)
     if keep is not None:
-        _keep(tally, keep)
-    return tally
+        _keep(outcome, keep)
+    return outcome
 
 
-def _run_engine(tally: Tally, folder: Path, engine: str, runs: int, seed: int) -> None:
-    """Until that many inputs were made; a worker that dies is followed by another with another seed."""
+def _run_engine(outcome: Outcome, folder: Path, engine: str, runs: int, seed: int) -> None:
+    """Run workers until they have made `runs` inputs; the next one has another seed."""
     board = Board(folder / "board")
     first = board.counts()[0]
     for attempt in range(_LIKELY_LOST):
         left = runs - (board.counts()[0] - first)
         if left <= 0:
             break
-        _run_worker(tally, folder, engine, left, seed + attempt, board)
-    tally.engines[engine] = board.counts()[0] - first
+        _run_worker(outcome, folder, engine, left, seed + attempt, board)
+    outcome.engines[engine] = board.counts()[0] - first
 
 
-def _run_worker(tally: Tally, folder: Path, engine: str, runs: int, seed: int, board: Board) -> None:
+def _run_worker(outcome: Outcome, folder: Path, engine: str, runs: int, seed: int, board: Board) -> None:
     command = [
         sys.executable,
         "-m",
         "tests.fuzz.worker",
-        tally.target,
+        outcome.target,
         "--engine",
         engine,
         "--runs",
@@ -109,18 +109,18 @@ def _run_worker(tally: Tally, folder: Path, engine: str, runs: int, seed: int, b
         worker = subprocess.Popen(command, stdout=said, stderr=said, env=environment, cwd=ROOT)
         hung = _watch(worker, board)
     text = (folder / "said").read_bytes()
-    _read_coverage(tally, text)
+    _read_coverage(outcome, text)
     if hung:
-        _add(tally, f"hang: {tally.target}", f"no end after {HANG_SECONDS:.0f} s of the processor", board.current())
+        _add(outcome, f"hang: {outcome.target}", f"no end after {HANG_SECONDS:.0f} s of the processor", board.current())
     elif worker.returncode != 0:
         tail = text[-3000:].decode(errors="replace")
         if board.counts()[0] == before:
-            raise RuntimeError(f"target {tally.target} does not start:\n{tail}")
-        _add(tally, f"crash: {_crash(worker.returncode, tail)}", tail, board.current())
+            raise RuntimeError(f"target {outcome.target} does not start:\n{tail}")
+        _add(outcome, f"crash: {_crash(worker.returncode, tail)}", tail, board.current())
 
 
 def _watch(worker: subprocess.Popen[bytes], board: Board) -> bool:
-    """Wait for a worker's end; kills it, and returns True, when one input takes it too long."""
+    """Wait for a worker's end; kill it, and return True, when one input takes too long."""
     start = count = board.counts()[0]
     since, spent = time.monotonic(), 0.0
     while worker.poll() is None:
@@ -137,7 +137,7 @@ def _watch(worker: subprocess.Popen[bytes], board: Board) -> bool:
 
 
 def _processor_seconds(process: int) -> float:
-    """What a process has used so far: unlike the clock it does not depend on what else the machine does."""
+    """Return the processor time of a process; unlike the clock it does not depend on other programs."""
     try:
         fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
     except OSError:  # it has just ended
@@ -146,42 +146,42 @@ def _processor_seconds(process: int) -> float:
 
 
 def _crash(code: int, text: str) -> str:
-    """Name of the signal, and the innermost line of Python that it came in."""
+    """Return the signal's name and the innermost function of the project in the trace."""
     name = signal.Signals(-code).name if code < 0 else f"exit code {code}"
     lines = re.findall(r'File "[^"]*kdsr_arch/([^"]+)", line \d+ in (\w+)', text)
     return f"{name} in {':'.join(lines[0])}" if lines else name
 
 
-def _read_coverage(tally: Tally, text: bytes) -> None:
-    found = dict(_CORNER.findall(text))
-    if {b"INITED", b"DONE"} <= set(found):
-        first = tally.coverage[0] if tally.coverage else int(found[b"INITED"])
-        tally.coverage = (first, int(found[b"DONE"]))
+def _read_coverage(outcome: Outcome, text: bytes) -> None:
+    edges = dict(_CORNER.findall(text))
+    if {b"INITED", b"DONE"} <= set(edges):
+        first = outcome.coverage[0] if outcome.coverage else int(edges[b"INITED"])
+        outcome.coverage = (first, int(edges[b"DONE"]))
 
 
-def _add(tally: Tally, signature: str, detail: str, data: bytes) -> None:
-    if all(known["signature"] != signature for known in tally.findings):
-        tally.findings.append({"signature": signature, "detail": detail, "input": data.hex()})
+def _add(outcome: Outcome, signature: str, detail: str, data: bytes) -> None:
+    if all(known["signature"] != signature for known in outcome.findings):
+        outcome.findings.append({"signature": signature, "detail": detail, "input": data.hex()})
 
 
-def _gather(tally: Tally, folder: Path) -> None:
-    tally.inputs, tally.accepted, tally.refused = Board(folder / "board").counts()
+def _gather(outcome: Outcome, folder: Path) -> None:
+    outcome.inputs, outcome.accepted, outcome.refused = Board(folder / "board").counts()
     if (folder / "findings.jsonl").exists():
         for line in (folder / "findings.jsonl").read_text(encoding="utf-8").splitlines():
             record = json.loads(line)
-            _add(tally, record["signature"], record["detail"], bytes.fromhex(record["input"]))
+            _add(outcome, record["signature"], record["detail"], bytes.fromhex(record["input"]))
 
 
-def _keep(tally: Tally, folder: Path) -> None:
+def _keep(outcome: Outcome, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    for number, finding in enumerate(tally.findings):
-        path = folder / f"{tally.target}_{number:02d}"
+    for number, finding in enumerate(outcome.findings):
+        path = folder / f"{outcome.target}_{number:02d}"
         path.with_suffix(".bin").write_bytes(bytes.fromhex(finding["input"]))
         path.with_suffix(".txt").write_text(f"{finding['signature']}\n\n{finding['detail']}\n", encoding="utf-8")
 
 
 def shares(names: list[str], inputs: int) -> dict[str, int]:
-    """`inputs` divided over the targets by their weights, rounded up."""
+    """Divide `inputs` over the targets by their weights, rounded up."""
     weights = {name: load(name).share for name in names}
     whole = sum(weights.values())
     return {name: -int(-inputs * weight // whole) for name, weight in weights.items()}

@@ -1,9 +1,9 @@
-"""Judges what one input did: accepted, refused in a sentence, or a finding.
+"""Judge what one input did: accepted, refused in a sentence, or a finding.
 
 A finding is anything but a `UserError`: another exception, more than ten seconds of the processor, more memory than
 the target allows, a file opened for writing or changed outside the scratch folder, a process or a connection started,
-or code of the input that ran. What kills the process (a crash of native code, a hang in it) is found by the process
-above (`tests.fuzz.campaign`).
+or code of the input that ran. The process above (`tests.fuzz.campaign`) sees what kills the process: a crash or a hang
+of native code.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _PROJECT = str(ROOT / "kdsr_arch")
 
 
 class Finding(Exception):
-    """What an input should not have been able to do.
+    """Raised for what no input may do.
 
     Attributes:
         kind: 'exception', 'slow', 'memory', 'write', 'process', 'code', 'message'; 'crash' and 'hang' come from above.
@@ -47,7 +47,7 @@ class Finding(Exception):
 
     @property
     def signature(self) -> str:
-        """The same for inputs that found the same."""
+        """Return a text that is equal for equal findings."""
         return f"{self.kind}: {self.where}"
 
 
@@ -69,7 +69,7 @@ class Guard:
         Guard._hooked = self
 
     def see(self, event: str, args: tuple[Any, ...]) -> None:
-        """Take note of what Python is about to do."""
+        """Note an event of Python's audit hooks."""
         if not self._armed:
             return
         if event == "open":
@@ -100,7 +100,7 @@ class Guard:
             self._armed = False
 
     def judge(self, target: Target, data: bytes) -> str:
-        """Let the target read an input.
+        """Let the target read an input and judge it.
 
         Returns:
             'accepted' or 'refused'.
@@ -142,14 +142,14 @@ def _audit(event: str, args: tuple[Any, ...]) -> None:
 
 
 def _check_message(error: UserError) -> None:
-    """A refusal says something that can be printed on a terminal, and does not flood it."""
+    """Check that a refusal has a text, of a length that a terminal can show."""
     text = str(error)
     if not text.strip() or len(text) > 200_000:
         raise Finding("message", _place_of(error), f"a message of {len(text)} characters")
 
 
 def _place_of(error: BaseException) -> str:
-    """Type and the innermost line of the project that an exception went through."""
+    """Return the type and the innermost function of the project that an exception went through."""
     frames = traceback.extract_tb(error.__traceback__)
     ours = [frame for frame in frames if frame.filename.startswith(_PROJECT)]
     at = (ours or frames)[-1] if frames else None
@@ -158,5 +158,5 @@ def _place_of(error: BaseException) -> str:
 
 
 def _peak_memory() -> int:
-    """The largest resident size of this process so far, in bytes."""
+    """Return the largest resident size of this process so far, in bytes."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

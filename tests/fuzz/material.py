@@ -1,4 +1,4 @@
-"""Small sound files to start from, made by code: images, stores, weights."""
+"""Small sound files to start from: images and stores, made by code."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 
 
 def texture(height: int = 24, width: int = 32, channels: int = 3, deep: bool = False) -> np.ndarray:
-    """A uint8 (or uint16) (H, W, C) image with structure and noise."""
+    """Make a uint8 (or uint16) (H, W, C) image with structure and noise."""
     rng = np.random.default_rng(height * 1000 + width)
     coarse = rng.integers(0, 256, (4, 4, channels), dtype=np.uint8)
     image = cv2.resize(coarse, (width, height), interpolation=cv2.INTER_CUBIC).reshape(height, width, channels)
@@ -18,12 +18,12 @@ def texture(height: int = 24, width: int = 32, channels: int = 3, deep: bool = F
 
 
 def encoded(suffix: str, image: np.ndarray) -> bytes:
-    """An image file as OpenCV writes it."""
+    """Encode an image file with OpenCV."""
     return cv2.imencode(suffix, image)[1].tobytes()
 
 
 def with_pillow(form: str, mode: str, **keywords: object) -> bytes:
-    """An image file of any mode as Pillow writes it."""
+    """Encode an image file of any mode with Pillow."""
     from PIL import Image
 
     buffer = io.BytesIO()
@@ -32,7 +32,7 @@ def with_pillow(form: str, mode: str, **keywords: object) -> bytes:
 
 
 def write_store(root: Path, values: dict[bytes, bytes], lines: str) -> Path:
-    """An LMDB store with those values and that list of frames."""
+    """Write an LMDB store with those values and that list of frames."""
     import lmdb
 
     root.mkdir(parents=True, exist_ok=True)

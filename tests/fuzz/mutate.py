@@ -1,4 +1,4 @@
-"""Random changes of bytes and of nested plain values. All randomness comes from the generator that is handed in."""
+"""Random changes of bytes and of nested plain values; all randomness comes from the given generator."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ def _is_refused(value: Any) -> bool:
 
 
 READABLE = tuple(value for value in HOSTILE if not _is_refused(value))
-"""Without the numbers and texts that the reader of option files refuses by itself."""
+"""`HOSTILE` without the numbers and texts that the reader of option files refuses by itself."""
 
 
 def mutate_bytes(data: bytes, rng: Random) -> bytes:
-    """One to four small changes: flips, edge values, insertions, deletions, copies, truncations."""
+    """Make one to four small changes: flips, edge values, insertions, deletions, copies, truncations."""
     changed = bytearray(data)
     for _ in range(rng.choice((1, 1, 1, 2, 4))):
         _change_bytes(changed, rng)
@@ -59,7 +59,7 @@ def _change_bytes(data: bytearray, rng: Random) -> None:
 
 
 def _places(value: Any) -> Iterator[tuple[Any, Any]]:
-    """(holder, key or position) of everything inside nested dicts and lists."""
+    """Yield (container, key or position) of everything inside nested dicts and lists."""
     pairs = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
     for key, inner in list(pairs):
         yield value, key
@@ -67,10 +67,10 @@ def _places(value: Any) -> Iterator[tuple[Any, Any]]:
 
 
 def mutate_tree(value: Any, rng: Random, words: Sequence[str] = (), hostile: Sequence[Any] = HOSTILE) -> Any:
-    """One to three changes of nested plain values, in a copy.
+    """Make one to three changes of nested plain values, in a copy.
 
     Args:
-        words: keys and texts that the reader knows, to be put where they do not belong.
+        words: keys and texts that the reader knows; they are put where they do not belong.
         hostile: values to put anywhere.
     """
     top = [deepcopy(value)]
@@ -100,7 +100,7 @@ def _change_tree(places: list[tuple[Any, Any]], rng: Random, words: Sequence[str
 
 
 def _near(value: Any, rng: Random) -> Any:
-    """A value that is a little off: of another type, in a list, a little larger, turned round."""
+    """Return a value that is a little off: of another type, in a list, a little larger, reversed."""
     if isinstance(value, bool) or value is None:
         return rng.choice((0, 1, "true", [value]))
     if isinstance(value, int | float):
@@ -118,7 +118,7 @@ def _near(value: Any, rng: Random) -> Any:
 def json_mutator(
     words: Callable[[], Sequence[str]] = tuple, hostile: Sequence[Any] = HOSTILE
 ) -> Callable[[bytes, Random], bytes]:
-    """A mutator of inputs that are JSON: changes the values inside and leaves them JSON."""
+    """Return a mutator of JSON inputs: it changes the values inside and leaves them JSON."""
 
     def mutate(data: bytes, rng: Random) -> bytes:
         try:
@@ -131,6 +131,6 @@ def json_mutator(
 
 
 def splice(data: bytes, pieces: Sequence[bytes], rng: Random) -> bytes:
-    """`data` with one of `pieces` put in, over something or in between."""
+    """Insert one of `pieces` into `data`, over something or in between."""
     place = rng.randrange(len(data) + 1)
     return data[:place] + rng.choice(pieces) + data[place + rng.choice((0, 0, 1, 4)) :]

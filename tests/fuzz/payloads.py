@@ -11,7 +11,7 @@ _CODE = f"import os; os.environ[{CANARY!r}] = '1'"
 
 
 class _Calls:
-    """Pickles as a call of a function, as an attacker would write it."""
+    """An object that pickles as a call of a function, as an attacker would write it."""
 
     def __init__(self, function: Any, *args: Any) -> None:
         self.call = (function, args)
@@ -21,7 +21,7 @@ class _Calls:
 
 
 def hostile_objects() -> list[Any]:
-    """Objects whose unpickling would run code."""
+    """Return objects that would run code when unpickled."""
     import os
     import subprocess
 
@@ -36,7 +36,7 @@ def hostile_objects() -> list[Any]:
 
 
 def hostile_pickles() -> list[bytes]:
-    """Raw pickles: of the objects above, alone and inside a state dict, and opcodes written by hand."""
+    """Return raw pickles: the objects above, alone and inside a state dict, and opcodes written by hand."""
     wrapped = [pickle.dumps(thing, protocol=2) for each in hostile_objects() for thing in (each, {"params": each})]
     by_hand = [
         b"cos\nsystem\n(S'true'\ntR.",

@@ -1,4 +1,4 @@
-"""What a fuzzing target is."""
+"""A fuzzing target: one kind of input and the code that reads it."""
 
 from __future__ import annotations
 
@@ -40,13 +40,13 @@ class Target:
     share: float = 10
 
     def change(self, data: bytes, rng: Random) -> bytes:
-        """One random change of an input."""
+        """Make one random change of an input."""
         how = self.mutate if rng.random() < self.structured else mutate_bytes
         return how(data, rng)[: self.max_len]
 
 
 def try_all(*ways: Callable[[], object]) -> None:
-    """Read one input in several ways, each of which may refuse it, and raise what was refused last."""
+    """Read one input in several ways, each of which may refuse it; raise the last refusal."""
     refused: UserError | None = None
     for way in ways:
         try:

@@ -32,7 +32,7 @@ from tests.helpers.messages import missing, refuses
 
 
 def refused(name: str, data: bytes, folder: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    """What the refusal says; fails for any other outcome."""
+    """Return the text of the refusal; fail for any other outcome."""
     target = load(name)
     monkeypatch.chdir(folder)
     assert Guard(folder).judge(target, data) == "refused"

@@ -24,7 +24,7 @@ _FRESH = 0.3  # of the changes begin at a seed again: what grew from refused inp
 
 
 class Board:
-    """What a worker does at this moment, in memory that outlives it: counts, and the input it is reading."""
+    """Counts and current input of a worker, in memory that outlives it."""
 
     def __init__(self, path: Path) -> None:
         if not path.exists():
@@ -33,29 +33,29 @@ class Board:
             self._map = mmap.mmap(file.fileno(), 0)
 
     def counts(self) -> tuple[int, int, int]:
-        """(inputs, accepted, refused)."""
+        """Return (inputs, accepted, refused)."""
         return _HEAD.unpack_from(self._map)[:3]
 
     def current(self) -> bytes:
-        """The input that is being read, or was last."""
+        """Return the current input, or the last one."""
         length = _HEAD.unpack_from(self._map)[3]
         return self._map[_HEAD.size : _HEAD.size + length]
 
     def begin(self, data: bytes) -> None:
-        """An input is about to be read."""
+        """Note the input that is read next."""
         inputs, accepted, refused, _ = _HEAD.unpack_from(self._map)
         self._map[_HEAD.size : _HEAD.size + len(data)] = data
         _HEAD.pack_into(self._map, 0, inputs + 1, accepted, refused, len(data))
 
     def end(self, outcome: str) -> None:
-        """It was read."""
+        """Note the outcome of the current input: 'accepted', 'refused' or another word."""
         inputs, accepted, refused, length = _HEAD.unpack_from(self._map)
         counted = (accepted + (outcome == "accepted"), refused + (outcome == "refused"))
         _HEAD.pack_into(self._map, 0, inputs, *counted, length)
 
 
 def warm_up(target: Target, scratch: Path) -> None:
-    """Read the first seed, which is sound: what is imported and built once is not the account of any input."""
+    """Read the first seed, which is sound, so that no input is charged with imports and caches."""
     from kdsr_arch.errors import UserError
 
     for _ in range(2):
@@ -71,7 +71,7 @@ def limit_memory(allowed: int) -> None:
 
 
 def _reader(target: Target, folder: Path, board: Board) -> Callable[[bytes], None]:
-    """Reads one input, and writes a finding down once for each signature."""
+    """Return a function that reads one input and records each finding's signature once."""
     from tests.fuzz.guard import Finding, Guard
 
     guard = Guard(folder / "scratch")
@@ -92,7 +92,7 @@ def _reader(target: Target, folder: Path, board: Board) -> Callable[[bytes], Non
 
 
 def _with_atheris(target: Target, read: Callable[[bytes], None], folder: Path, runs: int, seed: int) -> None:
-    """Coverage-guided: what reaches new code of the project is kept and changed further. Does not return."""
+    """Fuzz guided by coverage: atheris keeps inputs that reach new code. Does not return."""
     import atheris
 
     seeds = target.seeds()
@@ -122,7 +122,7 @@ def _with_atheris(target: Target, read: Callable[[bytes], None], folder: Path, r
 
 
 def _with_hypothesis(target: Target, read: Callable[[bytes], None], runs: int, seed: int) -> None:
-    """Property-based: hypothesis draws a seed input and every choice of the mutator."""
+    """Fuzz by properties: hypothesis draws a seed input and every choice of the mutator."""
     from hypothesis import HealthCheck, Phase, given, settings
     from hypothesis import seed as seeded
     from hypothesis import strategies as st
@@ -145,7 +145,7 @@ def _with_hypothesis(target: Target, read: Callable[[bytes], None], runs: int, s
 
 
 def _with_chance(target: Target, read: Callable[[bytes], None], runs: int, seed: int) -> None:
-    """Neither is there: random changes of the seeds."""
+    """Fuzz with random changes of the seeds, where atheris is not installed."""
     rng, seeds = Random(seed), target.seeds()
     for _ in range(runs):
         data = rng.choice(seeds)
@@ -155,7 +155,7 @@ def _with_chance(target: Target, read: Callable[[bytes], None], runs: int, seed:
 
 
 def open_target(name: str, instrumented: bool, scratch: Path) -> Target:
-    """The target, warmed up, with the project's code instrumented for coverage where that is asked for."""
+    """Load a target and warm it up; `instrumented` measures coverage of the project's code."""
     from tests.fuzz.targets import load
 
     context: AbstractContextManager[object] = contextlib.nullcontext()
@@ -170,7 +170,7 @@ def open_target(name: str, instrumented: bool, scratch: Path) -> Target:
 
 
 def main() -> None:
-    """The process."""
+    """Run one worker process."""
     parser = argparse.ArgumentParser()
     parser.add_argument("target")
     parser.add_argument("--engine", choices=["atheris", "hypothesis", "chance"], required=True)

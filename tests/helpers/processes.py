@@ -53,7 +53,7 @@ class Child:
         return code
 
     def poll(self) -> int | None:
-        """The exit code, None while it runs."""
+        """Return the exit code, None while it runs."""
         if self.code is None:
             done, status = os.waitpid(self.pid, os.WNOHANG)
             if done:
@@ -61,13 +61,17 @@ class Child:
         return self.code
 
     def said(self) -> str:
+        """Return the output so far."""
+        """Return the output so far."""
         return self.log.read_text() if self.log.exists() else ""
 
     def send_signal(self, signum: int) -> None:
+        """Send a signal to the main process."""
+        """Send a signal to the main process."""
         os.kill(self.pid, signum)
 
     def finish(self) -> tuple[int, str]:
-        """Wait for the end: exit code and what was said."""
+        """Wait for the end; return the exit code and the output."""
         deadline = time.monotonic() + PATIENCE
         while self.poll() is None:
             if time.monotonic() > deadline:
@@ -79,7 +83,7 @@ class Child:
 
 
 def environment(**variables: str) -> dict[str, str]:
-    """Variables for a program in a process of its own: one thread; `tests` and `kdsr_arch` of this repository."""
+    """Return the environment of a subprocess: one thread, imports from this repository."""
     return {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", **variables}
 
 
@@ -94,7 +98,7 @@ def start_two(
     options: Path | tuple[Path, Path], *flags: str, prepare: tuple[Any, Any] = (None, None), slurm: bool = False,
     **variables: str,
 ) -> list[Any]:  # fmt: skip
-    """Two processes that train together, as torchrun or as Slurm would start them."""
+    """Start two processes that train together, as torchrun or Slurm does."""
     shared = {"MASTER_PORT": free_port(), **variables}
     own: dict[str, Callable[[int], str]]
     if slurm:

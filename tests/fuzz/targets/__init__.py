@@ -11,5 +11,5 @@ NAMES = tuple(sorted(path.stem for path in Path(__file__).parent.glob("[a-z]*.py
 
 
 def load(name: str) -> Target:
-    """The target of that name; imports what it reads with."""
+    """Import the target of that name."""
     return importlib.import_module(f"tests.fuzz.targets.{name}").TARGET

@@ -23,7 +23,7 @@ _WORDS = ("name", "base", "rows", "budgets", "seeds", "jobs", "threads", "common
 
 @cache
 def seeds() -> list[bytes]:
-    """Bench files as JSON, which is YAML."""
+    """Return bench files as JSON, which is YAML."""
     rows = {"alone": {"train.distill_opt": None}, "std": {"train.stages": None}, "same": None}
     bench = {
         "name": "b",

@@ -73,7 +73,7 @@ def _zipped(parts: dict[str, bytes], packed: bool = False) -> bytes:
 
 @cache
 def seeds() -> list[bytes]:
-    """Weights as BasicSR and others save them, then everything hostile inside a sound archive."""
+    """Return weights as BasicSR and others save them, then everything hostile inside a sound archive."""
     weights = {"body.0.weight": torch.arange(6.0).reshape(2, 3), "body.0.bias": torch.zeros(2)}
     contents = (
         weights,
@@ -108,7 +108,7 @@ def seeds() -> list[bytes]:
 
 
 def mutate(data: bytes, rng: Random) -> bytes:
-    """Changes the pickle inside the archive, or a tensor's bytes or name, and writes the archive with right sums."""
+    """Change the pickle inside the archive, or a tensor's bytes or name; write the archive with right checksums."""
     try:
         parts = _parts(data)
     except Exception:

@@ -27,7 +27,7 @@ _WORDS = ("type", "dataroot_gt", "dataroot_lq", "clips", "frames", "lists/a.txt"
 
 @cache
 def seeds() -> list[bytes]:
-    """The three kinds of data sets of the project."""
+    """Return the three kinds of data sets of the project."""
     images = {"type": "ImagePairDataset", "dataroot_gt": "images", "gt_size": 8, "degradation": "BI", "use_hflip": True}
     clips = {
         "type": "ClipDataset",
@@ -56,7 +56,7 @@ def seeds() -> list[bytes]:
 
 @cache
 def _data(folder: Path) -> None:
-    """The data, once a folder."""
+    """Write the data, once a folder."""
     value, line = encoded(".png", texture(24, 24)), "(24,24,3) 1\n"
     for name in ("images/a", "images/b", "clips/000/0", "clips/000/1", "clips/001/0"):
         place = folder / f"{name}.png"

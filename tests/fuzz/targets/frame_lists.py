@@ -25,7 +25,7 @@ _PIECES = (
 
 
 def seeds() -> list[bytes]:
-    """Lists of stores and of clips."""
+    """Return lists of stores and of clips."""
     return [
         b"000/00000000.png (24,32,3) 1\n000/00000001.png (24,32,3) 1\n",
         b"a.png (24,32,3) 1\n", b"000 100 (720,1280,3)\n001 100 (720,1280,3)\n", b"00001/0001\n00001/0002 7\n",
@@ -36,7 +36,7 @@ def seeds() -> list[bytes]:
 
 
 def mutate(data: bytes, rng: Random) -> bytes:
-    """Puts a piece of a list, or of a bad path, anywhere."""
+    """Insert a piece of a list, or of a bad path, anywhere."""
     return splice(data, _PIECES, rng)
 
 

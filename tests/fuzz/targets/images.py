@@ -31,7 +31,7 @@ def _png(width: int, height: int, depth: int = 8, kind: int = 2) -> bytes:
 
 
 def _text_bomb() -> bytes:
-    """A PNG whose text and profile unpack to 64 MiB each."""
+    """Make a PNG whose text and profile unpack to 64 MiB each."""
     packed = zlib.compress(bytes(64 * MIB), 9)
     plain = encoded(".png", texture())
     extra = _chunk(b"zTXt", b"k\0\0" + packed) + _chunk(b"iCCP", b"p\0\0" + packed)
@@ -40,7 +40,7 @@ def _text_bomb() -> bytes:
 
 @cache
 def seeds() -> list[bytes]:
-    """Every form and mode that is written, and headers that claim too much."""
+    """Return every form and mode that is written, and headers that claim too much."""
     frame, deep = texture(), texture(deep=True)
     plain = [encoded(suffix, frame) for suffix in (".png", ".jpg", ".webp", ".tiff", ".bmp", ".ppm")]
     modes = [with_pillow("PNG", mode) for mode in ("L", "LA", "P", "1", "RGBA")]
@@ -78,7 +78,7 @@ def seeds() -> list[bytes]:
 
 
 def mutate(data: bytes, rng: Random) -> bytes:
-    """Claims another size, depth or kind in the header, and puts the checksum of a PNG's chunk right."""
+    """Claim another size, depth or kind in the header, and correct the checksum of a PNG's chunk."""
     if not data.startswith(b"\x89PNG") or len(data) < 33:
         place = rng.randrange(max(len(data) - 4, 1))
         return data[:place] + struct.pack(rng.choice("<>") + "I", rng.choice(_SIDES)) + data[place + 4 :]
@@ -94,7 +94,7 @@ def mutate(data: bytes, rng: Random) -> bytes:
 
 
 def run(data: bytes, folder: Path) -> None:
-    """As a stored value, as a frame in a folder, as an image to upscale and as one to compare."""
+    """Read it as a stored value, a frame in a folder, an image to upscale and one to compare."""
     codec = codec_of(data)
     suffix = (".png", ".tif", ".jpg")[len(data) % 3]
     place = folder / "frames" / f"a{suffix}"

@@ -22,7 +22,7 @@ _SIDES = (0, 1, 7, 8, 24, 32, 64, 4096, 65535, 65536, 2**31 - 1, 2**31, 2**32 - 
 
 @cache
 def seeds() -> list[bytes]:
-    """Frames in every format that is written, small enough for many tiles."""
+    """Return frames in every format that is written, with many small tiles."""
     frame = texture(40, 56)
     tiled = [codec_named(name, edge).encode(frame) for name in ("webp", "raw") for edge in (16, 64)]
     giants = [_record(kind, 65535, 65535, 65535, [b""]) for kind in (0, 1)]
@@ -39,7 +39,7 @@ def seeds() -> list[bytes]:
 
 
 def _record(kind: int, edge: int, height: int, width: int, tiles: list[bytes]) -> bytes:
-    """A value whose checksums agree, whatever it says."""
+    """Make a value whose checksums agree, whatever it says."""
     head = _HEAD.pack(b"KDSRtile", 1, kind, edge, height, width)
     ends = np.cumsum([len(tile) for tile in tiles]).tolist()
     index = struct.pack(f"<{2 * len(tiles)}I", *ends, *map(zlib.crc32, tiles))
@@ -47,7 +47,7 @@ def _record(kind: int, edge: int, height: int, width: int, tiles: list[bytes]) -
 
 
 def mutate(data: bytes, rng: Random) -> bytes:
-    """Changes a field of the header, the index or a tile, and puts the checksum right, as an attacker would."""
+    """Change a field of the header, the index or a tile, and correct the checksum, as an attacker would."""
     if len(data) < 28 or not data.startswith(b"KDSRtile"):
         return mutate_bytes(data, rng)
     magic, version, kind, edge, height, width = _HEAD.unpack_from(data)
@@ -68,7 +68,7 @@ def mutate(data: bytes, rng: Random) -> bytes:
 
 
 def run(data: bytes, folder: Path) -> None:
-    """All that is done with a stored value: its size, its description, a window, the whole, every checksum."""
+    """Read a stored value in every way: its size, its description, a crop, the whole, every checksum."""
     codec = codec_of(data)
     codec.described(data[:64])
     try_all(

@@ -61,12 +61,12 @@ b'"',
 
 
 def seeds() -> list[bytes]:
-    """Small networks, as JSON."""
+    """Return small networks, as JSON."""
     return [json.dumps(network).encode() for network in _NETWORKS]
 
 
 def mutate(data: bytes, rng: Random) -> bytes:
-    """Changes keywords and values, or the text."""
+    """Change keywords and values, or the text."""
     try:
         spec = json.loads(data)
     except (ValueError, RecursionError):

@@ -36,7 +36,7 @@ train:
 
 
 def _bomb(levels: int, width: int) -> bytes:
-    """Nested aliases: width ** levels values from a few lines."""
+    """Nest aliases: width ** levels values from a few lines."""
     lines = [f"a0: &a0 [{', '.join('x' * width)}]"]
     lines += [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * width)}]" for n in range(1, levels)]
     return "\n".join(lines).encode()
@@ -49,7 +49,7 @@ def _merge_bomb(levels: int) -> bytes:
 
 
 def seeds() -> list[bytes]:
-    """Small option files and the classical attacks on YAML readers."""
+    """Return small option files and the classical attacks on YAML readers."""
     terms = "  distill_opt:\n    t: {type: L1Loss, loss_weight: {balance: 0.1}}\nnetwork_t: {type: EDSR}\n"
     return [
         _SMALL.encode(), (_SMALL + terms).encode(), _bomb(9, 9), _bomb(3, 3), _merge_bomb(12), b"a: &a [*a]",
@@ -60,7 +60,7 @@ def seeds() -> list[bytes]:
 
 
 def mutate(data: bytes, rng: Random) -> bytes:
-    """Puts a piece of YAML anywhere, or swaps two lines."""
+    """Insert a piece of YAML anywhere, or swap two lines."""
     lines = data.split(b"\n")
     if len(lines) > 2 and rng.random() < 0.2:
         one, two = rng.randrange(len(lines)), rng.randrange(len(lines))
@@ -70,7 +70,7 @@ def mutate(data: bytes, rng: Random) -> bytes:
 
 
 def run(data: bytes, folder: Path) -> None:
-    """Load the file for training or for testing; a part of it behind --force_yml."""
+    """Load the file for training or for testing, a part of it through --force_yml."""
     file = folder / "options.yml"
     file.write_bytes(data)
     if len(data) % 8 == 0:

@@ -21,7 +21,7 @@ _FOLDERS = ("experiments_root", "results_root", "models", "training_states", "lo
 
 
 def _with_outputs(values: dict) -> dict:
-    """What decides where files are written, in every file, so that it is changed often."""
+    """Add the options that decide where files are written, so that they are changed often."""
     values.setdefault("val", {})["suffix"] = "mine"
     for key, dataset in values["datasets"].items():
         dataset.setdefault("name", f"set {key}")
@@ -30,14 +30,14 @@ def _with_outputs(values: dict) -> dict:
 
 @cache
 def seeds() -> list[bytes]:
-    """Every shipped option file."""
+    """Return every shipped option file."""
     files = sorted(path for path in (ROOT / "options").rglob("*.yml") if path.parent.name != "bench")
     return [json.dumps(_with_outputs(load_yaml(file))).encode() for file in files]
 
 
 @cache
 def _words() -> tuple[str, ...]:
-    """Keys and texts of all shipped files, and every registered name."""
+    """Return the keys and texts of all shipped files, and every registered name."""
 
     def texts(value: object) -> set[str]:
         if isinstance(value, dict):
@@ -46,8 +46,8 @@ def _words() -> tuple[str, ...]:
             return set().union(*map(texts, value))
         return {value} if isinstance(value, str) else set()
 
-    found = set().union(*(texts(json.loads(data)) for data in seeds()))
-    return tuple(sorted(found | {name for kind in _KINDS for name in registry.names(kind)}))
+    known = set().union(*(texts(json.loads(data)) for data in seeds()))
+    return tuple(sorted(known | {name for kind in _KINDS for name in registry.names(kind)}))
 
 
 def run(data: bytes, folder: Path) -> None:

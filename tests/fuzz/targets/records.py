@@ -1,4 +1,4 @@
-"""What runs leave to be read again: history.jsonl, results.json, what a store of teacher outputs says."""
+"""Files that runs leave to be read again: history.jsonl, results.json, a teacher store's description."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ _WORDS = (
 
 
 def seeds() -> list[bytes]:
-    """A history, a results file, a teacher's store."""
+    """Return a history, a results file, a teacher's store."""
     history = [
         {"kind": "train", "iter": 1, "l_pix": 0.5, "lr": [1e-3], "ratio/x": 0.1},
         {"kind": "val", "iter": 2, "dataset": "val", "protocol": "y", "psnr": 30.0},
@@ -74,7 +74,7 @@ def seeds() -> list[bytes]:
 
 
 def mutate(data: bytes, rng: Random) -> bytes:
-    """Changes the values of one of the JSON lines."""
+    """Change the values of one of the JSON lines."""
     lines = data.split(b"\n")
     place = rng.randrange(len(lines))
     try:
@@ -85,7 +85,7 @@ def mutate(data: bytes, rng: Random) -> bytes:
 
 
 def run(data: bytes, folder: Path) -> None:
-    """Everything that reads such files, on the same bytes; refused where all of them refuse."""
+    """Read the same bytes with every reader of such files; refused if all of them refuse."""
     (folder / "0.seg").write_bytes(_segment(data))
     read_segment(folder / "0.seg")
     for name in ("history.jsonl", "results.json", "teacher.json"):
@@ -108,7 +108,7 @@ def run(data: bytes, folder: Path) -> None:
 
 
 def _segment(data: bytes) -> bytes:
-    """The bytes as the header of a segment of a video that is being upscaled."""
+    """Wrap the bytes as the header of a segment of a video that is being upscaled."""
     return _MAGIC + struct.pack("<Q", len(data) if len(data) % 8 else 1 << 60) + data
 
 

@@ -1,4 +1,4 @@
-"""Files of safetensors: their header says where each tensor lies, and may lie."""
+"""Files of safetensors: the header gives each tensor's place, and may lie."""
 
 from __future__ import annotations
 
@@ -42,13 +42,13 @@ def _file(header: object, data: bytes = bytes(24)) -> bytes:
 
 @cache
 def seeds() -> list[bytes]:
-    """A state dict, a training's groups, and headers that lie."""
+    """Return a state dict, a training's groups, and headers that lie."""
     tensor = {"dtype": "F32", "shape": [2, 3], "data_offsets": [0, 24]}
-    told = {"format": "pt", "kdsr": json.dumps({"network": {"type": "FSRCNN"}, "scale": 2})}
+    facts = {"format": "pt", "kdsr": json.dumps({"network": {"type": "FSRCNN"}, "scale": 2})}
     return [
         _file({"params.a": tensor, "__metadata__": {"format": "pt", "kdsr_groups": '["params"]'}}),
         _file({"a": tensor}),
-        _file({"a": tensor, "__metadata__": told}), _file({"a": {**tensor, "shape": [2**31, 2**31]}}),
+        _file({"a": tensor, "__metadata__": facts}), _file({"a": {**tensor, "shape": [2**31, 2**31]}}),
         _file({"a": {**tensor, "data_offsets": [0, 2**60]}}), struct.pack("<Q", 2**63) + b"{", struct.pack("<Q", 10**8),
         _file({"a": tensor, "b": tensor}), _file({"a": {**tensor, "shape": [0], "data_offsets": [0, 0]}}, b""), b"",
         _file({"a": tensor, "__metadata__": {"kdsr_groups": "[" * 5000}}),
@@ -56,7 +56,7 @@ def seeds() -> list[bytes]:
 
 
 def mutate(data: bytes, rng: Random) -> bytes:
-    """Changes values of the header, and writes its length right; sometimes the tensors' bytes."""
+    """Change values of the header and correct its length, or sometimes change the tensors' bytes."""
     length = int.from_bytes(data[:8], "little")
     try:
         header = json.loads(data[8 : 8 + length])
@@ -68,11 +68,11 @@ def mutate(data: bytes, rng: Random) -> bytes:
 
 
 def run(data: bytes, folder: Path) -> None:
-    """Read it as weights, and what it says of itself."""
+    """Read it as weights, and read its metadata."""
     file = folder / "net_g_1.safetensors"
     file.write_bytes(data)
-    tensors, told = read_safetensors(file)
-    read_metadata(told, file)
+    tensors, facts = read_safetensors(file)
+    read_metadata(facts, file)
     load_tensors(file)
     read_weights(file, ("params", None)[len(data) % 2])
     assert all(isinstance(name, str) for name in tensors)

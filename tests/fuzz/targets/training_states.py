@@ -1,4 +1,4 @@
-"""Training states that are sound files of torch.save, but say something else than a state should."""
+"""Training states that are sound files of torch.save with unsound content."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def _bytes(state: Any) -> bytes:
 
 @cache
 def seeds() -> list[bytes]:
-    """A sound state, one of BasicSR, and the head alone."""
+    """Return a sound state, one of BasicSR, and the head alone."""
     head = {"format": FORMAT, "version": VERSION, "iter": 3, "fingerprint": fingerprint(make_options(_OPTIONS))}
     best = {"best": {"val": {"psnr": {"value": 30.0, "iter": 2}}}, "ranking": {"psnr": [{"value": 30.0, "iter": 2}]}}
     state = {**head, **_trainer().training_state([random_states()]), **best}
@@ -55,7 +55,7 @@ def seeds() -> list[bytes]:
 
 
 def mutate(data: bytes, rng: Random) -> bytes:
-    """Changes values inside the state, tensors included, and saves it as a sound file."""
+    """Change values inside the state, tensors included, and save it as a sound file."""
     try:
         state = torch.load(io.BytesIO(data), weights_only=True)
     except Exception:
@@ -70,7 +70,7 @@ def mutate(data: bytes, rng: Random) -> bytes:
 
 
 def run(data: bytes, folder: Path) -> None:
-    """Find it, judge it, and go on from it, as `kdsr train --auto_resume` does."""
+    """Find it, check it and resume from it, as `kdsr train --auto_resume` does."""
     file = folder / "3.state"
     file.write_bytes(data)
     state = find_state(make_options({**_OPTIONS, "path": {"resume_state": str(file)}}), auto_resume=False)

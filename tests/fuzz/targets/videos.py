@@ -68,16 +68,16 @@ def _video(form: str, codec: str, count: int = 3) -> bytes | None:
 
 @cache
 def seeds() -> list[bytes]:
-    """Three frames in every form that this build of FFmpeg writes."""
+    """Return three frames in every form that this build of FFmpeg writes."""
     return [*filter(None, (_video(*form) for form in _FORMS)), b"", bytes(8) + b"ftypisom"]
 
 
 def mutate(data: bytes, rng: Random) -> bytes:
-    """Changes what follows a box's or element's name: sizes, counts, offsets, frame sizes."""
-    found = [place for name in _BOXES for place in (data.find(name),) if place >= 0]
-    if not found:
+    """Change what follows a box's or element's name: sizes, counts, offsets, frame sizes."""
+    places = [place for name in _BOXES for place in (data.find(name),) if place >= 0]
+    if not places:
         return mutate_bytes(data, rng)
-    start = rng.choice(found)
+    start = rng.choice(places)
     start, stop = max(start - 4, 0), start + rng.choice((8, 24, 100))
     return data[:start] + mutate_bytes(data[start:stop], rng) + data[stop:]
 
