@@ -32,7 +32,6 @@ EXTRAS = {
     "fuzz": ["atheris>=2.3", "hypothesis>=6"],
     "export": ["onnx>=1.16", "onnxruntime>=1.18", "onnxscript>=0.3", "safetensors>=0.4"],
     "metrics": ["pyiqa>=0.1.13"],
-    "faces": ["facexlib>=0.3"],
     "wandb": ["wandb>=0.16"],
 }
 

@@ -24,7 +24,7 @@ def test_every_requirement_is_pinned() -> None:
 
     asked = re.findall(r'"([A-Za-z][\w-]*(?:[<>=]=[\w.]+))"', (ROOT / "setup.py").read_text())
     pinned = {name(line) for line in (ROOT / "constraints.txt").read_text().splitlines() if not line.startswith("#")}
-    optional = {"pyiqa", "facexlib", "wandb"}  # extras of their own, which nothing here installs
+    optional = {"pyiqa", "wandb"}  # extras of their own, which nothing here installs
     assert len(asked) > 20 and {name(requirement) for requirement in asked} - pinned == optional
 
 

@@ -23,7 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         default=["psnr", "ssim"],
         metavar="METRIC",
-        help="psnr, ssim (Y channel), psnr_rgb, ssim_rgb, psnr_faces, a registered metric, or one of "
+        help="psnr, ssim (Y channel), psnr_rgb, ssim_rgb, a registered metric, or one of "
         "pyiqa's (lpips, dists, ...); the first one orders the images",
     )
     parser.add_argument("--crop-border", type=int, default=0, metavar="N", help="pixels left out at the edges")

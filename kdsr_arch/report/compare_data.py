@@ -21,7 +21,6 @@ METRICS: dict[str, dict[str, Any]] = {
     "ssim": {"type": "calculate_ssim", "test_y_channel": True},
     "psnr_rgb": {"type": "calculate_psnr"},
     "ssim_rgb": {"type": "calculate_ssim"},
-    "psnr_faces": {"type": "calculate_face_psnr"},
 }
 LOWER_IS_BETTER = {"lpips", "dists", "niqe", "brisque", "pieapp"}
 
