@@ -24,6 +24,8 @@ def test_the_name_that_is_suggested_stands_in_quotes() -> None:
 def test_another_message_or_error_or_none_fails() -> None:
     with pytest.raises(AssertionError, match="no b in: a"), refuses("a", "b"):
         raise UserError("a")
+    with pytest.raises(AssertionError, match="names one of c, b: a b"), refuses("a", without=["c", "b"]):
+        raise UserError("a b")
     with pytest.raises(ValueError), refuses("a"):
         raise ValueError("a")
     with pytest.raises(pytest.fail.Exception), refuses():

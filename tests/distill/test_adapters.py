@@ -5,8 +5,8 @@ import torch
 from torch.nn import functional as F
 
 from kdsr_arch.distill.adapters import Adapter, build_adapter
-from kdsr_arch.errors import UserError
 from kdsr_arch.options.schema_train import AdapterOptions
+from tests.helpers.messages import refuses
 
 
 def build(spec, student, teacher, channels=True, size=True):
@@ -46,15 +46,15 @@ def test_explicit_adapter_starts_as_identity_where_channels_agree():
 
 
 @pytest.mark.parametrize(
-    "spec, student, teacher, message",
+    "spec, student, teacher, names",
     [
-        ("none", (1, 8, 4, 4), (1, 16, 4, 4), "adapter: none"),
-        ("auto", (1, 8, 4), (1, 16, 4), "cannot be aligned"),
-        ({"type": "conv1x1"}, (1, 8), (1, 16), "batch, channels"),
+        ("none", (1, 8, 4, 4), (1, 16, 4, 4), ["(1, 8, 4, 4)", "(1, 16, 4, 4)", "adapter: none", "adapter: auto"]),
+        ("auto", (1, 8, 4), (1, 16, 4), ["(1, 8, 4)", "(1, 16, 4)"]),
+        ({"type": "conv1x1"}, (1, 8), (1, 16), ["(1, 8)", "(1, 16)"]),
     ],
 )
-def test_what_cannot_be_is_refused(spec, student, teacher, message):
-    with pytest.raises(UserError, match=message):
+def test_what_cannot_be_is_refused(spec, student, teacher, names):
+    with refuses("term x", *names):
         build(spec, student, teacher)
 
 

@@ -8,11 +8,11 @@ from kdsr_arch.archs.fsrcnn_arch import FSRCNN
 from kdsr_arch.archs.vdsr_arch import VDSR
 from kdsr_arch.archs.vespcn_arch import VESPCN
 from kdsr_arch.distill.teachers import Ensemble, build_teacher
-from kdsr_arch.errors import UserError
 from kdsr_arch.infer.runner import Runner
 from kdsr_arch.infer.traits import Traits
 from kdsr_arch.io import save_tensors
 from kdsr_arch.ops.color import rgb_to_y
+from tests.helpers.messages import refuses
 from tests.helpers.networks import make_network
 from tests.helpers.options import make_options, make_task
 
@@ -73,9 +73,9 @@ class Whole(nn.Module):
 
 
 def test_what_does_not_go_together():
-    with pytest.raises(UserError, match="recurrent"):
+    with refuses("teachers", "recurrent"):
         Ensemble({"t": Whole(), "t2": make_network(SMALL)}, 2)
-    with pytest.raises(UserError, match="scale"):
+    with refuses("FSRCNN", 4, 2):
         Ensemble({"t": make_network(SMALL), "t2": FSRCNN(4)}, 2)
 
 
@@ -88,6 +88,6 @@ def test_built_from_options_with_the_weights_of_each(tmp_path):
     held = torch.load(tmp_path / "t2.pth", weights_only=True)["params"]["conv_first.weight"]
     assert torch.equal(ensemble.get_submodule("t2").net.conv_first.weight, held)
     del opt["path"]["pretrain_network_t2"]
-    with pytest.raises(UserError, match="pretrain_network_t2"):
+    with refuses("path.pretrain_network_t2"):
         build_teacher(make_options(opt))
     assert build_teacher(make_options({"network_g": SMALL})) is None

@@ -12,8 +12,8 @@ import kdsr_arch.losses.classic_loss
 import kdsr_arch.losses.spatial_attention_loss
 import kdsr_arch.losses.temporal_memory_loss  # noqa: F401
 from kdsr_arch.distill import taps
-from kdsr_arch.errors import UserError
 from kdsr_arch.ops.color import rgb_to_y
+from tests.helpers.messages import refuses
 from tests.helpers.networks import Image, Recurrent, Window
 from tests.helpers.options import make_task
 
@@ -308,7 +308,7 @@ def test_state_is_restored_exactly():
 
 
 def test_foreign_state_is_refused():
-    with pytest.raises(UserError, match="other terms"):
+    with refuses("terms", "temporal.loss.rms"):
         make().load_train_only_state(make({"output": TERMS["output"]}).train_only_state())
 
 
@@ -344,25 +344,25 @@ def test_without_teacher_the_student_learns_alone():
     task = make_task(student, None, {"pixel_opt": PIXEL}, clips(num_frame=3))
     output = task(clips(num_frame=3), 1)
     assert set(output.losses) == {"l_pix"} and task.measure(output, 1) == {} and task.train_only_parameters() == []
-    with pytest.raises(UserError, match="no network_t"):
+    with refuses("train.distill_opt.spatial", "SpatialAttentionLoss", "network_t"):
         make_task(student, None, {"distill_opt": TERMS}, clips(num_frame=3))
 
 
 @pytest.mark.parametrize(
-    "term, message",
+    "term, names",
     [
-        ({"type": "L1Los"}, "'L1Loss'"),
-        ({"type": "SpatialAttentionLoss", "at": "f_sr", "mapp": "sum_abs"}, "mapp: .*'map'"),
-        ({"type": "SpatialAttentionLoss", "at": "bdoy"}, "'body'"),
-        ({"type": "SpatialAttentionLoss", "student": "f_sr"}, "`teacher` is missing"),
-        ({"type": "FitNetLoss", "at": ["up", "body"], "layer_weights": [0, 0]}, "all are 0: the term would teach"),
-        ({"type": "L1Loss", "reduction": "none"}, "no scalar"),
-        ({"type": "FitNetLoss", "at": "up", "adapter": "none"}, "adapter: none"),
-        ({"type": "MSELoss", "reduction": "most"}, "refuses"),
+        ({"type": "L1Los"}, [".type", "'L1Los'", "'L1Loss'"]),
+        ({"type": "SpatialAttentionLoss", "at": "f_sr", "mapp": "sum_abs"}, [".mapp", "SpatialAttentionLoss", "'map'"]),
+        ({"type": "SpatialAttentionLoss", "at": "bdoy"}, [".student", "Window", "'bdoy'", "'body'"]),
+        ({"type": "SpatialAttentionLoss", "student": "f_sr"}, ["`teacher`"]),
+        ({"type": "FitNetLoss", "at": ["up", "body"], "layer_weights": [0, 0]}, [".layer_weights", 0]),
+        ({"type": "L1Loss", "reduction": "none"}, ["L1Loss", "(3, 3, 16, 16)"]),
+        ({"type": "FitNetLoss", "at": "up", "adapter": "none"}, ["adapter: none"]),
+        ({"type": "MSELoss", "reduction": "most"}, ["MSELoss", "most"]),
     ],
 )
-def test_impossible_terms_are_refused_before_training(term, message):
-    with pytest.raises(UserError, match=message):
+def test_impossible_terms_are_refused_before_training(term, names):
+    with refuses("train.distill_opt.t", *names):
         make({"t": term})
 
 
@@ -381,11 +381,11 @@ def test_a_layer_of_weight_0_is_not_computed(monkeypatch):
 def test_taps_that_never_fire_and_wrong_sizes_are_refused():
     data = batch(torch.rand(1, 3, 8, 8), torch.rand(1, 3, 16, 16))
     idle = {"t": {"type": "FitNetLoss", "student": "idle", "teacher": "head"}}
-    with pytest.raises(UserError, match="never fired"):
+    with refuses("'idle'", "Image", "'head'"):
         make(idle, student=Image(), teacher=Image(), data=data)
-    with pytest.raises(UserError, match="ground truth"):
+    with refuses("(1, 3, 3, 16, 16)", "(1, 3, 3, 24, 24)", "scale", "gt_size", "clip_length"):
         make({"t": {"type": "L1Loss"}}, data=batch(clips()["lq"], torch.rand(2, 3, 3, 24, 24)))
-    with pytest.raises(UserError, match="nothing to learn"):
+    with refuses("pixel_opt", "distill_opt"):
         make_task(Image(), None, {}, data)
 
 
@@ -398,5 +398,5 @@ def test_a_loss_without_gradient_is_refused():
 
     if "DetachedLoss" not in LOSS_REGISTRY:
         LOSS_REGISTRY.register(DetachedLoss)
-    with pytest.raises(UserError, match="no gradient"):
+    with refuses("train.distill_opt.t", "DetachedLoss", "gradient"):
         make({"t": {"type": "DetachedLoss", "at": "f_sr"}}, teacher=Window(4, 5))

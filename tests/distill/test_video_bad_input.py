@@ -10,8 +10,8 @@ from torch.nn import functional
 from kdsr_arch import errors
 from kdsr_arch.cli import main
 from kdsr_arch.data.clip_dataset import ClipDataset
-from kdsr_arch.errors import UserError
 from kdsr_arch.registry import register_all
+from tests.helpers.messages import refuses
 from tests.helpers.networks import make_network
 from tests.helpers.options import make_task
 
@@ -25,7 +25,7 @@ RECURRENT = [({"type": "BasicVSR", "num_feat": 8, "num_block": 1}, 40),
 
 
 def test_a_teacher_of_another_scale() -> None:
-    with pytest.raises(UserError, match="EDVR enlarges by 4, but the experiment's scale is 2: use the same scale"):
+    with refuses("EDVR", 4, 2):
         make_task(
             make_network({**STUDENT, "scale": 2}),
             make_network(EDVR),
@@ -33,7 +33,7 @@ def test_a_teacher_of_another_scale() -> None:
             IMAGES,
             scale=2,
         )
-    with pytest.raises(UserError, match="network VESPCN enlarges by 2, but the experiment's scale is 4"):
+    with refuses("VESPCN", 2, 4):
         make_task(
             make_network({**STUDENT, "scale": 2}),
             make_network(EDVR),
@@ -46,7 +46,7 @@ def test_a_teacher_of_another_scale() -> None:
 @pytest.mark.parametrize(("teacher", "side"), RECURRENT, ids=lambda v: v["type"] if isinstance(v, dict) else "")
 def test_a_recurrent_teacher_given_single_windows(teacher, side) -> None:
     window = {"lq": torch.rand(1, 3, 3, side, side), "gt": torch.rand(1, 1, 3, 4 * side, 4 * side)}
-    with pytest.raises(UserError, match="takes clips of at least 2 frames, got 1: set clip_length to 2 or more"):
+    with refuses(teacher["type"], 2, 1, "clip_length"):
         make_task(make_network(STUDENT), make_network(teacher), TERMS, window, scale=4)
 
 
@@ -66,7 +66,7 @@ def test_recurrent_features_are_those_of_each_frame_of_the_clip(teacher, side) -
 
 
 def test_image_data_for_a_video_student() -> None:
-    with pytest.raises(UserError, match="restores windows of 5 frames, but got single images"):
+    with refuses("EDVR", 5, "(1, 3, 16, 16)"):
         make_task(make_network(STUDENT), make_network(EDVR), TERMS, IMAGES, scale=4)
 
 
@@ -97,7 +97,7 @@ def test_clips_of_mixed_lengths_and_sizes_train_together(tmp_path) -> None:
 
 def test_a_clip_shorter_than_what_a_sample_needs(tmp_path) -> None:
     write_clips(tmp_path, {"000": 6, "001": 2})
-    with pytest.raises(UserError, match="clip '001' has 2 frames, fewer than the 3 that num_frame 3 and clip_length 3"):
+    with refuses(tmp_path, "'001'", 2, "num_frame 3", "clip_length 3"):
         clips(tmp_path)
     assert len(clips(tmp_path, exclude=["001"])) == 4
 

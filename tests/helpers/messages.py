@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import pytest
@@ -24,15 +24,19 @@ def missing(text: str, *names: object, near: str | None = None) -> list[str]:
 
 
 @contextmanager
-def refuses(*names: object, near: str | None = None, kind: type[Exception] = UserError) -> Iterator[None]:
+def refuses(
+    *names: object, near: str | None = None, without: Sequence[str] = (), kind: type[Exception] = UserError
+) -> Iterator[None]:
     """Assert that the block raises an error whose message names what is wrong.
 
     Args:
         names: keys, files, shapes, numbers that the message must give.
         near: the name that it must suggest.
+        without: names that it must not give.
         kind: class of the error.
     """
     with pytest.raises(kind) as caught:
         yield
     text = str(caught.value)
     assert not (lacks := missing(text, *names, near=near)), f"no {', '.join(lacks)} in: {text}"
+    assert missing(text, *without) == list(without), f"names one of {', '.join(without)}: {text}"

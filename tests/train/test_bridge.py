@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 import torch
 
-from kdsr_arch.errors import UserError
 from kdsr_arch.options import plain
 from kdsr_arch.train.bridge import BridgedModel, BridgedTrainer, _without_none
 from kdsr_arch.train.meter import NonFiniteError
 from kdsr_arch.train.trainer import seed_everything
+from tests.helpers.messages import refuses
 from tests.helpers.options import make_options
 from tests.helpers.trainers import make_trainer, train
 
@@ -140,23 +140,23 @@ def test_options_are_left_alone() -> None:
 
 
 @pytest.mark.parametrize(
-    ("opt", "said"),
+    ("opt", "names"),
     [
-        (options(accumulation=2), "train.accumulation"),
-        (options(amp="fp16"), "train.amp"),
-        (options("SRModell"), "no model named 'SRModell'.*did you mean 'SRModel'"),
-        (options(pixel_opt=None), "cannot build"),
-        (options(optim_g={"type": "Adamm", "lr": 1e-3}), "Adamm"),
+        (options(accumulation=2), ["train.accumulation", "SRModel"]),
+        (options(amp="fp16"), ["train.amp", "SRModel", "bf16"]),
+        (options("SRModell"), ["'SRModell'", "'SRModel'"]),
+        (options(pixel_opt=None), ["model_type SRModel", "pixel"]),
+        (options(optim_g={"type": "Adamm", "lr": 1e-3}), ["train.optim_*.type", "'Adamm'", "'Adam'"]),
     ],
 )
-def test_what_it_cannot_do_is_told(opt: dict, said: str) -> None:
-    with pytest.raises(UserError, match=said):
+def test_what_it_cannot_do_is_told(opt: dict, names: list[str]) -> None:
+    with refuses(*names):
         BridgedModel(make_options(opt))
 
 
 def test_state_of_another_network_is_refused() -> None:
     other = BridgedModel(make_options(options(network={**SRNET, "num_feat": 6}))).state()
-    with pytest.raises(UserError, match="belongs to other networks"):
+    with refuses("conv_first.weight"):
         BridgedModel(make_options(options())).load_state(other)
 
 
@@ -164,5 +164,5 @@ def test_non_finite_loss_is_named() -> None:
     trainer = bridged(options())
     data = batches("SRModel", 1)
     data[0]["gt"][0, 0, 0, 0] = float("inf")
-    with pytest.raises(NonFiniteError, match="iteration 1: l_pix"):
+    with refuses("iteration 1: l_pix", "gt", kind=NonFiniteError):
         train(trainer, data)

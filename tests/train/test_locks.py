@@ -12,6 +12,7 @@ import pytest
 
 from kdsr_arch.errors import UserError
 from kdsr_arch.train.run_files import FolderLock
+from tests.helpers.messages import refuses
 
 HOLDER = """
 import sys, time
@@ -38,7 +39,7 @@ def hold(folder: Path, *extra: str) -> subprocess.Popen:
 def test_second_process_is_refused_and_the_first_is_named(tmp_path: Path) -> None:
     process = hold(tmp_path / "run")
     try:
-        with pytest.raises(UserError, match=f"process {process.pid} on"):
+        with refuses(tmp_path / "run", f"process {process.pid}"):
             FolderLock(tmp_path / "run").acquire()
     finally:
         process.kill()

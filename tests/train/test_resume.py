@@ -13,11 +13,11 @@ import pytest
 import torch
 from torch import nn
 
-from kdsr_arch.errors import UserError
 from kdsr_arch.train import entry
 from kdsr_arch.train.bridge import BridgedTrainer
 from kdsr_arch.train.distill_model import DistillModel
 from kdsr_arch.train.trainer import Trainer
+from tests.helpers.messages import refuses
 
 TEACHER = {"type": "MSRResNet", "num_in_ch": 3, "num_out_ch": 3, "num_feat": 12, "num_block": 1, "upscale": 2}
 DISTILL = {
@@ -213,7 +213,7 @@ def test_longer_training_continues_a_finished_one(load, tmp_path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("changes", "key"),
     [
         ({"network_g": {"num_feat": 6}}, "network_g"),
         ({"name": "other"}, "name"),
@@ -221,11 +221,11 @@ def test_longer_training_continues_a_finished_one(load, tmp_path) -> None:
         ({"model_type": "SRModel"}, "model_type"),
     ],
 )
-def test_state_of_another_experiment_is_refused(changes, said, load, tmp_path) -> None:
+def test_state_of_another_experiment_is_refused(changes, key, load, tmp_path) -> None:
     entry.train(load(tmp_path))
     state = tmp_path / "experiments" / "tiny" / "training_states" / "4.state"
     options = {**changes, "path": {"resume_state": str(state)}}
-    with pytest.raises(UserError, match=f"another experiment.*{said}"):
+    with refuses(state, key, "path.pretrain_network_g"):
         entry.train(load(tmp_path / "new", **options))
     assert not (tmp_path / "new" / "experiments").exists()
 
@@ -241,5 +241,5 @@ def test_named_state_is_resumed(load, tmp_path) -> None:
 
 def test_state_past_the_end_is_refused(load, tmp_path) -> None:
     entry.train(load(tmp_path))
-    with pytest.raises(UserError, match="past train.total_iter 6"):
+    with refuses("8.state", "train.total_iter 6"):
         entry.train(load(tmp_path, train={"total_iter": 6}), True)

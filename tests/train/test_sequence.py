@@ -12,9 +12,10 @@ import torch
 import yaml
 
 from kdsr_arch.cli import main
-from kdsr_arch.errors import OptionErrors, UserError
+from kdsr_arch.errors import OptionErrors
 from kdsr_arch.options import load_options, read_parts
 from kdsr_arch.options.documents import lay_over
+from tests.helpers.messages import refuses
 
 DECODER = {"type": "FSRCNN", "d": 6, "s": 4, "m": 1}
 STUDENT = {**DECODER, "scale": 2}
@@ -127,7 +128,7 @@ def test_a_fault_names_its_part_and_line(common, tmp_path: Path):
     line = next(n for n, text in enumerate(file.read_text().splitlines(), 1) if "total_itre" in text)
     assert _train(file, tmp_path) == 2
     assert not (tmp_path / "experiments").exists(), "all parts are checked before the first is trained"
-    with pytest.raises(OptionErrors, match=rf"part 'student'[\s\S]*total_itre.*total_iter.*line {line}"):
+    with refuses(file, "'student'", "train.total_itre", f"line {line}", near="total_iter", kind=OptionErrors):
         from kdsr_arch.options import complete
 
         complete(read_parts(file)[1], is_train=True, path=file)
@@ -139,11 +140,11 @@ A = {"name": "a"}
 @pytest.mark.parametrize("sequence", [[], A, [A], [A, A], [A, 3], [A, {"network_g": {}}]])
 def test_a_sequence_is_a_list_of_named_parts(common, tmp_path: Path, sequence):
     file = _write(tmp_path / "s.yml", {"name": "whole", **common, "sequence": sequence})
-    with pytest.raises(OptionErrors, match="sequence"):
+    with refuses(file, "sequence", kind=OptionErrors):
         read_parts(file)
 
 
 def test_testing_does_not_take_a_sequence(common, tmp_path: Path):
     file = _write(tmp_path / "s.yml", {"name": "whole", **common, "sequence": _parts(tmp_path, "whole")})
-    with pytest.raises(UserError, match="sequence of trainings"):
+    with refuses(file, "sequence", "kdsr train"):
         load_options(file, is_train=False)

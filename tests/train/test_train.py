@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 import torch
 
-from kdsr_arch.errors import UserError
 from kdsr_arch.train import entry
 from kdsr_arch.train.meter import Meter, NonFiniteError
 from kdsr_arch.train.trainer import Trainer
+from tests.helpers.messages import refuses
 from tests.helpers.networks import make_network
 
 STUDENT = ("num_in_ch", "num_out_ch", "num_feat", "num_block", "upscale")  # keywords of the student of conftest.py
@@ -162,7 +162,7 @@ def test_non_finite_loss_names_the_term_and_keeps_the_last_good_state(model_type
         return original(self, *args, **kwargs) * (float("nan") if calls[0] == 6 else 1.0)
 
     monkeypatch.setattr(L1Loss, "forward", poisoned)
-    with pytest.raises(NonFiniteError, match="iteration 6: l_pix became NaN or infinite.*state of iteration 4 is kept"):
+    with refuses("iteration 6", "l_pix", "iteration 4", kind=NonFiniteError):
         run(model_type=model_type)
     folder = tmp_path / "experiments" / "tiny"
     assert [p.name for p in (folder / "training_states").iterdir()] == ["4.state"]
@@ -177,7 +177,7 @@ def test_non_finite_input_is_named(load) -> None:
     batch["lq"][0, 0, 0, 0] = float("nan")
     trainer.batches = iter([batch])
     before = {k: v.clone() for k, v in trainer.model.student.state_dict().items()}
-    with pytest.raises(NonFiniteError, match="l_pix became NaN or infinite; the batch holds NaN or infinity in lq"):
+    with refuses("iteration 1", "l_pix", "batch", "lq", without=["gt"], kind=NonFiniteError):
         trainer.step(1)
     assert all(torch.equal(v, before[k]) for k, v in trainer.model.student.state_dict().items())
 
@@ -187,30 +187,39 @@ def test_non_finite_gradient_stops_before_the_weights_are_touched(load) -> None:
     student = trainer.model.student
     student.conv_last.weight.register_hook(lambda g: g * float("inf"))
     before = {k: v.clone() for k, v in student.state_dict().items()}
-    with pytest.raises(NonFiniteError, match="grad_norm"):
+    with refuses("iteration 1", "grad_norm", kind=NonFiniteError):
         trainer.step(1)
     assert all(torch.equal(v, before[k]) for k, v in student.state_dict().items())
 
 
 BAD = {
-    "no teacher file": ({"network_t": TEACHER, "path": {"pretrain_network_t": "none.pth"}}, "pretrain_network_t"),
-    "no teacher weights named": ({"network_t": TEACHER}, "pretrain_network_t"),
-    "wrong tap": ({"train": {"distill_opt": {"fit": {**FIT["fit"], "at": "body.7"}}}, "network_t": TEACHER}, "body"),
-    "data missing": ({"datasets": {"train": {"dataroot_gt": "nowhere"}}}, "nowhere"),
-    "validation data missing": ({"datasets": {"val": {"dataroot_gt": "nowhere"}}}, "nowhere"),
-    "crop too large": ({"datasets": {"train": {"gt_size": 64}}}, "64"),
-    "optimizer": ({"train": {"optim_g": {"lr": -1.0}}}, "lr"),
-    "metric": ({"val": {"metrics": {"psnr": {"type": "calculate_psnrr"}}}}, "calculate_psnr"),
-    "missing state": ({"path": {"resume_state": "none.state"}}, "none.state"),
+    "no teacher file": (
+        {"network_t": TEACHER, "path": {"pretrain_network_t": "none.pth"}},
+        ["path.pretrain_network_t", "none.pth"],
+    ),
+    "no teacher weights named": ({"network_t": TEACHER}, ["path.pretrain_network_t"]),
+    "wrong tap": (
+        {"train": {"distill_opt": {"fit": {**FIT["fit"], "at": "body.7"}}}, "network_t": TEACHER},
+        ["train.distill_opt.fit", "'body.7'", "'body.0'"],
+    ),
+    "data missing": ({"datasets": {"train": {"dataroot_gt": "nowhere"}}}, ["datasets.train", "nowhere"]),
+    "validation data missing": ({"datasets": {"val": {"dataroot_gt": "nowhere"}}}, ["datasets.val", "nowhere"]),
+    "crop too large": ({"datasets": {"train": {"gt_size": 64}}}, ["datasets.train", "32x32", "gt_size 64"]),
+    "optimizer": ({"train": {"optim_g": {"lr": -1.0}}}, ["train.optim_g.lr", -1]),
+    "metric": (
+        {"val": {"metrics": {"psnr": {"type": "calculate_psnrr"}}}},
+        ["val.metrics.psnr", "'calculate_psnrr'", "'calculate_psnr'"],
+    ),
+    "missing state": ({"path": {"resume_state": "none.state"}}, ["none.state"]),
 }
 
 
 @pytest.mark.parametrize("case", BAD)
 def test_bad_input_is_one_sentence_and_leaves_nothing(case, load, teacher, tmp_path) -> None:
-    changes, said = BAD[case]
+    changes, names = BAD[case]
     if "network_t" in changes and "path" not in changes and case != "no teacher weights named":
         changes = {**changes, "path": {"pretrain_network_t": teacher}}
-    with pytest.raises(UserError, match=said):
+    with refuses(*names):
         entry.train(load(**changes))
     assert not (tmp_path / "experiments").exists()
 
@@ -224,16 +233,16 @@ def test_unusable_teacher_weights(fault, load, teacher, tmp_path) -> None:
         path.write_text("hello")
     else:
         torch.save({"params": make_network({**TEACHER, "num_feat": 10}).state_dict()}, path)
-    said = "conv_first.weight" if fault == "other shapes" else "truncated, damaged or no checkpoint"
+    reason = "conv_first.weight" if fault == "other shapes" else "damaged"
     opt = load(network_t=TEACHER, path={"pretrain_network_t": teacher}, train={"distill_opt": FIT})
-    with pytest.raises(UserError, match=f"path.pretrain_network_t: .*{said}"):
+    with refuses("path.pretrain_network_t", path, reason):
         entry.train(opt)
     assert not (tmp_path / "experiments").exists()
 
 
 def test_no_permission_is_one_sentence(load, tmp_path) -> None:
     (tmp_path / "experiments").write_text("a file where a folder should be")
-    with pytest.raises(UserError, match="experiments"):
+    with refuses(tmp_path / "experiments"):
         entry.train(load())
 
 
@@ -246,9 +255,8 @@ def test_unreadable_image_is_named(workers, load, images, tmp_path) -> None:
     content = (data / "002.png").read_bytes()
     (data / "002.png").write_bytes(content[: len(content) // 2])
     train = {"dataroot_gt": str(data), "num_worker_per_gpu": workers, "cache": False}
-    with pytest.raises(UserError, match="002") as caught:
+    with refuses(data / "002.png", without=["Traceback"]):
         entry.train(load(datasets={"train": train}))
-    assert "Traceback" not in str(caught.value)
 
 
 def test_dry_run_tells_the_terms_and_writes_nothing(load, teacher, tmp_path) -> None:
