@@ -1,4 +1,4 @@
-"""Trainings in processes of their own, for tests that stop and kill them."""
+"""Processes for tests: trainings to stop and kill, and pairs that work together."""
 
 from __future__ import annotations
 
@@ -19,21 +19,30 @@ from tests.helpers import ROOT
 PATIENCE = 300  # seconds, for machines with much else to do
 
 
-class Child:
-    """A forked process that trains: as real as one from the command line, without its seconds of imports."""
+class Process:
+    """A forked process: as real as one from the command line, without its seconds of imports.
 
-    def __init__(
-        self, option_file: Path, *flags: str, prepare: Callable[[], None] | None = None, **variables: str
-    ) -> None:
-        self.log = option_file.parent / f"stderr_{time.monotonic_ns()}"
+    Attributes:
+        pid: the process, which leads a group of its own.
+        code: exit code, None while it runs.
+    """
+
+    def __init__(self, work: Callable[[], int | None], log: Path, **variables: str) -> None:
+        """Start `work`, whose result is the exit code (None: 0), with these environment variables.
+
+        Args:
+            work: what the process does.
+            log: file of its output.
+        """
+        self.log = log
         self.pid = os.fork()
         self.code: int | None = None
         if self.pid == 0:
-            os._exit(self._work(option_file, flags, prepare, variables))
+            os._exit(self._run(work, variables))
         with suppress(OSError):  # here as well as in the child: whichever comes first
             os.setpgid(self.pid, self.pid)
 
-    def _work(self, option_file: Path, flags: tuple, prepare: Callable[[], None] | None, variables: dict) -> int:
+    def _run(self, work: Callable[[], int | None], variables: dict[str, str]) -> int:
         os.setpgid(0, 0)
         handle = os.open(self.log, os.O_CREAT | os.O_WRONLY)
         os.dup2(handle, 1)
@@ -42,9 +51,7 @@ class Child:
         sys.__stderr__ = sys.stderr
         try:
             os.environ.update(variables)
-            if prepare is not None:
-                prepare()
-            code = cli.main(["train", "-opt", str(option_file), *flags])
+            code = work() or 0
         except BaseException:
             traceback.print_exc()
             code = 1
@@ -62,12 +69,10 @@ class Child:
 
     def said(self) -> str:
         """Return the output so far."""
-        """Return the output so far."""
         return self.log.read_text() if self.log.exists() else ""
 
     def send_signal(self, signum: int) -> None:
-        """Send a signal to the main process."""
-        """Send a signal to the main process."""
+        """Send a signal to the process alone."""
         os.kill(self.pid, signum)
 
     def finish(self) -> tuple[int, str]:
@@ -82,6 +87,20 @@ class Child:
         return self.code, self.said()
 
 
+class Child(Process):
+    """A process that trains by an option file; `prepare` is called before."""
+
+    def __init__(
+        self, option_file: Path, *flags: str, prepare: Callable[[], None] | None = None, **variables: str
+    ) -> None:
+        def work() -> int:
+            if prepare is not None:
+                prepare()
+            return cli.main(["train", "-opt", str(option_file), *flags])
+
+        super().__init__(work, option_file.parent / f"stderr_{time.monotonic_ns()}", **variables)
+
+
 def environment(**variables: str) -> dict[str, str]:
     """Return the environment of a subprocess: one thread, imports from this repository."""
     return {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", **variables}
@@ -94,21 +113,34 @@ def free_port() -> str:
         return str(free.getsockname()[1])
 
 
+def in_two_processes(work: Callable[[], None], folder: Path) -> None:
+    """Call `work` in two processes of one group, as torchrun starts them; fail if it raises in one.
+
+    Args:
+        work: what each process does; it starts `parallel.distributed` with the launcher 'pytorch'.
+        folder: for the output.
+    """
+    group = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port()}
+    processes = [Process(work, folder / f"rank{rank}", **group, **_ranks(rank)) for rank in range(2)]
+    for code, output in [process.finish() for process in processes]:
+        assert code == 0, output
+
+
+def _ranks(rank: int) -> dict[str, str]:
+    return {"RANK": str(rank), "LOCAL_RANK": str(rank)}
+
+
 def start_two(
     options: Path | tuple[Path, Path], *flags: str, prepare: tuple[Any, Any] = (None, None), slurm: bool = False,
     **variables: str,
 ) -> list[Any]:  # fmt: skip
     """Start two processes that train together, as torchrun or Slurm does."""
     shared = {"MASTER_PORT": free_port(), **variables}
-    own: dict[str, Callable[[int], str]]
     if slurm:
         shared |= {"SLURM_NTASKS": "2", "SLURM_NODELIST": "localhost,other[2-3]", "SLURM_JOB_ID": "7"}
-        own = {"SLURM_PROCID": str, "SLURM_LOCALID": str}
     else:
         shared |= {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1"}
-        own = {"RANK": str, "LOCAL_RANK": str}
     files = options if isinstance(options, tuple) else (options, options)
     flags = ("--launcher", "slurm" if slurm else "pytorch", *flags)
-    return [
-        Child(files[r], *flags, prepare=prepare[r], **shared, **{k: f(r) for k, f in own.items()}) for r in range(2)
-    ]
+    own = [{f"SLURM_{name}": str(rank) for name in ("PROCID", "LOCALID")} if slurm else _ranks(rank) for rank in (0, 1)]
+    return [Child(files[r], *flags, prepare=prepare[r], **shared, **own[r]) for r in (0, 1)]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import subprocess
-import sys
 import threading
 import time
 from pathlib import Path
@@ -12,68 +11,55 @@ from pathlib import Path
 import pytest
 import torch
 import torch.distributed as dist
+from torch import nn
 
 from kdsr_arch.parallel import distributed, launchers
 from kdsr_arch.parallel.launchers import first_host, prepare_environment
 from tests.helpers import ROOT
 from tests.helpers.messages import refuses
-from tests.helpers.processes import environment, free_port
+from tests.helpers.processes import free_port, in_two_processes
 
-WORK = """
-import torch
-from torch import nn
-from kdsr_arch.parallel import distributed as d
 
-d.start("pytorch")
-rank = d.rank()
-assert d.is_distributed() and d.world_size() == 2 and d.is_main() == (rank == 0)
+def work() -> None:
+    """Run in each of two processes."""
+    distributed.start("pytorch")
+    rank = distributed.rank()
+    assert distributed.is_distributed() and distributed.world_size() == 2 and distributed.is_main() == (rank == 0)
 
-torch.manual_seed(rank)
-net = nn.Sequential(nn.Conv2d(2, 3, 3), nn.BatchNorm2d(3), nn.Conv2d(3, 1, 1))
-net[0].weight.data = net[0].weight.data.contiguous(memory_format=torch.channels_last)
-d.broadcast_modules([net])
-sums = d.gather(float(sum(p.double().sum() for p in net.parameters())))
-assert sums[0] == sums[1], sums
+    torch.manual_seed(rank)
+    net = nn.Sequential(nn.Conv2d(2, 3, 3), nn.BatchNorm2d(3), nn.Conv2d(3, 1, 1))
+    net[0].weight.data = net[0].weight.data.contiguous(memory_format=torch.channels_last)
+    distributed.broadcast_modules([net])
+    sums = distributed.gather(float(sum(p.double().sum() for p in net.parameters())))
+    assert sums[0] == sums[1], sums
 
-net[2].bias.requires_grad_(False)      # frozen
-x = torch.randn(2, 2, 5, 5)
-net[1](net[0](x)).sum().backward()     # net[2] gets no gradient
-mine = {k: p.grad.clone() for k, p in net.named_parameters() if p.grad is not None}
-both = d.gather(mine)
-d.average_gradients(net.parameters())
-for k, p in net.named_parameters():
-    if p.grad is None:
-        assert k.startswith("2."), k
-    else:
-        torch.testing.assert_close(p.grad, (both[0][k] + both[1][k]) / 2)
+    net[2].bias.requires_grad_(False)  # frozen
+    x = torch.randn(2, 2, 5, 5)
+    net[1](net[0](x)).sum().backward()  # net[2] gets no gradient
+    mine = {k: p.grad.clone() for k, p in net.named_parameters() if p.grad is not None}
+    both = distributed.gather(mine)
+    distributed.average_gradients(net.parameters())
+    for k, p in net.named_parameters():
+        if p.grad is None:
+            assert k.startswith("2."), k
+        else:
+            torch.testing.assert_close(p.grad, (both[0][k] + both[1][k]) / 2)
 
-assert not torch.equal(*[t for t in d.gather(net[1].running_mean.clone())])
-d.broadcast_buffers([net])
-means = d.gather((net[1].running_mean.clone(), int(net[1].num_batches_tracked)))
-assert torch.equal(means[0][0], means[1][0]) and means[0][1] == 1
+    assert not torch.equal(*distributed.gather(net[1].running_mean.clone()))
+    distributed.broadcast_buffers([net])
+    means = distributed.gather((net[1].running_mean.clone(), int(net[1].num_batches_tracked)))
+    assert torch.equal(means[0][0], means[1][0]) and means[0][1] == 1
 
-assert d.agree_max(rank * 15) == 15
-assert d.mean_values({"a": float(rank), "b": 2.0}) == {"a": 0.5, "b": 2.0}
-assert d.from_main({"r": rank}) == {"r": 0}
-d.barrier()
-d.stop()
-assert not d.is_distributed()
-print("done")
-"""
+    assert distributed.agree_max(rank * 15) == 15
+    assert distributed.mean_values({"a": float(rank), "b": 2.0}) == {"a": 0.5, "b": 2.0}
+    assert distributed.from_main({"r": rank}) == {"r": 0}
+    distributed.barrier()
+    distributed.stop()
+    assert not distributed.is_distributed()
 
 
 def test_two_processes(tmp_path: Path) -> None:
-    script = tmp_path / "work.py"
-    script.write_text(WORK)
-    port = free_port()
-    processes = []
-    for rank in range(2):
-        env = environment(RANK=str(rank), WORLD_SIZE="2", MASTER_ADDR="127.0.0.1", MASTER_PORT=port)
-        command = [sys.executable, str(script)]
-        processes.append(subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True))
-    for process in processes:
-        out, err = process.communicate(timeout=120)
-        assert out.strip() == "done", err
+    in_two_processes(work, tmp_path)
 
 
 def test_alone_everything_is_the_identity() -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from typing import Any
 
 import pytest
@@ -14,7 +12,7 @@ from kdsr_arch.infer.runner import Runner, window_indices
 from kdsr_arch.infer.traits import traits_of
 from kdsr_arch.registry import register_all
 from kdsr_arch.train.trainer import Trainer
-from tests.helpers.processes import environment, free_port
+from tests.helpers.processes import in_two_processes
 from tests.helpers.trainers import make_trainer, train
 
 register_all()
@@ -142,20 +140,7 @@ def work() -> None:
     for net in (made.model.student, made.model.ema.net):  # tested and saved with those of the first
         assert same({name: first[name] for name in held}, statistics(net))
     distributed.stop()
-    print("done")
 
 
-def test_two_processes() -> None:
-    common = environment(WORLD_SIZE="2", MASTER_ADDR="127.0.0.1", MASTER_PORT=free_port())
-    children = [
-        subprocess.Popen([sys.executable, __file__], env={**common, "RANK": str(rank), "LOCAL_RANK": str(rank)},
-                         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-        for rank in range(2)
-    ]  # fmt: skip
-    for child in children:
-        said = child.communicate(timeout=300)[0]
-        assert child.returncode == 0 and said.strip().endswith("done"), said
-
-
-if __name__ == "__main__":
-    work()
+def test_two_processes(tmp_path) -> None:
+    in_two_processes(work, tmp_path)
