@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
-from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from kdsr_arch.demo.page import Row, write_demo
 from kdsr_arch.errors import UserError
 from kdsr_arch.infer.cost import where_run
 from kdsr_arch.log import TextLog, progress_bar
-from kdsr_arch.options import Options, load_options, plain, project_root
+from kdsr_arch.options import Options, load_options, project_root
+from kdsr_arch.options.schema import NetworkOptions, ValOptions
 from kdsr_arch.parallel.subcommands import Subcommands
 from kdsr_arch.records import available_cores
 from kdsr_arch.report.style import require_matplotlib
@@ -84,10 +83,10 @@ def run_demo(out: Path | None = None, iterations: int | None = None) -> Path:
     print("Demo: preparing the clips", flush=True)
     make_demo_clips(root / "datasets" / "demo")
     alone, taught = plan("student alone", ALONE, iterations), plan("student + STD", TAUGHT, iterations)
-    check_fair(plain(alone.opt), plain(taught.opt))
+    check_fair(alone.opt, taught.opt)
     train_all([alone, taught], out)
     test = load_options(option_file(TEST), is_train=False)
-    rows = test_all(plain(test), out, alone, taught)
+    rows = test_all(test, out, alone, taught)
     key, section = next(iter(test.phase("test").items()))
     page = write_demo(rows, open_dataset(section, f"datasets.{key}"), out, taught.total)
     print(f"Done in {(time.monotonic() - began) / 60:.1f} minutes: {page}", flush=True)
@@ -99,13 +98,13 @@ def plan(label: str, name: str, iterations: int | None) -> Training:
     file = option_file(name)
     changes = () if iterations is None else (f"train:total_iter={iterations}", f"name={file.stem}_{iterations}")
     opt = load_options(file, is_train=True, force=changes)
-    return Training(label, file, opt, plain(opt)["train"]["total_iter"], changes)
+    return Training(label, file, opt, opt.train.total_iter, changes)
 
 
-def check_fair(alone: Mapping[str, Any], taught: Mapping[str, Any]) -> None:
+def check_fair(alone: Options, taught: Options) -> None:
     """Refuse to compare two trainings that differ in more than the teaching."""
     for key in _EQUAL:
-        first, second = alone, taught
+        first, second = alone.plain(), taught.plain()
         for part in key.split("."):
             first, second = first[part], second[part]
         if first != second:
@@ -153,7 +152,7 @@ def train_all(trainings: Sequence[Training], out: Path) -> None:
             raise
 
 
-def test_all(base: Mapping[str, Any], out: Path, alone: Training, taught: Training) -> list[Row]:
+def test_all(base: Options, out: Path, alone: Training, taught: Training) -> list[Row]:
     """Test bicubic, the students and the teacher on the held-out frames, one after another.
 
     Args:
@@ -163,22 +162,23 @@ def test_all(base: Mapping[str, Any], out: Path, alone: Training, taught: Traini
     """
     from kdsr_arch.evaluate.tester import run
 
-    student, teacher, path = taught.opt.network_g, taught.opt.network_t, taught.opt.path
+    path, teacher = taught.opt.path, taught.opt.network_t or taught.opt.network_g
+    bicubic = NetworkOptions.model_validate({"type": "Bicubic", "scale": base.scale})
     networks = {
-        "bicubic": ("bicubic", {"type": "Bicubic", "scale": base["scale"]}, None, None),
-        "alone": (alone.label, student.plain(), alone.weights, "params_ema"),
-        "taught": (taught.label, student.plain(), taught.weights, "params_ema"),
-        "teacher": ("teacher", teacher and teacher.plain(), path.pretrain_network_t, path.param_key_t),
+        "bicubic": ("bicubic", bicubic, None, None),
+        "alone": (alone.label, alone.opt.network_g, alone.weights, "params_ema"),
+        "taught": (taught.label, taught.opt.network_g, taught.weights, "params_ema"),
+        "teacher": ("teacher", teacher, path.pretrain_network_t, path.param_key_t),
     }
     trained = {"alone": (alone.opt.folder, ALONE), "taught": (taught.opt.folder, TAUGHT)}
     rows = []
     with TextLog():
         for key, (label, network, weights, param_key) in networks.items():
             print(f"Demo: testing {label}", flush=True)
-            opt = deepcopy(dict(base)) | {"name": f"demo/{key}", "network_g": network}
-            opt["path"] |= {"pretrain_network_g": weights, "param_key_g": param_key, "results_root": str(out / key)}
-            opt["val"]["save_img"] = True
-            rows.append(Row(key, label, run(opt), out / key, *trained.get(key, ())))
+            opt = base.model_copy(deep=True)
+            opt.name, opt.network_g, opt.val = f"demo/{key}", network, (opt.val or ValOptions())
+            opt.path.pretrain_network_g, opt.path.param_key_g, opt.val.save_img = weights, param_key, True
+            rows.append(Row(key, label, run(opt, out / key), out / key, *trained.get(key, ())))
     return rows
 
 

@@ -23,6 +23,8 @@ from kdsr_arch.infer.stream import Restorer
 from kdsr_arch.infer.traits import traits_of
 from kdsr_arch.log import progress_bar
 from kdsr_arch.metrics.measure import measure, split_metrics
+from kdsr_arch.options.schema import ValOptions
+from kdsr_arch.options.schema_data import DatasetOptions
 from kdsr_arch.parallel import distributed
 
 
@@ -85,29 +87,25 @@ class Evaluator:
     """Scores networks on one data set.
 
     Args:
-        opt_dataset: the data set's options: ``name``, ``padding``, ``degradation``, ``dataroot_lq``; ``skip_first``,
-            ``skip_last`` and ``center_frame_only`` override those of ``val``.
-        opt_val: ``metrics``, ``tile``, ``tile_overlap``, ``suffix``, ``pbar``, ``skip_first``, ``skip_last``,
-            ``center_frame_only``.
+        dataset: the data set's options; ``skip_first``, ``skip_last`` and ``center_frame_only`` override those of
+            ``val``.
+        val: the options of validation and tests.
         scale: H / h.
 
     Raises:
         UserError: a metric that is not registered.
     """
 
-    def __init__(self, opt_dataset: Mapping[str, Any], opt_val: Mapping[str, Any] | None, scale: int) -> None:
-        opt_val = opt_val or {}
-        self.name = str(opt_dataset.get("name", "test"))
+    def __init__(self, dataset: DatasetOptions, val: ValOptions, scale: int) -> None:
+        self.name = dataset.name or "test"
         self.scale = scale
-        self.metrics = {name: dict(option) for name, option in (opt_val.get("metrics") or {}).items()}
+        self.metrics = val.metrics or {}
         self.image_metrics, self.clip_metrics = split_metrics(self.metrics)
-        self.rule = rule_from(opt_dataset, opt_val)
-        self.degradation = describe_degradation(opt_dataset, scale)
-        self.padding = opt_dataset.get("padding") or "replicate"
-        overlap = opt_val.get("tile_overlap")
-        self.tile, self.overlap = opt_val.get("tile") or 0, 16 if overlap is None else overlap
-        self.suffix = opt_val.get("suffix") or ""
-        self.bar = opt_val.get("pbar") is not False
+        self.rule = rule_from(dataset, val)
+        self.degradation = describe_degradation(dataset, scale)
+        self.padding = dataset.padding or "replicate"
+        self.tile, self.overlap = val.tile or 0, val.tile_overlap
+        self.suffix, self.bar = val.suffix or "", val.pbar
 
     def run(
         self,

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from kdsr_arch.errors import UserError
+from kdsr_arch.options.schema import MetricOptions, ValOptions
+from kdsr_arch.options.schema_data import DatasetOptions
 
 
 @dataclass(frozen=True)
@@ -46,41 +47,41 @@ class FrameRule:
         return f"without the first {self.skip_first} and the last {self.skip_last} frames"
 
 
-def rule_from(opt_dataset: Mapping[str, Any], opt_val: Mapping[str, Any]) -> FrameRule:
-    """The rule of one data set: its own keys first, then those of ``val``."""
-    names = ("skip_first", "skip_last", "center_frame_only")
-    found = {n: opt_dataset[n] if opt_dataset.get(n) is not None else opt_val.get(n) for n in names}
-    return FrameRule(**{name: value for name, value in found.items() if value is not None})
+def rule_from(dataset: DatasetOptions, val: ValOptions) -> FrameRule:
+    """Return the rule of one data set: its own keys first, then those of ``val``."""
+    first = val.skip_first if dataset.skip_first is None else dataset.skip_first
+    last = val.skip_last if dataset.skip_last is None else dataset.skip_last
+    center = val.center_frame_only if dataset.center_frame_only is None else dataset.center_frame_only
+    return FrameRule(first or 0, last or 0, bool(center))
 
 
-def describe_degradation(opt_dataset: Mapping[str, Any], scale: int) -> str:
-    """'BI x4', 'BD x4', or 'stored LR x4' where the LR frames are given."""
-    degradation = opt_dataset.get("degradation")
-    if opt_dataset.get("dataroot_lq") or degradation in (None, "none"):
+def describe_degradation(dataset: DatasetOptions, scale: int) -> str:
+    """Describe the input: 'BI x4', 'BD x4', or 'stored LR x4' where the LR frames are given."""
+    if dataset.dataroot_lq or dataset.degradation in (None, "none"):
         return f"stored LR x{scale}"
-    return f"{degradation} x{scale}"
+    return f"{dataset.degradation} x{scale}"
 
 
-def _describe_crop(option: Mapping[str, Any]) -> str:
-    crop = option.get("crop_border", 0)
+def _describe_crop(metric: MetricOptions) -> str:
+    crop = metric.keywords().get("crop_border", 0)
     return f"crop {crop}" if crop else "no crop"
 
 
-def _describe_color(option: Mapping[str, Any], channels: int) -> str:
-    return "Y channel" if option.get("test_y_channel") or channels == 1 else "RGB"
+def _describe_color(metric: MetricOptions, channels: int) -> str:
+    return "Y channel" if metric.keywords().get("test_y_channel") or channels == 1 else "RGB"
 
 
-def _has_color(option: Mapping[str, Any]) -> bool:
-    return option["type"].startswith(("calculate_psnr", "calculate_ssim"))
+def _has_color(metric: MetricOptions) -> bool:
+    return metric.type.startswith(("calculate_psnr", "calculate_ssim"))
 
 
-def _metric_texts(metrics: Mapping[str, Mapping[str, Any]], channels: int) -> dict[str, list[str]]:
+def _metric_texts(metrics: Mapping[str, MetricOptions], channels: int) -> dict[str, list[str]]:
     """Colour and crop -> the metrics measured so. A metric without a choice of colour joins those of its crop."""
     texts: dict[str, list[str]] = {}
-    for name, option in sorted(metrics.items(), key=lambda entry: not _has_color(entry[1])):
-        crop = _describe_crop(option)
-        if _has_color(option):
-            text = f"{_describe_color(option, channels)}, {crop}"
+    for name, metric in sorted(metrics.items(), key=lambda entry: not _has_color(entry[1])):
+        crop = _describe_crop(metric)
+        if _has_color(metric):
+            text = f"{_describe_color(metric, channels)}, {crop}"
         else:
             text = next((known for known in texts if known.endswith(crop)), crop)
         texts.setdefault(text, []).append(name)
@@ -88,7 +89,7 @@ def _metric_texts(metrics: Mapping[str, Mapping[str, Any]], channels: int) -> di
 
 
 def describe_protocol(
-    metrics: Mapping[str, Mapping[str, Any]], rule: FrameRule, degradation: str, clips: bool, channels: int = 3
+    metrics: Mapping[str, MetricOptions], rule: FrameRule, degradation: str, clips: bool, channels: int = 3
 ) -> str:
     """One sentence, such as ``Y channel, no crop, all frames, BI x4``.
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from kdsr_arch.data.sets import open_dataset
@@ -13,10 +13,11 @@ from kdsr_arch.device import pick_device
 from kdsr_arch.errors import UserError
 from kdsr_arch.evaluate.evaluator import EvalResult, Evaluator
 from kdsr_arch.evaluate.results import TestReport, write_results
-from kdsr_arch.infer.cost import STD_PAPER_SIZE, Cost, measure_cost
+from kdsr_arch.infer.cost import Cost, measure_cost
 from kdsr_arch.infer.open import load_pretrained
 from kdsr_arch.log import TextLog, get_logger
-from kdsr_arch.options import Options, plain
+from kdsr_arch.options import Options
+from kdsr_arch.options.schema import ValOptions
 from kdsr_arch.options.schema_data import DatasetOptions
 from kdsr_arch.parallel import distributed
 from kdsr_arch.registry import build
@@ -24,7 +25,7 @@ from kdsr_arch.registry import build
 __test__ = False  # this module tests networks; it holds no test cases
 
 
-def main(opt: Options | dict[str, Any], args: Any) -> int:
+def main(opt: Options, args: Any) -> int:
     """Test.
 
     Args:
@@ -37,41 +38,37 @@ def main(opt: Options | dict[str, Any], args: Any) -> int:
     Raises:
         UserError: anything the user can mend; nothing is written then.
     """
-    opt = plain(opt)
-    device = pick_device(opt.get("num_gpu", 0))
-    job = distributed.joined(getattr(args, "launcher", "none"), device.type == "cuda", opt.get("dist_params"))
-    with job, TextLog():
+    on_gpu = pick_device(opt.num_gpu).type == "cuda"
+    with distributed.joined(getattr(args, "launcher", "none"), on_gpu, opt.dist_params), TextLog():
         run(opt)
     return 0
 
 
-def run(opt: Options | Mapping[str, Any], progress: bool = True) -> TestReport:
-    """Everything :func:`main` does between start-up and exit; returns what it measured."""
-    opt = plain(opt)
-    device = pick_device(opt.get("num_gpu", 0))
-    val = opt.get("val") or {}
+def run(opt: Options, folder: Path | None = None, progress: bool = True) -> TestReport:
+    """Do everything that :func:`main` does between start-up and exit.
+
+    Args:
+        opt: validated options.
+        folder: where tables and frames go; results/NAME by default.
+        progress: show a bar for each data set.
+
+    Returns:
+        What was measured.
+    """
+    device, val, scale, folder = pick_device(opt.num_gpu), opt.val or ValOptions(), opt.scale or 1, folder or opt.folder
     net = build_for_test(opt).to(device)
     jobs = [
-        (
-            open_dataset(DatasetOptions(**opt["datasets"][key]), f"datasets.{key}"),
-            Evaluator(opt["datasets"][key], val, opt["scale"]),
-        )
-        for key in test_keys(opt)
+        (open_dataset(section, f"datasets.{key}"), Evaluator(section, val, scale))
+        for key, section in test_sets(opt).items()
     ]
-    folder = Path(opt["path"]["results_root"])
     results = []
     for dataset, evaluator in jobs:
-        frames = folder / "visualization" / evaluator.name if val.get("save_img") else None
+        frames = folder / "visualization" / evaluator.name if val.save_img else None
         result = evaluator.run(net, dataset, device, save_dir=frames, progress=progress)
         get_logger().info(_describe(result))
         results.append(result)
-    report = TestReport(
-        opt["name"],
-        dict(opt["network_g"]),
-        opt["path"].get("pretrain_network_g"),
-        _cost(net, device, opt["scale"], val),
-        results,
-    )
+    cost = _cost(net, device, scale, val)
+    report = TestReport(opt.name, opt.network_g.plain(), opt.path.pretrain_network_g, cost, results)
     if distributed.is_main():
         write_results(report, folder)
         get_logger().info(f"Tables: {folder / 'results.md'} (.csv, .json)")
@@ -79,36 +76,35 @@ def run(opt: Options | Mapping[str, Any], progress: bool = True) -> TestReport:
     return report
 
 
-def test_keys(opt: Mapping[str, Any]) -> list[str]:
-    """The data sets to test: ``test``, ``test_1``, ...; those of ``val`` where there are none."""
-    keys = sorted(opt.get("datasets") or {})
-    found = [key for key in keys if key.startswith("test")] or [key for key in keys if key.startswith("val")]
-    if not found:
+def test_sets(opt: Options) -> dict[str, DatasetOptions]:
+    """Return the data sets to test: ``test``, ``test_1``, ...; those of ``val`` where there are none."""
+    sections = opt.phase("test") or opt.phase("val")
+    if not sections:
         raise UserError("there is nothing to test: add a data set under datasets.test_1")
-    return found
+    return dict(sorted(sections.items()))
 
 
-def build_for_test(opt: Mapping[str, Any]) -> nn.Module:
-    """``network_g`` with its weights.
+def build_for_test(opt: Options) -> nn.Module:
+    """Build ``network_g`` with its weights.
 
     Raises:
         UserError: a network with parameters but without ``path.pretrain_network_g``, or weights that do not fit.
     """
-    net = build("network", opt["network_g"], "network_g")
-    loaded = load_pretrained(net, opt.get("path") or {}, "g")
+    net = build("network", opt.network_g, "network_g")
+    loaded = load_pretrained(net, opt.path, "g")
     if not loaded and not getattr(net, "pretrained", False) and any(True for _ in net.parameters()):
         raise UserError(
-            f"path.pretrain_network_g is missing: network {opt['network_g']['type']} has parameters, and "
+            f"path.pretrain_network_g is missing: network {opt.network_g.type} has parameters, and "
             "untrained ones restore nothing; name the weights to test"
         )
     return net
 
 
-def _cost(net: nn.Module, device: Any, scale: int, val: Mapping[str, Any]) -> Cost | None:
-    size = val.get("speed_size", STD_PAPER_SIZE)
-    if not size:
+def _cost(net: nn.Module, device: torch.device, scale: int, val: ValOptions) -> Cost | None:
+    if not val.speed_size:
         return None
-    cost = measure_cost(net, device, scale, tuple(size))
+    width, height = val.speed_size
+    cost = measure_cost(net, device, scale, (width, height))
     get_logger().info(str(cost))
     return cost
 

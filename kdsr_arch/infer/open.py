@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from kdsr_arch.errors import UserError, nearest
 from kdsr_arch.infer.traits import Traits, traits_of
 from kdsr_arch.io import SAFETENSORS, load_tensors, locate, read_safetensors
+from kdsr_arch.options.schema import PathOptions
 from kdsr_arch.options.yaml_reader import load_yaml, parse_value
 from kdsr_arch.registry import build
 from kdsr_arch.shipped import weights_folder
@@ -114,7 +115,7 @@ def load_weights(net: nn.Module, path: str | Path, param_key: str | None = None,
     net.load_state_dict(fitting, strict=False)
 
 
-def load_pretrained(net: nn.Module, path: Any, label: str) -> bool:
+def load_pretrained(net: nn.Module, path: PathOptions, label: str) -> bool:
     """Fill `net` as `path.pretrain_network_LABEL` and its companions say.
 
     Args:
@@ -127,14 +128,11 @@ def load_pretrained(net: nn.Module, path: Any, label: str) -> bool:
     Raises:
         UserError: see `load_weights`.
     """
-    values = path if isinstance(path, Mapping) else path.plain()
-    file, param_key, strict = (
-        values.get(f"{name}_{label}") for name in ("pretrain_network", "param_key", "strict_load")
-    )
-    if not file:
+    weights = path.weights(label)
+    if weights is None:
         return False
     try:
-        load_weights(net, file, param_key, True if strict is None else strict)
+        load_weights(net, *weights)
     except UserError as error:
         raise UserError(f"path.pretrain_network_{label}: {error}") from None
     return True

@@ -18,7 +18,7 @@ import os
 import re
 import time
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import timedelta
 from typing import Any
@@ -28,6 +28,7 @@ import torch.distributed as dist
 from torch import nn
 
 from kdsr_arch.errors import UserError
+from kdsr_arch.options.schema import DistOptions
 from kdsr_arch.parallel.launchers import local_rank, meet, prepare_environment
 
 _control: dist.ProcessGroup | None = None  # gloo group for flags and objects: exchanging them never waits for the GPU
@@ -54,13 +55,13 @@ def is_main() -> bool:
     return rank() == 0
 
 
-def start(launcher: str = "none", use_cuda: bool = False, options: Mapping[str, Any] | None = None) -> None:
+def start(launcher: str = "none", use_cuda: bool = False, options: DistOptions | None = None) -> None:
     """Join the other processes of the job.
 
     Args:
         launcher: 'none' (alone), 'pytorch' (torchrun's environment variables) or 'slurm' (srun's).
         use_cuda: on the GPU numbered like the local rank; otherwise on the CPU, always with gloo.
-        options: `dist_params`: `backend` between GPUs, `port` (Slurm only), `timeout` in seconds.
+        options: `dist_params` of the option file; the defaults without it.
 
     Raises:
         UserError: the launcher's variables are missing, or the other processes did not come.
@@ -68,14 +69,14 @@ def start(launcher: str = "none", use_cuda: bool = False, options: Mapping[str, 
     global _control, _notes
     if is_distributed():
         return
-    options = options or {}
-    prepare_environment(launcher, int(options.get("port") or 0) or None)
+    options = options or DistOptions()
+    prepare_environment(launcher, int(options.port or 0) or None)
     if launcher == "none":
         return
     if use_cuda:
         torch.cuda.set_device(local_rank() % torch.cuda.device_count())
-    limit = timedelta(seconds=float(options.get("timeout") or 1800))
-    backend = (options.get("backend") or "nccl") if use_cuda else "gloo"
+    limit = timedelta(seconds=options.timeout)
+    backend = options.backend if use_cuda else "gloo"
     try:
         store, number, count = meet(limit)
         dist.init_process_group(backend, store=store, rank=number, world_size=count, timeout=limit)
@@ -111,7 +112,7 @@ class ProcessLost(UserError):
 
 
 @contextmanager
-def joined(launcher: str = "none", use_cuda: bool = False, options: Mapping[str, Any] | None = None) -> Iterator[None]:
+def joined(launcher: str = "none", use_cuda: bool = False, options: DistOptions | None = None) -> Iterator[None]:
     """`start`, the work, `stop`; an error in one process is told once, however many end of it.
 
     The process where it arose leaves a note for the others, which find their connections closed a moment later. A

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from kdsr_arch.data.sources import IMAGE_SUFFIXES, FrameSource, natural, open_source
 from kdsr_arch.data.store.codec import decode_image
 from kdsr_arch.errors import UserError
+from kdsr_arch.options.schema import MetricOptions
 
 METRICS: dict[str, dict[str, Any]] = {
     "psnr": {"type": "calculate_psnr", "test_y_channel": True},
@@ -161,15 +162,12 @@ def read_all(name: str, methods: Sequence[Method], truth: Truth | None) -> dict[
     return images if truth is None else {**images, "ground truth": truth.read(name, shape)}
 
 
-def metric_option(name: str, crop_border: int) -> dict[str, Any]:
+def metric_option(name: str, crop_border: int) -> MetricOptions:
     """Return the options of a metric: a short name, a registered one, or one of pyiqa's."""
     from kdsr_arch import registry
 
-    if name in METRICS:
-        return {**METRICS[name], "crop_border": crop_border}
-    if name in registry.names("metric"):
-        return {"type": name, "crop_border": crop_border}
-    return {"type": "calculate_pyiqa", "metric": name, "crop_border": crop_border}
+    others = {"type": name} if name in registry.names("metric") else {"type": "calculate_pyiqa", "metric": name}
+    return MetricOptions.model_validate({**METRICS.get(name, others), "crop_border": crop_border})
 
 
 def measure_images(

@@ -36,7 +36,7 @@ def main(parts: Sequence[Callable[[], Options]], args: Any) -> int:
     """
     first = parts[0]()
     on_gpu = pick_device(first.num_gpu).type == "cuda"
-    with distributed.joined(args.launcher, on_gpu, first.dist_params.plain()):
+    with distributed.joined(args.launcher, on_gpu, first.dist_params):
         for number, part in enumerate(parts, 1):
             distributed.barrier()  # until the main process has written what the part before leaves
             opt = part()

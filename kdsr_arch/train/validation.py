@@ -65,7 +65,7 @@ class Validator:
         self.save_images, self.metrics = val.save_img, val.metrics or {}
         sections = opt.phase("val") if opt.val else {}  # without `val`, training does not validate
         self.sets = {
-            key: (open_dataset(section, f"datasets.{key}"), Evaluator(section.plain(), val.plain(), opt.scale or 1))
+            key: (open_dataset(section, f"datasets.{key}"), Evaluator(section, val, opt.scale or 1))
             for key, section in sections.items()
         }
         self.every = {key: section.val_freq or val.val_freq for key, section in sections.items()}

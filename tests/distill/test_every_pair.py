@@ -13,7 +13,7 @@ from basicsr.archs import build_network
 from kdsr_arch.evaluate import tester as test_command
 from kdsr_arch.infer.runner import Runner
 from kdsr_arch.infer.traits import traits_of
-from kdsr_arch.options import load_options, plain
+from kdsr_arch.options import load_options
 from kdsr_arch.registry import register_all
 from kdsr_arch.train.entry import train
 from tests.helpers.options import make_task
@@ -185,5 +185,5 @@ def test_train_save_resume_and_test_by_option_file(teacher_type, student_type, c
         "val": {"speed_size": None, "metrics": {"psnr": {"type": "calculate_psnr", "crop_border": 0}}},
     }
     (tmp_path / "test.yml").write_text(yaml.safe_dump(options))
-    report = test_command.run(plain(load_options(tmp_path / "test.yml", is_train=False, root=tmp_path)), progress=False)
+    report = test_command.run(load_options(tmp_path / "test.yml", is_train=False, root=tmp_path), progress=False)
     assert 0 < report.results[0].mean["psnr"] < 60 and report.results[0].per_item[0][2] == 9

@@ -7,8 +7,8 @@ import torch
 from basicsr.data import build_dataset
 
 from kdsr_arch.archs.bicubic_arch import Bicubic
-from kdsr_arch.evaluate.evaluator import Evaluator
 from kdsr_arch.infer.traits import Traits
+from tests.helpers.options import evaluator
 
 METRICS = {"psnr": {"type": "calculate_psnr", "crop_border": 0, "test_y_channel": True}}
 
@@ -64,7 +64,7 @@ class Each(torch.nn.Module):
 
 
 def run(net, opt):
-    return Evaluator(opt, {"metrics": METRICS}, 2).run(net, build_dataset(opt), torch.device("cpu"), progress=False)
+    return evaluator(2, opt, metrics=METRICS).run(net, build_dataset(opt), torch.device("cpu"), progress=False)
 
 
 def test_video_test_sets(folders):
@@ -100,8 +100,9 @@ def test_images_without_ground_truth(folders, tmp_path):
         "scale": 2,
         "dataroot_lq": str(folders / "lq" / "001"),
     }
-    evaluator = Evaluator(opt, {"metrics": METRICS}, 2)
-    evaluator.run(Bicubic(2), build_dataset(opt), torch.device("cpu"), save_dir=tmp_path / "out", progress=False)
+    evaluator(2, opt, metrics=METRICS).run(
+        Bicubic(2), build_dataset(opt), torch.device("cpu"), save_dir=tmp_path / "out", progress=False
+    )
     saved = sorted((tmp_path / "out").iterdir())
     assert [p.name for p in saved] == [f"{i:08d}.png" for i in range(4)]
     assert cv2.imread(str(saved[0])).shape == (32, 40, 3)

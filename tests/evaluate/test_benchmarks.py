@@ -5,7 +5,7 @@ import torch
 
 from kdsr_arch.archs.bicubic_arch import Bicubic
 from kdsr_arch.data.image_dataset import ImagePairDataset
-from kdsr_arch.evaluate.evaluator import Evaluator
+from tests.helpers.options import evaluator
 
 
 @pytest.mark.parametrize("scale,psnr,ssim", [(2, 33.66, 0.9299), (3, 30.39, 0.8682), (4, 28.42, 0.8104)])
@@ -17,7 +17,7 @@ def test_bicubic_on_set5(shared_data, scale, psnr, ssim):
     opt = {"name": "Set5", "phase": "test", "scale": scale, "dataroot_gt": str(folder), "degradation": "BI"}
     measured = {"crop_border": scale, "test_y_channel": True}
     metrics = {name: {"type": f"calculate_{name}", **measured} for name in ("psnr", "ssim")}
-    result = Evaluator(opt, {"metrics": metrics}, scale).run(
+    result = evaluator(scale, opt, metrics=metrics).run(
         Bicubic(scale), ImagePairDataset(**opt), torch.device("cpu"), progress=False
     )
     assert result.mean["psnr"] == pytest.approx(psnr, abs=0.02)

@@ -14,25 +14,25 @@ SCRIPT = textwrap.dedent("""
     torch.set_num_threads(1)
     from kdsr_arch.parallel import distributed
     from kdsr_arch.archs.bicubic_arch import Bicubic
-    from kdsr_arch.evaluate.evaluator import Evaluator
     from kdsr_arch.errors import UserError
     from tests.helpers.networks import Recurrent
+    from tests.helpers.options import evaluator
 
     distributed.start(sys.argv[1])
     torch.manual_seed(0)
     sizes = range(12, 17)
     samples = [{"lq": torch.rand(3, 16, w), "gt": torch.rand(3, 32, 2 * w), "name": f"i{w - 12}"} for w in sizes]
-    evaluator = Evaluator({"name": "set"}, {"metrics": {"psnr": {"type": "calculate_psnr", "crop_border": 0}}}, 2)
-    result = evaluator.run(Bicubic(2), samples, torch.device("cpu"), progress=False)
+    scores = evaluator(metrics={"psnr": {"type": "calculate_psnr", "crop_border": 0}})
+    result = scores.run(Bicubic(2), samples, torch.device("cpu"), progress=False)
     line = repr((result.mean, result.per_item, result.protocol))
     net = Recurrent()
     clips = [{"lq": torch.rand(t, 3, 16, 16), "gt": torch.rand(t, 3, 32, 32), "name": f"c{t}"} for t in (4, 2, 3)]
     for part in (clips, clips[:1]):  # more processes than clips as well
-        result = evaluator.run(net, part, torch.device("cpu"), progress=False)
+        result = scores.run(net, part, torch.device("cpu"), progress=False)
         line += repr((result.mean, result.per_item, result.frame_mean))
     samples[3]["gt"] = torch.rand(3, 99, 99)
     try:
-        evaluator.run(Bicubic(2), samples, torch.device("cpu"), progress=False)
+        scores.run(Bicubic(2), samples, torch.device("cpu"), progress=False)
     except UserError as error:
         line += " refused: " + str(error)
     with open(f"{sys.argv[2]}.{distributed.rank()}", "w") as file:

@@ -11,9 +11,9 @@ from torch import nn
 
 from kdsr_arch.archs.bicubic_arch import Bicubic
 from kdsr_arch.errors import UserError
-from kdsr_arch.evaluate.evaluator import Evaluator
 from kdsr_arch.infer.traits import Traits
 from tests.helpers.messages import refuses
+from tests.helpers.options import evaluator
 
 CPU = torch.device("cpu")
 METRICS = {
@@ -71,8 +71,7 @@ def by_basicsr(result, truth, metric):
 
 
 def evaluate(net, data, opt_dataset=None, scale=2, save_dir=None, **val):
-    evaluator = Evaluator({"name": "set", **(opt_dataset or {})}, {"metrics": METRICS, **val}, scale)
-    return evaluator.run(net, data, CPU, save_dir=save_dir, progress=False)
+    return evaluator(scale, opt_dataset, metrics=METRICS, **val).run(net, data, CPU, save_dir=save_dir, progress=False)
 
 
 def test_images_equal_basicsr():
@@ -189,11 +188,11 @@ def test_mean_over_clips_and_over_frames():
 
 def test_clip_metrics_beside_image_metrics():
     metrics = {**METRICS, "tof": {"type": "calculate_tof", "crop_border": 2}}
-    result = Evaluator({"name": "set"}, {"metrics": metrics}, 2).run(Window(3), [clip(frames=3)], CPU, progress=False)
+    result = evaluator(metrics=metrics).run(Window(3), [clip(frames=3)], CPU, progress=False)
     assert list(result.mean) == ["psnr", "ssim", "tof"] and result.mean["tof"] > 0
     windows = [{"lq": clip()["lq"][:3], "gt": clip()["gt"][1], "folder": "a", "idx": "1/3"}]
     with refuses("val.metrics.tof", "'set'"):
-        Evaluator({"name": "set"}, {"metrics": metrics}, 2).run(Window(3), windows, CPU, progress=False)
+        evaluator(metrics=metrics).run(Window(3), windows, CPU, progress=False)
 
 
 def test_luma_networks_and_luma_data():
@@ -211,7 +210,7 @@ def test_luma_networks_and_luma_data():
     assert evaluate(Luma(), [sample]).mean["psnr"] == pytest.approx(plain, abs=0.1)
     grey = {"lq": sample["lq"][:1], "gt": sample["gt"][:1], "name": "grey"}
     metrics = {"psnr": {"type": "calculate_psnr", "crop_border": 0}}
-    result = Evaluator({"name": "set"}, {"metrics": metrics}, 2).run(Luma(), [grey], CPU, progress=False)
+    result = evaluator(metrics=metrics).run(Luma(), [grey], CPU, progress=False)
     assert result.protocol.startswith("Y channel, no crop")
 
 
@@ -268,18 +267,19 @@ def test_refusals():
     with refuses("'walk'", 5, 4):
         evaluate(Window(3), [{**clip(frames=5), "gt": clip(frames=4)["gt"]}])
     with refuses("val.metrics.p.type", "'calculate_psrn'", near="calculate_psnr"):
-        Evaluator({"name": "set"}, {"metrics": {"p": {"type": "calculate_psrn"}}}, 2)
+        evaluator(metrics={"p": {"type": "calculate_psrn"}})
     with refuses("Bicubic", 2, 4):
         evaluate(Bicubic(2), [image()], scale=4)
 
 
 def test_protocol_names_disagreeing_metrics():
     metrics = {"psnr": {"type": "calculate_psnr", "crop_border": 4}, "ssim": METRICS["ssim"]}
-    evaluator = Evaluator({"name": "set", "degradation": "BI"}, {"metrics": metrics}, 2)
-    result = evaluator.run(Window(3), [clip(size=(32, 32))], CPU, progress=False)
+    result = evaluator(dataset={"degradation": "BI"}, metrics=metrics).run(
+        Window(3), [clip(size=(32, 32))], CPU, progress=False
+    )
     assert result.protocol == "psnr: RGB, crop 4; ssim: Y channel, crop 2; all frames; BI x2"
 
 
 def test_progress_is_shown(capsys):
-    Evaluator({"name": "held-out"}, {"metrics": METRICS}, 2).run(Bicubic(2), [image()], CPU)
+    evaluator(dataset={"name": "held-out"}, metrics=METRICS).run(Bicubic(2), [image()], CPU)
     assert "Test held-out" in capsys.readouterr().err

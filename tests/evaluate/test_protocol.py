@@ -3,6 +3,8 @@
 import pytest
 
 from kdsr_arch.evaluate.protocol import FrameRule, describe_degradation, describe_protocol, rule_from
+from kdsr_arch.options.schema import ValOptions
+from tests.helpers.options import dataset_options, metric_options
 
 Y = {"crop_border": 0, "test_y_channel": True}
 
@@ -29,6 +31,7 @@ Y = {"crop_border": 0, "test_y_channel": True}
     ],
 )
 def test_sentences(metrics, clips, channels, expected):
+    metrics = {name: metric_options(**metric) for name, metric in metrics.items()}
     assert describe_protocol(metrics, FrameRule(), "BI x4", clips, channels) == expected
 
 
@@ -41,11 +44,12 @@ def test_sentences(metrics, clips, channels, expected):
     ],
 )
 def test_degradations(dataset, expected):
-    assert describe_degradation(dataset, 4) == expected
+    assert describe_degradation(dataset_options(**dataset), 4) == expected
 
 
 def test_rules_of_the_data_set_come_first():
-    assert rule_from({"skip_first": 2}, {"skip_first": 1, "skip_last": 1}) == FrameRule(2, 1, False)
-    assert rule_from({"center_frame_only": True}, {}) == FrameRule(0, 0, True)
-    assert rule_from({"skip_first": None}, {}).select(3, "a") == [0, 1, 2]
+    rule = rule_from(dataset_options(skip_first=2), ValOptions(skip_first=1, skip_last=1))
+    assert rule == FrameRule(2, 1, False)
+    assert rule_from(dataset_options(center_frame_only=True), ValOptions()) == FrameRule(0, 0, True)
+    assert rule_from(dataset_options(skip_first=None), ValOptions()).select(3, "a") == [0, 1, 2]
     assert FrameRule(1, 1).select(6, "a", [0, 2, 5]) == [2]

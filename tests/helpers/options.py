@@ -9,7 +9,9 @@ from typing import Any
 from torch import nn
 
 from kdsr_arch.distill.task import DistillTask
-from kdsr_arch.options.schema import Options, Run, TeacherOptions
+from kdsr_arch.evaluate.evaluator import Evaluator
+from kdsr_arch.options.schema import MetricOptions, Options, Run, TeacherOptions, ValOptions
+from kdsr_arch.options.schema_data import DatasetOptions
 from kdsr_arch.options.schema_train import TrainOptions
 
 OPTIMIZER = {"type": "Adam", "lr": 1e-3}
@@ -40,3 +42,19 @@ def make_task(
     """A task for the section `train` of `values`, tried on `sample`; keywords are those of the section `teacher`."""
     options = TeacherOptions(**of_teacher)
     return DistillTask(student, teacher, train_options(values), sample, scale=scale, teacher_options=options)
+
+
+def dataset_options(**values: Any) -> DatasetOptions:
+    """The options of a data set; `phase`, which data sets are told as well, is not one of them."""
+    written = {key: value for key, value in values.items() if key != "phase"}
+    return DatasetOptions.model_validate({"type": "ImagePairDataset", **written})
+
+
+def metric_options(**values: Any) -> MetricOptions:
+    """A metric and its keywords."""
+    return MetricOptions.model_validate(values)
+
+
+def evaluator(scale: int = 2, dataset: Mapping[str, Any] | None = None, **val: Any) -> Evaluator:
+    """An evaluator of the data set 'set', with the options of `val`."""
+    return Evaluator(dataset_options(**{"name": "set", **(dataset or {})}), ValOptions.model_validate(val), scale)

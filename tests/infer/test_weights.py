@@ -9,6 +9,7 @@ import torch
 
 from kdsr_arch.errors import UserError
 from kdsr_arch.infer.open import load_pretrained, load_weights, read_weights
+from kdsr_arch.options.schema import PathOptions
 from kdsr_arch.registry import build
 from tests.helpers.messages import refuses
 
@@ -103,5 +104,5 @@ def test_what_fits_is_taken_when_not_strict(net: torch.nn.Module, tmp_path: Path
 
 def test_the_option_is_named(net: torch.nn.Module, tmp_path: Path) -> None:
     with refuses("path.pretrain_network_t", tmp_path / "none.pth"):
-        load_pretrained(net, {"pretrain_network_t": str(tmp_path / "none.pth")}, "t")
-    assert not load_pretrained(net, {"pretrain_network_t": None}, "t")
+        load_pretrained(net, PathOptions(pretrain_network_t=str(tmp_path / "none.pth")), "t")
+    assert not load_pretrained(net, PathOptions(pretrain_network_t=None), "t")

@@ -10,6 +10,7 @@ from basicsr.metrics import calculate_psnr, calculate_ssim
 from kdsr_arch.metrics.measure import check_metrics, measure
 from kdsr_arch.metrics.psnr_metric import psnr, ssim
 from tests.helpers.messages import refuses
+from tests.helpers.options import metric_options
 
 
 def noisy_pair(shape, seed, noise=20):
@@ -31,7 +32,7 @@ def test_golden(vectors):
         pair = [z[f"in/img_{side}{index}"] for side in "ab"]
         pair = [x[..., ::-1] if order.startswith("RGB") else x for x in pair]
         metric = {"psnr": "calculate_psnr", "ssim": "calculate_ssim", "edsr_psnr": "calculate_psnr_edsr"}[kind]
-        value = measure(*pair, {"type": metric, "crop_border": int(crop), "test_y_channel": colour == "y"})
+        value = measure(*pair, metric_options(type=metric, crop_border=int(crop), test_y_channel=colour == "y"))
         tolerance = {"psnr": 1e-4, "ssim": 1e-6, "edsr_psnr": 2e-4}[kind]
         assert value == pytest.approx(float(z[key]), abs=tolerance), key
         checked += 1
@@ -61,7 +62,7 @@ def test_psnr_by_hand():
 
 def test_other_keywords_go_to_basicsr():
     image, other = noisy_pair((24, 24, 3), 1)
-    option = {"type": "calculate_psnr", "crop_border": 2, "input_order": "HWC", "better": "higher"}
+    option = metric_options(type="calculate_psnr", crop_border=2, input_order="HWC", better="higher")
     assert measure(image, other, option) == pytest.approx(psnr(image, other, 2), abs=1e-9)
 
 
@@ -74,7 +75,7 @@ def test_refusals():
     with refuses("SSIM", "11x11", "10x10"):
         ssim(image, other, 5)
     with refuses("val.metrics.psnr.type", "'calculate_pnsr'", near="calculate_psnr"):
-        check_metrics({"psnr": {"type": "calculate_pnsr"}})
+        check_metrics({"psnr": metric_options(type="calculate_pnsr")})
 
 
 def test_rcan_released_outputs(shared_data):
@@ -86,7 +87,7 @@ def test_rcan_released_outputs(shared_data):
         values = []
         for path in sorted((folder / "SR" / "Set5" / f"x{scale}").glob("*.png")):
             truth = folder / "HR" / "Set5" / f"x{scale}" / path.name.replace("_RCAN_", "_HR_")
-            option = {"type": "calculate_psnr", "crop_border": scale, "test_y_channel": True}
+            option = metric_options(type="calculate_psnr", crop_border=scale, test_y_channel=True)
             values.append(measure(cv2.imread(str(path)), cv2.imread(str(truth)), option))
         assert len(values) == 5
         assert np.mean(values) == pytest.approx(published, abs=0.0051)

@@ -7,6 +7,7 @@ import pytest
 from kdsr_arch.metrics.measure import measure, split_metrics
 from kdsr_arch.metrics.temporal_metric import calculate_tof, calculate_warping_error
 from tests.helpers.messages import refuses
+from tests.helpers.options import metric_options
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +65,7 @@ def test_crop(texture):
 def test_named_in_options(texture):
     tof = {"type": "calculate_tof", "better": "lower"}
     metrics = {"psnr": {"type": "calculate_psnr", "crop_border": 0}, "tof": tof}
-    images, clips = split_metrics(metrics)
+    images, clips = split_metrics({name: metric_options(**metric) for name, metric in metrics.items()})
     assert list(images) == ["psnr"] and list(clips) == ["tof"]
     clip = moving(texture, 1)
     assert measure(clip, clip, clips["tof"]) == 0.0

@@ -13,6 +13,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
+from kdsr_arch.options.schema import DistOptions
 from kdsr_arch.parallel import distributed, launchers
 from kdsr_arch.parallel.launchers import first_host, prepare_environment
 from tests.helpers import ROOT
@@ -143,7 +144,7 @@ def test_processes_that_do_not_come_are_told(monkeypatch: pytest.MonkeyPatch) ->
     for key, value in alone.items():
         monkeypatch.setenv(key, value)
     with refuses("process 0 of 2", "127.0.0.1", "1/2"):
-        distributed.start("pytorch", options={"timeout": 1})
+        distributed.start("pytorch", options=DistOptions(timeout=1))
 
 
 @pytest.mark.parametrize(("code", "requeued"), [(0, False), (143, True), (2, False)])

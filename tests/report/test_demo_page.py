@@ -38,24 +38,18 @@ def test_the_finding_follows_the_numbers():
 
 
 def test_only_fair_comparisons():
-    opt = {
-        "scale": 4,
-        "manual_seed": 0,
-        "network_g": {"type": "A"},
-        "datasets": {"train": {"gt_size": 64}},
-        "train": {"total_iter": 10, "optim_g": {"lr": 1}, "pixel_opt": {"type": "L1Loss"}},
-    }
-    check_fair(opt, {**opt, "name": "other"})
+    opt = plan("x", ALONE, None).opt
+    check_fair(opt, opt.model_copy(update={"name": "other"}))
     with refuses("demo_alone.yml", "train_std.yml", "train.total_iter"):
-        check_fair(opt, {**opt, "train": {**opt["train"], "total_iter": 11}})
+        check_fair(opt, opt.model_copy(update={"train": opt.train.model_copy(update={"total_iter": 11})}))
 
 
 def test_the_shipped_files_are_fair(tmp_path, monkeypatch):
-    from kdsr_arch.options import load_options, plain
+    from kdsr_arch.options import load_options
 
     monkeypatch.chdir(tmp_path)  # the shipped files are there from any folder
     alone, taught = (plan("x", file, None) for file in (ALONE, TAUGHT))
-    check_fair(plain(alone.opt), plain(taught.opt))
+    check_fair(alone.opt, taught.opt)
     assert load_options(option_file(TEST), is_train=False).network_g == taught.opt.network_g
     quick = plan("x", ALONE, 7)
     assert quick.total == 7 and quick.opt.folder != alone.opt.folder

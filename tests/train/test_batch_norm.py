@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 import torch
 
-from kdsr_arch.evaluate.evaluator import Evaluator
 from kdsr_arch.infer.runner import Runner, window_indices
 from kdsr_arch.infer.traits import traits_of
 from kdsr_arch.registry import register_all
 from kdsr_arch.train.trainer import Trainer
+from tests.helpers.options import evaluator
 from tests.helpers.processes import in_two_processes
 from tests.helpers.trainers import make_trainer, train
 
@@ -99,15 +99,15 @@ def test_testing_uses_the_statistics_and_leaves_them() -> None:
     before, net = statistics(made.model.student), made.model.student.train()
     lq, gt = torch.rand(5, 3, 8, 12), torch.rand(5, 3, 16, 24)
     sample = {"lq": lq, "gt": gt, "gt_index": [0, 1, 2, 3, 4], "name": "a", "frames": list("12345")}
-    option = {"metrics": {"psnr": {"type": "calculate_psnr", "crop_border": 0}}}
-    found = Evaluator({"name": "x"}, option, 2).run(net, [sample], torch.device("cpu"), progress=False)
+    scores = evaluator(metrics={"psnr": {"type": "calculate_psnr", "crop_border": 0}})
+    found = scores.run(net, [sample], torch.device("cpu"), progress=False)
     assert same(before, statistics(net)) and net.training and net.temp1.inc.convblock[1].training
     runner = Runner(net.eval(), traits_of(net))
     windows = [window_indices(i, 5, runner.traits.num_frame) for i in range(5)]
     alone = runner.restore(lq[None])[0]
     together = runner.restore(torch.stack([lq, torch.rand_like(lq)]), windows=windows)[0]
     torch.testing.assert_close(alone, together, atol=1e-5, rtol=1e-5)  # whatever else is in the batch
-    again = Evaluator({"name": "x"}, option, 2).run(net, [sample], torch.device("cpu"), progress=False)
+    again = scores.run(net, [sample], torch.device("cpu"), progress=False)
     assert again.mean == found.mean
 
 
