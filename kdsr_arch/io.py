@@ -17,6 +17,7 @@ import os
 import pickle
 import struct
 import zipfile
+import zlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
@@ -172,7 +173,7 @@ def locate(path: str | Path) -> Path:
 
 
 def load_tensors(path: Path, what: str = "checkpoint") -> Any:
-    """Read a file of torch.save, or one ending in .safetensors, as data, onto the CPU.
+    """Read a file of torch.save, or one ending in .safetensors or .npz, as data, onto the CPU.
 
     Args:
         path: the file.
@@ -192,6 +193,8 @@ def load_tensors(path: Path, what: str = "checkpoint") -> Any:
         raise UserError(f"{path}: cannot be read ({error.strerror or error})") from None
     if path.suffix.lower() == SAFETENSORS:
         return read_groups(path)
+    if path.suffix.lower() == ".npz":
+        return _read_arrays(path)
     try:
         if _is_sound(path):
             return torch.load(path, map_location="cpu", weights_only=True)
@@ -201,6 +204,17 @@ def load_tensors(path: Path, what: str = "checkpoint") -> Any:
     except _STUMBLES:
         pass
     raise UserError(f"{path}: truncated, damaged or no {what}; copy or download it again")
+
+
+def _read_arrays(path: Path) -> dict[str, Tensor]:
+    import numpy as np
+    import torch
+
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            return {name: torch.from_numpy(np.array(arrays[name])) for name in arrays.files}
+    except (*_STUMBLES, zlib.error) as error:
+        raise UserError(f"{path}: damaged or no npz file of arrays ({error})") from None
 
 
 def require_safetensors(key: str) -> None:

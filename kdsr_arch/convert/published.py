@@ -10,7 +10,6 @@ from typing import Any
 from torch import Tensor
 
 from kdsr_arch.convert import names
-from kdsr_arch.convert import video_nets as video
 from kdsr_arch.convert.names import State, rename
 
 Options = dict[str, Any]
@@ -45,8 +44,8 @@ class Source:
 
 def _count(state: State, pattern: str) -> int:
     """One more than the largest number that the pattern's group finds among the names."""
-    found = [int(m[1]) for m in (re.match(pattern, name) for name in state) if m]
-    return max(found, default=-1) + 1
+    numbers = [int(m[1]) for m in (re.match(pattern, name) for name in state) if m]
+    return max(numbers, default=-1) + 1
 
 
 def _shuffled_scale(state: State, prefix: str) -> int:
@@ -220,13 +219,13 @@ SOURCES = {
         Source("edvr", "EDVR, xinntao/EDVR", "EDVR", (r"pcd_align\.L3_dcnpack", "recon_trunk", "HRconv"),
                _table(names.EDVR_OFFICIAL), edvr_options),
         Source("vespcn-loseal", "VESPCN, LoSealL/VideoSuperResolution", "VESPCN", (r"mc\.flownet", r"sr\.entry"),
-               video.vespcn_from_loseal, vespcn_options),
+               names.vespcn_from_loseal, vespcn_options),
         Source("vespcn-hwio", "VESPCN without motion, HighVoltageRocknRoll/sr", "VESPCN", (r"vespcn\.conv5\.kernel",),
-               _arrays(video.vespcn_from_hwio), vespcn_options),
+               _arrays(names.vespcn_from_hwio), vespcn_options),
         Source("vsrnet", "VSRNet, usstdqq/vsrnet_pytorch", "VSRNet", (r"conv1_f0\.", r"conv3\."),
-               video.vsrnet_from_usstdqq, vsrnet_options, ANY_SCALE),
+               names.vsrnet_from_usstdqq, vsrnet_options, ANY_SCALE),
         Source("vsrnet-hwio", "VSRNet of 3 frames, HighVoltageRocknRoll/sr", "VSRNet", (r"vsrnet\.conv3\.kernel",),
-               _arrays(video.vsrnet_from_hwio), vsrnet_options, ANY_SCALE),
+               _arrays(names.vsrnet_from_hwio), vsrnet_options, ANY_SCALE),
     )
 }  # fmt: skip
 

@@ -22,7 +22,14 @@ from kdsr_arch.registry import build
 from kdsr_arch.shipped import weights_folder
 
 METADATA_KEY = "kdsr"
-_PARAM_KEYS = ("params_ema", "params", "state_dict", "model")
+_WRAPPERS = (
+    "params_ema",
+    "params",
+    "state_dict",
+    "model",
+    "net",
+    "generator",
+)  # that training code puts around weights
 _DOWNLOADS = Path("experiments") / "pretrained_models"
 
 
@@ -30,10 +37,11 @@ _DOWNLOADS = Path("experiments") / "pretrained_models"
 
 
 def read_weights(path: str | Path, param_key: str | None = None) -> dict[str, Tensor]:
-    """Read the weights in a checkpoint file (.pth or .safetensors) of BasicSR's form, by parameter name.
+    """Read the weights in a checkpoint by parameter name, without the wrappers and prefixes that training code adds.
 
     Args:
-        path: the file; 'package:NAME/...' is one inside an installed package.
+        path: .pth in BasicSR's or another's form, .safetensors, or .npz of arrays; 'package:NAME/...' is a file inside
+            an installed package.
         param_key: 'params', 'params_ema' (where only the other of the two is there it is taken), another key, or the
             name of a part of the network ('decoder': entries 'decoder.*', without that prefix);
             None: whatever weights there are, the averaged ones first.
@@ -42,37 +50,36 @@ def read_weights(path: str | Path, param_key: str | None = None) -> dict[str, Te
         UserError: missing, truncated, not a checkpoint, or without such weights.
     """
     place = locate(path)
-    weights = _pick(load_tensors(place), place, param_key)
-    return {k.removeprefix("module."): v for k, v in weights.items()}
-
-
-def _pick(content: Any, path: Path, param_key: str | None) -> Mapping[str, Tensor]:
-    """The weights in a checkpoint; where `param_key` leaves it open the averaged ones are preferred."""
-    whole = content if isinstance(content, Mapping) else {}
-    parts: list[Any] = [*(whole.get(k) for k in _PARAM_KEYS), whole]
-    candidates = [part for part in parts if _is_weights(part)]
-    if param_key is not None and whole:
-        if _is_weights(whole.get(param_key)):
-            return whole[param_key]
-        part = _part(candidates[0], param_key) if candidates else {}
-        if part:
-            return part
+    content = load_tensors(place)
+    keys = ", ".join(map(str, list(content)[:5])) if isinstance(content, Mapping) else type(content).__name__
+    weights = _unwrapped(content)
+    if param_key is not None and isinstance(content, Mapping):
+        chosen = _unwrapped(content.get(param_key)) or _part(weights, param_key)
+        if chosen:
+            return chosen
         if param_key not in ("params", "params_ema"):  # these two stand in for each other, and for a bare file
-            keys = ", ".join(map(str, list(whole)[:5]))
-            raise UserError(f"{path}: no weights under '{param_key}'; its keys: {keys}")
-    if not candidates:
-        raise UserError(f"{path}: holds no network weights")
-    return candidates[0]
+            raise UserError(f"{place}: no weights under '{param_key}'; its keys: {keys}")
+    if not weights:
+        raise UserError(f"{place}: holds no network weights (it holds {keys})")
+    return weights
 
 
-def _is_weights(value: Any) -> bool:
-    return isinstance(value, Mapping) and bool(value) and all(isinstance(v, Tensor) for v in value.values())
+def _unwrapped(content: Any) -> dict[str, Tensor]:
+    """The tensors by name inside any wrappers."""
+    while isinstance(content, Mapping):
+        inner = next((content[k] for k in _WRAPPERS if isinstance(content.get(k), Mapping)), None)
+        if inner is None:
+            weights = {str(name): value for name, value in content.items() if isinstance(value, Tensor)}
+            while weights and all(name.startswith("module.") for name in weights):  # DataParallel
+                weights = {name.removeprefix("module."): value for name, value in weights.items()}
+            return weights
+        content = inner
+    return {}
 
 
 def _part(weights: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:
     """The weights of the part of a network called `name`: a student starts as the decoder of its teacher."""
-    bare = {k.removeprefix("module."): v for k, v in weights.items()}
-    return {k.removeprefix(f"{name}."): v for k, v in bare.items() if k.startswith(f"{name}.")}
+    return {k.removeprefix(f"{name}."): v for k, v in weights.items() if k.startswith(f"{name}.")}
 
 
 def misfits(net: nn.Module, weights: Mapping[str, Tensor]) -> list[str]:

@@ -18,12 +18,13 @@ from kdsr_arch.archs.rcan_arch import EDSRTapped, RCANTapped, fakd_groups
 from kdsr_arch.archs.san_arch import SAN
 from kdsr_arch.archs.srkd_arch import SNSR, TNSR
 from kdsr_arch.archs.vdsr_arch import VDSR
-from kdsr_arch.convert.image_nets import build, convert_state
+from kdsr_arch.convert.conversion import convert_state
 from kdsr_arch.convert.published import SOURCES
 from kdsr_arch.distill.taps import record
 from kdsr_arch.errors import UserError
 from kdsr_arch.infer.traits import traits_of
 from kdsr_arch.losses.vid_loss import PISRLoss
+from kdsr_arch.registry import build
 from tests.helpers.messages import refuses
 
 
@@ -42,7 +43,7 @@ def golden_state(z):
 def golden_net(z, source, **options):
     """Our network with a vector file's weights, through the converter."""
     done = convert_state(SOURCES[source], golden_state(z))
-    net = build({**done.network, **options})
+    net = build("network", {**done.network, **options}, "network")
     net.load_state_dict(done.params)
     return net.eval()
 
@@ -138,7 +139,7 @@ def test_golden_pisr(vectors, scale):
     nets = {}
     for side, source in (("teacher", "pisr-teacher"), ("student", "pisr")):
         done = convert_state(SOURCES[source], sides[side])
-        nets[side] = build(done.network, scale)
+        nets[side] = build("network", done.network, "network", offer={"scale": scale})
         nets[side].load_state_dict(done.params)
     hr, lr = torch.from_numpy(z["in/HR"]), torch.from_numpy(z["in/LR"])
     tapped = {"teacher": ("encoder", "mapping", "expanding"), "student": ("mapping", "expanding")}

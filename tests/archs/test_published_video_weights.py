@@ -7,7 +7,7 @@ import torch
 
 from kdsr_arch.archs.vespcn_arch import VESPCN
 from kdsr_arch.archs.vsrnet_arch import VSRNet
-from kdsr_arch.convert.video_nets import vespcn_from_hwio, vsrnet_from_hwio
+from kdsr_arch.convert.names import vespcn_from_hwio, vsrnet_from_hwio
 from kdsr_arch.infer.runner import Runner
 from kdsr_arch.ops.bicubic import imresize_uint8, upsample_bicubic
 from kdsr_arch.ops.color import rgb_to_y

@@ -6,7 +6,7 @@ from torch import nn
 
 from kdsr_arch.archs import vespcn_arch
 from kdsr_arch.archs.vespcn_arch import VESPCN, MotionCompensation
-from kdsr_arch.convert.video_nets import vespcn_from_loseal
+from kdsr_arch.convert.names import vespcn_from_loseal
 from kdsr_arch.infer.runner import Runner
 from kdsr_arch.ops.warp import backward_warp
 from tests.helpers.messages import refuses

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from kdsr_arch.archs.vsrnet_arch import FlowCompensation, VSRNet
-from kdsr_arch.convert.video_nets import vsrnet_from_usstdqq
+from kdsr_arch.convert.names import vsrnet_from_usstdqq
 from tests.helpers.messages import refuses
 
 

@@ -11,11 +11,12 @@ import torch
 from kdsr_arch.archs.fsrcnn_arch import FSRCNN
 from kdsr_arch.archs.vdsr_arch import VDSR
 from kdsr_arch.commands import convert as command
-from kdsr_arch.convert.image_nets import build, convert_file, convert_state
+from kdsr_arch.convert.conversion import convert_file, convert_state
 from kdsr_arch.convert.published import SOURCES, looks_like
 from kdsr_arch.infer.runner import Runner
 from kdsr_arch.infer.traits import traits_of
 from kdsr_arch.metrics.psnr_metric import psnr
+from kdsr_arch.registry import build
 from tests.helpers.data import data_folder
 from tests.helpers.messages import refuses
 
@@ -60,7 +61,7 @@ def set5_psnr(net, scale, root):
 def test_psnr_on_set5(case, shared_data):
     path, source, scale, value, tolerance = case
     done = convert_file(source, path)
-    net = build(done.network, scale)
+    net = build("network", done.network, "network", offer={"scale": scale})
     net.load_state_dict(done.params)
     with torch.inference_mode():
         assert set5_psnr(net, scale, shared_data / "sisr_test" / "Set5") == pytest.approx(value, abs=tolerance)
@@ -76,7 +77,7 @@ OFFICIAL = [
                                          ("vsrnet-hwio", "VSRNet_x2/vsrnet_x2_hwio.npz")])  # fmt: skip
 def test_video_weights_fit(shared_data, source, file):
     done = convert_file(source, shared_data / "weights" / file)
-    build(done.network).load_state_dict(done.params)
+    build("network", done.network, "network").load_state_dict(done.params)
 
 
 def test_vespcn_with_motion_fits(vectors):
@@ -94,7 +95,7 @@ def test_outputs_of_the_official_code(vectors, shared_data, name, source, file):
     done = convert_file(source, shared_data / "weights" / file)
     for key in [k[4:] for k in z.files if k.startswith("out/")]:
         scale = int(key[-1]) if key.startswith("sr_x") else 4
-        net = build(done.network, scale)
+        net = build("network", done.network, "network", offer={"scale": scale})
         net.load_state_dict(done.params)
         x = torch.from_numpy(z["in/x"])
         with torch.inference_mode():
@@ -127,8 +128,9 @@ tsa_fusion.sAtt_add_2 recon_trunk.0.conv1 recon_trunk.0.conv2 upconv1 upconv2 HR
 
 def test_edvr_in_the_authors_names():
     """Each name by hand, in the order of BasicSR's modules but for the two temporal embeddings, which are swapped."""
-    net = build({"type": "EDVR", "num_feat": 8, "num_frame": 3, "deformable_groups": 2, "num_extract_block": 1,
-                 "num_reconstruct_block": 1})  # fmt: skip
+    blocks = {"num_extract_block": 1, "num_reconstruct_block": 1}
+    edvr = {"type": "EDVR", "num_feat": 8, "num_frame": 3, "deformable_groups": 2, **blocks}
+    net = build("network", edvr, "network")
     source = SOURCES["edvr"]
     renamed = source.convert({f"{n}.{kind}": torch.zeros(1) for n in EDVR_NAMES for kind in ("weight", "bias")})
     ours = net.state_dict()
@@ -170,9 +172,9 @@ def test_command(tmp_path, capsys):
     ("vdrs", vdsr_file, ["'vdrs'", "'vdsr'"]),
     ("carn-m", vdsr_file, ["vdsr.pth", "CARN-M", "b1.b1.body.4", "'vdsr'"]),
     ("vdsr", lambda d: vdsr_file(d, **{"output.weight": None}), ["vdsr.pth", "VDSR", "output"]),
-    ("vdsr", lambda d: vdsr_file(d, extra=torch.zeros(1)), ["vdsr.pth", "'extra'"]),
+    ("vdsr", lambda d: vdsr_file(d, extra=torch.zeros(1)), ["vdsr.pth", "extra"]),
     ("vdsr", lambda d: vdsr_file(d, **{"residual_layer.0.conv.weight": torch.zeros(4, 3, 3, 3)}),
-     ["'residual_layer.0.conv.weight'", "(4, 3, 3, 3)", "(4, 4, 3, 3)"]),
+     ["residual_layer.0.conv.weight", "(4, 3, 3, 3)", "(4, 4, 3, 3)"]),
     ("vdsr", lambda d: d / "nothing.pth", ["nothing.pth"]),
     ("imdn", lambda d: (d / "a.pth", (d / "a.pth").write_bytes(b"no weights"))[0], ["a.pth", "damaged"]),
     ("idn-caffe", lambda d: (d / "a.npz", (d / "a.npz").write_bytes(b"no arrays"))[0], ["a.npz", "damaged"]),
