@@ -214,6 +214,7 @@ def test_what_is_trained_before_the_rows_stands_in_every_table(bench: Path, tmp_
     assert text.count("| teacher (50 iterations) | 1 | 33.000 | - |") == 2
 
 
+@pytest.mark.slow
 def test_rows_read_what_the_teacher_made_of_the_images_once_before_them(bench: Path, tmp_path: Path):
     given = yaml.safe_load(bench.read_text()) | {"budgets": [2], "seeds": [1]}
     given["teacher_cache"] = {"taps": ["conv_first"], "crops": 2}

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -14,7 +12,9 @@ import numpy as np
 import pytest
 import yaml
 
+from kdsr_arch import cli
 from kdsr_arch.parallel.subcommands import Subcommands
+from tests.helpers.processes import Process
 
 NET = {"type": "MSRResNet", "num_feat": 8, "num_block": 1, "upscale": 4}
 
@@ -48,21 +48,16 @@ def write_bench(folder: Path) -> Path:
 
 
 def trainings(folder: Path) -> list[int]:
-    """Processes that work on an option file of this folder's benches."""
-    found = []
+    """Return the processes that work on an option file of this folder's benches."""
+    processes = []
     for process in Path("/proc").glob("[0-9]*"):
         try:
             words = (process / "cmdline").read_bytes().split(b"\0")
         except OSError:
             continue
         if b"train" in words and any(word.startswith(bytes(folder / "experiments")) for word in words):
-            found.append(int(process.name))
-    return found
-
-
-def heed_interrupts() -> None:
-    """A shell's background job is started to ignore them, and its children inherit that."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
+            processes.append(int(process.name))
+    return processes
 
 
 def wait_until(true, seconds: float = 120) -> None:
@@ -72,28 +67,29 @@ def wait_until(true, seconds: float = 120) -> None:
         time.sleep(0.1)
 
 
-@pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(
+    ("signum", "code"), [(signal.SIGINT, 130), pytest.param(signal.SIGTERM, 143, marks=pytest.mark.slow)]
+)
 def test_a_signal_to_the_bench_saves_the_trainings_and_starts_no_other(tmp_path: Path, signum: int, code: int) -> None:
-    command = [sys.executable, "-m", "kdsr_arch.cli", "bench", str(write_bench(tmp_path))]
-    bench = subprocess.Popen(
-        [*command, "-o", str(tmp_path / "table")],
-        cwd=tmp_path,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        preexec_fn=heed_interrupts,
-    )
+    file = write_bench(tmp_path)
+
+    def work() -> int:
+        signal.signal(
+            signal.SIGINT, signal.default_int_handler
+        )  # a shell's background job ignores it, and so do its children
+        os.chdir(tmp_path)
+        return cli.main(["bench", str(file), "-o", str(tmp_path / "table")])
+
+    bench = Process(work, tmp_path / "output", OMP_NUM_THREADS="1")
     experiments = [tmp_path / "experiments" / "bench" / "b" / f"alone_s{seed}_1000000" for seed in range(3)]
     try:
         wait_until(lambda: all((folder / "history.jsonl").exists() for folder in experiments[:2]) or bench.poll())
         bench.send_signal(signum)
-        said = bench.communicate(timeout=120)[0]
+        ended, said = bench.finish()
     finally:
-        bench.kill()
         for process in trainings(tmp_path):
             os.kill(process, signal.SIGKILL)
-    assert bench.returncode == code, said
+    assert ended == code, said
     assert "the same command resumes" in said and "FAILED" not in said
     assert not trainings(tmp_path) and not experiments[2].exists()
     assert all(list((folder / "training_states").glob("*.state")) for folder in experiments[:2])

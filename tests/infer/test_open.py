@@ -26,9 +26,13 @@ TINY = {
 }
 
 
-def write_weights(path):
+CONVOLUTIONS = {"type": "VSRNet", "scale": 2, "num_frame": 3, "num_feat": 4, "num_mid_feat": 4, "flow": "none",
+                "fusion": "early", "color": "rgb"}  # fmt: skip
+
+
+def write_weights(path, network=TINY):
     path.parent.mkdir(parents=True, exist_ok=True)
-    net = build("network", TINY, "network_g")
+    net = build("network", network, "network_g")
     torch.save({"params": net.state_dict()}, path)
     return net.eval()
 
@@ -133,8 +137,8 @@ def test_onnx_files(tmp_path):
     from kdsr_arch.export.form import prepare
     from kdsr_arch.export.formats import to_onnx
 
-    write_weights(tmp_path / "student.pth")
-    (tmp_path / "student.yml").write_text(yaml.safe_dump({"network": TINY}))
+    write_weights(tmp_path / "student.pth", CONVOLUTIONS)
+    (tmp_path / "student.yml").write_text(yaml.safe_dump({"network": CONVOLUTIONS}))
     to_onnx(prepare(open_network(tmp_path / "student.pth")), tmp_path / "exported.onnx")
     model, onnx = open_network(str(tmp_path / "student.pth")), open_network(str(tmp_path / "exported.onnx"))
     assert (onnx.traits.mode, onnx.traits.num_frame, onnx.traits.scale) == ("window", 3, 2)

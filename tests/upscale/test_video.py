@@ -1,7 +1,5 @@
 """Videos: what is kept, what is refused, what an interruption leaves."""
 
-import subprocess
-import sys
 from fractions import Fraction
 
 import av
@@ -12,13 +10,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tqdm import tqdm
 
+from kdsr_arch.cli import main
 from kdsr_arch.errors import UserError
 from kdsr_arch.infer.pixels import to_float, to_pixels
 from kdsr_arch.upscale import video as video_module
 from kdsr_arch.upscale.video import VideoOptions, upscale_video
 from kdsr_arch.upscale.video_input import Decoder, probe
 from kdsr_arch.upscale.video_output import decode_times
-from tests.helpers.messages import refuses
+from tests.helpers.messages import missing, refuses
 
 LOSSLESS = VideoOptions(codec="ffv1")
 
@@ -181,23 +180,12 @@ def test_a_container_that_cannot_hold_the_codec(restorer, make_video, tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["a.mkv"]
 
 
-def test_the_command(make_video, tmp_path):
+def test_the_command(make_video, tmp_path, monkeypatch, capsys):
     make_video(tmp_path / "a.mp4", n=3)
-    words = [
-        sys.executable,
-        "-m",
-        "kdsr_arch.cli",
-        "upscale",
-        "a.mp4",
-        "-o",
-        "b.mp4",
-        "--network",
-        "type: Bicubic, scale: 2",
-    ]
-    done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert done.returncode == 0 and "3 frames" in done.stdout, done.stderr
-    again = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert again.returncode == 2 and "exists; say --overwrite" in again.stderr and "Traceback" not in again.stderr
+    monkeypatch.chdir(tmp_path)
+    words = ["upscale", "a.mp4", "-o", "b.mp4", "--network", "type: Bicubic, scale: 2"]
+    assert main(words) == 0 and "3 frames" in capsys.readouterr().out
+    assert main(words) == 2 and not missing(capsys.readouterr().err, "b.mp4", "--overwrite")
 
 
 def with_subtitles(path, target):
