@@ -35,12 +35,12 @@ class OptionErrors(UserError):
 
 
 def nearest(name: str, known: Iterable[str], count: int = 3) -> str:
-    """A hint for a misspelt name: ``" (did you mean 'a' or 'b'?)"``, or an empty string when nothing is near."""
+    """Return a hint for a misspelt name: ``" (did you mean 'a' or 'b'?)"``, or an empty string when nothing is near."""
     candidates = {str(k).lower(): str(k) for k in known}
-    found = difflib.get_close_matches(str(name).lower(), candidates, n=count, cutoff=0.6)
-    if not found:
+    near = difflib.get_close_matches(str(name).lower(), candidates, n=count, cutoff=0.6)
+    if not near:
         return ""
-    return " (did you mean " + " or ".join(f"'{candidates[k]}'" for k in found) + "?)"
+    return " (did you mean " + " or ".join(f"'{candidates[k]}'" for k in near) + "?)"
 
 
 _said: set[str] = set()

@@ -42,7 +42,7 @@ _STUMBLES = (
 
 
 def why_not_written(error: OSError) -> str:
-    """A few words on a failed write, and what to do about it."""
+    """Say why a write failed, and what to do about it."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return "no space left on the disk; free some, or lower logger.keep_last"
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
@@ -118,8 +118,10 @@ def save_tensors(obj: Any, path: Path) -> None:
 
 
 def _is_sound(path: Path) -> bool:
-    """False for a zip file with a damaged member (torch.load itself does not compare checksums), or with packed or
-    overlapping ones: torch.save writes neither, and what they unpack to may have any size."""
+    """Return False for a zip file with a damaged member, or with packed or overlapping ones.
+
+    torch.load does not compare checksums; torch.save packs nothing, and packed members may unpack to any size.
+    """
     if not zipfile.is_zipfile(path):
         return True
     with zipfile.ZipFile(path) as archive:
@@ -129,7 +131,7 @@ def _is_sound(path: Path) -> bool:
 
 
 def read_json(path: Path, kind: type, mend: str) -> Any:
-    """The content of a JSON file.
+    """Read a JSON file.
 
     Args:
         path: the file.
@@ -259,7 +261,7 @@ def write_groups(
 
 
 def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Tensors and metadata of a safetensors file, as they stand in it.
+    """Read the tensors and metadata of a safetensors file, as they stand in it.
 
     Raises:
         UserError: missing, truncated, damaged, or no such file.
@@ -280,8 +282,7 @@ def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 
 
 def read_groups(path: Path) -> dict[str, Any]:
-    """The content in the form of BasicSR's .pth: {'params': weights, ...}, or a plain state dict where there are no
-    groups.
+    """Read a safetensors file in the form of BasicSR's .pth: {'params': weights, ...}; without groups, a state dict.
 
     Raises:
         UserError: see `read_safetensors`; or metadata that do not fit the tensors.
@@ -321,7 +322,7 @@ def _digest(tensors: Mapping[str, Tensor]) -> str:
 
 
 def limit_opencv() -> None:
-    """Let OpenCV refuse larger images as well; to be called before it is first imported. A user's own limit stays."""
+    """Let OpenCV refuse larger images too. Call it before OpenCV is first imported; a user's own limit stays."""
     os.environ.setdefault("OPENCV_IO_MAX_IMAGE_PIXELS", str(MAX_PIXELS))
 
 
@@ -337,5 +338,5 @@ def limit_decoder(stream: Any, path: str | Path) -> None:
 
 
 def too_large(height: int, width: int) -> bool:
-    """Whether an image of this size is beyond what is read."""
+    """Return whether an image of this size is too large to be read."""
     return height * width > MAX_PIXELS

@@ -63,7 +63,7 @@ class _Held(logging.Handler):
 
 
 def get_logger() -> logging.Logger:
-    """The logger of this project."""
+    """Return the logger of this project."""
     return logging.getLogger("kdsr")
 
 
@@ -101,7 +101,7 @@ class TextLog:
         return [get_logger(), logging.getLogger("kdsr_arch"), logging.getLogger("basicsr")]
 
     def open(self, path: Path) -> None:
-        """Write to `path` from now on, what was said so far first."""
+        """Write to `path` from now on, beginning with the messages so far."""
         handler = _File(path)
         for record in self._held.records:
             handler.emit(record)

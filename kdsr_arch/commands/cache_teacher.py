@@ -12,7 +12,7 @@ from kdsr_arch.commands.common import add_option_file, load
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """What to store, and how."""
+    """Add the arguments that say what to store, and how."""
     add_option_file(parser)
     parser.add_argument("-o", "--output", type=Path, required=True, metavar="STORE.lmdb", help="the store to make")
     parser.add_argument("--taps", nargs="*", help="taps to store beside the output (default: those the terms name)")
@@ -30,7 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Fill the store, then measure."""
+    """Fill the store, then measure the gain."""
     from kdsr_arch.errors import UserError
     from kdsr_arch.precompute.fill import fill_store, plan_of
     from kdsr_arch.precompute.gain import measure_gain, record_gain

@@ -11,7 +11,7 @@ _KINDS = ("auto", "images", "clips", "videos", "reds", "vimeo")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The actions, each with its own arguments."""
+    """Add the actions, each with its own arguments."""
     actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
     create = actions.add_parser("create", help="a store from images, clips, videos, REDS or Vimeo-90K")
     create.add_argument("source", type=Path, help="a folder, or a video file")
@@ -49,7 +49,7 @@ def _add_kind_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def add_making(parser: argparse.ArgumentParser, low: bool = True) -> None:
-    """How a store is made; also the arguments of the scripts in datasets_prep."""
+    """Add the arguments that say how a store is made."""
     from kdsr_arch.data.store.codec import CODEC_NAMES
 
     parser.add_argument(
@@ -69,7 +69,7 @@ def add_making(parser: argparse.ArgumentParser, low: bool = True) -> None:
 
 
 def degradation(args: argparse.Namespace) -> dict[str, Any] | None:
-    """``{scale, kind, border}`` as the arguments say, or None."""
+    """Return ``{scale, kind, border}`` as the arguments say, or None."""
     from kdsr_arch.errors import UserError
 
     if getattr(args, "lr", None) is None:
@@ -85,7 +85,7 @@ def degradation(args: argparse.Namespace) -> dict[str, Any] | None:
 
 
 def making_of(args: argparse.Namespace) -> tuple[Any, dict[str, Any] | None]:
-    """(How to make the store, the LR to write instead of the frames)."""
+    """Return (how to make the store, the LR to write instead of the frames)."""
     from kdsr_arch.data.prepare.frame_writer import Making
     from kdsr_arch.data.store.codec import codec_named
     from kdsr_arch.errors import UserError
@@ -99,7 +99,7 @@ def making_of(args: argparse.Namespace) -> tuple[Any, dict[str, Any] | None]:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Do what is asked; 1 when `verify` finds a fault."""
+    """Do the action; return 1 when `verify` finds a fault."""
     from kdsr_arch.data.store.lmdb_store import close_all
 
     actions = {
@@ -112,7 +112,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def kind_of(source: Path) -> str:
-    """What a folder holds, by the names in it."""
+    """Tell what a folder holds, by the names in it."""
     from kdsr_arch.data.prepare.decode_video import VIDEO_SUFFIXES
     from kdsr_arch.data.sources import IMAGE_SUFFIXES
     from kdsr_arch.errors import UserError
@@ -157,7 +157,7 @@ def _create(args: argparse.Namespace) -> int:
 
 
 def tell_store(store: Path) -> None:
-    """What a store holds, and what was left out of it."""
+    """Print what a store holds, and what was left out of it."""
     from kdsr_arch.data.prepare.frame_writer import SKIPPED_FILE
     from kdsr_arch.data.prepare.store_tools import describe
 

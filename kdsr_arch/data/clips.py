@@ -107,7 +107,7 @@ def _chosen(
 
 
 def _refuse_strays(pairs: FramePairs, gt_names: Collection[str], lq_names: Collection[str]) -> None:
-    """An HR clip or frame without its LR counterpart is a mistake, not something to leave out in silence."""
+    """Raise UserError for an HR clip or frame without its LR: a mistake, not something to leave out in silence."""
     strays = [name for name in gt_names if name not in lq_names]
     if strays:
         assert pairs.gt is not None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from kdsr_arch.data.augment import Crop, check_crop
-from kdsr_arch.data.sources import FrameSource
+from kdsr_arch.data.sources import FrameSource, WrappedSource
 from kdsr_arch.errors import UserError
 from kdsr_arch.ops.bicubic import imresize_uint8
 from kdsr_arch.ops.degrade import bd_downsample
@@ -16,11 +16,11 @@ CONTEXT = 4
 
 
 def mod_crop(size: tuple[int, int], scale: int) -> tuple[int, int]:
-    """The largest (H, W) within ``size`` that are multiples of ``scale``."""
+    """Return the largest (H, W) within ``size`` that are multiples of ``scale``."""
     return size[0] - size[0] % scale, size[1] - size[1] % scale
 
 
-class DegradedSource(FrameSource):
+class DegradedSource(WrappedSource):
     """LR frames of a source of HR frames, whose right and bottom are cut to multiples of the scale.
 
     The LR of a crop is, bit for bit, that crop of the LR of the whole frame: crops are made with enough context.
@@ -38,27 +38,18 @@ class DegradedSource(FrameSource):
             raise UserError(f"degradation '{kind}' is unknown; use 'BI', 'BD', or 'none' with a dataroot_lq")
         if border not in ("symmetric", "replicate"):
             raise UserError(f"border '{border}' is unknown; use 'symmetric' or 'replicate'")
-        self.source, self.scale, self.kind, self.border = source, scale, kind, border
-        self.name = source.name
-
-    def keys(self) -> list[str]:
-        return self.source.keys()
+        super().__init__(source)
+        self.scale, self.kind, self.border = scale, kind, border
 
     def size(self, key: str) -> tuple[int, int]:
         height, width = self.source.size(key)
         return height // self.scale, width // self.scale
 
-    def where(self, key: str) -> str:
-        return self.source.where(key)
-
-    def stamp(self, key: str) -> str:
-        return self.source.stamp(key)
-
     def detached(self, key: str) -> DegradedSource:
         return DegradedSource(self.source.detached(key), self.scale, self.kind, self.border)
 
     def degrade(self, frame: np.ndarray) -> np.ndarray:
-        """The LR of a whole uint8 (H, W, 3) frame whose sides are multiples of the scale."""
+        """Make the LR of a whole uint8 (H, W, 3) frame whose sides are multiples of the scale."""
         if self.kind == "BD":
             return bd_downsample(frame, self.scale)
         return imresize_uint8(frame, 1 / self.scale, border=self.border)
@@ -67,7 +58,7 @@ class DegradedSource(FrameSource):
         return self.get_pair(key, crop)[0]
 
     def get_pair(self, key: str, crop: Crop | None = None) -> tuple[np.ndarray, np.ndarray]:
-        """(LR, HR) under an LR crop, from one read of the HR frame."""
+        """Return (LR, HR) under an LR crop, from one read of the HR frame."""
         height, width = self.size(key)
         crop = crop or Crop(0, 0, height, width)
         check_crop(crop, (height, width), self.where(key))

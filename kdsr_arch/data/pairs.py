@@ -18,13 +18,12 @@ from kdsr_arch.data.augment import (
     Crop,
     Flip,
     allowed_flips,
-    check_crop,
     random_crop,
     random_flip,
     to_tensor,
 )
 from kdsr_arch.data.degradation import DegradedSource, mod_crop
-from kdsr_arch.data.sources import FrameSource, LmdbSource, open_source, side_name
+from kdsr_arch.data.sources import FrameSource, LmdbSource, WrappedSource, cut, open_source, side_name
 from kdsr_arch.data.store.teacher_store import TeacherStore
 from kdsr_arch.errors import UserError, notice
 
@@ -34,7 +33,7 @@ def frame_bytes(size: tuple[int, int]) -> int:
     return size[0] * size[1] * 3
 
 
-class CachedSource(FrameSource):
+class CachedSource(WrappedSource):
     """Keeps decoded frames of another source, up to a number of bytes; what does not fit is read each time.
 
     The memory is one anonymous map, filled as frames are first asked for. Worker processes forked later share it, so
@@ -48,8 +47,7 @@ class CachedSource(FrameSource):
     """
 
     def __init__(self, source: FrameSource, keys: Iterable[str], limit: int) -> None:
-        self.source = source
-        self.name = source.name
+        super().__init__(source)
         self._places: dict[str, tuple[int, int]] = {}  # key -> (number, offset)
         total = 0
         for key in dict.fromkeys(keys):  # a clip may be listed twice, to be drawn twice as often
@@ -73,17 +71,8 @@ class CachedSource(FrameSource):
         self.__dict__.update(state)
         self._allocate()
 
-    def keys(self) -> list[str]:
-        return self.source.keys()
-
     def size(self, key: str) -> tuple[int, int]:
         return self.source.size(key)
-
-    def where(self, key: str) -> str:
-        return self.source.where(key)
-
-    def stamp(self, key: str) -> str:
-        return self.source.stamp(key)
 
     def holds(self, key: str) -> bool:
         """Return whether a frame is in memory, or will be once it was asked for."""
@@ -100,10 +89,7 @@ class CachedSource(FrameSource):
             place[...] = self.source.get(key)
             self._filled[number] = 1  # only now: another process must never see half a frame
         place.flags.writeable = False
-        if crop is None:
-            return place
-        check_crop(crop, (height, width), self.where(key))
-        return crop.of(place)
+        return cut(place, crop, self.where(key))
 
 
 DEFAULT_CACHE_GB = {"auto": 2.0, "true": 8.0}
@@ -269,7 +255,7 @@ class FramePairs:
 
 
 def _read_unique(source: FrameSource, keys: Sequence[str], crop: Crop | None) -> list[np.ndarray]:
-    """Frames for keys that may repeat, as they do at a clip's ends."""
+    """Read frames for keys that may repeat, as they do at a clip's ends."""
     unique = list(dict.fromkeys(keys))
     frames = dict(zip(unique, source.get_many(unique, crop), strict=True))
     return [frames[key] for key in keys]

@@ -24,14 +24,13 @@ _LONGEST = 400  # characters of a key: LMDB takes 511 bytes
 
 
 def natural(text: str) -> list[tuple[int, int, str]]:
-    """Sort key under which ``im2`` comes before ``im10``."""
+    """Return a sort key under which ``im2`` comes before ``im10``."""
     parts = re.findall(r"\d+|\D+", text)
     return [(0, int(p), p) if p.isdecimal() and p.isascii() else (1, 0, p) for p in parts]
 
 
 def safe_key(key: str, origin: str) -> str:
-    """``key`` unchanged; raises UserError when it could reach outside the data root it is relative to, or is
-    too long.
+    """Return ``key`` unchanged; raise UserError when it could reach outside its data root, or is too long.
 
     Args:
         key: relative, with forward slashes.
@@ -47,7 +46,7 @@ def safe_key(key: str, origin: str) -> str:
 
 
 def read_lines(path: Path) -> list[str]:
-    """The lines of a list file; raises UserError when it cannot be read."""
+    """Return the lines of a list file; raise UserError when it cannot be read."""
     try:
         return path.read_text(encoding="utf-8").splitlines()
     except OSError as error:
@@ -57,12 +56,12 @@ def read_lines(path: Path) -> list[str]:
 
 
 def clip_of(key: str) -> str:
-    """The clip a frame belongs to: ``00001/0001/im4`` -> ``00001/0001``; an empty string without a folder."""
+    """Return the clip a frame belongs to: ``00001/0001/im4`` -> ``00001/0001``; an empty string without a folder."""
     return key.rpartition("/")[0]
 
 
 def group_clips(keys: Iterable[str]) -> dict[str, list[str]]:
-    """Frame keys by clip, clips and frames in natural order."""
+    """Group frame keys by clip, clips and frames in natural order."""
     clips: dict[str, list[str]] = {}
     for key in sorted(keys, key=natural):
         clips.setdefault(clip_of(key), []).append(key)
@@ -85,45 +84,45 @@ class FrameSource(abc.ABC):
 
     @abc.abstractmethod
     def keys(self) -> list[str]:
-        """All keys in natural order."""
+        """Return all keys in natural order."""
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.keys())
 
     @abc.abstractmethod
     def size(self, key: str) -> tuple[int, int]:
-        """(H, W) of a frame, without decoding it where the format allows."""
+        """Return (H, W) of a frame, without decoding it where the format allows."""
 
     @abc.abstractmethod
     def get(self, key: str, crop: Crop | None = None) -> np.ndarray:
-        """A frame, or its part under ``crop``: uint8 (h, w, 3) RGB, not to be written to.
+        """Return a frame, or its part under ``crop``: uint8 (h, w, 3) RGB, not to be written to.
 
         Raises:
             UserError: the key is unknown, the frame does not decode, or the crop leaves the frame.
         """
 
     def get_many(self, keys: Sequence[str], crop: Crop | None = None) -> list[np.ndarray]:
-        """``get`` for several keys; sources with an opening cost pay it once."""
+        """Return several frames; sources with an opening cost pay it once."""
         return [self.get(key, crop) for key in keys]
 
     def clips(self) -> dict[str, list[str]]:
-        """Keys by clip, both in natural order. Frames that lie in no folder form the clip ``''``."""
+        """Return keys by clip, both in natural order. Frames that lie in no folder form the clip ``''``."""
         return group_clips(self.keys())
 
     def where(self, key: str) -> str:
-        """What a message calls this frame."""
+        """Name a frame for messages."""
         return f"{self.name}: '{key}'"
 
     def stamp(self, key: str) -> str:
-        """Changes when the frame's file does; a conversion that goes on compares what it has done by it."""
+        """Return a text that changes when the frame's file does, by which a resumed conversion knows its frames."""
         return key
 
     def encoded(self, key: str) -> bytes | None:
-        """The frame as the image file or value it is kept as; None where there is no such thing."""
+        """Return the image file or value that a frame is kept as; None where there is no such thing."""
         return None
 
     def detached(self, key: str) -> FrameSource:
-        """A source of this frame alone, small enough to be sent to another process."""
+        """Return a source of this frame alone, small enough to be sent to another process."""
         return MemorySource({key: self.get(key)}, self.name)
 
 
@@ -168,7 +167,7 @@ class FolderSource(FrameSource):
         self._files[key] = relative
 
     def path(self, key: str) -> Path:
-        """The file behind a key."""
+        """Return the file behind a key."""
         if key not in self._files:
             raise UserError(f"{self.name}: no image for the key '{key}'{nearest(key, list(self._files)[:5000])}")
         return self.root / self._files[key]
@@ -233,7 +232,7 @@ class LmdbSource(FrameSource):
         self._shapes = read_meta_info(self.root / meta_file(side))
 
     def sides(self) -> list[str]:
-        """The further versions that the store keeps."""
+        """Return the further versions that the store keeps."""
         return sorted(path.name[len("meta_info_") : -len(".txt")] for path in self.root.glob("meta_info_*.txt"))
 
     def keys(self) -> list[str]:
@@ -259,7 +258,7 @@ class LmdbSource(FrameSource):
         return frames
 
     def _check_size(self, key: str, height: int, width: int) -> None:
-        """Caches and batches are made for the listed sizes."""
+        """Raise UserError for a frame of another size than is listed: caches and batches are made for that."""
         listed = self._shapes[key]
         if (height, width) != listed:
             raise UserError(
@@ -268,11 +267,11 @@ class LmdbSource(FrameSource):
             )
 
     def reading(self) -> AbstractContextManager:
-        """One state of the store for everything that is read inside the ``with``."""
+        """Keep one state of the store for all that is read inside the ``with``."""
         return reading(self.root)
 
     def values(self, keys: Iterable[str]) -> Iterator[tuple[str, memoryview]]:
-        """Keys and stored values, which are valid until the iteration ends."""
+        """Yield keys and stored values, which are valid until the iteration ends."""
         with reading(self.root) as transaction:
             for key in keys:
                 self._known(key)
@@ -301,6 +300,22 @@ class LmdbSource(FrameSource):
         return alone
 
 
+class WrappedSource(FrameSource):
+    """The frames of another source under the same keys, changed or kept in memory."""
+
+    def __init__(self, source: FrameSource) -> None:
+        self.source, self.name = source, source.name
+
+    def keys(self) -> list[str]:
+        return self.source.keys()
+
+    def where(self, key: str) -> str:
+        return self.source.where(key)
+
+    def stamp(self, key: str) -> str:
+        return self.source.stamp(key)
+
+
 class MemorySource(FrameSource):
     """Frames that are already arrays: uint8 (H, W, 3) RGB by key."""
 
@@ -315,15 +330,19 @@ class MemorySource(FrameSource):
         return self._frames[key].shape[0], self._frames[key].shape[1]
 
     def get(self, key: str, crop: Crop | None = None) -> np.ndarray:
-        frame = self._frames[key]
-        if crop is None:
-            return frame
-        check_crop(crop, self.size(key), self.where(key))
-        return crop.of(frame)
+        return cut(self._frames[key], crop, self.where(key))
+
+
+def cut(frame: np.ndarray, crop: Crop | None, name: str) -> np.ndarray:
+    """Return the view of a frame under a crop, or the frame; raise UserError for a crop that leaves it."""
+    if crop is None:
+        return frame
+    check_crop(crop, (frame.shape[0], frame.shape[1]), name)
+    return crop.of(frame)
 
 
 def stored_key(key: str, side: str = "") -> bytes:
-    """What a frame is called in data.mdb. Names that are no UTF-8 are refused."""
+    """Return the key of a frame in data.mdb; raise UserError for a name that is no UTF-8."""
     try:
         return (f"{side}/{key}" if side else key).encode()
     except UnicodeEncodeError:
@@ -331,17 +350,17 @@ def stored_key(key: str, side: str = "") -> bytes:
 
 
 def meta_file(side: str = "") -> str:
-    """The list of a store's frames, or of their version ``side``."""
+    """Return the name of the list of a store's frames, or of their version ``side``."""
     return f"meta_info_{side}.txt" if side else "meta_info.txt"
 
 
 def side_name(scale: int, kind: str, border: str) -> str:
-    """What a store calls LR frames that it keeps beside their HR: ``x4_BI_symmetric``, ``x4_BD``."""
+    """Name the LR frames that a store keeps beside their HR: ``x4_BI_symmetric``, ``x4_BD``."""
     return f"x{scale}_{kind}" + (f"_{border}" if kind == "BI" else "")
 
 
 def _refuse_loop(folder: Path) -> None:
-    """Raises UserError for a link to a folder that it lies in, which would be walked for ever."""
+    """Raise UserError for a link to a folder that it lies in, which would be walked for ever."""
     if folder.is_symlink() and folder.parent.resolve().is_relative_to(folder.resolve()):
         raise UserError(f"{folder}: is a link to a folder above it; remove the link")
 
@@ -351,7 +370,7 @@ def _refuse(error: OSError) -> None:
 
 
 def read_meta_info(path: Path) -> dict[str, tuple[int, int]]:
-    """Frame sizes (H, W) by key from BasicSR's ``meta_info.txt``."""
+    """Read frame sizes (H, W) by key from BasicSR's ``meta_info.txt``."""
     shapes: dict[str, tuple[int, int]] = {}
     for number, line in enumerate(read_lines(path), 1):
         if not line.strip():
@@ -371,7 +390,7 @@ def read_meta_info(path: Path) -> dict[str, tuple[int, int]]:
 
 
 def open_source(root: str | Path, io_backend: str | None = None, only: Iterable[str] | None = None) -> FrameSource:
-    """The source for a data root: LMDB when it is named ``*.lmdb``, holds a data.mdb or ``io_backend`` says so.
+    """Open a data root: as LMDB when it is named ``*.lmdb``, holds a data.mdb or ``io_backend`` says so.
 
     Args:
         only: clips wanted, so that a large folder is not listed whole; ignored by LMDB.

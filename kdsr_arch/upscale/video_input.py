@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from kdsr_arch.data.prepare.decode_video import missing_seconds, promised_bytes, tagged_seconds, told_seconds
+from kdsr_arch.data.prepare.decode_video import missing_seconds, promised_bytes, said_seconds, tagged_seconds
 from kdsr_arch.errors import UserError
 from kdsr_arch.io import limit_decoder
 
@@ -177,7 +177,7 @@ def _info(path: Path, container: Any, stream: Any, frame: Any, tags: tuple[int, 
         tags[3] == _FULL or pix_fmt.startswith("yuvj"),
         stream.sample_aspect_ratio or None,
         _display_matrix(frame),
-        told_seconds(container, stream),
+        said_seconds(container, stream),
         kinds,
     )
 

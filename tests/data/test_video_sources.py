@@ -79,7 +79,7 @@ def test_rotated_videos_become_upright(tmp_path, rotation, quarters):
 def test_ten_bits_are_rounded_and_told(tmp_path, caplog):
     path = write(tmp_path / "a.mkv", pictures(2), pix="yuv420p10le")
     assert [frame.dtype for frame in decode_video(path)] == [np.uint8] * 2
-    assert "a.mkv: has 10 bits a colour; frames are rounded to 8 bits" in caplog.text
+    assert "a.mkv: has 10 bits a color; frames are rounded to 8 bits" in caplog.text
 
 
 def test_odd_sizes_are_cropped(tmp_path):

@@ -17,7 +17,7 @@ from kdsr_arch.io import limit_decoder
 
 
 def promised_bytes(container: Any, stream: Any) -> int | None:
-    """Where the index of an MP4 or MOV file says that its frames end, where the file ends before; else None."""
+    """Return the byte where the index of an MP4 or MOV file says that its frames end, if the file ends before it."""
     entries = getattr(stream, "index_entries", None)
     if not container.format.name.startswith("mov") or not entries or not container.size:
         return None
@@ -25,8 +25,8 @@ def promised_bytes(container: Any, stream: Any) -> int | None:
     return last.pos + last.size if last.pos + last.size > container.size else None
 
 
-def told_seconds(container: Any, stream: Any) -> float | None:
-    """The length of the video stream; the file's where it holds nothing else."""
+def said_seconds(container: Any, stream: Any) -> float | None:
+    """Read the length in seconds that the video stream says; the file's where it holds nothing else."""
     if stream.duration:
         return float(stream.duration * stream.time_base)
     tagged = tagged_seconds(stream)
@@ -36,7 +36,7 @@ def told_seconds(container: Any, stream: Any) -> float | None:
 
 
 def tagged_seconds(stream: Any) -> float | None:
-    """What the stream's tag DURATION says, as Matroska files have it."""
+    """Read the stream's tag DURATION in seconds, as Matroska files have it."""
     text = {key.upper(): value for key, value in stream.metadata.items()}.get("DURATION", "")
     try:
         hours, minutes, seconds = (float(part) for part in text.split(":"))
@@ -45,19 +45,19 @@ def tagged_seconds(stream: Any) -> float | None:
     return 3600 * hours + 60 * minutes + seconds
 
 
-def missing_seconds(told: float | None, ended: float) -> bool:
-    """Whether frames that end after ``ended`` seconds are too few for a file that tells ``told``."""
-    return told is not None and ended < told - max(1.0, 0.02 * told)
+def missing_seconds(promised: float | None, ended: float) -> bool:
+    """Return whether frames that end after ``ended`` seconds are too few for a file that says ``promised``."""
+    return promised is not None and ended < promised - max(1.0, 0.02 * promised)
 
 
 VIDEO_SUFFIXES = frozenset({".mp4", ".mkv", ".mov", ".avi", ".webm", ".m4v", ".mpg", ".mpeg"})
 
 
 def decode_video(path: str | Path, start: int = 0, stop: int | None = None) -> Iterator[np.ndarray]:
-    """Yields the frames ``start`` to ``stop`` (exclusive) of a video as uint8 (H, W, 3) RGB, upright.
+    """Yield the frames ``start`` to ``stop`` (exclusive) of a video as uint8 (H, W, 3) RGB, upright.
 
-    Frames are neighbours whenever they are shown: that a frame rate varies is said once per file, and so is that more
-    than 8 bits are rounded to 8.
+    Frames are taken for neighbors whenever they are shown. A frame rate that varies, and more than 8 bits rounded to 8,
+    are warned of once per file.
 
     Raises:
         UserError: PyAV is missing, or the file is no video, breaks off or is truncated.
@@ -94,16 +94,16 @@ class _Watch:
         promised = promised_bytes(container, stream)
         if promised is not None:
             raise _truncated(path, f"its index ends at byte {promised:,}, the file at {container.size:,}")
-        self.path, self.told = path, told_seconds(container, stream)
+        self.path, self.promised = path, said_seconds(container, stream)
         self.first: float | None = None
         self.last: float | None = None
         self.shortest = 0.0
 
     def see(self, frame: Any) -> None:
-        """Takes note of a frame."""
+        """Take note of a frame."""
         depth = max(component.bits for component in frame.format.components)
         if depth > 8:
-            notice(f"depth {self.path}", f"{self.path}: has {depth} bits a colour; frames are rounded to 8 bits")
+            notice(f"depth {self.path}", f"{self.path}: has {depth} bits a color; frames are rounded to 8 bits")
         if frame.time is None:
             return
         if self.first is None or self.last is None:
@@ -121,12 +121,12 @@ class _Watch:
         self.last = frame.time
 
     def end(self) -> None:
-        """Raises UserError where the frames end long before the file says that they do."""
+        """Raise UserError where the frames end long before the file says that they do."""
         if self.first is None or self.last is None:
             return
         ended = self.last - self.first + self.shortest
-        if missing_seconds(self.told, ended):
-            raise _truncated(self.path, f"it should last {self.told:.1f} s, but its frames end after {ended:.1f} s")
+        if missing_seconds(self.promised, ended):
+            raise _truncated(self.path, f"it should last {self.promised:.1f} s, but its frames end after {ended:.1f} s")
 
 
 def _truncated(path: str | Path, how: str) -> UserError:
@@ -134,27 +134,27 @@ def _truncated(path: str | Path, how: str) -> UserError:
 
 
 def _upright(frame: Any) -> np.ndarray:
-    """The picture as players show it: phones keep frames lying on their side and say by how much."""
+    """Return the picture as players show it: phones keep frames lying on their side and say by how much."""
     image = frame.to_ndarray(format="rgb24")
     quarters = round(getattr(frame, "rotation", 0) / 90) % 4  # counter-clockwise, as NumPy counts
     return np.ascontiguousarray(np.rot90(image, quarters)) if quarters else image
 
 
 def halve(frame: np.ndarray) -> np.ndarray:
-    """Half the size by the mean of 2x2 pixels, which takes compression noise away; an odd last row or column goes."""
+    """Halve by the mean of 2x2 pixels, which takes compression noise away; an odd last row or column goes."""
     height, width = frame.shape[0] // 2, frame.shape[1] // 2
     return cv2.resize(frame[: 2 * height, : 2 * width], (width, height), interpolation=cv2.INTER_AREA)
 
 
 def crop_to_multiple(frame: np.ndarray, multiple: int) -> np.ndarray:
-    """The centre of a frame, of the largest height and width that are multiples of ``multiple``."""
+    """Cut the center of a frame, of the largest height and width that are multiples of ``multiple``."""
     height, width = (n - n % multiple for n in frame.shape[:2])
     top, left = (frame.shape[0] - height) // 2, (frame.shape[1] - width) // 2
     return np.ascontiguousarray(frame[top : top + height, left : left + width])
 
 
 def take(frames: Iterable[np.ndarray], span: tuple[int | None, int | None]) -> Iterable[np.ndarray]:
-    """The frames of a slice; a negative bound counts from the end, as in Python."""
+    """Take the frames of a slice; a negative bound counts from the end, as in Python."""
     start, stop = span
     if (start or 0) < 0 or (stop or 0) < 0:
         return list(frames)[start:stop]
@@ -182,7 +182,7 @@ class StreamSource(FrameSource):
         return list(self)
 
     def __iter__(self) -> Iterator[str]:
-        """Keys, each once its frame is known to exist."""
+        """Yield keys, each once its frame is known to exist."""
         for number in itertools.count():
             if not self._advance(number):
                 return

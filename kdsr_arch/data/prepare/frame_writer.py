@@ -1,4 +1,4 @@
-"""Turning frames into LMDB stores: over processes, in steps that a killed run can be gone on from."""
+"""Conversion of frames to LMDB stores: over processes, in steps from which a killed run goes on."""
 
 from __future__ import annotations
 
@@ -65,12 +65,12 @@ class Making:
     tell: bool = False
 
     def recipe(self) -> dict[str, Any]:
-        """What decides about the bytes of the values."""
+        """Return the settings that decide about the bytes of the values."""
         return {"codec": self.codec.recipe, "low": dict(self.low) if self.low else None}
 
 
 class _Label(NamedTuple):
-    """What is told and remembered of a frame while it is worked on."""
+    """Names and state of a frame, for messages and the digest, while it is worked on."""
 
     key: str
     side: str
@@ -94,9 +94,9 @@ Job = tuple[_Label, FrameSource, str, Crop | None]
 def write_frames(
     entries: Iterable[Entry], out: str | Path, making: Making | None = None, total: int | None = None
 ) -> ClipShapes:
-    """Writes frames to an LMDB store in BasicSR's layout; returns (frames, H, W) by clip.
+    """Write frames to an LMDB store in BasicSR's layout; return (frames, H, W) by clip.
 
-    Stopped at any moment and called again, it goes on where it was, and what results is the same.
+    Stopped at any moment and called again, it goes on where it was, and the result is the same.
 
     Args:
         entries: what to write, in an order that does not change from call to call.
@@ -142,7 +142,7 @@ def _stamp(entry: Entry) -> str:
 
 
 def _encoded(job: Job, *, codec: Codec, low: Mapping[str, Any] | None) -> tuple[_Label, list[_Value] | _Bad]:
-    """In a worker: the values of one frame."""
+    """Make the values of one frame, in a worker."""
     label, source, key, crop = job
     try:
         value = None if crop else _as_it_is(source, key, codec)
@@ -156,7 +156,7 @@ def _encoded(job: Job, *, codec: Codec, low: Mapping[str, Any] | None) -> tuple[
 
 
 def _as_it_is(source: FrameSource, key: str, codec: Codec) -> bytes | None:
-    """The bytes of an image that is a plain PNG already, which spares encoding it anew."""
+    """Return the bytes of an image that is a plain PNG already, which spares encoding it anew."""
     data = source.encoded(key) if isinstance(codec, ImageFileCodec) else None
     # 8 bits a channel, RGB, not interlaced
     plain = data is not None and data[:4] == b"\x89PNG" and data[24:26] == b"\x08\x02" and data[28:29] == b"\0"
@@ -176,7 +176,7 @@ def _low_side(low: Mapping[str, Any]) -> str:
 
 
 class _Run:
-    """What a conversion has done: in memory, and in the writer's state up to the last commit."""
+    """The state of a conversion: in memory, and in the writer's state up to the last commit."""
 
     def __init__(self, writer: LmdbWriter, making: Making) -> None:
         self.writer, self.making = writer, making
@@ -188,7 +188,7 @@ class _Run:
         self._keys: set[tuple[str, str]] = set()
 
     def resume(self, entries: Iterator[Entry]) -> Iterator[Entry]:
-        """Takes note of the entries that are done; gives the others."""
+        """Take note of the entries that are done; return the others."""
         state = self.writer.state
         self.skipped = [tuple(item) for item in state.get("skipped", [])]
         left_out = {number for number, _, _ in self.skipped}
@@ -221,7 +221,7 @@ class _Run:
         self.done += 1
 
     def take(self, label: _Label, values: list[_Value] | _Bad) -> None:
-        """The next frame's values, or why there are none."""
+        """Take the next frame's values, or the reason why there are none."""
         if not isinstance(values, _Bad):
             try:
                 self._put(label, values)
@@ -249,7 +249,7 @@ class _Run:
             raise UserError(f"{label.where}: the key '{label.key}' is too long for LMDB (450 bytes)")
 
     def _note(self, key: str, side: str, size: Sequence[int], where: str) -> None:
-        """Adds a frame to its clip's count and to the list; frames without a clip may have any size."""
+        """Add a frame to its clip's count and to the list; frames without a clip may have any size."""
         clip, shapes = clip_of(key), self._shapes.setdefault(side, {})
         count, *known = shapes.get(clip, (0, *size))
         if clip and tuple(known) != tuple(size):
@@ -264,7 +264,7 @@ class _Run:
         self.writer.commit()
 
     def stopped(self, error: UserError | KeyboardInterrupt) -> BaseException:
-        """Keeps what is done; the error, saying so."""
+        """Commit what is done; return the error with a word on it."""
         if not self.done:
             return error
         self._commit()
@@ -274,7 +274,7 @@ class _Run:
         return UserError(f"{error} ({kept}: mend it, or use --skip-bad, and run the same command again to go on)")
 
     def finish(self) -> ClipShapes:
-        """Gives the store its lists and its name; returns the shapes of the clips.
+        """Give the store its lists and its name; return the shapes of the clips.
 
         Raises:
             UserError: there were no frames.
@@ -293,14 +293,14 @@ class _Run:
 def write_clips(
     clips: Iterable[tuple[str, FrameSource]], out: str | Path, making: Making | None = None, total: int | None = None
 ) -> ClipShapes:
-    """Writes clips to an LMDB store, with keys ``clip/00000000``.
+    """Write clips to an LMDB store, with keys ``clip/00000000``.
 
     Args:
         clips: pairs of name and frames.
     """
 
     def entries() -> Iterator[Entry]:
-        """Every frame of every clip, under its new key."""
+        """Yield every frame of every clip, under its new key."""
         for name, source in clips:
             number = -1
             try:
@@ -317,7 +317,7 @@ def write_clips(
 
 
 def write_clip_list(shapes: ClipShapes, path: str | Path) -> None:
-    """Writes a ``meta_info_file``: one line ``clip frames (h,w,3)`` per clip."""
+    """Write a ``meta_info_file``: one line ``clip frames (h,w,3)`` per clip."""
     lines = [f"{clip} {n} ({h},{w},3)\n" for clip, (n, h, w) in sorted(shapes.items(), key=lambda s: natural(s[0]))]
     target = Path(path)
     work = target.with_name(f".{target.name}.partial")

@@ -1,4 +1,4 @@
-"""What the standard data sets hold and how their frames are keyed: the entries that a conversion writes."""
+"""Conversions of standard data sets, folders and videos: which frames are written, under which keys."""
 
 from __future__ import annotations
 
@@ -29,24 +29,24 @@ _REDS_SIDES = {"sharp": "train_sharp_with_val", "sharp_bicubic": "train_sharp_bi
 
 
 def low_resolution(source: FrameSource, degrade: Mapping | None) -> FrameSource:
-    """``source``, or its LR when ``degrade`` is ``{scale, kind, border}``."""
+    """Return ``source``, or its LR when ``degrade`` is ``{scale, kind, border}``."""
     return DegradedSource(source, **degrade) if degrade else source
 
 
 def check_numbering(source: FrameSource, making: Making | None) -> None:
-    """Raises UserError for a clip in which frame numbers are missing; with ``skip_bad`` it is said and passed over."""
+    """Raise UserError for a clip with missing frame numbers; with ``skip_bad`` warn and take it."""
     for clip, keys in source.clips().items():
         gap = first_gap(keys)
         if gap is None:
             continue
-        told = f"{source.name}: clip '{clip}' has no frames between '{gap[0]}' and '{gap[1]}'"
+        where = f"{source.name}: clip '{clip}' has no frames between '{gap[0]}' and '{gap[1]}'"
         if making is None or not making.skip_bad:
-            raise UserError(f"{told}; copy the missing files, or use --skip-bad to take the clip as it is")
-        notice(f"gap {source.name} {clip}", f"{told}; taken as it is")
+            raise UserError(f"{where}; copy the missing files, or use --skip-bad to take the clip as it is")
+        notice(f"gap {source.name} {clip}", f"{where}; taken as it is")
 
 
 def sub_images(size: tuple[int, int], patch: int, step: int) -> list[Crop]:
-    """Overlapping square crops that cover an image of ``size``; the last of a row or column is moved inside."""
+    """Cover an image of ``size`` with square crops; the last of a row or column is moved inside."""
     if patch > min(size):
         raise UserError(f"an image of {size[0]}x{size[1]} is smaller than the sub-images of {patch}")
     tops, lefts = (sorted({*range(0, n - patch + 1, step), n - patch}) for n in size)
@@ -63,7 +63,7 @@ def convert_images(
     degrade: Mapping | None = None,
     making: Making | None = None,
 ) -> ClipShapes:
-    """A folder of images as an LMDB, keys like the file names, or ``0001_s001`` for sub-images.
+    """Convert a folder of images to an LMDB, with the file names as keys, or ``0001_s001`` for sub-images.
 
     Args:
         patch, step: side and distance of sub-images; whole images when ``patch`` is 0.
@@ -92,7 +92,7 @@ def convert_clips(
     degrade: Mapping | None = None,
     making: Making | None = None,
 ) -> ClipShapes:
-    """A folder of clip folders (Vid4, UDM10, SPMCS, your own) as an LMDB with the same keys, and its clip list.
+    """Convert a folder of clip folders (Vid4, UDM10, SPMCS, your own) to an LMDB with the same keys, and a clip list.
 
     Args:
         only: clips to take.
@@ -105,7 +105,7 @@ def convert_clips(
 
 
 def _with_list(entries: Iterable[Entry], out: Path, listing: Path, making: Making | None, total: int) -> ClipShapes:
-    """A store and its clip list; the list alone if a run was stopped between the two."""
+    """Write a store and its clip list; the list alone if a run was stopped between the two."""
     has_stopped = out.is_dir() and not listing.exists()
     shapes = stored_shapes(out) if has_stopped else write_frames(entries, out, making, total)
     write_clip_list(shapes, listing)
@@ -113,13 +113,13 @@ def _with_list(entries: Iterable[Entry], out: Path, listing: Path, making: Makin
 
 
 def stored_shapes(store: Path) -> ClipShapes:
-    """(frames, H, W) by clip of a store that is there already."""
+    """Return (frames, H, W) by clip of a store that is there already."""
     source = LmdbSource(store)
     return {clip: (len(keys), *source.size(keys[0])) for clip, keys in source.clips().items()}
 
 
 def _reds_part(root: Path, split: str, side: str) -> FolderSource | None:
-    """One part of REDS as its archives unpack: ``train_sharp/000``, ``train/train_sharp/000``, ``.../X4/000``."""
+    """Find one part of REDS as its archives unpack: ``train_sharp/000``, ``train/train_sharp/000``, ``.../X4/000``."""
     name = f"{split}_{side}"
     for folder in (root / name, root / split / name):
         if folder.is_dir():
@@ -135,7 +135,7 @@ def _reds_entries(train: FolderSource, val: FolderSource | None) -> Iterator[Ent
 
 
 def prepare_reds(root: str | Path, out: str | Path, making: Making | None = None) -> dict[str, ClipShapes]:
-    """REDS as LMDB stores, its validation clips joined to the training clips as 240 to 269, with list files.
+    """Convert REDS to LMDB stores with list files; its validation clips join the training clips as 240 to 269.
 
     Writes ``train_sharp_with_val.lmdb`` (HR), ``train_sharp_bicubic_with_val.lmdb`` (LR, when it is there), those of
     them that are not there yet, ``meta_info_REDS_train.txt`` (all clips but REDS4) and ``meta_info_REDS4.txt``.
@@ -174,7 +174,7 @@ def prepare_vimeo(
     degrade: Mapping | None = None,
     making: Making | None = None,
 ) -> ClipShapes:
-    """Vimeo-90K septuplets as an LMDB with keys ``00001/0001/im4``, and its clip list.
+    """Convert Vimeo-90K septuplets to an LMDB with keys ``00001/0001/im4``, and a clip list.
 
     Args:
         root: folder with ``sequences`` and ``sep_trainlist.txt``, ``sep_testlist.txt`` as unpacked.
@@ -186,20 +186,20 @@ def prepare_vimeo(
         raise UserError(f"{root}: no folder 'sequences'; unpack vimeo_septuplet.zip here")
     clips = listed_clips(root / f"sep_{split}list.txt")
     source = FolderSource(root / "sequences", clips)
-    found = {key for key in source if re.fullmatch(r"im[1-7]", key.rpartition("/")[2])}
+    septuplets = {key for key in source if re.fullmatch(r"im[1-7]", key.rpartition("/")[2])}
     for clip in clips:
         for number in range(1, 8):
-            if f"{clip}/im{number}" not in found:
+            if f"{clip}/im{number}" not in septuplets:
                 raise UserError(f"{root / 'sequences' / clip}: im{number} is missing; a septuplet has im1 to im7")
     side = "LR" if degrade else "GT"
     frames = low_resolution(source, degrade)
-    kept = (Entry(frames, key, key) for key in source if clip_of(key) in clips and key in found)
+    kept = (Entry(frames, key, key) for key in source if clip_of(key) in clips and key in septuplets)
     listing = out / f"meta_info_Vimeo90K_{split}_{side}.txt"
     return _with_list(kept, out / f"vimeo90k_{split}_{side}.lmdb", listing, making, 7 * len(clips))
 
 
 def convert_store(root: str | Path, out: str | Path, making: Making | None = None) -> ClipShapes:
-    """A store, or a folder of images, as a store of another format: the same frames under the same keys.
+    """Convert a store, or a folder of images, to a store of another format: the same frames under the same keys.
 
     Further versions of the frames that the store keeps (LR beside HR) go with it.
     """
@@ -219,16 +219,16 @@ Span = tuple[int | None, int | None]
 
 
 def find_clips(folder: str | Path) -> dict[str, Path]:
-    """The clips directly under ``folder``, by name: video files and folders of frames; or the one video itself."""
+    """Find the clips directly under ``folder``, by name: video files and folders of frames; or the one video itself."""
     root = Path(folder)
     if root.is_file():
         return {root.stem: root}
     if not root.is_dir():
         raise UserError(f"{root}: the folder of clips does not exist")
-    found = [p for p in root.iterdir() if not p.name.startswith(".")]
-    found = [p for p in found if p.is_dir() or p.suffix.lower() in VIDEO_SUFFIXES]
+    shown = [p for p in root.iterdir() if not p.name.startswith(".")]
+    paths = [p for p in shown if p.is_dir() or p.suffix.lower() in VIDEO_SUFFIXES]
     clips: dict[str, Path] = {}
-    for path in sorted(found, key=lambda p: natural(p.name)):
+    for path in sorted(paths, key=lambda p: natural(p.name)):
         name = path.name if path.is_dir() else path.stem
         if name in clips:
             raise UserError(f"{path}: another clip is named '{name}' as well; rename one of them")
@@ -239,11 +239,11 @@ def find_clips(folder: str | Path) -> dict[str, Path]:
 
 
 def clip_source(path: Path, halved: bool = False, multiple: int = 1, span: Span = (None, None)) -> FrameSource:
-    """The frames of a video or of a folder, in order.
+    """Open the frames of a video or of a folder, in order.
 
     Args:
         halved: halve each frame, which makes compressed video clean.
-        multiple: height and width are cropped (centre) to multiples of this.
+        multiple: height and width are cropped (center) to multiples of this.
         span: the frames taken, as a Python slice.
     """
 
@@ -272,7 +272,7 @@ def prepare_video_clips(
     ranges: Mapping[str, Span] | None = None,
     making: Making | None = None,
 ) -> ClipShapes:
-    """Turns a folder of videos and frame folders, or one video, into a clip LMDB.
+    """Convert a folder of videos and frame folders, or one video, to a clip LMDB.
 
     Args:
         out: the store, ``NAME.lmdb``.
@@ -283,14 +283,14 @@ def prepare_video_clips(
     Returns:
         (frames, H, W) by clip.
     """
-    found = find_clips(folder)
+    clips = find_clips(folder)
     for name in [*exclude, *(ranges or {})]:
-        if name not in found:
-            raise UserError(f"{folder}: no clip '{name}'; there are {', '.join(found)}")
+        if name not in clips:
+            raise UserError(f"{folder}: no clip '{name}'; there are {', '.join(clips)}")
     spans = ranges or {}
     wanted = (
         (name, clip_source(path, halved, multiple, spans.get(name, (None, None))))
-        for name, path in found.items()
+        for name, path in clips.items()
         if name not in exclude
     )
     return write_clips(wanted, out, making)

@@ -1,4 +1,4 @@
-"""Looking into LMDB stores: what they hold, whether it is whole, and getting frames out again."""
+"""Tools for LMDB stores: describe, verify, and get frames out again."""
 
 from __future__ import annotations
 
@@ -35,18 +35,18 @@ def _all_sides(root: str | Path) -> list[LmdbSource]:
 
 
 def describe(root: str | Path) -> list[str]:
-    """Lines about a store: frames, clips, sizes, formats, bytes beside those of raw pixels, how it was made."""
+    """Describe a store in lines: frames, clips, sizes, formats, bytes beside those of raw pixels, how it was made."""
     lines, raw = [], 0
     for source in _all_sides(root):
         keys, clips = source.keys(), source.clips()
         sizes = Counter(source.size(key) for key in keys)
         raw += sum(3 * height * width * count for (height, width), count in sizes.items())
-        told = ", ".join(f"{count:,} of {w}x{h}" for (h, w), count in sizes.most_common(3))
+        shown = ", ".join(f"{count:,} of {w}x{h}" for (h, w), count in sizes.most_common(3))
         more = f" and {len(sizes) - 3} other sizes" if len(sizes) > 3 else ""
         name = f"LR '{source.side}'" if source.side else "frames"
-        lines.append(f"{name}: {len(keys):,} in {len(clips):,} clips ({told}{more}), {_formats(source, keys)}")
-    held = (Path(root) / "data.mdb").stat().st_size
-    lines.append(f"size: {held / 1e6:,.1f} MB, {held / raw:.2f} of raw pixels")
+        lines.append(f"{name}: {len(keys):,} in {len(clips):,} clips ({shown}{more}), {_formats(source, keys)}")
+    size = (Path(root) / "data.mdb").stat().st_size
+    lines.append(f"size: {size / 1e6:,.1f} MB, {size / raw:.2f} of raw pixels")
     recipe = Path(root) / RECIPE_FILE
     if recipe.is_file():
         lines.append(f"made with: {json.dumps(read_json(recipe, dict, 'convert the data again'))}")
@@ -67,7 +67,7 @@ def _format(head: bytes) -> str:
 def verify(
     root: str | Path, processes: int | None = None, progress: Callable[[], object] = lambda: None
 ) -> list[Fault]:
-    """Reads every value: checksums, decoding, and the size that the list of frames says.
+    """Read every value: checksums, decoding, and the size that the list of frames says.
 
     Args:
         progress: called after each frame.
@@ -107,12 +107,12 @@ def _unlisted(root: Path, sources: list[LmdbSource]) -> Iterator[Fault]:
 
 
 def frame_png(root: str | Path, key: str, crop: Crop | None = None, side: str = "") -> bytes:
-    """A stored frame, or its part under ``crop``, as a PNG file."""
+    """Return a stored frame, or its part under ``crop``, as a PNG file."""
     return ImageFileCodec().encode(LmdbSource(root, side).get(key, crop))
 
 
 def export(root: str | Path, folder: str | Path, side: str = "", processes: int | None = None) -> int:
-    """Writes the frames of a store as image files; those that are kept as such come out byte for byte.
+    """Write the frames of a store as image files; those that are kept as such come out byte for byte.
 
     Args:
         folder: is made; must be empty, if it exists.
@@ -134,7 +134,7 @@ def export(root: str | Path, folder: str | Path, side: str = "", processes: int 
 
 
 def exported_file(folder: Path, key: str, suffix: str) -> Path:
-    """The file that a frame is exported to; keys cannot lead out of the folder (:func:`safe_key`)."""
+    """Return the file that a frame is exported to; keys cannot lead out of the folder (:func:`safe_key`)."""
     return folder / f"{key}{suffix}"
 
 

@@ -21,7 +21,7 @@ _BATCH = 4  # items that go to a process at once: small frames take no longer th
 
 
 def _start(parent: int) -> None:
-    """In a worker: one thread, an interrupt is the parent's to handle, and none outlives the parent."""
+    """Start a worker: one thread, interrupts left to the parent, and an end with the parent."""
     import cv2
     import torch
 
@@ -42,7 +42,7 @@ def _each(function: Callable[[In], Out], items: list[In]) -> list[Out]:
 
 
 def _batches(items: Iterable[In], faults: list[UserError]) -> Iterator[list[In]]:
-    """Items in batches; an error of drawing them ends it and goes to ``faults``."""
+    """Yield items in batches; an error of drawing them ends it and goes to ``faults``."""
     batch: list[In] = []
     try:
         for item in items:
@@ -57,7 +57,7 @@ def _batches(items: Iterable[In], faults: list[UserError]) -> Iterator[list[In]]
 
 
 def ordered_map(function: Callable[[In], Out], items: Iterable[In], processes: int) -> Iterator[Out]:
-    """``map`` over processes: in order, lazy, never far ahead of what is taken.
+    """Map over processes: in order, lazily, never far ahead of what is taken.
 
     Args:
         function: at a module's top level, or a ``functools.partial`` of such a one.
