@@ -19,11 +19,10 @@ from kdsr_arch.data.store.lmdb_store import LmdbWriter
 from kdsr_arch.data.store.teacher_store import INFO, OUTPUT, View, stored_maps
 from kdsr_arch.distill.teachers import build_teacher, weights_digests
 from kdsr_arch.errors import UserError
-from kdsr_arch.log import progress_bar
+from kdsr_arch.log import get_logger, progress_bar
 from kdsr_arch.options.schema import Options
 from kdsr_arch.options.schema_train import TermOptions
-from kdsr_arch.precompute.border import Probe, measure_border, warn_of_border
-from kdsr_arch.precompute.live import LiveTeacher
+from kdsr_arch.precompute.live import LiveTeacher, Probe, measure_border
 
 
 @dataclass(frozen=True)
@@ -45,7 +44,7 @@ class Plan:
 
 
 def plan_of(opt: Options, taps: Sequence[str] | None, crops: int, one_orientation: bool) -> Plan:
-    """The plan for an option file: the taps that its terms name, and the orientations that its data set draws."""
+    """Make the plan for an option file: the taps that its terms name, the orientations that its data set draws."""
     train = opt.datasets["train"]
     flips = allowed_flips(bool(train.use_hflip), bool(train.use_rot))
     if taps is None:
@@ -93,15 +92,15 @@ def fill_store(opt: Options, path: Path, plan: Plan) -> Probe | None:
     with LmdbWriter(path, recipe) as writer:
         filling = _Filling(writer, teacher, dataset, plan, recipe["seed"])
         filling.run(views)
-        told = {
+        info = {
             "scale": dataset.scale, "color": teacher.traits.color, "orientations": list(plan.orientations),
             "num_frame": teacher.traits.num_frame, "backwards": plan.backwards, "dtype": "float16",
             "aliases": {k: v for k, v in teacher.aliases.items() if k != v}, "teacher": recipe["teacher"],
             "weights": recipe["weights"], "images": filling.images, "crops": filling.crops,
-            **{key: filling.told[key] for key in ("names", "bytes", "seconds", "border")},
+            **{key: filling.state[key] for key in ("names", "bytes", "seconds", "border")},
         }  # fmt: skip
-        writer.finish({INFO: json.dumps(told)})
-    return None if told["border"] is None else Probe(**told["border"])
+        writer.finish({INFO: json.dumps(info)})
+    return None if info["border"] is None else Probe(**info["border"])
 
 
 def _recipe(opt: Options, plan: Plan, dataset: Any) -> dict[str, Any]:
@@ -125,7 +124,7 @@ class _Filling:
         patch: side of a crop in LR pixels.
         images: LR size of each image or clip.
         crops: the places in each that the teacher is run on, where it is not run on wholes.
-        told: number of views that are done, a digest of their frames, and what is known of their maps: the writer's
+        state: number of views that are done, a digest of their frames, and what is known of their maps: the writer's
             state after each view.
     """
 
@@ -134,7 +133,7 @@ class _Filling:
         self.images: dict[str, list[int]] = {}
         self.crops: dict[str, list[list[int]]] = {}
         fresh = {"views": 0, "frames": "", "names": {}, "bytes": 0, "seconds": 0.0, "border": None}
-        self.told: dict[str, Any] = fresh | writer.state
+        self.state: dict[str, Any] = fresh | writer.state
         self.patch = dataset.patch // dataset.scale
         self.unit = "images" if teacher.traits.num_frame == 1 else "windows of frames"
         self._numbers: dict[str, int] = {}
@@ -148,19 +147,19 @@ class _Filling:
                 began, written = time.monotonic(), self._store(view, probe=number == 0)
                 if number == done:
                     self._check_disk(written, len(views) - number - 1)
-                self.told |= {"views": number + 1, "frames": self._stamped(view)}
-                self.told["bytes"] += written
-                self.told["seconds"] += time.monotonic() - began
-                self.writer.state = dict(self.told)
+                self.state |= {"views": number + 1, "frames": self._stamped(view)}
+                self.state["bytes"] += written
+                self.state["seconds"] += time.monotonic() - began
+                self.writer.state = dict(self.state)
                 bar.update()
 
     def _resumed(self, views: Sequence[View]) -> int:
         """The number of views that an earlier run has stored, of which note is taken."""
-        done, stamps = self.told["views"], ""
+        done, stamps = self.state["views"], ""
         for view in views[:done]:
             stamps = self._stamped(view)
             self._places(view, self.dataset.pairs.lq.size(view.frames[0]))
-        if stamps != self.told["frames"]:
+        if stamps != self.state["frames"]:
             raise UserError(f"{self.writer.work}: left unfinished, and the images have changed since; remove it")
         return done
 
@@ -181,7 +180,7 @@ class _Filling:
             key, value = stored_maps(view.key, number, name, maps, place if self.plan.crops else None)
             self.writer.put(key, value)
             written += len(value)
-            self.told["names"].setdefault(name, {"ratio": self.teacher.ratios[name], "channels": maps.shape[0]})
+            self.state["names"].setdefault(name, {"ratio": self.teacher.ratios[name], "channels": maps.shape[0]})
             if self.writer.is_due:
                 self.writer.commit()
         return written
@@ -213,9 +212,10 @@ class _Filling:
                     yield name, number, undo_flip(maps.numpy(), flip), place
 
     def _probe(self, frames: Sequence[np.ndarray], output: np.ndarray) -> None:
-        found = measure_border(self.teacher, to_tensor(frames, color=self.dataset.color), output, self.patch)
-        warn_of_border(found)
-        self.told["border"] = None if found is None else vars(found)
+        border = measure_border(self.teacher, to_tensor(frames, color=self.dataset.color), output, self.patch)
+        if border is not None and border.looks_further:  # said now, before hours are spent on the other images
+            get_logger().warning(str(border))
+        self.state["border"] = None if border is None else vars(border)
 
     def _check_disk(self, written: int, left: int) -> None:
         """Tell when as many bytes for each view that is left cannot fit, and why."""
@@ -225,8 +225,8 @@ class _Filling:
             return
         height, width = (self.patch, self.patch) if self.plan.crops else next(reversed(self.images.values()))
         maps = " + ".join(
-            f"{name} {held['channels']}x{height * held['ratio']}x{width * held['ratio']}"
-            for name, held in self.told["names"].items()
+            f"{name} {tap['channels']}x{height * tap['ratio']}x{width * tap['ratio']}"
+            for name, tap in self.state["names"].items()
         )
         crops = f" x {self.plan.crops} crops" if self.plan.crops else ""
         what = f"{left} {self.unit}{crops} x {len(self.plan.orientations)} orientations x ({maps})"

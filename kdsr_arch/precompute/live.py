@@ -1,18 +1,21 @@
-"""The teacher as a store is filled from it: whole images or crops in, output and taps on the CPU out."""
+"""The teacher as a store is filled from it, and what the border of a crop does to what it makes."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from kdsr_arch.data.store.teacher_store import OUTPUT
-from kdsr_arch.device import autocast, pick_device
+from kdsr_arch.device import pick_device
 from kdsr_arch.distill.taps import Recorder, resolve
 from kdsr_arch.errors import UserError
 from kdsr_arch.infer.runner import Runner
+from kdsr_arch.infer.stream import Restorer
 from kdsr_arch.infer.traits import traits_of
 from kdsr_arch.ops.color import rgb_to_y
 from kdsr_arch.options.schema import Options
@@ -28,10 +31,14 @@ class LiveTeacher:
 
     Attributes:
         zoom: size of what it is given, relative to the LR image: 1, or the scale where it is given the ground truth.
+        ratios: size of each tap and of the output, relative to the LR image, as far as they were made.
+
+    Raises:
+        UserError: a recurrent teacher, or a tap that it has not.
     """
 
     def __init__(self, net: nn.Module, opt: Options, taps: Sequence[str]) -> None:
-        self.device = pick_device(opt.num_gpu)
+        device = pick_device(opt.num_gpu)
         self.traits = traits_of(net, opt.scale)
         if self.traits.mode == "recurrent":
             raise UserError(
@@ -39,30 +46,37 @@ class LiveTeacher:
                 "sample it is in; only teachers of images or of windows of frames can be stored"
             )
         self.zoom = self.traits.scale if self.traits.input == "gt" else 1
-        self.net = net.eval().requires_grad_(False).to(self.device)
+        self.net = net.eval().requires_grad_(False).to(device)
         self.aliases = {name: resolve(net, self.traits, name) for name in taps}
-        self.runner, self.amp = Runner(net, self.traits), opt.teacher.amp
-        self.ratios: dict[str, int] = {}
+        self.restorer = Restorer(Runner(net, self.traits), device, opt.teacher.amp)
+        self.ratios = {OUTPUT: self.traits.scale}
 
-    @torch.no_grad()
-    def __call__(self, given: Tensor) -> dict[str, Tensor]:
-        """What it makes of the middle one of (n, C, h, w) frames, n = 1 for a teacher of images; of an HR image where
-        it is privileged.
+    def __call__(self, frames: Tensor) -> dict[str, Tensor]:
+        """Run the teacher on the middle one of a few frames.
+
+        Args:
+            frames: (n, C, h, w), n = 1 for a teacher of images; the HR image for a privileged one.
+
+        Returns:
+            Its output and its taps, (C, H, W) float32 on the CPU.
+
+        Raises:
+            UserError: a tap that is no map of a whole multiple of the LR size.
         """
-        given = given.to(self.device)
-        height, width = (side // self.zoom for side in given.shape[-2:])
-        given = rgb_to_y(given) if self.traits.color == "y" and given.shape[1] == 3 else given
-        recorder = Recorder(self.net, list(self.aliases.values()))
-        with autocast(self.device, self.amp), recorder as taps:
-            made = {OUTPUT: self.runner.restore(given) if len(given) == 1 else self.runner.restore(given[None], 1)[0]}
+        if self.traits.color == "y" and frames.shape[1] == 3:
+            frames = rgb_to_y(frames)
+        with Recorder(self.net, list(self.aliases.values())) as taps:
+            if len(frames) == 1:
+                output = self.restorer.image(frames[0])
+            else:
+                output = self.restorer.frames(frames, [len(frames) // 2])[0]
         unit, least = self.traits.lr_multiple, self.traits.lr_minimum
-        padded = tuple(-(-max(side, least) // unit) * unit // self.zoom for side in given.shape[-2:])
-        for path in taps:
-            made[path] = self._cut(path, taps[path], (height, width), padded)
-        self.ratios[OUTPUT] = self.traits.scale
-        return {name: value[0].float().cpu() for name, value in made.items()}
+        size = [side // self.zoom for side in frames.shape[-2:]]
+        padded = [-(-max(side, least) // unit) * unit // self.zoom for side in frames.shape[-2:]]
+        maps = {path: self._cut(path, taps[path], size, padded) for path in taps}
+        return {name: value.float().cpu() for name, value in {OUTPUT: output, **maps}.items()}
 
-    def _cut(self, path: str, value: Any, size: tuple[int, int], padded: tuple[int, ...]) -> Tensor:
+    def _cut(self, path: str, value: Any, size: Sequence[int], padded: Sequence[int]) -> Tensor:
         """A tap without what padding added; only maps of a whole multiple of the LR size can be cropped."""
         if not isinstance(value, Tensor) or value.dim() != 4:
             raise UserError(f"cache-teacher: tap '{path}' gives no single feature map (C, H, W): store another")
@@ -74,4 +88,63 @@ class LiveTeacher:
                 "with the images"
             )
         self.ratios[path] = ratio
-        return value[..., : size[0] * ratio, : size[1] * ratio]
+        return value[0, ..., : size[0] * ratio, : size[1] * ratio]
+
+
+# ------------------------------------------------------------------------------------------------ the border of a crop
+
+_LOCAL_DB = 60.0  # fp16 alone gives about 80 dB
+_ADVICE = (
+    "Its output depends on the image beyond the crop and its border: stored whole images do not give the loss of live "
+    "training. Store crops restored alone instead, exact everywhere: kdsr cache-teacher ... --crops 32"
+)
+
+
+@dataclass(frozen=True)
+class Probe:
+    """What a crop's own border does: the teacher on a crop against the crop of the teacher on the whole image.
+
+    Attributes:
+        patch: LR side of the crop.
+        all_db, inner_db: PSNR between the two over the crop, and over its inner half (a quarter of each side cut off).
+    """
+
+    patch: int
+    all_db: float
+    inner_db: float
+
+    @property
+    def looks_further(self) -> bool:
+        """Whether crops of stored whole images are not what live training would see, even far from their border."""
+        return self.inner_db < _LOCAL_DB
+
+    def __str__(self) -> str:
+        said = (
+            f"crops of {self.patch} LR pixels: the teacher on a crop alone is {self.all_db:.1f} dB from the stored "
+            f"crop of the whole image, {self.inner_db:.1f} dB in its inner half. The stored one has seen what lies "
+            "beyond the crop's border"
+        )
+        return f"{said}. {_ADVICE}" if self.looks_further else said
+
+
+def measure_border(teacher: LiveTeacher, frames: Tensor, whole: np.ndarray, patch: int) -> Probe | None:
+    """Compare the two on the middle of an image; None where the crop is the whole image.
+
+    Args:
+        frames: (n, C, h, w); of HR size where the teacher is privileged.
+        whole: the teacher's output on it, (C, H, W).
+        patch: LR side of the crop, 0 for half the image.
+    """
+    zoom, scale = teacher.zoom, teacher.traits.scale
+    height, width = (side // zoom for side in frames.shape[-2:])
+    side = min(patch or min(height, width) // 2, height, width)
+    if side == height == width:
+        return None
+    top, left = (height - side) // 2, (width - side) // 2
+    crop = frames[..., top * zoom : (top + side) * zoom, left * zoom : (left + side) * zoom]
+    stored = torch.from_numpy(whole.astype(np.float16).astype(np.float32))
+    stored = stored[:, top * scale : (top + side) * scale, left * scale : (left + side) * scale]
+    error = (teacher(crop)[OUTPUT] - stored).double().square()
+    margin = side * scale // 4
+    inner = error[:, margin:-margin, margin:-margin]
+    return Probe(side, *(float(-10 * torch.log10(part.mean().clamp(min=1e-12))) for part in (error, inner)))
