@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import logging.handlers
 import sys
+import threading
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,9 @@ LOG_BYTES = 16 * 2**20
 LOG_PARTS = 3
 """A text log of more than LOG_BYTES goes on in a fresh file; so many older parts (.1, .2, .3) stay."""
 _FORMAT = logging.Formatter("%(asctime)s %(levelname)s: %(message)s")
+
+# tqdm's own lock is shared with forked processes: one that is killed while it holds the lock would stop all the others.
+tqdm.set_lock(threading.RLock())
 
 
 class _Console(logging.Handler):
