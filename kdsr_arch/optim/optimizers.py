@@ -1,18 +1,15 @@
-"""Optimizers and learning-rate schedules by name: torch's, BasicSR's and those of its forks."""
+"""Names and classes of optimizers and learning-rate schedules: torch's, BasicSR's and those of its forks."""
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Iterable
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.optim import Optimizer, lr_scheduler
 
 from kdsr_arch.errors import UserError, nearest
-from kdsr_arch.options.schema_train import OptimizerOptions, SchedulerOptions
-from kdsr_arch.registry import build
 
 NEEDS_CLOSURE = {"LBFGS"}
 SPARSE_ONLY = {"SparseAdam"}
@@ -34,25 +31,6 @@ def optimizer_names() -> list[str]:
     members = inspect.getmembers(torch.optim, inspect.isclass)
     usable = {name for name, cls in members if issubclass(cls, torch.optim.Optimizer) and name != "Optimizer"}
     return sorted(usable - NEEDS_CLOSURE - SPARSE_ONLY)
-
-
-def build_optimizer(
-    params: Iterable[nn.Parameter] | Iterable[Mapping[str, Any]], options: OptimizerOptions, key: str = "train.optim_g"
-) -> Optimizer:
-    """Make the optimizer that a section describes; keywords that are None keep the class's default.
-
-    Args:
-        params: parameters or parameter groups, as torch.optim takes them.
-        key: where the section stands in the option file, for messages.
-
-    Raises:
-        UserError: unknown type or keyword, impossible value, nothing to train.
-    """
-    trained = list(params)
-    if not trained:
-        raise UserError(f"{key}: no parameter to train")
-    keywords = {k: tuple(v) if isinstance(v, list) else v for k, v in options.keywords().items() if v is not None}
-    return build("optimizer", {"type": options.type, **keywords}, key, trained)
 
 
 class LinearDecayLR(lr_scheduler.LRScheduler):
@@ -92,13 +70,3 @@ def scheduler_names() -> list[str]:
     members = inspect.getmembers(lr_scheduler, inspect.isclass)
     torchs = {n for n, c in members if issubclass(c, lr_scheduler.LRScheduler) and not n.startswith("_")} - _NOT_PLAIN
     return sorted({*torchs, *_BASICSR})
-
-
-def build_scheduler(optimizer: Optimizer, options: SchedulerOptions) -> lr_scheduler.LRScheduler:
-    """Make the schedule that `train.scheduler` describes; keywords that are None keep the class's default.
-
-    Raises:
-        UserError: unknown type or keyword, impossible value.
-    """
-    keywords = {k: v for k, v in options.keywords().items() if v is not None}
-    return build("scheduler", {"type": options.type, **keywords}, "train.scheduler", optimizer)

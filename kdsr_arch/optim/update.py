@@ -1,19 +1,49 @@
-"""What surrounds an optimizer's step: the learning rate of the iteration, clipping, the moving average of weights."""
+"""The optimizer, and what surrounds its step: the learning rate of the iteration, clipping, the average of weights."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from copy import deepcopy
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.optim import Optimizer
+from torch.optim import Optimizer, lr_scheduler
 
-from kdsr_arch.optim.optimizers import build_scheduler
-from kdsr_arch.options.schema_train import SchedulerOptions
+from kdsr_arch.errors import UserError
+from kdsr_arch.options.schema_train import OptimizerOptions, SchedulerOptions
+from kdsr_arch.registry import build
 
 _POSITION = ("last_epoch", "_step_count", "_last_lr", "T_cur", "T_i")
+
+
+def build_optimizer(
+    params: Iterable[nn.Parameter] | Iterable[Mapping[str, Any]], options: OptimizerOptions, key: str = "train.optim_g"
+) -> Optimizer:
+    """Make the optimizer that a section describes; keywords that are None keep the class's default.
+
+    Args:
+        params: parameters or parameter groups, as torch.optim takes them.
+        key: where the section stands in the option file, for messages.
+
+    Raises:
+        UserError: unknown type or keyword, impossible value, nothing to train.
+    """
+    trained = list(params)
+    if not trained:
+        raise UserError(f"{key}: no parameter to train")
+    keywords = {k: tuple(v) if isinstance(v, list) else v for k, v in options.keywords().items() if v is not None}
+    return build("optimizer", {"type": options.type, **keywords}, key, trained)
+
+
+def build_scheduler(optimizer: Optimizer, options: SchedulerOptions) -> lr_scheduler.LRScheduler:
+    """Make the schedule that `train.scheduler` describes; keywords that are None keep the class's default.
+
+    Raises:
+        UserError: unknown type or keyword, impossible value.
+    """
+    keywords = {k: v for k, v in options.keywords().items() if v is not None}
+    return build("scheduler", {"type": options.type, **keywords}, "train.scheduler", optimizer)
 
 
 class Schedule:

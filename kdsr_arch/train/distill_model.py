@@ -17,8 +17,7 @@ from kdsr_arch.errors import UserError
 from kdsr_arch.infer.open import load_pretrained
 from kdsr_arch.log import get_logger
 from kdsr_arch.ops.flops import count_parameters
-from kdsr_arch.optim.optimizers import build_optimizer
-from kdsr_arch.optim.update import EMA, Schedule
+from kdsr_arch.optim.update import EMA, Schedule, build_optimizer
 from kdsr_arch.options.schema import Options
 from kdsr_arch.registry import MODEL_REGISTRY, build
 

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from kdsr_arch.optim.optimizers import build_optimizer, optimizer_names
-from kdsr_arch.optim.update import clip_gradients, gradient_norm
+from kdsr_arch.optim.optimizers import optimizer_names
+from kdsr_arch.optim.update import build_optimizer, clip_gradients, gradient_norm
 from kdsr_arch.options.schema_train import OptimizerOptions
 from tests.helpers.messages import refuses
 
