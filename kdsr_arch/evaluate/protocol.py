@@ -25,7 +25,7 @@ class FrameRule:
     center_frame_only: bool = False
 
     def select(self, total: int, name: str, truths: Sequence[int] = ()) -> list[int]:
-        """Frame numbers of a clip of ``total`` frames; where only some frames have a ground truth, those of them."""
+        """Choose frames of a clip of ``total``; where only some frames have a ground truth, those of them."""
         if self.center_frame_only:
             return [total // 2]
         chosen = list(range(self.skip_first, total - self.skip_last))
@@ -39,9 +39,9 @@ class FrameRule:
         return chosen
 
     def describe(self) -> str:
-        """The rule in words, for tables: ``all frames``, ``centre frame``, ..."""
+        """Put the rule in words, for tables: ``all frames``, ``center frame``, ..."""
         if self.center_frame_only:
-            return "centre frame"
+            return "center frame"
         if not self.skip_first and not self.skip_last:
             return "all frames"
         return f"without the first {self.skip_first} and the last {self.skip_last} frames"
@@ -76,7 +76,7 @@ def _has_color(metric: MetricOptions) -> bool:
 
 
 def _metric_texts(metrics: Mapping[str, MetricOptions], channels: int) -> dict[str, list[str]]:
-    """Colour and crop -> the metrics measured so. A metric without a choice of colour joins those of its crop."""
+    """Color and crop -> the metrics measured so. A metric without a choice of color joins those of its crop."""
     texts: dict[str, list[str]] = {}
     for name, metric in sorted(metrics.items(), key=lambda entry: not _has_color(entry[1])):
         crop = _describe_crop(metric)
@@ -94,7 +94,7 @@ def describe_protocol(
     """One sentence, such as ``Y channel, no crop, all frames, BI x4``.
 
     Args:
-        metrics: ``val.metrics``; where they disagree about colour or crop, each is named.
+        metrics: ``val.metrics``; where they disagree about color or crop, each is named.
         rule: the frames that count; said of clips only.
         degradation: see :func:`describe_degradation`.
         clips: whether the data are clips.

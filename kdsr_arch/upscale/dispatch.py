@@ -17,7 +17,7 @@ from kdsr_arch.infer.runner import Runner
 from kdsr_arch.infer.stream import Restorer
 from kdsr_arch.upscale.images import check_suffix, upscale_file, upscale_folder
 from kdsr_arch.upscale.video import VideoOptions, upscale_video
-from kdsr_arch.upscale.video_output import FORMATS
+from kdsr_arch.upscale.video_output import check_format
 
 DEFAULT_WEIGHTS = "VESPCN_RT_x4_demo"
 _MAX_CRF = 63
@@ -63,7 +63,7 @@ def _upscale(args: argparse.Namespace, kind: str, restorer: Restorer, network: s
 
 
 def kind_of(path: Path) -> str:
-    """'folder', 'image' or 'video', by what the input is.
+    """Tell what the input is: 'folder', 'image' or 'video'.
 
     Raises:
         UserError: it does not exist.
@@ -94,8 +94,8 @@ def check_output(source: Path, target: Path, kind: str, overwrite: bool) -> None
         raise UserError(f"{target}: is a folder; name the file to write, as in {target / source.name}")
     if kind == "image":
         check_suffix(target)
-    elif target.suffix.lower() not in FORMATS:
-        raise UserError(f"{target}: '{target.suffix}' is no video format to write; take one of {', '.join(FORMATS)}")
+    else:
+        check_format(target)
     if target.exists() and not overwrite:
         raise UserError(f"{target}: exists; say --overwrite to replace it, or choose another name")
     _check_writable(target.parent)

@@ -6,6 +6,7 @@ Kept are 8 and 16 bits, gray, transparency and color profiles; a camera's rotati
 from __future__ import annotations
 
 import io
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -34,7 +35,7 @@ class Picture:
     """A decoded image.
 
     Attributes:
-        color: (H, W, 3) RGB or (H, W, 1) grey, uint8 or uint16.
+        color: (H, W, 3) RGB or (H, W, 1) gray, uint8 or uint16.
         alpha: (H, W, 1) of the same type, or None.
         profile: the ICC profile, kept from file to file.
     """
@@ -42,10 +43,6 @@ class Picture:
     color: NDArray
     alpha: NDArray | None = None
     profile: bytes | None = None
-
-    def with_pixels(self, color: NDArray, alpha: NDArray | None) -> Picture:
-        """Other pixels, same profile."""
-        return replace(self, color=color, alpha=alpha)
 
 
 def read_picture(path: Path) -> Picture:
@@ -69,7 +66,7 @@ def read_picture(path: Path) -> Picture:
 
 
 def _decode_deep(data: bytes) -> NDArray | None:
-    """The pixels of a 16-bit file, RGB(A) or grey; None for 8-bit ones (Pillow drops the lower bits of 16)."""
+    """The pixels of a 16-bit file, RGB(A) or gray; None for 8-bit ones (Pillow drops the lower bits of 16)."""
     image = decode_image(data)
     if image is None or image.dtype != np.uint16:
         return None
@@ -125,7 +122,7 @@ def write_picture(path: Path, picture: Picture) -> None:
 
 def _encode_deep(path: Path, array: NDArray) -> bytes:
     channels = array.shape[2]
-    if channels == 2:  # neither format's writer takes grey with alpha
+    if channels == 2:  # neither format's writer takes gray with alpha
         array = np.concatenate([array[..., :1]] * 3 + [array[..., 1:]], axis=2)
     if channels > 1:
         array = cv2.cvtColor(array, cv2.COLOR_RGBA2BGRA if array.shape[2] == 4 else cv2.COLOR_RGB2BGR)
@@ -152,13 +149,13 @@ def _encode(path: Path, array: NDArray, profile: bytes | None) -> bytes:
 
 
 def upscale_picture(restorer: Restorer, picture: Picture) -> Picture:
-    """One image on its own: a video network is shown it as every frame of its window."""
+    """Upscale one image on its own: a video network is shown it as every frame of its window."""
     lq = _network_input(restorer, picture)
     return _finish(restorer, picture, restorer.piece([lq], [0])[0].cpu())
 
 
 def _network_input(restorer: Restorer, picture: Picture) -> Tensor:
-    """(C, h, w): grey images stay grey for Y networks, and become three equal channels for RGB ones."""
+    """(C, h, w): gray images stay gray for Y networks, and become three equal channels for RGB ones."""
     lq = to_float(picture.color)
     return lq.expand(3, -1, -1).contiguous() if len(lq) == 1 and restorer.traits.color == "rgb" else lq
 
@@ -170,11 +167,11 @@ def _finish(restorer: Restorer, picture: Picture, sr: Tensor) -> Picture:
     alpha = picture.alpha
     if alpha is not None:
         alpha = to_pixels(upsample_bicubic(to_float(alpha)[None], restorer.traits.scale)[0], dtype)
-    return picture.with_pixels(to_pixels(sr, dtype), alpha)
+    return replace(picture, color=to_pixels(sr, dtype), alpha=alpha)
 
 
 def upscale_file(restorer: Restorer, source: Path, target: Path) -> None:
-    """One image file."""
+    """Upscale one image file."""
     check_suffix(target)
     picture = read_picture(source)
     check_suffix(target, picture)
@@ -182,32 +179,29 @@ def upscale_file(restorer: Restorer, source: Path, target: Path) -> None:
 
 
 def list_images(folder: Path) -> list[Path]:
-    """The image files under a folder, in natural order.
+    """List the image files under a folder, in natural order.
 
     Raises:
         UserError: there are none.
     """
-    found = [
+    images = [
         path
         for path in folder.rglob("*")
         if path.suffix.lower() in IMAGE_SUFFIXES
         and path.is_file()
         and not any(part.startswith(".") for part in path.relative_to(folder).parts)
     ]
-    if not found:
+    if not images:
         raise UserError(f"{folder}: holds no images ({', '.join(sorted(IMAGE_SUFFIXES))})")
-    return sorted(found, key=lambda path: natural(str(path.relative_to(folder))))
+    return sorted(images, key=lambda path: natural(str(path.relative_to(folder))))
 
 
 def upscale_folder(
-    restorer: Restorer,
-    source: Path,
-    target: Path,
-    *,
-    sequence: bool = False,
-    overwrite: bool = False,
+    restorer: Restorer, source: Path, target: Path, *, sequence: bool = False, overwrite: bool = False
 ) -> int:
-    """Every image of a folder, names and sub-folders kept; what is there already is left, so a second call goes on.
+    """Upscale every image of a folder, names and sub-folders kept.
+
+    What is in the output already is left alone, so that a second call goes on.
 
     Args:
         sequence: each folder's images are the frames of one clip.
@@ -220,18 +214,14 @@ def upscale_folder(
     places = {path: target / path.relative_to(source) for path in images}
     wanted = [path for path in images if overwrite or not places[path].exists()]
     if len(wanted) < len(images):
-        print(
-            f"{len(images) - len(wanted)} of {len(images)} images are in {target} already and are left as they are",
-            flush=True,
-        )
-    bar = progress_bar(target.name, len(wanted), "images")
-    groups = _clips(images, set(wanted)) if sequence else ([path] for path in wanted)
-    for group in groups:
-        for path, picture in _upscale_group(restorer, group, sequence):
-            if path in wanted:
-                write_picture(places[path], picture)
-                bar.update()
-    bar.close()
+        kept = f"{len(images) - len(wanted)} of {len(images)} images"
+        print(f"{kept} are in {target} already and are left as they are", flush=True)
+    with progress_bar(target.name, len(wanted), "images") as bar:
+        for clip in _clips(images, set(wanted)) if sequence else ([path] for path in wanted):
+            for path, picture in _upscale_clip(restorer, clip):
+                if path in wanted:
+                    write_picture(places[path], picture)
+                    bar.update()
     return len(wanted)
 
 
@@ -243,30 +233,23 @@ def _clips(images: list[Path], wanted: set[Path]) -> Iterator[list[Path]]:
             yield clip
 
 
-def _upscale_group(restorer: Restorer, group: list[Path], sequence: bool) -> Iterator[tuple[Path, Picture]]:
-    if not sequence:
-        picture = read_picture(group[0])
-        yield group[0], upscale_picture(restorer, picture)
-        return
-    waiting: list[tuple[Path, Picture]] = []
-    size = read_picture(group[0]).color.shape
+def _upscale_clip(restorer: Restorer, clip: list[Path]) -> Iterator[tuple[Path, Picture]]:
+    """Upscale images of one size, each seeing its neighbors; each picture waits for its result."""
+    first = read_picture(clip[0])
+    waiting: deque[tuple[Path, Picture]] = deque()
 
     def frames() -> Iterator[Tensor]:
-        """What the network is given, one picture after the other; each waits for its result."""
-        for path in group:
-            picture = read_picture(path)
-            if picture.color.shape != size:
+        for path in clip:
+            picture = first if path == clip[0] else read_picture(path)
+            if picture.color.shape != first.color.shape:
+                size, other = ("x".join(map(str, each.color.shape)) for each in (picture, first))
                 raise UserError(
-                    f"{path}: {_shape(picture.color)} pixels and channels, but {group[0].name} has "
-                    f"{'x'.join(map(str, size))}; the frames of a sequence must be of one size"
+                    f"{path}: {size} pixels and channels, but {clip[0].name} has {other}; the frames of a sequence "
+                    "must be of one size"
                 )
             waiting.append((path, picture))
             yield _network_input(restorer, picture)
 
-    for sr in restorer.stream(frames(), restorer.at_once(*size[:2])):
-        path, picture = waiting.pop(0)
+    for sr in restorer.stream(frames(), restorer.at_once(*first.color.shape[:2])):
+        path, picture = waiting.popleft()
         yield path, _finish(restorer, picture, sr.cpu())
-
-
-def _shape(array: np.ndarray) -> str:
-    return "x".join(map(str, array.shape))

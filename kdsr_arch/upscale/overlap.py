@@ -2,107 +2,66 @@
 
 from __future__ import annotations
 
-import queue
-import threading
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import Any, Generic, TypeVar
 
 import torch
 
 T = TypeVar("T")
 _END: Any = object()
-_PATIENCE = 0.1  # seconds between looks at whether the other side has given up
 
 
-class _Worker(Generic[T]):
-    """A thread with a bounded queue; what it raises is raised in the caller."""
-
-    def __init__(self, depth: int, name: str) -> None:
-        self._queue: queue.Queue = queue.Queue(depth)
-        self._stop = threading.Event()
-        self._error: BaseException | None = None
-        self._thread = threading.Thread(target=self._guarded, name=name, daemon=True)
-
-    def _guarded(self) -> None:
-        torch.set_num_threads(1)  # of this thread: the cores belong to the network
-        try:
-            self._run()
-        except BaseException as error:  # noqa: BLE001  handed to the caller, whatever it is
-            self._error = error
-            self._stop.set()
-
-    def _run(self) -> None:
-        raise NotImplementedError
-
-    def _put(self, item: Any) -> bool:
-        while not self._stop.is_set():
-            try:
-                self._queue.put(item, timeout=_PATIENCE)
-                return True
-            except queue.Full:
-                continue
-        return False
-
-    def _check(self) -> None:
-        if self._error is not None:
-            raise self._error
+def _one_thread(name: str) -> ThreadPoolExecutor:
+    """A thread whose own computations take one core: the cores belong to the network."""
+    return ThreadPoolExecutor(1, name, torch.set_num_threads, (1,))
 
 
-class ReadAhead(_Worker[T]):
-    """Iterates ``source`` in a thread, at most ``depth`` items ahead. A context manager: leaving it ends the thread."""
+@contextmanager
+def read_ahead(source: Iterable[T], depth: int = 8) -> Iterator[Iterator[T]]:
+    """Iterate ``source`` in a thread, at most ``depth`` items ahead; leaving the context ends the thread.
 
-    def __init__(self, source: Iterable[T], depth: int = 8) -> None:
-        super().__init__(depth, "read")
-        self._source = source
-
-    def _run(self) -> None:
-        for item in self._source:
-            if not self._put(item):
-                return
-        self._put(_END)
-
-    def __enter__(self) -> Iterator[T]:
-        self._thread.start()
-        return self._items()
-
-    def _items(self) -> Iterator[T]:
-        while True:
-            try:
-                item = self._queue.get(timeout=_PATIENCE)
-            except queue.Empty:
-                if not self._thread.is_alive() and self._queue.empty():
-                    self._check()
-                    return
-                continue
-            if item is _END:
-                return
-            yield item
-
-    def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        self._thread.join()
+    What ``source`` raises comes after its items.
+    """
+    pool = _one_thread("read")
+    try:
+        yield _drawn(pool, iter(source), depth)
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
-class WriteBehind(_Worker[T]):
-    """Calls ``function`` on items in a thread, in order. Leaving the context waits for all, unless by an error."""
+def _drawn(pool: ThreadPoolExecutor, items: Iterator[T], depth: int) -> Iterator[T]:
+    ahead = deque(pool.submit(next, items, _END) for _ in range(depth))
+    while (item := ahead.popleft().result()) is not _END:
+        ahead.append(pool.submit(next, items, _END))
+        yield item
+
+
+class WriteBehind(Generic[T]):
+    """Calls ``function`` on items in a thread, in order; after an error on no further ones.
+
+    Leaving the context waits for all items, or drops those that wait where it is left by an error.
+    """
 
     def __init__(self, function: Callable[[T], None], depth: int = 8) -> None:
-        super().__init__(depth, "write")
-        self._function = function
-
-    def _run(self) -> None:
-        while not self._stop.is_set():
-            try:
-                item = self._queue.get(timeout=_PATIENCE)
-            except queue.Empty:
-                continue
-            if item is _END:
-                return
-            self._function(item)
+        self._function, self._depth = function, depth
+        self._behind: deque[Future] = deque()
+        self._failed = False
 
     def __enter__(self) -> WriteBehind[T]:
-        self._thread.start()
+        self._pool = _one_thread("write")
         return self
+
+    def _call(self, item: T) -> None:
+        if self._failed:
+            return
+        try:
+            self._function(item)
+        except BaseException:
+            self._failed = True
+            raise
 
     def put(self, item: T) -> None:
         """Hand one item over; waits where the thread is far behind.
@@ -110,14 +69,11 @@ class WriteBehind(_Worker[T]):
         Raises:
             whatever ``function`` raised on an earlier item.
         """
-        self._put(item)
-        self._check()
+        self._behind.append(self._pool.submit(self._call, item))
+        while self._behind and (len(self._behind) > self._depth or self._behind[0].done()):
+            self._behind.popleft().result()
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if kind is None:
-            self._put(_END)
-        else:
-            self._stop.set()
-        self._thread.join()
-        if kind is None:
-            self._check()
+        self._pool.shutdown(cancel_futures=kind is not None)
+        while kind is None and self._behind:
+            self._behind.popleft().result()

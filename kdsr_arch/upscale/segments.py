@@ -47,7 +47,7 @@ class Segment:
     sizes: list[int]
 
     def frames(self) -> Iterator[Encoded]:
-        """The encoded frames in the order of decoding, read one by one."""
+        """Read the encoded frames one by one, in the order of decoding."""
         with open(self.path, "rb") as file:
             _read_header(file)
             for number, key, size in zip(self.numbers, self.keys, self.sizes, strict=True):
@@ -56,15 +56,9 @@ class Segment:
 
 def write_segment(path: Path, times: Sequence[int], durations: Sequence[int], frames: Sequence[Encoded]) -> None:
     """Store a segment, whole or not at all."""
-    header = json.dumps(
-        {
-            "times": list(times),
-            "durations": list(durations),
-            "numbers": [f.number for f in frames],
-            "keys": [f.key for f in frames],
-            "sizes": [len(f.data) for f in frames],
-        }
-    ).encode()
+    stored = {"numbers": [f.number for f in frames], "keys": [f.key for f in frames]}
+    stored["sizes"] = [len(f.data) for f in frames]
+    header = json.dumps({"times": list(times), "durations": list(durations), **stored}).encode()
 
     def write(file: Any) -> None:
         file.write(_MAGIC + struct.pack("<Q", len(header)) + header)
@@ -84,7 +78,7 @@ def _read_header(file: Any) -> dict[str, Any]:
 
 
 def read_segment(path: Path) -> Segment | None:
-    """A stored segment, or None where the file is none."""
+    """Read a stored segment; None where the file is none."""
     try:
         with open(path, "rb") as file:
             header = _read_header(file)
@@ -106,35 +100,28 @@ class WorkFolder:
 
     def __init__(self, target: Path, settings: dict[str, Any]) -> None:
         self.folder = target.with_name(f".{target.name}.work")
-        self._settings = json.dumps(settings, indent=1, sort_keys=True, default=str).encode()
+        content, file = json.dumps(settings, indent=1, sort_keys=True, default=str).encode(), self.folder / _SETTINGS
         try:
             self.folder.mkdir(exist_ok=True)
         except OSError as error:
             raise UserError(f"{target.parent}: cannot be written ({error.strerror or error})") from None
-        if not self._fits():
-            self._empty()
-            write_bytes(self.folder / _SETTINGS, self._settings)
+        if not file.is_file() or file.read_bytes() != content:
+            for path in self.folder.iterdir():
+                path.unlink()
+            write_bytes(file, content)
         remove_leftovers(self.folder)
 
-    def _fits(self) -> bool:
-        file = self.folder / _SETTINGS
-        return file.is_file() and file.read_bytes() == self._settings
-
-    def _empty(self) -> None:
-        for path in self.folder.iterdir():
-            path.unlink()
-
     def place(self, number: int) -> Path:
-        """The file of segment ``number``."""
+        """Return the file of segment ``number``."""
         return self.folder / f"{number:06d}.seg"
 
     def done(self) -> list[Segment]:
-        """The stored segments from the first on, up to the first gap."""
-        found: list[Segment] = []
-        while (segment := read_segment(self.place(len(found)))) is not None:
-            found.append(segment)
-        return found
+        """Read the stored segments from the first on, up to the first gap."""
+        segments: list[Segment] = []
+        while (segment := read_segment(self.place(len(segments)))) is not None:
+            segments.append(segment)
+        return segments
 
     def remove(self) -> None:
-        """The work is done."""
+        """Delete the folder: the work is done."""
         shutil.rmtree(self.folder, ignore_errors=True)

@@ -6,9 +6,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
-import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 from tqdm import tqdm
@@ -17,10 +15,12 @@ from kdsr_arch.errors import UserError
 from kdsr_arch.infer.pixels import to_float, to_pixels
 from kdsr_arch.infer.stream import Restorer
 from kdsr_arch.log import progress_bar
-from kdsr_arch.upscale.overlap import ReadAhead, WriteBehind
+from kdsr_arch.upscale.overlap import WriteBehind, read_ahead
 from kdsr_arch.upscale.segments import Encoded, WorkFolder, write_segment
 from kdsr_arch.upscale.video_input import Decoder, VideoInfo, probe
 from kdsr_arch.upscale.video_output import Coding, Encoder, assemble, check_container, choose_coding
+
+_Timed = tuple[int, int, Tensor]  # time, duration, (C, h, w)
 
 SEGMENT_FRAMES = 250
 """About ten seconds: what an interrupted run may have to do again."""
@@ -41,12 +41,6 @@ class VideoOptions:
     partial: bool = False
     segment_frames: int = SEGMENT_FRAMES
     network: str = ""
-
-
-class _Timed(NamedTuple):
-    pts: int
-    duration: int
-    lq: Tensor
 
 
 def upscale_video(restorer: Restorer, source: Path, target: Path, options: VideoOptions | None = None) -> tqdm:
@@ -112,10 +106,10 @@ class _Run:
         times: deque[tuple[int, int]] = deque()
         with (
             self.bar,
-            ReadAhead(self._frames(before[0] if before else None)) as frames,
+            read_ahead(self._frames(before[0] if before else None)) as frames,
             WriteBehind(writer.add) as behind,
         ):
-            context = [next(frames).lq for _ in before]
+            context = [next(frames)[2] for _ in before]
             context = context[len(context) - self.restorer.context :] if self.restorer.context else []
             for sr in self.restorer.stream(_noting(frames, times), self.at_once, context):
                 behind.put((*times.popleft(), self._ready(sr)))
@@ -131,22 +125,18 @@ class _Run:
         return times[len(times) - count :]
 
     def _frames(self, start: int | None) -> Iterator[_Timed]:
-        for frame in self.decoder.frames(start):
-            yield _Timed(frame.pts, frame.duration, to_float(frame.image))
+        return ((pts, duration, to_float(image)) for pts, duration, image in self.decoder.frames(start))
 
     def _ready(self, sr: Tensor) -> Tensor | NDArray:
         """On a GPU whole numbers are made there, as they travel faster; on the CPU the writing thread makes them."""
-        return sr if sr.device.type == "cpu" else to_pixels(sr, self._dtype)
-
-    @property
-    def _dtype(self) -> type[np.unsignedinteger]:
-        return np.uint8 if self.info.depth <= 8 else np.uint16
+        return sr if sr.device.type == "cpu" else to_pixels(sr, self.info.dtype)
 
 
 def _noting(frames: Iterable[_Timed], times: deque[tuple[int, int]]) -> Iterator[Tensor]:
-    for frame in frames:
-        times.append((frame.pts, frame.duration))
-        yield frame.lq
+    """The LR frames; their times are noted until their results come."""
+    for pts, duration, lq in frames:
+        times.append((pts, duration))
+        yield lq
 
 
 class _SegmentWriter:
@@ -154,8 +144,6 @@ class _SegmentWriter:
 
     def __init__(self, info: VideoInfo, coding: Coding, work: WorkFolder, number: int, length: int) -> None:
         self.info, self.coding, self.work, self.number, self.length = info, coding, work, number, length
-        self.wrote = 0
-        self._dtype: type[np.unsignedinteger] = np.uint8 if info.depth <= 8 else np.uint16
         self._begin()
 
     def _begin(self) -> None:
@@ -167,11 +155,10 @@ class _SegmentWriter:
     def add(self, item: tuple[int, int, Tensor | NDArray]) -> None:
         """Encode one frame: its time, its duration, and its pixels."""
         pts, duration, image = item
-        pixels = to_pixels(image, self._dtype) if isinstance(image, Tensor) else image
+        pixels = to_pixels(image, self.info.dtype) if isinstance(image, Tensor) else image
         self._frames += self._encoder.add(pixels)
         self._times.append(pts)
         self._durations.append(duration)
-        self.wrote += 1
         if len(self._times) == self.length:
             self._store()
             self._begin()

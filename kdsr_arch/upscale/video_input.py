@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -49,6 +49,8 @@ class VideoInfo:
         aspect: of one pixel, or None.
         display_matrix: how players turn the frames, as nine 32-bit numbers, or None.
         seconds: length as the file tells it, or None.
+        start: time of the first frame.
+        streams: codecs of the other streams, by their kind.
     """
 
     path: Path
@@ -65,7 +67,13 @@ class VideoInfo:
     aspect: Fraction | None
     display_matrix: tuple[int, ...] | None
     seconds: float | None
-    streams: dict[str, list[str]] = field(default_factory=dict)
+    start: int
+    streams: dict[str, list[str]]
+
+    @property
+    def dtype(self) -> type[np.unsignedinteger]:
+        """Whole numbers that hold a component of an RGB frame: uint8, or uint16 for more than 8 bits."""
+        return np.uint8 if self.depth <= 8 else np.uint16
 
 
 def import_av() -> Any:
@@ -164,22 +172,12 @@ def _info(path: Path, container: Any, stream: Any, frame: Any, tags: tuple[int, 
         if other is not stream and other.type in ("audio", "subtitle"):
             kinds.setdefault(other.type, []).append(other.codec_context.name if other.codec_context else "unknown")
     return VideoInfo(
-        path,
-        frame.width,
-        frame.height,
-        stream.time_base,
-        Fraction(rate),
-        _count(stream, rate),
-        pix_fmt,
-        max(component.bits for component in frame.format.components),
-        tags,
-        matrix,
-        tags[3] == _FULL or pix_fmt.startswith("yuvj"),
-        stream.sample_aspect_ratio or None,
-        _display_matrix(frame),
-        said_seconds(container, stream),
-        kinds,
-    )
+        path=path, width=frame.width, height=frame.height, time_base=stream.time_base, rate=Fraction(rate),
+        frames=_count(stream, rate), pix_fmt=pix_fmt, depth=max(part.bits for part in frame.format.components),
+        tags=tags, matrix=matrix, full_range=tags[3] == _FULL or pix_fmt.startswith("yuvj"),
+        aspect=stream.sample_aspect_ratio or None, display_matrix=_display_matrix(frame),
+        seconds=said_seconds(container, stream), start=int(stream.start_time or 0), streams=kinds,
+    )  # fmt: skip
 
 
 def _count(stream: Any, rate: Any) -> int:
@@ -257,29 +255,21 @@ class Decoder:
         return 0 if last is None else last + step if raw.pts is None else last + 1
 
     def _rgb(self, raw: Any) -> NDArray:
-        name = "rgb24" if self.info.depth <= 8 else "rgb48le"
-        source = (
-            {}
-            if raw.format.is_rgb
-            else {"src_colorspace": self.info.matrix, "src_color_range": 2 if self.info.full_range else 1}
-        )
-        return raw.reformat(
-            format=name, dst_colorspace=self.info.matrix, dst_color_range=2, interpolation="BICUBIC", **source
-        ).to_ndarray()
+        info = self.info
+        levels = 2 if info.full_range else 1
+        yuv = {} if raw.format.is_rgb else {"src_colorspace": info.matrix, "src_color_range": levels}
+        form = "rgb24" if info.dtype == np.uint8 else "rgb48le"
+        rgb = raw.reformat(format=form, dst_colorspace=info.matrix, dst_color_range=2, interpolation="BICUBIC", **yuv)
+        return rgb.to_ndarray()
 
     def _check_end(self, last: int | None) -> None:
         """A file without an index simply ends: then its length tells whether all of it was there."""
         info = self.info
         if last is None:
             return
-        start = self._start()
-        ended = float((last - start) * info.time_base) + 1 / float(info.rate)
+        ended = float((last - info.start) * info.time_base) + 1 / float(info.rate)
         if missing_seconds(info.seconds, ended):
             raise UserError(
                 f"{info.path}: truncated: it should last {info.seconds:.1f} s, but its frames end after "
                 f"{ended:.1f} s; copy or download it again, or say --partial to upscale what is there"
             )
-
-    def _start(self) -> int:
-        with opened(self.info.path) as container:
-            return int(_video_stream(container, self.info.path).start_time or 0)

@@ -20,7 +20,6 @@ from kdsr_arch.upscale.segments import Encoded, Segment
 from kdsr_arch.upscale.video_input import VideoInfo, import_av, opened
 
 FORMATS = {".mp4": "mp4", ".m4v": "mp4", ".mov": "mov", ".mkv": "matroska"}
-_X26 = ("libx264", "libx265")
 _BASE_LIMIT = 65535  # denominators of the frame rate that MPEG-4 can write
 _TAG_OF_MATRIX = {1: (1, 1, 1), 5: (6, 6, 6)}  # (primaries, transfer, matrix) of HD and SD video
 
@@ -44,11 +43,11 @@ class Coding:
 
 
 def choose_coding(info: VideoInfo, scale: int, codec: str | None, crf: int, preset: str) -> Coding:
-    """The encoder and pixel format for an upscaled video: the input's depth and chroma where the encoder has them.
+    """Choose encoder and pixel format of an upscaled video: the input's depth and chroma where the encoder has them.
 
     Args:
         codec: an encoder; None: libx264, or mpeg4 where PyAV lacks it.
-        crf: quality of encoders that have it (lower is better); a quantiser for mpeg4.
+        crf: quality of encoders that have it (lower is better); a quantizer for mpeg4.
         preset: speed of x264 and x265.
 
     Raises:
@@ -82,24 +81,18 @@ def _pix_fmt(info: VideoInfo, formats: Sequence[str]) -> str:
 
 
 def _options(codec: str, crf: int, preset: str) -> dict[str, str]:
-    if codec in _X26:
-        quiet = {"x265-params": "log-level=error"} if codec == "libx265" else {}
-        return {"crf": str(crf), "preset": preset, **quiet}
+    """The encoder's options; no hidden frames, which would not count as frames."""
     if codec == "libsvtav1":
         os.environ.setdefault("SVT_LOG", "1")  # it prints its life story otherwise
-        return {"crf": str(crf), "preset": "8", "svtav1-params": "enable-overlays=0"}
-    if codec == "libvpx-vp9":
-        return {
-            "crf": str(crf),
-            "b:v": "0",
-            "deadline": "realtime",
-            "cpu-used": "5",
-            "row-mt": "1",
-            "auto-alt-ref": "0",
-        }  # hidden frames would not count as frames
-    if codec == "mpeg4":
-        return {"qmin": "2", "qmax": str(max(2, crf // 5)), "flags": "+qscale", "global_quality": str(118 * 3)}
-    return {}
+    fast = {"b:v": "0", "deadline": "realtime", "cpu-used": "5", "row-mt": "1"}
+    options = {
+        "libx264": {"crf": str(crf), "preset": preset},
+        "libx265": {"crf": str(crf), "preset": preset, "x265-params": "log-level=error"},
+        "libsvtav1": {"crf": str(crf), "preset": "8", "svtav1-params": "enable-overlays=0"},
+        "libvpx-vp9": {"crf": str(crf), **fast, "auto-alt-ref": "0"},
+        "mpeg4": {"qmin": "2", "qmax": str(max(2, crf // 5)), "flags": "+qscale", "global_quality": str(118 * 3)},
+    }
+    return options.get(codec, {})
 
 
 def _configure(context: Any, info: VideoInfo, coding: Coding) -> None:
@@ -107,19 +100,14 @@ def _configure(context: Any, info: VideoInfo, coding: Coding) -> None:
     context.time_base = 1 / frame_rate(info)
     context.options = dict(coding.options)
     context.flags |= 1 << 22  # AV_CODEC_FLAG_GLOBAL_HEADER: parameter sets go to the head of the file
-    primaries, transfer, matrix, full = _written_tags(info)
-    context.color_primaries, context.color_trc, context.colorspace, context.color_range = (
-        primaries,
-        transfer,
-        matrix,
-        full,
-    )
+    tags = _written_tags(info)
+    context.color_primaries, context.color_trc, context.colorspace, context.color_range = tags
     if info.aspect:
         context.sample_aspect_ratio = info.aspect
 
 
 def frame_rate(info: VideoInfo) -> Fraction:
-    """Mean frames per second, as a fraction that every encoder can write."""
+    """Compute the mean frames per second, as a fraction that every encoder can write."""
     rate = Fraction(info.rate)
     return rate if rate.numerator <= _BASE_LIMIT else 1 / (1 / rate).limit_denominator(_BASE_LIMIT)
 
@@ -169,48 +157,54 @@ class Encoder:
         )
         frame.pts, frame.time_base = self._count, self._context.time_base
         self._count += 1
-        return self._taken(self._context.encode(frame))
+        return self._encoded(self._context.encode(frame))
 
     def finish(self) -> list[Encoded]:
-        """What the encoder still held."""
-        return self._taken(self._context.encode(None))
+        """Encode no more; returns what was still on its way."""
+        return self._encoded(self._context.encode(None))
 
     @staticmethod
-    def _taken(packets: Iterable[Any]) -> list[Encoded]:
+    def _encoded(packets: Iterable[Any]) -> list[Encoded]:
         return [Encoded(int(packet.pts), bool(packet.is_keyframe), bytes(packet)) for packet in packets if packet.size]
 
 
-def check_container(path: Path, info: VideoInfo, coding: Coding) -> None:
-    """Refuse, before any work, a container that cannot hold the streams.
+def check_format(path: Path) -> None:
+    """Refuse a name that stands for no container.
 
     Raises:
-        UserError: unknown suffix, or a stream whose codec it does not take.
+        UserError: unknown suffix.
     """
     if path.suffix.lower() not in FORMATS:
         raise UserError(f"{path}: '{path.suffix}' is no video format to write; take one of {', '.join(FORMATS)}")
+
+
+def check_container(path: Path, info: VideoInfo, coding: Coding) -> None:
+    """Refuse, before any work, settings that the encoder and streams that the container cannot take.
+
+    Raises:
+        UserError: which they are.
+    """
+    check_format(path)
     Encoder(info, coding)  # refuses impossible settings
-    av = import_av()
-    try:
-        with opened(info.path) as source:
-            _try_header(av, path, source, info, coding)
-    except _Unfit as error:
+    with opened(info.path) as source:
+        refusal = _refusal(path, source, info, coding)
+    if refusal:
         kinds = "; ".join(f"{kind} {', '.join(codecs)}" for kind, codecs in info.streams.items())
         raise UserError(
             f"{path}: {path.suffix} cannot hold {coding.codec} video with the input's streams "
-            f"({kinds or 'video only'}; {error}); write .mkv instead"
-        ) from None
+            f"({kinds or 'video only'}; {refusal}); write .mkv instead"
+        )
 
 
-class _Unfit(Exception):
-    """A container's writer refuses."""
-
-
-def _try_header(av: Any, path: Path, source: Any, info: VideoInfo, coding: Coding) -> None:
+def _refusal(path: Path, source: Any, info: VideoInfo, coding: Coding) -> str:
+    """What the container's writer says against the streams; nothing where it takes them."""
+    av = import_av()
     try:
         with av.open(os.devnull, "w", format=FORMATS[path.suffix.lower()]) as out:
             _prepare(out, source, info, coding)
     except (av.FFmpegError, ValueError) as error:
-        raise _Unfit(getattr(error, "strerror", None) or error) from None
+        return str(getattr(error, "strerror", None) or error)
+    return ""
 
 
 def _prepare(out: Any, source: Any, info: VideoInfo, coding: Coding) -> tuple[Any, dict[int, Any]]:
@@ -269,7 +263,7 @@ def _copy_stream(out: Any, stream: Any) -> Any:
 
 
 def decode_times(times: Sequence[int], order: Sequence[int]) -> list[int]:
-    """Decoding times for frames that are stored in ``order`` (their numbers) and shown at ``times``.
+    """Make decoding times for frames that are stored in ``order`` (their numbers) and shown at ``times``.
 
     They strictly increase, none is later than its frame's time, and they lag as little as the order allows.
     """
@@ -293,9 +287,9 @@ def _video_packets(
         yield float(dts[k] * info.time_base), video.index, packet
 
 
-def _durations(info: VideoInfo, times: Sequence[int], told: Sequence[int]) -> list[int]:
+def _durations(info: VideoInfo, times: Sequence[int], known: Sequence[int]) -> list[int]:
     """How long each frame is shown: until the next; the last as the file tells it, or one step of the mean rate."""
-    last = told[-1] or max(round(1 / (info.rate * info.time_base)), 1)
+    last = known[-1] or max(round(1 / (info.rate * info.time_base)), 1)
     return [later - sooner for sooner, later in itertools.pairwise(times)] + [last]
 
 

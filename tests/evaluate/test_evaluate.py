@@ -135,7 +135,7 @@ def test_a_longer_window_is_cut_to_its_middle():
     septuplet = {"lq": sample["lq"], "gt": sample["gt"][3], "folder": "00001/0266", "idx": "0/1"}
     expected = by_basicsr(net(sample["lq"][None, 2:5])[0], sample["gt"][3], "psnr")
     result = evaluate(net, [septuplet], {"center_frame_only": True})
-    assert result.mean["psnr"] == pytest.approx(expected, abs=1e-6) and "centre frame" in result.protocol
+    assert result.mean["psnr"] == pytest.approx(expected, abs=1e-6) and "center frame" in result.protocol
 
 
 def test_collated_batches_equal_single_samples():
@@ -166,7 +166,7 @@ def test_frames_that_count():
     assert inner.mean["psnr"] == pytest.approx(np.mean(expected), abs=1e-6) != everything
     assert "without the first 2 and the last 1 frames" in inner.protocol and inner.per_item[0][2] == 3
     centre = evaluate(net, [sample], {"center_frame_only": True})
-    assert centre.per_item[0][2] == 1 and "centre frame" in centre.protocol
+    assert centre.per_item[0][2] == 1 and "center frame" in centre.protocol
     with refuses("val.skip_first 4", "val.skip_last 2", "'walk'", 6):
         evaluate(net, [sample], skip_first=4, skip_last=2)
 

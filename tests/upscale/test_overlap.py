@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from kdsr_arch.upscale.overlap import ReadAhead, WriteBehind
+from kdsr_arch.upscale.overlap import WriteBehind, read_ahead
 
 
 @pytest.fixture(autouse=True)
@@ -17,7 +17,7 @@ def no_thread_is_left():
 
 def test_order_is_kept():
     got = []
-    with ReadAhead(range(50), 3) as items, WriteBehind(got.append, 3) as behind:
+    with read_ahead(range(50), 3) as items, WriteBehind(got.append, 3) as behind:
         for item in items:
             behind.put(item)
     assert got == list(range(50))
@@ -33,7 +33,7 @@ def test_stages_overlap():
             yield i
 
     began = time.perf_counter()
-    with ReadAhead(source()) as items, WriteBehind(slow) as behind:
+    with read_ahead(source()) as items, WriteBehind(slow) as behind:
         for item in items:
             slow()
             behind.put(item)
@@ -46,7 +46,7 @@ def test_an_error_of_the_source_comes_after_its_items():
         raise ValueError("broken")
 
     got = []
-    with pytest.raises(ValueError, match="broken"), ReadAhead(source()) as items:
+    with pytest.raises(ValueError, match="broken"), read_ahead(source()) as items:
         got.extend(items)
     assert got == [1]
 
@@ -62,8 +62,22 @@ def test_an_error_of_the_writer_stops_the_work():
 
 def test_an_error_between_them_ends_both():
     got = []
-    with pytest.raises(KeyboardInterrupt), ReadAhead(iter(int, 1)) as items, WriteBehind(got.append) as behind:
+    with pytest.raises(KeyboardInterrupt), read_ahead(iter(int, 1)) as items, WriteBehind(got.append) as behind:
         for number, item in enumerate(items):
             behind.put(item)
             if number == 5:
                 raise KeyboardInterrupt
+
+
+def test_nothing_is_written_after_an_error():
+    got = []
+
+    def write(item):
+        if item == 3:
+            raise OSError("full")
+        got.append(item)
+
+    with pytest.raises(OSError, match="full"), WriteBehind(write, 8) as behind:
+        for item in range(20):
+            behind.put(item)
+    assert got == [0, 1, 2]
