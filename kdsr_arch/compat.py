@@ -28,8 +28,6 @@ from importlib.machinery import ModuleSpec
 from pathlib import Path
 from typing import Any
 
-__all__ = ["has_compiled_ops", "install"]
-
 # torchvision registers fake implementations of these two at import; only the schema is needed, nothing ever runs.
 _SCHEMAS = (
     "nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import difflib
 import logging
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
+from typing import TypeVar
+
+T = TypeVar("T")
 
 
 class UserError(Exception):
@@ -41,6 +44,19 @@ def nearest(name: str, known: Iterable[str], count: int = 3) -> str:
     if not near:
         return ""
     return " (did you mean " + " or ".join(f"'{candidates[k]}'" for k in near) + "?)"
+
+
+def one_of(owner: str, key: str, value: T, known: Collection[T]) -> T:
+    """Return ``value`` if it is one of ``known``, else raise a UserError that names the owner and its option."""
+    if value not in known:
+        hint = nearest(str(value), map(str, known))
+        raise UserError(f"{owner}: {key} {value!r} is none of {', '.join(map(repr, known))}{hint}")
+    return value
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of an error's message, or its class where it has none."""
+    return next(iter(str(error).strip().splitlines()), "") or type(error).__name__
 
 
 _said: set[str] = set()

@@ -22,11 +22,6 @@ from kdsr_arch.options.yaml_reader import describe
 if TYPE_CHECKING:
     from kdsr_arch.options.section import Component
 
-__all__ = [
-    *("ARCH_REGISTRY", "DATASET_REGISTRY", "LOSS_REGISTRY", "METRIC_REGISTRY", "MODEL_REGISTRY"),
-    *("build", "is_basicsr", "keyword_faults", "keywords_of", "lookup", "names", "register_all", "wants_mapping"),
-]
-
 _ROOMS = {"archs": "_arch", "losses": "_loss", "data": "_dataset", "metrics": "_metric", "train": "_model"}
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Sequence
 from typing import cast
 
@@ -9,47 +10,22 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from kdsr_arch.errors import UserError, nearest
+from kdsr_arch.errors import one_of
 from kdsr_arch.ops.bicubic import upsample_bicubic
-
-BASES = ("none", "bilinear", "bicubic")
-
-
-def check_choice(network: str, name: str, value: str, known: tuple[str, ...]) -> str:
-    """``value`` if it is one of ``known``, else a UserError that names the network's option."""
-    if value not in known:
-        raise UserError(
-            f"{network}: {name} is '{value}'{nearest(str(value), known)}, expected one of {', '.join(known)}"
-        )
-    return value
-
-
-def check_window(network: str, num_frame: int, known: tuple[int, ...] = (3, 5, 7)) -> int:
-    """``num_frame`` if the network is made for it, else a UserError."""
-    if num_frame not in known:
-        raise UserError(f"{network}: num_frame is {num_frame}, expected one of {', '.join(map(str, known))}")
-    return num_frame
-
-
-class PreActivationBlock(nn.Module):
-    """x + conv(ReLU(conv(ReLU(x)))), without normalisation: (B, C, h, w) -> (B, C, h, w)."""
-
-    def __init__(self, num_feat: int) -> None:
-        super().__init__()
-        self.conv1 = nn.Conv2d(num_feat, num_feat, 3, padding=1)
-        self.conv2 = nn.Conv2d(num_feat, num_feat, 3, padding=1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Maps (B, C, h, w) to the same shape."""
-        return x + self.conv2(F.relu(self.conv1(F.relu(x))))
 
 
 class Skip(nn.Sequential):
     """A sequence of layers with an identity around it."""
 
-    def forward(self, x: Tensor) -> Tensor:  # noqa: D102
-        """``x`` plus what the layers make of it, which must have its shape."""
+    def forward(self, x: Tensor) -> Tensor:
+        """Add to ``x`` what the layers make of it, which must have its shape."""
         return x + super().forward(x)
+
+
+def pre_activation_block(width: int) -> Skip:
+    """Make x + conv(ReLU(conv(ReLU(x)))), without normalization: (B, width, h, w) -> (B, width, h, w)."""
+    conv1, conv2 = (nn.Conv2d(width, width, 3, padding=1) for _ in range(2))
+    return Skip(OrderedDict(relu1=nn.ReLU(), conv1=conv1, relu2=nn.ReLU(), conv2=conv2))
 
 
 class Base(nn.Module):
@@ -63,7 +39,7 @@ class Base(nn.Module):
     def __init__(self, scale: int, kind: str) -> None:
         super().__init__()
         self.scale = scale
-        self.kind = check_choice("network", "base", kind, BASES)
+        self.kind = one_of("network", "base", kind, ("none", "bilinear", "bicubic"))
 
     def forward(self, sr: Tensor, lq: Tensor) -> Tensor:
         """``sr`` (B, C, H, W) plus the enlarged ``lq`` (B, C, h, w)."""
@@ -129,7 +105,7 @@ DIV2K_MEAN = (0.4488, 0.4371, 0.4040)
 
 
 class MeanShift(nn.Module):
-    """Adds a constant colour to RGB, as the frozen 1x1 convolution of 12 parameters that published weights hold."""
+    """Adds a constant color to RGB, as the frozen 1x1 convolution of 12 parameters that published weights hold."""
 
     def __init__(self, shift: Sequence[float]) -> None:
         super().__init__()
@@ -137,12 +113,12 @@ class MeanShift(nn.Module):
         self.bias = nn.Parameter(torch.tensor(shift), requires_grad=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """RGB (B, 3, h, w) plus the colour."""
+        """RGB (B, 3, h, w) plus the color."""
         return F.conv2d(x, self.weight, self.bias)
 
 
 def mean_shifts(img_range: float = 1.0) -> tuple[MeanShift, MeanShift]:
-    """The shifts that subtract and add the mean colour of images in 0..img_range."""
+    """The shifts that subtract and add the mean color of images in 0..img_range."""
     mean = [img_range * m for m in DIV2K_MEAN]
     return MeanShift([-m for m in mean]), MeanShift(mean)
 

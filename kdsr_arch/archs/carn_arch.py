@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections import OrderedDict
 from collections.abc import Sequence
 
@@ -10,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from kdsr_arch.archs.arch_util import mean_shifts
-from kdsr_arch.errors import UserError
+from kdsr_arch.errors import one_of
 from kdsr_arch.infer.traits import Traits
 from kdsr_arch.registry import ARCH_REGISTRY
 
@@ -34,16 +33,8 @@ class PlainResidual(nn.Module):
         return self.relu(x + self.body(x))
 
 
-class Compress(nn.Module):
-    """1x1 convolution and ReLU."""
-
-    def __init__(self, wide: int, width: int) -> None:
-        super().__init__()
-        self.body = nn.Sequential(nn.Conv2d(wide, width, 1), nn.ReLU())
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, wide, h, w) to (B, width, h, w)."""
-        return self.body(x)
+def _named_body(*layers: nn.Module) -> nn.Sequential:
+    return nn.Sequential(OrderedDict(body=nn.Sequential(*layers)))  # the published parameter names
 
 
 class Cascade(nn.Module):
@@ -54,7 +45,7 @@ class Cascade(nn.Module):
         for i, part in enumerate(parts):
             setattr(self, f"b{i + 1}", part)
         for i in range(3):
-            setattr(self, f"c{i + 1}", Compress(width * (i + 2), width))
+            setattr(self, f"c{i + 1}", _named_body(nn.Conv2d(width * (i + 2), width, 1), nn.ReLU()))
 
     def cascade(self, x: Tensor, parts: Sequence[str] = ("b1", "b2", "b3")) -> Tensor:
         """Run the parts of these names, one after another, on ``x`` (B, width, h, w); the result has its shape."""
@@ -78,20 +69,12 @@ class CascadingBlock(Cascade):
         return self.cascade(x, self.order)
 
 
-class ShuffleUp(nn.Module):
-    """Convolution, ReLU and pixel-shuffle; twice for x4."""
-
-    def __init__(self, width: int, scale: int, group: int) -> None:
-        super().__init__()
-        factors = [2] * int(math.log2(scale)) if scale != 3 else [3]
-        layers: list[nn.Module] = []
-        for f in factors:
-            layers += [nn.Conv2d(width, width * f * f, 3, 1, 1, groups=group), nn.ReLU(), nn.PixelShuffle(f)]
-        self.body = nn.Sequential(*layers)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, width, h, w) to (B, width, h * scale, w * scale)."""
-        return self.body(x)
+def shuffle_up(width: int, scale: int, group: int) -> nn.Sequential:
+    """Make convolution, ReLU and pixel-shuffle, twice for x4: (B, width, h, w) -> (B, width, h * scale, w * scale)."""
+    layers: list[nn.Module] = []
+    for f in (2, 2) if scale == 4 else (scale,):
+        layers += [nn.Conv2d(width, width * f * f, 3, 1, 1, groups=group), nn.ReLU(), nn.PixelShuffle(f)]
+    return _named_body(*layers)
 
 
 class Upsampler(nn.Module):
@@ -101,7 +84,7 @@ class Upsampler(nn.Module):
         super().__init__()
         self.used = f"up{scale}" if multi_scale else "up"
         for s in MULTI_SCALES if multi_scale else (scale,):
-            up = ShuffleUp(width, s, group)
+            up = shuffle_up(width, s, group)
             # The scales not in use get no gradient, which distributed training would wait for.
             setattr(self, f"up{s}" if multi_scale else "up", up.requires_grad_(s == scale))
 
@@ -115,7 +98,7 @@ class CARN(Cascade):
     """CARN (Ahn et al., ECCV 2018) on RGB in [0, 1].
 
     964,187 / 1,148,827 / 1,111,899 parameters at x2/x3/x4, 1,591,963 with all three upsamplers, 24 of them the frozen
-    shifts of the mean colour. Taps: 'block1' to 'block3', 'f_lr' (before the upsampler), 'f_sr' (after it).
+    shifts of the mean color. Taps: 'block1' to 'block3', 'f_lr' (before the upsampler), 'f_sr' (after it).
 
     Args:
         scale: 2, 3 or 4.
@@ -125,8 +108,7 @@ class CARN(Cascade):
     """
 
     def __init__(self, scale: int = 4, multi_scale: bool = False, num_feat: int = 64, group: int = 1) -> None:
-        if scale not in MULTI_SCALES:
-            raise UserError(f"{type(self).__name__}: scale must be 2, 3 or 4, not {scale}")
+        one_of(type(self).__name__, "scale", scale, MULTI_SCALES)
         super().__init__([CascadingBlock(num_feat, group) for _ in range(3)], num_feat)
         subtract, add = mean_shifts()
         self.sub_mean = nn.Sequential(OrderedDict(shifter=subtract))  # the published parameter names

@@ -9,7 +9,7 @@ from basicsr.archs.edvr_arch import EDVR
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from kdsr_arch.archs.arch_util import check_choice
+from kdsr_arch.errors import one_of
 from kdsr_arch.infer.traits import Traits
 from kdsr_arch.ops.bicubic import upsample_bicubic
 from kdsr_arch.registry import ARCH_REGISTRY
@@ -47,14 +47,14 @@ class EDVRSlim(EDVR):
             num_reconstruct_block=num_reconstruct_block,
             with_tsa=with_tsa,
         )
-        self.base = check_choice("EDVRSlim", "base", base, ("bilinear", "bicubic"))
+        self.base = one_of("EDVRSlim", "base", base, ("bilinear", "bicubic"))
         self.upconv2 = nn.Conv2d(num_feat, num_hr_feat * 4, 3, padding=1)
         self.conv_hr = nn.Conv2d(num_hr_feat, num_hr_feat, 3, padding=1)
         self.conv_last = nn.Conv2d(num_hr_feat, 3, 3, padding=1)
         self.traits = Traits("window", 4, num_frame, multiple=4, taps={"f_sr": "conv_hr", "f_lr": "reconstruction"})
 
     def forward(self, x: Tensor) -> Tensor:
-        """RGB frames (B, num_frame, 3, h, w) in [0, 1], h and w multiples of 4, to the centre frame (B, 3, 4h, 4w)."""
+        """RGB frames (B, num_frame, 3, h, w) in [0, 1], h and w multiples of 4, to the center frame (B, 3, 4h, 4w)."""
         sr = super().forward(x)
         if self.base == "bilinear":
             return sr

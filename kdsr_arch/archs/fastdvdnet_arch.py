@@ -6,13 +6,14 @@ Source: Tassano et al., "FastDVDnet: Towards Real-Time Deep Video Denoising With
 from __future__ import annotations
 
 import copy
+from collections import OrderedDict
 from typing import cast
 
 import torch
 from torch import Tensor, nn
 
-from kdsr_arch.archs.arch_util import Base, FusedHead, check_choice, start_near_base
-from kdsr_arch.errors import UserError
+from kdsr_arch.archs.arch_util import Base, FusedHead, start_near_base
+from kdsr_arch.errors import UserError, one_of
 from kdsr_arch.infer.traits import Traits
 from kdsr_arch.registry import ARCH_REGISTRY
 
@@ -23,7 +24,7 @@ class FastDVDnet(nn.Module):
 
     The first block restores the three middle frames from three triples, the second joins them. For super-resolution
     the second block ends in a sub-pixel convolution instead of a residual image: F^SR is the output of ``upsampler``
-    (num_hr_feat channels at HR size), then one convolution and the enlarged centre frame. At ``scale: 1`` with
+    (num_hr_feat channels at HR size), then one convolution and the enlarged center frame. At ``scale: 1`` with
     ``noise_map: true`` it is the authors' denoiser (2,479,096 parameters), with their weight names.
 
     How the distillation paper adapted it is not published; this head is ours. The three triples run as one batch, so
@@ -39,7 +40,7 @@ class FastDVDnet(nn.Module):
         color: 'rgb' or 'y'.
         norm: 'batch', or 'none' (convolutions with biases), for batches too small for statistics.
         noise_map: a second argument, the noise map (B, 1, h, w), is joined to every frame.
-        base: what the head's output is added to: 'none', 'bilinear' or 'bicubic' of the centre frame.
+        base: what the head's output is added to: 'none', 'bilinear' or 'bicubic' of the center frame.
     """
 
     num_frame = 5
@@ -56,8 +57,8 @@ class FastDVDnet(nn.Module):
         base: str = "bicubic",
     ) -> None:
         super().__init__()
-        check_choice("FastDVDnet", "norm", norm, ("batch", "none"))
-        num_channel = 3 if check_choice("FastDVDnet", "color", color, ("rgb", "y")) == "rgb" else 1
+        one_of("FastDVDnet", "norm", norm, ("batch", "none"))
+        num_channel = 3 if one_of("FastDVDnet", "color", color, ("rgb", "y")) == "rgb" else 1
         if len(channels) != 3:
             raise UserError(f"FastDVDnet: channels is {list(channels)}, expected three widths")
         num_in, batch_norm = num_channel + int(noise_map), norm == "batch"
@@ -79,7 +80,7 @@ class FastDVDnet(nn.Module):
         self.traits = Traits("window", scale, self.num_frame, color, multiple=4, taps=taps)
 
     def forward(self, x: Tensor, noise_map: Tensor | None = None) -> Tensor:
-        """Restore the centre of five frames: (B, 5, C, h, w) in [0, 1], h and w multiples of 4, to (B, C, H, W).
+        """Restore the center of five frames: (B, 5, C, h, w) in [0, 1], h and w multiples of 4, to (B, C, H, W).
 
         Args:
             x: the frames.
@@ -104,7 +105,7 @@ class FastDVDnet(nn.Module):
         """A copy in evaluation mode, equal to rounding but without F^SR."""
         net = copy.deepcopy(self).eval()
         if self.scale > 1:
-            last = net.temp2.outc.convblock
+            last = cast(nn.Sequential, net.temp2.outc.convblock)
             last[3] = FusedHead(cast(nn.Conv2d, last[3]), net.conv_last, self.scale)
             net.fused = True
         return net
@@ -118,15 +119,15 @@ class UBlock(nn.Module):
     ) -> None:
         super().__init__()
         full, half, quarter = channels
-        self.inc = Layers(
+        self.inc = _layers(
             *_conv(3 * num_in, 3 * num_interm, batch_norm, groups=3), *_conv(3 * num_interm, full, batch_norm)
         )
-        self.downc0 = Layers(*_conv(full, half, batch_norm, stride=2), _pair(half, batch_norm))
-        self.downc1 = Layers(*_conv(half, quarter, batch_norm, stride=2), _pair(quarter, batch_norm))
-        self.upc2 = Layers(_pair(quarter, batch_norm), _plain(quarter, 4 * half, batch_norm), nn.PixelShuffle(2))
-        self.upc1 = Layers(_pair(half, batch_norm), _plain(half, 4 * full, batch_norm), nn.PixelShuffle(2))
+        self.downc0 = _layers(*_conv(full, half, batch_norm, stride=2), _pair(half, batch_norm))
+        self.downc1 = _layers(*_conv(half, quarter, batch_norm, stride=2), _pair(quarter, batch_norm))
+        self.upc2 = _layers(_pair(quarter, batch_norm), _plain(quarter, 4 * half, batch_norm), nn.PixelShuffle(2))
+        self.upc1 = _layers(_pair(half, batch_norm), _plain(half, 4 * full, batch_norm), nn.PixelShuffle(2))
         self.feature = nn.Identity()  # the block's output feature, for taps
-        self.outc = Layers(*_conv(full, full, batch_norm), _plain(full, num_out, batch_norm))
+        self.outc = _layers(*_conv(full, full, batch_norm), _plain(full, num_out, batch_norm))
 
     def forward(self, frames: Tensor, noise_map: Tensor | None) -> Tensor:
         """Frames (B, 3, C, h, w), each with the noise map (B, 1, h, w) as one more channel, to (B, num_out, h, w)."""
@@ -139,16 +140,8 @@ class UBlock(nn.Module):
         return self.outc(self.feature(x0 + self.upc1(x1 + x2)))
 
 
-class Layers(nn.Module):
-    """A sequence under the authors' attribute name, so that their weights load."""
-
-    def __init__(self, *layers: nn.Module) -> None:
-        super().__init__()
-        self.convblock = nn.Sequential(*layers)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """What the sequence makes of ``x``."""
-        return self.convblock(x)
+def _layers(*layers: nn.Module) -> nn.Sequential:
+    return nn.Sequential(OrderedDict(convblock=nn.Sequential(*layers)))  # the authors' name, so that their weights load
 
 
 def _plain(num_in: int, num_out: int, batch_norm: bool, stride: int = 1, groups: int = 1) -> nn.Conv2d:
@@ -160,5 +153,5 @@ def _conv(num_in: int, num_out: int, batch_norm: bool, stride: int = 1, groups: 
     return [_plain(num_in, num_out, batch_norm, stride, groups), norm, nn.ReLU(inplace=True)]
 
 
-def _pair(width: int, batch_norm: bool) -> Layers:
-    return Layers(*_conv(width, width, batch_norm), *_conv(width, width, batch_norm))
+def _pair(width: int, batch_norm: bool) -> nn.Sequential:
+    return _layers(*_conv(width, width, batch_norm), *_conv(width, width, batch_norm))

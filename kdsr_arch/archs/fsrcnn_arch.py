@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from kdsr_arch.archs.arch_util import SubPixelDeconv
-from kdsr_arch.errors import UserError
+from kdsr_arch.errors import one_of
 from kdsr_arch.infer.traits import Traits
 from kdsr_arch.registry import ARCH_REGISTRY
 
@@ -29,8 +29,7 @@ class FSRCNN(nn.Module):
         self, scale: int = 4, num_in_ch: int = 1, d: int = 56, s: int = 12, m: int = 4, prelu: str = "single"
     ) -> None:
         super().__init__()
-        if prelu not in ("single", "channel"):
-            raise UserError(f"FSRCNN: prelu must be 'single' or 'channel', not '{prelu}'")
+        one_of("FSRCNN", "prelu", prelu, ("single", "channel"))
 
         def layer(a: int, b: int, k: int) -> nn.Sequential:
             return nn.Sequential(nn.Conv2d(a, b, k, 1, k // 2), nn.PReLU(b if prelu == "channel" else 1))
@@ -44,17 +43,12 @@ class FSRCNN(nn.Module):
         taps = {name: name for name in ("feature_extraction", "shrinking", "mapping", "expanding")}
         taps["f_lr"] = "expanding"
         self.traits = Traits("image", scale, color="y" if num_in_ch == 1 else "rgb", taps=taps)
-        self._reset()
-
-    def _reset(self) -> None:
-        """He initialisation; the last layer starts small, as published (deviation 0.001)."""
         for module in self.modules():
             if isinstance(module, (nn.Conv2d, nn.ConvTranspose2d)) and module.bias is not None:
                 nn.init.zeros_(module.bias)
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, a=0.25)
-            elif isinstance(module, nn.ConvTranspose2d):
-                nn.init.normal_(module.weight, std=0.001)
+        nn.init.normal_(deconv.weight, std=0.001)  # starts small, as published
 
     def forward(self, x: Tensor) -> Tensor:
         """LR image (N, C, h, w) in [0, 1] to HR image (N, C, scale h, scale w)."""

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kdsr_arch.archs.arch_util import SubPixelDeconv
-from kdsr_arch.errors import UserError
+from kdsr_arch.errors import one_of
 from kdsr_arch.infer.traits import Traits
 from kdsr_arch.ops.bicubic import upsample_bicubic
 from kdsr_arch.registry import ARCH_REGISTRY
@@ -71,9 +71,7 @@ class IDN(nn.Module):
 
     def __init__(self, scale: int = 4, form: str = "y", num_feat: int = 64, num_block: int = 4) -> None:
         super().__init__()
-        if form not in ("y", "rgb"):
-            raise UserError(f"IDN: form must be 'y' or 'rgb', not '{form}'")
-        channels = 1 if form == "y" else 3
+        channels = 1 if one_of("IDN", "form", form, ("y", "rgb")) == "y" else 3
         self.conv1 = nn.Conv2d(channels, num_feat, 3, 1, 1)
         self.conv2 = nn.Conv2d(num_feat, num_feat, 3, 1, 1)
         self.blocks = nn.Sequential(*(DistillationBlock(num_feat, num_feat // 4) for _ in range(num_block)))

@@ -16,13 +16,12 @@ from kdsr_arch.registry import ARCH_REGISTRY
 
 def hr_encoder(channels: int, scale: int, wide: int = 56, narrow: int = 12) -> nn.Sequential:
     """HR image (N, C, scale h, scale w) to a learned image (N, C, h, w): 86,084 parameters with one channel."""
-    layers = nn.Sequential(
+    return nn.Sequential(nn.Sequential(  # the published parameter names
         nn.Conv2d(channels, wide, 5, 1, 2), nn.PReLU(),
         nn.Conv2d(wide, wide, 5, scale, 2), nn.PReLU(),
         nn.Conv2d(wide, narrow, 3, 1, 1), nn.PReLU(),
         nn.Conv2d(narrow, channels, 3, 1, 1),
-    )  # fmt: skip
-    return nn.Sequential(layers)
+    ))  # fmt: skip
 
 
 @ARCH_REGISTRY.register()
@@ -42,7 +41,10 @@ class PISRTeacher(nn.Module):
 
     def __init__(self, decoder: Mapping[str, Any], scale: int = 4, wide: int = 56, narrow: int = 12) -> None:
         super().__init__()
-        net = build_decoder(decoder, scale)
+        if not isinstance(decoder, Mapping) or "type" not in decoder:
+            raise UserError("PISRTeacher: decoder must name a network: decoder: {type: FSRCNN, ...}")
+        by_either_name = {"scale": scale, "upscale": scale}
+        net = registry.build("network", decoder, "PISRTeacher: decoder", offer=by_either_name)
         inner = traits_of(net, scale)
         if inner.mode != "image":
             raise UserError(f"PISRTeacher: decoder {type(net).__name__} restores clips; it must restore single images")
@@ -57,10 +59,3 @@ class PISRTeacher(nn.Module):
         """HR image (N, C, scale h, scale w) in [0, 1] to its restoration from the encoder's image, of the same size."""
         lr = self.encoder(x)
         return self.decoder(upsample_bicubic(lr, self.traits.scale) if self.upsampled_input else lr)
-
-
-def build_decoder(options: Mapping[str, Any], scale: int) -> nn.Module:
-    """Build the registered network of these options, told the scale by whichever keyword it takes."""
-    if not isinstance(options, Mapping) or "type" not in options:
-        raise UserError("PISRTeacher: decoder must name a network: decoder: {type: FSRCNN, ...}")
-    return registry.build("network", options, "PISRTeacher: decoder", offer={"scale": scale, "upscale": scale})

@@ -17,8 +17,26 @@ def fakd_groups(count: int) -> tuple[int, int]:
     return (2, 6) if count >= 7 else (max(count // 3 - 1, 0), 2 * count // 3)
 
 
+def _traits(scale: int, first: int, second: int) -> Traits:
+    taps = {"head": "conv_first", "body_end": "conv_after_body", "body_end_skip": "long_skip", "f_lr": "long_skip",
+            "f_sr": "upsample", "fakd_0": "conv_first", "fakd_1": f"body.{first}", "fakd_2": f"body.{second}",
+            "fakd_3": "long_skip"}  # fmt: skip
+    return Traits("image", scale, taps=taps)
+
+
+class _Tapped(nn.Module):
+    """The forward pass that BasicSR's RCAN and EDSR share, with the sum of the long skip passed through a module."""
+
+    def forward(self: Any, x: Tensor) -> Tensor:
+        """LR image (N, 3, h, w) in [0, 1] to HR image (N, 3, scale h, scale w)."""
+        self.mean = self.mean.type_as(x)
+        head = self.conv_first((x - self.mean) * self.img_range)
+        body = self.long_skip(self.conv_after_body(self.body(head)) + head)
+        return self.conv_last(self.upsample(body)) / self.img_range + self.mean
+
+
 @ARCH_REGISTRY.register()
-class RCANTapped(RCAN):
+class RCANTapped(_Tapped, RCAN):
     """BasicSR's RCAN, weights and all, with a module at the sum of the long skip so that it can be tapped.
 
     The published teacher is 10 groups x 20 blocks, FAKD's student 10 x 6. Taps: 'head'; 'body_end' (the last
@@ -27,7 +45,7 @@ class RCANTapped(RCAN):
 
     Args:
         num_in_ch, num_out_ch, num_feat, num_group, num_block, squeeze_factor, upscale, res_scale, img_range, rgb_mean:
-            as of BasicSR's RCAN; colours default to 3 channels.
+            as of BasicSR's RCAN; colors default to 3 channels.
     """
 
     def __init__(
@@ -35,27 +53,11 @@ class RCANTapped(RCAN):
     ) -> None:
         super().__init__(num_in_ch, num_out_ch, num_group=num_group, upscale=upscale, **more)
         self.long_skip = nn.Identity()
-        first, second = fakd_groups(num_group)
-        taps = {"head": "conv_first", "body_end": "conv_after_body", "body_end_skip": "long_skip", "f_lr": "long_skip",
-                "f_sr": "upsample", "fakd_0": "conv_first", "fakd_1": f"body.{first}", "fakd_2": f"body.{second}",
-                "fakd_3": "long_skip"}  # fmt: skip
-        self.traits = Traits("image", upscale, taps=taps)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """LR image (N, 3, h, w) in [0, 1] to HR image (N, 3, scale h, scale w)."""
-        return tapped_forward(self, x)
-
-
-def tapped_forward(net: Any, x: Tensor) -> Tensor:
-    """The forward pass that BasicSR's RCAN and EDSR share, with the sum of the long skip passed through a module."""
-    net.mean = net.mean.type_as(x)
-    head = net.conv_first((x - net.mean) * net.img_range)
-    body = net.long_skip(net.conv_after_body(net.body(head)) + head)
-    return net.conv_last(net.upsample(body)) / net.img_range + net.mean
+        self.traits = _traits(upscale, *fakd_groups(num_group))
 
 
 @ARCH_REGISTRY.register()
-class EDSRTapped(EDSR):
+class EDSRTapped(_Tapped, EDSR):
     """BasicSR's EDSR, weights and all, with a module at the sum of the long skip so that it can be tapped.
 
     The published teacher is 256 channels, 32 blocks, ``res_scale: 0.1`` (43.09M parameters at x4), FAKD's student 64
@@ -64,7 +66,7 @@ class EDSRTapped(EDSR):
 
     Args:
         num_in_ch, num_out_ch, num_feat, num_block, upscale, res_scale, img_range, rgb_mean: as of BasicSR's EDSR;
-            colours default to 3 channels.
+            colors default to 3 channels.
     """
 
     def __init__(
@@ -73,11 +75,4 @@ class EDSRTapped(EDSR):
         super().__init__(num_in_ch, num_out_ch, num_block=num_block, upscale=upscale, **more)
         self.long_skip = nn.Identity()
         third = max(num_block // 3, 1)
-        taps = {"head": "conv_first", "body_end": "conv_after_body", "body_end_skip": "long_skip", "f_lr": "long_skip",
-                "f_sr": "upsample", "fakd_0": "conv_first", "fakd_1": f"body.{third - 1}",
-                "fakd_2": f"body.{min(2 * third, num_block) - 1}", "fakd_3": "long_skip"}  # fmt: skip
-        self.traits = Traits("image", upscale, taps=taps)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """LR image (N, 3, h, w) in [0, 1] to HR image (N, 3, scale h, scale w)."""
-        return tapped_forward(self, x)
+        self.traits = _traits(upscale, third - 1, min(2 * third, num_block) - 1)

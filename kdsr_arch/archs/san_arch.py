@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections import OrderedDict
 
 import torch
 import torch.nn.functional as F
 from basicsr.archs.arch_util import Upsample
 from torch import Tensor, nn
 
-from kdsr_arch.archs.arch_util import mean_shifts
+from kdsr_arch.archs.arch_util import Skip, mean_shifts
 from kdsr_arch.infer.traits import Traits
 from kdsr_arch.registry import ARCH_REGISTRY
 
@@ -37,8 +38,8 @@ def matrix_square_root(a: Tensor, iterations: int = 5) -> Tensor:
 def channel_covariance(x: Tensor) -> Tensor:
     """Covariances of the channels over positions: (N, C, H, W) to (N, C, C)."""
     f = x.flatten(2)
-    centred = f - f.mean(2, keepdim=True)
-    return centred @ centred.transpose(1, 2) / f.shape[2]
+    centered = f - f.mean(2, keepdim=True)
+    return centered @ centered.transpose(1, 2) / f.shape[2]
 
 
 class SecondOrderAttention(nn.Module):
@@ -95,16 +96,9 @@ class QuadrantNonLocal(nn.Module):
         return torch.cat([torch.cat([self.non_local(q) for q in row.split(halves, 3)], 3) for row in rows], 2)
 
 
-class SimpleResidual(nn.Module):
-    """``x + conv(relu(conv(x)))``."""
-
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.conv_first = nn.Sequential(nn.Conv2d(width, width, 3, 1, 1), nn.ReLU(), nn.Conv2d(width, width, 3, 1, 1))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, width, h, w) to the same shape."""
-        return x + self.conv_first(x)
+def _residual(width: int) -> Skip:
+    convs = [nn.Conv2d(width, width, 3, 1, 1) for _ in range(2)]
+    return Skip(OrderedDict(conv_first=nn.Sequential(convs[0], nn.ReLU(), convs[1])))
 
 
 class ResidualAttentionGroup(nn.Module):
@@ -112,7 +106,7 @@ class ResidualAttentionGroup(nn.Module):
 
     def __init__(self, width: int, num_block: int, reduction: int) -> None:
         super().__init__()
-        self.rcab = nn.Sequential(*(SimpleResidual(width) for _ in range(num_block)))
+        self.rcab = nn.Sequential(*(_residual(width) for _ in range(num_block)))
         self.soca = SecondOrderAttention(width, reduction)
         self.conv_last = nn.Conv2d(width, width, 3, 1, 1)
         self.gamma = nn.Parameter(torch.zeros(1), requires_grad=False)  # in the published weights, unused there

@@ -1,8 +1,9 @@
-"""Networks that the package spandrel recognises from their weights alone, as teachers (or anything else that runs)."""
+"""Networks that the package spandrel recognizes from their weights alone, as teachers (or anything else that runs)."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +39,7 @@ class InnerPaths(Mapping[str, str]):
 
 @ARCH_REGISTRY.register()
 class spandrel(nn.Module):  # the name that option files know
-    """Any single-image network that the package spandrel recognises from a file of weights alone.
+    """Any single-image network that the package spandrel recognizes from a file of weights alone.
 
     (B, C, h, w) in [0, 1] -> (B, C, H, W), not clamped. Its weights come from its file (``pretrained``); tap paths are
     those inside the network itself.
@@ -94,36 +95,23 @@ def _describe(path: str) -> Any:
     try:
         descriptor = library.ModelLoader(device="cpu").load_from_state_dict(canonicalize_state_dict(_read(place)))
     except library.UnsupportedModelError:
-        raise UserError(f"{place}: weights of no architecture that spandrel {_version()} knows") from None
+        raise UserError(f"{place}: weights of no architecture that spandrel {version('spandrel')} knows") from None
     except (RuntimeError, KeyError, ValueError, TypeError, AttributeError, IndexError) as error:
         reason = " ".join(str(error).split())[:200]
-        raise UserError(f"{place}: spandrel {_version()} cannot build this network: {reason}") from None
-    _check(descriptor, place, library)
-    return descriptor
-
-
-def _check(descriptor: Any, place: Path, library: Any) -> None:
+        raise UserError(f"{place}: spandrel {version('spandrel')} cannot build this network: {reason}") from None
     name = descriptor.architecture.name
     if not isinstance(descriptor, library.ImageModelDescriptor):
         raise UserError(f"{place}: {name} fills in masked images; a teacher must restore plain images")
     channels = (descriptor.input_channels, descriptor.output_channels)
     if channels not in ((1, 1), (3, 3)):
         raise UserError(f"{place}: {name} takes {channels[0]} and gives {channels[1]} channels; only RGB and Y work")
+    return descriptor
 
 
 def _read(place: Path) -> Mapping[str, Any]:
     if place.suffix.lower() not in _ENDINGS:
         raise UserError(f"{place}: weights end in {', '.join(_ENDINGS)}")
-    held = load_tensors(place, "file of weights")
-    if not isinstance(held, Mapping) or not held:
+    weights = load_tensors(place, "file of weights")
+    if not isinstance(weights, Mapping) or not weights:
         raise UserError(f"{place}: holds no network weights")
-    return held
-
-
-def _version() -> str:
-    from importlib.metadata import version
-
-    return version("spandrel")
-
-
-__all__ = ["InnerPaths", "spandrel"]
+    return weights

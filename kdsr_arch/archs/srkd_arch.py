@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
+
 from torch import Tensor, nn
 
-from kdsr_arch.archs.arch_util import SubPixelDeconv
-from kdsr_arch.errors import UserError
+from kdsr_arch.archs.arch_util import Skip, SubPixelDeconv
+from kdsr_arch.errors import one_of
 from kdsr_arch.infer.traits import Traits
 from kdsr_arch.registry import ARCH_REGISTRY
 
@@ -14,22 +16,13 @@ def deconv_tail(scale: int, width: int, out_channels: int) -> nn.Sequential:
     """SRKD's upsampler: one k4 s2 (x2), one k3 s3 (x3) or two k4 s2 (x4) transposed convolutions."""
     if scale == 3:
         return nn.Sequential(SubPixelDeconv(width, out_channels, 3, 3))
-    if scale not in (2, 4):
-        raise UserError(f"TNSR and SNSR enlarge by 2, 3 or 4, not by {scale}")
+    one_of("TNSR and SNSR", "scale", scale, (2, 3, 4))
     widths = [width] * (scale // 2) + [out_channels]
     return nn.Sequential(*(SubPixelDeconv(a, b, 4, 2, 1) for a, b in zip(widths, widths[1:], strict=False)))
 
 
-class ResidualBlock(nn.Module):
-    """``x + layers(x)``."""
-
-    def __init__(self, *layers: nn.Module) -> None:
-        super().__init__()
-        self.layers = nn.Sequential(*layers)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """``x`` plus what the layers make of it, which must have its shape."""
-        return x + self.layers(x)
+def _residual(first: nn.Conv2d, second: nn.Conv2d) -> Skip:
+    return Skip(OrderedDict(layers=nn.Sequential(first, nn.ReLU(), second, nn.ReLU())))
 
 
 class _SRKDNet(nn.Module):
@@ -66,8 +59,7 @@ class TNSR(_SRKDNet):
 
     def __init__(self, scale: int = 4, num_in_ch: int = 1, num_feat: int = 64, num_block: int = 10) -> None:
         def block() -> nn.Module:
-            convs = [nn.Conv2d(num_feat, num_feat, 3, 1, 1) for _ in range(2)]
-            return ResidualBlock(convs[0], nn.ReLU(), convs[1], nn.ReLU())
+            return _residual(*(nn.Conv2d(num_feat, num_feat, 3, 1, 1) for _ in range(2)))
 
         tapped = [-(-num_block * i // 3) for i in (1, 2, 3)]  # the ends of thirds: 4, 7 and 10 of 10
         taps = {f"srkd_{i + 1}": f"blocks.{n - 1}" for i, n in enumerate(tapped)}
@@ -90,7 +82,7 @@ class SNSR(_SRKDNet):
     def __init__(self, scale: int = 4, num_in_ch: int = 1, num_feat: int = 64, num_block: int = 3) -> None:
         def block() -> nn.Module:
             depthwise = nn.Conv2d(num_feat, num_feat, 3, 1, 1, groups=num_feat)
-            return ResidualBlock(depthwise, nn.ReLU(), nn.Conv2d(num_feat, num_feat, 1), nn.ReLU())
+            return _residual(depthwise, nn.Conv2d(num_feat, num_feat, 1))
 
         taps = {f"srkd_{i + 1}": f"blocks.{i}" for i in range(num_block)}
         super().__init__(scale, num_in_ch, num_feat, [block() for _ in range(num_block)], taps)

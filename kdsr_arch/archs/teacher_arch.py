@@ -32,7 +32,7 @@ class DUF(duf_arch.DUF):
         self.traits = Traits("window", scale, 7, taps={"f_sr": "upsampler", "f_lr": "feature"})
 
     def forward(self, x: Tensor) -> Tensor:
-        """RGB frames (B, 7, 3, h, w) in [0, 1] to the centre frame (B, 3, h * scale, w * scale)."""
+        """RGB frames (B, 7, 3, h, w) in [0, 1] to the center frame (B, 3, h * scale, w * scale)."""
         volume = self.dense_block2(self.dense_block1(self.conv3d1(x.transpose(1, 2))))
         volume = F.relu(self.conv3d2(F.relu(self.bn3d2(volume))))
         feature = self.feature(volume.squeeze(2)).unsqueeze(2)
@@ -78,9 +78,8 @@ class BasicVSRPlusPlus(basicvsrpp_arch.BasicVSRPlusPlus):
     def check_if_mirror_extended(self, lqs: Tensor) -> None:
         """Note if the second half of the clip (B, T, 3, h, w) is the first one backwards; never so in an export."""
         self.is_mirror_extended = False
-        if exporting():  # it only spares flows: a graph, which cannot branch on values, computes them
-            return
-        super().check_if_mirror_extended(lqs)
+        if not exporting():  # it only spares flows: a graph, which cannot branch on values, computes them
+            super().check_if_mirror_extended(lqs)
 
     def forward(self, lqs: Tensor) -> Tensor:
         """RGB clips (B, T, 3, h, w) in [0, 1] to (B, T, 3, 4h, 4w); (B, T, 3, h, w) unless ``is_low_res_input``."""
@@ -89,10 +88,5 @@ class BasicVSRPlusPlus(basicvsrpp_arch.BasicVSRPlusPlus):
         return super().forward(lqs)
 
 
-def _replace(cls: type[nn.Module]) -> None:
-    """Puts ``cls`` in the place of BasicSR's class of the same name; the registry has no public way to do it."""
-    ARCH_REGISTRY._obj_map[cls.__name__] = cls
-
-
-_replace(DUF)
-_replace(BasicVSRPlusPlus)
+for _class in (DUF, BasicVSRPlusPlus):  # the registry has no public way to replace BasicSR's class of the same name
+    ARCH_REGISTRY._obj_map[_class.__name__] = _class

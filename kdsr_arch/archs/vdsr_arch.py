@@ -2,23 +2,12 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
+
 from torch import Tensor, nn
 
 from kdsr_arch.infer.traits import Traits
 from kdsr_arch.registry import ARCH_REGISTRY
-
-
-class ConvReLU(nn.Module):
-    """A 3x3 convolution and a ReLU, under the published parameter names."""
-
-    def __init__(self, width: int, bias: bool) -> None:
-        super().__init__()
-        self.conv = nn.Conv2d(width, width, 3, 1, 1, bias=bias)
-        self.relu = nn.ReLU()
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, width, h, w) to the same shape."""
-        return self.relu(self.conv(x))
 
 
 @ARCH_REGISTRY.register()
@@ -41,7 +30,9 @@ class VDSR(nn.Module):
         super().__init__()
         self.input = nn.Conv2d(num_in_ch, num_feat, 3, 1, 1, bias=bias)
         self.relu = nn.ReLU()
-        self.residual_layer = nn.Sequential(*(ConvReLU(num_feat, bias) for _ in range(num_layer - 2)))
+        convs = [nn.Conv2d(num_feat, num_feat, 3, 1, 1, bias=bias) for _ in range(num_layer - 2)]
+        layers = (nn.Sequential(OrderedDict(conv=conv, relu=nn.ReLU())) for conv in convs)  # the published names
+        self.residual_layer = nn.Sequential(*layers)
         self.output = nn.Conv2d(num_feat, num_in_ch, 3, 1, 1, bias=bias)
         for module in self.modules():
             if isinstance(module, nn.Conv2d):

@@ -8,20 +8,14 @@ HR size space-time distillation works on.
 from __future__ import annotations
 
 import copy
+from collections import OrderedDict
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from kdsr_arch.archs.arch_util import (
-    Base,
-    FusedHead,
-    PreActivationBlock,
-    Skip,
-    check_choice,
-    check_window,
-    start_near_base,
-)
+from kdsr_arch.archs.arch_util import Base, FusedHead, Skip, pre_activation_block, start_near_base
+from kdsr_arch.errors import one_of
 from kdsr_arch.infer.traits import Traits
 from kdsr_arch.ops.exporting import crop_by_gathering, exporting, replicate_to_multiple
 from kdsr_arch.ops.warp import backward_warp
@@ -29,9 +23,9 @@ from kdsr_arch.registry import ARCH_REGISTRY
 
 
 class MotionCompensation(nn.Module):
-    """Warps the neighbours of a window onto its centre frame along a coarse-to-fine flow.
+    """Warps the neighbors of a window onto its center frame along a coarse-to-fine flow.
 
-    A coarse flow is estimated at a quarter of the size, the neighbour is warped by it, a fine flow at half the size
+    A coarse flow is estimated at a quarter of the size, the neighbor is warped by it, a fine flow at half the size
     corrects it (the paper's section 2.3). Training starts at zero flow, which is the identity.
 
     Deviations from the widely used version, whose zero flow is not the identity under today's ``grid_sample`` and whose
@@ -55,40 +49,37 @@ class MotionCompensation(nn.Module):
         self.fine = _flow_net(3 * num_channel + 2, num_feat, (2, 1, 1, 1, 1))
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Compensates all neighbours at once.
+        """Compensates all neighbors at once.
 
         Args:
             x: (B, n, C, h, w), any h and w.
 
         Returns:
-            The warped neighbours in order (B, (n-1)*C, h, w), their flows (B, (n-1)*2, h, w) as (dx, dy) in pixels,
-            and the centre frame (B, C, h, w).
+            The warped neighbors in order (B, (n-1)*C, h, w), their flows (B, (n-1)*2, h, w) as (dx, dy) in pixels,
+            and the center frame (B, C, h, w).
         """
         batch, num_frame, _, height, width = x.shape
         center = num_frame // 2
         order = [i for i in range(num_frame) if i != center]
-        neighbours = x[:, order].flatten(0, 1)
+        neighbors = x[:, order].flatten(0, 1)
         target = x[:, center]
-        flow = self.flow(target.repeat_interleave(num_frame - 1, 0), neighbours)
-        warped = backward_warp(neighbours, flow, border="border")
+        flow = self.flow(target.repeat_interleave(num_frame - 1, 0), neighbors)
+        warped = backward_warp(neighbors, flow, border="border")
         return warped.reshape(batch, -1, height, width), flow.reshape(batch, -1, height, width), target
 
-    def flow(self, target: Tensor, neighbour: Tensor) -> Tensor:
-        """Flow (B, 2, h, w) in pixels by which ``neighbour`` (B, C, h, w) is warped onto ``target``."""
+    def flow(self, target: Tensor, neighbor: Tensor) -> Tensor:
+        """Flow (B, 2, h, w) in pixels by which ``neighbor`` (B, C, h, w) is warped onto ``target``."""
         height, width = target.shape[-2:]
-        pair = pad_to_multiple(torch.cat([neighbour, target], 1), 4)  # the coarse network halves its input twice
+        pair, unit = torch.cat([neighbor, target], 1), 4  # the coarse network halves its input twice
+        if exporting():
+            pair = replicate_to_multiple(pair, unit)
+        else:
+            pair = F.pad(pair, (0, -width % unit, 0, -height % unit), mode="replicate")
         coarse = self.coarse(pair)
         warped = backward_warp(pair[:, : target.shape[1]], coarse * self.coarse_gain, border="border")
         fine = self.fine(torch.cat([pair, coarse, warped], 1))
         flow = (coarse + fine) * self.max_flow
         return crop_by_gathering(flow, height, width) if exporting() else flow[..., :height, :width]
-
-
-def pad_to_multiple(x: Tensor, unit: int) -> Tensor:
-    """(B, C, h, w) with its last row and column repeated until both sides are multiples of ``unit``."""
-    if exporting():
-        return replicate_to_multiple(x, unit)
-    return F.pad(x, (0, -x.shape[-1] % unit, 0, -x.shape[-2] % unit), mode="replicate")
 
 
 def _flow_net(num_in: int, num_feat: int, strides: tuple[int, ...]) -> nn.Sequential:
@@ -105,16 +96,10 @@ def _flow_net(num_in: int, num_feat: int, strides: tuple[int, ...]) -> nn.Sequen
     return nn.Sequential(*layers, last, nn.Tanh(), nn.PixelShuffle(shrink))
 
 
-class EarlyFusion(nn.Module):
-    """All frames at once into one convolution: (B, n, C, h, w) -> (B, num_feat, h, w)."""
-
-    def __init__(self, num_frame: int, num_channel: int, num_feat: int) -> None:
-        super().__init__()
-        self.conv = nn.Conv2d(num_frame * num_channel, num_feat, 3, padding=1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Frames (B, n, C, h, w) to features (B, num_feat, h, w)."""
-        return self.conv(x.flatten(1, 2))
+def early_fusion(num_frame: int, num_channel: int, num_feat: int) -> nn.Sequential:
+    """Feed all frames at once to one convolution: (B, n, C, h, w) -> (B, num_feat, h, w)."""
+    conv = nn.Conv2d(num_frame * num_channel, num_feat, 3, padding=1)
+    return nn.Sequential(OrderedDict(join=nn.Flatten(1, 2), conv=conv))
 
 
 class SlowFusion(nn.Module):
@@ -158,7 +143,7 @@ class VESPCN(nn.Module):
         color: 'rgb' or 'y'.
         motion: compensate motion first.
         fusion: 'early' or 'slow'.
-        base: what the output is added to: 'none' (the paper), 'bilinear' or 'bicubic' of the centre frame.
+        base: what the output is added to: 'none' (the paper), 'bilinear' or 'bicubic' of the center frame.
         block: 'residual' (with a skip around the body) or 'plain' (convolution and ReLU, the paper's).
         num_flow_feat, max_flow, coarse_gain: see MotionCompensation.
     """
@@ -180,12 +165,13 @@ class VESPCN(nn.Module):
         coarse_gain: float | None = None,
     ) -> None:
         super().__init__()
-        check_window("VESPCN", num_frame)
-        num_channel = 3 if check_choice("VESPCN", "color", color, ("rgb", "y")) == "rgb" else 1
-        fuse = {"early": EarlyFusion, "slow": SlowFusion}[check_choice("VESPCN", "fusion", fusion, ("early", "slow"))]
+        one_of("VESPCN", "num_frame", num_frame, (3, 5, 7))
+        one_of("VESPCN", "fusion", fusion, ("early", "slow"))
+        one_of("VESPCN", "block", block, ("residual", "plain"))
+        num_channel = 3 if one_of("VESPCN", "color", color, ("rgb", "y")) == "rgb" else 1
         self.motion = MotionCompensation(num_channel, num_flow_feat, max_flow, coarse_gain) if motion else None
-        self.fusion = fuse(num_frame, num_channel, num_feat)
-        self.body = _body(check_choice("VESPCN", "block", block, ("residual", "plain")), num_feat, num_block)
+        self.fusion = (early_fusion if fusion == "early" else SlowFusion)(num_frame, num_channel, num_feat)
+        self.body = _body(block, num_feat, num_block)
         width = num_hr_feat or num_channel
         self.conv_up = nn.Conv2d(num_feat, width * scale**2, 3, padding=1)
         self.upsampler = nn.PixelShuffle(scale)
@@ -197,10 +183,12 @@ class VESPCN(nn.Module):
         self.traits = Traits("window", scale, num_frame, color, taps=taps)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Frames (B, num_frame, C, h, w) in [0, 1] to the centre frame (B, C, h * scale, w * scale)."""
-        center = x[:, x.shape[1] // 2]
+        """Frames (B, num_frame, C, h, w) in [0, 1] to the center frame (B, C, h * scale, w * scale)."""
+        half = x.shape[1] // 2
+        center = x[:, half]
         if self.motion is not None:
-            x = self._compensate(x)
+            neighbors = self.motion(x)[0].unflatten(1, (x.shape[1] - 1, -1))
+            x = torch.cat([neighbors[:, :half], center.unsqueeze(1), neighbors[:, half:]], 1)
         feature = self.body(self.fusion(x))
         if self.fused is not None:
             return self.base(self.fused(feature), center)
@@ -216,17 +204,10 @@ class VESPCN(nn.Module):
             net.fused = FusedHead(net.conv_up, net.conv_last, self.traits.scale)
         return net
 
-    def _compensate(self, x: Tensor) -> Tensor:
-        assert self.motion is not None
-        warped, _, target = self.motion(x)
-        neighbours = warped.unflatten(1, (x.shape[1] - 1, -1))
-        half = x.shape[1] // 2
-        return torch.cat([neighbours[:, :half], target.unsqueeze(1), neighbours[:, half:]], 1)
-
 
 def _body(block: str, num_feat: int, num_block: int) -> nn.Sequential:
     if block == "residual":
-        return Skip(*(PreActivationBlock(num_feat) for _ in range(num_block)), nn.ReLU(inplace=True))
+        return Skip(*(pre_activation_block(num_feat) for _ in range(num_block)), nn.ReLU(inplace=True))
     layers: list[nn.Module] = [nn.ReLU(inplace=True)]
     for _ in range(num_block):
         layers += [nn.Conv2d(num_feat, num_feat, 3, padding=1), nn.ReLU(inplace=True)]

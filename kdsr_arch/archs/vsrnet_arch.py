@@ -14,19 +14,17 @@ import torch
 from basicsr.archs.spynet_arch import SpyNet
 from torch import Tensor, nn
 
-from kdsr_arch.archs.arch_util import check_choice, check_window, start_near_base
-from kdsr_arch.errors import UserError
+from kdsr_arch.archs.arch_util import start_near_base
+from kdsr_arch.errors import UserError, one_of
 from kdsr_arch.infer.traits import Traits
 from kdsr_arch.io import load_tensors
 from kdsr_arch.ops.color import rgb_to_y
 from kdsr_arch.ops.warp import backward_warp
 from kdsr_arch.registry import ARCH_REGISTRY
 
-METHODS = ("dis", "spynet", "none")
-
 
 class FlowCompensation(nn.Module):
-    """Warps the neighbours of a window onto its centre frame along an estimated flow.
+    """Warps the neighbors of a window onto its center frame along an estimated flow.
 
     Neither parameters nor state: SpyNet is a fixed tool here, kept out of the network's file.
 
@@ -38,39 +36,39 @@ class FlowCompensation(nn.Module):
 
     def __init__(self, method: str = "dis", spynet_path: str | None = None) -> None:
         super().__init__()
-        self.method = check_choice("FlowCompensation", "flow", method, METHODS)
+        self.method = one_of("VSRNet", "flow", method, ("dis", "spynet", "none"))
         # in a tuple, so that it is no submodule
         self._spynet: tuple[SpyNet, ...] = (_load_spynet(spynet_path),) if method == "spynet" else ()
 
     @torch.compiler.disable
     @torch.no_grad()
-    def flow(self, target: Tensor, neighbour: Tensor) -> Tensor:
-        """Flow (B, 2, H, W), (dx, dy) in pixels, by which ``neighbour`` (B, C, H, W) is warped onto ``target``."""
+    def flow(self, target: Tensor, neighbor: Tensor) -> Tensor:
+        """Flow (B, 2, H, W), (dx, dy) in pixels, by which ``neighbor`` (B, C, H, W) is warped onto ``target``."""
         if self.method == "dis":
-            return _dis_flow(target, neighbour)
+            return _dis_flow(target, neighbor)
         spynet = self._spynet[0].to(target.device)
         if target.shape[1] == 1:
-            target, neighbour = target.expand(-1, 3, -1, -1), neighbour.expand(-1, 3, -1, -1)
-        return spynet(target.float(), neighbour.float()).to(target.dtype)
+            target, neighbor = target.expand(-1, 3, -1, -1), neighbor.expand(-1, 3, -1, -1)
+        return spynet(target.float(), neighbor.float()).to(target.dtype)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, n, C, H, W) -> the same, all frames but the centre warped onto it."""
+        """(B, n, C, H, W) -> the same, all frames but the center warped onto it."""
         if self.method == "none":
             return x
         num_frame = x.shape[1]
         center = num_frame // 2
         order = [i for i in range(num_frame) if i != center]
-        neighbours = x[:, order].flatten(0, 1)
-        flow = self.flow(x[:, center].repeat_interleave(num_frame - 1, 0), neighbours)
-        warped = backward_warp(neighbours, flow, border="border").view(x.shape[0], num_frame - 1, *x.shape[2:])
+        neighbors = x[:, order].flatten(0, 1)
+        flow = self.flow(x[:, center].repeat_interleave(num_frame - 1, 0), neighbors)
+        warped = backward_warp(neighbors, flow, border="border").view(x.shape[0], num_frame - 1, *x.shape[2:])
         return torch.cat([warped[:, :center], x[:, center : center + 1], warped[:, center:]], 1)
 
 
-def _dis_flow(target: Tensor, neighbour: Tensor) -> Tensor:
+def _dis_flow(target: Tensor, neighbor: Tensor) -> Tensor:
     estimator = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_FAST)
     start = np.zeros((*target.shape[-2:], 2), np.float32)
     flows = [
-        estimator.calc(one, other, start.copy()) for one, other in zip(_gray(target), _gray(neighbour), strict=True)
+        estimator.calc(one, other, start.copy()) for one, other in zip(_gray(target), _gray(neighbor), strict=True)
     ]
     return torch.from_numpy(np.stack(flows)).permute(0, 3, 1, 2).to(target)
 
@@ -86,9 +84,9 @@ def _load_spynet(path: str | None) -> SpyNet:
             f"flow 'spynet' needs spynet_path, a file with SpyNet's weights; got {path}. Use flow 'dis' to do without"
         )
     net = SpyNet()
-    held = load_tensors(Path(path), "file of SpyNet's weights")
+    content = load_tensors(Path(path), "file of SpyNet's weights")
     try:
-        net.load_state_dict(held["params"])
+        net.load_state_dict(content["params"])
     except (RuntimeError, KeyError, TypeError, AttributeError):
         raise UserError(f"{path}: holds no weights of SpyNet under 'params'") from None
     return net.eval().requires_grad_(False)
@@ -98,8 +96,8 @@ def _load_spynet(path: str | None) -> SpyNet:
 class VSRNet(nn.Module):
     """Video super-resolution of enlarged frames: (B, n, C, H, W) -> (B, C, H, W).
 
-    Frames are Y or RGB in [0, 1], already enlarged to HR size by MATLAB's bicubic (the runner does it). Neighbours are
-    warped onto the centre frame by an optical flow that is not learned. F^SR is the output of ``feature``
+    Frames are Y or RGB in [0, 1], already enlarged to HR size by MATLAB's bicubic (the runner does it). Neighbors are
+    warped onto the center frame by an optical flow that is not learned. F^SR is the output of ``feature``
     (``num_mid_feat`` channels, after ReLU); ``f_lr`` is the joint feature of all frames, at HR size as well.
 
     Parameters with 5 frames, Y: 272,577; without weight sharing 283,073.
@@ -112,11 +110,11 @@ class VSRNet(nn.Module):
         color: 'y' (the paper) or 'rgb'.
         fusion: 'late': one first convolution per frame, joined before the second (the paper's best, its
             architecture b); 'early': all frames into the first (its architecture a).
-        shared: symmetric sharing: frames at the same distance from the centre use the same first convolution.
+        shared: symmetric sharing: frames at the same distance from the center use the same first convolution.
         flow: 'dis', 'spynet' or 'none', see FlowCompensation.
         spynet_path: SpyNet's weights for ``flow: spynet``.
         base: 'none', as published: the network makes the whole picture; 'bicubic': its output is added to the enlarged
-            centre frame, from where short trainings start.
+            center frame, from where short trainings start.
     """
 
     def __init__(
@@ -133,13 +131,13 @@ class VSRNet(nn.Module):
         base: str = "none",
     ) -> None:
         super().__init__()
-        self.base = check_choice("VSRNet", "base", base, ("bicubic", "none"))
-        check_window("VSRNet", num_frame)
-        check_choice("VSRNet", "fusion", fusion, ("early", "late"))
-        check_choice("VSRNet", "flow", flow, METHODS)
-        num_channel = 3 if check_choice("VSRNet", "color", color, ("rgb", "y")) == "rgb" else 1
+        self.base = one_of("VSRNet", "base", base, ("bicubic", "none"))
+        one_of("VSRNet", "num_frame", num_frame, (3, 5, 7))
+        one_of("VSRNet", "fusion", fusion, ("early", "late"))
+        num_channel = 3 if one_of("VSRNet", "color", color, ("rgb", "y")) == "rgb" else 1
         self.compensate = FlowCompensation(flow, spynet_path)
-        self.branch_of = _branches(num_frame, fusion, shared)
+        late = [min(i, num_frame - 1 - i) if shared else i for i in range(num_frame)]
+        self.branch_of = [0] if fusion == "early" else late  # the first convolution that each frame goes through
         num_in = num_channel * num_frame if fusion == "early" else num_channel
         self.conv1 = nn.ModuleList(nn.Conv2d(num_in, num_feat, 9, padding=4) for _ in range(max(self.branch_of) + 1))
         self.joint = nn.ReLU()
@@ -147,32 +145,15 @@ class VSRNet(nn.Module):
         self.feature = nn.ReLU()
         self.conv3 = nn.Conv2d(num_mid_feat, num_channel, 5, padding=2)
         start_near_base(self.conv3, base)  # else the first, large gradients can put every unit of F^SR out for good
-        # DIS fails on frames of a few pixels
-        self.traits = Traits(
-            "window",
-            scale,
-            num_frame,
-            color,
-            upsampled_input=True,
-            min_size=_DIS_SIDE if flow == "dis" else 1,
-            taps={"f_sr": "feature", "f_lr": "joint"},
-        )
+        smallest = 12 if flow == "dis" else 1  # DIS fails on frames of a few pixels
+        taps = {"f_sr": "feature", "f_lr": "joint"}
+        self.traits = Traits("window", scale, num_frame, color, upsampled_input=True, min_size=smallest, taps=taps)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Restores the centre frame (B, C, H, W)."""
+        """Restores the center frame (B, C, H, W)."""
         center = x[:, x.shape[1] // 2]
         x = self.compensate(x)
         frames = (x.flatten(1, 2),) if len(self.branch_of) == 1 else x.unbind(1)
         first = [self.conv1[branch](frame) for branch, frame in zip(self.branch_of, frames, strict=True)]
         sr = self.conv3(self.feature(self.conv2(self.joint(torch.cat(first, 1)))))
         return center + sr if self.base == "bicubic" else sr
-
-
-_DIS_SIDE = 12
-
-
-def _branches(num_frame: int, fusion: str, shared: bool) -> list[int]:
-    """Which first convolution each frame goes through."""
-    if fusion == "early":
-        return [0]
-    return [min(i, num_frame - 1 - i) if shared else i for i in range(num_frame)]

@@ -23,7 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--sequence",
         action="store_true",
-        help="a folder's images are the frames of one clip: video networks see their neighbours",
+        help="a folder's images are the frames of one clip: video networks see their neighbors",
     )
 
 

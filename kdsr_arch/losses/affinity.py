@@ -74,7 +74,9 @@ class _TiledAffinityLoss(torch.autograd.Function):
             total += twice * (d * d if criterion == "l2" else d.abs()).sum(-1).sum(dtype=torch.float64)
             if kept:
                 g = d if criterion == "l2" else d.sign_()
-                _add_gradient(grad, seen, g, rows, cols)
+                grad[:, :, cols] += seen[:, :, rows] @ g  # this tile's share of seen @ G for the symmetric G
+                if rows != cols:
+                    grad[:, :, rows] += seen[:, :, cols] @ g.transpose(1, 2)
         if kept:
             grad *= (4.0 if criterion == "l2" else 2.0) / (n * p * p)
             parts = iter(grad.split([side.shape[1] for side in kept], 1))
@@ -87,13 +89,6 @@ class _TiledAffinityLoss(torch.autograd.Function):
         """What `forward` has found for each side that wants a gradient, times the scalar ``grad_output``."""
         grads = [None if g is None else g * grad_output for g in ctx.saved_tensors]
         return (*grads, None, None)
-
-
-def _add_gradient(grad: Tensor, seen: Tensor, g: Tensor, rows: slice, cols: slice) -> None:
-    """Add a tile's share of ``seen @ G`` for the symmetric G whose upper tile is g (N, rows, cols)."""
-    grad[:, :, cols] += seen[:, :, rows] @ g
-    if rows != cols:
-        grad[:, :, rows] += seen[:, :, cols] @ g.transpose(1, 2)
 
 
 def tile_size(batch: int, tile: int | str) -> int:

@@ -8,7 +8,7 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from kdsr_arch.errors import UserError, nearest
+from kdsr_arch.errors import UserError
 
 Features = Any
 """What a tap recorded: a Tensor, or a tuple of Tensors; a list of those where ``multi`` is True."""
@@ -75,13 +75,6 @@ class DistillLoss(nn.Module):
 
 
 CRITERIA: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"l1": F.l1_loss, "l2": F.mse_loss}
-
-
-def choose(owner: str, key: str, value: str, known: Sequence[str]) -> str:
-    """``value`` if it is one of ``known``, else a UserError that names the loss and its option."""
-    if value not in known:
-        raise UserError(f"{owner}: {key} '{value}' is none of {', '.join(known)}{nearest(value, known)}")
-    return value
 
 
 def require_map(owner: str, x: Any) -> Tensor:

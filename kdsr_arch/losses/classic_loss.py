@@ -9,9 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from kdsr_arch.errors import UserError
+from kdsr_arch.errors import UserError, one_of
 from kdsr_arch.losses.affinity import instance_affinity
-from kdsr_arch.losses.base import CRITERIA, DistillLoss, as_maps, choose, pool_larger, require_map, unit
+from kdsr_arch.losses.base import CRITERIA, DistillLoss, as_maps, pool_larger, require_map, unit
 from kdsr_arch.registry import LOSS_REGISTRY
 
 _RMS_EPS = 1e-8
@@ -25,7 +25,7 @@ def attention_map(x: Tensor, power: float = 2, absolute: bool = True, eps: float
 
 @LOSS_REGISTRY.register()
 class ATLoss(DistillLoss):
-    """Distance between normalised attention maps (Zagoruyko and Komodakis, ICLR 2017).
+    """Distance between normalized attention maps (Zagoruyko and Komodakis, ICLR 2017).
 
     Channel counts may differ; of two sizes the larger map is average-pooled first. The distance is the mean over
     positions, of squares by default; FAKD's variant is ``criterion: l1``.
@@ -43,7 +43,7 @@ class ATLoss(DistillLoss):
     def __init__(self, power: float = 2, absolute: bool = True, criterion: str = "l2", eps: float = 1e-6) -> None:
         super().__init__()
         self.power, self.absolute, self.eps = power, absolute, eps
-        self.criterion = choose("ATLoss", "criterion", criterion, tuple(CRITERIA))
+        self.criterion = one_of("ATLoss", "criterion", criterion, CRITERIA)
 
     def forward(self, student: Tensor, teacher: Tensor) -> Tensor:  # type: ignore[override]
         maps = pool_larger(require_map("ATLoss", student), require_map("ATLoss", teacher))
@@ -65,8 +65,8 @@ class FitNetLoss(DistillLoss):
 
     def __init__(self, criterion: str = "l2", normalize: str = "none") -> None:
         super().__init__()
-        self.criterion = choose("FitNetLoss", "criterion", criterion, tuple(CRITERIA))
-        self.normalize = choose("FitNetLoss", "normalize", normalize, ("none", "teacher_rms"))
+        self.criterion = one_of("FitNetLoss", "criterion", criterion, CRITERIA)
+        self.normalize = one_of("FitNetLoss", "normalize", normalize, ("none", "teacher_rms"))
 
     def forward(self, student: Tensor, teacher: Tensor) -> Tensor:  # type: ignore[override]
         """Compare two maps of one shape; see the class."""
@@ -98,11 +98,11 @@ class FSPLoss(DistillLoss):
 
     def __init__(self, criterion: str = "l2") -> None:
         super().__init__()
-        self.criterion = choose("FSPLoss", "criterion", criterion, tuple(CRITERIA))
+        self.criterion = one_of("FSPLoss", "criterion", criterion, CRITERIA)
 
     def setup(self, student_shapes: Sequence[Any], teacher_shapes: Sequence[Any]) -> None:
         if len(student_shapes) < 2:
-            raise UserError("FSPLoss compares neighbouring layers: its term must tap two layers or more on each side")
+            raise UserError("FSPLoss compares neighboring layers: its term must tap two layers or more on each side")
 
     def forward(self, student: Sequence[Tensor], teacher: Sequence[Tensor]) -> Tensor:  # type: ignore[override]
         s, t = as_maps("FSPLoss", student), as_maps("FSPLoss", teacher)
@@ -157,7 +157,7 @@ class RKDLoss(DistillLoss):
 
 @LOSS_REGISTRY.register()
 class SPLoss(DistillLoss):
-    """Mean squared difference of row-normalised batch Gram matrices (Tung and Mori, ICCV 2019).
+    """Mean squared difference of row-normalized batch Gram matrices (Tung and Mori, ICCV 2019).
 
     Each sample's features are flattened, so channels and sizes may differ. With a batch of one the Gram matrix is
     the constant 1 and the loss 0: use a batch of two or more.
@@ -171,7 +171,7 @@ class SPLoss(DistillLoss):
 
     def __init__(self, criterion: str = "l2") -> None:
         super().__init__()
-        self.criterion = choose("SPLoss", "criterion", criterion, tuple(CRITERIA))
+        self.criterion = one_of("SPLoss", "criterion", criterion, CRITERIA)
 
     def forward(self, student: Tensor, teacher: Tensor) -> Tensor:  # type: ignore[override]
         return CRITERIA[self.criterion](instance_affinity(student), instance_affinity(teacher))

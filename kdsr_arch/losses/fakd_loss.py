@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from kdsr_arch.errors import UserError
+from kdsr_arch.errors import UserError, one_of
 from kdsr_arch.losses.affinity import (
     channel_affinity,
     check_memory,
@@ -17,10 +17,8 @@ from kdsr_arch.losses.affinity import (
     spatial_affinity_loss,
     tile_size,
 )
-from kdsr_arch.losses.base import CRITERIA, DistillLoss, choose, require_map
+from kdsr_arch.losses.base import CRITERIA, DistillLoss, require_map
 from kdsr_arch.registry import LOSS_REGISTRY
-
-AFFINITIES = ("spatial", "channel", "instance")
 
 
 @LOSS_REGISTRY.register()
@@ -45,8 +43,6 @@ class FAKDLoss(DistillLoss):
         eps: added to norms.
     """
 
-    align_size = True
-
     def __init__(
         self,
         affinity: str = "spatial",
@@ -58,9 +54,9 @@ class FAKDLoss(DistillLoss):
         eps: float = 1e-8,
     ) -> None:
         super().__init__()
-        self.affinity = choose("FAKDLoss", "affinity", affinity, AFFINITIES)
-        self.criterion = choose("FAKDLoss", "criterion", criterion, tuple(CRITERIA))
-        self.pool_mode = choose("FAKDLoss", "pool_mode", pool_mode, ("avg", "max"))
+        self.affinity = one_of("FAKDLoss", "affinity", affinity, ("spatial", "channel", "instance"))
+        self.criterion = one_of("FAKDLoss", "criterion", criterion, CRITERIA)
+        self.pool_mode = one_of("FAKDLoss", "pool_mode", pool_mode, ("avg", "max"))
         if not isinstance(pool, int) or pool < 1:
             raise UserError(f"FAKDLoss: pool must be a positive integer, not {pool!r}")
         if tile not in ("auto", "none") and not (isinstance(tile, int) and tile > 0):
@@ -82,14 +78,11 @@ class FAKDLoss(DistillLoss):
     def forward(self, student: Tensor, teacher: Tensor) -> Tensor:  # type: ignore[override]
         s, t = require_map("FAKDLoss", student), require_map("FAKDLoss", teacher)
         if self.affinity == "spatial":
-            return self._spatial(s, t)
+            self._check(s.shape)
+            s, t = pool_map(s, self.pool, self.pool_mode), pool_map(t, self.pool, self.pool_mode)
+            if self.tile == "none":
+                return plain_spatial_loss(s, t, self.criterion, self.eps)
+            return spatial_affinity_loss(s, t, self.criterion, self.tile, self.eps)
         if self.affinity == "channel":
             return CRITERIA[self.criterion](channel_affinity(s, self.eps), channel_affinity(t, self.eps))
         return CRITERIA[self.criterion](instance_affinity(s), instance_affinity(t))
-
-    def _spatial(self, s: Tensor, t: Tensor) -> Tensor:
-        self._check(s.shape)
-        s, t = pool_map(s, self.pool, self.pool_mode), pool_map(t, self.pool, self.pool_mode)
-        if self.tile == "none":
-            return plain_spatial_loss(s, t, self.criterion, self.eps)
-        return spatial_affinity_loss(s, t, self.criterion, self.tile, self.eps)

@@ -1,11 +1,11 @@
-"""VESPCN's motion term: warped neighbours should look like the centre frame, along a smooth flow."""
+"""VESPCN's motion term: warped neighbors should look like the center frame, along a smooth flow."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-from kdsr_arch.errors import UserError
+from kdsr_arch.errors import UserError, one_of
 from kdsr_arch.losses.base import DistillLoss
 from kdsr_arch.registry import LOSS_REGISTRY
 
@@ -14,7 +14,7 @@ from kdsr_arch.registry import LOSS_REGISTRY
 class MotionCompensationLoss(DistillLoss):
     """Warping error plus smoothness of the flow, a term of the student alone (``student: motion``).
 
-    The sum over the neighbours i of: mean |I'_i - I_0|^2 + smoothness * H(flow_i), with the Huber-like
+    The sum over the neighbors i of: mean |I'_i - I_0|^2 + smoothness * H(flow_i), with the Huber-like
     H = sqrt(epsilon + sum over both components of (d/dx)^2 + (d/dy)^2), forward differences in pixels.
     The paper's equation does not say where the sum over pixels goes: here each pixel has its own square root and the
     mean is taken (``over='pixel'``); ``over='field'`` takes one root of the sum over the batch and the whole field, as
@@ -34,17 +34,14 @@ class MotionCompensationLoss(DistillLoss):
 
     def __init__(self, smoothness: float = 0.01, epsilon: float = 0.01, over: str = "pixel") -> None:
         super().__init__()
-        if over not in ("pixel", "field"):
-            raise UserError(f"MotionCompensationLoss: over is '{over}', expected pixel or field")
-        self.smoothness = smoothness
-        self.epsilon = epsilon
-        self.over = over
+        self.smoothness, self.epsilon = smoothness, epsilon
+        self.over = one_of("MotionCompensationLoss", "over", over, ("pixel", "field"))
 
     def forward(self, student: tuple[Tensor, Tensor, Tensor], teacher: None = None) -> Tensor:
         """The term's value.
 
         Args:
-            student: (warped (B, k*C, h, w), flow (B, k*2, h, w) in pixels, reference (B, C, h, w)), k neighbours.
+            student: (warped (B, k*C, h, w), flow (B, k*2, h, w) in pixels, reference (B, C, h, w)), k neighbors.
 
         Raises:
             UserError: the tap did not record such a triple.
@@ -57,13 +54,12 @@ class MotionCompensationLoss(DistillLoss):
         warped, flow, reference = student
         count = flow.shape[1] // 2
         error = (warped.unflatten(1, (count, -1)) - reference.unsqueeze(1)).square().mean((0, 2, 3, 4))
-        total = error.sum()
-        if self.smoothness:
-            total = total + self.smoothness * self.huber(flow.unflatten(1, (count, 2))).sum()
-        return total
+        if not self.smoothness:
+            return error.sum()
+        return error.sum() + self.smoothness * self._huber(flow.unflatten(1, (count, 2))).sum()
 
-    def huber(self, flow: Tensor) -> Tensor:
-        """H of each neighbour: (B, k, 2, h, w) -> (k,)."""
+    def _huber(self, flow: Tensor) -> Tensor:
+        """Return H of each neighbor: (B, k, 2, h, w) -> (k,)."""
         across = (flow[..., :, 1:] - flow[..., :, :-1]).square().sum(2)[..., :-1, :]
         down = (flow[..., 1:, :] - flow[..., :-1, :]).square().sum(2)[..., :, :-1]
         if self.over == "field":

@@ -8,11 +8,11 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from kdsr_arch.losses.base import CRITERIA, DistillLoss, choose
+from kdsr_arch.errors import one_of
+from kdsr_arch.losses.base import CRITERIA, DistillLoss
 from kdsr_arch.registry import LOSS_REGISTRY
 
 MAPS = ("sum_square", "sum_abs", "max_square")
-NORMALIZATIONS = ("none", "teacher_mean", "own_mean")
 EPS = 1e-8
 
 
@@ -72,7 +72,7 @@ class SpatialAttentionLoss(DistillLoss):
 
     ||.||^2 is the *mean* over the pixels of the squared difference with ``reduction='mean'``, so that the weight does
     not depend on the crop; with 'sum' it is the sum over the pixels, the squared L2 norm as printed. Either way it is
-    averaged over frames and batch. The paper states no normalisation; without one, few energetic pixels dominate.
+    averaged over frames and batch. The paper states no normalization; without one, few energetic pixels dominate.
 
     Student (F, C_s, H, W), teacher (F, C_t, H, W): channels may differ, and are summed away.
 
@@ -92,10 +92,10 @@ class SpatialAttentionLoss(DistillLoss):
     ) -> None:
         super().__init__()
         name = type(self).__name__
-        self.map = choose(name, "map", map, MAPS)
-        self.normalize = choose(name, "normalize", normalize, NORMALIZATIONS)
-        self.criterion = CRITERIA[choose(name, "criterion", criterion, list(CRITERIA))]
-        self.reduction = choose(name, "reduction", reduction, ("mean", "sum"))
+        self.map = one_of(name, "map", map, MAPS)
+        self.normalize = one_of(name, "normalize", normalize, ("none", "teacher_mean", "own_mean"))
+        self.criterion = CRITERIA[one_of(name, "criterion", criterion, CRITERIA)]
+        self.reduction = one_of(name, "reduction", reduction, ("mean", "sum"))
 
     def forward(self, student: Tensor, teacher: Tensor) -> Tensor:  # type: ignore[override]
         """Scalar; see the class."""

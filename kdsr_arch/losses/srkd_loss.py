@@ -4,12 +4,9 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from kdsr_arch.errors import UserError
-from kdsr_arch.losses.base import CRITERIA, DistillLoss, choose, require_map
+from kdsr_arch.errors import UserError, one_of
+from kdsr_arch.losses.base import CRITERIA, DistillLoss, require_map
 from kdsr_arch.registry import LOSS_REGISTRY
-
-STATISTICS = ("mean_pow", "pow_mean", "max", "min")
-NORMALISATIONS = ("none", "mean", "std")
 
 
 def channel_statistic(x: Tensor, statistic: str = "mean_pow", power: int = 2) -> Tensor:
@@ -25,14 +22,6 @@ def channel_statistic(x: Tensor, statistic: str = "mean_pow", power: int = 2) ->
     if statistic == "min":
         return x.amin(1)
     return x.mean(1).pow(power) if statistic == "mean_pow" else x.pow(power).mean(1)
-
-
-def normalise_statistic(m: Tensor, normalisation: str) -> Tensor:
-    """Take the scale out of a statistic (N, H, W): divide each image's by its mean magnitude or by its deviation."""
-    if normalisation == "none":
-        return m
-    scale = m.abs().mean((1, 2), keepdim=True) if normalisation == "mean" else m.std((1, 2), keepdim=True)
-    return m / (scale + 1e-8)
 
 
 @LOSS_REGISTRY.register()
@@ -56,17 +45,20 @@ class SRKDLoss(DistillLoss):
         self, statistic: str = "mean_pow", power: int = 2, criterion: str = "l2", normalisation: str = "none"
     ) -> None:
         super().__init__()
-        self.statistic = choose("SRKDLoss", "statistic", statistic, STATISTICS)
-        self.criterion = choose("SRKDLoss", "criterion", criterion, tuple(CRITERIA))
-        self.normalisation = choose("SRKDLoss", "normalisation", normalisation, NORMALISATIONS)
+        self.statistic = one_of("SRKDLoss", "statistic", statistic, ("mean_pow", "pow_mean", "max", "min"))
+        self.criterion = one_of("SRKDLoss", "criterion", criterion, CRITERIA)
+        self.normalisation = one_of("SRKDLoss", "normalisation", normalisation, ("none", "mean", "std"))
         if isinstance(power, bool) or not isinstance(power, int) or power < 1:
             raise UserError(f"SRKDLoss: power must be a positive integer, not {power!r}")
         self.power = power
 
     def _reduce(self, x: Tensor) -> Tensor:
-        return normalise_statistic(
-            channel_statistic(require_map("SRKDLoss", x), self.statistic, self.power), self.normalisation
-        )
+        m = channel_statistic(require_map("SRKDLoss", x), self.statistic, self.power)
+        if self.normalisation == "none":
+            return m
+        deviation = self.normalisation == "std"
+        scale = m.std((1, 2), keepdim=True) if deviation else m.abs().mean((1, 2), keepdim=True)
+        return m / (scale + 1e-8)
 
     def forward(self, student: Tensor, teacher: Tensor) -> Tensor:  # type: ignore[override]
         return CRITERIA[self.criterion](self._reduce(student), self._reduce(teacher))

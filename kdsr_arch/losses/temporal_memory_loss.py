@@ -9,12 +9,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from kdsr_arch.errors import UserError
-from kdsr_arch.losses.base import CRITERIA, DistillLoss, choose
+from kdsr_arch.errors import UserError, one_of
+from kdsr_arch.losses.base import CRITERIA, DistillLoss
 from kdsr_arch.parallel import distributed
 from kdsr_arch.registry import LOSS_REGISTRY
-
-PADDINGS = ("zeros", "replicate")
 
 
 class ConvLSTM(nn.Module):
@@ -72,10 +70,9 @@ class ConvLSTM(nn.Module):
                 hiddens.append(torch.sigmoid(o) * torch.tanh(cell))
         return cells, hiddens
 
-    def forward(self, clip: Tensor, detach: bool = False) -> tuple[list[Tensor], list[Tensor]]:
-        """(B, N, C, H, W) -> cells and hidden states, as :meth:`run`."""
-        gates = self.input_gates(clip.flatten(0, 1), detach)
-        return self.run(gates.unflatten(0, clip.shape[:2]), detach)
+    def forward(self, clip: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+        """Map (B, N, C, H, W) to cells and hidden states, as :meth:`run`."""
+        return self.run(self.input_gates(clip.flatten(0, 1)).unflatten(0, clip.shape[:2]))
 
     def _kernel(self, detach: bool) -> tuple[Tensor, Tensor]:
         return (self.weight.detach(), self.bias.detach()) if detach else (self.weight, self.bias)
@@ -87,7 +84,6 @@ class ConvLSTM(nn.Module):
         return F.conv2d(x, weight, bias, padding=pad)
 
 
-MODES = ("trained", "frozen", "pretrained")
 RMS_MOMENTUM = 0.05
 EPS = 1e-8
 
@@ -114,7 +110,7 @@ class TemporalMemoryLoss(DistillLoss):
         padding: 'zeros' or 'replicate' at the borders.
         downsample: k: ``prepare`` averages the maps over k x k pixels; the cost falls by k^2. 1 is the published form.
         normalize: 'none', or 'teacher_rms': both sides divided by the running root mean square of the teacher's
-            features, which stands still once a ConvLSTM that learnt is fixed.
+            features, which stands still once a ConvLSTM that learned is fixed.
         cells: 'last' (published), or 'all': the mean over the cells of all frames.
         criterion: 'l2' (published; the mean squared difference) or 'l1'.
         threshold: the value under which a trained ConvLSTM is fixed for good.
@@ -139,11 +135,11 @@ class TemporalMemoryLoss(DistillLoss):
     ) -> None:
         super().__init__()
         name = type(self).__name__
-        self.mode = choose(name, "lstm", lstm, MODES)
-        self.padding = choose(name, "padding", padding, PADDINGS)
-        self.normalize = choose(name, "normalize", normalize, ("none", "teacher_rms"))
-        self.cells = choose(name, "cells", cells, ("last", "all"))
-        self.criterion = CRITERIA[choose(name, "criterion", criterion, list(CRITERIA))]
+        self.mode = one_of(name, "lstm", lstm, ("trained", "frozen", "pretrained"))
+        self.padding = one_of(name, "padding", padding, ("zeros", "replicate"))
+        self.normalize = one_of(name, "normalize", normalize, ("none", "teacher_rms"))
+        self.cells = one_of(name, "cells", cells, ("last", "all"))
+        self.criterion = CRITERIA[one_of(name, "criterion", criterion, CRITERIA)]
         if kernel_size < 1 or kernel_size % 2 == 0 or downsample < 1 or (hidden is not None and hidden < 1):
             raise UserError(
                 f"{name}: kernel_size must be odd, downsample and hidden at least 1; got {kernel_size}, "

@@ -10,12 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from kdsr_arch.errors import UserError
-from kdsr_arch.losses.base import DistillLoss, as_maps, choose, pool_larger
+from kdsr_arch.errors import UserError, one_of
+from kdsr_arch.losses.base import DistillLoss, as_maps, pool_larger
 from kdsr_arch.registry import LOSS_REGISTRY
-
-SPREADS = ("element", "channel", "position", "layer")
-DISTRIBUTIONS = ("gaussian", "laplace")
 
 
 def pointwise_net(widths: Sequence[int], activation: str, bias: bool) -> nn.Sequential:
@@ -107,9 +104,9 @@ class VariationalLoss(DistillLoss):
     ) -> None:
         super().__init__()
         owner = type(self).__name__
-        self.distribution = choose(owner, "distribution", distribution, DISTRIBUTIONS)
-        self.spread = choose(owner, "spread", spread, SPREADS)
-        choose(owner, "activation", activation, ("relu", "prelu"))
+        self.distribution = one_of(owner, "distribution", distribution, ("gaussian", "laplace"))
+        self.spread = one_of(owner, "spread", spread, ("element", "channel", "position", "layer"))
+        one_of(owner, "activation", activation, ("relu", "prelu"))
         if not predicted and spread in ("element", "position"):
             raise UserError(f"{owner}: spread '{spread}' depends on the input's size and must be predicted: true")
         self.spread_scale, self.eps, self.constant, self.hidden = spread_scale, eps, constant, hidden

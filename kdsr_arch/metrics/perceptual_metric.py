@@ -80,5 +80,5 @@ def _first_line(error: BaseException) -> str:
 
 def _tensor(image: NDArray) -> torch.Tensor:
     """(H, W, C) uint8 BGR -> (1, 3, H, W) RGB in [0, 1]."""
-    colour = image[..., ::-1] if image.shape[2] == 3 else np.repeat(image, 3, 2)
-    return torch.from_numpy(np.ascontiguousarray(colour.transpose(2, 0, 1))).float().div(255)[None]
+    color = image[..., ::-1] if image.shape[2] == 3 else np.repeat(image, 3, 2)
+    return torch.from_numpy(np.ascontiguousarray(color.transpose(2, 0, 1))).float().div(255)[None]

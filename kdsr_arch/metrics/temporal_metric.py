@@ -17,7 +17,7 @@ FLOW_METHODS = ("dis", "farneback")
 
 
 def clip_metric(function: F) -> F:
-    """Register a metric of whole clips; the evaluator recognises it by its attribute ``takes_clip``."""
+    """Register a metric of whole clips; the evaluator recognizes it by its attribute ``takes_clip``."""
     function.takes_clip = True  # type: ignore[attr-defined]
     return METRIC_REGISTRY.register()(function)
 
@@ -37,7 +37,7 @@ def _flow_estimator(method: str) -> Callable[[NDArray, NDArray], NDArray]:
     raise UserError(f"unknown flow '{method}'; known are {', '.join(FLOW_METHODS)}")
 
 
-def _grey(frame: NDArray) -> NDArray:
+def _gray(frame: NDArray) -> NDArray:
     frame = np.ascontiguousarray(frame)
     return frame[..., 0] if frame.shape[2] == 1 else cv2.cvtColor(frame, cv2.COLOR_BGR2GRAY)
 
@@ -57,9 +57,9 @@ def _check_clips(img: NDArray, img2: NDArray, crop_border: int) -> tuple[NDArray
 def _flows(frames: NDArray, method: str) -> Iterator[NDArray[np.float32]]:
     """Flow from each frame to the next, (H, W, 2) in pixels (dx, dy)."""
     estimate = _flow_estimator(method)
-    previous = _grey(frames[0])
+    previous = _gray(frames[0])
     for frame in frames[1:]:
-        current = _grey(frame)
+        current = _gray(frame)
         yield estimate(previous, current)
         previous = current
 
@@ -120,7 +120,7 @@ def calculate_warping_error(img: NDArray, img2: NDArray, crop_border: int = 0, f
     estimate = _flow_estimator(flow)
     errors = []
     for t in range(len(result) - 1):
-        first, second = _grey(truth[t]), _grey(truth[t + 1])
+        first, second = _gray(truth[t]), _gray(truth[t + 1])
         forward = estimate(first, second)
         visible = _visible(forward, estimate(second, first))
         if visible.any():

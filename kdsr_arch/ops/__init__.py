@@ -1,1 +1,1 @@
-"""Functions of tensors and frames: resizing, warping, colour, degradation, deformable convolution, counting."""
+"""Functions of tensors and frames: resizing, warping, color, degradation, deformable convolution, counting."""

@@ -87,8 +87,8 @@ def apply_to_rows(x: Tensor, blocks: tuple[Block, ...]) -> Tensor:
 
 
 def apply_to_columns(x: Tensor, blocks: tuple[Block, ...]) -> Tensor:
-    """(..., W) in the number type of the blocks -> (..., W')."""
-    lines = x.reshape(-1, x.shape[-1])
+    """Map (..., W) of any number type to (..., W') in that of the blocks."""
+    lines = x.reshape(-1, x.shape[-1]).to(blocks[0].matrix.dtype)
     parts = [lines[:, b.start : b.stop] @ b.matrix.T for b in blocks]
     return torch.cat(parts, 1).view(*x.shape[:-1], -1)
 

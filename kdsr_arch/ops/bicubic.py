@@ -12,6 +12,7 @@ Source of the kernel: Keys, "Cubic convolution interpolation for digital image p
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -19,11 +20,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from kdsr_arch.errors import UserError
+from kdsr_arch.errors import UserError, one_of
 from kdsr_arch.ops.banded import Block, BlockCache, apply_to_columns, apply_to_rows, build_blocks, inside, keys_kernel
 from kdsr_arch.ops.exporting import bicubic_by_phases, exporting
-
-__all__ = ["imresize", "imresize_uint8", "imresize_uint8_tensor", "upsample_bicubic"]
 
 # Output samples per block when shrinking and enlarging: larger wastes products with zeros, smaller wastes calls.
 _BLOCK_DOWN, _BLOCK_UP = 12, 48
@@ -31,7 +30,7 @@ _DENOMINATORS = (2**8, 3**4, 2**12)  # of the weights at x1/2, x1/3, x1/4 (and a
 
 
 class _Plan(NamedTuple):
-    """What fixes the weights of one axis. ``single``: centres of the kernel in float32, as basicsr computes them.
+    """What fixes the weights of one axis. ``single``: centers of the kernel in float32, as basicsr computes them.
 
     Their rounding moves results by up to 1e-5 at factors that are no power of two, so it is part of being equal to
     basicsr, whose float images public models were trained on. MATLAB, and so the uint8 form, computes in float64.
@@ -87,17 +86,17 @@ def imresize_uint8(image: np.ndarray, scale: float, border: str = "symmetric") -
         return imresize_uint8_tensor(x, scale, border).numpy()
     height, width, channels = image.shape[-3:]
     # Height first: in this layout it needs no transposition of the large image.
-    y = _resize_uint8_rows(x.view(-1, height, width * channels), scale, border)
+    y = _resize_uint8(apply_to_rows, x.view(-1, height, width * channels), 1, scale, border)
     y = y.view(-1, y.shape[1], width, channels).permute(0, 3, 1, 2)
-    y = _resize_uint8_columns(y, scale, border).to(torch.uint8).permute(0, 2, 3, 1).contiguous()
+    y = _resize_uint8(apply_to_columns, y, -1, scale, border).to(torch.uint8).permute(0, 2, 3, 1).contiguous()
     return y.view(*image.shape[:-3], *y.shape[-3:]).numpy()
 
 
 def imresize_uint8_tensor(x: Tensor, scale: float, border: str = "symmetric") -> Tensor:
     """:func:`imresize_uint8` for a uint8 tensor (..., H, W) on any device."""
     _check(x, "a uint8", x.dtype == torch.uint8, scale, border)
-    y = _resize_uint8_rows(x.reshape(-1, *x.shape[-2:]), scale, border)
-    y = _resize_uint8_columns(y, scale, border).to(torch.uint8)
+    y = _resize_uint8(apply_to_rows, x.reshape(-1, *x.shape[-2:]), 1, scale, border)
+    y = _resize_uint8(apply_to_columns, y, -1, scale, border).to(torch.uint8)
     return y.view(*x.shape[:-2], *y.shape[-2:])
 
 
@@ -108,8 +107,7 @@ def _check(image: Tensor | np.ndarray, wanted: str, is_wanted: bool, scale: floa
         raise UserError(f"bicubic resize needs an image with height and width, got shape {tuple(image.shape)}")
     if not (math.isfinite(scale) and scale > 0):
         raise UserError(f"bicubic resize needs a positive scale, got {scale}")
-    if border not in ("symmetric", "replicate"):
-        raise UserError(f"bicubic resize: border is '{border}', expected 'symmetric' or 'replicate'")
+    one_of("bicubic resize", "border", border, ("symmetric", "replicate"))
 
 
 @torch.compiler.assume_constant_result
@@ -126,23 +124,13 @@ def _inexact_products() -> bool:
     return torch.get_float32_matmul_precision() != "highest"
 
 
-def _resize_uint8_rows(x: Tensor, scale: float, border: str) -> Tensor:
-    """(N, H, W) -> (N, H', W): whole numbers in 0..255, floating point."""
-    plan = _Plan(x.shape[1], scale, True, border, False)
+def _resize_uint8(
+    apply: Callable[[Tensor, tuple[Block, ...]], Tensor], x: Tensor, axis: int, scale: float, border: str
+) -> Tensor:
+    """Resize one axis of whole numbers in 0..255; the result are such numbers in floating point."""
+    plan = _Plan(x.shape[axis], scale, True, border, False)
     denominator, dtype = _uint8_arithmetic(plan, _inexact_products())
-    y = apply_to_rows(x, _blocks(plan, denominator, dtype, x.device))
-    return _round_half_up(y, denominator)
-
-
-def _resize_uint8_columns(x: Tensor, scale: float, border: str) -> Tensor:
-    """(..., W) of whole numbers -> (..., W') of whole numbers."""
-    plan = _Plan(x.shape[-1], scale, True, border, False)
-    denominator, dtype = _uint8_arithmetic(plan, _inexact_products())
-    y = apply_to_columns(x.to(dtype), _blocks(plan, denominator, dtype, x.device))
-    return _round_half_up(y, denominator)
-
-
-def _round_half_up(y: Tensor, denominator: int) -> Tensor:
+    y = apply(x, _blocks(plan, denominator, dtype, x.device))
     return y.mul_(1 / denominator).add_(0.5).floor_().clamp_(0, 255)
 
 
@@ -153,9 +141,9 @@ def _taps(plan: _Plan) -> tuple[np.ndarray, np.ndarray]:
     real = "float32" if plan.single else "float64"
     output = np.arange(1, math.ceil(plan.length * plan.scale) + 1, dtype=real)
     step, first = np.array([plan.scale, 0.5 * (1 - 1 / plan.scale)], real)
-    centre = (output / step + first).astype("float64")
-    position = np.floor(centre - width / 2)[:, None] + np.arange(math.ceil(width) + 2)
-    weight = shrink * keys_kernel(shrink * (centre[:, None] - position))
+    center = (output / step + first).astype("float64")
+    position = np.floor(center - width / 2)[:, None] + np.arange(math.ceil(width) + 2)
+    weight = shrink * keys_kernel(shrink * (center[:, None] - position))
     return position.astype(np.int64) - 1, weight / weight.sum(1, keepdims=True)
 
 

@@ -15,8 +15,6 @@ from torch import Tensor
 
 from kdsr_arch.errors import UserError
 
-__all__ = ["luma", "rgb_to_y", "rgb_to_ycbcr", "ycbcr_to_rgb"]
-
 _RGB_TO_YCBCR = ((65.481, 128.553, 24.966), (-37.797, -74.203, 112.0), (112.0, -93.786, -18.214))  # of 255
 _ZERO = (16.0, 128.0, 128.0)  # Y, Cb, Cr of black, of 255
 _YCBCR_TO_RGB = tuple(map(tuple, torch.linalg.inv(torch.tensor(_RGB_TO_YCBCR, dtype=torch.float64)).tolist()))
@@ -50,7 +48,7 @@ def ycbcr_to_rgb(x: Tensor) -> Tensor:
 
 def _channels(x: Tensor) -> list[Tensor]:
     if x.dim() < 3 or x.shape[-3] != 3:
-        raise UserError(f"colour conversion needs images of shape (..., 3, H, W), got {tuple(x.shape)}")
+        raise UserError(f"color conversion needs images of shape (..., 3, H, W), got {tuple(x.shape)}")
     return list(x.unbind(-3))
 
 

@@ -1,7 +1,7 @@
 """Modulated deformable convolution (DCNv1 and v2) in plain PyTorch, for CPU and CUDA.
 
 The values are those of ``torchvision.ops.deform_conv2d``: a sample at a fractional position is the bilinear mean of
-its four neighbours, neighbours outside the image being 0, so that a sample one pixel or more outside is 0.
+its four neighbors, neighbors outside the image being 0, so that a sample one pixel or more outside is 0.
 
 Design. All kernel taps of all offset groups are sampled by one ``grid_sample`` per block of output rows, whose result
 is already the column matrix of an ordinary convolution; one batched matrix product finishes it. Columns are 9 times
@@ -23,8 +23,6 @@ from torch.autograd.function import once_differentiable
 
 from kdsr_arch.errors import UserError
 from kdsr_arch.ops.warp import pad_to_power_of_two, sample_bilinear, to_fraction_within_pixel
-
-__all__ = ["deform_conv2d"]
 
 # Bytes of column matrix per block of rows. Measured on CPU (benchmarks/deform_conv.py): flat from 4 to 16 MB, 1.5 times
 # slower unblocked; the backward pass pays one gradient image per block.

@@ -13,8 +13,6 @@ from torch import Tensor
 from kdsr_arch.errors import UserError
 from kdsr_arch.ops.banded import Block, BlockCache, apply_to_columns, apply_to_rows, build_blocks, inside
 
-__all__ = ["BD_SIGMA", "bd_downsample", "gaussian_blur", "gaussian_downsample"]
-
 BD_SIGMA = 1.6
 _REACH = 4.0  # taps up to this many sigmas: 13 for sigma 1.6
 _OUTPUTS_PER_BLOCK = 48
@@ -87,7 +85,7 @@ def _blocks(length: int, scale: int, sigma: float, dtype: torch.dtype, device: t
     reach = int(_REACH * sigma + 0.5)
     tap = np.arange(-reach, reach + 1)
     weight = np.exp(-0.5 * (tap / sigma) ** 2)
-    centre = np.arange(0, length, scale)
-    position = inside(centre[:, None] + tap, length, "reflect")
+    center = np.arange(0, length, scale)
+    position = inside(center[:, None] + tap, length, "reflect")
     weight = np.broadcast_to(weight / weight.sum(), position.shape)
     return build_blocks(position, weight, max(1, _OUTPUTS_PER_BLOCK // scale), dtype, device)

@@ -13,11 +13,6 @@ from torch import Tensor
 
 from kdsr_arch.ops.banded import keys_kernel
 
-__all__ = [
-    "bicubic_by_phases", "crop_by_gathering", "deform_conv_by_grid", "export_form", "exporting",
-    "replicate_to_multiple", "warp_by_gathering",
-]  # fmt: skip
-
 _active = False
 
 
@@ -43,8 +38,8 @@ def _phase_kernel(factor: int) -> np.ndarray:
 
     An array, since a tensor made while a graph is traced is part of that graph and must not be kept.
     """
-    centre = (np.arange(factor) + 0.5) / factor - 0.5
-    row = keys_kernel(centre[:, None] - np.arange(-2, 3))
+    center = (np.arange(factor) + 0.5) / factor - 0.5
+    row = keys_kernel(center[:, None] - np.arange(-2, 3))
     return np.einsum("pi,qj->pqij", row, row).reshape(factor * factor, 1, 5, 5)
 
 
@@ -78,7 +73,7 @@ def crop_by_gathering(x: Tensor, height: int, width: int) -> Tensor:
 
 
 def warp_by_gathering(x: Tensor, flow: Tensor, border: str) -> Tensor:
-    """Bilinear backward warping by explicit reads of the four neighbours; arguments as of ``backward_warp``.
+    """Bilinear backward warping by explicit reads of the four neighbors; arguments as of ``backward_warp``.
 
     Positions are float32 at least, in a graph of half precision too.
     """

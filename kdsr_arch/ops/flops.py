@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
 from typing import Any
 
 import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
-
-__all__ = ["count_flops", "count_parameters"]
 
 
 def count_flops(net: nn.Module, *inputs: Any) -> int:
@@ -25,7 +23,10 @@ def count_flops(net: nn.Module, *inputs: Any) -> int:
     """
     modes = {module: module.training for module in net.modules()}
     net.eval()
-    counter = FlopCounterMode(display=False, custom_mapping=_torchvision_mapping())
+    # Ours runs as matrix products, which are counted; torchvision's compiled operator is one opaque call.
+    operator = getattr(torch.ops.torchvision, "deform_conv2d", None)
+    mapping = {} if operator is None else {operator: _deform_conv_operations}
+    counter = FlopCounterMode(display=False, custom_mapping=mapping)
     try:
         with torch.no_grad(), counter:
             net(*inputs)
@@ -40,13 +41,5 @@ def count_parameters(net: nn.Module) -> int:
     return sum(parameter.numel() for parameter in net.parameters())
 
 
-def _torchvision_mapping() -> dict[Any, Callable[..., int]]:
-    """Ours runs as matrix products, which are counted; torchvision's compiled operator is one opaque call."""
-    operator = getattr(torch.ops.torchvision, "deform_conv2d", None)
-    return {} if operator is None else {operator: _deform_conv_operations}
-
-
 def _deform_conv_operations(*args: Any, out_shape: torch.Size, **kwargs: Any) -> int:
-    weight_shape = args[1]
-    per_output = weight_shape[1] * weight_shape[2] * weight_shape[3]
-    return 2 * per_output * out_shape.numel()
+    return 2 * math.prod(args[1][1:]) * out_shape.numel()  # args[1]: the shape of the weight

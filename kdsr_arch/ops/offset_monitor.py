@@ -8,14 +8,11 @@ from __future__ import annotations
 
 import logging
 from functools import partial
-from types import TracebackType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
-
-__all__ = ["OffsetMonitor", "mean_offset"]
 
 
 def mean_offset(alignment: nn.Module, predicted: Tensor) -> Tensor:
@@ -31,15 +28,11 @@ def mean_offset(alignment: nn.Module, predicted: Tensor) -> Tensor:
     return (offsets if bound is None else bound * offsets.tanh()).abs().mean()
 
 
-def _is_no_offset_warning(record: logging.LogRecord) -> bool:
-    return not record.getMessage().startswith("Offset abs mean is ")
-
-
 class OffsetMonitor:
     """Remembers the largest mean offset of each deformable alignment of a network, without waiting for the device.
 
     While one is at work, basicsr's own warning is silent: it comes at every forward pass of every module beyond 50.
-    Usable as a context manager; otherwise call :meth:`remove` at the end.
+    Call :meth:`remove` at the end.
 
     Args:
         net: watched are its modules that have a ``conv_offset`` (DCNv2Pack, SecondOrderDeformableAlignment, ...).
@@ -56,20 +49,13 @@ class OffsetMonitor:
             predictor = getattr(module, "conv_offset", None)
             if isinstance(predictor, nn.Module):
                 self._handles.append(predictor.register_forward_hook(partial(self._record, name, module)))
-        self._silence = partial(_is_no_offset_warning)  # an object of its own, so that monitors do not share it
+        # an object of its own, so that monitors do not share it
+        self._silence = lambda record: not record.getMessage().startswith("Offset abs mean is ")
         logging.getLogger("basicsr").addFilter(self._silence)
 
     def __len__(self) -> int:
         """Number of watched modules."""
         return len(self._handles)
-
-    def __enter__(self) -> OffsetMonitor:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.remove()
 
     def _record(self, name: str, alignment: nn.Module, predictor: nn.Module, inputs: Any, predicted: Tensor) -> None:
         with torch.no_grad():

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from kdsr_arch.errors import UserError
+from kdsr_arch.errors import UserError, one_of
 from kdsr_arch.ops.exporting import exporting, warp_by_gathering
 
 
@@ -65,8 +65,7 @@ def backward_warp(x: Tensor, flow: Tensor, border: str = "zeros") -> Tensor:
     if x.dim() != 4 or tuple(flow.shape) != (x.shape[0], 2, *x.shape[2:]):
         wanted = "(B, 2, H, W)" if x.dim() != 4 else str((x.shape[0], 2, *x.shape[2:]))
         raise UserError(f"backward_warp: for input {tuple(x.shape)} flow must be {wanted}, got {tuple(flow.shape)}")
-    if border not in ("zeros", "border"):
-        raise UserError(f"backward_warp: border is '{border}', expected 'zeros' or 'border'")
+    one_of("backward_warp", "border", border, ("zeros", "border"))
     if exporting():
         return warp_by_gathering(x, flow, border)
     h, w = x.shape[2:]

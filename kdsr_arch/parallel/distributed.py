@@ -8,7 +8,7 @@ of unused parameters; module names and checkpoints are the same with one process
 treated like every other parameter.
 
 So: `broadcast_modules` once at the start, `average_gradients` after each backward pass, `broadcast_buffers` where
-statistics that differ between processes (batch normalisation) are about to be used or saved.
+statistics that differ between processes (batch normalization) are about to be used or saved.
 """
 
 from __future__ import annotations
@@ -283,6 +283,6 @@ def broadcast_modules(modules: Iterable[nn.Module]) -> None:
 
 
 def broadcast_buffers(modules: Iterable[nn.Module]) -> None:
-    """Give every process the main one's buffers (batch-normalisation statistics)."""
+    """Give every process the main one's buffers (batch-normalization statistics)."""
     for module in modules:
         _broadcast(module.buffers())

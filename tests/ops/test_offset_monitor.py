@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from contextlib import contextmanager
 
 import pytest
 import torch
@@ -29,6 +30,15 @@ class _TwoAlignments(nn.Module):
             self.wild.conv_offset.bias[2 * 2 * 9 :].fill_(-1e4)
 
 
+@contextmanager
+def closing_monitor(net, **keywords):
+    monitor = OffsetMonitor(net, **keywords)
+    try:
+        yield monitor
+    finally:
+        monitor.remove()
+
+
 @pytest.fixture
 def messages():
     """What reaches the handlers of basicsr's logger, whatever others set up."""
@@ -46,7 +56,7 @@ def messages():
 
 def test_reports_the_module_once_per_interval_without_a_flood(messages):
     net, x = _TwoAlignments(), torch.rand(1, 8, 6, 6)
-    with OffsetMonitor(net, limit=50, every=10) as monitor:
+    with closing_monitor(net, limit=50, every=10) as monitor:
         assert len(monitor) == 2
         net(x)
         assert monitor.means() == {"calm": 0.0, "wild": 0.0} and monitor.report(1) == ""
@@ -66,7 +76,7 @@ def test_reports_the_module_once_per_interval_without_a_flood(messages):
 
 def test_keeps_the_largest_between_reports_and_names_nan(messages):
     net, x = _TwoAlignments(), torch.rand(1, 8, 6, 6)
-    with OffsetMonitor(net, every=1) as monitor:
+    with closing_monitor(net, every=1) as monitor:
         net.push(70.0)
         net(x)
         net.push(0.0)
@@ -87,7 +97,7 @@ def test_bounded_offsets_of_basicvsrpp():
     align = SecondOrderDeformableAlignment(8, 8, 3, padding=1, deformable_groups=2, max_residue_magnitude=10)
     with torch.no_grad():
         align.conv_offset[-1].bias.fill_(1e6)
-    with OffsetMonitor(align) as monitor:
+    with closing_monitor(align) as monitor:
         flow = torch.zeros(1, 2, 5, 5)
         align(torch.rand(1, 8, 5, 5), torch.rand(1, 24, 5, 5), flow, flow)
         assert monitor.means()[""] == pytest.approx(10)
@@ -98,7 +108,7 @@ def test_gradient_and_output_are_not_touched():
     net, x = _TwoAlignments(), torch.rand(1, 8, 6, 6)
     net.push(1.5)
     plain = net(x)
-    with OffsetMonitor(net):
+    with closing_monitor(net):
         watched = net(x)
         watched.sum().backward()
     assert torch.equal(plain, watched) and net.calm.conv_offset.bias.grad.any()
@@ -106,6 +116,6 @@ def test_gradient_and_output_are_not_touched():
 
 def test_network_without_alignment_has_nothing_to_report():
     net = nn.Conv2d(3, 3, 1)
-    with OffsetMonitor(net) as monitor:
+    with closing_monitor(net) as monitor:
         net(torch.rand(1, 3, 4, 4))
         assert len(monitor) == 0 and monitor.report(1000) == ""
