@@ -6,6 +6,7 @@ would be flattered. So noise is added whose variance grows with the light, as th
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 
 import cv2
@@ -30,7 +31,7 @@ def video_frames(videos: list[Path], count: int) -> dict[str, list[np.ndarray]]:
     rng = np.random.default_rng(0)
     clips = {}
     for number, path in enumerate(videos):
-        taken = decode_video(path, 10, 10 + count)
+        taken = itertools.islice(decode_video(path), 10, 10 + count)
         clips[f"{number:03d}"] = [noisy(np.ascontiguousarray(frame[:720, :1280]), rng) for frame in taken]
     return clips
 

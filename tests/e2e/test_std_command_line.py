@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import signal
 import subprocess
@@ -55,7 +56,7 @@ def _write_clip(root: Path) -> None:
 
     folder = root / "videos" / "carphone"
     folder.mkdir(parents=True)
-    for number, frame in enumerate(decode_video(video_files()["carphone_pristine"], 0, 10)):
+    for number, frame in enumerate(itertools.islice(decode_video(video_files()["carphone_pristine"]), 10)):
         cv2.imwrite(str(folder / f"{number:08d}.png"), frame[..., ::-1])
     prepare_video_clips(root / "videos", root / "clips.lmdb", halved=True, multiple=8)
 

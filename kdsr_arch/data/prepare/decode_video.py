@@ -53,8 +53,8 @@ def missing_seconds(promised: float | None, ended: float) -> bool:
 VIDEO_SUFFIXES = frozenset({".mp4", ".mkv", ".mov", ".avi", ".webm", ".m4v", ".mpg", ".mpeg"})
 
 
-def decode_video(path: str | Path, start: int = 0, stop: int | None = None) -> Iterator[np.ndarray]:
-    """Yield the frames ``start`` to ``stop`` (exclusive) of a video as uint8 (H, W, 3) RGB, upright.
+def decode_video(path: str | Path) -> Iterator[np.ndarray]:
+    """Yield the frames of a video as uint8 (H, W, 3) RGB, upright.
 
     Frames are taken for neighbors whenever they are shown. A frame rate that varies, and more than 8 bits rounded to 8,
     are warned of once per file.
@@ -72,12 +72,10 @@ def decode_video(path: str | Path, start: int = 0, stop: int | None = None) -> I
                 raise UserError(f"{path}: has no video stream")
             limit_decoder(container.streams.video[0], path)
             watch = _Watch(path, container)
-            for number, frame in enumerate(itertools.islice(container.decode(video=0), stop)):
+            for frame in container.decode(video=0):
                 watch.see(frame)
-                if number >= start:
-                    yield _upright(frame)
-            if stop is None:
-                watch.end()
+                yield _upright(frame)
+            watch.end()
     except (av.FFmpegError, OSError) as error:
         raise UserError(f"{path}: cannot be decoded as a video ({error.strerror or error})") from None
 

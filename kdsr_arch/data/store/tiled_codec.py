@@ -16,7 +16,7 @@ import io
 import struct
 import zlib
 from collections.abc import Iterator
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -29,38 +29,34 @@ from kdsr_arch.io import MAX_PIXELS, too_large
 Buffer = bytes | bytearray | memoryview
 
 
-class TileCoder(Protocol):
-    """One way to keep a tile. ``kind`` is its number in stored values and never changes."""
-
-    name: str
-    kind: int
-    checked: bool  # whether a read compares the checksums of the tiles it touches
-
-    def encode(self, tile: np.ndarray) -> bytes:
-        """Return the bytes of a uint8 (h, w, 3) RGB tile."""
-
-    def decode(self, data: Buffer, height: int, width: int) -> np.ndarray | None:
-        """Return the tile (h, w, 3), perhaps a view of ``data``; None when the bytes are no such tile."""
-
-
 class RawTiles:
-    """The pixels themselves: a crop is copied out of the memory map. Checksums are compared by ``verify`` only, as
-    that would read whole tiles for the part that is wanted."""
+    """Tiles as their pixels: a crop is copied out of the memory map.
+
+    Attributes:
+        kind: number of this coder in stored values; never changes.
+        checked: whether a read compares the checksums of the tiles it touches; here ``verify`` alone does, as a read
+            would have to fetch whole tiles for a part of them.
+    """
 
     name, kind, checked = "raw", 0, False
 
     def encode(self, tile: np.ndarray) -> bytes:
+        """Return the bytes of a uint8 (h, w, 3) RGB tile."""
         return tile.tobytes()
 
     def decode(self, data: Buffer, height: int, width: int) -> np.ndarray | None:
+        """Return the tile (h, w, 3), perhaps a view of ``data``; None when the bytes are no such tile."""
         if len(data) != height * width * 3:
             return None
         return np.frombuffer(data, np.uint8).reshape(height, width, 3)
 
 
 class WebpTiles:
-    """Lossless WebP, written by Pillow (whose effort can be chosen: a fifth of the time of OpenCV's at the same size)
-    and read by OpenCV. Red and blue change places in the file, so that OpenCV's BGR is RGB without another pass."""
+    """Tiles as lossless WebP, written by Pillow and read by OpenCV.
+
+    Pillow's effort can be chosen: a fifth of the time of OpenCV's at the same size. Red and blue change places in the
+    file, so that OpenCV's BGR is RGB without another pass.
+    """
 
     name, kind, checked = "webp", 1, True
     _METHOD, _EFFORT = 1, 25  # beyond them the time grows much faster than the size shrinks
@@ -90,7 +86,7 @@ def _lossless_webp_size(data: Buffer) -> tuple[int, int] | None:
     return (bits >> 14 & 0x3FFF) + 1, (bits & 0x3FFF) + 1
 
 
-TILE_CODERS: tuple[TileCoder, ...] = (RawTiles(), WebpTiles())
+TILE_CODERS = (RawTiles(), WebpTiles())
 _MAGIC = b"KDSRtile"
 _VERSION = 1
 _HEAD = struct.Struct("<8sBBHII")
@@ -103,7 +99,7 @@ def tile_edge(size: tuple[int, int]) -> int:
 
 
 class _Index(NamedTuple):
-    coder: TileCoder
+    coder: RawTiles | WebpTiles
     edge: int
     size: tuple[int, int]
     ends: tuple[int, ...]
