@@ -26,6 +26,7 @@ class Runner:
         self.net = net
         self.traits = traits
         self.name = type(unwrap(net)).__name__
+        self._multiple, self._least = traits.lr_multiple, traits.lr_minimum  # of LR heights and widths
         self._fast: tuple[object, nn.Module] | None = None
 
     def forward(self, lq: Tensor, clip: int | None = None) -> Tensor:
@@ -148,15 +149,15 @@ class Runner:
             )
         if self.traits.color == "rgb" and lq.shape[-3] == 1:
             raise UserError(f"network {name} takes RGB, but got 1-channel frames: use a color data set")
-        unit = self.traits.lr_multiple
+        unit = self._multiple
         if any(side % unit for side in lq.shape[-2:]):
             raise UserError(
                 f"network {name} takes LR heights and widths that are multiples of {unit}, got "
                 f"{lq.shape[-2]}x{lq.shape[-1]}: choose gt_size divisible by {unit * self.traits.scale}"
             )
-        if min(lq.shape[-2:]) < self.traits.lr_minimum:
+        if min(lq.shape[-2:]) < self._least:
             raise UserError(
-                f"network {name} takes LR frames of at least {self.traits.lr_minimum} pixels a side, got "
+                f"network {name} takes LR frames of at least {self._least} pixels a side, got "
                 f"{lq.shape[-2]}x{lq.shape[-1]}: enlarge gt_size"
             )
 
@@ -187,7 +188,7 @@ class Runner:
 
     def _pad(self, lq: Tensor) -> Tensor:
         """Pads bottom and right by reflection up to the network's multiple and smallest size."""
-        unit, least = self.traits.lr_multiple, self.traits.lr_minimum
+        unit, least = self._multiple, self._least
         down, right = (max(-(-side // unit) * unit, -(-least // unit) * unit) - side for side in lq.shape[-2:])
         if not down and not right:
             return lq

@@ -163,10 +163,6 @@ Adapter = Annotated[
 ]
 
 
-DATA = ("lq", "gt")
-"""Reserved names on the teacher's side of a term: the batch itself, which needs no teacher."""
-
-
 class TermOptions(Component):
     """One distillation term: a loss between what is tapped in the student and in the teacher."""
 

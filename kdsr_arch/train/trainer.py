@@ -241,6 +241,7 @@ class Trainer:
     def _draw(self) -> None:
         """Take the next micro-batch; the time that goes by waiting for it is shown in the log."""
         began = time.perf_counter()
+        self.batch = {}  # its memory is free before the next one is drawn
         self.batch = next(self.batches)
         self.waited += time.perf_counter() - began
 
