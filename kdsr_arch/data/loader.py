@@ -38,7 +38,7 @@ class SampleKey(NamedTuple):
 
 @functools.lru_cache(maxsize=2)
 def epoch_permutation(seed: int, epoch: int, length: int) -> np.ndarray:
-    """The order of the data set's indices in one epoch."""
+    """Return the order of the data set's indices in one epoch."""
     return np.random.default_rng([seed, epoch, 0x0E]).permutation(length)
 
 
@@ -84,7 +84,7 @@ class PlannedSampler(Sampler[list[SampleKey]]):
                 yield [self.key(iteration, first + offset) for offset in range(self.batch)]
 
     def key(self, iteration: int, index_in_batch: int) -> SampleKey:
-        """What belongs at one place of an iteration's whole batch."""
+        """Return what belongs at one place of an iteration's whole batch."""
         position = iteration * self.batch * self.world * self.accumulation + index_in_batch
         epoch, rest = divmod(position, self.length * self.repeat)
         index = int(epoch_permutation(self.seed, epoch, self.length * self.repeat)[rest]) % self.length
@@ -119,7 +119,7 @@ class SeededDataset(Dataset):
 
 
 def first_sample(dataset: Dataset, seed: int) -> dict[str, Any]:
-    """The first sample of a training as a batch of one, made in this process; no worker is started.
+    """Make the first sample of a training, as a batch of one, in this process; no worker is started.
 
     Raises:
         UserError: it cannot be read.
@@ -153,7 +153,7 @@ def _collate(samples: list[Any]) -> Any:
 
 
 def _start_worker(worker: int) -> None:
-    """One thread per worker: parallelism comes from the workers."""
+    """Leave each worker one thread: parallelism comes from the workers."""
     import cv2
 
     leave_signals_to_parent(needed_to_save=True)
@@ -179,7 +179,7 @@ def _loader(dataset: Dataset, sampler: PlannedSampler, workers: int) -> DataLoad
 
 
 def to_device(batch: Any, device: torch.device, channels_last: bool = False) -> Any:
-    """The tensors of a batch (in mappings, lists and tuples as well) on ``device``; copies from pinned memory overlap.
+    """Copy the tensors of a batch, in mappings, lists and tuples as well; copies from pinned memory overlap.
 
     Args:
         channels_last: give images (B, C, H, W) that memory order.
@@ -253,7 +253,7 @@ class Batches(Iterator[dict[str, Any]]):
             self._source = None
 
     def _copied(self, batch: Any) -> tuple[Any, torch.cuda.Event | None]:
-        """The copy, and what tells when it is whole."""
+        """Start a copy; return it and the event after which it is whole."""
         if self._stream is None:
             return to_device(batch, self._device, self._channels_last), None
         with torch.cuda.stream(self._stream):
@@ -281,7 +281,7 @@ def train_batches(
     device: torch.device | str = "cpu",
     teacher_names: Iterable[str] | None = None,
 ) -> Batches:
-    """The micro-batches of this process for iterations ``start`` + 1 to ``train.total_iter``.
+    """Start to draw this process's micro-batches for iterations ``start`` + 1 to ``train.total_iter``.
 
     Args:
         dataset: ``datasets.train``, opened.

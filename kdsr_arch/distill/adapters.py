@@ -40,7 +40,7 @@ class Adapter(nn.Module):
                 nn.init.zeros_(self.conv.bias)
 
     def forward(self, feature: Tensor, size: tuple[int, int]) -> Tensor:
-        """``feature`` with the teacher's channels and height and width ``size``."""
+        """Bring ``feature`` to the teacher's channels and to height and width ``size``."""
         shrinks = size[0] * size[1] < feature.shape[-2] * feature.shape[-1]
         if shrinks:
             feature = self._resized(feature, size)
@@ -60,7 +60,7 @@ class Adapter(nn.Module):
         return F.interpolate(feature, size=size, mode=mode)
 
     def describe(self) -> str:
-        """For the table of the dry run: ``conv1x1 16->64 + resize``."""
+        """Describe it for the table of the dry run: ``conv1x1 16->64 + resize``."""
         parts = []
         if self.conv is not None:
             k = self.conv.kernel_size[0]

@@ -19,7 +19,7 @@ _SCALE = 1024.0  # keeps small gradients of a float16 backward pass from vanishi
 
 
 def gradient_norms(losses: Mapping[str, Tensor], student: nn.Module) -> dict[str, float]:
-    """L2 norm of each loss's gradient on the student's trainable parameters: over the batches of all processes.
+    """Return the L2 norm of each loss's gradient on the student, over the batches of all processes.
 
     The graph is kept, ``.grad`` is not touched. A loss without a graph to the student has norm 0.
     """
@@ -35,8 +35,8 @@ def _norm(loss: Tensor, params: list[nn.Parameter]) -> Tensor:
     zero = loss.detach().new_zeros(())
     if not params or not loss.requires_grad:
         return zero
-    found = torch.autograd.grad(loss * _SCALE, params, retain_graph=True, allow_unused=True)
-    gradients = [g for g in found if g is not None]
+    scaled = torch.autograd.grad(loss * _SCALE, params, retain_graph=True, allow_unused=True)
+    gradients = [g for g in scaled if g is not None]
     distributed.average(gradients)  # before the norm: the mean of norms would depend on the number of processes
     squares = [g.float().square().sum() for g in gradients]
     return torch.stack(squares).sum().sqrt() / _SCALE if squares else zero
@@ -49,7 +49,7 @@ class InertWatch:
         self.warned: set[str] = set()
 
     def look(self, ratios: Mapping[str, float], ramping: Iterable[str], iteration: int) -> None:
-        """Looks at measured ratios, but for the terms whose weight is still being ramped."""
+        """Look at measured ratios, but for the terms whose weight is still being ramped."""
         for name, ratio in ratios.items():
             if name in self.warned or name in ramping or not ratio < INERT:
                 continue
@@ -64,5 +64,5 @@ class InertWatch:
 
 
 def ratio(weight: float, term: float, pixel: float) -> float:
-    """Weighted gradient of a term over that of the pixel loss; NaN where the pixel loss has none."""
+    """Return a term's weighted gradient over that of the pixel loss; NaN where the pixel loss has none."""
     return weight * term / pixel if pixel > 0 else math.nan

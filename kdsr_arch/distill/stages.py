@@ -66,7 +66,7 @@ _STATISTICS = ("running_mean", "weight_u", "_u")
 
 
 def within(path: str, frozen: Sequence[str]) -> bool:
-    """Whether the module or parameter `path` is one of `frozen` or inside one."""
+    """Tell whether the module or parameter `path` is one of `frozen` or inside one."""
     return any(path == part or path.startswith(f"{part}.") for part in frozen)
 
 

@@ -1,4 +1,4 @@
-"""One side of a distillation: a network that is run, what its modules compute, recorded, and that in one form."""
+"""One side of a distillation: run a network, record what its modules compute, bring that into one form."""
 
 from __future__ import annotations
 
@@ -19,32 +19,10 @@ Batch = Mapping[str, Any]
 """A micro-batch: ``lq`` (B, C, h, w) or clips (B, T, C, h, w) with T = N + num_frame - 1; ``gt`` (B, C, H, W), or
 (B, N, C, H, W), where 4-D with clips means N = 1; and, with a stored teacher, ``teacher``: its crops by name."""
 Value = Tensor | tuple[Tensor, ...]
+Taps = dict[str, list[Value]]
+"""What a forward pass recorded: by module path, what the module returned each time it fired."""
 OUTPUT = "output"
 """The reserved tap name for what the whole network returns."""
-
-
-class Taps(Mapping[str, Any]):
-    """What a forward pass recorded: ``taps[path]`` is a Tensor or a tuple of Tensors.
-
-    A module that fired several times gives a list, in the order of firing; ``taps.fires(path)`` is a list always.
-    """
-
-    def __init__(self, store: dict[str, list[Value]]) -> None:
-        self._store = store
-
-    def __getitem__(self, path: str) -> Value | list[Value]:
-        fires = self.fires(path)
-        return fires[0] if len(fires) == 1 else fires
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._store)
-
-    def __len__(self) -> int:
-        return len(self._store)
-
-    def fires(self, path: str) -> list[Value]:
-        """Everything the module at ``path`` returned, one entry for each time it fired."""
-        return self._store[path]
 
 
 class Recorder:
@@ -69,7 +47,7 @@ class Recorder:
     Example:
         >>> with Recorder(net, ['conv_hr']) as taps:
         ...     y = net(x)
-        >>> taps['conv_hr'].shape
+        >>> taps['conv_hr'][0].shape
     """
 
     def __init__(self, net: nn.Module, paths: Iterable[str]) -> None:
@@ -80,7 +58,7 @@ class Recorder:
         self._modules = {path: find_module(self.net, path) for path in self.paths}
         self._hooks = {path: self._make_hook(path) for path in self.paths}
         self._handles: list[Any] = []
-        self._store: dict[str, list[Value]] = {}
+        self._store: Taps = {}
         self._versions: list[tuple[str, Tensor, int]] = []
 
     def __enter__(self) -> Taps:
@@ -89,7 +67,7 @@ class Recorder:
         for path in self.paths:
             self._store[path] = []
             self._handles.append(self._modules[path].register_forward_hook(self._hooks[path]))
-        return Taps(self._store)
+        return self._store
 
     def __exit__(self, kind: object, error: object, trace: object) -> None:
         for handle in self._handles:
@@ -100,7 +78,7 @@ class Recorder:
             self._check_fired(store)
             self._check_versions(versions)
 
-    def _check_fired(self, store: dict[str, list[Value]]) -> None:
+    def _check_fired(self, store: Taps) -> None:
         for path in self.paths:
             if not store[path]:
                 raise UserError(
@@ -150,13 +128,8 @@ class Recorder:
         return tensors
 
 
-def record(net: nn.Module, paths: Iterable[str]) -> Recorder:
-    """``with record(net, paths) as taps: y = net(x)``: a Recorder for one use, which clones what it records."""
-    return Recorder(net, paths)
-
-
 def find_module(net: nn.Module, path: str) -> nn.Module:
-    """The submodule of ``net`` at ``path``; UserError with the nearest names when there is none."""
+    """Find the submodule of ``net`` at ``path``; UserError with the nearest names when there is none."""
     modules = dict(net.named_modules())
     if path and path in modules:
         return modules[path]
@@ -166,7 +139,7 @@ def find_module(net: nn.Module, path: str) -> nn.Module:
 
 
 def resolve(net: nn.Module, traits: Traits, name: str) -> str:
-    """The module path that ``name`` stands for: a path, an alias of ``traits.taps`` (f_sr, f_lr), or ``'output'``."""
+    """Give the path that ``name`` stands for: a module's, that of an alias (f_sr, f_lr), or ``'output'``."""
     net = unwrap(net)
     if name == OUTPUT or name in dict(net.named_modules()):
         return name
@@ -181,7 +154,7 @@ def resolve(net: nn.Module, traits: Traits, name: str) -> str:
 
 
 def compile_network(net: nn.Module, **options: Any) -> nn.Module:
-    """``torch.compile(net)`` whose graphs can be recorded: guards on hooks are kept and buffers are not donated.
+    """Compile ``net`` so that its graphs can be recorded: guards on hooks are kept and buffers are not donated.
 
     Args:
         options: keywords of ``torch.compile`` (``backend``, ``mode``, ``dynamic``, ...).
@@ -198,7 +171,7 @@ def compile_network(net: nn.Module, **options: Any) -> nn.Module:
 
 
 def stop_inplace(net: nn.Module) -> None:
-    """Turns off in-place activations (``module.inplace``) everywhere in ``net``; its results stay the same."""
+    """Turn off in-place activations (``module.inplace``) everywhere in ``net``; its results stay the same."""
     for module in net.modules():
         if getattr(module, "inplace", False) is True:
             module.inplace = False  # type: ignore[assignment]
@@ -243,7 +216,7 @@ class Side:
         self._copies: frozenset[str] = frozenset()
 
     def resolve(self, name: str, where: str) -> str:
-        """The module path of a tap's name; the error names the term where there is none."""
+        """Give the module path of a tap's name; the error names the term where there is none."""
         try:
             return resolve(self.net, self.traits, name)
         except UserError as error:
@@ -281,7 +254,7 @@ class Side:
 
 
 def _frames_wanted(batch: Batch) -> int | None:
-    """Number N of frames to restore; None for images."""
+    """Return the number N of frames to restore; None for images."""
     lq, gt = batch["lq"], batch["gt"]
     if lq.dim() == 4:
         return None
@@ -289,7 +262,7 @@ def _frames_wanted(batch: Batch) -> int | None:
 
 
 def flat(images: Tensor) -> Tensor:
-    """(B, N, C, H, W) -> (B * N, C, H, W); images (B, C, H, W) stay."""
+    """Reshape (B, N, C, H, W) to (B * N, C, H, W); images (B, C, H, W) stay."""
     return images.flatten(0, 1) if images.dim() == 5 else images
 
 
@@ -317,23 +290,23 @@ class Feature:
 
     @property
     def tensors(self) -> tuple[Tensor, ...]:
-        """The value as a tuple, whichever it is."""
+        """The value as a tuple, whether it is one or not."""
         return self.value if isinstance(self.value, tuple) else (self.value,)
 
     def map(self, function: Callable[[Tensor], Tensor]) -> Feature:
-        """The same feature with ``function`` applied to each tensor."""
+        """Apply ``function`` to each tensor."""
         value = tuple(map(function, self.value)) if isinstance(self.value, tuple) else function(self.value)
         return Feature(value, self.sequences)
 
     def arranged(self, clip: bool) -> Value:
-        """What a loss gets: frames (F, ...), or with ``clip`` sequences (B, N, ...)."""
+        """Give a loss its form: frames (F, ...), or with ``clip`` sequences (B, N, ...)."""
         if not clip:
             return self.value
         return self.map(lambda t: t.unflatten(0, (self.sequences, -1))).value
 
 
 def fold(fires: Sequence[Value], batch: int, recurrent: bool, where: str) -> Feature:
-    """One Feature from what a module returned each time it fired.
+    """Make one Feature of what a module returned each time it fired.
 
     A recurrent network's module fires once for each frame with the ``batch`` clips, or once for all of them; other
     modules that fire k times (weights shared within a network) give k sequences per clip.
@@ -376,7 +349,7 @@ def _fold(fires: Sequence[Tensor], batch: int, recurrent: bool, where: str) -> t
 
 
 def same_frames(student: Feature, teacher: Feature, where: str) -> tuple[Feature, Feature]:
-    """Both features with as many frames: of the longer sequences the middle is taken.
+    """Give both features as many frames: of the longer sequences the middle is taken.
 
     A recurrent network may see the frames that fill another's windows, and so record more frames at both ends.
 

@@ -145,24 +145,24 @@ class DistillTask(nn.Module):
     # ------------------------------------------------------------------------------------------- around a training
 
     def table(self) -> str:
-        """The terms as the dry run met them: term | loss | taps | shapes (one sample) | adapter | weight."""
+        """Render the terms as the dry run met them: term | loss | taps | shapes (one sample) | adapter | weight."""
         return table(self.reports)
 
     def teacher_names(self) -> set[str]:
-        """What the terms of all stages read of the teacher: its output and taps; empty where none needs a teacher."""
+        """Return what the terms of all stages read of the teacher: its output and taps; empty where none needs it."""
         asking = [term for term in self._terms() if term.needs_teacher()]
         return {OUTPUT, *self._paths(asking, "teacher")} if asking else set()
 
     def idle_terms(self, total: int) -> list[str]:
-        """A sentence for each term that will not reach the student in ``total`` iterations."""
+        """Write a sentence for each term that will not reach the student in ``total`` iterations."""
         return list(filter(None, (term.waits_beyond(total) for term in self._terms())))
 
     def train_only_parameters(self) -> list[nn.Parameter]:
-        """Adapters' and losses' own parameters, for the optimizer; those that never train are left out."""
+        """Return adapters' and losses' own parameters, for the optimizer, without those that never train."""
         return [p for p in self.terms.parameters() if self._trainable[p]]
 
     def train_only_state(self) -> dict[str, Any]:
-        """Adapters, loss modules and balances: everything but student and teacher."""
+        """Return the state of adapters, loss modules and balances: everything but student and teacher."""
         return dict(self.terms.state_dict())
 
     def load_train_only_state(self, state: Mapping[str, Any]) -> None:
@@ -203,7 +203,7 @@ class DistillTask(nn.Module):
         self._frozen, self._still = frozen, still
 
     def forward(self, batch: Batch, iteration: int) -> TaskOutput:
-        """One training forward.
+        """Run one training forward.
 
         Args:
             batch: a micro-batch, see :data:`~kdsr_arch.distill.taps.Batch`.
@@ -281,7 +281,7 @@ class DistillTask(nn.Module):
         return sorted({path for term in terms for path in getattr(term, side)} - {OUTPUT, *DATA})
 
     def _teacher_features(self, terms: Sequence[Term], batch: Batch, learn: bool = False) -> dict[str, Feature]:
-        """The teacher's taps, detached, and the batch; its forward is skipped where no term wants it."""
+        """Return the teacher's taps, detached, and the batch; skip the teacher where no term wants it."""
         count = batch["lq"].shape[0]
         data = {name: Feature(flat(batch[name]), count) for name in DATA}
         terms = [t for t in terms if t.needs_teacher()]
@@ -296,7 +296,9 @@ class DistillTask(nn.Module):
     @staticmethod
     def _features(side: Side | CachedTeacher, sr: Tensor, taps: Taps, batch: int) -> dict[str, Feature]:
         recurrent = side.traits.mode == "recurrent"
-        features = {path: fold(taps.fires(path), batch, recurrent, f"tap '{path}' of the {side.name}") for path in taps}
+        features = {
+            path: fold(fires, batch, recurrent, f"tap '{path}' of the {side.name}") for path, fires in taps.items()
+        }
         return features | {OUTPUT: Feature(flat(sr), batch)}
 
     def _pick(
@@ -321,7 +323,7 @@ def _build_terms(options: Mapping[str, TermOptions]) -> dict[str, Term]:
 
 
 def _first(value: Any) -> Any:
-    """The first sample of what a batch holds under one key."""
+    """Return the first sample of what a batch holds under one key."""
     if isinstance(value, Mapping):
         return {name: _first(maps) for name, maps in value.items()}
     return value[:1]

@@ -50,7 +50,7 @@ def _trained(opt: Options, key: str) -> nn.Module:
 
 
 def weights_digests(opt: Options) -> dict[str, str]:
-    """SHA-256 of each teacher's file of weights, by its key ('network_t', ...); missing files are left out."""
+    """Return the SHA-256 of each teacher's file of weights, by its key ('network_t', ...), without missing files."""
     paths = opt.path.plain()
     files = {key: paths.get(f"pretrain_{key}") or spec.plain().get("path") for key, spec in opt.teachers.items()}
     named = {key: locate(file) for key, file in files.items() if isinstance(file, str)}
@@ -89,7 +89,7 @@ def stored_teacher(opt: Options) -> CachedTeacher | None:
 
 
 class Member(nn.Module):
-    """One teacher, called as it wants to be on what the ensemble is given; its output is in the common colour."""
+    """One teacher, called as it wants to be on what the ensemble is given; its output is in the common color."""
 
     def __init__(self, net: nn.Module, traits: Traits, luma: bool) -> None:
         super().__init__()
@@ -99,7 +99,7 @@ class Member(nn.Module):
         self._runner = Runner(net, traits)
 
     def forward(self, lq: Tensor) -> Tensor:
-        """Images (B, C, h, w) or frames (B, n, C, h, w) to the image, the centre frame, or all frames if recurrent."""
+        """Restore images (B, C, h, w), or of frames (B, n, C, h, w) the center one; all of them if recurrent."""
         if lq.dim() == 4:
             sr = self._runner.forward(lq)
         elif self.traits.mode == "recurrent":
@@ -118,7 +118,7 @@ class Ensemble(nn.Module):
         members: networks by name, in evaluation mode, all of one scale.
         scale: of the experiment.
 
-    Image and window networks may be mixed (an image network restores the window's centre); recurrent ones go together.
+    Image and window networks may be mixed (an image network restores the window's center); recurrent ones go together.
     Where a member works on Y alone, the mean is of luma.
 
     Raises:
@@ -135,7 +135,7 @@ class Ensemble(nn.Module):
         self.traits = _common(traits, MemberTaps(members, traits))
 
     def forward(self, lq: Tensor) -> Tensor:
-        """The members' mean for images (B, C, h, w) or frames (B, n, C, h, w) in [0, 1]; see Member."""
+        """Return the members' mean for images (B, C, h, w) or frames (B, n, C, h, w) in [0, 1]; see Member."""
         return torch.stack([self.get_submodule(name)(lq) for name in self.names]).mean(0)
 
 
@@ -166,18 +166,18 @@ def _common(traits: Mapping[str, Traits], taps: Mapping[str, str]) -> Traits:
         raise UserError("teachers: a recurrent network restores whole clips, so that only recurrent ones go with it")
     if any(t.input == "gt" for t in traits.values()):
         raise UserError("teachers: a privileged network, which is given the ground truth, cannot be one of several")
-    held = list(traits.values())
-    mode = "window" if "window" in modes else held[0].mode
-    color = "rgb" if any(t.color == "rgb" for t in held) else "y"
+    all_traits = list(traits.values())
+    mode = "window" if "window" in modes else all_traits[0].mode
+    color = "rgb" if any(t.color == "rgb" for t in all_traits) else "y"
     return Traits(
         mode,
-        held[0].scale,
-        max(t.num_frame for t in held),
+        all_traits[0].scale,
+        max(t.num_frame for t in all_traits),
         color,
         taps=taps,
-        multiple=math.lcm(*(t.lr_multiple for t in held)),
-        min_size=max(t.lr_minimum for t in held),
-        min_clip=max(t.min_clip for t in held),
+        multiple=math.lcm(*(t.lr_multiple for t in all_traits)),
+        min_size=max(t.lr_minimum for t in all_traits),
+        min_clip=max(t.min_clip for t in all_traits),
     )
 
 
@@ -205,7 +205,7 @@ class CachedTeacher:
         self.net = nn.Module()  # nothing to move or to freeze
 
     def resolve(self, name: str, where: str) -> str:
-        """The stored name that a tap's name stands for."""
+        """Return the stored name that a tap's name stands for."""
         name = self.store.info.get("aliases", {}).get(name, name)
         if name not in self.store.names:
             names = ", ".join(self.store.names)
@@ -217,7 +217,7 @@ class CachedTeacher:
         return name
 
     def run(self, batch: Batch, paths: Sequence[str], learn: bool = False) -> tuple[Tensor, Taps]:
-        """The output and taps that the batch brings: (B, C, H, W), or (B, N, C, H, W) of clips."""
+        """Return the output and taps that the batch brings: (B, C, H, W), or (B, N, C, H, W) of clips."""
         stored: Mapping[str, Tensor] = batch.get("teacher") or {}
         if OUTPUT not in stored:
             raise UserError(
@@ -225,7 +225,7 @@ class CachedTeacher:
                 "ImagePairDataset or a ClipDataset"
             )
         maps = {name: stored[name].to(batch["lq"].device, torch.float32) for name in {OUTPUT, *paths}}
-        return maps[OUTPUT], Taps({path: [maps[path].reshape(-1, *maps[path].shape[-3:])] for path in paths})
+        return maps[OUTPUT], {path: [maps[path].reshape(-1, *maps[path].shape[-3:])] for path in paths}
 
     def compile(self) -> None:
-        """Nothing to compile."""
+        """Do nothing: there is no network."""

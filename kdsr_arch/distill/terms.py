@@ -69,7 +69,7 @@ class TermWeight(nn.Module):
         self.ratios: deque[float] = deque(maxlen=given.window or BALANCE_WINDOW)
 
     def at(self, iteration: int) -> float:
-        """The weight of this iteration; a balance that was never measured counts as 0."""
+        """Return the weight of this iteration; a balance that was never measured counts as 0."""
         weight = self.constant
         if self.schedule is not None:
             weight *= interpolate(self.schedule, iteration)
@@ -78,11 +78,11 @@ class TermWeight(nn.Module):
         return weight
 
     def wants_measure(self) -> bool:
-        """Whether a balance still waits for its first measurement."""
+        """Tell whether a balance still waits for its first measurement."""
         return self.balance is not None and not self.ratios
 
     def ramps(self, iteration: int) -> bool:
-        """Whether the schedule has not reached its last point."""
+        """Tell whether the schedule has not reached its last point."""
         return self.schedule is not None and iteration < self.schedule[-1][0]
 
     def record(self, pixel_norm: float, term_norm: float) -> None:
@@ -95,7 +95,7 @@ class TermWeight(nn.Module):
         self.ratios.append(pixel_norm / term_norm)
 
     def get_extra_state(self) -> Tensor:
-        """The latest ratios, float64, for the checkpoint."""
+        """Return the latest ratios, float64, for the checkpoint."""
         return torch.tensor(list(self.ratios), dtype=torch.float64)
 
     def set_extra_state(self, state: Tensor) -> None:
@@ -103,7 +103,7 @@ class TermWeight(nn.Module):
         self.ratios = deque(state.tolist(), maxlen=self.ratios.maxlen)
 
     def describe(self) -> str:
-        """For the table of the dry run: ``0.1``, ``schedule 0:0 1000:0.1``, ``balance 0.3 (window 10)``."""
+        """Describe it for the table of the dry run: ``0.1``, ``schedule 0:0 1000:0.1``, ``balance 0.3 (window 10)``."""
         parts = [] if self.constant == 1 and (self.schedule or self.balance is not None) else [f"{self.constant:g}"]
         if self.schedule is not None:
             parts.append("schedule " + " ".join(f"{i}:{w:g}" for i, w in self.schedule))
@@ -113,7 +113,7 @@ class TermWeight(nn.Module):
 
 
 def interpolate(schedule: Sequence[tuple[int, float]], iteration: int) -> float:
-    """Piecewise-linear value at ``iteration`` of sorted (iteration, value) points; constant beyond both ends."""
+    """Interpolate between sorted (iteration, value) points: linear, constant beyond both ends."""
     if iteration <= schedule[0][0]:
         return schedule[0][1]
     for (start, low), (end, high) in zip(schedule, schedule[1:], strict=False):
@@ -148,7 +148,7 @@ class Term(nn.Module):
         self.adapters = nn.ModuleList()
 
     def _trait(self, key: str) -> Any:
-        """A class attribute of the loss, or the default of those that are not ours."""
+        """Return a class attribute of the loss, or the default of those that are not ours."""
         return getattr(self.loss, key, getattr(DistillLoss, key))
 
     def _sides(self, options: TermOptions) -> tuple[list[str], list[str]]:
@@ -175,26 +175,26 @@ class Term(nn.Module):
         return [float(w) for w in weights]
 
     def runs(self, iteration: int) -> bool:
-        """Whether the term has to be computed: its weight is not 0."""
+        """Tell whether the term has to be computed: its weight is not 0."""
         return self.weight.wants_measure() or self.weight_at(iteration) != 0
 
     def weight_at(self, iteration: int) -> float:
-        """The weight of the term; 1 while its loss trains its own parts only."""
+        """Return the weight of the term; 1 while its loss trains its own parts only."""
         return self.weight.at(iteration) if self._trait("reaches_student") else 1.0
 
     def reaches_student(self) -> bool:
-        """Whether the term has a gradient on the student now."""
+        """Tell whether the term has a gradient on the student now."""
         return bool(self._trait("reaches_student"))
 
     def waits_beyond(self, total: int) -> str:
-        """Why the term never reaches the student in ``total`` iterations, as a sentence; empty where it does."""
+        """Say why the term never reaches the student in ``total`` iterations; empty where it does."""
         steps = self._trait("pretrain_iters")
         if steps < total:
             return ""
         return f"{self.where}: its pretrain_iters ({steps}) are not over by total_iter ({total}): it teaches nothing"
 
     def needs_teacher(self) -> bool:
-        """Whether it compares with the teacher's network, not with the batch alone."""
+        """Tell whether it compares with the teacher's network, not with the batch alone."""
         return not self.student_only and any(name not in DATA for name in self.teacher)
 
     def setup(self, student: list[Feature], teacher: list[Feature]) -> list[TermReport]:
@@ -241,7 +241,7 @@ class Term(nn.Module):
         return f"{self.where} ({taps})"
 
     def _arranged(self, student: list[Feature], teacher: list[Feature]) -> tuple[list[Value], list[Value]]:
-        """What the loss gets, layer by layer: same frames, adapted, in its dtype, as frames or clips."""
+        """Arrange what the loss gets, layer by layer: same frames, adapted, in its dtype, as frames or clips."""
         ours, theirs = [], []
         for layer, feature in enumerate(student):
             if self.student_only:
@@ -265,7 +265,7 @@ class Term(nn.Module):
         return feature.map(self.loss.prepare) if isinstance(self.loss, DistillLoss) else feature
 
     def forward(self, student: list[Feature], teacher: list[Feature]) -> Tensor:
-        """The unweighted value, a scalar: over all layers at once or summed with the layer weights."""
+        """Return the unweighted value, a scalar: over all layers at once or summed with the layer weights."""
         ours, theirs = self._arranged(student, teacher)
         if self._trait("multi"):
             return _scalar(self.loss(ours) if self.student_only else self.loss(ours, theirs))

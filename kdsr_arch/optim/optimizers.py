@@ -27,7 +27,7 @@ _NOT_PLAIN = {
 
 
 def optimizer_names() -> list[str]:
-    """The names that `train.optim_g.type` may have: every dense optimizer of torch.optim."""
+    """Return the names that `train.optim_g.type` may have: every dense optimizer of torch.optim."""
     members = inspect.getmembers(torch.optim, inspect.isclass)
     usable = {name for name, cls in members if issubclass(cls, torch.optim.Optimizer) and name != "Optimizer"}
     return sorted(usable - NEEDS_CLOSURE - SPARSE_ONLY)
@@ -41,13 +41,13 @@ class LinearDecayLR(lr_scheduler.LRScheduler):
         super().__init__(optimizer, last_epoch)
 
     def get_lr(self) -> list[float | Tensor]:
-        """Learning rate of each group at iteration `last_epoch`."""
+        """Return the learning rate of each group at iteration `last_epoch`."""
         weight = max(0.0, 1 - self.last_epoch / self.total_iter)
         return [weight * group["initial_lr"] for group in self.optimizer.param_groups]
 
 
 def scheduler_class(name: str, keywords: Iterable[str]) -> type:
-    """The class that `train.scheduler.type` names (with `keywords`, as two classes are called LinearLR).
+    """Return the class that `train.scheduler.type` names; `keywords` tell apart two that are called LinearLR.
 
     Raises:
         UserError: no such schedule.
@@ -66,7 +66,7 @@ def scheduler_class(name: str, keywords: Iterable[str]) -> type:
 
 
 def scheduler_names() -> list[str]:
-    """Every name that `train.scheduler.type` may have."""
+    """Return every name that `train.scheduler.type` may have."""
     members = inspect.getmembers(lr_scheduler, inspect.isclass)
     torchs = {n for n, c in members if issubclass(c, lr_scheduler.LRScheduler) and not n.startswith("_")} - _NOT_PLAIN
     return sorted({*torchs, *_BASICSR})

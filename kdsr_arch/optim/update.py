@@ -76,7 +76,7 @@ class Schedule:
             group["lr"] = rate
 
     def state_dict(self) -> dict[str, Any]:
-        """The position in the schedule, in plain values; milestones, periods, ... stay the option file's."""
+        """Return the position in the schedule, in plain values; milestones, periods, ... stay the option file's."""
         values = vars(self.scheduler) if self.scheduler is not None else {}
         return {"rates": list(self._rates), "position": {k: values[k] for k in _POSITION if k in values}}
 
@@ -89,7 +89,7 @@ class Schedule:
 
 
 def gradient_norm(gradients: Sequence[Tensor]) -> Tensor:
-    """L2 norm of all gradients together, a scalar tensor on their device."""
+    """Return the L2 norm of all gradients together, a scalar tensor on their device."""
     if not gradients:
         return torch.zeros(())
     return torch.linalg.vector_norm(torch.stack(torch._foreach_norm(list(gradients))))
@@ -133,6 +133,6 @@ class EMA:
 
 
 def _tensors(modules: list[nn.Module], kind: str) -> list[Tensor]:
-    """The parameters or buffers that the modules have now, each once, in the order of `nn.Module.parameters`."""
+    """Return the parameters or buffers that the modules have now, each once, in the order of `parameters()`."""
     tensors = (tensor for module in modules for tensor in getattr(module, kind).values() if tensor is not None)
     return list({id(tensor): tensor for tensor in tensors}.values())

@@ -73,12 +73,13 @@ class LiveTeacher:
         unit, least = self.traits.lr_multiple, self.traits.lr_minimum
         size = [side // self.zoom for side in frames.shape[-2:]]
         padded = [-(-max(side, least) // unit) * unit // self.zoom for side in frames.shape[-2:]]
-        maps = {path: self._cut(path, taps[path], size, padded) for path in taps}
+        maps = {path: self._cut(path, fires, size, padded) for path, fires in taps.items()}
         return {name: value.float().cpu() for name, value in {OUTPUT: output, **maps}.items()}
 
-    def _cut(self, path: str, value: Any, size: Sequence[int], padded: Sequence[int]) -> Tensor:
+    def _cut(self, path: str, fires: list[Any], size: Sequence[int], padded: Sequence[int]) -> Tensor:
         """A tap without what padding added; only maps of a whole multiple of the LR size can be cropped."""
-        if not isinstance(value, Tensor) or value.dim() != 4:
+        value = fires[0]
+        if len(fires) > 1 or not isinstance(value, Tensor) or value.dim() != 4:
             raise UserError(f"cache-teacher: tap '{path}' gives no single feature map (C, H, W): store another")
         ratio = value.shape[-1] // padded[1]
         if ratio < 1 or tuple(value.shape[-2:]) != (padded[0] * ratio, padded[1] * ratio):

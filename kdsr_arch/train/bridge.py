@@ -37,7 +37,7 @@ _CARRIED = ("queue_lr", "queue_gt", "queue_ptr", "mean_path_length", "log_dict")
 
 
 def _without_none(opt: Any) -> Any:
-    """A deep copy without the keys whose value is None: BasicSR asks for their presence, not their value."""
+    """Copy without the keys whose value is None: BasicSR asks whether a key is there, not for its value."""
     if isinstance(opt, Mapping):
         return {k: _without_none(v) for k, v in opt.items() if v is not None}
     return deepcopy(opt)
@@ -55,7 +55,7 @@ class Bridge(BaseModel):
     def get_optimizer(
         self, optim_type: str, params: Any, lr: float | None = None, **kwargs: Any
     ) -> torch.optim.Optimizer:
-        """Any torch.optim class; its steps are preceded by averaging over processes and by clipping."""
+        """Build any torch.optim class; before each of its steps gradients are averaged over processes and clipped."""
         options = OptimizerOptions(type=optim_type, lr=lr, **kwargs)
         optimizer = build_optimizer(params, options, "train.optim_*")
         optimizer.register_step_pre_hook(self._before_step)
@@ -73,7 +73,7 @@ class Bridge(BaseModel):
             clip_gradients(gradients, norm, limit)
 
     def setup_schedulers(self) -> None:
-        """One schedule for each optimizer, warm-up included."""
+        """Make one schedule for each optimizer, warm-up included."""
         opt = self.opt["train"]
         options = SchedulerOptions(**opt["scheduler"]) if opt.get("scheduler") else None
         self.schedulers = [Schedule(o, options, opt.get("warmup_iter", -1)) for o in self.optimizers]
@@ -84,7 +84,7 @@ class Bridge(BaseModel):
             schedule.advance(current_iter)
 
     def model_to_device(self, net: nn.Module) -> nn.Module:
-        """No wrapper: gradients are averaged before each optimizer step instead."""
+        """Move a network, unwrapped: gradients are averaged before each optimizer step instead."""
         net = net.to(self.device)
         if self.opt["train"].get("channels_last"):
             use_channels_last(net)
@@ -93,14 +93,14 @@ class Bridge(BaseModel):
     def load_network(
         self, net: nn.Module, load_path: str, strict: bool = True, param_key: str | None = "params"
     ) -> None:
-        """Read as data; a file that does not fit is refused with the keys named."""
+        """Read weights as data; refuse a file that does not fit, with its keys named."""
         load_weights(net, load_path, param_key, strict)
 
     def print_network(self, net: nn.Module) -> None:
-        """Said by `describe`."""
+        """Print nothing: `describe` says it."""
 
     def model_ema(self, decay: float = 0.999) -> None:
-        """BasicSR's average of the parameters, and the buffers as they are."""
+        """Average the parameters as BasicSR does, and copy the buffers."""
         super().model_ema(decay)
         for mine, theirs in zip(self.net_g_ema.buffers(), self.net_g.buffers(), strict=True):
             mine.data.copy_(theirs.data)
@@ -143,39 +143,39 @@ class BridgedModel:
             self.model.net_g.compile()
 
     def step(self, batch: Batch, iteration: int) -> None:
-        """BasicSR's own step."""
+        """Take BasicSR's own step."""
         self.model.update_learning_rate(iteration)
         self.model.feed_data(batch)
         with autocast(self.device, self.amp):
             self.model.optimize_parameters(iteration)
 
     def losses(self) -> dict[str, float]:
-        """What BasicSR logs of the last step."""
+        """Return what BasicSR logs of the last step."""
         return dict(getattr(self.model, "log_dict", {}))
 
     def _networks(self) -> dict[str, nn.Module]:
         return {k: v for k, v in vars(self.model).items() if k.startswith("net_") and isinstance(v, nn.Module)}
 
     def describe(self) -> str:
-        """Each network with its size."""
+        """List each network with its size."""
         return "\n".join(
             f"{k}: {type(n).__name__}, {count_parameters(n):,} parameters" for k, n in self._networks().items()
         )
 
     def teacher_names(self) -> set[str]:
-        """Nothing of a stored teacher."""
+        """Return nothing: BasicSR's models read no stored teacher."""
         return set()
 
     def modules(self) -> list[nn.Module]:
-        """Every network of the model, averages included."""
+        """Return every network of the model, averages included."""
         return list(self._networks().values())
 
     def rates(self) -> list[float]:
-        """The learning rates of the first optimizer, as BasicSR reports them."""
+        """Return the learning rates of the first optimizer, as BasicSR reports them."""
         return self.model.get_current_learning_rate()
 
     def state(self) -> dict[str, Any]:
-        """Networks (which parameters are frozen included), optimizers, schedules and what the model carries along."""
+        """Copy networks, which parameters are frozen, optimizers, schedules and what the model carries along."""
         networks = self._networks()
         frozen = {k: [n for n, p in net.named_parameters() if not p.requires_grad] for k, net in networks.items()}
         carried = {k: getattr(self.model, k) for k in _CARRIED if hasattr(self.model, k)}
@@ -209,7 +209,7 @@ class BridgedModel:
             setattr(self.model, name, value.to(self.device) if isinstance(value, torch.Tensor) else value)
 
     def network_files(self) -> dict[str, dict[str, Any]]:
-        """Each trained network as BasicSR writes it; an average goes into its network's file as `params_ema`."""
+        """Return each trained network as BasicSR writes it; an average is its network's `params_ema`."""
         networks = self._networks()
         files: dict[str, dict[str, Any]] = {}
         for name, net in networks.items():
@@ -218,7 +218,7 @@ class BridgedModel:
         return files
 
     def inference_network(self) -> nn.Module:
-        """The averaged generator where there is one, else the generator."""
+        """Return the averaged generator where there is one, else the generator."""
         return getattr(self.model, "net_g_ema", self.model.net_g)
 
 
@@ -232,7 +232,7 @@ class BridgedTrainer(Trainer):
         return BridgedModel(self.opt)
 
     def step(self, iteration: int) -> None:
-        """BasicSR's own step.
+        """Draw a batch and take BasicSR's own step.
 
         Raises:
             NonFiniteError: one of its losses or gradients is NaN or infinite.
@@ -247,7 +247,7 @@ class BridgedTrainer(Trainer):
         stop_if_nonfinite(iteration, names or ["grad_norm"] * self.model.model.broken_gradient, self.batch)
 
     def figures(self) -> dict[str, float]:
-        """The losses of the last step, averaged over processes."""
+        """Return the losses of the last step, averaged over processes."""
         return distributed.mean_values(self.model.losses())
 
 

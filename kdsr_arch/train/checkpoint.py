@@ -32,7 +32,7 @@ VERSION = 1
 
 
 def random_states() -> dict[str, Any]:
-    """The states of Python's, NumPy's and torch's generators, in plain values."""
+    """Return the states of Python's, NumPy's and torch's generators, in plain values."""
     name, keys, position, has_gauss, cached = np.random.get_state()
     states: dict[str, Any] = {
         "python": random.getstate(),
@@ -63,7 +63,7 @@ def set_random_states(states: Mapping[str, Any]) -> None:
 
 @contextmanager
 def random_states_kept() -> Iterator[None]:
-    """Whatever draws random numbers inside leaves no trace in the training outside (validation, dry run)."""
+    """Put the random states back at the end, so that a validation or dry run leaves no trace in the training."""
     states = random_states()
     try:
         yield
@@ -75,7 +75,7 @@ def random_states_kept() -> Iterator[None]:
 
 
 def fingerprint(opt: Options) -> dict[str, str]:
-    """What identifies an experiment: its name, networks, ..., each as JSON text; keys with '~' may change."""
+    """Return what identifies an experiment, each entry as JSON text; keys with '~' may change at a resume."""
     assert opt.train is not None
     values: dict[str, Any] = {"name": opt.name, "model_type": opt.model_type, "scale": opt.scale}
     values |= {key: network.plain() for key, network in opt.networks.items()}
@@ -86,7 +86,7 @@ def fingerprint(opt: Options) -> dict[str, str]:
 
 
 def differences(theirs: Mapping[str, str], mine: Mapping[str, str], soft: bool = False) -> list[str]:
-    """The keys in which two fingerprints differ, as `key: theirs -> mine`; the `soft` ones may change at a resume."""
+    """List the keys in which two fingerprints differ, with both values; of the `soft` ones the names."""
     keys = [k for k in {**theirs, **mine} if k.startswith("~") == soft]
     shown = [(k.lstrip("~"), theirs.get(k, "absent"), mine.get(k, "absent")) for k in keys]
     if soft:
@@ -142,14 +142,14 @@ def _check_form(state: Mapping[str, Any], path: Path) -> None:
 
 
 def numbered(folder: Path, pattern: str) -> dict[int, Path]:
-    """Files named with an iteration, `pattern` holding one group for it; oldest first."""
+    """Return the files named with an iteration, for which `pattern` has a group; oldest first."""
     entries = folder.iterdir() if folder.is_dir() else ()
     files = {int(m[1]): p for p in entries if (m := re.fullmatch(pattern, p.name))}
     return dict(sorted(files.items()))
 
 
 def find_latest(folder: Path, mine: Mapping[str, str]) -> tuple[Path | None, dict[str, Any] | None, list[str]]:
-    """The newest state in `folder` that is whole and of this experiment.
+    """Read the newest state in `folder` that is whole and of this experiment.
 
     Returns:
         Its path and content, or two None; and why newer ones were passed over.
@@ -164,8 +164,10 @@ def find_latest(folder: Path, mine: Mapping[str, str]) -> tuple[Path | None, dic
 
 
 def find_state(opt: Options, auto_resume: bool) -> dict[str, Any] | None:
-    """The state to resume from: with `auto_resume` the newest whole one of this experiment, where there is one; else
-    `path.resume_state`; None to start anew.
+    """Read the state to resume from.
+
+    With `auto_resume` that is the newest whole one of this experiment, where there is one; else `path.resume_state`;
+    None to start anew.
 
     Raises:
         UserError: `path.resume_state` is unusable.
@@ -197,7 +199,7 @@ def find_state(opt: Options, auto_resume: bool) -> dict[str, Any] | None:
 
 
 def _samples(theirs: Mapping[str, str], processes: int) -> int:
-    """Samples of one iteration of the experiment with that fingerprint; 0 where it does not tell."""
+    """Return the samples of one iteration of the experiment with that fingerprint; 0 where it does not say."""
     try:
         dataset, train = (json.loads(theirs[key]) or {} for key in ("~datasets.train", "~train"))
         each = int(dataset.get("batch_size_per_gpu") or 1) * int(train.get("accumulation") or 1)
@@ -207,7 +209,7 @@ def _samples(theirs: Mapping[str, str], processes: int) -> int:
 
 
 def alike_everywhere(opt: Options, position: int) -> None:
-    """Make sure that all processes train the same from the same iteration on.
+    """Check that all processes train the same from the same iteration on.
 
     Raises:
         UserError: they read different option files, or do not see the same experiment folder.

@@ -60,7 +60,7 @@ class DistillModel:
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=options.amp == "fp16")
 
     def describe(self) -> str:
-        """Networks with their sizes, then the task's table of terms."""
+        """List the networks with their sizes, then the task's table of terms."""
         lines = [f"student {type(self.student).__name__}: {count_parameters(self.student):,} parameters"]
         train_only = sum(p.numel() for p in self.task.train_only_parameters())
         if train_only:
@@ -68,30 +68,30 @@ class DistillModel:
         return "\n".join([*lines, self.task.table()])
 
     def teacher_names(self) -> set[str]:
-        """What the batches have to bring of a stored teacher."""
+        """Return what the batches have to bring of a stored teacher."""
         return self.task.teacher_names()
 
     def modules(self) -> list[nn.Module]:
-        """The task (student, adapters, loss networks) and the averaged student: equal on all processes."""
+        """Return what is equal on all processes: the task (student, adapters, loss networks), the averaged student."""
         return [self.task, *([self.ema.net] if self.ema else [])]
 
     def rates(self) -> list[float]:
-        """The learning rate of each parameter group."""
+        """Return the learning rate of each parameter group."""
         return [group["lr"] for group in self.optimizer.param_groups]
 
     def inference_network(self) -> nn.Module:
-        """The averaged student where there is one, else the student."""
+        """Return the averaged student where there is one, else the student."""
         return self.ema.net if self.ema else self.student
 
     def network_files(self) -> dict[str, dict[str, Any]]:
-        """Content of each `NAME_N.pth`: the pure student, as BasicSR writes it; nothing of adapters and teacher."""
+        """Return the content of each `NAME_N.pth`: the pure student, as BasicSR writes it."""
         content = {"params": cpu_copy(self.student.state_dict())}
         if self.ema:
             content["params_ema"] = cpu_copy(self.ema.net.state_dict())
         return {"net_g": content}
 
     def state(self) -> dict[str, Any]:
-        """Everything but the teacher, copied to the CPU."""
+        """Copy everything but the teacher to the CPU."""
         return cpu_copy(
             {
                 "net_g": self.student.state_dict(),

@@ -63,7 +63,7 @@ def train(opt: Options, auto_resume: bool = False) -> int:
 
 
 def trainer_class(opt: Options) -> type[Trainer]:
-    """Ours, or for one of BasicSR's model types the one that leaves the step to it."""
+    """Choose our trainer, or for one of BasicSR's model types the one that leaves the step to it."""
     try:
         model = lookup("model", opt.model_type)
     except UserError as error:

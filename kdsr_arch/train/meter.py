@@ -81,15 +81,17 @@ class Meter:
         entry.count += 1
 
     def first_bad(self) -> tuple[int, list[str]]:
-        """The first iteration with NaN or infinity since the last line of the log, and the names of what was; no names
-        where all is well. Waits for the device.
+        """Find the first iteration with NaN or infinity since the last line of the log; waits for the device.
+
+        Returns:
+            The iteration, and the names of what was not finite; no names where all is well.
         """
         firsts = [(n, it) for names, e in self._entries.items() for n, it in zip(names, e.first.tolist(), strict=True)]
         when = min((it for _, it in firsts), default=_NEVER)
         return when, sorted({name for name, it in firsts if it == when < _NEVER})
 
     def means(self) -> dict[str, float]:
-        """The mean of each name since the last call and over the processes, which starts anew."""
+        """Return the mean of each name since the last call, over all processes, and start anew."""
         self.share()
         sums: dict[str, float] = {}
         counts: dict[str, int] = {}
@@ -105,7 +107,7 @@ class Meter:
         distributed.average(entry.total for entry in self._entries.values())
 
     def state(self) -> list[dict[str, Any]]:
-        """What was collected since the last line of the log, in plain values and tensors."""
+        """Return what was collected since the last line of the log, in plain values and tensors."""
         return [
             {"names": list(n), "total": e.total.to("cpu", copy=True), "count": e.count}
             for n, e in self._entries.items()
@@ -139,16 +141,15 @@ class Progress:
         self._bar.update()
 
     def pause(self) -> float:
-        """Begin something that is no training (validation, saving); give what this returns to `go_on`."""
+        """Stop the clock for a validation or a save; give what this returns to `go_on`."""
         return time.perf_counter()
 
     def go_on(self, paused: float) -> None:
-        """End it: the time since does not count towards the rate."""
+        """Start the clock again: the time since `pause` does not count towards the rate."""
         self._since += time.perf_counter() - paused
 
     def line(self, iteration: int, rates: Sequence[float], log: Mapping[str, float], waited: float = 0.0) -> str:
-        """The log line of `iteration`: learning rates, iterations a second and share of the time since the last line
-        that went by waiting for data, ETA, losses.
+        """Write the log line of an iteration: learning rates, rate, share of the time that data took, ETA, losses.
 
         Args:
             rates: learning rates.

@@ -28,7 +28,7 @@ _NETWORKS = r"net_(?:(?!best_)[^_]+_)+?(\d+)\.(?:pth|safetensors)"
 
 
 def is_finished(root: Path, total: int) -> bool:
-    """Whether the run in this folder reached its last iteration and the validation after it."""
+    """Tell whether the run in this folder reached its last iteration and the validation after it."""
     return (root / "training_states" / f"{total}.state").is_file() and any((root / "models").glob("net_*_latest.*"))
 
 
@@ -86,7 +86,7 @@ class Checkpoints:
                 save_tensors(content, path)
 
     def network_file(self, name: str, label: str) -> Path:
-        """Where `save_networks` puts a network."""
+        """Return where `save_networks` puts a network."""
         return self.models / f"{name}_{label}.{self.form}"
 
     def save_record(self, record: Mapping[str, Any], name: str = "best.json") -> None:
@@ -152,9 +152,7 @@ class Checkpoints:
         return target
 
     def _beyond(self, position: int) -> Iterable[Path]:
-        """Files of iterations after `position`; networks first, so that a kill in between is made good by a second
-        call.
-        """
+        """Yield the files after iteration `position`, networks first: a second call makes good a kill in between."""
         if self._best_iteration() > position:
             yield from (path for path in self.models.iterdir() if re.fullmatch(r"net_.+_best\.\w+", path.name))
             yield self.models / "best.json"
@@ -176,7 +174,7 @@ class Checkpoints:
 
 
 def open_folder(opt: Options, checkpoints: Checkpoints, position: int) -> str:
-    """Make the experiment folder; that of an earlier run is archived beside it, unless this run resumes it.
+    """Make the experiment folder; archive that of an earlier run beside it, unless this run resumes it.
 
     Returns:
         The time of the start, which is in the names of the files of this run.
@@ -250,7 +248,7 @@ class FolderLock:
         self._handle = handle
 
     def release(self) -> None:
-        """Give the lock back; harmless when not held."""
+        """Give the lock back; harmless without it."""
         if self._handle is not None:
             os.close(self._handle)
             self._handle = None

@@ -140,9 +140,7 @@ class Trainer:
         self.history: History | None = None
         folder = self.opt.folder
         if distributed.is_main():
-            lock = FolderLock(folder)
-            lock.acquire()
-            self.resources.callback(lock.release)
+            self.resources.enter_context(FolderLock(folder))
             try:
                 stamp = open_folder(self.opt, self.checkpoints, self.position)
                 log.open(folder / f"train_{folder.name}_{stamp}.log")
@@ -175,7 +173,7 @@ class Trainer:
     # ---------------------------------------------------------------------------------------------------- the loop
 
     def _loop(self) -> bool:
-        """One iteration after the other, and what happens between them; whether the end was reached.
+        """Run one iteration after the other, and what is due between them; return whether the end was reached.
 
         The state saved at iteration k is the state before the validation at k. So a run resumed from it first does
         that validation, if one is due: a kill between the two loses nothing, and the resumed run is the unbroken one.
@@ -199,7 +197,7 @@ class Trainer:
         return True
 
     def step(self, iteration: int) -> None:
-        """One training step: learning rate, each micro-batch forward and backward, average, clip, step, EMA.
+        """Take one training step: learning rate, each micro-batch forward and backward, average, clip, step, EMA.
 
         Raises:
             NonFiniteError: a loss or the gradient is NaN or infinite; on the CPU before any weight was touched.
@@ -254,8 +252,9 @@ class Trainer:
             )
 
     def _asked(self) -> tuple[bool, bool]:
-        """Whether to leave, and whether the last checkpoint is too long ago by the main process's clock: the same on
-        all processes, which ask one another once for both.
+        """Tell whether to leave, and whether the last checkpoint is too long ago by the main process's clock.
+
+        The answer is the same on all processes, which ask one another once for both.
         """
         minutes = self.opt.logger.save_checkpoint_minutes
         overdue = minutes is not None and time.monotonic() - self.saved_at >= 60 * minutes
@@ -278,7 +277,7 @@ class Trainer:
             stop_if_nonfinite(first, names, self.batch if first == iteration else {})
 
     def figures(self) -> dict[str, float]:
-        """For the log: means since the last line over iterations and processes, and the latest gradient ratios."""
+        """Return means since the last line of the log over iterations and processes, and the latest gradient ratios."""
         figures = self.meter.means() | {f"ratio/{name}": value for name, value in self.ratios.items()}
         return figures | ({"skipped_steps": float(self.skipped)} if self.model.scaler.is_enabled() else {})
 
@@ -313,7 +312,7 @@ class Trainer:
         self.progress.go_on(paused)
 
     def training_state(self, generators: list[Any]) -> dict[str, Any]:
-        """Everything that `resume` needs to go on as if nothing had happened: tensors and plain containers.
+        """Return all that `resume` needs to go on as if nothing had happened: tensors and plain containers.
 
         Args:
             generators: the states of random numbers of every process.

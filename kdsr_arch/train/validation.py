@@ -27,20 +27,20 @@ class Best:
     ranking: dict[str, list[dict[str, float]]] = field(default_factory=dict)
 
     def rank(self, metric: str, value: float, iteration: int, better: str, count: int) -> list[int]:
-        """Take in a value; the iterations of the `count` best (the first of equals stays before later ones)."""
-        held = [entry for entry in self.ranking.get(metric, []) if entry["iter"] != iteration]
+        """Take in a value; return the iterations of the `count` best (the first of equals stays before later ones)."""
+        entries = [entry for entry in self.ranking.get(metric, []) if entry["iter"] != iteration]
         if not math.isnan(value):
-            held.append({"value": value, "iter": iteration})
+            entries.append({"value": value, "iter": iteration})
         sign = -1 if better == "higher" else 1
-        self.ranking[metric] = sorted(held, key=lambda e: (sign * e["value"], e["iter"]))[:count]
+        self.ranking[metric] = sorted(entries, key=lambda e: (sign * e["value"], e["iter"]))[:count]
         return [int(entry["iter"]) for entry in self.ranking[metric]]
 
     def update(self, dataset: str, metric: str, value: float, iteration: int, better: str = "higher") -> bool:
-        """Take in a value; whether it is a new best (the first of equals stays; NaN never is)."""
+        """Take in a value; return whether it is a new best (the first of equals stays; NaN never is)."""
         if math.isnan(value):
             return False
-        held = self.records.setdefault(dataset, {}).get(metric)
-        if held is not None and (value <= held["value"] if better == "higher" else value >= held["value"]):
+        best = self.records.setdefault(dataset, {}).get(metric)
+        if best is not None and (value <= best["value"] if better == "higher" else value >= best["value"]):
             return False
         self.records[dataset][metric] = {"value": value, "iter": iteration}
         return True
@@ -83,7 +83,7 @@ class Validator:
         return results
 
     def judge(self, results: Mapping[str, EvalResult], iteration: int) -> dict[str, Any] | None:
-        """Update the best values; the deciding one's record when it is new."""
+        """Update the best values; return the deciding one's record when it is new."""
         deciding: dict[str, Any] | None = None
         first = next(iter(self.sets), None)
         for key, result in results.items():
@@ -95,7 +95,7 @@ class Validator:
         return deciding
 
     def to_keep(self, results: Mapping[str, EvalResult], iteration: int) -> dict[str, list[int]]:
-        """What `logger.keep_best` keeps from now on: {metric: iterations, best first}."""
+        """Return what `logger.keep_best` keeps from now on: {metric: iterations, best first}."""
         first = results.get(next(iter(self.sets), ""))
         means = first.mean if first else {}
         return {
@@ -109,11 +109,11 @@ class Validator:
         return section.better if section and section.better else "higher"
 
     def text(self, results: Mapping[str, EvalResult], iteration: int) -> str:
-        """One line for each data set: its numbers, the best so far, the protocol."""
+        """Write one line for each data set: its numbers, the best so far, the protocol."""
         lines = []
         for key, result in results.items():
-            held = self.best.records.get(key, {})
-            best = {m: f" (best {e['value']:.4f} at {e['iter']:,})" for m, e in held.items()}
+            records = self.best.records.get(key, {})
+            best = {m: f" (best {e['value']:.4f} at {e['iter']:,})" for m, e in records.items()}
             shown = [f"{m} {v:.4f}{best.get(m, '')}" for m, v in result.mean.items()]
             lines.append(
                 f"Validation at {iteration:,}, {result.dataset or key}: {', '.join(shown)}  [{result.protocol}]"

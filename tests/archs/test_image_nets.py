@@ -20,7 +20,7 @@ from kdsr_arch.archs.srkd_arch import SNSR, TNSR
 from kdsr_arch.archs.vdsr_arch import VDSR
 from kdsr_arch.convert.conversion import convert_state
 from kdsr_arch.convert.published import SOURCES
-from kdsr_arch.distill.taps import record
+from kdsr_arch.distill.taps import Recorder
 from kdsr_arch.errors import UserError
 from kdsr_arch.infer.traits import traits_of
 from kdsr_arch.losses.vid_loss import PISRLoss
@@ -91,9 +91,9 @@ def test_golden_idn(vectors, scale):
     """The stored output is the residual, whose first row is HR row scale - 1."""
     z = vectors(f"idn_x{scale}")
     net = golden_net(z, "idn-caffe", scale=scale)
-    with record(net, ["upsample"]) as taps:
+    with Recorder(net, ["upsample"]) as taps:
         sr = net(torch.from_numpy(z["in/x"]))
-    close(z, "upsample", taps["upsample"][..., scale - 1 :, scale - 1 :])
+    close(z, "upsample", taps["upsample"][0][..., scale - 1 :, scale - 1 :])
     assert sr.shape[-1] == z["in/x"].shape[-1] * scale
 
 
@@ -112,18 +112,19 @@ def test_fakd_taps(vectors, name, source):
     z = vectors(name)
     net = golden_net(z, source)
     paths = [net.traits.taps[f"fakd_{i}"] for i in range(4)]
-    with record(net, paths) as taps:
+    with Recorder(net, paths) as taps:
         net(torch.from_numpy(z["in/x"]) / 255)
     for i, path in enumerate(paths):
-        close(z, f"feat{i}", taps[path])
+        close(z, f"feat{i}", taps[path][0])
 
 
 def test_body_end_is_without_the_long_skip():
     net = RCANTapped(num_feat=8, num_group=2, num_block=1, squeeze_factor=4, upscale=2)
     taps = net.traits.taps
-    with record(net, [taps["head"], taps["body_end"], taps["body_end_skip"]]) as found:
+    with Recorder(net, [taps["head"], taps["body_end"], taps["body_end_skip"]]) as recorded:
         net(torch.rand(1, 3, 6, 6))
-    torch.testing.assert_close(found[taps["body_end"]] + found[taps["head"]], found[taps["body_end_skip"]])
+    head, end, skip = (recorded[taps[name]][0] for name in ("head", "body_end", "body_end_skip"))
+    torch.testing.assert_close(end + head, skip)
 
 
 def test_fakd_groups():
@@ -145,10 +146,10 @@ def test_golden_pisr(vectors, scale):
     tapped = {"teacher": ("encoder", "mapping", "expanding"), "student": ("mapping", "expanding")}
     for side, image, taps in zip(nets, (hr, lr), tapped.values(), strict=True):
         net = nets[side]
-        with record(net, [net.traits.taps[t] for t in taps]) as found:
+        with Recorder(net, [net.traits.taps[t] for t in taps]) as recorded:
             close(z, f"{side}/hr", net(image))
         for tap in taps:
-            close(z, f"{side}/{tap}", found[net.traits.taps[tap]])
+            close(z, f"{side}/{tap}", recorded[net.traits.taps[tap]][0])
     encoded = nets["teacher"].encoder(hr)
     step1 = (nets["teacher"](hr) - hr).abs().mean() + 1e-4 * (encoded - lr).abs().mean()
     np.testing.assert_allclose(step1.item(), z["out/step1_loss"], rtol=1e-5)
@@ -247,13 +248,13 @@ def test_traits_and_taps(net):
     h, w = 7, 10
     factor = traits.scale if traits.upsampled_input else 1
     paths = sorted(set(traits.taps.values()))
-    with record(net, paths) as taps:
+    with Recorder(net, paths) as taps:
         y = net(torch.rand(2, channels, h * factor, w * factor))
     assert y.shape == (2, channels, h * traits.scale, w * traits.scale)
     if "f_lr" in traits.taps:
-        assert taps[traits.taps["f_lr"]].shape[-2:] == (h, w)
+        assert taps[traits.taps["f_lr"]][0].shape[-2:] == (h, w)
     if "f_sr" in traits.taps:
-        assert taps[traits.taps["f_sr"]].shape[-2:] == y.shape[-2:]
+        assert taps[traits.taps["f_sr"]][0].shape[-2:] == y.shape[-2:]
     (y - 0.3).abs().sum().backward()
     assert all(p.grad is not None for p in net.parameters() if p.requires_grad)
 

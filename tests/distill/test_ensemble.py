@@ -57,7 +57,7 @@ def test_colors_and_interpolated_inputs_are_each_members_own():
     torch.testing.assert_close(got, wanted)
 
 
-def test_an_image_network_restores_the_centre_of_a_window():
+def test_an_image_network_restores_the_center_of_a_window():
     members = {'t': VESPCN(2, 5, 8, 8, 1, num_flow_feat=4).eval(), 't2': make_network(SMALL).eval(),
                't3': VESPCN(2, 3, 8, 8, 1, num_flow_feat=4).eval()}  # fmt: skip
     ensemble = Ensemble(members, 2)

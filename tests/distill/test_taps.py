@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from kdsr_arch.distill.taps import Recorder, compile_network, record, resolve, stop_inplace
+from kdsr_arch.distill.taps import Recorder, compile_network, resolve, stop_inplace
 from kdsr_arch.infer.traits import Traits
 from tests.helpers.messages import refuses
 
@@ -60,8 +60,8 @@ def by_hand(net, x):
 
 def check(taps, expected):
     for path, values in expected.items():
-        assert len(taps.fires(path)) == len(values)
-        for got, want in zip(taps.fires(path), values, strict=True):
+        assert len(taps[path]) == len(values)
+        for got, want in zip(taps[path], values, strict=True):
             torch.testing.assert_close(got, want, rtol=1e-5, atol=1e-6)
 
 
@@ -83,20 +83,20 @@ def test_taps_that_stay_are_not_copied(net):
         with recorder as taps:
             net(torch.rand(1, 3, 8, 8))
     handle.remove()
-    assert taps["first"] is seen[-1]
+    assert taps["first"][0] is seen[-1]
 
 
 def test_several_fires_are_a_list_and_tuples_are_flattened(net):
-    with record(net, ["twice.0", "pair", "first"]) as taps:
+    with Recorder(net, ["twice.0", "pair", "first"]) as taps:
         net(torch.rand(1, 3, 8, 8))
-    assert isinstance(taps["twice.0"], list) and len(taps["twice.0"]) == 2
-    assert isinstance(taps["pair"], tuple) and len(taps["pair"]) == 2
-    assert taps["first"].shape == (1, 4, 8, 8)
+    assert len(taps["twice.0"]) == 2
+    assert isinstance(taps["pair"][0], tuple) and len(taps["pair"][0]) == 2
+    assert taps["first"][0].shape == (1, 4, 8, 8)
     assert set(taps) == {"twice.0", "pair", "first"} and len(taps) == 3
 
 
 def test_hooks_live_inside_the_with_only(net):
-    with pytest.raises(ZeroDivisionError), record(net, ["first", "skip"]):
+    with pytest.raises(ZeroDivisionError), Recorder(net, ["first", "skip"]):
         assert net.first._forward_hooks
         raise ZeroDivisionError
     assert not any(m._forward_hooks for m in net.modules())
@@ -104,7 +104,7 @@ def test_hooks_live_inside_the_with_only(net):
 
 def test_recorders_nest(net):
     x = torch.rand(1, 3, 8, 8)
-    with record(net, ["first"]) as outer, record(net, ["first", "skip"]) as inner:
+    with Recorder(net, ["first"]) as outer, Recorder(net, ["first", "skip"]) as inner:
         net(x)
     check(outer, {"first": by_hand(net, x)["first"]})
     check(inner, {"skip": by_hand(net, x)["skip"]})
@@ -118,8 +118,8 @@ def test_recorders_nest(net):
 
 def test_wrong_paths_and_idle_taps_are_refused(net):
     with refuses("Net", "'frist'", near="first"):
-        record(net, ["frist"])
-    with refuses("Net", "'unused'", "'first'"), record(net, ["unused"]):
+        Recorder(net, ["frist"])
+    with refuses("Net", "'unused'", "'first'"), Recorder(net, ["unused"]):
         net(torch.rand(1, 3, 8, 8))
 
 
@@ -145,12 +145,12 @@ def test_resolve_knows_paths_aliases_and_the_output(net):
 
 def test_inference_mode_and_autocast(net):
     x = torch.rand(1, 3, 8, 8)
-    with torch.inference_mode(), record(net, ["twice.0"]) as taps:
+    with torch.inference_mode(), Recorder(net, ["twice.0"]) as taps:
         net(x)
     check(taps, {"twice.0": by_hand(net, x)["twice.0"]})
-    with torch.autocast("cpu", dtype=torch.bfloat16), record(net, ["first"]) as taps:
+    with torch.autocast("cpu", dtype=torch.bfloat16), Recorder(net, ["first"]) as taps:
         net(x)
-    assert taps["first"].dtype == torch.bfloat16
+    assert taps["first"][0].dtype == torch.bfloat16
 
 
 def test_stop_inplace_leaves_the_result(net):
@@ -181,7 +181,7 @@ def test_compiled_networks_are_recorded_without_recompiling(backend, breaks):
         with recorder as taps:
             y = compiled(x)
         check(taps, by_hand(net, x))
-        (y.sum() + taps["skip"].sum()).backward()
+        (y.sum() + taps["skip"][0].sum()).backward()
         torch.testing.assert_close(compiled(x), y)
         graphs.append(counter.frame_count)
     assert graphs[0] == graphs[-1]

@@ -315,7 +315,7 @@ sys.exit(cli.main(sys.argv[1:]))
 
 @pytest.mark.slow
 def test_torchrun_restarts_a_killed_training_which_ends_as_the_unbroken_one(images, tmp_path) -> None:
-    """With batch normalisation, whose statistics differ between processes, and bit for bit."""
+    """With batch normalization, whose statistics differ between processes, and bit for bit."""
     options = _scenario("video", tmp_path, images)
     options["network_g"], options["teacher"] = {"type": "Window"}, {}
     options["train"]["total_iter"] = 12
