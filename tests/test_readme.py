@@ -1,4 +1,4 @@
-"""What the README shows works as it is shown."""
+"""What the README and the pages on extensions show works as it is shown."""
 
 from __future__ import annotations
 
@@ -15,8 +15,10 @@ from kdsr_arch.cli import build_parser
 from kdsr_arch.registry import register_all
 from tests.helpers import ROOT
 
-TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
-BLOCKS = {re.search(r"class (\w+)", code).group(1): code for code in re.findall(r"```python\n(.*?)```", TEXT, re.S)}
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+TEXT = "\n".join([README, *((ROOT / "docs" / f"{page}.md").read_text() for page in ("architecture", "new_method"))])
+CODE = re.findall(r"```python\n(.*?)```", TEXT, re.S)
+BLOCKS = {name.group(1): code for code in CODE if (name := re.search(r"class (\w+)", code))}
 
 
 @pytest.fixture(scope="module")
@@ -43,6 +45,13 @@ def test_the_method_trains_the_student(shown) -> None:
     assert student.grad.abs().sum() > 0
 
 
+def test_the_test_of_the_method_passes(shown, tmp_path) -> None:
+    test = next(code for code in CODE if "def test_edge_loss_by_hand" in code)
+    path = tmp_path / "test_edge.py"
+    path.write_text(f"import torch\n\n{test}")
+    runpy.run_path(str(path), {"EdgeLoss": shown["EdgeLoss"]})["test_edge_loss_by_hand"]()
+
+
 def test_the_network_declares_its_tap(shown) -> None:
     net = shown["Tiny"]()
     assert net(torch.rand(1, 3, 8, 8)).shape == (1, 3, 32, 32)
@@ -56,7 +65,7 @@ def test_the_data_set_depends_on_the_generator_only(shown) -> None:
 
 
 def test_the_option_files_it_names_exist() -> None:
-    for file in set(re.findall(r"options/[\w/]+\.yml", TEXT)):
+    for file in set(re.findall(r"options/[\w/]+\.yml", README)):
         assert (ROOT / file).is_file(), file
 
 
