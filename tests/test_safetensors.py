@@ -15,6 +15,7 @@ from kdsr_arch.errors import UserError
 from kdsr_arch.infer.open import load_weights, read_weights
 from kdsr_arch.io import load_tensors, read_groups, read_safetensors, write_groups
 from kdsr_arch.registry import build
+from tests.helpers.images import write_textures
 from tests.helpers.messages import missing, refuses
 
 pytest.importorskip("safetensors")
@@ -113,15 +114,8 @@ def test_what_is_no_tensor_cannot_be_written(tmp_path: Path) -> None:
 @pytest.fixture
 def commands(tmp_path: Path):
     """Command lines of every reader of a file of weights; each writes below `tmp_path`/out only."""
-    import cv2
-    import numpy as np
-
-    frames, out = tmp_path / "frames", tmp_path / "out"
-    frames.mkdir()
+    frames, out = write_textures(tmp_path / "frames", 2, 32, 32), tmp_path / "out"
     out.mkdir()
-    for index in range(2):
-        image = np.random.default_rng(index).integers(0, 256, (32, 32, 3), np.uint8)
-        cv2.imwrite(str(frames / f"{index}.png"), image)
 
     def make(weights: Path) -> dict[str, list[str]]:
         images = {"type": "ImagePairDataset", "dataroot_gt": str(frames), "degradation": "BI"}

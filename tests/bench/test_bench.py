@@ -18,6 +18,7 @@ from kdsr_arch.data.store.teacher_store import TeacherStore
 from kdsr_arch.io import save_tensors
 from kdsr_arch.registry import build
 from kdsr_arch.report.training_curves import val_curve
+from tests.helpers.images import write_textures
 from tests.helpers.messages import refuses
 
 BASE = {
@@ -220,8 +221,7 @@ def test_rows_read_what_the_teacher_made_of_the_images_once_before_them(bench: P
     given["teacher_cache"] = {"taps": ["conv_first"], "crops": 2}
     given["before"] = {"teacher": {"base": "base.yml", "iterations": 50}}
     given["rows"]["live"] = {"datasets.train.teacher_cache": None}
-    (tmp_path / "images").mkdir()
-    cv2.imwrite(str(tmp_path / "images" / "0.png"), np.random.default_rng(0).integers(0, 256, (48, 64, 3), np.uint8))
+    write_textures(tmp_path / "images", 1, 48, 64)
     net = {"type": "MSRResNet", "num_feat": 8, "num_block": 1, "upscale": 4}
     save_tensors({"params": build("network", net, "network_g").state_dict()}, tmp_path / "teacher.pth")
     given["common"] = {
@@ -268,9 +268,8 @@ def test_a_misspelt_key_before_the_rows_is_refused(bench: Path):
 
 
 def test_what_is_only_tested_stands_beside_the_rows(bench: Path, tmp_path: Path):
-    cv2.imwrite(str(tmp_path / "hr.png"), np.random.default_rng(0).integers(0, 256, (48, 48, 3), np.uint8))
     (tmp_path / "images").mkdir()
-    (tmp_path / "hr.png").rename(tmp_path / "images" / "hr.png")
+    cv2.imwrite(str(tmp_path / "images/hr.png"), np.random.default_rng(0).integers(0, 256, (48, 48, 3), np.uint8))
     given = yaml.safe_load(bench.read_text())
     given["common"] = {
         "model_type": "ImageDistillModel",

@@ -7,22 +7,19 @@ import signal
 import time
 from pathlib import Path
 
-import cv2
-import numpy as np
 import pytest
 import yaml
 
 from kdsr_arch import cli
 from kdsr_arch.parallel.subcommands import Subcommands
+from tests.helpers.images import write_textures
 from tests.helpers.processes import Process
 
 NET = {"type": "MSRResNet", "num_feat": 8, "num_block": 1, "upscale": 4}
 
 
 def write_bench(folder: Path) -> Path:
-    (folder / "images").mkdir()
-    image = np.random.default_rng(0).integers(0, 256, (48, 64, 3), np.uint8)
-    cv2.imwrite(str(folder / "images" / "0.png"), image)
+    write_textures(folder / "images", 1, 48, 64)
     train = {
         "name": "noise",
         "type": "ImagePairDataset",

@@ -3,7 +3,6 @@
 import json
 import os
 
-import cv2
 import lmdb
 import numpy as np
 import pytest
@@ -22,6 +21,7 @@ from kdsr_arch.precompute.fill import fill_store, plan_of
 from kdsr_arch.precompute.gain import LiveTrainer, measure_gain
 from kdsr_arch.precompute.live import LiveTeacher
 from kdsr_arch.train.trainer import Trainer
+from tests.helpers.images import write_textures
 from tests.helpers.messages import refuses
 from tests.helpers.networks import make_network
 
@@ -31,10 +31,7 @@ MARGIN = 2 * 4 + 2  # HR pixels that the teacher reaches: four 3x3 layers at LR 
 
 @pytest.fixture
 def options(tmp_path):
-    (tmp_path / "hr").mkdir()
-    for number in range(2):
-        noise = np.random.default_rng(number).integers(0, 256, (12, 14, 3), np.uint8)
-        cv2.imwrite(str(tmp_path / f"hr/{number}.png"), cv2.resize(noise, (112, 96), interpolation=cv2.INTER_CUBIC))
+    write_textures(tmp_path / "hr", 2, 96, 112)
     torch.manual_seed(3)
     state = {key: 4 * value for key, value in make_network(TEACHER).state_dict().items()}  # away from the student
     save_tensors({"params": state}, tmp_path / "teacher.pth")

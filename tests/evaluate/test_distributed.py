@@ -1,24 +1,22 @@
 """Two processes share the items and get the numbers of one."""
 
-import subprocess
-import sys
-import textwrap
+from functools import partial
+from pathlib import Path
 
-import pytest
+import torch
 
-from tests.helpers.processes import environment
+from kdsr_arch.archs.bicubic_arch import Bicubic
+from kdsr_arch.errors import UserError
+from kdsr_arch.parallel import distributed
+from tests.helpers.messages import missing
+from tests.helpers.networks import Recurrent
+from tests.helpers.options import evaluator
+from tests.helpers.processes import Process, in_two_processes
 
-SCRIPT = textwrap.dedent("""
-    import sys
-    import torch
-    torch.set_num_threads(1)
-    from kdsr_arch.parallel import distributed
-    from kdsr_arch.archs.bicubic_arch import Bicubic
-    from kdsr_arch.errors import UserError
-    from tests.helpers.networks import Recurrent
-    from tests.helpers.options import evaluator
 
-    distributed.start(sys.argv[1])
+def work(launcher: str, folder: Path) -> None:
+    """Score images and clips, and write the numbers into a file named after the rank."""
+    distributed.start(launcher)
     torch.manual_seed(0)
     sizes = range(12, 17)
     samples = [{"lq": torch.rand(3, 16, w), "gt": torch.rand(3, 32, 2 * w), "name": f"i{w - 12}"} for w in sizes]
@@ -35,20 +33,16 @@ SCRIPT = textwrap.dedent("""
         scores.run(Bicubic(2), samples, torch.device("cpu"), progress=False)
     except UserError as error:
         line += " refused: " + str(error)
-    with open(f"{sys.argv[2]}.{distributed.rank()}", "w") as file:
-        file.write(line)
+    (folder / str(distributed.rank())).write_text(line)
     distributed.stop()
-""")
 
 
-@pytest.mark.slow
 def test_two_processes_equal_one(tmp_path):
-    script = tmp_path / "script.py"
-    script.write_text(SCRIPT)
-    how = {"check": True, "env": environment(), "timeout": 120}
-    subprocess.run([sys.executable, str(script), "none", str(tmp_path / "one")], **how)
-    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--standalone"]
-    subprocess.run([*launch, str(script), "pytorch", str(tmp_path / "two")], **how)
-    alone = (tmp_path / "one.0").read_text()
-    assert "refused: 'i3': LR and HR do not pair" in alone and alone.count("i4") == 1 and alone.count("c4") == 2
-    assert (tmp_path / "two.0").read_text() == (tmp_path / "two.1").read_text() == alone
+    folders = [tmp_path / name for name in ("one", "two")]
+    for folder in folders:
+        folder.mkdir()
+    assert Process(partial(work, "none", folders[0]), tmp_path / "output").finish() == (0, "")
+    in_two_processes(partial(work, "pytorch", folders[1]), tmp_path)
+    alone = (folders[0] / "0").read_text()
+    assert not missing(alone, "refused", "'i3'", "LR", "HR") and alone.count("i4") == 1 and alone.count("c4") == 2
+    assert (folders[1] / "0").read_text() == (folders[1] / "1").read_text() == alone

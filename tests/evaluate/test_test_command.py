@@ -3,12 +3,11 @@
 import csv
 import json
 
-import cv2
-import numpy as np
 import pytest
 import torch
 
 from kdsr_arch.cli import main
+from tests.helpers.images import write_textures
 
 OPTIONS = """
 name: bicubic
@@ -30,12 +29,8 @@ val:
 
 @pytest.fixture
 def project(tmp_path):
-    rng = np.random.default_rng(0)
     for clip, frames in (("walk", 3), ("city", 2)):
-        (tmp_path / "clips" / clip).mkdir(parents=True)
-        for i in range(frames):
-            image = cv2.resize(rng.integers(0, 256, (8, 10, 3), dtype=np.uint8), (40, 32))
-            cv2.imwrite(str(tmp_path / "clips" / clip / f"{i:08d}.png"), image)
+        write_textures(tmp_path / "clips" / clip, frames, 32, 40, digits=8)
     (tmp_path / "options").mkdir()
     return tmp_path
 

@@ -3,8 +3,6 @@
 import json
 import pickle
 
-import cv2
-import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -16,6 +14,7 @@ from kdsr_arch.export.formats import onnx_runner, read_facts
 from kdsr_arch.infer.open import open_network
 from kdsr_arch.io import save_tensors
 from kdsr_arch.registry import build
+from tests.helpers.images import write_textures
 from tests.helpers.messages import refuses
 
 FSRCNN = "{type: FSRCNN, scale: 2, d: 8, s: 4, m: 1}"
@@ -111,9 +110,7 @@ def test_other_formats_come_back_as_they_were(weights, tmp_path, ending):
 def test_int8_tells_its_price(weights, tmp_path, capsys):
     pytest.importorskip("onnxruntime")
     onnx = pytest.importorskip("onnx")
-    for number in range(3):
-        noise = np.random.default_rng(number).integers(0, 256, (9, 9, 3), np.uint8)
-        cv2.imwrite(str(tmp_path / f"{number}.png"), cv2.resize(noise, (80, 72), interpolation=cv2.INTER_CUBIC))
+    write_textures(tmp_path, 3, 72, 80)
     out = tmp_path / "int8.onnx"
     arguments = ["export", str(weights(FSRCNN)), "-o", str(out), "--network", FSRCNN, "--int8", str(tmp_path)]
     assert main(arguments) == 0

@@ -5,14 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import cv2
-import numpy as np
 import pytest
 import torch
 import yaml
 
 from kdsr_arch.options import Options, complete, load_options, load_yaml, plain, read_parts
 from tests.helpers import ROOT
+from tests.helpers.images import write_textures
 
 FILES = sorted(path.relative_to(ROOT) for path in (ROOT / "options").rglob("*.yml"))
 TRAIN = [file for file in FILES if "train" in (load_yaml(ROOT / file).get("datasets") or {})]
@@ -24,12 +23,7 @@ SINGLE = [file for file in TRAIN if file not in SEQUENCES]
 @pytest.fixture(scope="module")
 def frames(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with one clip of eight frames."""
-    folder = tmp_path_factory.mktemp("clips") / "clip"
-    folder.mkdir()
-    rng = np.random.default_rng(0)
-    for number in range(8):
-        cv2.imwrite(str(folder / f"{number:08d}.png"), rng.integers(0, 256, (96, 96, 3), dtype=np.uint8))
-    return folder
+    return write_textures(tmp_path_factory.mktemp("clips") / "clip", 8, 96, 96, digits=8)
 
 
 def _on_small_data(opt: dict[str, Any], frames: Path) -> dict[str, Any]:

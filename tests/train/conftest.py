@@ -6,25 +6,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import yaml
 
 from kdsr_arch.options import Options, load_options
+from tests.helpers.images import write_textures
 
 STUDENT = {"type": "MSRResNet", "num_in_ch": 3, "num_out_ch": 3, "num_feat": 8, "num_block": 1, "upscale": 2}
-
-
-def _images(folder: Path, count: int, side: int) -> Path:
-    import cv2
-
-    folder.mkdir(parents=True)
-    rng = np.random.default_rng(0)
-    for index in range(count):
-        coarse = rng.integers(0, 256, (side // 8, side // 8, 3), dtype=np.uint8)
-        image = cv2.resize(coarse, (side, side), interpolation=cv2.INTER_CUBIC)
-        cv2.imwrite(str(folder / f"{index:03d}.png"), image)
-    return folder
 
 
 def merge(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
@@ -74,7 +62,7 @@ def base_options(data: Path) -> dict[str, Any]:
 @pytest.fixture(scope="session")
 def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Six random 32x32 PNGs."""
-    return _images(tmp_path_factory.mktemp("data") / "hr", 6, 32)
+    return write_textures(tmp_path_factory.mktemp("data") / "hr", 6, 32, 32, digits=3)
 
 
 @pytest.fixture

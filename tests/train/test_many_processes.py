@@ -14,8 +14,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import cv2
-import numpy as np
 import pytest
 import torch
 import yaml
@@ -26,6 +24,7 @@ from kdsr_arch.parallel import distributed
 from kdsr_arch.registry import ARCH_REGISTRY
 from kdsr_arch.train.trainer import Trainer
 from tests.helpers import networks
+from tests.helpers.images import write_textures
 from tests.helpers.processes import Child, environment, start_two
 
 for toy in (networks.Window, networks.Recurrent, networks.Image):
@@ -53,14 +52,8 @@ STAGES = [  # terms come and go, and so do frozen parts; `idle` of the student n
 
 def _clips(root: Path) -> Path:
     """Three clips of different lengths and sizes."""
-    rng = np.random.default_rng(5)
     for number, (frames, width) in enumerate(((4, 32), (3, 40), (5, 24))):
-        folder = root / f"clip{number}"
-        folder.mkdir(parents=True)
-        for frame in range(frames):
-            coarse = rng.integers(0, 256, (4, 4, 3), dtype=np.uint8)
-            image = cv2.resize(coarse, (width, 32), interpolation=cv2.INTER_CUBIC)
-            cv2.imwrite(str(folder / f"{frame:08d}.png"), image)
+        write_textures(root / f"clip{number}", frames, 32, width, digits=8)
     return root
 
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import cv2
-import numpy as np
 import pytest
 import torch
 import yaml
@@ -15,6 +13,7 @@ from kdsr_arch.cli import main
 from kdsr_arch.errors import OptionErrors
 from kdsr_arch.options import load_options, read_parts
 from kdsr_arch.options.documents import lay_over
+from tests.helpers.images import write_textures
 from tests.helpers.messages import refuses
 
 DECODER = {"type": "FSRCNN", "d": 6, "s": 4, "m": 1}
@@ -27,11 +26,7 @@ TAUGHT = {"pisr": {"type": "PISRLoss", "distribution": "laplace", "at": "expandi
 @pytest.fixture
 def common(tmp_path: Path) -> dict[str, Any]:
     """Options of both parts, on four small images."""
-    folder = tmp_path / "images"
-    folder.mkdir()
-    rng = np.random.default_rng(0)
-    for number in range(4):
-        cv2.imwrite(str(folder / f"{number}.png"), rng.integers(0, 256, (48, 48, 3), dtype=np.uint8))
+    folder = write_textures(tmp_path / "images", 4, 48, 48)
     data = {
         "type": "ImagePairDataset",
         "dataroot_gt": str(folder),
