@@ -21,7 +21,6 @@ from kdsr_arch.errors import UserError
 from kdsr_arch.signals import Ended, ending_on_signals
 
 _FIRST = ("train", "test", "check", "demo")
-_SHARED = {"__init__", "common"}
 _DISK_FULL = {errno.ENOSPC, errno.EDQUOT}
 _REFUSED = {errno.EACCES, errno.EPERM, errno.EROFS}
 
@@ -35,9 +34,8 @@ def _summary(path: Path) -> str:
 def commands() -> dict[str, str]:
     """Every command with its help, from the modules of `kdsr_arch.commands`."""
     files = (Path(__file__).parent / "commands").glob("*.py")
-    found = {path.stem.replace("_", "-"): path for path in files if path.stem not in _SHARED}
-    names = [*(name for name in _FIRST if name in found), *sorted(set(found) - set(_FIRST))]
-    return {name: _summary(found[name]) for name in names}
+    modules = {path.stem.replace("_", "-"): path for path in files if path.stem not in ("__init__", "common")}
+    return {name: _summary(modules[name]) for name in [*_FIRST, *sorted(set(modules) - set(_FIRST))]}
 
 
 def build_parser(command: str | None = None) -> argparse.ArgumentParser:
@@ -54,13 +52,9 @@ def build_parser(command: str | None = None) -> argparse.ArgumentParser:
     return parser
 
 
-def _is_main_process() -> bool:
-    return os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0")) == "0"
-
-
 def _announce(args: argparse.Namespace) -> None:
     """The first line, before anything heavy is imported; other processes of a distributed run only tell errors."""
-    if not _is_main_process():
+    if os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0")) != "0":
         logging.getLogger("kdsr").setLevel(logging.ERROR)
     elif getattr(args, "opt", None):
         print(f"KDSR {__version__}: reading {args.opt}", flush=True)

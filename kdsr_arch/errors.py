@@ -37,13 +37,11 @@ class OptionErrors(UserError):
         super().__init__("\n".join([f"{head}{count} in the options", *(f"  - {fault}" for fault in self.faults)]))
 
 
-def nearest(name: str, known: Iterable[str], count: int = 3) -> str:
+def nearest(name: str, known: Iterable[str]) -> str:
     """Return a hint for a misspelt name: ``" (did you mean 'a' or 'b'?)"``, or an empty string when nothing is near."""
     candidates = {str(k).lower(): str(k) for k in known}
-    near = difflib.get_close_matches(str(name).lower(), candidates, n=count, cutoff=0.6)
-    if not near:
-        return ""
-    return " (did you mean " + " or ".join(f"'{candidates[k]}'" for k in near) + "?)"
+    near = difflib.get_close_matches(str(name).lower(), candidates, n=3, cutoff=0.6)
+    return " (did you mean " + " or ".join(f"'{candidates[k]}'" for k in near) + "?)" if near else ""
 
 
 def one_of(owner: str, key: str, value: T, known: Collection[T]) -> T:

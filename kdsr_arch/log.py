@@ -55,17 +55,6 @@ class _File(logging.handlers.RotatingFileHandler):
             tqdm.write(f"warning: {self.baseFilename}: cannot be written ({why_not_written(error)})", file=sys.stderr)
 
 
-class _Held(logging.Handler):
-    """Keeps what was said before the log file could be opened."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.records: list[logging.LogRecord] = []
-
-    def emit(self, record: logging.LogRecord) -> None:
-        self.records.append(record)
-
-
 def get_logger() -> logging.Logger:
     """Return the logger of this project."""
     return logging.getLogger("kdsr")
@@ -78,8 +67,9 @@ class TextLog:
     """
 
     def __init__(self) -> None:
-        self._held = _Held()
-        self._handlers: list[logging.Handler] = [_Console(), self._held]
+        # keeps what is said before the log file can be opened
+        self._early = logging.handlers.MemoryHandler(sys.maxsize, flushLevel=sys.maxsize)
+        self._handlers: list[logging.Handler] = [_Console(), self._early]
 
     def __enter__(self) -> TextLog:
         from basicsr.utils.logger import initialized_logger
@@ -107,12 +97,12 @@ class TextLog:
     def open(self, path: Path) -> None:
         """Write to `path` from now on, beginning with the messages so far."""
         handler = _File(path)
-        for record in self._held.records:
-            handler.emit(record)
+        self._early.setTarget(handler)
+        self._early.close()
         for logger in self._loggers():
-            logger.removeHandler(self._held)
+            logger.removeHandler(self._early)
             logger.addHandler(handler)
-        self._handlers = [handler, *[h for h in self._handlers if h is not self._held]]
+        self._handlers = [handler, *[h for h in self._handlers if h is not self._early]]
 
 
 class _Lines:

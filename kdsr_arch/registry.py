@@ -61,14 +61,10 @@ def names(kind: str) -> list[str]:
     Args:
         kind: 'network', 'loss', 'data set', 'metric', 'model', 'optimizer' or 'scheduler'.
     """
-    if kind == "optimizer":
-        from kdsr_arch.optim.optimizers import optimizer_names
+    if kind in ("optimizer", "scheduler"):
+        from kdsr_arch.optim.optimizers import optimizer_names, scheduler_names
 
-        return optimizer_names()
-    if kind == "scheduler":
-        from kdsr_arch.optim.optimizers import scheduler_names
-
-        return scheduler_names()
+        return optimizer_names() if kind == "optimizer" else scheduler_names()
     register_all()
     return list(dict.fromkeys(name.removesuffix(_SUFFIX) for name, _ in iter(_REGISTRIES[kind])))
 

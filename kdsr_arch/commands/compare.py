@@ -40,9 +40,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Write the page and print where it is; exit code 0."""
-    from kdsr_arch.report.compare_page import CompareOptions, write_comparison
+    from kdsr_arch.report.compare_page import write_comparison
 
-    options = CompareOptions(args.gt, args.names, args.metrics, args.crop_border, args.limit, args.line, args.title)
-    page = write_comparison(args.folders, args.output, options)
+    page = write_comparison(
+        args.folders, args.output, gt=args.gt, names=args.names, metrics=args.metrics, crop_border=args.crop_border,
+        limit=args.limit, line=args.line, title=args.title,
+    )  # fmt: skip
     print(f"{page}: {page.stat().st_size / 2**20:.1f} MiB; open it in a browser")
     return 0

@@ -7,10 +7,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import cv2
-import numpy as np
-from numpy.typing import NDArray
-
 from kdsr_arch.errors import UserError
 from kdsr_arch.evaluate.evaluator import EvalResult
 from kdsr_arch.evaluate.results import TestReport
@@ -18,6 +14,7 @@ from kdsr_arch.infer.cost import Cost, where_run
 from kdsr_arch.infer.pixels import to_bgr
 from kdsr_arch.io import write_bytes
 from kdsr_arch.records import format_value, markdown_table, strict_json, versions
+from kdsr_arch.report.compare_data import read_image
 from kdsr_arch.report.crops import frame_sheet
 from kdsr_arch.report.render import data_uri, write_page
 from kdsr_arch.report.speed_plot import plot_results
@@ -169,15 +166,8 @@ def _sheets(rows: Sequence[Row], samples: Iterable[Mapping[str, Any]], out: Path
         name, middle = sample["name"], len(sample["gt"]) // 2
         frame = sample["frames"][middle]
         place, title = Path("visualization", rows[0].result.dataset, name, f"{frame}.png"), f"{name}, frame {frame}"
-        restored = {row.label: _read(row.folder / place) for row in rows}
+        restored = {row.label: read_image(row.folder / place) for row in rows}
         truth, small = to_bgr(sample["gt"][middle]), to_bgr(sample["lq"][middle])
         path = frame_sheet(truth, small, restored, out / f"crops_{name}.png", title)
         sheets.append((path, f"{title}; under each name the PSNR of the whole frame (Y)."))
     return sheets
-
-
-def _read(path: Path) -> NDArray[np.uint8]:
-    image = cv2.imread(str(path))
-    if image is None:
-        raise UserError(f"{path}: the restored frame is missing; run the demo again")
-    return image.astype(np.uint8, copy=False)

@@ -17,18 +17,17 @@ _FAST = {"calculate_psnr": psnr_metric.psnr, "calculate_ssim": psnr_metric.ssim}
 _FAST_KEYWORDS = {"crop_border", "test_y_channel"}
 
 
-def check_metrics(metrics: Mapping[str, MetricOptions]) -> None:
-    """Refuse unknown metric types before anything is computed."""
+def split_metrics(metrics: Mapping[str, MetricOptions]) -> tuple[dict[str, MetricOptions], dict[str, MetricOptions]]:
+    """Return the metrics of single images and the metrics of whole clips.
+
+    Raises:
+        UserError: an unknown type.
+    """
     for name, metric in metrics.items():
         try:
             lookup("metric", metric.type)
         except UserError as error:
             raise UserError(f"val.metrics.{name}.type: {error}") from None
-
-
-def split_metrics(metrics: Mapping[str, MetricOptions]) -> tuple[dict[str, MetricOptions], dict[str, MetricOptions]]:
-    """Return the metrics of single images and the metrics of whole clips."""
-    check_metrics(metrics)
     clips = {name: metric for name, metric in metrics.items() if temporal_metric.takes_clip(metric.type)}
     return {name: metric for name, metric in metrics.items() if name not in clips}, clips
 

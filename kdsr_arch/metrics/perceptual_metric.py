@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from kdsr_arch.device import pick_device
-from kdsr_arch.errors import UserError, nearest
+from kdsr_arch.errors import UserError, first_line, nearest
 from kdsr_arch.metrics.psnr_metric import prepare
 from kdsr_arch.registry import METRIC_REGISTRY
 
@@ -69,13 +69,9 @@ def create(metric: str, device: str, weights: str | None, keywords: tuple[tuple[
     except _NO_WEIGHTS as error:
         where = f"in {weights}" if weights else "here, and downloading them failed"
         raise UserError(
-            f"metric {metric}: its weights are not {where} ({_first_line(error)}); download them on a "
+            f"metric {metric}: its weights are not {where} ({first_line(error)[:150]}); download them on a "
             "machine with a network and name the file: weights: FILE"
         ) from None
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0][:150]
 
 
 def _tensor(image: NDArray) -> torch.Tensor:

@@ -9,11 +9,10 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from kdsr_arch.errors import UserError
+from kdsr_arch.errors import UserError, one_of
 from kdsr_arch.registry import METRIC_REGISTRY
 
 F = TypeVar("F", bound=Callable[..., float])
-FLOW_METHODS = ("dis", "farneback")
 
 
 def clip_metric(function: F) -> F:
@@ -28,13 +27,12 @@ def takes_clip(metric_type: str) -> bool:
 
 
 def _flow_estimator(method: str) -> Callable[[NDArray, NDArray], NDArray]:
+    one_of("temporal metric", "flow", method, ("dis", "farneback"))
     unset: Any = None  # OpenCV allocates the result
     if method == "dis":
         estimator = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
         return lambda first, second: estimator.calc(first, second, unset)
-    if method == "farneback":
-        return lambda first, second: cv2.calcOpticalFlowFarneback(first, second, unset, 0.5, 3, 15, 3, 5, 1.2, 0)
-    raise UserError(f"unknown flow '{method}'; known are {', '.join(FLOW_METHODS)}")
+    return lambda first, second: cv2.calcOpticalFlowFarneback(first, second, unset, 0.5, 3, 15, 3, 5, 1.2, 0)
 
 
 def _gray(frame: NDArray) -> NDArray:
@@ -87,14 +85,8 @@ def _warp(frame: NDArray, flow: NDArray) -> NDArray:
     """``frame`` sampled at each pixel plus its flow, bilinear; outside the frame: NaN."""
     height, width = flow.shape[:2]
     x, y = np.meshgrid(np.arange(width, dtype=np.float32), np.arange(height, dtype=np.float32))
-    return cv2.remap(
-        frame.astype(np.float32),
-        x + flow[..., 0],
-        y + flow[..., 1],
-        cv2.INTER_LINEAR,
-        borderMode=cv2.BORDER_CONSTANT,
-        borderValue=(np.nan,) * 4,
-    )
+    outside: Any = {"borderMode": cv2.BORDER_CONSTANT, "borderValue": (np.nan,) * 4}
+    return cv2.remap(frame.astype(np.float32), x + flow[..., 0], y + flow[..., 1], cv2.INTER_LINEAR, **outside)
 
 
 def _visible(forward: NDArray, backward: NDArray) -> NDArray[np.bool_]:

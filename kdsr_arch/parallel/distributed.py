@@ -18,16 +18,17 @@ import os
 import re
 import time
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import timedelta
+from functools import partial
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import nn
 
-from kdsr_arch.errors import UserError
+from kdsr_arch.errors import UserError, first_line
 from kdsr_arch.options.schema import DistOptions
 from kdsr_arch.parallel.launchers import local_rank, meet, prepare_environment
 
@@ -82,18 +83,10 @@ def start(launcher: str = "none", use_cuda: bool = False, options: DistOptions |
         dist.init_process_group(backend, store=store, rank=number, world_size=count, timeout=limit)
         _control = dist.new_group(backend="gloo", timeout=limit) if backend != "gloo" else None
     except (RuntimeError, ValueError) as error:
-        raise UserError(_not_joined(error)) from None
+        who = f"process {os.environ['RANK']} of {os.environ['WORLD_SIZE']}"
+        where = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
+        raise UserError(f"{who} could not join the others at {where}: {first_line(error)}") from None
     _notes = dist.PrefixStore("notes", store)
-
-
-def _not_joined(error: Exception) -> str:
-    who = f"process {os.environ['RANK']} of {os.environ['WORLD_SIZE']}"
-    where = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
-    return f"{who} could not join the others at {where}: {_first_line(error)}"
-
-
-def _first_line(error: BaseException) -> str:
-    return next(iter(str(error).strip().splitlines()), "") or type(error).__name__
 
 
 def stop() -> None:
@@ -134,7 +127,7 @@ def _tell(error: BaseException) -> None:
     if isinstance(error, ProcessLost):
         error.told = not _first_to_tell()
         return
-    text = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {_first_line(error)}"
+    text = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {first_line(error)}"
     first = _first_to_tell()
     if isinstance(error, (UserError, OSError)):
         error.told = not first  # type: ignore[union-attr]
@@ -177,7 +170,7 @@ def _talking() -> Iterator[None]:
             raise
         told = _note()
         raise ProcessLost(told or f"another process of this training has died or cannot be reached any more "
-                                  f"({_first_line(error).partition('. This is')[0][:300]})") from None  # fmt: skip
+                                  f"({first_line(error).partition('. This is')[0][:300]})") from None  # fmt: skip
 
 
 # --------------------------------------------------------------------------------------------- agreeing, averaging
@@ -194,64 +187,66 @@ def agree_max(value: int) -> int:
     """The largest of all processes' values, the same on each."""
     if not is_distributed():
         return value
-    held = torch.tensor(value)
+    largest = torch.tensor(value)
     with _talking():
-        dist.all_reduce(held, op=dist.ReduceOp.MAX, group=_control)
-    return int(held)
+        dist.all_reduce(largest, op=dist.ReduceOp.MAX, group=_control)
+    return int(largest)
 
 
 def gather(obj: Any) -> list[Any]:
     """Every process's object, in the order of ranks, on each."""
     if not is_distributed():
         return [obj]
-    held: list[Any] = [None] * world_size()
+    objects: list[Any] = [None] * world_size()
     with _talking():
-        dist.all_gather_object(held, obj, group=_control)
-    return held
+        dist.all_gather_object(objects, obj, group=_control)
+    return objects
 
 
 def from_main(obj: Any) -> Any:
     """The main process's object, on each."""
     if not is_distributed():
         return obj
-    held = [obj]
+    objects = [obj]
     with _talking():
-        dist.broadcast_object_list(held, src=0, group=_control)
-    return held[0]
+        dist.broadcast_object_list(objects, src=0, group=_control)
+    return objects[0]
 
 
 def mean_values(values: dict[str, float]) -> dict[str, float]:
     """The mean over processes of each value; the keys must be the same on all."""
     if not is_distributed() or not values:
         return values
-    held = torch.tensor(list(values.values()), dtype=torch.float64)
+    sums = torch.tensor(list(values.values()), dtype=torch.float64)
     with _talking():
-        dist.all_reduce(held, group=_control)
-    return dict(zip(values, (held / world_size()).tolist(), strict=True))
-
-
-def _by_kind(tensors: Iterable[torch.Tensor]) -> list[list[torch.Tensor]]:
-    kinds: dict[tuple[torch.dtype, torch.device], list[torch.Tensor]] = defaultdict(list)
-    for tensor in tensors:
-        kinds[tensor.dtype, tensor.device].append(tensor)
-    return list(kinds.values())
-
-
-def _copy_back(flat: torch.Tensor, tensors: list[torch.Tensor]) -> None:
-    for part, tensor in zip(flat.split([t.numel() for t in tensors]), tensors, strict=True):
-        tensor.copy_(part.view(tensor.shape))
+        dist.all_reduce(sums, group=_control)
+    return dict(zip(values, (sums / world_size()).tolist(), strict=True))
 
 
 @torch.no_grad()
-def average(tensors: Iterable[torch.Tensor]) -> None:
-    """Replace each tensor by its mean over the processes; they must be of the same shapes on all."""
+def _exchange(tensors: Iterable[torch.Tensor], exchange: Callable[[torch.Tensor], object]) -> None:
+    """Exchange the tensors in place, all of one dtype and device as one flat buffer; a process alone does nothing."""
     if not is_distributed():
         return
-    for group in _by_kind(tensors):
+    groups: dict[tuple[torch.dtype, torch.device], list[torch.Tensor]] = defaultdict(list)
+    for tensor in tensors:
+        groups[tensor.dtype, tensor.device].append(tensor)
+    for group in groups.values():
         flat = torch.cat([t.reshape(-1) for t in group])
         with _talking():
-            dist.all_reduce(flat)
-        _copy_back(flat.div_(world_size()), group)
+            exchange(flat)
+        for part, tensor in zip(flat.split([t.numel() for t in group]), group, strict=True):
+            tensor.copy_(part.view(tensor.shape))
+
+
+def average(tensors: Iterable[torch.Tensor]) -> None:
+    """Replace each tensor by its mean over the processes; they must be of the same shapes on all."""
+
+    def mean(flat: torch.Tensor) -> None:
+        dist.all_reduce(flat)
+        flat.div_(world_size())
+
+    _exchange(tensors, mean)
 
 
 def average_gradients(params: Iterable[nn.Parameter]) -> None:
@@ -265,24 +260,12 @@ def average_gradients(params: Iterable[nn.Parameter]) -> None:
         average(p.grad if p.grad is not None else torch.zeros_like(p) for p in params if p.requires_grad)
 
 
-@torch.no_grad()
-def _broadcast(tensors: Iterable[torch.Tensor]) -> None:
-    if not is_distributed():
-        return
-    for group in _by_kind(t.detach() for t in tensors):
-        flat = torch.cat([t.reshape(-1) for t in group])
-        with _talking():
-            dist.broadcast(flat, src=0)
-        _copy_back(flat, group)
-
-
 def broadcast_modules(modules: Iterable[nn.Module]) -> None:
     """Give every process the main one's parameters and buffers."""
-    for module in modules:
-        _broadcast([*module.parameters(), *module.buffers()])
+    tensors = (tensor for module in modules for tensor in (*module.parameters(), *module.buffers()))
+    _exchange(tensors, partial(dist.broadcast, src=0))
 
 
 def broadcast_buffers(modules: Iterable[nn.Module]) -> None:
     """Give every process the main one's buffers (batch-normalization statistics)."""
-    for module in modules:
-        _broadcast(module.buffers())
+    _exchange((buffer for module in modules for buffer in module.buffers()), partial(dist.broadcast, src=0))

@@ -111,7 +111,7 @@ def common_images(methods: Sequence[Method]) -> list[str]:
 
 def read_image(path: Path) -> NDArray[np.uint8]:
     """Read an image as (H, W, 3) uint8 BGR."""
-    image = decode_image(path.read_bytes(), cv2.IMREAD_COLOR)
+    image = decode_image(path.read_bytes(), cv2.IMREAD_COLOR) if path.is_file() else None
     if image is None:
         raise UserError(f"{path}: cannot be read as an image")
     return image.astype(np.uint8, copy=False)

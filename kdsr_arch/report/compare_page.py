@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -32,11 +31,19 @@ from kdsr_arch.report.render import data_uri, write_page
 _PROFILE_ASPECT = 3
 
 
-@dataclass(frozen=True)
-class CompareOptions:
-    """How a page is made.
+_CHANNEL = {"psnr": " (Y channel)", "ssim": " (Y channel)", "psnr_rgb": " (RGB)", "ssim_rgb": " (RGB)"}
 
-    Attributes:
+
+def write_comparison(
+    folders: Sequence[Path], out: Path, *, gt: Path | None = None, names: Sequence[str] | None = None,
+    metrics: Sequence[str] = ("psnr", "ssim"), crop_border: int = 0, limit: int = 24, line: int | None = None,
+    title: str = "Comparison",
+) -> Path:  # fmt: skip
+    """Compare results folders in one HTML file that needs nothing else.
+
+    Args:
+        folders: results of ``kdsr test``, or folders of images and clips.
+        out: the page to write.
         gt: ground truth: a folder or an LMDB store; None compares with the first folder.
         names: shown in place of the folders' names.
         metrics: short names (psnr, ssim, psnr_rgb, ssim_rgb), registered ones, or pyiqa's; the first one orders.
@@ -44,61 +51,33 @@ class CompareOptions:
         limit: images that the page holds; all are in its table.
         line: row of the temporal profiles; None: where most moves.
         title: the heading.
-    """
-
-    gt: Path | None = None
-    names: Sequence[str] | None = None
-    metrics: Sequence[str] = ("psnr", "ssim")
-    crop_border: int = 0
-    limit: int = 24
-    line: int | None = None
-    title: str = "Comparison"
-
-
-def write_comparison(folders: Sequence[Path], out: Path, options: CompareOptions) -> Path:
-    """Compare results folders in one HTML file that needs nothing else.
 
     Raises:
         UserError: folders that cannot be compared, or an output that cannot be written.
     """
-    if options.limit < 1:
-        raise UserError(f"--limit {options.limit}: the page must hold at least one image")
-    methods = find_methods(folders, options.names)
-    if options.gt is None and len(methods) < 2:
+    if limit < 1:
+        raise UserError(f"--limit {limit}: the page must hold at least one image")
+    methods = find_methods(folders, names)
+    if gt is None and len(methods) < 2:
         raise UserError("one folder alone has nothing to be compared with; give more folders, or --gt FOLDER")
-    truth = Truth(options.gt) if options.gt is not None else None
-    names = common_images(methods)
-    items = measure_images(names, methods, truth, options.metrics, options.crop_border)
-    shown = choose(items, options.metrics[0], options.limit)
+    truth, labels = Truth(gt) if gt is not None else None, [method.name for method in methods]
+    reference = "ground truth" if truth is not None else labels[0]
+    images = common_images(methods)
+    items = measure_images(images, methods, truth, metrics, crop_border)
+    shown = choose(items, metrics[0], limit)
     pictures = [_picture(item, read_all(item.name, methods, truth)) for item in shown]
-    pictures += _profiles(names, methods, truth, options.line)
     names_shown = {item.name for item in shown}
     rest = [_entry(item) for item in items if item.name not in names_shown]
-    content = _content(methods, truth, items, pictures + rest, options)
-    return write_page(out, "compare.html", title=options.title, content=content)
-
-
-def _content(
-    methods: Sequence[Method],
-    truth: Truth | None,
-    items: Sequence[Item],
-    entries: list[dict[str, Any]],
-    options: CompareOptions,
-) -> dict[str, Any]:
-    reference = "ground truth" if truth is not None else methods[0].name
-    columns = [m.name for m in methods] if truth is not None else [m.name for m in methods[1:]]
-    return {
-        "methods": [m.name for m in methods] + (["ground truth"] if truth is not None else []), "columns": columns,
-        "reference": reference, "metrics": list(options.metrics), "lower": sorted(LOWER_IS_BETTER),
-        "means": finite(means(items)), "items": entries, "count": len(items),
-        "protocol": _protocol(options, reference),
+    measured = ", ".join(f"{metric}{_CHANNEL.get(metric, '')}" for metric in metrics)
+    content = {
+        "methods": labels + (["ground truth"] if truth is not None else []),
+        "columns": labels if truth is not None else labels[1:],
+        "reference": reference, "metrics": list(metrics), "lower": sorted(LOWER_IS_BETTER),
+        "means": finite(means(items)), "count": len(items),
+        "items": [*pictures, *_profiles(images, methods, truth, line), *rest],
+        "protocol": f"{measured}; against {reference}; {crop_border} pixels left out at the edges",
     }  # fmt: skip
-
-
-def _protocol(options: CompareOptions, reference: str) -> str:
-    channel = {"psnr": "Y channel", "ssim": "Y channel", "psnr_rgb": "RGB", "ssim_rgb": "RGB"}
-    metrics = ", ".join(f"{metric}{f' ({channel[metric]})' if metric in channel else ''}" for metric in options.metrics)
-    return f"{metrics}; against {reference}; {options.crop_border} pixels left out at the edges"
+    return write_page(out, "compare.html", title=title, content=content)
 
 
 def _entry(item: Item) -> dict[str, Any]:
@@ -107,12 +86,8 @@ def _entry(item: Item) -> dict[str, Any]:
 
 def _picture(item: Item, images: dict[str, NDArray[np.uint8]]) -> dict[str, Any]:
     height, width = next(iter(images.values())).shape[:2]
-    return {
-        **_entry(item),
-        "width": width,
-        "height": height,
-        "images": {name: _uri(image) for name, image in images.items()},
-    }
+    uris = {name: _uri(image) for name, image in images.items()}
+    return {**_entry(item), "width": width, "height": height, "images": uris}
 
 
 def _profiles(

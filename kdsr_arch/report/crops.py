@@ -9,7 +9,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
+from PIL.ImageFont import load_default
 
 from kdsr_arch.errors import UserError
 from kdsr_arch.infer.pixels import write_png
@@ -107,13 +108,12 @@ def crop_sheet(
     grid = _grid(tiles, per_row)
     picture = _overview(truth, box, grid.width, grid.height - _bar(font))
     overview = _with_caption(picture, title or "Ground truth, whole frame", "", font)
-    sheet = _beside(overview, grid)
+    size = (overview.width + grid.width + 3 * _GAP, max(overview.height, grid.height) + 2 * _GAP)
+    sheet = Image.new("RGB", size, _PAPER)
+    sheet.paste(overview, (_GAP, _GAP))
+    sheet.paste(grid, (overview.width + 2 * _GAP, _GAP))
     write_png(out, np.asarray(sheet)[..., ::-1])
     return out
-
-
-def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
-    return ImageFont.load_default(size)
 
 
 def _enlarge(image: NDArray[np.uint8], zoom: int) -> Image.Image:
@@ -146,18 +146,18 @@ def _with_caption(picture: Image.Image, label: str, note: str, font: int) -> Ima
     sheet.paste(picture, (0, 0))
     pen = ImageDraw.Draw(sheet)
     small = round(0.87 * font)
-    pen.text((1, picture.height + 0.2 * font), _fit(pen, label, font, picture.width), _INK, _font(font))
-    pen.text((1, picture.height + 1.4 * font), _fit(pen, note, small, picture.width), _FAINT, _font(small))
+    pen.text((1, picture.height + 0.2 * font), _fit(pen, label, font, picture.width), _INK, load_default(font))
+    pen.text((1, picture.height + 1.4 * font), _fit(pen, note, small, picture.width), _FAINT, load_default(small))
     return sheet
 
 
 def _fit(pen: ImageDraw.ImageDraw, text: str, size: int, width: int) -> str:
     """The text, cut where it would run into the next column."""
-    if pen.textlength(text, _font(size)) <= width:
-        return text
-    while text and pen.textlength(text + "...", _font(size)) > width:
+    shown, font = text, load_default(size)
+    while text and pen.textlength(shown, font) > width:
         text = text[:-1]
-    return text + "..."
+        shown = f"{text}..."
+    return shown
 
 
 def _grid(tiles: Sequence[Image.Image], per_row: int) -> Image.Image:
@@ -166,12 +166,4 @@ def _grid(tiles: Sequence[Image.Image], per_row: int) -> Image.Image:
     sheet = Image.new("RGB", (per_row * (width + _GAP) - _GAP, rows * (height + _GAP) - _GAP), _PAPER)
     for number, tile in enumerate(tiles):
         sheet.paste(tile, (number % per_row * (width + _GAP), number // per_row * (height + _GAP)))
-    return sheet
-
-
-def _beside(left: Image.Image, right: Image.Image) -> Image.Image:
-    size = (left.width + right.width + 3 * _GAP, max(left.height, right.height) + 2 * _GAP)
-    sheet = Image.new("RGB", size, _PAPER)
-    sheet.paste(left, (_GAP, _GAP))
-    sheet.paste(right, (left.width + 2 * _GAP, _GAP))
     return sheet

@@ -87,8 +87,8 @@ def plot_results(
         UserError: a file that cannot be read, a metric that was not measured, results of different protocols.
     """
     points, protocol, cost = speed_points(folders, metric, dataset, taught)
-    size, where = f"{cost.width}x{cost.height} x{cost.scale}", where_run(cost.device, cost.threads)
-    return plot_speed(points, out, size=size, where=where, protocol=protocol)
+    where = f", LR input {cost.width}x{cost.height} x{cost.scale} ({where_run(cost.device, cost.threads)})"
+    return plot_speed(points, out, where=where, protocol=protocol)
 
 
 def speed_points(
@@ -133,16 +133,13 @@ def _choose(report: _Report, dataset: str | None, folder: Path) -> _Result:
     raise UserError(f"{folder}: has no results of data set '{dataset}'; it has {known}")
 
 
-def plot_speed(
-    points: Sequence[SpeedPoint], out: Path, *, size: str = "180x120 x4", where: str = "CPU", protocol: str = ""
-) -> Path:
+def plot_speed(points: Sequence[SpeedPoint], out: Path, *, where: str = "", protocol: str = "") -> Path:
     """Draw mean PSNR against run time per frame, logarithmic in time.
 
     Args:
         points: the networks.
         out: the PNG to write.
-        size: the LR input the times hold for.
-        where: the device they were taken on.
+        where: the LR input and the device that the times hold for.
         protocol: how the PSNR was measured.
     """
     with drawing(out, width=7.0, height=4.4) as (axes,):
@@ -163,11 +160,7 @@ def plot_speed(
         axes.margins(x=0.18, y=0.16)
         _draw_real_time(axes)
         plain_ticks(axes.xaxis)
-        axes.set(
-            xlabel=f"run time per frame in ms, LR input {size} ({where})",
-            title="Quality against run time",
-            ylabel="PSNR in dB",
-        )
+        axes.set(xlabel=f"run time per frame in ms{where}", title="Quality against run time", ylabel="PSNR in dB")
         if protocol:
             axes.set_title(protocol, loc="right", fontsize=8, fontweight="normal", color="#55595F")
     return out
@@ -192,14 +185,8 @@ def _label(axes: Axes, points: Sequence[SpeedPoint]) -> None:
     """Write each name beside its dot; of two dots close together, the lower one gets its name below."""
     span = max((p.psnr for p in points), default=1) - min((p.psnr for p in points), default=0) or 1.0
     for point in points:
-        close = [
-            p
-            for p in points
-            if p is not point
-            and abs(p.psnr - point.psnr) < 0.12 * span
-            and 0.5 < p.milliseconds / point.milliseconds < 2
-        ]
-        below = any(p.psnr > point.psnr for p in close)
+        higher = [p for p in points if 0 < p.psnr - point.psnr < 0.12 * span]
+        below = any(0.5 < p.milliseconds / point.milliseconds < 2 for p in higher)
         axes.annotate(
             f"{point.label}  {point.psnr:.2f}",
             (point.milliseconds, point.psnr),

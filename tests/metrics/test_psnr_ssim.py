@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from basicsr.metrics import calculate_psnr, calculate_ssim
 
-from kdsr_arch.metrics.measure import check_metrics, measure
+from kdsr_arch.metrics.measure import measure, split_metrics
 from kdsr_arch.metrics.psnr_metric import psnr, ssim
 from tests.helpers.messages import refuses
 from tests.helpers.options import metric_options
@@ -75,7 +75,7 @@ def test_refusals():
     with refuses("SSIM", "11x11", "10x10"):
         ssim(image, other, 5)
     with refuses("val.metrics.psnr.type", "'calculate_pnsr'", near="calculate_psnr"):
-        check_metrics({"psnr": metric_options(type="calculate_pnsr")})
+        split_metrics({"psnr": metric_options(type="calculate_pnsr")})
 
 
 def test_rcan_released_outputs(shared_data):

@@ -23,7 +23,7 @@ from kdsr_arch.report.compare_data import (
     spread,
     temporal_profile,
 )
-from kdsr_arch.report.compare_page import CompareOptions, write_comparison
+from kdsr_arch.report.compare_page import write_comparison
 from tests.helpers.messages import refuses
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
@@ -53,8 +53,8 @@ def data_of(page):
 
 
 def make(results, **keywords):
-    options = CompareOptions(results / "gt", **keywords)
-    return write_comparison([results / "good", results / "bad"], results / "page.html", options)
+    folders = [results / "good", results / "bad"]
+    return write_comparison(folders, results / "page.html", gt=results / "gt", **keywords)
 
 
 def test_metrics_and_pictures_are_those_of_the_files(results):
@@ -96,7 +96,7 @@ def test_a_line_over_time(results):
 
 
 def test_without_ground_truth_the_first_folder_is_the_reference(results):
-    page = write_comparison([results / "good", results / "bad"], results / "p.html", CompareOptions())
+    page = write_comparison([results / "good", results / "bad"], results / "p.html")
     data = data_of(page)
     assert data["reference"] == "good" and data["columns"] == ["bad"]
 
