@@ -217,14 +217,13 @@ def build(
     Raises:
         UserError: unknown type, unknown or missing keyword, or a value that the constructor refuses.
     """
-    name, given, beside, whole = _parts(spec)
+    name, given, whole = _parts(spec)
     try:
         thing = lookup(kind, name, given)
     except UserError as error:
         raise UserError(f"{key}.type: {error}") from None
-    offered = {**(offer or {}), **beside}
     taken = keywords_of(thing).parameters
-    keywords = {k: v for k, v in offered.items() if k in taken} | given
+    keywords = {k: v for k, v in (offer or {}).items() if k in taken and v is not None} | given
     if kind in ("data set", "model") and wants_mapping(thing, keywords):
         return _construct(thing, (*args, {**(offer or {}), **whole}), {}, key, name)
     faults = [f"{key}.{keyword}: {wrong}" for keyword, wrong in keyword_faults(thing, keywords, name)]
@@ -233,13 +232,12 @@ def build(
     return _construct(thing, args, keywords, key, name)
 
 
-def _parts(spec: Component | Mapping[str, Any]) -> tuple[str, dict[str, Any], dict[str, Any], dict[str, Any]]:
-    """(type, keywords, what the toolkit reads beside them, all of it), as copies."""
+def _parts(spec: Component | Mapping[str, Any]) -> tuple[str, dict[str, Any], dict[str, Any]]:
+    """(type, keywords, all of it), as copies."""
     if isinstance(spec, Mapping):
         whole = deepcopy(dict(spec))
-        return whole.get("type", ""), {k: v for k, v in whole.items() if k != "type"}, {}, whole
-    beside = {k: getattr(spec, k) for k in spec.own if k != "type" and getattr(spec, k) is not None}
-    return spec.type, deepcopy(spec.keywords()), beside, deepcopy(spec.plain())
+        return whole.get("type", ""), {k: v for k, v in whole.items() if k != "type"}, whole
+    return spec.type, deepcopy(spec.keywords()), deepcopy(spec.plain())
 
 
 def _construct(thing: Any, args: Iterable[Any], keywords: Mapping[str, Any], key: str, name: str) -> Any:

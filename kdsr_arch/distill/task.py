@@ -94,7 +94,7 @@ class DistillTask(nn.Module):
             self._teacher = Side(teacher, traits_of(teacher, scale), "teacher", precision.amp, precision.compile)
         pixel = options.pixel_opt
         # without its loss_weight, which is applied here
-        self.pixel = build("loss", {"type": pixel.type, **pixel.keywords()}, "train.pixel_opt") if pixel else None
+        self.pixel = build("loss", pixel, "train.pixel_opt") if pixel else None
         self._pixel_weight = TermWeight(pixel.loss_weight if pixel and pixel.loss_weight is not None else 1.0)
         self.terms = nn.ModuleDict(_build_terms(options.distill_opt))
         self._resolve_taps()

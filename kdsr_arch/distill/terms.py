@@ -136,7 +136,7 @@ class Term(nn.Module):
     def __init__(self, name: str, options: TermOptions) -> None:
         super().__init__()
         self.name, self.where = name, f"train.distill_opt.{name}"
-        self.loss = build("loss", {"type": options.type, **options.keywords()}, self.where)  # loss_weight is the term's
+        self.loss = build("loss", options, self.where)  # loss_weight is the term's
         self.kind = type(self.loss).__name__
         self.weight = TermWeight(options.loss_weight)
         self.student_only = self._trait("sides") == "student"

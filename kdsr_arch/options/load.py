@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -33,21 +33,6 @@ def project_root(option_file: str | Path) -> Path:
             if folder.name in names:
                 return folder.parent
     return Path.cwd()
-
-
-def plain(opt: Options | Mapping[str, Any]) -> dict[str, Any]:
-    """Make the nested dict that BasicSR's models read, with folders, phases and the rank of a single process."""
-    if isinstance(opt, Mapping):
-        return dict(opt)
-    values, folder = opt.plain(), str(opt.folder)
-    path = {"experiments_root" if opt.is_train else "results_root": folder, "log": folder}
-    path["visualization"] = str(opt.folder / "visualization")
-    if opt.is_train:
-        path |= {"models": str(opt.folder / "models"), "training_states": str(opt.folder / "training_states")}
-    values["path"] |= path
-    for key, dataset in values["datasets"].items():
-        dataset["phase"] = key.split("_")[0]
-    return values | {"is_train": opt.is_train, "dist": False, "rank": 0, "world_size": 1}
 
 
 # ---------------------------------------------------------------------------------------------------------- checking
@@ -91,7 +76,7 @@ def _adapt(values: dict[str, Any]) -> Iterator[str]:
         yield f"not needed here, and not read: {', '.join(left_out)}"
 
 
-def check_document(document: Document, *, is_train: bool, root: Path, path: Path) -> Options:
+def check_document(document: Document, *, run: Run) -> Options:
     """Validate a document; see `load_options`.
 
     Raises:
@@ -102,7 +87,7 @@ def check_document(document: Document, *, is_train: bool, root: Path, path: Path
     for note in _adapt(document.values):
         logger.warning("%s: %s", document.source, note)
     opt, faults = parse_section(Options, document.values)
-    opt._run = Run(is_train, root, path)
+    opt._run = run
     faults += [*opt.faults_below(), *component_faults(opt)]
     for key, sentence in scale_faults(opt):
         if (key, sentence) not in faults:
@@ -232,7 +217,7 @@ def complete(
 ) -> Options:
     """Check and complete a document; see `load_options`."""
     home = Path(root).resolve() if root is not None else project_root(path)
-    opt = check_document(document, is_train=is_train, root=home, path=Path(os.path.abspath(path)))
+    opt = check_document(document, run=Run(is_train, home, Path(os.path.abspath(path))))
     if not is_train and opt.val is None:
         opt.val = ValOptions()
     if debug:

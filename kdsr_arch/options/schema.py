@@ -20,7 +20,6 @@ from kdsr_arch.options.section import (
     Component,
     Count,
     Fault,
-    Fill,
     Int,
     OpenSection,
     PlainName,
@@ -228,7 +227,6 @@ class Run:
 class Options(OpenSection):
     """An option file. Other top-level keys are taken where the model type reads them."""
 
-    fill: ClassVar[Fill] = "values"
     _run: Run = PrivateAttr(default_factory=Run)
 
     name: Annotated[str, BeforeValidator(_name)] = Field(

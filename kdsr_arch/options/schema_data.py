@@ -11,7 +11,6 @@ from kdsr_arch.options.section import (
     Component,
     Count,
     Fault,
-    Fill,
     Float,
     Int,
     Names,
@@ -27,8 +26,6 @@ from kdsr_arch.options.section import (
 class IoBackendOptions(OpenSection):
     """How frames are read; other keys go to BasicSR's file client."""
 
-    fill: ClassVar[Fill] = "written"
-
     type: Literal["disk", "lmdb"] = option(
         "disk",
         "How frames are read: 'disk' (image files) or 'lmdb'. Our own data sets find LMDB out by themselves, from a "
@@ -39,7 +36,6 @@ class IoBackendOptions(OpenSection):
 class DatasetOptions(Component):
     """A data set. Keys that only one class reads are checked against that class."""
 
-    fill: ClassVar[Fill] = "values"
     own: ClassVar[frozenset[str]] = frozenset(
         {
             *("type", "name", "scale", "prepare", "val_freq", "batch_size_per_gpu", "num_worker_per_gpu"),

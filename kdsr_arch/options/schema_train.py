@@ -13,7 +13,6 @@ from kdsr_arch.options.section import (
     Component,
     Count,
     Fault,
-    Fill,
     Float,
     Fraction,
     Int,
@@ -80,8 +79,6 @@ class LossOptions(Component):
 class WeightOptions(Section):
     """A weight that follows the gradients, the iterations, or both: its factors are multiplied."""
 
-    fill: ClassVar[Fill] = "written"
-
     constant: Weight | None = option(None, "A constant factor.")
     schedule: list[list[Weight]] | None = option(
         None, "[[iteration, weight], ...] in rising iterations; linear between them, constant outside."
@@ -135,8 +132,6 @@ class PixelOptions(LossOptions):
 class AdapterOptions(Section):
     """Train-only layers on the student's side of a term."""
 
-    fill: ClassVar[Fill] = "written"
-
     type: Literal["conv1x1", "conv3x3", "conv5x5", "conv7x7", "conv", "resize"] = Field(
         description="'conv1x1', 'conv3x3', ... (channels, and sizes where needed), 'conv' (with kernel_size), or "
         "'resize' (sizes only)."
@@ -166,7 +161,6 @@ Adapter = Annotated[
 class TermOptions(Component):
     """One distillation term: a loss between what is tapped in the student and in the teacher."""
 
-    fill: ClassVar[Fill] = "values"
     own: ClassVar[frozenset[str]] = frozenset(
         {"type", "at", "student", "teacher", "layer_weights", "loss_weight", "adapter"}
     )

@@ -3,28 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr
 
 from kdsr_arch.options.yaml_reader import describe
 
-Fill = Literal["all", "values", "written"]
 Fault = tuple[str, str]
 """A dotted key and a sentence that says what is wrong with it."""
 
 
 class Section(BaseModel):
-    """One mapping of an option file. Subclasses declare each key once, with its meaning.
-
-    Attributes:
-        fill: which defaults reach the plain dict: 'all'; 'values', those that are not None; 'written', none (what is
-            handed to a constructor must hold only what the file says).
-    """
+    """One mapping of an option file. Subclasses declare each key once, with its meaning."""
 
     model_config = ConfigDict(extra="forbid", protected_namespaces=(), strict=True)
 
-    fill: ClassVar[Fill] = "all"
     _at_fault: set[str] = PrivateAttr(default_factory=set)  # fields whose own values are faulty
 
     def lacks(self, name: str) -> bool:
@@ -32,15 +25,10 @@ class Section(BaseModel):
         return getattr(self, name) is None and name not in self._at_fault
 
     def plain(self) -> dict[str, Any]:
-        """Return the section as a plain dict, with the defaults that its `fill` lets through."""
-        values: dict[str, Any] = {}
-        for name, field in type(self).model_fields.items():
-            value, extra = getattr(self, name), field.json_schema_extra
-            special = isinstance(extra, dict) and "only_with" in extra
-            filled = self.fill == "all" or (self.fill == "values" and value is not None)
-            if name in self.model_fields_set or (filled and not special):
-                values[name] = _plain(value)
-        return {**values, **{key: _plain(value) for key, value in (self.model_extra or {}).items()}}
+        """Return a plain dict of what is written and of the defaults that are not None."""
+        values = {name: getattr(self, name) for name in type(self).model_fields}
+        kept = {name: value for name, value in values.items() if value is not None or name in self.model_fields_set}
+        return {key: _plain(value) for key, value in {**kept, **(self.model_extra or {})}.items()}
 
     def faults(self) -> Iterator[Fault]:
         """Yield a fault, with the key below this section, for each combination of values that cannot work.
@@ -94,7 +82,6 @@ class Component(OpenSection):
         own: fields that the toolkit reads and that are no keywords of that class.
     """
 
-    fill: ClassVar[Fill] = "written"
     own: ClassVar[frozenset[str]] = frozenset({"type"})
 
     type: str

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from copy import deepcopy
 from functools import cache
 from typing import Any
 
@@ -23,7 +22,6 @@ from kdsr_arch.errors import UserError
 from kdsr_arch.infer.open import load_weights
 from kdsr_arch.ops.flops import count_parameters
 from kdsr_arch.optim.update import Schedule, build_optimizer, clip_gradients, gradient_norm
-from kdsr_arch.options import plain
 from kdsr_arch.options.schema import Options
 from kdsr_arch.options.schema_train import OptimizerOptions, SchedulerOptions
 from kdsr_arch.parallel import distributed
@@ -36,11 +34,24 @@ from kdsr_arch.train.trainer import Trainer
 _CARRIED = ("queue_lr", "queue_gt", "queue_ptr", "mean_path_length", "log_dict")
 
 
-def _without_none(opt: Any) -> Any:
-    """Copy without the keys whose value is None: BasicSR asks whether a key is there, not for its value."""
-    if isinstance(opt, Mapping):
-        return {k: _without_none(v) for k, v in opt.items() if v is not None}
-    return deepcopy(opt)
+def basicsr_options(opt: Options) -> dict[str, Any]:
+    """Make the nested dict that BasicSR's models read: with folders, and as of a single process.
+
+    Keys whose value is None are left out: BasicSR asks for their presence, not for their value.
+    """
+    folders = {"log": opt.folder, "experiments_root" if opt.is_train else "results_root": opt.folder}
+    folders |= {name: opt.folder / name for name in ("models", "training_states", "visualization")}
+    values = _without_none(opt.plain())
+    values["path"] |= {name: str(folder) for name, folder in folders.items()}
+    for key, dataset in values["datasets"].items():
+        dataset["phase"] = key.split("_")[0]
+    return values | {"is_train": opt.is_train, "dist": False, "rank": 0, "world_size": 1}
+
+
+def _without_none(values: Any) -> Any:
+    if isinstance(values, Mapping):
+        return {key: _without_none(value) for key, value in values.items() if value is not None}
+    return values
 
 
 class Bridge(BaseModel):
@@ -134,9 +145,9 @@ class BridgedModel:
         if options.amp == "fp16":
             raise UserError(f"train.amp: model_type {name} of BasicSR has no gradient scaler; use bf16")
         self.device, self.amp = pick_device(opt.num_gpu), options.amp
-        on_gpu = {"num_gpu": int(self.device.type != "cpu"), "dist": False, "is_train": True}
+        device = {"num_gpu": int(self.device.type != "cpu")}
         try:
-            self.model = _bridged(lookup("model", name))(_without_none(plain(opt)) | on_gpu)
+            self.model = _bridged(lookup("model", name))(basicsr_options(opt) | device)
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise UserError(f"model_type {name}: BasicSR cannot build it from these options: {error!r}") from None
         if options.compile:

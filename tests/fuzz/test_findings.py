@@ -20,7 +20,7 @@ from kdsr_arch.data.pairs import CachedSource
 from kdsr_arch.data.sources import LmdbSource
 from kdsr_arch.data.store.teacher_store import TeacherStore
 from kdsr_arch.errors import UserError
-from kdsr_arch.options import load_options, plain
+from kdsr_arch.options import load_options
 from kdsr_arch.report.speed_plot import read_report
 from kdsr_arch.report.training_curves import Curve, loss_curve
 from kdsr_arch.train.history import read_history
@@ -113,7 +113,7 @@ def test_a_data_set_named_null_is_called_by_its_key(tmp_path: Path) -> None:
     file = tmp_path / "options.yml"
     dataset = {"type": "ImagePairDataset", "dataroot_gt": "d", "batch_size_per_gpu": 1, "name": None}
     file.write_bytes(options(datasets={"train": dataset}))
-    assert plain(load_options(file, is_train=True))["datasets"]["train"]["name"] == "train"
+    assert load_options(file, is_train=True).datasets["train"].name == "train"
 
 
 @pytest.mark.parametrize("line, names", [

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from kdsr_arch.options import load_options, plain
+from kdsr_arch.options import load_options
 
 IMAGES = """
     name: DIV2K
@@ -303,7 +303,7 @@ def test_network_keywords_are_only_those_written(tmp_path: Path) -> None:
     path.write_text(TRAINING["BasicVSR"])
     opt = load_options(path, is_train=True, root=tmp_path)
     assert set(opt.network_g.keywords()) == {"num_feat", "num_block", "spynet_path"}
-    train = plain(opt)["train"]
+    train = opt.plain()["train"]
     assert train["pixel_opt"] == {"type": "CharbonnierLoss", "loss_weight": 1.0, "reduction": "mean"}
     assert train["scheduler"] == {
         "type": "CosineAnnealingRestartLR",

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from kdsr_arch.errors import OptionErrors
-from kdsr_arch.options import Options, load_options, plain, project_root
+from kdsr_arch.options import Options, load_options, project_root
 
 TEXT = """\
 name: tiny
@@ -66,19 +66,7 @@ def test_folders_of_a_training(option_file: Path, tmp_path: Path) -> None:
     opt = load_options(option_file, is_train=True)
     home = tmp_path / "experiments" / "tiny"
     assert opt.folder == home and opt.is_train
-    keys = ("experiments_root", "models", "training_states", "log", "visualization")
-    assert {key: Path(plain(opt)["path"][key]) for key in keys} == {
-        "experiments_root": home, "models": home / "models", "training_states": home / "training_states", "log": home,
-        "visualization": home / "visualization",
-    }  # fmt: skip
     assert not (tmp_path / "experiments").exists()
-
-
-def test_what_basicsr_models_get(option_file: Path) -> None:
-    opt = plain(load_options(option_file, is_train=True))
-    assert (opt["is_train"], opt["dist"], opt["rank"], opt["world_size"]) == (True, False, 0, 1)
-    assert [(d["phase"], d["scale"]) for d in opt["datasets"].values()] == [("train", 4), ("val", 4)]
-    assert opt["network_g"] == {"type": "MSRResNet", "num_feat": 8, "num_block": 1}
 
 
 def test_folders_of_a_test_and_no_training_set(option_file: Path, tmp_path: Path) -> None:

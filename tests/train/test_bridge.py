@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from kdsr_arch.options import plain
-from kdsr_arch.train.bridge import BridgedModel, BridgedTrainer, _without_none
+from kdsr_arch.train.bridge import BridgedModel, BridgedTrainer, basicsr_options
 from kdsr_arch.train.meter import NonFiniteError
 from kdsr_arch.train.trainer import seed_everything
 from tests.helpers.messages import refuses
@@ -52,7 +52,7 @@ def test_step_is_basicsrs() -> None:
 
     ours = bridged(options())
     seed_everything(0)
-    reference = SRModel(_without_none(plain(make_options(options()))) | {"dist": False, "is_train": True})
+    reference = SRModel(basicsr_options(make_options(options())))
     for iteration, batch in enumerate(batches("SRModel", 4), start=1):
         reference.update_learning_rate(iteration)
         reference.feed_data(batch)
@@ -166,3 +166,11 @@ def test_non_finite_loss_is_named() -> None:
     data[0]["gt"][0, 0, 0, 0] = float("inf")
     with refuses("iteration 1: l_pix", "gt", kind=NonFiniteError):
         train(trainer, data)
+
+
+def test_what_basicsr_models_get(tmp_path: Path) -> None:
+    opt = make_options(options(), tmp_path)
+    values = basicsr_options(opt)
+    assert (values["is_train"], values["dist"], values["rank"], values["world_size"]) == (True, False, 0, 1)
+    assert {key: dataset["phase"] for key, dataset in values["datasets"].items()} == {"train": "train"}
+    assert values["path"]["models"] == str(opt.folder / "models") and "resume_state" not in values["path"]

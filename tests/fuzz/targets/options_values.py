@@ -17,7 +17,6 @@ from tests.fuzz.target import Target
 from tests.helpers import ROOT
 
 _KINDS = ("network", "loss", "data set", "metric", "model", "optimizer", "scheduler")
-_FOLDERS = ("experiments_root", "results_root", "models", "training_states", "log", "visualization")
 
 
 def _with_outputs(values: dict) -> dict:
@@ -65,15 +64,10 @@ def run(data: bytes, folder: Path) -> None:
     options = load.complete(document, is_train=not testing, path="options.yml", root=folder)
     if not testing:
         fingerprint(options)
-    opt = load.plain(options)
-    for key in _FOLDERS:
-        if key in opt["path"]:
-            _stays(Path(opt["path"][key]), folder)
-    for dataset in opt["datasets"].values():
-        _stays(
-            Path(opt["path"]["visualization"]) / dataset["name"] / f"x_{(opt.get('val') or {}).get('suffix')}.png",
-            Path(opt["path"]["visualization"]),
-        )
+    _stays(options.folder, folder)
+    suffix = options.val.suffix if options.val else None
+    for dataset in options.datasets.values():
+        _stays(options.folder / str(dataset.name) / f"x_{suffix}.png", options.folder)
 
 
 def _stays(place: Path, folder: Path) -> None:
