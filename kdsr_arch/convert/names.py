@@ -19,7 +19,7 @@ DROP = ""
 
 MEAN_SHIFT: Table = [(r"(sub|add)_mean\..*", DROP)]
 
-# yulunzhang/RCAN; the last module of a group and of the body is a convolution, told from a block by what follows.
+# yulunzhang/RCAN; the last module of a group and of the body is a convolution, unlike a block by what follows.
 RCAN_OFFICIAL: Table = [
     *MEAN_SHIFT,
     (r"head\.0\.", "conv_first."),
@@ -82,7 +82,7 @@ EDVR_OFFICIAL: Table = [
 
 
 def rename(state: Mapping[str, Tensor], table: Table) -> State:
-    """Each entry under the name that the first matching pattern gives it; names that match none stay."""
+    """Put each entry under the name that the first matching pattern gives it; names that match none stay."""
     renamed = {name: _rename_one(name, table) for name in state}
     return {renamed[name]: value for name, value in state.items() if renamed[name]}
 
@@ -95,7 +95,7 @@ def _rename_one(name: str, table: Table) -> str:
 
 
 def fsrcnn_from_yjn870(state: Mapping[str, Tensor]) -> State:
-    """FSRCNN of yjn870/FSRCNN-pytorch: ``mid_part`` is shrinking, mapping and expanding, layers and slopes in turn."""
+    """Rename FSRCNN of yjn870: ``mid_part`` is shrinking, mapping and expanding, layers and slopes in turn."""
     numbers = [int(name.split(".")[1]) for name in state if name.startswith("mid_part.")]
     last = max(numbers, default=1) // 2
 
@@ -114,7 +114,7 @@ def fsrcnn_from_yjn870(state: Mapping[str, Tensor]) -> State:
 
 
 def edsr_from_fakd(state: Mapping[str, Tensor]) -> State:
-    """EDSR of FAKD, whose body comes in three parts of blocks numbered anew."""
+    """Rename EDSR of FAKD, whose body comes in three parts of blocks numbered anew."""
     sizes = [1 + max((int(n.split(".")[1]) for n in state if n.startswith(f"body{i}.")), default=-1) for i in (1, 2)]
     first = {1: 0, 2: sizes[0], 3: sum(sizes)}
 
@@ -125,12 +125,12 @@ def edsr_from_fakd(state: Mapping[str, Tensor]) -> State:
 
 
 def rcan_from_fakd(state: Mapping[str, Tensor]) -> State:
-    """RCAN of FAKD."""
+    """Rename RCAN of FAKD."""
     return rename(rename(state, RCAN_FAKD), RCAN_OFFICIAL)
 
 
 def idn_from_caffe(state: Mapping[str, Tensor]) -> State:
-    """IDN's Caffe blobs, numbered 0 (weight) and 1 (bias) or named so."""
+    """Rename IDN's Caffe blobs, numbered 0 (weight) and 1 (bias) or named so."""
     blobs = {re.sub(r"\.1$", ".bias", re.sub(r"\.0$", ".weight", name)): value for name, value in state.items()}
     return rename(blobs, IDN_CAFFE)
 
@@ -148,7 +148,7 @@ _LOSEAL_NAMES = {
 
 
 def vespcn_from_loseal(state: Mapping[str, Tensor]) -> State:
-    """Weights of the residual VESPCN of LoSealL/VideoSuperResolution for ours with ``coarse_gain: 1``.
+    """Convert the residual VESPCN of LoSealL/VideoSuperResolution for ours with ``coarse_gain: 1``.
 
     There the center frame comes last in the first convolution's input; here frames are in order of time. The flow
     differs by (w-1)/w and (h-1)/h, see MotionCompensation.
@@ -177,7 +177,7 @@ def _center_last_to_middle(weight: Tensor, num_channel: int) -> Tensor:
 
 
 def from_hwio(arrays: Mapping[str, np.ndarray], names: Mapping[str, str]) -> State:
-    """Convolutions stored by TensorFlow (kernel: height, width, in, out) as PyTorch's (out, in, height, width).
+    """Convert convolutions of TensorFlow (kernel: height, width, in, out) to PyTorch's (out, in, height, width).
 
     Args:
         arrays: e.g. an opened npz with ``scope.conv1.kernel`` and ``scope.conv1.bias``.
@@ -194,8 +194,10 @@ def from_hwio(arrays: Mapping[str, np.ndarray], names: Mapping[str, str]) -> Sta
 
 
 def vespcn_from_hwio(arrays: Mapping[str, np.ndarray]) -> State:
-    """VESPCN without motion compensation of HighVoltageRocknRoll/sr: ``VESPCN(block='plain', num_feat=24,
-    num_hr_feat=0, num_block=3, color='y', motion=False)``."""
+    """Convert VESPCN without motion compensation of HighVoltageRocknRoll/sr.
+
+    It is ``VESPCN(block='plain', num_feat=24, num_hr_feat=0, num_block=3, color='y', motion=False)``.
+    """
     names = {
         "vespcn.conv1": "fusion.conv",
         "vespcn.conv2": "body.1",
@@ -207,11 +209,14 @@ def vespcn_from_hwio(arrays: Mapping[str, np.ndarray]) -> State:
 
 
 def vsrnet_from_usstdqq(state: Mapping[str, Tensor]) -> State:
-    """Weights of usstdqq/vsrnet_pytorch (symmetric sharing, 5 frames, Y) for ``VSRNet()``: conv1_f0 -> conv1.0."""
+    """Rename usstdqq/vsrnet_pytorch (symmetric sharing, 5 frames, Y) for ``VSRNet()``: conv1_f0 -> conv1.0."""
     return {name.replace("conv1_f", "conv1."): value for name, value in state.items()}
 
 
 def vsrnet_from_hwio(arrays: Mapping[str, np.ndarray]) -> State:
-    """VSRNet with one first convolution over 3 frames of HighVoltageRocknRoll/sr: ``VSRNet(num_frame=3,
-    fusion='early', flow='none')``. Its last ReLU is left out: it only clips negative values."""
+    """Convert VSRNet with one first convolution over 3 frames of HighVoltageRocknRoll/sr.
+
+    It is ``VSRNet(num_frame=3, fusion='early', flow='none')``. Its last ReLU is left out: it only clips
+    negative values.
+    """
     return from_hwio(arrays, {"vsrnet.conv1": "conv1.0", "vsrnet.conv2": "conv2", "vsrnet.conv3": "conv3"})

@@ -66,7 +66,7 @@ def _table(table: names.Table) -> Callable[[Mapping[str, Tensor]], State]:
 
 
 def carn_options(state: State) -> Options:
-    """CARN's or CARN-M's from its entries: scale (or all three), width, groups."""
+    """Read the options of CARN or CARN-M from its entries: scale (or all three), width, groups."""
     multi = any(name.startswith("upsample.up2") for name in state)
     width = state["entry.weight"].shape[0]
     group = width // state["b1.b1.body.0.weight"].shape[1]
@@ -79,7 +79,7 @@ def carn_options(state: State) -> Options:
 
 
 def fsrcnn_options(state: State) -> Options:
-    """FSRCNN's: channels, d, s and m of the paper, and the form of the PReLU; the scale cannot be told."""
+    """Read FSRCNN's: channels, d, s and m of the paper, and the form of the PReLU; nothing tells the scale."""
     d, channels = state["feature_extraction.0.0.weight"].shape[:2]
     return {
         "num_in_ch": channels,
@@ -91,25 +91,25 @@ def fsrcnn_options(state: State) -> Options:
 
 
 def vdsr_options(state: State) -> Options:
-    """VDSR's: channels, width, number of layers, whether they have a bias."""
+    """Read VDSR's: channels, width, number of layers, whether they have a bias."""
     width, channels = state["input.weight"].shape[:2]
     layers = _count(state, r"residual_layer\.(\d+)\.") + 2
     return {"num_in_ch": channels, "num_feat": width, "num_layer": layers, "bias": "input.bias" in state}
 
 
 def idn_options(state: State) -> Options:
-    """IDN's in its Y form: width and number of blocks; the scale cannot be told."""
+    """Read IDN's in its Y form: width and number of blocks; nothing tells the scale."""
     return {"form": "y", "num_feat": state["conv1.weight"].shape[0], "num_block": _count(state, r"blocks\.(\d+)\.")}
 
 
 def imdn_options(state: State) -> Options:
-    """IMDN's: scale, width and number of blocks."""
+    """Read IMDN's: scale, width and number of blocks."""
     width, last = state["fea_conv.weight"].shape[0], state["upsampler.0.weight"].shape[0]
     return {"scale": round((last / 3) ** 0.5), "num_feat": width, "num_block": _count(state, r"IMDB(\d+)\.") - 1}
 
 
 def rcan_options(state: State) -> Options:
-    """RCAN's: width, groups, blocks in each, squeeze factor and scale."""
+    """Read RCAN's: width, groups, blocks in each, squeeze factor and scale."""
     width = state["conv_first.weight"].shape[0]
     squeezed = state["body.0.residual_group.0.rcab.3.attention.1.weight"].shape[0]
     return {
@@ -122,14 +122,14 @@ def rcan_options(state: State) -> Options:
 
 
 def edsr_options(state: State) -> Options:
-    """EDSR's: width, number of blocks and scale."""
+    """Read EDSR's: width, number of blocks and scale."""
     width = state["conv_first.weight"].shape[0]
     scale = _shuffled_scale(state, "upsample.")
     return {"num_feat": width, "num_block": _count(state, r"body\.(\d+)\."), "upscale": scale}
 
 
 def san_options(state: State) -> Options:
-    """SAN's: scale, groups, blocks in each, width and both reductions."""
+    """Read SAN's: scale, groups, blocks in each, width and both reductions."""
     width = state["head.0.weight"].shape[0]
     return {
         "scale": _shuffled_scale(state, "tail.0."),
@@ -142,13 +142,13 @@ def san_options(state: State) -> Options:
 
 
 def pisr_teacher_options(state: State) -> Options:
-    """Those of PISR's teacher: its decoder, an FSRCNN."""
+    """Read those of PISR's teacher: its decoder, an FSRCNN."""
     decoder = {name.removeprefix("decoder."): value for name, value in state.items() if name.startswith("decoder.")}
     return {"decoder": {"type": "FSRCNN", **fsrcnn_options(decoder)}}
 
 
 def edvr_options(state: State) -> Options:
-    """EDVR's: width, window, deformable groups, depths, and whether it has predeblurring and TSA."""
+    """Read EDVR's: width, window, deformable groups, depths, and whether it has predeblurring and TSA."""
     width = state["feature_extraction.0.conv1.weight"].shape[0]
     fusion = state.get("fusion.feat_fusion.weight")
     fusion = state["fusion.weight"] if fusion is None else fusion
@@ -170,7 +170,7 @@ def _arrays(convert: Callable[[Mapping[str, Any]], State]) -> Callable[[Mapping[
 
 
 def vespcn_options(state: State) -> Options:
-    """VESPCN's: of the RGB network with motion compensation, or of the plain network on Y."""
+    """Read VESPCN's: of the RGB network with motion compensation, or of the plain network on Y."""
     width = state["conv_up.weight"].shape[1]
     if "conv_last.weight" in state:  # with motion compensation, RGB
         count = _count(state, r"body\.(\d+)\.")
@@ -181,7 +181,7 @@ def vespcn_options(state: State) -> Options:
 
 
 def vsrnet_options(state: State) -> Options:
-    """VSRNet's: its defaults, or the window of the form with early fusion and without flow."""
+    """Read VSRNet's: its defaults, or the window of the form with early fusion and without flow."""
     if "conv1.1.weight" in state:
         return {}
     return {"num_frame": state["conv1.0.weight"].shape[1], "fusion": "early", "flow": "none"}
@@ -231,5 +231,5 @@ SOURCES = {
 
 
 def looks_like(state: Mapping[str, Tensor]) -> list[str]:
-    """The sources whose marks a file of these entries shows."""
+    """List the sources whose marks a file of these entries shows."""
     return [name for name, source in SOURCES.items() if source.matches(state)]

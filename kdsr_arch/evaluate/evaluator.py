@@ -73,6 +73,7 @@ class _Step:
     share: float
 
     def forward(self, text: str, parts: int) -> None:
+        """Move the bar by one of so many parts of the item."""
         self.bar.set_postfix_str(text, refresh=False)
         self.bar.update(self.share / parts)
 
@@ -141,7 +142,7 @@ class Evaluator:
         with _evaluating(net), _bar(len(mine), self.name, progress and self.bar and rank == 0) as bar:
             work = ((i, self._sample(restorer, samples[i], folder, bar)) for i in mine)
             records = gather_in_order(work)
-        return self._summarise([record for part in records for record in part])
+        return self._summarize([record for part in records for record in part])
 
     def _sample(self, restorer: Restorer, sample: Mapping[str, Any], folder: Path | None, bar: tqdm) -> list[_Record]:
         items = list(items_of(sample, restorer.traits.mode))
@@ -183,7 +184,7 @@ class Evaluator:
             return folder / f"{item.frames[0]}{tail}.png"
         return folder / item.name / f"{item.frames[index]}{tail}.png"
 
-    def _summarise(self, records: Sequence[_Record]) -> EvalResult:
+    def _summarize(self, records: Sequence[_Record]) -> EvalResult:
         groups: dict[str, list[_Record]] = {}
         for number, record in enumerate(records):
             key = f"{number}/{record.group}" if record.kind == "image" else record.group  # images may share a name

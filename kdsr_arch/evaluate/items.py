@@ -36,14 +36,14 @@ class Item:
     truths: list[int] = field(default_factory=list)
 
     def truth(self, index: int) -> Tensor | None:
-        """The ground truth of frame ``index`` of a clip, or of the one wanted frame of an image or window."""
+        """Return the ground truth of frame ``index`` of a clip, or of the one wanted frame of an image or window."""
         if self.gt is None or self.kind != "clip":
             return self.gt
         return self.gt[self.truths.index(index)] if index in self.truths else None
 
 
 def items_of(sample: Mapping[str, Any], mode: str) -> Iterator[Item]:
-    """The items of one sample of a data set (ours or BasicSR's), or of one collated batch of them.
+    """List the items of one sample of a data set (ours or BasicSR's), or of one collated batch of them.
 
     Args:
         sample: holds 'lq' and, unless there is none, 'gt'; names under name, folder, lq_path, gt_path or key.
@@ -95,10 +95,10 @@ def _truths(sample: Mapping[str, Any], kind: str, name: str) -> list[int]:
     if kind != "clip" or sample.get("gt") is None:
         return []
     count, total = len(sample["gt"]), len(sample["lq"])
-    found = [int(i) for i in sample.get("gt_index", range(count))]
-    if len(found) != count or (found and not 0 <= max(found) < total) or (count != total and "gt_index" not in sample):
+    index = [int(i) for i in sample.get("gt_index", range(count))]
+    if len(index) != count or (index and not 0 <= max(index) < total) or (count != total and "gt_index" not in sample):
         raise UserError(f"'{name}' has {total} LR frames and {count} ground-truth frames that do not pair")
-    return found
+    return index
 
 
 def _item_name(sample: Mapping[str, Any]) -> str:

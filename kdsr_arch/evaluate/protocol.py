@@ -91,7 +91,7 @@ def _metric_texts(metrics: Mapping[str, MetricOptions], channels: int) -> dict[s
 def describe_protocol(
     metrics: Mapping[str, MetricOptions], rule: FrameRule, degradation: str, clips: bool, channels: int = 3
 ) -> str:
-    """One sentence, such as ``Y channel, no crop, all frames, BI x4``.
+    """Say in one sentence how values were measured, such as ``Y channel, no crop, all frames, BI x4``.
 
     Args:
         metrics: ``val.metrics``; where they disagree about color or crop, each is named.

@@ -54,7 +54,7 @@ def _result_table(result: EvalResult) -> str:
 
 
 def markdown(report: TestReport) -> str:
-    """The report as a Markdown page."""
+    """Write the report as a Markdown page."""
     weights = f"weights {report.weights}" if report.weights else "no weights"
     lines = [f"# {report.name}", "", f"Network {report.network.get('type', '?')}, {weights}.", ""]
     if report.cost is not None:
@@ -73,7 +73,7 @@ def markdown(report: TestReport) -> str:
 
 
 def csv_text(report: TestReport) -> str:
-    """One line per clip or image, then one per data set whose item is ``mean``."""
+    """Write one line per clip or image, then one per data set whose item is ``mean``."""
     metrics = list(dict.fromkeys(name for result in report.results for name in result.mean))
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
@@ -87,7 +87,7 @@ def csv_text(report: TestReport) -> str:
 
 
 def json_text(report: TestReport) -> str:
-    """The whole report as strict JSON; infinite values become the text 'inf'."""
+    """Write the whole report as strict JSON; infinite values become the text 'inf'."""
     content = asdict(report)
     for result in content["results"]:
         result["per_item"] = [{"name": name, "frames": count, **values} for name, values, count in result["per_item"]]

@@ -26,7 +26,7 @@ __test__ = False  # this module tests networks; it holds no test cases
 
 
 def main(opt: Options, args: Any) -> int:
-    """Test.
+    """Test a network as an option file says.
 
     Args:
         opt: validated options: ``network_g``, ``path.pretrain_network_g``, ``datasets.*``, ``val``.

@@ -103,7 +103,7 @@ def metadata(prepared: Prepared, **more: Any) -> dict[str, str]:
         "precision": "fp16" if prepared.half else "fp32", "network": student.network,
         "input": f"lq {_LAYOUTS[traits.mode]}, float32 in [0, 1]", "output": "sr, float32, not clamped",
         "weights": student.weights.name if student.weights else "", "weights_sha256": student.digest,
-        "reparametrised": prepared.changes, **more,
+        "reparametrized": prepared.changes, **more,
     }  # fmt: skip
     plain = {key: str(value) for key, value in facts.items() if not isinstance(value, (dict, list))}
     return {**plain, METADATA_KEY: json.dumps(facts)}

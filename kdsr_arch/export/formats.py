@@ -1,4 +1,4 @@
-"""Writing the formats: each is made in memory, compared with PyTorch, and then written whole or not at all."""
+"""Writes the formats: each is built in memory, compared with PyTorch, and then written whole or not at all."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def onnx_bytes(prepared: Prepared, opset: int = OPSET) -> bytes:
         UserError: the network cannot be exported.
     """
     with _tracing("ONNX"):
-        import onnx  # noqa: F401  (its absence is told before the long work)
+        import onnx  # noqa: F401  (its absence is reported before the long work)
         import onnxscript  # noqa: F401
 
         program = torch.onnx.export(

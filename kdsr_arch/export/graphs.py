@@ -33,7 +33,7 @@ class GraphDeformConv(nn.Module):
         self.dilation = (pack.dilation,) * 2 if isinstance(pack.dilation, int) else tuple(pack.dilation)
 
     def convolve(self, x: Tensor, offset: Tensor, mask: Tensor) -> Tensor:
-        """``x`` (B, C, H, W) under offsets (B, 2gK, H, W) and mask (B, gK, H, W): g groups, K kernel taps."""
+        """Convolve ``x`` (B, C, H, W) under offsets (B, 2gK, H, W) and mask (B, gK, H, W): g groups, K kernel taps."""
         return deform_conv_by_grid(x, offset, mask, self.weight, self.bias, self.dilation)
 
 
@@ -41,7 +41,7 @@ class GraphDCNv2(GraphDeformConv):
     """EDVR's: offsets and mask from another feature, (B, C, H, W) both."""
 
     def forward(self, x: Tensor, feat: Tensor) -> Tensor:
-        """``x`` (B, C, H, W) convolved, with offsets and mask from ``feat``."""
+        """Convolve ``x`` (B, C, H, W) with offsets and mask from ``feat``."""
         first, second, mask = self.conv_offset(feat).chunk(3, 1)
         return self.convolve(x, torch.cat((first, second), 1), mask.sigmoid())
 
@@ -54,7 +54,7 @@ class GraphSecondOrder(GraphDeformConv):
         self.bound = pack.max_residue_magnitude
 
     def forward(self, x: Tensor, extra: Tensor, flow_1: Tensor, flow_2: Tensor) -> Tensor:
-        """``x`` (B, C, H, W) convolved, with offsets from ``extra`` and both flows (B, 2, H, W) as x, y in pixels."""
+        """Convolve ``x`` (B, C, H, W) with offsets from ``extra`` and both flows (B, 2, H, W) as x, y in pixels."""
         first, second, mask = self.conv_offset(torch.cat([extra, flow_1, flow_2], 1)).chunk(3, 1)
         offset = self.bound * torch.cat((first, second), 1).tanh()
         pairs = offset.shape[1] // 4
@@ -70,7 +70,7 @@ class GraphSpyNet(nn.Module):
         self.net = net
 
     def forward(self, ref: Tensor, supp: Tensor) -> Tensor:
-        """(N, 3, h, w) each to the flow (N, 2, h, w) in pixels."""
+        """Estimate the flow (N, 2, h, w) in pixels between two images (N, 3, h, w)."""
         size = ref.shape[-2:]
         padded = [(side + 31) // 32 * 32 for side in size]
         pair = [
@@ -107,7 +107,7 @@ class GraphSwinBlock(nn.Module):
         self.side, self.shift = block.window_size, block.shift_size
 
     def forward(self, x: Tensor, size: tuple[int, int]) -> Tensor:
-        """(B, h * w, C), ``size`` being (h, w), to the same."""
+        """Attend within shifted windows: (B, h * w, C), ``size`` being (h, w), to the same."""
         height, width = size
         y = self.norm1(x).reshape(-1, height, width, x.shape[-1])
         if self.shift:
@@ -152,12 +152,12 @@ _FORMS: dict[type[nn.Module], Callable[[Any], nn.Module]] = {
 
 
 def graph_form(net: nn.Module) -> nn.Module:
-    """A copy in which every module that has a form here is replaced by it; the network itself where there is none."""
-    wanted = [path for path, module in net.named_modules() if type(module) in _FORMS]
-    if not wanted:
+    """Copy a network with every module that has a form here replaced by it; the network itself where there is none."""
+    paths = [path for path, module in net.named_modules() if type(module) in _FORMS]
+    if not paths:
         return net
     net = copy.deepcopy(net)
-    for path in wanted:
+    for path in paths:
         parent, _, name = path.rpartition(".")
         setattr(net.get_submodule(parent), name, _FORMS[type(net.get_submodule(path))](net.get_submodule(path)))
     return net.eval().requires_grad_(False)

@@ -131,12 +131,12 @@ def _quantized(plain: bytes, inputs: list[Tensor], prepared: Prepared, opset: in
             return None if lq is None else {"lq": lq.numpy()}
 
     with tempfile.TemporaryDirectory() as folder:
-        made = Path(folder) / "int8.onnx"
+        target = Path(folder) / "int8.onnx"
         try:
             logging.disable(logging.WARNING)  # its advice to prepare the model, which the exporter has done
             quantize_static(
                 onnx.load_from_string(plain),
-                str(made),
+                str(target),
                 Reader(),
                 quant_format=QuantFormat.QDQ,
                 op_types_to_quantize=["Conv"],
@@ -149,7 +149,7 @@ def _quantized(plain: bytes, inputs: list[Tensor], prepared: Prepared, opset: in
             raise UserError(f"int8: this network cannot be quantized: {reason}") from None
         finally:
             logging.disable(logging.NOTSET)
-        model = onnx.load(str(made))
+        model = onnx.load(str(target))
     del model.metadata_props[:]
     onnx.helper.set_model_props(model, metadata(prepared, opset=opset, precision="int8"))
     return model.SerializeToString()

@@ -1,4 +1,4 @@
-"""Comparing an exported network with the one it was made of."""
+"""Compares an exported network with the one it came from."""
 
 from __future__ import annotations
 
@@ -42,19 +42,19 @@ def deviations(prepared: Prepared, run: Callable[[Tensor], Tensor], what: str) -
     differences, more = [], max(prepared.student.traits.lr_minimum - 16, 0)
     for number, (height, width) in enumerate(SIZES):
         lq = prepared.example(height + more, width + more, batch=1 + number % 2, seed=number)
-        wanted = prepared.reference(lq)
+        expected = prepared.reference(lq)
         try:
             got = run(lq)
         except Exception as error:  # any runtime may fail in any way of its own
             reason = " ".join(str(error).split())[:200]
             size = f"{lq.shape[-1]}x{lq.shape[-2]}"
             raise UserError(f"{what}: the exported network does not run at {size}: {reason}") from None
-        if got.shape != wanted.shape:
+        if got.shape != expected.shape:
             raise UserError(
-                f"{what}: the exported network gives {tuple(got.shape)} instead of {tuple(wanted.shape)}: "
+                f"{what}: the exported network gives {tuple(got.shape)} instead of {tuple(expected.shape)}: "
                 "it does not follow the input's size"
             )
-        difference = (got - wanted).double()
+        difference = (got - expected).double()
         power = float(difference.square().mean())
         differences.append(
             Deviation(
@@ -63,7 +63,7 @@ def deviations(prepared: Prepared, run: Callable[[Tensor], Tensor], what: str) -
                 10 * math.log10(1 / power) if power else math.inf,
             )
         )
-    limit = LIMITS["fp16" if prepared.half else "fp32"] * max(1.0, float(wanted.abs().max()))
+    limit = LIMITS["fp16" if prepared.half else "fp32"] * max(1.0, float(expected.abs().max()))
     worst = max(d.largest for d in differences)
     if not worst <= limit:
         raise UserError(f"{what}: differs from PyTorch by {worst:.1e}, more than {limit:.0e}; not written")

@@ -54,12 +54,12 @@ class Cost:
 
 
 def where_run(device: str, threads: int) -> str:
-    """What a run time is told with: '2 CPU threads', or the device."""
+    """Say where a run time was measured: '2 CPU threads', or the device."""
     return f"{threads} CPU thread{'s' * (threads != 1)}" if device == "cpu" else device
 
 
 def speed_input(traits: Traits, width: int, height: int, device: torch.device) -> tuple[Tensor, int]:
-    """An LR input of the size asked for (rounded up to the network's multiple) and how many frames it restores."""
+    """Make an LR input of the size asked for, rounded up to the network's multiple; count the frames it restores."""
     unit = traits.lr_multiple
     sides = [max(-(-side // unit) * unit, traits.min_size) for side in (height, width)]
     generator = torch.Generator().manual_seed(0)
@@ -71,7 +71,7 @@ def speed_input(traits: Traits, width: int, height: int, device: torch.device) -
 
 
 def _restore(runner: Runner, lq: Tensor) -> Tensor:
-    """What a user runs: a frame of a window, an image or a clip, by the network's faster form if it has one."""
+    """Restore what a user would: an image, a frame of a window or a clip, by the network's faster form."""
     return runner.restore(lq, clip=1 if runner.traits.mode == "window" else None)
 
 

@@ -168,7 +168,7 @@ class Opened:
 
     @property
     def label(self) -> str:
-        """A name for people: the file's, or the network's type."""
+        """Name for people: the file's, or the network's type."""
         return self.weights.stem if self.weights is not None else type(self.net).__name__
 
 

@@ -30,7 +30,7 @@ class Runner:
         self._fast: tuple[object, nn.Module] | None = None
 
     def forward(self, lq: Tensor, clip: int | None = None) -> Tensor:
-        """The network's output, in its own color.
+        """Run the network; the output is in its own color.
 
         Args:
             lq: images (B, C, h, w), or clips (B, T, C, h, w).
@@ -92,7 +92,7 @@ class Runner:
         return self._with_chroma(sr, given) if self.traits.color == "y" and lq.shape[-3] == 3 else sr
 
     def inference_net(self) -> nn.Module:
-        """The network's faster form for inference where it has one (``for_inference``), made anew when weights change.
+        """Return the network's form for inference, if it has one (``for_inference``); made anew when weights change.
 
         A network that somebody watches through hooks is run as it is.
         """
@@ -106,13 +106,13 @@ class Runner:
         return self._fast[1]
 
     def _call(self, frames: Tensor, net: nn.Module) -> Tensor:
-        """Runs ``net`` on images, windows or a whole clip in its color."""
+        """Run ``net`` on images, windows or a whole clip in its color."""
         if self.traits.upsampled_input:
             frames = upsample_bicubic(frames, self.traits.scale)
         return net(frames)
 
     def _windows(self, frames: Tensor, index: Sequence[Sequence[int]], net: nn.Module) -> Tensor:
-        """Restores one frame of (B, T, C, h, w) for each list of frame numbers in ``index``: (B, N, C, H, W)."""
+        """Restore one frame of (B, T, C, h, w) for each list of frame numbers in ``index``: (B, N, C, H, W)."""
         used = sorted({i for window in index for i in window})
         frames = frames[:, used]
         if self.traits.upsampled_input:  # each frame once, however many windows share it
@@ -187,7 +187,7 @@ class Runner:
         return extra // 2
 
     def _pad(self, lq: Tensor) -> Tensor:
-        """Pads bottom and right by reflection up to the network's multiple and smallest size."""
+        """Pad bottom and right by reflection up to the network's multiple and smallest size."""
         unit, least = self._multiple, self._least
         down, right = (max(-(-side // unit) * unit, -(-least // unit) * unit) - side for side in lq.shape[-2:])
         if not down and not right:
@@ -205,7 +205,7 @@ class Runner:
 
 
 def window_indices(center: int, total: int, num_frame: int, padding: str = "replicate") -> list[int]:
-    """Frame numbers of the window around frame ``center`` of a clip of ``total`` frames.
+    """List the frames of the window around frame ``center`` of a clip of ``total`` frames.
 
     Args:
         padding: what stands for frames beyond the ends. For the 5-frame window of frame 0, the two frames before it

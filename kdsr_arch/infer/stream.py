@@ -47,7 +47,7 @@ class Restorer:
 
     @property
     def traits(self) -> Traits:
-        """The network's."""
+        """How the network is called."""
         return self.runner.traits
 
     @property

@@ -71,7 +71,7 @@ class Traits:
 
 
 def traits_of(net: nn.Module, scale: int | None = None) -> Traits:
-    """The traits of ``net``: its own, those of BasicSR's table, or those of a plain image network.
+    """Return the traits of ``net``: its own, those of BasicSR's table, or those of a plain image network.
 
     Args:
         net: a network, bare or wrapped (DataParallel, DDP, torch.compile).
@@ -92,7 +92,7 @@ def traits_of(net: nn.Module, scale: int | None = None) -> Traits:
 
 
 def unwrap(net: nn.Module) -> nn.Module:
-    """The network inside DataParallel, DistributedDataParallel or torch.compile wrappers."""
+    """Return the network inside DataParallel, DistributedDataParallel or torch.compile wrappers."""
     while True:
         inner = getattr(net, "_orig_mod", None)
         if inner is None and isinstance(net, (nn.DataParallel, nn.parallel.DistributedDataParallel)):

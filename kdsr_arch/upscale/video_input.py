@@ -77,7 +77,7 @@ class VideoInfo:
 
 
 def import_av() -> Any:
-    """PyAV, or a sentence on how to get it."""
+    """Import PyAV, or say how to get it."""
     try:
         import av
     except ImportError:
@@ -87,7 +87,7 @@ def import_av() -> Any:
 
 @contextmanager
 def opened(path: Path) -> Iterator[Any]:
-    """The file as PyAV's container; errors of its decoder become sentences."""
+    """Open the file as PyAV's container; errors of its decoder become sentences."""
     av = import_av()
     try:
         with av.open(str(path), metadata_errors="replace") as container:
@@ -99,7 +99,7 @@ def opened(path: Path) -> Iterator[Any]:
 
 
 def probe(path: Path, partial: bool = False) -> VideoInfo:
-    """What a video is, by its header and its first frame.
+    """Describe a video by its header and its first frame.
 
     Args:
         path: the file.
@@ -136,7 +136,7 @@ def _is_cover(stream: Any) -> bool:
 
 
 def _check_whole(container: Any, stream: Any, path: Path) -> None:
-    """An index that points beyond the end of the file: it was cut short, which is told before hours of work."""
+    """An index that points beyond the end of the file: it was cut short; said before hours of work."""
     promised = promised_bytes(container, stream)
     if promised is not None:
         raise UserError(
@@ -207,7 +207,7 @@ class Decoder:
         self.broken: str | None = None
 
     def frames(self, start: int | None = None) -> Iterator[Frame]:
-        """The frames from time ``start`` on (all by default); times strictly increase.
+        """Decode the frames from time ``start`` on (all by default); times strictly increase.
 
         Raises:
             UserError: the file breaks off or is damaged, unless `partial`.

@@ -113,7 +113,7 @@ def frame_rate(info: VideoInfo) -> Fraction:
 
 
 def _written_tags(info: VideoInfo) -> tuple[int, int, int, int]:
-    """The input's tags; what it leaves open is told as it was read, as players would guess anew by the new height."""
+    """The input's tags; what it leaves open is written as it was read: players would guess anew by the new height."""
     primaries, transfer, matrix, _ = info.tags
     if matrix in (0, 2):
         guess = _TAG_OF_MATRIX[info.matrix]

@@ -86,7 +86,7 @@ def test_onnx_of_a_window_network_with_motion(weights, tmp_path):
     assert main(["export", str(weights(VESPCN)), "-o", str(out), "--network", VESPCN]) == 0
     facts = read_facts(out)
     assert (facts["mode"], facts["num_frame"], facts["color"]) == ("window", 3, "rgb")
-    assert "VESPCN.for_inference" in facts["reparametrised"]
+    assert "VESPCN.for_inference" in facts["reparametrized"]
     student, run = open_network(tmp_path / "net.pth", network=VESPCN), onnx_runner(out.read_bytes())
     for size in ((9, 14), (30, 33)):
         lq = torch.rand(1, 3, 3, *size)
