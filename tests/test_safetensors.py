@@ -93,11 +93,11 @@ def test_a_harmed_file_is_refused_in_one_sentence(harm, reason, tmp_path: Path) 
     assert not (tmp_path / "boom").exists()
 
 
-@pytest.mark.parametrize("told", ["{", "5", "[1]", json.dumps(["other"])])
-def test_metadata_that_do_not_fit_are_refused(told, tmp_path: Path) -> None:
+@pytest.mark.parametrize("facts", ["{", "5", "[1]", json.dumps(["other"])])
+def test_metadata_that_do_not_fit_are_refused(facts, tmp_path: Path) -> None:
     from safetensors.torch import save_file
 
-    save_file({"params.w": torch.ones(1)}, tmp_path / "x.safetensors", metadata={"kdsr_groups": told})
+    save_file({"params.w": torch.ones(1)}, tmp_path / "x.safetensors", metadata={"kdsr_groups": facts})
     with refuses(tmp_path / "x.safetensors", "damaged"):
         read_groups(tmp_path / "x.safetensors")
 
@@ -207,8 +207,8 @@ def test_a_training_writes_and_resumes_safetensors(model_type, commands, tmp_pat
     own = state["net_g"] if model_type == "ImageDistillModel" else state["networks"]["net_g"]
     ours = read_groups(models / "net_g_4.safetensors")
     assert set(ours) == {"params", "params_ema"} and all(torch.equal(v, own[k]) for k, v in ours["params"].items())
-    told = json.loads(read_safetensors(models / "net_g_4.safetensors")[1]["kdsr"])
-    assert told == {"network": NET, "scale": 2}
+    facts = json.loads(read_safetensors(models / "net_g_4.safetensors")[1]["kdsr"])
+    assert facts == {"network": NET, "scale": 2}
 
 
 def test_a_pickled_payload_that_a_network_reads_itself_is_refused(tmp_path: Path) -> None:

@@ -27,19 +27,23 @@ def compact(tmp_path):
 
 def test_found_from_the_file_alone_and_equal_to_the_network_it_was(compact):
     net, path = compact
-    found = make_network({"type": "spandrel", "path": str(path)}).eval()
-    assert (found.traits.scale, found.traits.color, found.architecture) == (2, "rgb", "RealESRGAN Compact")
+    loaded = make_network({"type": "spandrel", "path": str(path)}).eval()
+    assert (loaded.traits.scale, loaded.traits.color, loaded.architecture) == (
+        2,
+        "rgb",
+        "RealESRGAN Compact",
+    )
     x = torch.rand(1, 3, 9, 12)
     with torch.no_grad():
-        torch.testing.assert_close(Runner(found, found.traits).restore(x), net(x))
+        torch.testing.assert_close(Runner(loaded, loaded.traits).restore(x), net(x))
 
 
 def test_safetensors(compact, tmp_path):
     safetensors = pytest.importorskip("safetensors.torch")
     net, _ = compact
     safetensors.save_file(net.state_dict(), tmp_path / "compact.safetensors")
-    found = make_network({"type": "spandrel", "path": str(tmp_path / "compact.safetensors")})
-    assert found.traits.scale == 2
+    loaded = make_network({"type": "spandrel", "path": str(tmp_path / "compact.safetensors")})
+    assert loaded.traits.scale == 2
 
 
 def test_teaches_rgb_and_y_students_with_taps_by_path(compact):

@@ -130,8 +130,8 @@ def test_the_table_says_whether_a_published_order_is_found(bench: Path, tmp_path
         "- 100 iterations, with over alone: -0.400 ± 0.141 dB, reversed",
         "",
     ]
-    found = json.loads(page.with_suffix(".json").read_text())["published"]["found"]
-    assert [record["verdict"] for record in found] == ["holds", "within the spread", "reversed"]
+    published = json.loads(page.with_suffix(".json").read_text())["published"]["found"]
+    assert [record["verdict"] for record in published] == ["holds", "within the spread", "reversed"]
 
 
 def test_a_published_order_of_rows_that_are_not_there_is_refused(bench: Path):
@@ -292,9 +292,9 @@ def test_what_is_only_tested_stands_beside_the_rows(bench: Path, tmp_path: Path)
     for run in Plan(bench, tmp_path).rows():
         _finish(run, 30.0)
     run_bench(Plan(bench, tmp_path))
-    found = outcome(test)
-    assert found is not None and 5 < found.val["noise"]["psnr"] < 30 and found.reference
-    assert "| bicubic | 1 | " in markdown(summarize([found]), command="c", protocol="Y")
+    result = outcome(test)
+    assert result is not None and 5 < result.val["noise"]["psnr"] < 30 and result.reference
+    assert "| bicubic | 1 | " in markdown(summarize([result]), command="c", protocol="Y")
 
 
 def test_tests_alone_make_a_table_and_nothing_at_all_is_refused(bench: Path):
@@ -305,8 +305,8 @@ def test_tests_alone_make_a_table_and_nothing_at_all_is_refused(bench: Path):
     bench.write_text(yaml.safe_dump({"name": "b", "base": "base.yml", "tested": {"bicubic": {"scale": 4}}}))
     assert read_bench(bench).rows == {}
     scores = {"walk": {"psnr": 26.1, "protocol": "Y"}}
-    found = Outcome(row="bicubic", reference=True, val=scores, seconds=1.0, ratios={})
-    text = markdown(summarize([found]), command="c", protocol="Y")
+    result = Outcome(row="bicubic", reference=True, val=scores, seconds=1.0, ratios={})
+    text = markdown(summarize([result]), command="c", protocol="Y")
     assert "| bicubic | 1 | 26.100 | - | - | 1 |" in text and "iterations" not in text
 
 

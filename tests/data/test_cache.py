@@ -95,7 +95,7 @@ def test_lr_made_of_frames_that_do_not_fit_is_one_decoding_each(counting):
     pairs.cache(True, half, keys, keys)
     for _ in range(2):
         counting.reads = 0
-        found = pairs.read(keys, keys[1:2], Crop(1, 2, 8, 8))
-        for left, right in zip(found, expected, strict=True):
+        crops = pairs.read(keys, keys[1:2], Crop(1, 2, 8, 8))
+        for left, right in zip(crops, expected, strict=True):
             np.testing.assert_array_equal(left, right)
     assert counting.reads == 2  # the two that are not in memory

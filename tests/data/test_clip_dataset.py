@@ -115,9 +115,9 @@ def test_lr_kept_beside_its_hr_is_read_with_it(make, clip_root, tmp_path, codec,
     begun = []
     begin = lmdb_store._begin
     monkeypatch.setattr(lmdb_store, "_begin", lambda root: begun.append(root) or begin(root))
-    found = samples(dataset)
-    assert len(begun) == len(found)  # one transaction a sample
-    for left, right in zip(found, samples(make(cache=False)), strict=True):
+    drawn = samples(dataset)
+    assert len(begun) == len(drawn)  # one transaction a sample
+    for left, right in zip(drawn, samples(make(cache=False)), strict=True):
         assert_same(left, right)
     other = make(dataroot_gt=str(tmp_path / "both.lmdb"), cache=False, degradation="BD")
     assert isinstance(other.pairs.lq, DegradedSource)

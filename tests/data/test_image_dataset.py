@@ -53,9 +53,9 @@ def test_folder_lmdb_cache_and_stored_lr_give_identical_tensors(images, low, tmp
         {"dataroot_gt": str(tmp_path / "gt.lmdb")},
         {"dataroot_lq": str(low), "filename_tmpl": "{}x4"},
     ):
-        for found, item in zip(samples(ImagePairDataset(**options(images, **changes))), expected, strict=True):
-            assert torch.equal(found["lq"], item["lq"]) and torch.equal(found["gt"], item["gt"])
-            assert found["key"] == item["key"]
+        for other, item in zip(samples(ImagePairDataset(**options(images, **changes))), expected, strict=True):
+            assert torch.equal(other["lq"], item["lq"]) and torch.equal(other["gt"], item["gt"])
+            assert other["key"] == item["key"]
 
 
 def test_luma(images):

@@ -122,10 +122,10 @@ def test_bad_frames_are_left_out_and_listed(tmp_path, save, frames, capsys):
     (root / "8.png").symlink_to("nowhere.png")
     shapes = convert_clips(tmp_path / "in", tmp_path / "out.lmdb", making=Making(skip_bad=True))
     assert shapes == {"a": (4, 144, 176)}
-    told = [line.split("\t") for line in (tmp_path / "out.lmdb" / "skipped.txt").read_text().splitlines()]
-    assert [key for key, _ in told] == ["a/1", "a/3", "a/5", "a/7", "a/8"]
+    skipped = [line.split("\t") for line in (tmp_path / "out.lmdb" / "skipped.txt").read_text().splitlines()]
+    assert [key for key, _ in skipped] == ["a/1", "a/3", "a/5", "a/7", "a/8"]
     for (_, reason), words in zip(
-        told, ("does not decode", "9x176, other frames", "uint16 pixels", "does not decode", "cannot be read"),
+        skipped, ("does not decode", "9x176, other frames", "uint16 pixels", "does not decode", "cannot be read"),
         strict=True,
     ):  # fmt: skip
         assert words in reason

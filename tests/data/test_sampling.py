@@ -39,9 +39,9 @@ class Theirs(Dataset):
 
 def batches(dataset, batch=4, workers=0, **options) -> list[torch.Tensor]:
     sampler = PlannedSampler(LENGTH, batch, **{"seed": 3, "total_iter": TOTAL, **options})
-    found = [item["value"] for item in Batches(dataset, sampler, workers)]
-    assert len(found) == len(sampler)
-    return found
+    drawn = [item["value"] for item in Batches(dataset, sampler, workers)]
+    assert len(drawn) == len(sampler)
+    return drawn
 
 
 @pytest.fixture(params=[Ours, Theirs])
@@ -73,8 +73,8 @@ def test_accumulation_changes_nothing(dataset):
 def test_restarts_change_nothing(dataset, start):
     rest = batches(dataset, start_iter=start)
     assert len(rest) == TOTAL - start
-    for found, expected in zip(rest, batches(dataset)[start:], strict=True):
-        assert torch.equal(found, expected)
+    for drawn, expected in zip(rest, batches(dataset)[start:], strict=True):
+        assert torch.equal(drawn, expected)
 
 
 def test_the_training_generators_are_left_alone(dataset):

@@ -119,10 +119,10 @@ def test_every_sample_of_whole_frames_is_the_live_teachers_away_from_its_border(
     for number in range(len(dataset)):
         item = dataset.sample(number, np.random.default_rng(number))
         assert item["teacher"][OUTPUT].shape == (2, 3, 64, 64) and item["teacher"][OUTPUT].dtype == torch.float16
-        for held, live in zip(
+        for stored_output, live in zip(
             (item["teacher"][OUTPUT], item["teacher"]["upsampler"]), live_features(teacher, item["lq"], 2), strict=True
         ):
-            apart = (held.float() - live)[inner].abs().max()
+            apart = (stored_output.float() - live)[inner].abs().max()
             assert apart < 1e-3 * live.abs().max()
 
 

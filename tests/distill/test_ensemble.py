@@ -85,8 +85,8 @@ def test_built_from_options_with_the_weights_of_each(tmp_path):
         opt[f"network_{key}"], opt["path"][f"pretrain_network_{key}"] = SMALL, str(tmp_path / f"{key}.pth")
         save_tensors({"params": make_network(SMALL).state_dict()}, tmp_path / f"{key}.pth")
     ensemble = build_teacher(make_options(opt))
-    held = torch.load(tmp_path / "t2.pth", weights_only=True)["params"]["conv_first.weight"]
-    assert torch.equal(ensemble.get_submodule("t2").net.conv_first.weight, held)
+    saved_weight = torch.load(tmp_path / "t2.pth", weights_only=True)["params"]["conv_first.weight"]
+    assert torch.equal(ensemble.get_submodule("t2").net.conv_first.weight, saved_weight)
     del opt["path"]["pretrain_network_t2"]
     with refuses("path.pretrain_network_t2"):
         build_teacher(make_options(opt))

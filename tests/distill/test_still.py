@@ -102,10 +102,10 @@ def test_resume_within_a_stage_and_at_its_border_equals_the_unbroken_run() -> No
 
 def test_dropout_stays_and_what_was_in_evaluation_mode_is_left_there() -> None:
     net = Normed()
-    found = keepers(net, ("head",))
-    assert all(module is not net.head.drop for module in found)
-    assert [type(m).__name__ for m in found] == ["_SpectralNorm", "Conv2d", "BatchNorm2d"]
-    hold(found, ())
+    kept = keepers(net, ("head",))
+    assert all(module is not net.head.drop for module in kept)
+    assert [type(m).__name__ for m in kept] == ["_SpectralNorm", "Conv2d", "BatchNorm2d"]
+    hold(kept, ())
     assert net.head.drop.training and net.tail.bn.training and not net.head.bn.training
-    hold((), found)
+    hold((), kept)
     assert net.head.bn.training

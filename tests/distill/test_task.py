@@ -250,19 +250,19 @@ def test_balance_holds_the_gradient_ratio():
     for iteration in range(1, 40):
         optim.zero_grad()
         output = task(data, iteration)
-        found = task.measure(output, iteration)
+        measured = task.measure(output, iteration)
         sum(output.losses.values()).backward()
         optim.step()
-    assert found["spatial"] == pytest.approx(0.3, rel=0.3) and found["output"] == pytest.approx(2.0, rel=0.3)
+    assert measured["spatial"] == pytest.approx(0.3, rel=0.3) and measured["output"] == pytest.approx(2.0, rel=0.3)
 
 
 def test_measured_ratios_are_those_of_the_gradients():
     task = make()
     output = task(clips(), 1)
     params = list(task.student.parameters())
-    found = task.measure(output, 1)
+    measured = task.measure(output, 1)
     pixel = norms(output.losses["l_pix"], params)
-    for name, ratio in found.items():
+    for name, ratio in measured.items():
         assert ratio == pytest.approx(norms(output.losses[f"l_{name}"], params) / pixel, rel=1e-3), name
     assert all(p.grad is None for p in params)
 
@@ -330,9 +330,9 @@ def test_stages_choose_terms_and_freeze():
         output = train_step(task, optim, clips(), iteration)
         assert set(output.losses) == losses
         for name, param in names.items():
-            held = name.startswith(frozen) if frozen else False
-            assert param.requires_grad != held
-            if held:
+            is_frozen = name.startswith(frozen) if frozen else False
+            assert param.requires_grad != is_frozen
+            if is_frozen:
                 assert torch.equal(param, before[name]), name
     task.set_stage(1)
     task.set_stage(9)

@@ -108,8 +108,8 @@ def test_missing_frame_numbers_are_named_once(tmp_path, caplog, monkeypatch) -> 
     (tmp_path / "000" / "00000003.png").unlink()
     for _ in range(2):
         clips(tmp_path)
-    told = "clip '000' has no frames between '000/00000002' and '000/00000004'; they are taken for neighbors"
-    assert caplog.text.count(told) == 1
+    warning = "clip '000' has no frames between '000/00000002' and '000/00000004'; they are taken for neighbors"
+    assert caplog.text.count(warning) == 1
 
 
 def test_frames_of_one_clip_that_differ_in_size_end_training_at_once(tmp_path, capsys) -> None:

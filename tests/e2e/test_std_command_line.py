@@ -119,9 +119,9 @@ def _weights(path: Path) -> dict[str, dict[str, torch.Tensor]]:
 def test_student_files_hold_the_student_only(unbroken: Path) -> None:
     from kdsr_arch.registry import build
 
-    held = _weights(unbroken / "models" / "net_g_12.pth")
-    assert set(held) == {"params", "params_ema"}
-    for state in held.values():
+    saved = _weights(unbroken / "models" / "net_g_12.pth")
+    assert set(saved) == {"params", "params_ema"}
+    for state in saved.values():
         build("network", STUDENT, "network_g").load_state_dict(state, strict=True)
 
 

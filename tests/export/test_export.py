@@ -67,8 +67,8 @@ def test_onnx_of_an_image_network(weights, tmp_path, capsys):
     facts = read_facts(out)
     assert (facts["scale"], facts["color"], facts["mode"], facts["opset"]) == (2, "y", "image", 18)
     assert facts["network"] == {"type": "FSRCNN", "scale": 2, "d": 8, "s": 4, "m": 1} and facts["version"]
-    held = {p.key: p.value for p in model.metadata_props}
-    assert held["scale"] == "2" and held["num_frame"] == "1"
+    metadata = {p.key: p.value for p in model.metadata_props}
+    assert metadata["scale"] == "2" and metadata["num_frame"] == "1"
 
 
 def test_half_precision_and_its_facts(weights, tmp_path):

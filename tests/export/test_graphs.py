@@ -100,8 +100,8 @@ def test_a_mirrored_clip_needs_no_branch_in_a_graph(tmp_path):
 def test_onnx_at_three_sizes(name, tmp_path):
     pytest.importorskip("onnxruntime")
     pytest.importorskip("onnxscript")
-    found = FORMATS["onnx"](prepared(name, tmp_path, frames=2), tmp_path / "net.onnx")
-    assert len({deviation.size for deviation in found}) == len(SIZES) and max(d.largest for d in found) < 1e-5
+    compared = FORMATS["onnx"](prepared(name, tmp_path, frames=2), tmp_path / "net.onnx")
+    assert len({deviation.size for deviation in compared}) == len(SIZES) and max(d.largest for d in compared) < 1e-5
 
 
 @pytest.mark.slow

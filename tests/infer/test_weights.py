@@ -42,13 +42,13 @@ def test_faults_in_the_options(opt: dict, names: list[str]) -> None:
 @pytest.mark.parametrize("form", ["bare", "params", "params_ema", "module"])
 def test_every_form_of_file_is_read(key: str | None, form: str, net: torch.nn.Module, tmp_path: Path) -> None:
     weights = build("network", NET, "network_g").state_dict()
-    held = {
+    stored_weights = {
         "bare": weights,
         "params": {"params": weights},
         "params_ema": {"params_ema": weights},
         "module": {"params": {f"module.{k}": v for k, v in weights.items()}},
     }[form]
-    load_weights(net, store(tmp_path / "x.pth", held), key)
+    load_weights(net, store(tmp_path / "x.pth", stored_weights), key)
     for name, value in net.state_dict().items():
         assert torch.equal(value, weights[name])
 

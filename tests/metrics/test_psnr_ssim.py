@@ -25,10 +25,10 @@ def test_golden(vectors):
     order = str(z["hp/channel_order"])
     checked = 0
     for key in z.files:
-        found = re.fullmatch(r"out64/(psnr|ssim|edsr_psnr)_(rgb|y)_(?:crop|shave)(\d+)_(\d+)", key)
-        if not found:
+        match = re.fullmatch(r"out64/(psnr|ssim|edsr_psnr)_(rgb|y)_(?:crop|shave)(\d+)_(\d+)", key)
+        if not match:
             continue
-        kind, colour, crop, index = found.groups()
+        kind, colour, crop, index = match.groups()
         pair = [z[f"in/img_{side}{index}"] for side in "ab"]
         pair = [x[..., ::-1] if order.startswith("RGB") else x for x in pair]
         metric = {"psnr": "calculate_psnr", "ssim": "calculate_ssim", "edsr_psnr": "calculate_psnr_edsr"}[kind]

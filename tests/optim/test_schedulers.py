@@ -20,12 +20,12 @@ def schedule_of(optim: torch.optim.Optimizer, opt: dict | None, warmup: int = -1
 
 
 def rates(schedule: Schedule, count: int, start: int = 0) -> list[float]:
-    found = []
+    lrs = []
     for iteration in range(start + 1, count + 1):
         schedule.optimizer.step()
         schedule.advance(iteration)
-        found.append(schedule.optimizer.param_groups[0]["lr"])
-    return found
+        lrs.append(schedule.optimizer.param_groups[0]["lr"])
+    return lrs
 
 
 def basicsr_rates(opt: dict, count: int, warmup: int = -1) -> list[float]:
@@ -35,12 +35,12 @@ def basicsr_rates(opt: dict, count: int, warmup: int = -1) -> list[float]:
     model = BaseModel({"num_gpu": 0, "is_train": True, "train": {"scheduler": dict(opt)}})
     model.optimizers = [optimizer()]
     model.setup_schedulers()
-    found = []
+    lrs = []
     for iteration in range(1, count + 1):
         model.optimizers[0].step()
         model.update_learning_rate(iteration, warmup)
-        found.append(model.get_current_learning_rate()[0])
-    return found
+        lrs.append(model.get_current_learning_rate()[0])
+    return lrs
 
 
 BASICSR = [
@@ -68,9 +68,9 @@ def test_resumed_schedule_equals_the_unbroken_one(opt: dict) -> None:
 
 def test_warm_up_is_basicsrs_and_leaves_no_trace() -> None:
     opt = {"type": "MultiStepLR", "milestones": [8], "gamma": 0.5}
-    found = rates(schedule_of(optimizer(), opt, warmup=4), 10)
-    assert found[:3] == basicsr_rates(opt, 3, warmup=4) == [0.1 / 4 * i for i in (1, 2, 3)]
-    assert found[3:] == [0.1] * 5 + [0.05] * 2
+    lrs = rates(schedule_of(optimizer(), opt, warmup=4), 10)
+    assert lrs[:3] == basicsr_rates(opt, 3, warmup=4) == [0.1 / 4 * i for i in (1, 2, 3)]
+    assert lrs[3:] == [0.1] * 5 + [0.05] * 2
 
 
 def test_constant_without_a_schedule() -> None:
@@ -101,13 +101,13 @@ def test_one_cycle_resumes() -> None:
 
 
 def test_linear_decay_by_hand() -> None:
-    found = rates(schedule_of(optimizer(), {"type": "LinearLR", "total_iter": 4}), 5)
-    assert found == pytest.approx([0.1, 0.075, 0.05, 0.025, 0.0])
+    lrs = rates(schedule_of(optimizer(), {"type": "LinearLR", "total_iter": 4}), 5)
+    assert lrs == pytest.approx([0.1, 0.075, 0.05, 0.025, 0.0])
 
 
 def test_linear_lr_without_total_iter_is_torchs() -> None:
-    found = rates(schedule_of(optimizer(), {"type": "LinearLR", "start_factor": 0.5, "total_iters": 2}), 3)
-    assert found == pytest.approx([0.05, 0.075, 0.1])
+    lrs = rates(schedule_of(optimizer(), {"type": "LinearLR", "start_factor": 0.5, "total_iters": 2}), 3)
+    assert lrs == pytest.approx([0.05, 0.075, 0.1])
 
 
 @pytest.mark.parametrize(

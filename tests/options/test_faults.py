@@ -179,8 +179,8 @@ CASES: list[tuple[dict[str, Any], str]] = [
 
 @pytest.mark.parametrize(("changes", "fault"), CASES, ids=[fault[:60] for _, fault in CASES])
 def test_fault(faults: Callable[..., list[str]], changes: dict[str, Any], fault: str) -> None:
-    found = faults(changes)
-    assert any(fault in line for line in found), found
+    lines = faults(changes)
+    assert any(fault in line for line in lines), lines
 
 
 TERMS: list[tuple[dict[str, Any], str]] = [
@@ -208,14 +208,14 @@ TERMS: list[tuple[dict[str, Any], str]] = [
 
 @pytest.mark.parametrize("key", ["distil_opt", "pixl_opt", "optim_x"])
 def test_an_unknown_key_is_one_fault_whatever_it_holds(faults: Callable[..., list[str]], key: str) -> None:
-    found = faults({f"train.{key}": {"t": {"type": "L1Los"}}})
-    assert len(found) == 1 and f"train.{key}: unknown key" in found[0], found
+    lines = faults({f"train.{key}": {"t": {"type": "L1Los"}}})
+    assert len(lines) == 1 and f"train.{key}: unknown key" in lines[0], lines
 
 
 @pytest.mark.parametrize(("term", "fault"), TERMS, ids=[fault[:50] for _, fault in TERMS])
 def test_fault_of_a_term(faults: Callable[..., list[str]], term: dict[str, Any], fault: str) -> None:
-    found = faults({"train.distill_opt": {"t": {"type": "L1Loss", **term}}})
-    assert any(fault in line for line in found), found
+    lines = faults({"train.distill_opt": {"t": {"type": "L1Loss", **term}}})
+    assert any(fault in line for line in lines), lines
 
 
 STAGES: list[tuple[list[dict[str, Any]], str]] = [
@@ -228,8 +228,8 @@ STAGES: list[tuple[list[dict[str, Any]], str]] = [
 
 @pytest.mark.parametrize(("stages", "fault"), STAGES, ids=[fault[:40] for _, fault in STAGES])
 def test_fault_of_the_stages(faults: Callable[..., list[str]], stages: list[dict[str, Any]], fault: str) -> None:
-    found = faults({"train.stages": stages, "train.distill_opt": {"spatial": {"type": "L1Loss"}}})
-    assert any(fault in line for line in found), found
+    lines = faults({"train.stages": stages, "train.distill_opt": {"spatial": {"type": "L1Loss"}}})
+    assert any(fault in line for line in lines), lines
 
 
 def test_window_of_a_video_network(faults: Callable[..., list[str]]) -> None:
@@ -243,18 +243,18 @@ def test_window_of_a_video_network(faults: Callable[..., list[str]]) -> None:
         "datasets.train": {**reds, "num_frame": 4},
         "network_g": {**edvr, "num_frame": 4},
     }
-    found = faults(both)
-    assert any("datasets.train.num_frame: must be odd and at least 1, got 4" in line for line in found)
-    assert any("network_g.num_frame: must be odd and at least 1, got 4" in line for line in found)
-    found = faults({"model_type": "EDVRModel", "datasets.train": {**reds, "num_frame": 7}, "network_g": edvr})
-    assert any("datasets.train.num_frame: is 7, but network_g (EDVR) sees 5 frames" in line for line in found)
+    lines = faults(both)
+    assert any("datasets.train.num_frame: must be odd and at least 1, got 4" in line for line in lines)
+    assert any("network_g.num_frame: must be odd and at least 1, got 4" in line for line in lines)
+    lines = faults({"model_type": "EDVRModel", "datasets.train": {**reds, "num_frame": 7}, "network_g": edvr})
+    assert any("datasets.train.num_frame: is 7, but network_g (EDVR) sees 5 frames" in line for line in lines)
 
 
 def test_all_faults_at_once_in_the_files_order_with_lines(faults: Callable[..., list[str]]) -> None:
-    found = faults({"scale": "x", "network_g.type": "EDVRR", "train.optim_g.lr": -1, "val.val_freq": "x", "lgger": {}})
-    keys = [line.split(":")[0] for line in found]
+    lines = faults({"scale": "x", "network_g.type": "EDVRR", "train.optim_g.lr": -1, "val.val_freq": "x", "lgger": {}})
+    keys = [line.split(":")[0] for line in lines]
     assert keys == ["scale", "network_g.type", "train.optim_g.lr", "val.val_freq", "lgger"]
-    assert found[0].endswith("(line 3)")
+    assert lines[0].endswith("(line 3)")
 
 
 def test_message_counts_and_lists(tmp_path: Path) -> None:
@@ -281,22 +281,22 @@ def test_parts_of_a_mixture(faults: Callable[..., list[str]]) -> None:
     mixture = {"type": "MixDataset", "gt_size": 64, "batch_size_per_gpu": 1, "weights": [1, 2], "num_frame": 3}
     assert faults({"datasets.train": {**mixture, "datasets": [part, part]}}) == []
     wrong = {**part, "type": "ClipDatset", "num_frame": 4, "border": "none"}
-    found = faults({"datasets.train": {**mixture, "datasets": [{**part, "clps": []}, wrong]}})
-    assert len(found) == 4
+    lines = faults({"datasets.train": {**mixture, "datasets": [{**part, "clps": []}, wrong]}})
+    assert len(lines) == 4
     for fault in (
         "datasets.train.datasets.0.clps: unknown key of ClipDataset (did you mean 'clips'",
         "datasets.train.datasets.1.type: there is no data set named 'ClipDatset' (did you mean 'ClipDataset'",
         "datasets.train.datasets.1.num_frame: must be odd and at least 1, got 4",
         "datasets.train.datasets.1.border: must be 'symmetric' or 'replicate', not the text 'none'",
     ):
-        assert any(fault in line for line in found), found
+        assert any(fault in line for line in lines), lines
 
 
 def test_balance_needs_a_pixel_loss(faults: Callable[..., list[str]]) -> None:
     balanced = {"out": {"type": "L1Loss", "loss_weight": {"balance": 0.5, "schedule": [[0, 0], [50, 1]]}}}
-    found = faults({"train.distill_opt": balanced, "train.pixel_opt": ...})
+    lines = faults({"train.distill_opt": balanced, "train.pixel_opt": ...})
     assert any(
-        "out.loss_weight: is balanced against the pixel loss, but there is no train.pixel_opt" in f for f in found
+        "out.loss_weight: is balanced against the pixel loss, but there is no train.pixel_opt" in f for f in lines
     )
-    found = faults({"train.pixel_opt.loss_weight": {"balance": 1}})
-    assert any("train.pixel_opt.loss_weight: " in line for line in found)
+    lines = faults({"train.pixel_opt.loss_weight": {"balance": 1}})
+    assert any("train.pixel_opt.loss_weight: " in line for line in lines)

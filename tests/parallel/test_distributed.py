@@ -114,9 +114,9 @@ def test_slurm_variables_become_those_of_torch(monkeypatch: pytest.MonkeyPatch) 
     for key, value in given.items():
         monkeypatch.setenv(f"SLURM_{key}", value)
     prepare_environment("slurm")
-    found = {k: os.environ[k] for k in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")}
+    variables = {k: os.environ[k] for k in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")}
     wanted = {"RANK": "5", "WORLD_SIZE": "8", "LOCAL_RANK": "1", "MASTER_ADDR": "n4", "MASTER_PORT": "24567"}
-    assert found == wanted
+    assert variables == wanted
     prepare_environment("slurm", port=4000)
     assert os.environ["MASTER_PORT"] == "4000"
 

@@ -179,13 +179,13 @@ def test_in_a_browser_all_images_zoom_and_move_together(results):
         const at = { clientX: box.left + 30, clientY: box.top + 40, bubbles: true, cancelable: true };
         pane.dispatchEvent(new WheelEvent('wheel', { ...at, deltaY: -900 }));"""
     dom = browse(page, script)
-    found = transforms(dom)
-    assert len(found) == 3 and len(set(found)) == 1
+    values = transforms(dom)
+    assert len(values) == 3 and len(set(values)) == 1
     fitted = transforms(browse(page, "document.querySelector('#modes [data-mode=grid]').click()"))[0]
-    assert float(found[0][2]) > 3 * float(fitted[2])
+    assert float(values[0][2]) > 3 * float(fitted[2])
     for axis, pointer in ((0, 30), (1, 40)):  # the point under the pointer stays there
         before = (pointer - float(fitted[axis])) / float(fitted[2])
-        assert (pointer - float(found[0][axis])) / float(found[0][2]) == pytest.approx(before, abs=0.6)
+        assert (pointer - float(values[0][axis])) / float(values[0][2]) == pytest.approx(before, abs=0.6)
 
 
 @pytest.mark.slow
@@ -202,11 +202,11 @@ def test_in_a_browser_the_slider_divides(results):
 def test_in_a_browser_difference_maps_measure(results):
     dom = browse(make(results), "await new Promise((done) => setTimeout(done, 1500))", "#mode=difference&item=3")
     assert "data-mean" in dom
-    found = [float(value) for value in re.findall(r'data-mean="([\d.]+)"', dom)]
+    values = [float(value) for value in re.findall(r'data-mean="([\d.]+)"', dom)]
     name = re.search(r'aria-selected="true"><th scope="row">[^<]*?(\d+)<', dom).group(1)
     index = int(name)
     expected = [
         np.abs(picture(index, strength).astype(float) - picture(index)).mean()
         for strength in (2, (9, 5, 10, 30, 12)[index])
     ]
-    assert found == pytest.approx(expected, abs=1e-3)
+    assert values == pytest.approx(expected, abs=1e-3)

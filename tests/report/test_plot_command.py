@@ -48,7 +48,7 @@ def test_both_kinds_are_drawn(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "word"),
     [
         (["none"], "neither history.jsonl"),
         (["run", "res"], "do not go in one plot"),
@@ -61,9 +61,9 @@ def test_both_kinds_are_drawn(tmp_path):
         (["res", "res"], "tell them apart"),
     ],
 )
-def test_refusals(tmp_path, monkeypatch, capsys, words, told):
+def test_refusals(tmp_path, monkeypatch, capsys, words, word):
     monkeypatch.chdir(tmp_path)
     experiment(tmp_path / "run"), result(tmp_path / "res"), result(tmp_path / "other", protocol="RGB")
     (tmp_path / "none").mkdir()
     assert plot(*words) == 2
-    assert told in capsys.readouterr().err and not list(tmp_path.glob("*.p[nd][gf]"))
+    assert word in capsys.readouterr().err and not list(tmp_path.glob("*.p[nd][gf]"))

@@ -42,9 +42,9 @@ def same(left: dict[str, torch.Tensor], right: dict[str, torch.Tensor]) -> bool:
 
 
 def test_the_dry_run_leaves_no_trace_in_the_statistics() -> None:
-    held = statistics(trainer().model.student)
-    assert len(held) == 3 * 26
-    assert all(not value.any() for name, value in held.items() if "mean" in name or "tracked" in name)
+    stats = statistics(trainer().model.student)
+    assert len(stats) == 3 * 26
+    assert all(not value.any() for name, value in stats.items() if "mean" in name or "tracked" in name)
 
 
 def test_statistics_of_one_step_by_hand() -> None:
@@ -100,7 +100,7 @@ def test_testing_uses_the_statistics_and_leaves_them() -> None:
     lq, gt = torch.rand(5, 3, 8, 12), torch.rand(5, 3, 16, 24)
     sample = {"lq": lq, "gt": gt, "gt_index": [0, 1, 2, 3, 4], "name": "a", "frames": list("12345")}
     scores = evaluator(metrics={"psnr": {"type": "calculate_psnr", "crop_border": 0}})
-    found = scores.run(net, [sample], torch.device("cpu"), progress=False)
+    first_result = scores.run(net, [sample], torch.device("cpu"), progress=False)
     assert same(before, statistics(net)) and net.training and net.temp1.inc.convblock[1].training
     runner = Runner(net.eval(), traits_of(net))
     windows = [window_indices(i, 5, runner.traits.num_frame) for i in range(5)]
@@ -108,7 +108,7 @@ def test_testing_uses_the_statistics_and_leaves_them() -> None:
     together = runner.restore(torch.stack([lq, torch.rand_like(lq)]), windows=windows)[0]
     torch.testing.assert_close(alone, together, atol=1e-5, rtol=1e-5)  # whatever else is in the batch
     again = scores.run(net, [sample], torch.device("cpu"), progress=False)
-    assert again.mean == found.mean
+    assert again.mean == first_result.mean
 
 
 def test_without_batch_norm_nothing_is_tracked() -> None:
@@ -129,16 +129,16 @@ def work() -> None:
     half = slice(2 * distributed.rank(), 2 * distributed.rank() + 2)
     train(made, [{name: images[half] for name, images in batch.items()}])
     first, second = distributed.gather(made.model.student.state_dict())
-    held = statistics(made.model.student)
-    assert all(torch.equal(first[name], second[name]) for name in first if name not in held)  # one network,
-    means = [name for name in held if name.endswith("mean")]
+    stats = statistics(made.model.student)
+    assert all(torch.equal(first[name], second[name]) for name in first if name not in stats)  # one network,
+    means = [name for name in stats if name.endswith("mean")]
     assert not any(torch.equal(first[name], second[name]) for name in means)  # each with the statistics of its half,
     alone = trainer()
     train(alone, [{name: images[half] for name, images in batch.items()}])
-    assert same(held, statistics(alone.model.student))  # as it would be alone;
+    assert same(stats, statistics(alone.model.student))  # as it would be alone;
     distributed.broadcast_buffers(made.model.modules())
     for net in (made.model.student, made.model.ema.net):  # tested and saved with those of the first
-        assert same({name: first[name] for name in held}, statistics(net))
+        assert same({name: first[name] for name in stats}, statistics(net))
     distributed.stop()
 
 

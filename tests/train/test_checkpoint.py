@@ -127,8 +127,8 @@ def test_a_harmed_state_is_refused_and_passed_over(harm, tmp_path: Path) -> None
     harm(path)
     with refuses(path):
         load_state(path, MINE)
-    found, _, passed = find_latest(tmp_path / "training_states", MINE)
-    assert found is not None and found.name == "5.state"
+    latest, _, passed = find_latest(tmp_path / "training_states", MINE)
+    assert latest is not None and latest.name == "5.state"
     assert len(passed) == 1 and "10.state" in passed[0]
 
 

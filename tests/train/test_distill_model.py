@@ -76,15 +76,15 @@ def test_space_time_distillation_resumes_exactly(tmp_path: Path) -> None:
     assert {"l_pix", "l_motion", "l_spatial", "l_temporal", "ratio/temporal", "grad_norm"} <= set(log)
 
 
-@pytest.mark.parametrize(("steps", "told"), [(9, False), (10, True)])
+@pytest.mark.parametrize(("steps", "is_warned"), [(9, False), (10, True)])
 def test_a_term_that_trains_its_own_parts_to_the_end_is_told(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture, steps: int, told: bool
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, steps: int, is_warned: bool
 ) -> None:
     pretrained = {**STD["temporal"], "lstm": "pretrained", "pretrain_iters": steps}
     opt = options({"distill_opt": {"temporal": pretrained}}, network_g=VESPCN, scale=4, **teacher_file(tmp_path, EDVR))
     with caplog.at_level("WARNING", "kdsr"):
         make_trainer(opt, {"lq": torch.rand(1, 4, 3, 12, 12), "gt": torch.rand(1, 2, 3, 48, 48)})
-    assert any("temporal: its pretrain_iters" in r.message for r in caplog.records) == told
+    assert any("temporal: its pretrain_iters" in r.message for r in caplog.records) == is_warned
 
 
 def test_train_only_parts_train_but_are_in_no_student_file(tmp_path: Path) -> None:
@@ -153,11 +153,11 @@ def test_state_is_a_copy() -> None:
     trainer = make_trainer(options({"ema_decay": 0.5}), data[0])
     train(trainer, data[:1])
     state = trainer.model.state()
-    held = deepcopy(state)
+    copy_of_state = deepcopy(state)
     train(trainer, data[1:], 1)
     for part in ("net_g", "net_g_ema"):
-        assert all(torch.equal(v, held[part][k]) for k, v in state[part].items())
-    assert torch.equal(state["optimizer"]["state"][0]["exp_avg"], held["optimizer"]["state"][0]["exp_avg"])
+        assert all(torch.equal(v, copy_of_state[part][k]) for k, v in state[part].items())
+    assert torch.equal(state["optimizer"]["state"][0]["exp_avg"], copy_of_state["optimizer"]["state"][0]["exp_avg"])
 
 
 def test_state_of_other_terms_is_refused(tmp_path: Path) -> None:

@@ -80,5 +80,5 @@ def test_the_smallest_difference_is_seen(where, finished, tmp_path) -> None:
     copy = shutil.copytree(finished, tmp_path / "copy")
     assert run_outcome.differences(finished, copy, 9) == []
     CHANGES[where](copy)
-    (found,) = run_outcome.differences(finished, copy, 9)
-    assert where in found
+    (difference,) = run_outcome.differences(finished, copy, 9)
+    assert where in difference

@@ -84,13 +84,13 @@ def _scenario(kind: str, root: Path, images: Path) -> dict[str, Any]:
 
 def _write(root: Path, options: dict[str, Any], batch: int | None = None, **logger: Any) -> Path:
     """The option file below `root`, for `batch` samples in each process."""
-    held = json.loads(json.dumps(options))
+    copied = json.loads(json.dumps(options))
     if batch:
-        held["datasets"]["train"]["batch_size_per_gpu"] = batch
-    held["logger"].update(logger)
+        copied["datasets"]["train"]["batch_size_per_gpu"] = batch
+    copied["logger"].update(logger)
     path = root / "options" / "tiny.yml"
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(yaml.safe_dump(held))
+    path.write_text(yaml.safe_dump(copied))
     return path
 
 
@@ -157,8 +157,8 @@ def _same_training(one: Path, two: Path) -> None:
     """The last states: student, average, adapters, trained losses, balances, momenta."""
     ours, theirs = _state(one, 50), _state(two, 50)
     for part in ("net_g", "net_g_ema", "train_only", "optimizer", "ratios"):
-        held = [m[part]["state"] if part == "optimizer" else m[part] for m in (ours, theirs)]
-        _close(*held, part)
+        pair = [m[part]["state"] if part == "optimizer" else m[part] for m in (ours, theirs)]
+        _close(*pair, part)
 
 
 def test_gradients_equal_those_of_one_process(runs) -> None:
@@ -179,9 +179,9 @@ def test_gradients_equal_those_of_one_process(runs) -> None:
 def test_after_50_steps_everything_that_is_trained_is_that_of_one_process(runs) -> None:
     root, options = runs
     _same_training(root / "one", root / "two")
-    held = set(_state(root / "two", 50)["train_only"])
+    keys = set(_state(root / "two", 50)["train_only"])
     wanted = ("lstm", "rms", "adapters") if options["network_g"]["type"] == "Recurrent" else ("estimators", "adapters")
-    assert all(any(name in key for key in held) for name in wanted), held
+    assert all(any(name in key for key in keys) for name in wanted), keys
 
 
 def test_logs_and_validation_equal_those_of_one_process(runs) -> None:
@@ -247,7 +247,7 @@ def _bug() -> None:
 
 
 @pytest.mark.parametrize(
-    ("fault", "victim", "codes", "told"),
+    ("fault", "victim", "codes", "sentence"),
     [
         (_die, 1, (2, -9), "another process of this training has died"),
         (_die, 0, (-9, 2), "another process of this training has died"),
@@ -256,7 +256,7 @@ def _bug() -> None:
     ],
 )
 def test_a_process_that_ends_takes_the_others_along_with_one_message(
-    fault, victim, codes, told, images, tmp_path
+    fault, victim, codes, sentence, images, tmp_path
 ) -> None:
     options = _scenario("image", tmp_path, images)
     options["teacher"]["compile"] = False
@@ -266,17 +266,17 @@ def test_a_process_that_ends_takes_the_others_along_with_one_message(
     ends = [child.finish() for child in start_two(path, prepare=prepare, TORCHELASTIC_ERROR_FILE=str(report))]
     assert tuple(code for code, _ in ends) == codes, ends
     said = "".join(text for _, text in ends)
-    assert said.count(told) == 1, said
+    assert said.count(sentence) == 1, said
     assert said.count("Traceback") == (fault is _bug), said
     if fault is not _bug:
         assert said.count("error: ") == 1, said
     folder = tmp_path / "experiments" / "tiny"
     assert sorted(int(p.stem) for p in (folder / "training_states").iterdir()) == [3, 6]
     if fault is not _die:  # torchrun's own report shows the reason as well
-        assert told in json.loads(report.read_text())["message"]
+        assert sentence in json.loads(report.read_text())["message"]
     if victim == 1:  # the main process keeps the log: it names the culprit and what is left
         (log,) = folder.glob("train_tiny_*.log")
-        assert told in log.read_text() and "the state of iteration 6 is kept" in log.read_text()
+        assert sentence in log.read_text() and "the state of iteration 6 is kept" in log.read_text()
 
 
 def test_processes_that_read_different_options_are_refused(images, tmp_path) -> None:

@@ -111,10 +111,10 @@ def test_student_file_is_pure_and_stock_basicsr_reads_it(run, teacher) -> None:
 
     folder = run(network_t=TEACHER, path={"pretrain_network_t": teacher}, train={"distill_opt": FIT})
     path = folder / "models" / "net_g_8.pth"
-    held = torch.load(path, weights_only=True)
-    assert set(held) == {"params", "params_ema"}
+    saved = torch.load(path, weights_only=True)
+    assert set(saved) == {"params", "params_ema"}
     student = {"type": "MSRResNet", "num_in_ch": 3, "num_out_ch": 3, "num_feat": 8, "num_block": 1, "upscale": 2}
-    for key, weights in held.items():
+    for key, weights in saved.items():
         assert list(weights) == list(make_network(student).state_dict())
         options = {"pretrain_network_g": str(path), "param_key_g": key, "strict_load_g": True}
         model = SRModel({"num_gpu": 0, "dist": False, "is_train": False, "network_g": student, "path": options})
@@ -133,8 +133,8 @@ def test_teacher_stays_as_it_was(load, teacher) -> None:
     trainer = Trainer(load(network_t=TEACHER, path={"pretrain_network_t": teacher}, train={"distill_opt": FIT}))
     for iteration in range(1, 9):
         trainer.step(iteration)
-    held = torch.load(teacher, weights_only=True)["params"]
-    assert all(torch.equal(v, held[k]) for k, v in trainer.model.task._teacher.net.state_dict().items())
+    saved = torch.load(teacher, weights_only=True)["params"]
+    assert all(torch.equal(v, saved[k]) for k, v in trainer.model.task._teacher.net.state_dict().items())
 
 
 def test_previous_run_is_archived_not_overwritten(run) -> None:

@@ -200,8 +200,8 @@ def with_subtitles(path, target):
         copies[text].metadata["language"] = "deu"
         out.set_chapters([{"id": i, "start": 200 * i, "end": 200 * (i + 1), "time_base": Fraction(1, 1000),
                            "metadata": {"title": name}} for i, name in enumerate(("one", "two"))])  # fmt: skip
-        for held, copy in copies.items():
-            for packet in held.demux():
+        for opened, copy in copies.items():
+            for packet in opened.demux():
                 if packet.size:
                     packet.stream = copy
                     out.mux(packet)
