@@ -17,7 +17,6 @@ from kdsr_arch.records import format_value, markdown_table, strict_json, version
 from kdsr_arch.report.compare_data import read_image
 from kdsr_arch.report.crops import frame_sheet
 from kdsr_arch.report.render import data_uri, write_page
-from kdsr_arch.report.speed_plot import plot_results
 from kdsr_arch.report.training_curves import plot_curves
 
 NOISE_DB = 0.1
@@ -119,8 +118,6 @@ def write_demo(rows: Sequence[Row], samples: Iterable[Mapping[str, Any]], out: P
     trained = {row.label: row.experiment for row in rows if row.experiment is not None}
     lines = {key: levels[key] for key in ("bicubic", "teacher")}
     curves = plot_curves(trained, out / "curves.png", levels=lines, protocol=result.protocol)
-    taught = [row.label for row in rows if row.key == "taught"]
-    speed = plot_results({row.label: row.folder for row in rows}, out / "speed.png", taught=taught)
     return write_page(
         out / "demo.html",
         "demo.html",
@@ -132,8 +129,6 @@ def write_demo(rows: Sequence[Row], samples: Iterable[Mapping[str, Any]], out: P
         protocol=result.protocol,
         sheets=[(_embedded(path), note) for path, note in _sheets(rows, samples, out)],
         curves=_embedded(curves),
-        speed=_embedded(speed),
-        costs=costs,
         commands=[(row.label, row.options) for row in rows if row.options],
         versions=versions(),
     )

@@ -17,6 +17,8 @@ from kdsr_arch.train.history import logged_number, read_history
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+_FRAME = {"kind", "iter", "dataset", "protocol"}  # what a line of a validation holds beside its metrics
+
 
 @dataclass(frozen=True)
 class Curve:
@@ -77,12 +79,17 @@ def plot_curves(
         protocol: shown under the validation panel.
 
     Raises:
-        UserError: a history that is missing or empty.
+        UserError: a history that is missing or empty, or validations that did not measure the metric.
     """
     histories = {label: list(read_history(folder)) for label, folder in experiments.items()}
     for label, records in histories.items():
         if not records:
             raise UserError(f"{experiments[label]}: no history.jsonl to draw: train '{label}' first")
+        measured = {(r["dataset"], name) for r in records if r.get("kind") == "val" for name in r}
+        if measured and not any(name == metric and dataset in (None, key) for key, name in measured):
+            where = f" of data set '{dataset}'" if dataset else ""
+            known = sorted(f"{name} ({key})" for key, name in measured if name not in _FRAME)
+            raise UserError(f"{experiments[label]}: no {metric}{where} was measured, only {', '.join(known)}")
     with drawing(out, columns=2, width=10.5, height=4.0) as (left, right):
         for number, (label, records) in enumerate(histories.items()):
             color = PALETTE[number % len(PALETTE)]

@@ -96,7 +96,7 @@ def out(tmp_path, capsys):
 
 
 def test_page_pictures_and_tables(out):
-    names = {"demo.html", "demo.md", "demo.json", "crops_walk.png", "curves.png", "speed.png"}
+    names = {"demo.html", "demo.md", "demo.json", "crops_walk.png", "curves.png"}
     assert {p.name for p in out.iterdir()} == names
     for file in (out / "demo.html", out / "demo.md", out.parent / "printed.txt"):
         text = file.read_text(encoding="utf-8")
@@ -126,7 +126,7 @@ def test_the_page_is_well_formed_and_needs_no_other_file(out):
     assert reader.open == []
     addresses = [value for name, value in reader.attributes if name in ("src", "href", "action", "srcset")]
     pictures = [base64.b64decode(value.removeprefix("data:image/png;base64,")) for value in addresses]
-    assert pictures == [(out / f"{name}.png").read_bytes() for name in ("crops_walk", "curves", "speed")]
+    assert pictures == [(out / f"{name}.png").read_bytes() for name in ("crops_walk", "curves")]
     assert not re.search(r"https?://|@import|url\(", html) and "prefers-color-scheme: dark" in html
 
 

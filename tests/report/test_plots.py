@@ -1,4 +1,4 @@
-"""Curves and the speed plot: what is read from histories, and that pictures are written or refused."""
+"""Curves: what is read from histories, and that pictures are written or refused."""
 
 import builtins
 import json
@@ -7,7 +7,6 @@ import cv2
 import numpy as np
 import pytest
 
-from kdsr_arch.report.speed_plot import SpeedPoint, plot_speed
 from kdsr_arch.report.training_curves import Curve, loss_curve, plot_curves, smooth, val_curve
 from tests.helpers.messages import refuses
 
@@ -46,10 +45,8 @@ def test_smooth_by_hand():
 def test_plots_are_pictures(tmp_path):
     runs = {label: write_history(tmp_path / label) for label in ("alone", "taught")}
     out = plot_curves(runs, tmp_path / "made" / "curves.png", levels={"teacher": 50.0}, protocol="Y channel")
-    points = [SpeedPoint("bicubic", 2.0, 25.0), SpeedPoint("student", 30.0, 26.0, 48_000, taught=True)]
-    for path in (out, plot_speed(points, tmp_path / "speed.png")):
-        image = cv2.imread(str(path))
-        assert image.shape[0] > 300 and image.std() > 5
+    image = cv2.imread(str(out))
+    assert image.shape[0] > 300 and image.std() > 5
     assert sorted(p.name for p in (tmp_path / "made").iterdir()) == ["curves.png"]
 
 
@@ -69,7 +66,7 @@ def test_without_matplotlib(tmp_path, monkeypatch):
 
     monkeypatch.setattr(builtins, "__import__", refuse)
     with refuses("matplotlib", "pip install 'kdsr[demo]'"):
-        plot_speed([SpeedPoint("a", 1.0, 2.0)], tmp_path / "x.png")
+        plot_curves({"a": write_history(tmp_path / "a")}, tmp_path / "x.png")
 
 
 def test_smoothing_keeps_the_mean_of_a_line():
