@@ -9,6 +9,7 @@ import torch
 from PIL import Image, ImageCms
 
 from kdsr_arch.cli import main
+from kdsr_arch.infer.pixels import to_float
 from kdsr_arch.ops.bicubic import upsample_bicubic
 from kdsr_arch.upscale.images import (
     Picture,
@@ -19,6 +20,7 @@ from kdsr_arch.upscale.images import (
     write_picture,
 )
 from tests.helpers.messages import refuses
+from tests.helpers.options import evaluator
 
 RNG = np.random.default_rng(0)
 NETWORK = ["--network", "{type: Bicubic, scale: 2}"]
@@ -96,6 +98,22 @@ def test_a_sequence_sees_its_neighbours(restorer, tmp_path):
     expected = upscaler.runner.restore(lq[None])[0].mul(255).round().clamp(0, 255).numpy()
     made = np.stack([read_picture(tmp_path / "out" / f"{i + 8}.png").color for i in range(4)])
     assert np.abs(made - expected.transpose(0, 2, 3, 1)).max() <= 1
+
+
+@pytest.mark.parametrize("kind", ["bicubic", "window", "window_y"])
+@pytest.mark.parametrize("tile", [0, 12])
+def test_evaluation_restores_the_same_frames_to_the_bit(restorer, tmp_path, kind, tile):
+    frames = noise(5, 21, 27, 3)
+    for i, frame in enumerate(frames):
+        write_picture(tmp_path / "in" / f"{i}.png", Picture(frame))
+    upscaler = restorer(kind, tile=tile, overlap=4)
+    upscale_folder(upscaler, tmp_path / "in", tmp_path / "out", sequence=True)
+    sample = {"lq": torch.stack([to_float(f) for f in frames]), "name": "clip", "frames": list("01234")}
+    tested = evaluator(2, tile=tile or None, tile_overlap=4, metrics=None)
+    tested.run(upscaler.runner.net, [sample], torch.device("cpu"), tmp_path / "tested", progress=False)
+    for i in range(5):
+        same = read_picture(tmp_path / "tested" / "clip" / f"{i}.png").color
+        assert np.array_equal(read_picture(tmp_path / "out" / f"{i}.png").color, same)
 
 
 @pytest.mark.parametrize(
