@@ -18,7 +18,7 @@ from pathlib import Path
 
 from kdsr_arch import __version__
 from kdsr_arch.errors import UserError
-from kdsr_arch.signals import Ended, ending_on_signals
+from kdsr_arch.signals import Ended, ending_on_signals, outlive_readers
 
 _FIRST = ("train", "test", "check", "demo")
 _DISK_FULL = {errno.ENOSPC, errno.EDQUOT}
@@ -110,6 +110,7 @@ def main(argv: Sequence[str] | None = None, root: Path | None = None) -> int:
         The exit code: 0; 2 for bad input; 130, 143 or 129 after an interrupt, SIGTERM or SIGHUP; what the command
         returns.
     """
+    outlive_readers()
     words = list(sys.argv[1:] if argv is None else argv)
     command = next((word for word in words if not word.startswith("-")), None)
     args = build_parser(command).parse_args(words)

@@ -16,6 +16,7 @@ import json
 import os
 import pickle
 import struct
+import time
 import zipfile
 import zlib
 from collections.abc import Callable, Mapping
@@ -24,6 +25,10 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 from kdsr_arch.errors import UserError
 
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
 if TYPE_CHECKING:  # torch takes seconds to import, and this module is imported with the package
     from torch import Tensor
 
@@ -52,11 +57,46 @@ def why_not_written(error: OSError) -> str:
 
 def flush_folder(folder: Path) -> None:
     """Put a folder's list of names on the disk, so that a rename in it outlives a power cut."""
-    handle = os.open(folder, os.O_RDONLY)
+    try:
+        handle = os.open(folder, os.O_RDONLY)
+    except PermissionError:  # Windows opens no folders, and flushes their names by itself
+        return
     try:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def lock_file(handle: int, wait: bool = False) -> None:
+    """Lock an open file for this process alone; forked workers do not inherit the lock, and closing the file ends it.
+
+    Args:
+        handle: the file's descriptor, open for writing.
+        wait: wait until other processes have let go of it.
+
+    Raises:
+        BlockingIOError: another process has locked it.
+        OSError: its file system has no locks.
+    """
+    while True:
+        try:
+            if fcntl is not None:
+                return fcntl.lockf(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+            return _lock_on_windows(handle)
+        except (BlockingIOError, PermissionError):
+            if not wait:
+                raise BlockingIOError(errno.EAGAIN, "locked by another process") from None
+            time.sleep(0.2)
+
+
+def _lock_on_windows(handle: int) -> None:
+    """Lock one byte far behind the end, since nobody else can read what is locked."""
+    locking: Any = importlib.import_module("msvcrt")
+    os.lseek(handle, 1 << 30, os.SEEK_SET)
+    try:
+        locking.locking(handle, locking.LK_NBLCK, 1)
+    finally:
+        os.lseek(handle, 0, os.SEEK_SET)
 
 
 def replace_file(path: Path, write: Callable[[BinaryIO], Any]) -> None:

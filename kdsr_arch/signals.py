@@ -1,9 +1,12 @@
-"""What SIGINT, SIGTERM and SIGHUP do: in a command, in a training, in their worker processes."""
+"""What SIGINT, SIGTERM and SIGHUP do: in a command, in a training, in their worker processes; and a closed pipe."""
 
 from __future__ import annotations
 
+import errno
+import io
 import os
 import signal
+import stat
 import sys
 import threading
 from collections.abc import Iterator
@@ -12,6 +15,33 @@ from types import FrameType
 from typing import Any
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+class _Output(io.FileIO):
+    """A standard stream that outlives its reader: what comes after goes nowhere."""
+
+    def write(self, data: Any) -> int:
+        """Write bytes; a pipe without a reader (`| head`) or a closed terminal is replaced by the null device."""
+        try:
+            return super().write(data)
+        except OSError as error:
+            if error.errno == errno.ENOSPC or stat.S_ISREG(os.fstat(self.fileno()).st_mode):
+                raise
+            with open(os.devnull, "wb") as nowhere:
+                os.dup2(nowhere.fileno(), self.fileno())
+            return len(data)
+
+
+def outlive_readers() -> None:
+    """Let a command finish its work when whoever reads its output has left."""
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        raw = getattr(getattr(stream, "buffer", None), "raw", getattr(stream, "buffer", None))
+        if stream is getattr(sys, f"__{name}__") and type(raw) is io.FileIO:  # no test's, no Windows console's
+            output: Any = _Output(raw.fileno(), "wb", closefd=False)
+            buffer = output if stream.write_through else io.BufferedWriter(output)
+            form = {"encoding": stream.encoding, "errors": stream.errors, "line_buffering": stream.line_buffering}
+            setattr(sys, name, io.TextIOWrapper(buffer, **form, write_through=stream.write_through))
 
 
 class Ended(SystemExit):
@@ -34,7 +64,8 @@ def ending_on_signals() -> Iterator[None]:
             os._exit(128 + signum)
         raise Ended(128 + signum)
 
-    caught = [s for s in (signal.SIGTERM, signal.SIGHUP) if _in_main_thread() and signal.getsignal(s) == signal.SIG_DFL]
+    ending = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]  # Windows has no SIGHUP
+    caught = [number for number in ending if _in_main_thread() and signal.getsignal(number) == signal.SIG_DFL]
     for number in caught:
         signal.signal(number, leave)
     try:

@@ -129,7 +129,7 @@ def override(options: Mapping[str, Any], changes: Mapping[str, Any] | None) -> d
     """Copy ``options`` with dotted keys replaced; a value of None removes the key."""
     result = copy.deepcopy(dict(options))
     for dotted, value in (changes or {}).items():
-        set_option(result, dotted.split("."), copy.deepcopy(value), f"the override '{dotted}'", null_removes=True)
+        set_option(result, dotted.split("."), copy.deepcopy(value), f"the override '{dotted}'")
     return result
 
 

@@ -30,7 +30,7 @@ def add_option_file(parser: argparse.ArgumentParser, required: bool = True) -> N
         default=[],
         metavar="KEY:SUB=VALUE",
         action="extend",
-        help="set single options, such as train:total_iter=1000 (the value is YAML)",
+        help="set single options, such as train:total_iter=1000 (the value is YAML; null takes the key out)",
     )
 
 

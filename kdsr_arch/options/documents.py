@@ -1,18 +1,24 @@
 """Reads an option file into documents: one for each part of a sequence, with the options of the command line set.
 
-``--force_yml key:sub=value`` sets single options. `sequence` is a list of trainings, one after the other: a teacher,
-then the student that it teaches. Each part is the file's own options with what the part says laid over them, named
-NAME/PART, and trained like a file of its own; a later part may read weights that an earlier one writes.
+``--force_yml key:sub=value`` sets single options; null takes the key out. `sequence` is a list of trainings, one after
+the other: a teacher, then the student that it teaches. Each part is the file's own options with what the part says laid
+over them, named NAME/PART, and trained like a file of its own; a later part may read weights that an earlier one
+writes.
 """
 
 from __future__ import annotations
 
 import copy
+import logging
+import re
+import typing
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from kdsr_arch.errors import OptionErrors, UserError
+from kdsr_arch.options.faults import sections_at
+from kdsr_arch.options.schema import Options
 from kdsr_arch.options.yaml_reader import Document, describe, parse_value, read_document
 
 
@@ -59,15 +65,19 @@ def _part(document: Document, number: int, spec: Mapping[str, Any]) -> Document:
     return Document(values, f"{document.source}, part '{spec['name']}'", {**document.lines, **own}, [], forced)
 
 
-def lay_over(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    """Copy `base` with `changes`: merge mappings key by key, replace those that name a `type`, remove keys of null."""
+def lay_over(base: Mapping[str, Any], changes: Mapping[str, Any], below: Sequence[str] = ()) -> dict[str, Any]:
+    """Copy `base`, the options below some keys, with `changes`.
+
+    Mappings are merged key by key, but for those that name a `type`, which replace the other; null removes a key as in
+    `set_option`.
+    """
     result = copy.deepcopy(dict(base))
     for key, value in changes.items():
-        held = result.get(key)
-        if value is None:
+        before, keys = result.get(key), [*below, str(key)]
+        if _removes(keys, value):
             result.pop(key, None)
-        elif isinstance(value, Mapping) and isinstance(held, Mapping) and "type" not in value:
-            result[key] = lay_over(held, value)
+        elif isinstance(value, Mapping) and isinstance(before, Mapping) and "type" not in value:
+            result[key] = lay_over(before, value, keys)
         else:
             result[key] = copy.deepcopy(value)
     return result
@@ -81,7 +91,19 @@ def _split(entry: str) -> tuple[list[str], Any]:
     try:
         return keys, parse_value(text.strip())
     except UserError as error:
+        if text.lstrip().startswith("{}") or not re.match(r"""\s*[\[{"'!]""", text):
+            return keys, text.strip()  # such as {}x4 or *.png: no YAML, so a text that needs no quotes
         raise UserError(f"--force_yml {entry}: the value {error}") from None
+
+
+def _removes(keys: Sequence[str], value: Any) -> bool:
+    """Tell whether a value takes the key out: null does, unless it is a choice of its own beside the key's default."""
+    if value is not None:
+        return False
+    fields = [
+        section.model_fields[keys[-1]] for section in sections_at(keys, Options) if keys[-1] in section.model_fields
+    ]
+    return not any(type(None) in typing.get_args(field.annotation) and field.default is not None for field in fields)
 
 
 def _step(holder: Any, key: str, done: list[str], entry: str) -> Any:
@@ -95,19 +117,31 @@ def _step(holder: Any, key: str, done: list[str], entry: str) -> Any:
     raise UserError(f"{entry}: '{':'.join(done)}' is {describe(holder)}, so it has no '{key}'")
 
 
+def _has(values: Any, keys: Sequence[str]) -> bool:
+    for key in keys:
+        if isinstance(values, dict) and key in values:
+            values = values[key]
+        elif _names_item(values, key):
+            values = values[int(key)]
+        else:
+            return False
+    return True
+
+
 def _names_item(holder: Any, key: str) -> bool:
     return isinstance(holder, list) and key.isdecimal() and len(key) < 10 and int(key) < len(holder)
 
 
-def set_option(values: Any, keys: Sequence[str], value: Any, entry: str, *, null_removes: bool = False) -> None:
+def set_option(values: Any, keys: Sequence[str], value: Any, entry: str) -> None:
     """Set the option at `keys` in place; make missing mappings, which the schema then checks.
+
+    Null takes the key out of its mapping, but where it is a choice of its own (`val.speed_size`).
 
     Args:
         values: nested dicts and lists.
         keys: from the outermost to the option's own; a number chooses from a list.
         value: what the option becomes.
         entry: what the message calls the change.
-        null_removes: a value of None removes the key from its mapping.
 
     Raises:
         UserError: `keys` lead through something that has no keys.
@@ -115,7 +149,7 @@ def set_option(values: Any, keys: Sequence[str], value: Any, entry: str, *, null
     *parents, last = keys
     for position, key in enumerate(parents):
         values = _step(values, key, parents[:position], entry)
-    if isinstance(values, dict) and value is None and null_removes:
+    if isinstance(values, dict) and _removes(keys, value):
         values.pop(last, None)
     elif isinstance(values, dict):
         values[last] = value
@@ -127,6 +161,9 @@ def set_option(values: Any, keys: Sequence[str], value: Any, entry: str, *, null
 
 def _set(document: Document, entry: str) -> None:
     keys, value = _split(entry)
+    if _removes(keys, value) and not _has(document.values, keys):
+        logging.getLogger("kdsr").warning("--force_yml %s: there is no such key to take out", entry)
+        return
     set_option(document.values, keys, value, f"--force_yml {entry}")
     dotted = ".".join(keys)
     for key in [line for line in document.lines if line == dotted or line.startswith(f"{dotted}.")]:

@@ -63,7 +63,7 @@ class Subcommands:
         """
         if log is not None:
             log.parent.mkdir(parents=True, exist_ok=True)
-        with log.open("w") if log is not None else contextlib.nullcontext(subprocess.PIPE) as output:
+        with log.open("w", encoding="utf-8") if log is not None else contextlib.nullcontext(subprocess.PIPE) as output:
             process = self._start(command, output)
         if process is None:
             return "not started: the others were stopped"
@@ -78,7 +78,7 @@ class Subcommands:
                 self._running.discard(process)
         if process.returncode == 0:
             return None
-        return (text if log is None else log.read_text(errors="replace"))[-2000:]
+        return (text if log is None else log.read_text(encoding="utf-8", errors="replace"))[-2000:]
 
     def _start(self, command: list[str], output: int | IO) -> subprocess.Popen | None:
         with self._lock:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import re
@@ -17,7 +16,7 @@ from types import TracebackType
 from typing import Any
 
 from kdsr_arch.errors import UserError
-from kdsr_arch.io import remove_leftovers, require_safetensors, save_tensors, write_groups, write_whole
+from kdsr_arch.io import lock_file, remove_leftovers, require_safetensors, save_tensors, write_groups, write_whole
 from kdsr_arch.log import get_logger
 from kdsr_arch.options.schema import Options
 from kdsr_arch.train.checkpoint import FORMAT, VERSION, numbered
@@ -235,7 +234,7 @@ class FolderLock:
                 f"{self.path.parent}: cannot create the experiment folder here ({error.strerror})"
             ) from None
         try:
-            fcntl.lockf(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            lock_file(handle)
         except OSError:
             owner = os.read(handle, 200).decode(errors="replace").strip() or "another process"
             os.close(handle)
@@ -244,7 +243,7 @@ class FolderLock:
             ) from None
         with suppress(OSError):  # a full disk; the lock holds all the same, it only names nobody
             os.ftruncate(handle, 0)
-            os.pwrite(handle, f"process {os.getpid()} on {socket.gethostname()}\n".encode(), 0)
+            os.write(handle, f"process {os.getpid()} on {socket.gethostname()}\n".encode())
         self._handle = handle
 
     def release(self) -> None:

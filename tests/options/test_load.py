@@ -7,6 +7,7 @@ import torch
 
 from kdsr_arch.errors import OptionErrors
 from kdsr_arch.options import Options, load_options, project_root
+from tests.helpers.messages import missing
 
 TEXT = """\
 name: tiny
@@ -122,6 +123,30 @@ def test_forced_values_are_yaml(option_file: Path) -> None:
     assert opt.train.scheduler and opt.train.scheduler.milestones == [1, 20, 30]
     assert opt.train.amp == "no" and opt.manual_seed == 7 and opt.datasets["train"].color is None
     assert opt.logger.wandb and opt.logger.wandb.project == "a=b"
+
+
+@pytest.mark.parametrize("text", ["{}x4", "{}_LR.x", "*_{}", "%s", "@x", "a.{}.b"])
+def test_forced_texts_need_no_quotes(option_file: Path, text: str) -> None:
+    """No YAML begins so."""
+    opt = forced(option_file, f"datasets:train:filename_tmpl={text}")
+    assert opt.datasets["train"].filename_tmpl == text
+
+
+def test_forced_null_takes_a_key_out(option_file: Path, caplog: pytest.LogCaptureFixture) -> None:
+    opt = forced(option_file, "network_g:num_feat=null", "datasets:val_2=~", "path=", "network_t=null", "frob:x=~")
+    assert opt.network_g.keywords() == {"num_block": 1} and set(opt.datasets) == {"train"}
+    assert opt.path.weights("g") is None and not opt.path.model_fields_set
+    notes = [record.getMessage() for record in caplog.records if "take out" in record.getMessage()]
+    assert [note.split()[1] for note in notes] == ["network_t=null:", "frob:x=~:"]
+    with pytest.raises(OptionErrors) as caught:
+        forced(option_file, "train:optim_g:type=null", "name=null")
+    assert not missing(str(caught.value), "name", "train.optim_g.type", "--force_yml")
+
+
+def test_null_stays_where_it_is_a_choice(option_file: Path) -> None:
+    """Beside a default that is none: no measurement of speed; the file's weights whatever they are."""
+    opt = forced(option_file, "val:speed_size=null", "path:param_key_g=null")
+    assert opt.val and opt.val.speed_size is None and opt.path.param_key_g is None
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,6 @@ The packages are located but not imported: only their files are wanted.
 
 from __future__ import annotations
 
-import fcntl
 import importlib.util
 import os
 import shutil
@@ -19,7 +18,7 @@ from kdsr_arch.data.prepare.decode_video import crop_to_multiple, decode_video, 
 from kdsr_arch.data.prepare.frame_writer import write_clip_list, write_clips
 from kdsr_arch.data.sources import MemorySource
 from kdsr_arch.errors import UserError
-from kdsr_arch.io import replace_file
+from kdsr_arch.io import lock_file, replace_file
 
 CLIPS = ("bigbuckbunny", "bikes", "carphone_pristine")
 TEST_FRAMES = 20  # held out at the end of each clip
@@ -73,7 +72,9 @@ def make_demo_clips(root: str | Path = "datasets/demo") -> Path:
     try:
         root.mkdir(parents=True, exist_ok=True)
         with open(root / ".lock", "w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)  # of several processes that start at once, one works and the others wait
+            lock_file(
+                lock.fileno(), wait=True
+            )  # of several processes that start at once, one works and the others wait
             if not has_demo_clips(root):
                 _write_clips(root, files)
     except OSError as error:

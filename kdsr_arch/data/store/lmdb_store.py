@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import json
 import os
 import shutil
@@ -22,7 +21,7 @@ from typing import Any, TextIO
 import lmdb
 
 from kdsr_arch.errors import UserError
-from kdsr_arch.io import flush_folder, read_json, remove_leftovers, replace_file
+from kdsr_arch.io import flush_folder, lock_file, read_json, remove_leftovers, replace_file
 
 _open: dict[str, lmdb.Environment] = {}  # by real path: LMDB allows one environment per store and process
 _real: dict[str, str] = {}  # absolute path -> real path of what is open: to find one asks about every folder on the way
@@ -188,8 +187,8 @@ class LmdbWriter:
         self._lock = open(self.work / "writer", "a")  # noqa: SIM115  (held until the end)
         try:
             # Of this process alone: workers that live on for a moment when it is killed do not keep it.
-            fcntl.lockf(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except (BlockingIOError, PermissionError):
+            lock_file(self._lock.fileno())
+        except BlockingIOError:
             raise UserError(f"{self.path}: another process is writing it; wait for that one, or stop it") from None
         if os.path.lexists(self.path):  # that other process has just finished
             raise UserError(f"{self.path}: exists already; remove it or choose another name")
@@ -266,6 +265,8 @@ class LmdbWriter:
             self._environment = None
             if _size(self.work / "data.mdb") < needed:  # LMDB may leave out a free last page: looks like truncation
                 os.truncate(self.work / "data.mdb", needed)
+            if os.name == "nt" and self._lock is not None:
+                self._lock.close()  # Windows removes and renames nothing that is open
             (self.work / "writer").unlink()
             os.rename(self.work, self.path)
             flush_folder(self.path.parent)

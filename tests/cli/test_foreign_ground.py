@@ -1,0 +1,154 @@
+"""Commands where something that Linux and a terminal give is missing: on Windows, and behind a closed pipe."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from kdsr_arch.train.run_files import FolderLock
+from tests.helpers import ROOT
+
+WINDOWS = '''
+"""Takes away what Python does not have on Windows; its locks are made of those of this system."""
+import errno, fcntl, os, signal, sys, types
+import multiprocessing, multiprocessing.context, multiprocessing.util, shutil, socket, subprocess, tempfile
+
+def locking(file, mode, count):
+    try:
+        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB, count, os.lseek(file, 0, os.SEEK_CUR))
+    except OSError:
+        raise PermissionError(errno.EACCES, "Permission denied") from None
+
+def open_file(path, flags, mode=0o777, *, dir_fd=None):
+    if dir_fd is None and os.path.isdir(path):
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+    return really_open(path, flags, mode, dir_fd=dir_fd)
+
+really_open, os.open = os.open, open_file
+sys.modules["msvcrt"] = types.SimpleNamespace(locking=locking, LK_NBLCK=2)
+sys.modules.update(dict.fromkeys(["fcntl", "resource", "pwd", "grp", "termios", "tty", "pty", "syslog"]))
+shutil._use_fd_functions = False
+for name in ("SIGHUP", "SIGKILL", "SIGUSR1", "SIGUSR2", "SIGALRM", "SIGPIPE", "SIGQUIT", "pthread_sigmask", "alarm"):
+    delattr(signal, name)
+for name in (
+    "pread", "pwrite", "statvfs", "getuid", "geteuid", "chown", "killpg", "setsid", "sched_getaffinity", "fchmod",
+    "posix_fadvise", "mkfifo", "getloadavg", "O_DIRECTORY", "O_NOFOLLOW",
+):
+    delattr(os, name)
+contexts = multiprocessing.context._concrete_contexts
+multiprocessing.context._concrete_contexts = {"spawn": contexts["spawn"]}
+multiprocessing.get_all_start_methods = lambda: ["spawn"]
+multiprocessing.set_start_method("spawn")
+'''
+RUN = """
+import importlib, pkgutil, sys
+from pathlib import Path
+import kdsr_arch
+from kdsr_arch.cli import main
+from kdsr_arch.errors import UserError
+from kdsr_arch.train.run_files import FolderLock
+
+for module in pkgutil.walk_packages(kdsr_arch.__path__, "kdsr_arch."):
+    try:
+        importlib.import_module(module.name)
+    except ModuleNotFoundError as error:
+        assert error.name not in ("fcntl", "resource", "pwd", "grp", "termios") and "kdsr" not in error.name, error
+for words in sys.argv[1:]:
+    assert main(words.split()) == 0, words
+try:
+    FolderLock(Path("taken")).acquire()
+except UserError as error:
+    print(error)
+"""
+OPTIONS = """
+name: tiny
+model_type: ImageDistillModel
+scale: 2
+num_gpu: 0
+datasets:
+  train: {type: ImagePairDataset, dataroot_gt: hr, gt_size: 32, batch_size_per_gpu: 2, num_worker_per_gpu: WORKERS}
+  val: {name: set, type: ImagePairDataset, dataroot_gt: hr}
+network_g: {type: FSRCNN, scale: 2, d: 8, s: 4, m: 1}
+train: {total_iter: 4, optim_g: {type: Adam, lr: 1e-3}, pixel_opt: {type: L1Loss}}
+val: {val_freq: 4, save_img: true, speed_size: ~, metrics: {psnr: {type: calculate_psnr, crop_border: 2}}}
+"""
+WEIGHTS = "experiments/tiny/models/net_g_latest.pth"
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A folder with an option file, four images, and clips of five frames."""
+    rng = np.random.default_rng(0)
+    for place in ("hr", "clips/a", "clips/b"):
+        (tmp_path / place).mkdir(parents=True)
+        for number in range(5):
+            image = cv2.resize(rng.integers(0, 255, (12, 12, 3), dtype=np.uint8), (48, 48))
+            cv2.imwrite(str(tmp_path / place / f"{number:08d}.png"), image)
+    for workers in range(2):
+        name = ("tiny", "tiny1")[workers]
+        text = OPTIONS.replace("WORKERS", str(workers)).replace("name: tiny", f"name: {name}")
+        (tmp_path / f"{name}.yml").write_text(text)
+    return tmp_path
+
+
+def start(words: list[str], folder: Path, *paths: Path, **more: object) -> subprocess.Popen[str]:
+    """Start Python with these words, in `folder`, with `paths` before the project's own on its search path."""
+    path = os.pathsep.join(map(str, [*paths, ROOT]))
+    environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT} | more
+    return subprocess.Popen([sys.executable, *words], cwd=folder, env=environment, text=True, **pipes)
+
+
+@pytest.mark.slow
+def test_commands_on_windows(folder: Path) -> None:
+    (folder / "windows").mkdir()
+    (folder / "windows" / "sitecustomize.py").write_text(WINDOWS)
+
+    commands = [
+        "check -opt tiny.yml", "train -opt tiny.yml", "train -opt tiny1.yml",
+        "train -opt tiny.yml --auto_resume --force_yml train:total_iter=6",
+        f"test -opt tiny.yml --force_yml path:pretrain_network_g={WEIGHTS}",
+        f"upscale hr -o up --weights {WEIGHTS}", f"export {WEIGHTS} -o tiny.safetensors",
+        "lmdb create clips clips.lmdb", "lmdb verify clips.lmdb", "compare results/tiny --gt hr", "convert list",
+    ]  # fmt: skip
+    with FolderLock(folder / "taken"):
+        process = start(["-c", RUN, *commands], folder, folder / "windows")
+        text = process.communicate(timeout=300)[0]
+    assert process.returncode == 0 and "Traceback" not in text, text
+    assert f"process {os.getpid()}" in text.splitlines()[-1]
+
+
+@pytest.mark.parametrize(
+    ("words", "both", "flags"),
+    [
+        ("check --schema", False, []),
+        ("check --schema", True, ["-u"]),
+        ("--help", False, []),
+        ("convert list", True, []),
+        ("train -opt tiny.yml", False, ["-u"]),
+        ("train -opt tiny.yml", True, []),
+        ("train -opt no.yml", True, ["-u"]),
+    ],
+)
+def test_a_command_outlives_the_reader_of_its_output(folder: Path, words: str, both: bool, flags: list[str]) -> None:
+    """As behind `| head`: the work is done, the exit code is that of the work, nobody complains."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    errors_to = writer if both else subprocess.PIPE
+    process = start([*flags, "-m", "kdsr_arch.cli", *words.split()], folder, stdout=writer, stderr=errors_to)
+    os.close(writer)
+    errors = process.communicate(timeout=120)[1] or ""
+    assert process.returncode == (2 if "no.yml" in words else 0), errors
+    assert not any(word in errors for word in ("Traceback", "Broken pipe", "Exception ignored")), errors
+    assert (folder / WEIGHTS).is_file() == ("tiny" in words)
+
+
+def test_a_full_disk_behind_the_output_is_told(folder: Path) -> None:
+    with open("/dev/full", "w") as full:
+        process = start(["-m", "kdsr_arch.cli", "check", "--schema"], folder, stdout=full, stderr=subprocess.PIPE)
+        errors = process.communicate(timeout=120)[1]
+    assert process.returncode == 2 and "no space left" in errors and "Traceback" not in errors
