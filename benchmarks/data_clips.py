@@ -58,7 +58,7 @@ def make_stores(videos: list[Path], count: int, root: Path) -> dict[str, tuple[P
 
 def basicsr_reader(stores: tuple[Path, Path], root: Path) -> Callable[[], object]:
     """Draws samples as BasicSR's training does. Its clips must have 100 frames; ours are fewer, so the draw of the
-    centre, and nothing else, is bounded here to the frames that exist."""
+    center, and nothing else, is bounded here to the frames that exist."""
     from basicsr.data import reds_dataset
 
     counts = {clip: len(keys) for clip, keys in FolderSource(root / "hr").clips().items()}

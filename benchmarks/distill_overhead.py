@@ -6,7 +6,7 @@
 
 The bare loop is the least that any distillation needs: the teacher's forward under no_grad, the student's forward and
 backward with the pixel loss, and the optimizer's step. Both run alternately in the same process, on the same data in
-memory, in the same dtype. Printed: the best of their times, its ratio, and the median of the ratios of neighbouring
+memory, in the same dtype. Printed: the best of their times, its ratio, and the median of the ratios of neighboring
 steps. On the CPU the time is that of the process, which other programs on the machine disturb less than the clock.
 """
 

@@ -29,34 +29,34 @@ class SRKDLoss(DistillLoss):
     """Distance between channel statistics of student and teacher (Gao et al., ACCV 2018).
 
     The channel counts may differ. The published best is (mean)^2, the default. The statistic depends on the
-    features' scale: with a teacher of another family than the student's, ``normalisation`` takes the scale out
+    features' scale: with a teacher of another family than the student's, ``normalization`` takes the scale out
     (ours, not the paper's).
 
     Args:
         statistic: 'mean_pow' (the paper's (mean)^p), 'pow_mean' (mean of p-th powers), 'max' or 'min'.
         power: p, a positive integer.
         criterion: 'l2' (mean squared error; from memory of the paper) or 'l1'.
-        normalisation: 'none', or divide each image's statistic by its 'mean' magnitude or its 'std'.
+        normalization: 'none', or divide each image's statistic by its 'mean' magnitude or its 'std'.
     """
 
     align_channels = False
 
     def __init__(
-        self, statistic: str = "mean_pow", power: int = 2, criterion: str = "l2", normalisation: str = "none"
+        self, statistic: str = "mean_pow", power: int = 2, criterion: str = "l2", normalization: str = "none"
     ) -> None:
         super().__init__()
         self.statistic = one_of("SRKDLoss", "statistic", statistic, ("mean_pow", "pow_mean", "max", "min"))
         self.criterion = one_of("SRKDLoss", "criterion", criterion, CRITERIA)
-        self.normalisation = one_of("SRKDLoss", "normalisation", normalisation, ("none", "mean", "std"))
+        self.normalization = one_of("SRKDLoss", "normalization", normalization, ("none", "mean", "std"))
         if isinstance(power, bool) or not isinstance(power, int) or power < 1:
             raise UserError(f"SRKDLoss: power must be a positive integer, not {power!r}")
         self.power = power
 
     def _reduce(self, x: Tensor) -> Tensor:
         m = channel_statistic(require_map("SRKDLoss", x), self.statistic, self.power)
-        if self.normalisation == "none":
+        if self.normalization == "none":
             return m
-        deviation = self.normalisation == "std"
+        deviation = self.normalization == "std"
         scale = m.std((1, 2), keepdim=True) if deviation else m.abs().mean((1, 2), keepdim=True)
         return m / (scale + 1e-8)
 

@@ -1,4 +1,4 @@
-"""FastDVDnet: parameters, golden outputs of the denoiser, the super-resolution head, behaviour of batch norm."""
+"""FastDVDnet: parameters, golden outputs of the denoiser, the super-resolution head, behavior of batch norm."""
 
 import pytest
 import torch

@@ -212,7 +212,7 @@ def test_fsrcnn_weights_alone():
     assert sum(m.weight.numel() for m in net.modules() if isinstance(m, (nn.Conv2d, nn.ConvTranspose2d))) == 12_464
 
 
-MEAN_SHIFT = 24  # the published counts include two frozen colour shifts that BasicSR's networks make themselves
+MEAN_SHIFT = 24  # the published counts include two frozen color shifts that BasicSR's networks make themselves
 
 
 @pytest.mark.parametrize("blocks,counts", [(20, (15_444_667, 15_629_307, 15_592_379, 15_740_091)),
@@ -316,6 +316,6 @@ def test_san_on_flat_input():
 
 
 def test_scales_that_cannot_be():
-    for make in (lambda: SNSR(5), lambda: CARN(8), lambda: IDN(2, "grey"), lambda: FSRCNN(2, prelu="none")):
+    for make in (lambda: SNSR(5), lambda: CARN(8), lambda: IDN(2, "gray"), lambda: FSRCNN(2, prelu="none")):
         with pytest.raises(UserError):
             make()

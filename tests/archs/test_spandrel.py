@@ -1,4 +1,4 @@
-"""Teachers that spandrel recognises from their weights alone."""
+"""Teachers that spandrel recognizes from their weights alone."""
 
 import pickle
 

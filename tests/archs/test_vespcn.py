@@ -58,11 +58,11 @@ def test_new_network_has_zero_flow_which_is_the_identity(size):
     torch.testing.assert_close(warped.view(2, 4, 3, *size), frames[:, [0, 1, 3, 4]], atol=2e-6, rtol=0)
 
 
-def test_flow_is_in_pixels_and_moves_the_neighbour(monkeypatch):
+def test_flow_is_in_pixels_and_moves_the_neighbor(monkeypatch):
     module = MotionCompensation(num_channel=1)
     frames = torch.rand(1, 3, 1, 8, 8)
     one_right = torch.tensor([1.0, 0]).view(1, 2, 1, 1).expand(2, 2, 8, 8)
-    monkeypatch.setattr(module, "flow", lambda target, neighbour: one_right)
+    monkeypatch.setattr(module, "flow", lambda target, neighbor: one_right)
     warped, _, _ = module(frames)
     torch.testing.assert_close(warped[:, :, :, :-1], frames[:, [0, 2], 0, :, 1:], atol=2e-6, rtol=0)
 

@@ -26,7 +26,7 @@ def test_golden_output(golden):
     assert file.near(net(file.input("frames").unsqueeze(2)), "sr")
 
 
-def test_a_bicubic_base_adds_the_enlarged_centre_frame():
+def test_a_bicubic_base_adds_the_enlarged_center_frame():
     torch.manual_seed(0)
     plain = VSRNet(num_feat=4, num_mid_feat=4, flow="none")
     based = VSRNet(num_feat=4, num_mid_feat=4, flow="none", base="bicubic")

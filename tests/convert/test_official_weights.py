@@ -46,7 +46,7 @@ def to_uint8(x):
 
 
 def set5_psnr(net, scale, root):
-    """Mean PSNR of Y, crop = scale, of images restored in full colour and rounded to 8 bits."""
+    """Mean PSNR of Y, crop = scale, of images restored in full color and rounded to 8 bits."""
     runner = Runner(net.eval(), traits_of(net, scale))
     values = []
     for path in sorted((root / "HR").glob("*.png")):

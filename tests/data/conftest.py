@@ -30,7 +30,7 @@ def frames() -> list[np.ndarray]:
 
 
 def write_png(path: Path, frame: np.ndarray) -> Path:
-    """Writes an RGB (or grey, or RGBA) frame as PNG."""
+    """Writes an RGB (or gray, or RGBA) frame as PNG."""
     path.parent.mkdir(parents=True, exist_ok=True)
     order = {3: cv2.COLOR_RGB2BGR, 4: cv2.COLOR_RGBA2BGRA}
     cv2.imwrite(str(path), cv2.cvtColor(frame, order[frame.shape[2]]) if frame.ndim == 3 else frame)

@@ -39,10 +39,10 @@ def test_window_is_the_part_of_the_whole(frames):
         CODEC.decode(value, "a", Crop(130, 0, 20, 30))
 
 
-def test_grey_palette_and_bilevel_become_rgb(frames):
-    colour = Image.fromarray(frames[0])
+def test_gray_palette_and_bilevel_become_rgb(frames):
+    color = Image.fromarray(frames[0])
     for mode in ("L", "P", "1"):
-        image = colour.convert(mode)
+        image = color.convert(mode)
         decoded = CODEC.decode(pillow_bytes(image, "PNG"), mode)
         np.testing.assert_array_equal(decoded, np.asarray(image.convert("RGB")), err_msg=mode)
 

@@ -101,7 +101,7 @@ def test_a_run_stopped_before_its_list_writes_the_list(clip_root, tmp_path):
     assert (tmp_path / "a.txt").read_text() == text
 
 
-def test_halving_takes_the_mean_and_cropping_the_centre():
+def test_halving_takes_the_mean_and_cropping_the_center():
     frame = np.zeros((5, 6, 3), np.uint8)
     frame[0:2, 0:2, 0] = [[10, 20], [30, 41]]
     assert halve(frame).shape == (2, 3, 3) and halve(frame)[0, 0].tolist() == [25, 0, 0]

@@ -6,7 +6,7 @@ from kdsr_arch.data.prepare import demo_data
 from tests.helpers.messages import refuses
 
 
-def test_two_folders_of_colour_images(tmp_path):
+def test_two_folders_of_color_images(tmp_path):
     root = demo_data.make_demo_images(tmp_path / "images")
     for folder, names in (("train_GT", demo_data.TRAIN_IMAGES), ("test_GT", demo_data.TEST_IMAGES)):
         files = sorted((root / folder).iterdir())

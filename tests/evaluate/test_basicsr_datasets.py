@@ -42,7 +42,7 @@ def options(folders, **more):
 
 
 class Middle(torch.nn.Module):
-    """Bicubic of the centre frame, as a window network."""
+    """Bicubic of the center frame, as a window network."""
 
     def __init__(self):
         super().__init__()

@@ -1,4 +1,4 @@
-"""The evaluator: forms of input, colours, frames, means, saved files, what it leaves behind."""
+"""The evaluator: forms of input, colors, frames, means, saved files, what it leaves behind."""
 
 import cv2
 import numpy as np
@@ -165,8 +165,8 @@ def test_frames_that_count():
         expected.append(by_basicsr(net(window[None])[0], sample["gt"][i], "psnr"))
     assert inner.mean["psnr"] == pytest.approx(np.mean(expected), abs=1e-6) != everything
     assert "without the first 2 and the last 1 frames" in inner.protocol and inner.per_item[0][2] == 3
-    centre = evaluate(net, [sample], {"center_frame_only": True})
-    assert centre.per_item[0][2] == 1 and "center frame" in centre.protocol
+    center = evaluate(net, [sample], {"center_frame_only": True})
+    assert center.per_item[0][2] == 1 and "center frame" in center.protocol
     with refuses("val.skip_first 4", "val.skip_last 2", "'walk'", 6):
         evaluate(net, [sample], skip_first=4, skip_last=2)
 
@@ -208,9 +208,9 @@ def test_luma_networks_and_luma_data():
     sample = image("a", 3)
     plain = evaluate(Bicubic(2), [sample]).mean["psnr"]
     assert evaluate(Luma(), [sample]).mean["psnr"] == pytest.approx(plain, abs=0.1)
-    grey = {"lq": sample["lq"][:1], "gt": sample["gt"][:1], "name": "grey"}
+    gray = {"lq": sample["lq"][:1], "gt": sample["gt"][:1], "name": "gray"}
     metrics = {"psnr": {"type": "calculate_psnr", "crop_border": 0}}
-    result = evaluator(metrics=metrics).run(Luma(), [grey], CPU, progress=False)
+    result = evaluator(metrics=metrics).run(Luma(), [gray], CPU, progress=False)
     assert result.protocol.startswith("Y channel, no crop")
 
 
@@ -237,7 +237,7 @@ def test_training_flags_come_back():
     net = nn.Sequential(nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3), Bicubic(2))
     net.traits = Traits("image", 2)
     net.train()
-    net[1].eval()  # a frozen batch normalisation
+    net[1].eval()  # a frozen batch normalization
     before = net[1].running_mean.clone()
     evaluate(net, [image()])
     assert [m.training for m in (net, net[0], net[1], net[2])] == [True, True, False, True]

@@ -12,7 +12,7 @@ from tests.helpers.messages import refuses
 
 
 class Mark(nn.Module):
-    """Repeats its (centre) frame over a scale x scale block, or returns it at its own size; records its input."""
+    """Repeats its (center) frame over a scale x scale block, or returns it at its own size; records its input."""
 
     def __init__(self, scale: int = 1) -> None:
         super().__init__()
@@ -96,7 +96,7 @@ def test_one_frame_clip_replicates_and_refuses_reflection():
         window_indices(0, 1, 5, "replicat")
 
 
-def test_luma_network_restores_colour_with_bicubic_chroma():
+def test_luma_network_restores_color_with_bicubic_chroma():
     net = Mark(2).eval()
     runner, lq = Runner(net, Traits("image", 2, color="y")), torch.rand(1, 3, 6, 8)
     out = runner.restore(lq)

@@ -1,4 +1,4 @@
-"""Traits of BasicSR's networks: scale, window, colour, and taps that exist and have the promised size."""
+"""Traits of BasicSR's networks: scale, window, color, and taps that exist and have the promised size."""
 
 import pytest
 import torch

@@ -10,7 +10,7 @@ from kdsr_arch.losses.motion_loss import MotionCompensationLoss
 from tests.helpers.messages import refuses
 
 
-def test_warping_error_is_summed_over_neighbours():
+def test_warping_error_is_summed_over_neighbors():
     reference = torch.zeros(2, 3, 4, 5)
     warped = torch.cat([torch.full((2, 3, 4, 5), 0.5), torch.full((2, 3, 4, 5), 0.1)], 1)
     loss = MotionCompensationLoss(smoothness=0)
@@ -27,7 +27,7 @@ def test_huber_of_a_ramp_by_hand():
     assert field.item() == pytest.approx(0.5 * math.sqrt(1 + 9 * 25))  # 3 x 3 interior differences
 
 
-def test_two_equal_neighbours_count_twice():
+def test_two_equal_neighbors_count_twice():
     warped, flow, reference = torch.rand(2, 3, 6, 6), torch.rand(2, 2, 6, 6), torch.rand(2, 3, 6, 6)
     loss = MotionCompensationLoss()
     once = loss((warped, flow, reference))

@@ -29,17 +29,17 @@ def test_default_by_hand(criterion, expected):
 
 
 @pytest.mark.parametrize("statistic", ["mean_pow", "pow_mean", "max", "min"])
-@pytest.mark.parametrize("normalisation", ["none", "mean", "std"])
-def test_gradcheck(statistic, normalisation):
+@pytest.mark.parametrize("normalization", ["none", "mean", "std"])
+def test_gradcheck(statistic, normalization):
     s = torch.randn(2, 3, 3, 2, dtype=torch.float64, requires_grad=True)
     t = torch.randn(2, 5, 3, 2, dtype=torch.float64)
-    loss = SRKDLoss(statistic, 3, "l2", normalisation)
+    loss = SRKDLoss(statistic, 3, "l2", normalization)
     assert torch.autograd.gradcheck(lambda x: loss(x, t), s)
 
 
-def test_normalisation_removes_the_scale():
+def test_normalization_removes_the_scale():
     f = torch.rand(2, 4, 5, 5)
-    assert SRKDLoss(normalisation="mean")(7 * f, f).item() == pytest.approx(0, abs=1e-9)
+    assert SRKDLoss(normalization="mean")(7 * f, f).item() == pytest.approx(0, abs=1e-9)
     assert SRKDLoss()(7 * f, f).item() > 1
 
 

@@ -1,4 +1,4 @@
-"""The spatial term of space-time distillation: maps, reduction, normalisation, gradients."""
+"""The spatial term of space-time distillation: maps, reduction, normalization, gradients."""
 
 import numpy as np
 import pytest

@@ -28,11 +28,11 @@ def test_golden(vectors):
         match = re.fullmatch(r"out64/(psnr|ssim|edsr_psnr)_(rgb|y)_(?:crop|shave)(\d+)_(\d+)", key)
         if not match:
             continue
-        kind, colour, crop, index = match.groups()
+        kind, color, crop, index = match.groups()
         pair = [z[f"in/img_{side}{index}"] for side in "ab"]
         pair = [x[..., ::-1] if order.startswith("RGB") else x for x in pair]
         metric = {"psnr": "calculate_psnr", "ssim": "calculate_ssim", "edsr_psnr": "calculate_psnr_edsr"}[kind]
-        value = measure(*pair, metric_options(type=metric, crop_border=int(crop), test_y_channel=colour == "y"))
+        value = measure(*pair, metric_options(type=metric, crop_border=int(crop), test_y_channel=color == "y"))
         tolerance = {"psnr": 1e-4, "ssim": 1e-6, "edsr_psnr": 2e-4}[kind]
         assert value == pytest.approx(float(z[key]), abs=tolerance), key
         checked += 1

@@ -50,7 +50,7 @@ def test_equals_basicsr(scale, antialias):
 
 
 def test_no_padding_needed_at_an_end():
-    """basicsr raises here; the middle must be what it is with neighbours around it."""
+    """basicsr raises here; the middle must be what it is with neighbors around it."""
     x = torch.rand(1, 16, 16)
     around = torch.rand(1, 32, 32)
     around[:, 8:24, 8:24] = x
@@ -166,9 +166,9 @@ def _exact_axis(image: np.ndarray, factor: int) -> np.ndarray:
     length = image.shape[0]
     rows = []
     for out in range(length // factor):
-        centre = Fraction(2 * out + 1) * factor / 2 - Fraction(1, 2)
-        taps = range(math.floor(centre) - 2 * factor, math.ceil(centre) + 2 * factor + 1)
-        weights = [kernel((centre - t) / factor) / factor for t in taps]
+        center = Fraction(2 * out + 1) * factor / 2 - Fraction(1, 2)
+        taps = range(math.floor(center) - 2 * factor, math.ceil(center) + 2 * factor + 1)
+        weights = [kernel((center - t) / factor) / factor for t in taps]
         denominator = math.lcm(*(w.denominator for w in weights))
         total = np.zeros(image.shape[1:], dtype=object)
         for tap, weight in zip(taps, weights, strict=True):

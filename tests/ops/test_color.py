@@ -1,4 +1,4 @@
-"""Colour conversion against basicsr's and against itself."""
+"""Color conversion against basicsr's and against itself."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ def test_equals_basicsr():
     assert np.abs(_hwc(ycbcr_to_rgb(ycbcr)) - ycbcr2rgb(_hwc(ycbcr))).max() <= 1e-5  # basicsr's inverse is rounded
 
 
-def test_known_colours():
-    colours = torch.tensor([[0.0, 0, 0], [1, 1, 1], [1, 0, 0]]).T.view(3, 1, 3)
+def test_known_colors():
+    colors = torch.tensor([[0.0, 0, 0], [1, 1, 1], [1, 0, 0]]).T.view(3, 1, 3)
     expected = torch.tensor([[16.0, 128, 128], [235, 128, 128], [81.481, 90.203, 240]]).T.view(3, 1, 3) / 255
-    torch.testing.assert_close(rgb_to_ycbcr(colours), expected)
+    torch.testing.assert_close(rgb_to_ycbcr(colors), expected)
 
 
 def test_there_and_back_for_any_batch_and_under_autocast():

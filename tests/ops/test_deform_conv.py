@@ -53,7 +53,7 @@ def test_golden_integer_offsets(vectors):
 
 
 def _definition(x, offset, weight, bias, stride, padding, dilation, mask):
-    """Four explicit neighbours per sample, by indexing; sample and tap loops in Python."""
+    """Four explicit neighbors per sample, by indexing; sample and tap loops in Python."""
     b, c, h, w = x.shape
     o, c_group, kh, kw = weight.shape
     ho, wo = offset.shape[2:]
@@ -120,7 +120,7 @@ def test_equals_definition_in_value_and_gradient(geometry, whole_pixels):
         torch.testing.assert_close(ours, expected, rtol=1e-9, atol=1e-9)
 
 
-def test_float32_gradient_keeps_to_the_neighbours_of_the_sample():
+def test_float32_gradient_keeps_to_the_neighbors_of_the_sample():
     """A position rounded across a pixel would turn the offset's gradient, which is not continuous there."""
     geometry = (1, 4, 4, 61, 53, (3, 3), 1, 2, (1, 1), (1, 1), (1, 1), True)
     (x, offset, weight, bias, mask), static = _random_operands(geometry, torch.float32)

@@ -123,7 +123,7 @@ def test_refusals(results, capsys):
 def browse(page, script="", fragment="", size="1200,900"):
     """The page's DOM after ``script`` ran in a headless browser."""
     if BROWSER is None:
-        pytest.skip("no Chromium here: apt-get install chromium to test the page's behaviour")
+        pytest.skip("no Chromium here: apt-get install chromium to test the page's behavior")
     copy = page.with_name("run.html")
     wrapped = f"<script>addEventListener('load', async () => {{ {script}; document.body.dataset.done = 1; }});</script>"
     copy.write_text(page.read_text(encoding="utf-8").replace("</body>", wrapped + "</body>"), encoding="utf-8")

@@ -1,4 +1,4 @@
-"""Images: 8 and 16 bits, grey, transparent, profiles, folders; and outputs that are refused."""
+"""Images: 8 and 16 bits, gray, transparent, profiles, folders; and outputs that are refused."""
 
 import io
 
@@ -75,7 +75,7 @@ def test_palettes_with_transparency(tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["bicubic", "window", "window_y"])
-def test_grey_images_stay_grey(restorer, kind):
+def test_gray_images_stay_grey(restorer, kind):
     made = upscale_picture(restorer(kind), Picture(noise(12, 14, 1)))
     assert made.color.shape == (24, 28, 1)
 
@@ -88,7 +88,7 @@ def test_folders_go_on_where_they_were(restorer, tmp_path, capsys):
     assert "3 of 3 images are in" in capsys.readouterr().out
 
 
-def test_a_sequence_sees_its_neighbours(restorer, tmp_path):
+def test_a_sequence_sees_its_neighbors(restorer, tmp_path):
     frames = noise(4, 12, 12, 3)
     for i, frame in enumerate(frames):
         write_picture(tmp_path / "in" / f"{i + 8}.png", Picture(frame))  # 8 9 10 11: natural order matters

@@ -68,7 +68,7 @@ def test_variable_frame_rate_sound_and_rotation_are_kept(restorer, make_video, t
 
 
 @pytest.mark.parametrize("tags", [(1, 1, 1, 1), (6, 6, 6, 1), (1, 1, 1, 2), None])
-def test_colours_and_their_tags_are_kept(restorer, make_video, tmp_path, tags):
+def test_colors_and_their_tags_are_kept(restorer, make_video, tmp_path, tags):
     make_video(tmp_path / "a.mp4", n=3, tags=tags, color=(200, 60, 30))
     upscale(restorer("bicubic"), tmp_path / "a.mp4", tmp_path / "b.mp4")
     info = probe(tmp_path / "b.mp4")
