@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from kdsr_arch.errors import UserError
+from kdsr_arch.errors import UserError, nearest
 from kdsr_arch.report.style import PALETTE, drawing, plain_ticks
 from kdsr_arch.train.history import logged_number, read_history
 
@@ -79,7 +79,7 @@ def plot_curves(
         protocol: shown under the validation panel.
 
     Raises:
-        UserError: a history that is missing or empty, or validations that did not measure the metric.
+        UserError: a history that is missing or empty, or that holds neither the loss nor the metric.
     """
     histories = {label: list(read_history(folder)) for label, folder in experiments.items()}
     for label, records in histories.items():
@@ -90,6 +90,11 @@ def plot_curves(
             where = f" of data set '{dataset}'" if dataset else ""
             known = sorted(f"{name} ({key})" for key, name in measured if name not in _FRAME)
             raise UserError(f"{experiments[label]}: no {metric}{where} was measured, only {', '.join(known)}")
+    logged = {
+        k for records in histories.values() for r in records if r.get("kind") != "val" for k in r if k not in _FRAME
+    }
+    if logged and loss not in logged:
+        raise UserError(f"no {loss} was logged{nearest(loss, logged)}, only {', '.join(sorted(logged))}")
     with drawing(out, columns=2, width=10.5, height=4.0) as (left, right):
         for number, (label, records) in enumerate(histories.items()):
             color = PALETTE[number % len(PALETTE)]
@@ -117,9 +122,12 @@ def _draw_loss(axes: Axes, curve: Curve, label: str, color: str) -> None:
         return
     axes.plot(curve.iterations, curve.values, color=color, alpha=0.18, linewidth=0.8)
     axes.plot(curve.iterations, smooth(curve.values, len(curve.values) // 12 + 1), color=color, label=label)
-    if min(curve.values) > 0:
+    low, high = axes.dataLim.intervaly
+    if 0 < 10 * low <= high:  # over less than a decade, a logarithmic axis may have no number at all
         axes.set_yscale("log")
         plain_ticks(axes.yaxis)
+    else:
+        axes.set_yscale("linear")
 
 
 def _draw_levels(axes: Axes, levels: Mapping[str, float]) -> None:

@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 import pytest
 
-from kdsr_arch.report.training_curves import Curve, loss_curve, plot_curves, smooth, val_curve
+from kdsr_arch.report.training_curves import Curve, _draw_loss, loss_curve, plot_curves, smooth, val_curve
 from tests.helpers.messages import refuses
 
 
@@ -48,6 +48,32 @@ def test_plots_are_pictures(tmp_path):
     image = cv2.imread(str(out))
     assert image.shape[0] > 300 and image.std() > 5
     assert sorted(p.name for p in (tmp_path / "made").iterdir()) == ["curves.png"]
+
+
+@pytest.mark.parametrize(
+    "span", [(0.031, 0.038), (0.011, 0.019), (0.5, 0.5), (0.6, 1.4), (0.05, 0.5), (0.02, 7.0), (-1.0, 1.0)]
+)
+def test_the_axis_of_the_loss_has_numbers(span):
+    from matplotlib.figure import Figure
+
+    figure = Figure()
+    axes = figure.subplots()
+    for low, high in ((span[1], span[1]), span):  # the second curve decides
+        _draw_loss(axes, Curve([1, 2, 3], [high, (low + high) / 2, low]), "run", "black")
+    figure.draw_without_rendering()
+    low, high = axes.get_ylim()
+    ticks = [*axes.yaxis.get_major_ticks(), *axes.yaxis.get_minor_ticks()]
+    shown = [tick for tick in ticks if low <= tick.get_loc() <= high and tick.label1.get_text()]
+    assert len(shown) >= 2
+
+
+def test_a_quantity_that_nobody_logged_is_refused(tmp_path):
+    folder = write_history(tmp_path / "run")
+    with refuses("l_pxi", "lr", near="l_pix"):
+        plot_curves({"run": folder}, tmp_path / "a.png", loss="l_pxi")
+    with refuses("psn", "psnr"):
+        plot_curves({"run": folder}, tmp_path / "a.png", metric="psn")
+    assert not (tmp_path / "a.png").exists()
 
 
 def test_an_empty_history_is_refused(tmp_path):
