@@ -22,6 +22,7 @@ ROOT = Path(__file__).resolve().parents[1]
 TARGET = ROOT / "kdsr_arch" / "options" / "basicsr_keys.py"
 SET_BY_US = {"dist", "is_train", "rank", "world_size", "phase"}  # no keys of an option file
 NOT_REACHED = {"find_unused_parameters", "flip_seq"}  # read by methods of BasicSR's models that are never called here
+EVERY_MODEL = {"train.ema_decay", "train.pixel_opt", "val.center_frame_only", "val.pbar", "val.suffix"}  # in any file
 HEAD = '''"""The option keys that BasicSR 1.4.2 reads: written by scripts/basicsr_keys.py, not to be edited by hand."""
 
 '''
@@ -105,13 +106,13 @@ def table() -> str:
         for kind in ("data set", "model")
     )
     by_model = {name: model_keys(cls) for name, cls in models.items()}
-    common = set.intersection(*by_model.values())
+    common = set.intersection(*by_model.values()) | EVERY_MODEL
     return (
         f"{HEAD}DATASETS = {{\n"
         + "".join(entry(name, dataset_keys(cls)) for name, cls in datasets.items())
         + '}\n"""Keys of `datasets.*`, by the data set\'s type."""\n\nMODELS = {\n'
         + "".join(entry(name, keys - common) for name, keys in by_model.items())
-        + '}\n"""Keys beside those that every model reads, by the model\'s type."""\n'
+        + '}\n"""Keys beside those that every model may have, by the model\'s type."""\n'
     )
 
 

@@ -8,7 +8,20 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from kdsr_arch.options.explain import json_schema, markdown
+from kdsr_arch.options.explain import entries, json_schema
+from kdsr_arch.records import markdown_table
+
+
+def markdown() -> str:
+    """docs/options.md: every option in one table."""
+    head = [
+        "# Options",
+        "",
+        "Made from the schema (`python scripts/options_reference.py`); not to be edited by hand.",
+        "",
+    ]
+    rows = [(f"`{e.key}`", e.kind, e.default.removeprefix("default "), e.text) for e in entries()]
+    return "\n".join([*head, ""]) + markdown_table(("key", "kind", "default", "meaning"), rows, numbers=False) + "\n"
 
 
 def generated() -> dict[str, str]:

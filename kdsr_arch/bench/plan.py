@@ -20,8 +20,7 @@ from kdsr_arch.errors import OptionErrors, UserError, nearest
 from kdsr_arch.io import write_bytes
 from kdsr_arch.options import load_yaml
 from kdsr_arch.options.documents import set_option
-from kdsr_arch.options.faults import parse_section
-from kdsr_arch.options.section import Count, PlainName, Positive, Section
+from kdsr_arch.options.section import Count, PlainName, Positive, Section, parse_section
 from kdsr_arch.options.yaml_reader import describe
 
 Overrides = dict[str, Any]

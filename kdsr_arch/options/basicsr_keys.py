@@ -41,44 +41,38 @@ DATASETS = {
 """Keys of `datasets.*`, by the data set's type."""
 
 MODELS = {
-    "SRModel": "train.ema_decay train.perceptual_opt train.pixel_opt val.pbar val.suffix",
+    "SRModel": "train.perceptual_opt",
     "SRGANModel": (
-        "network_d train.ema_decay train.gan_opt train.ldl_opt train.net_d_init_iters train.net_d_iters "
-        "train.optim_d train.perceptual_opt train.pixel_opt val.pbar val.suffix"
+        "network_d train.gan_opt train.ldl_opt train.net_d_init_iters train.net_d_iters train.optim_d "
+        "train.perceptual_opt"
     ),
     "ESRGANModel": (
-        "network_d train.ema_decay train.gan_opt train.ldl_opt train.net_d_init_iters train.net_d_iters "
-        "train.optim_d train.perceptual_opt train.pixel_opt val.pbar val.suffix"
+        "network_d train.gan_opt train.ldl_opt train.net_d_init_iters train.net_d_iters train.optim_d "
+        "train.perceptual_opt"
     ),
     "HiFaceGANModel": (
-        "network_d train.ema_decay train.feature_matching_opt train.gan_opt train.net_d_init_iters "
-        "train.net_d_iters train.optim_d train.perceptual_opt train.pixel_opt val.pbar val.suffix"
+        "network_d train.feature_matching_opt train.gan_opt train.net_d_init_iters train.net_d_iters train.optim_d "
+        "train.perceptual_opt"
     ),
-    "VideoBaseModel": "train.ema_decay train.perceptual_opt train.pixel_opt val.pbar val.suffix",
-    "EDVRModel": (
-        "train.dcn_lr_mul train.ema_decay train.perceptual_opt train.pixel_opt train.tsa_iter val.pbar val.suffix"
-    ),
+    "VideoBaseModel": "train.perceptual_opt",
+    "EDVRModel": "train.dcn_lr_mul train.perceptual_opt train.tsa_iter",
     "VideoGANModel": (
-        "network_d train.ema_decay train.gan_opt train.ldl_opt train.net_d_init_iters train.net_d_iters "
-        "train.optim_d train.perceptual_opt train.pixel_opt val.pbar val.suffix"
+        "network_d train.gan_opt train.ldl_opt train.net_d_init_iters train.net_d_iters train.optim_d "
+        "train.perceptual_opt"
     ),
     "RealESRGANModel": (
         "gan_gt_usm gaussian_noise_prob gaussian_noise_prob2 gray_noise_prob gray_noise_prob2 gt_size "
         "high_order_degradation jpeg_range jpeg_range2 l1_gt_usm network_d noise_range noise_range2 percep_gt_usm "
         "poisson_scale_range poisson_scale_range2 queue_size resize_prob resize_prob2 resize_range resize_range2 "
-        "scale second_blur_prob train.ema_decay train.gan_opt train.ldl_opt train.net_d_init_iters "
-        "train.net_d_iters train.optim_d train.perceptual_opt train.pixel_opt val.pbar val.suffix"
+        "scale second_blur_prob train.gan_opt train.ldl_opt train.net_d_init_iters train.net_d_iters train.optim_d "
+        "train.perceptual_opt"
     ),
-    "VideoRecurrentModel": (
-        "train.ema_decay train.fix_flow train.flow_lr_mul train.perceptual_opt train.pixel_opt "
-        "val.center_frame_only val.pbar val.suffix"
-    ),
+    "VideoRecurrentModel": "train.fix_flow train.flow_lr_mul train.perceptual_opt",
     "VideoRecurrentGANModel": (
-        "network_d train.ema_decay train.fix_flow train.flow_lr_mul train.gan_opt train.lr_flow "
-        "train.net_d_init_iters train.net_d_iters train.optim_d train.perceptual_opt train.pixel_opt "
-        "val.center_frame_only val.pbar val.suffix"
+        "network_d train.fix_flow train.flow_lr_mul train.gan_opt train.lr_flow train.net_d_init_iters "
+        "train.net_d_iters train.optim_d train.perceptual_opt"
     ),
-    "SwinIRModel": "scale train.ema_decay train.perceptual_opt train.pixel_opt val.pbar val.suffix",
+    "SwinIRModel": "scale train.perceptual_opt",
     "StyleGAN2Model": (
         "network_d train.gan_opt train.mixing_prob train.net_d_reg_every train.net_g_reg_every train.optim_d "
         "train.path_batch_shrink train.path_reg_weight train.r1_reg_weight val.num_val_samples"
@@ -87,7 +81,7 @@ MODELS = {
         "gaussian_noise_prob gaussian_noise_prob2 gray_noise_prob gray_noise_prob2 gt_size gt_usm "
         "high_order_degradation jpeg_range jpeg_range2 noise_range noise_range2 poisson_scale_range "
         "poisson_scale_range2 queue_size resize_prob resize_prob2 resize_range resize_range2 scale second_blur_prob "
-        "train.ema_decay train.perceptual_opt train.pixel_opt val.pbar val.suffix"
+        "train.perceptual_opt"
     ),
 }
-"""Keys beside those that every model reads, by the model's type."""
+"""Keys beside those that every model may have, by the model's type."""

@@ -9,11 +9,10 @@ from typing import Any
 from kdsr_arch import registry
 from kdsr_arch.errors import UserError, nearest
 from kdsr_arch.options.basicsr_keys import DATASETS, MODELS
-from kdsr_arch.options.faults import parse_section
 from kdsr_arch.options.schema import NetworkOptions, Options
 from kdsr_arch.options.schema_data import DatasetOptions
 from kdsr_arch.options.schema_train import DATA, LossOptions, OptimizerOptions, TermOptions, WeightOptions
-from kdsr_arch.options.section import Component, Fault, Section
+from kdsr_arch.options.section import Component, Fault, Section, parse_section
 from kdsr_arch.registry import Keywords, is_basicsr, is_ours, keyword_faults, keywords_of
 
 _SCALE_KEYWORDS = ("upscale", "scale", "upscale_factor")

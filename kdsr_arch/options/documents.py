@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from kdsr_arch.errors import OptionErrors, UserError
-from kdsr_arch.options.faults import sections_at
 from kdsr_arch.options.schema import Options
+from kdsr_arch.options.section import sections_at
 from kdsr_arch.options.yaml_reader import Document, describe, parse_value, read_document
 
 

@@ -1,4 +1,4 @@
-"""Explains options: ``kdsr check --explain KEY``, the JSON Schema for editors, and docs/options.md."""
+"""Explains options: ``kdsr check --explain KEY``, and the JSON Schema for editors."""
 
 from __future__ import annotations
 
@@ -15,10 +15,8 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 from kdsr_arch.errors import UserError, nearest
-from kdsr_arch.options.faults import section_classes, without_optional
 from kdsr_arch.options.schema import Options
-from kdsr_arch.options.section import Section
-from kdsr_arch.records import markdown_table
+from kdsr_arch.options.section import Section, section_classes, without_optional
 
 _SCALARS = {int: "whole number", float: "number", str: "text", bool: "true or false"}
 
@@ -129,15 +127,3 @@ def json_schema() -> dict[str, Any]:
     """Return the JSON Schema of option files, for editors (``# yaml-language-server: $schema=options/schema.json``)."""
     schema = Options.model_json_schema()
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema, "title": "KDSR option file"}
-
-
-def markdown() -> str:
-    """docs/options.md: every option in one table."""
-    head = [
-        "# Options",
-        "",
-        "Made from the schema (`python scripts/options_reference.py`); not to be edited by hand.",
-        "",
-    ]
-    rows = [(f"`{e.key}`", e.kind, e.default.removeprefix("default "), e.text) for e in entries()]
-    return "\n".join([*head, ""]) + markdown_table(("key", "kind", "default", "meaning"), rows, numbers=False) + "\n"

@@ -12,10 +12,9 @@ from typing import Any
 from kdsr_arch.errors import OptionErrors, UserError
 from kdsr_arch.io import PACKAGE, locate
 from kdsr_arch.options.documents import read_parts
-from kdsr_arch.options.faults import parse_section
 from kdsr_arch.options.schema import Options, Run, ValOptions
 from kdsr_arch.options.schema_data import IoBackendOptions
-from kdsr_arch.options.section import Section
+from kdsr_arch.options.section import Section, parse_section
 from kdsr_arch.options.yaml_reader import Document
 
 logger = logging.getLogger("kdsr")

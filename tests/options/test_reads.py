@@ -7,10 +7,9 @@ import pytest
 
 from kdsr_arch import registry
 from kdsr_arch.options import basicsr_keys, explain
-from kdsr_arch.options.faults import section_classes
 from kdsr_arch.options.schema import Options, PathOptions
 from kdsr_arch.options.schema_data import DatasetOptions
-from kdsr_arch.options.section import Component, Section
+from kdsr_arch.options.section import Component, Section, section_classes
 from tests.helpers import ROOT
 
 KINDS = {
