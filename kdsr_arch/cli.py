@@ -26,20 +26,20 @@ _REFUSED = {errno.EACCES, errno.EPERM, errno.EROFS}
 
 
 def _summary(path: Path) -> str:
-    """The first line of a module's docstring, without importing it: "`kdsr NAME FILE`: what it does"."""
+    """Return the first line of a module's docstring, without importing it: "`kdsr NAME FILE`: what it does"."""
     text = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
     return text.split("\n")[0].partition("`: ")[2].rstrip(".").replace("%", "%%")
 
 
 def commands() -> dict[str, str]:
-    """Every command with its help, from the modules of `kdsr_arch.commands`."""
+    """Return every command with its help, from the modules of `kdsr_arch.commands`."""
     files = (Path(__file__).parent / "commands").glob("*.py")
     modules = {path.stem.replace("_", "-"): path for path in files if path.stem not in ("__init__", "common")}
     return {name: _summary(modules[name]) for name in [*_FIRST, *sorted(set(modules) - set(_FIRST))]}
 
 
 def build_parser(command: str | None = None) -> argparse.ArgumentParser:
-    """The parser; only the arguments of `command` are filled in, as those of others would have to be imported."""
+    """Build the parser with the arguments of `command` only: those of others would have to be imported."""
     parser = argparse.ArgumentParser(prog="kdsr", description="Knowledge distillation for super-resolution.")
     parser.add_argument("--version", action="version", version=f"KDSR {__version__}")
     children = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
@@ -53,7 +53,7 @@ def build_parser(command: str | None = None) -> argparse.ArgumentParser:
 
 
 def _announce(args: argparse.Namespace) -> None:
-    """The first line, before anything heavy is imported; other processes of a distributed run only tell errors."""
+    """Print the first line, before anything heavy is imported; other processes of a distributed run only log errors."""
     if os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0")) != "0":
         logging.getLogger("kdsr").setLevel(logging.ERROR)
     elif getattr(args, "opt", None):
@@ -61,7 +61,7 @@ def _announce(args: argparse.Namespace) -> None:
 
 
 def _tell_os_error(error: OSError) -> str | None:
-    """A sentence for what a user can mend; None for anything else, which is a fault of the program."""
+    """Return a sentence for what a user can mend; None for anything else, which is a fault of the program."""
     place = f" {error.filename}" if error.filename else ""
     if error.errno in _DISK_FULL:
         return (
@@ -100,7 +100,7 @@ def _guarded(args: argparse.Namespace) -> int:
 
 
 def main(argv: Sequence[str] | None = None, root: Path | None = None) -> int:
-    """The console script.
+    """Run the console script.
 
     Args:
         argv: the words behind the program's name; those of the process by default.

@@ -96,11 +96,20 @@ class _Patching(Loader):
 def _around_torchvision() -> Iterator[None]:
     compiled = _load_compiled_ops()
     if not compiled:
-        _declare_schemas()
+        import torch
+
+        library = torch.library.Library("torchvision", "FRAGMENT")
+        for schema in _SCHEMAS:
+            library.define(schema)
+        _declared.append(library)
     yield
     _alias_functional_tensor()
     if not compiled:
-        _replace_deform_conv()
+        import torchvision
+
+        from kdsr_arch.ops.deform_conv import deform_conv2d
+
+        torchvision.ops.deform_conv2d = deform_conv2d
 
 
 @contextlib.contextmanager
@@ -148,15 +157,6 @@ def _load_compiled_ops() -> bool:
     return False
 
 
-def _declare_schemas() -> None:
-    import torch
-
-    library = torch.library.Library("torchvision", "FRAGMENT")
-    for schema in _SCHEMAS:
-        library.define(schema)
-    _declared.append(library)
-
-
 def _alias_functional_tensor() -> None:
     name = "torchvision.transforms.functional_tensor"
     if name in sys.modules or importlib.util.find_spec(name) is not None:
@@ -164,11 +164,3 @@ def _alias_functional_tensor() -> None:
     import torchvision.transforms.functional as functional
 
     sys.modules[name] = functional
-
-
-def _replace_deform_conv() -> None:
-    import torchvision
-
-    from kdsr_arch.ops.deform_conv import deform_conv2d
-
-    torchvision.ops.deform_conv2d = deform_conv2d

@@ -11,7 +11,7 @@ AMP_DTYPES = {"no": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16
 
 
 def pick_device(num_gpu: int | str = "auto") -> torch.device:
-    """The device of this process.
+    """Return the device of this process.
 
     Args:
         num_gpu: 0 for the CPU; ``'auto'`` or a positive number for CUDA where it is available, else the CPU.
@@ -24,7 +24,7 @@ def pick_device(num_gpu: int | str = "auto") -> torch.device:
 
 
 def autocast(device: torch.device, amp: str = "no") -> contextlib.AbstractContextManager:
-    """Mixed precision for a forward pass: ``'no'``, ``'bf16'`` or ``'fp16'``."""
+    """Set the precision of a forward pass: ``'no'``, ``'bf16'`` or ``'fp16'``."""
     if amp == "no":
         return contextlib.nullcontext()
     return torch.autocast(device.type, dtype=AMP_DTYPES[amp])

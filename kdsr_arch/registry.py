@@ -233,7 +233,7 @@ def build(
 
 
 def _parts(spec: Component | Mapping[str, Any]) -> tuple[str, dict[str, Any], dict[str, Any]]:
-    """(type, keywords, all of it), as copies."""
+    """Return (type, keywords, all of it), as copies."""
     if isinstance(spec, Mapping):
         whole = deepcopy(dict(spec))
         return whole.get("type", ""), {k: v for k, v in whole.items() if k != "type"}, whole

@@ -138,7 +138,7 @@ class StopRequest:
 
     @contextmanager
     def interruptible(self) -> Iterator[None]:
-        """Work that loses nothing when cut short (validation): a signal raises `Interrupted` here at once."""
+        """Let a signal raise `Interrupted` at once inside: for work that loses nothing when cut short (validation)."""
         self._raise = True
         try:
             yield

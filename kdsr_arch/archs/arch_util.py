@@ -42,7 +42,7 @@ class Base(nn.Module):
         self.kind = one_of("network", "base", kind, ("none", "bilinear", "bicubic"))
 
     def forward(self, sr: Tensor, lq: Tensor) -> Tensor:
-        """``sr`` (B, C, H, W) plus the enlarged ``lq`` (B, C, h, w)."""
+        """Add the enlarged ``lq`` (B, C, h, w) to ``sr`` (B, C, H, W)."""
         if self.kind == "none":
             return sr
         if self.kind == "bicubic":
@@ -72,7 +72,7 @@ class FusedHead(nn.Module):
 
     @torch.no_grad()
     def _compose(self, num_feat: int) -> None:
-        """Reads the 5x5 kernel off the response of the layers to one impulse per input channel."""
+        """Read the 5x5 kernel off the response of the layers to one impulse per input channel."""
         impulse = torch.zeros(num_feat + 1, num_feat, 7, 7).to(self.conv.weight)  # the last image is zero: the bias
         impulse[torch.arange(num_feat), torch.arange(num_feat), 3, 3] = 1
         response = F.pixel_unshuffle(self.exact(impulse), self.scale)[..., 1:6, 1:6]
@@ -81,7 +81,7 @@ class FusedHead(nn.Module):
         self.conv.weight.copy_((response[:-1] - bias.view(-1, 1, 1)).flip(2, 3).transpose(0, 1))
 
     def forward(self, x: Tensor) -> Tensor:
-        """LR features (B, num_feat, h, w) to the image (B, num_channel, h * scale, w * scale)."""
+        """Map LR features (B, num_feat, h, w) to the image (B, num_channel, h * scale, w * scale)."""
         if min(x.shape[-2:]) < 3:
             return self.exact(x)
         sr = F.pixel_shuffle(self.conv(x), self.scale)
@@ -94,7 +94,7 @@ class FusedHead(nn.Module):
 
 @torch.no_grad()
 def start_near_base(last: nn.Conv2d, kind: str) -> None:
-    """Shrinks the last convolution of a network with a base, whose training then starts from the base's quality."""
+    """Shrink the last convolution of a network with a base, whose training then starts from the base's quality."""
     if kind != "none":
         last.weight.mul_(0.1)
         if last.bias is not None:
@@ -113,12 +113,12 @@ class MeanShift(nn.Module):
         self.bias = nn.Parameter(torch.tensor(shift), requires_grad=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """RGB (B, 3, h, w) plus the color."""
+        """Add the color to RGB (B, 3, h, w)."""
         return F.conv2d(x, self.weight, self.bias)
 
 
 def mean_shifts(img_range: float = 1.0) -> tuple[MeanShift, MeanShift]:
-    """The shifts that subtract and add the mean color of images in 0..img_range."""
+    """Return the shifts that subtract and add the mean color of images in 0..img_range."""
     mean = [img_range * m for m in DIV2K_MEAN]
     return MeanShift([-m for m in mean]), MeanShift(mean)
 
@@ -149,7 +149,7 @@ class SubPixelDeconv(nn.ConvTranspose2d):
         self.register_buffer("taps", taps.flatten(), persistent=False)
 
     def phase_weight(self) -> Tensor:
-        """The kernel as that of a convolution: (out_channels * s * s, in_channels, n, n)."""
+        """Return the kernel as that of a convolution: (out_channels * s * s, in_channels, n, n)."""
         s, n = self.stride[0], self.last - self.first + 1
         w = F.pad(self.weight, (0, 1, 0, 1))
         w = w.index_select(2, self.taps).index_select(3, self.taps)
@@ -157,7 +157,7 @@ class SubPixelDeconv(nn.ConvTranspose2d):
         return w.reshape(-1, self.in_channels, n, n)
 
     def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
-        """(N, in_channels, h, w) to (N, out_channels, (h - 1) s - 2 padding + kernel_size + output_padding, ...)."""
+        """Map (N, C, h, w) to (N, out_channels, (h - 1) s - 2 padding + kernel_size + output_padding, ...)."""
         s = self.stride[0]
         extra = self.kernel_size[0] - 2 * int(self.padding[0]) + self.output_padding[0]
         sizes = [(n - 1) * s + extra for n in x.shape[-2:]]

@@ -23,5 +23,5 @@ class Bicubic(nn.Module):
         self.traits = Traits("image", scale)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, C, h, w) -> (B, C, H, W), not clamped."""
+        """Map (B, C, h, w) to (B, C, H, W), not clamped."""
         return upsample_bicubic(x, self.scale)

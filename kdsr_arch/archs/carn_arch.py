@@ -29,7 +29,7 @@ class PlainResidual(nn.Module):
         self.relu = nn.ReLU()
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, width, h, w) to the same shape."""
+        """Map (B, width, h, w) to the same shape."""
         return self.relu(x + self.body(x))
 
 
@@ -65,7 +65,7 @@ class CascadingBlock(Cascade):
         self.order = ("b1", "b2", "b3") if group == 1 else ("b1",) * 3
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, width, h, w) to the same shape."""
+        """Map (B, width, h, w) to the same shape."""
         return self.cascade(x, self.order)
 
 
@@ -89,7 +89,7 @@ class Upsampler(nn.Module):
             setattr(self, f"up{s}" if multi_scale else "up", up.requires_grad_(s == scale))
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, width, h, w) to (B, width, h * scale, w * scale), by the scale in use."""
+        """Map (B, width, h, w) to (B, width, h * scale, w * scale), by the scale in use."""
         return getattr(self, self.used)(x)
 
 
@@ -120,7 +120,7 @@ class CARN(Cascade):
         self.traits = Traits("image", scale, taps=taps)
 
     def forward(self, x: Tensor) -> Tensor:
-        """LR image (N, 3, h, w) in [0, 1] to HR image (N, 3, scale h, scale w)."""
+        """Map an LR image (N, 3, h, w) in [0, 1] to an HR image (N, 3, scale h, scale w)."""
         y = self.cascade(self.entry(self.sub_mean(x)))
         return self.add_mean(self.exit(self.upsample(y)))
 

@@ -54,7 +54,7 @@ class EDVRSlim(EDVR):
         self.traits = Traits("window", 4, num_frame, multiple=4, taps={"f_sr": "conv_hr", "f_lr": "reconstruction"})
 
     def forward(self, x: Tensor) -> Tensor:
-        """RGB frames (B, num_frame, 3, h, w) in [0, 1], h and w multiples of 4, to the center frame (B, 3, 4h, 4w)."""
+        """Map RGB (B, num_frame, 3, h, w) in [0, 1], h and w multiples of 4, to the center frame (B, 3, 4h, 4w)."""
         sr = super().forward(x)
         if self.base == "bilinear":
             return sr

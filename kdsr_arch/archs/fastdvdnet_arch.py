@@ -102,7 +102,7 @@ class FastDVDnet(nn.Module):
         return self.base(out if self.fused else self.conv_last(self.upsampler(out)), center)
 
     def for_inference(self) -> FastDVDnet:
-        """A copy in evaluation mode, equal to rounding but without F^SR."""
+        """Return a copy in evaluation mode, equal to rounding but without F^SR."""
         net = copy.deepcopy(self).eval()
         if self.scale > 1:
             last = cast(nn.Sequential, net.temp2.outc.convblock)
@@ -130,7 +130,7 @@ class UBlock(nn.Module):
         self.outc = _layers(*_conv(full, full, batch_norm), _plain(full, num_out, batch_norm))
 
     def forward(self, frames: Tensor, noise_map: Tensor | None) -> Tensor:
-        """Frames (B, 3, C, h, w), each with the noise map (B, 1, h, w) as one more channel, to (B, num_out, h, w)."""
+        """Map (B, 3, C, h, w), each with the noise map (B, 1, h, w) as one more channel, to (B, num_out, h, w)."""
         if noise_map is not None:
             noise = noise_map.unsqueeze(1).expand(-1, 3, -1, -1, -1)
             frames = torch.cat([frames, noise], 2)

@@ -51,6 +51,6 @@ class FSRCNN(nn.Module):
         nn.init.normal_(deconv.weight, std=0.001)  # starts small, as published
 
     def forward(self, x: Tensor) -> Tensor:
-        """LR image (N, C, h, w) in [0, 1] to HR image (N, C, scale h, scale w)."""
+        """Map an LR image (N, C, h, w) in [0, 1] to an HR image (N, C, scale h, scale w)."""
         x = self.mapping(self.shrinking(self.feature_extraction(x)))
         return self.last_layer(self.expanding(x))

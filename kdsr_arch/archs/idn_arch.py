@@ -34,7 +34,7 @@ class DistillationBlock(nn.Module):
         self.down = nn.Conv2d(width + part, width, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, width, h, w) to the same shape."""
+        """Map (B, width, h, w) to the same shape."""
         y = x
         for conv in (self.conv_1, self.conv_2, self.conv_3):
             y = F.leaky_relu(conv(y), SLOPE)
@@ -49,7 +49,7 @@ class ResidualDeconv(SubPixelDeconv):
     """The 17x17 transposed convolution, whose output of (h - 1) s + 1 rows begins at HR row s - 1."""
 
     def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
-        """(B, C, h, w) to (B, C', h * s, w * s), the first s - 1 rows and columns zero."""
+        """Map (B, C, h, w) to (B, C', h * s, w * s), the first s - 1 rows and columns zero."""
         s = self.stride[0]
         return F.pad(super().forward(x), (s - 1, 0, s - 1, 0))
 
@@ -85,7 +85,7 @@ class IDN(nn.Module):
         self.traits = Traits("image", scale, color=form, taps=taps)
 
     def forward(self, x: Tensor) -> Tensor:
-        """LR image (N, C, h, w) in [0, 1] to HR image (N, C, scale h, scale w)."""
+        """Map an LR image (N, C, h, w) in [0, 1] to an HR image (N, C, scale h, scale w)."""
         y = F.leaky_relu(self.conv1(x), SLOPE)
         y = F.leaky_relu(self.conv2(y), SLOPE)
         return upsample_bicubic(x, self.traits.scale) + self.upsample(self.blocks(y))

@@ -21,7 +21,7 @@ class ContrastAttention(nn.Module):
         self.conv_du = nn.Sequential(nn.Conv2d(width, inner, 1), nn.ReLU(), nn.Conv2d(inner, width, 1), nn.Sigmoid())
 
     def forward(self, x: Tensor) -> Tensor:
-        """``x`` (B, width, h, w), each channel times its weight in (0, 1)."""
+        """Multiply each channel of (B, width, h, w) by its weight in (0, 1)."""
         mean = x.mean((2, 3), keepdim=True)
         # The tiny term keeps the root's gradient finite where a map is constant.
         contrast = ((x - mean).square().mean((2, 3), keepdim=True) + 1e-12).sqrt()
@@ -43,7 +43,7 @@ class MultiDistillation(nn.Module):
         self.cca = ContrastAttention(self.part * 4)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, width, h, w) to the same shape."""
+        """Map (B, width, h, w) to the same shape."""
         kept, y = [], x
         for conv in (self.c1, self.c2, self.c3):
             y = F.leaky_relu(conv(y), SLOPE)
@@ -80,7 +80,7 @@ class IMDN(nn.Module):
         self.traits = Traits("image", scale, taps=taps)
 
     def forward(self, x: Tensor) -> Tensor:
-        """LR image (N, 3, h, w) in [0, 1] to HR image (N, 3, scale h, scale w)."""
+        """Map an LR image (N, 3, h, w) in [0, 1] to an HR image (N, 3, scale h, scale w)."""
         head = y = self.fea_conv(x)
         gathered = []
         for i in range(self.num_block):

@@ -15,7 +15,7 @@ from kdsr_arch.registry import ARCH_REGISTRY
 
 
 def hr_encoder(channels: int, scale: int, wide: int = 56, narrow: int = 12) -> nn.Sequential:
-    """HR image (N, C, scale h, scale w) to a learned image (N, C, h, w): 86,084 parameters with one channel."""
+    """Make the net from HR (N, C, scale h, scale w) to an LR image (N, C, h, w): 86,084 parameters with one channel."""
     return nn.Sequential(nn.Sequential(  # the published parameter names
         nn.Conv2d(channels, wide, 5, 1, 2), nn.PReLU(),
         nn.Conv2d(wide, wide, 5, scale, 2), nn.PReLU(),
@@ -56,6 +56,6 @@ class PISRTeacher(nn.Module):
         self.traits = Traits("image", scale, color=inner.color, multiple=multiple, taps=taps, input="gt")
 
     def forward(self, x: Tensor) -> Tensor:
-        """HR image (N, C, scale h, scale w) in [0, 1] to its restoration from the encoder's image, of the same size."""
+        """Restore an HR image (N, C, scale h, scale w) in [0, 1] from the LR image that the encoder makes of it."""
         lr = self.encoder(x)
         return self.decoder(upsample_bicubic(lr, self.traits.scale) if self.upsampled_input else lr)

@@ -13,7 +13,7 @@ from kdsr_arch.registry import ARCH_REGISTRY
 
 
 def fakd_groups(count: int) -> tuple[int, int]:
-    """Indices of the two groups FAKD taps: 2 and 6 from seven groups on (published), the ends of thirds below."""
+    """Return the two groups that FAKD taps: 2 and 6 from seven groups on (published), the ends of thirds below."""
     return (2, 6) if count >= 7 else (max(count // 3 - 1, 0), 2 * count // 3)
 
 
@@ -28,7 +28,7 @@ class _Tapped(nn.Module):
     """The forward pass that BasicSR's RCAN and EDSR share, with the sum of the long skip passed through a module."""
 
     def forward(self: Any, x: Tensor) -> Tensor:
-        """LR image (N, 3, h, w) in [0, 1] to HR image (N, 3, scale h, scale w)."""
+        """Map an LR image (N, 3, h, w) in [0, 1] to an HR image (N, 3, scale h, scale w)."""
         self.mean = self.mean.type_as(x)
         head = self.conv_first((x - self.mean) * self.img_range)
         body = self.long_skip(self.conv_after_body(self.body(head)) + head)

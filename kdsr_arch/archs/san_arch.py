@@ -19,7 +19,7 @@ POOLED_SIDE = 1000
 
 
 def matrix_square_root(a: Tensor, iterations: int = 5) -> Tensor:
-    """Square roots of symmetric positive matrices (N, C, C) by coupled Newton-Schulz steps (Li et al., CVPR 2018).
+    """Compute roots of symmetric positive matrices (N, C, C) by coupled Newton-Schulz steps (Li et al., CVPR 2018).
 
     Scaling by the trace first makes the iteration converge. To be run in float32 or float64: in bfloat16 the root is
     wrong by about 0.6 %, and in float16 the trace of features in 0..255 overflows to NaN.
@@ -36,7 +36,7 @@ def matrix_square_root(a: Tensor, iterations: int = 5) -> Tensor:
 
 
 def channel_covariance(x: Tensor) -> Tensor:
-    """Covariances of the channels over positions: (N, C, H, W) to (N, C, C)."""
+    """Return covariances of the channels over positions: (N, C, H, W) to (N, C, C)."""
     f = x.flatten(2)
     centered = f - f.mean(2, keepdim=True)
     return centered @ centered.transpose(1, 2) / f.shape[2]
@@ -51,7 +51,7 @@ class SecondOrderAttention(nn.Module):
         self.conv_du = nn.Sequential(nn.Conv2d(width, inner, 1), nn.ReLU(), nn.Conv2d(inner, width, 1), nn.Sigmoid())
 
     def forward(self, x: Tensor) -> Tensor:
-        """``x`` (B, width, h, w), each channel times its weight in (0, 1); statistics in float32 at least."""
+        """Multiply each channel of (B, width, h, w) by its weight in (0, 1); statistics in float32 at least."""
         top, left = (max(n - POOLED_SIDE, 0) // 2 for n in x.shape[-2:])
         middle = x[:, :, top : top + POOLED_SIDE, left : left + POOLED_SIDE]
         with torch.autocast(x.device.type, enabled=False):
@@ -73,7 +73,7 @@ class NonLocal(nn.Module):
             nn.init.zeros_(parameter)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, width, h, w), h and w at least 2, to the same shape."""
+        """Map (B, width, h, w), h and w at least 2, to the same shape."""
         maps = (m(x).flatten(2) for m in (self.theta, self.phi, self.g))
         query, key, value = (m.transpose(1, 2)[:, None].contiguous() for m in maps)
         mixed = F.scaled_dot_product_attention(query, key, value, scale=1.0)
@@ -90,7 +90,7 @@ class QuadrantNonLocal(nn.Module):
         self.non_local = NonLocal(width, inner)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, width, h, w), h and w at least 4, to the same shape."""
+        """Map (B, width, h, w), h and w at least 4, to the same shape."""
         rows = x.split([x.shape[2] // 2, x.shape[2] - x.shape[2] // 2], 2)
         halves = [x.shape[3] // 2, x.shape[3] - x.shape[3] // 2]
         return torch.cat([torch.cat([self.non_local(q) for q in row.split(halves, 3)], 3) for row in rows], 2)
@@ -112,7 +112,7 @@ class ResidualAttentionGroup(nn.Module):
         self.gamma = nn.Parameter(torch.zeros(1), requires_grad=False)  # in the published weights, unused there
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, width, h, w) to the same shape."""
+        """Map (B, width, h, w) to the same shape."""
         return x + self.conv_last(self.soca(self.rcab(x)))
 
 
@@ -155,7 +155,7 @@ class SAN(nn.Module):
         self.traits = Traits("image", scale, taps=_taps(num_group), min_size=4)
 
     def forward(self, x: Tensor) -> Tensor:
-        """LR image (N, 3, h, w) in [0, 1], h and w >= 4, to HR image (N, 3, scale h, scale w)."""
+        """Map an LR image (N, 3, h, w) in [0, 1], h and w >= 4, to an HR image (N, 3, scale h, scale w)."""
         head = self.head(self.sub_mean(x * self.img_range))
         shared = y = self.non_local(head)
         for group, out in zip(self.RG, self.group_out, strict=True):

@@ -75,7 +75,7 @@ class spandrel(nn.Module):  # the name that option files know
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        """Images (B, C, h, w) in [0, 1] to (B, C, H, W); made square by repeating the edge if need be."""
+        """Map images (B, C, h, w) in [0, 1] to (B, C, H, W); made square by repeating the edge if need be."""
         height, width = x.shape[-2:]
         if self._square and height != width:
             side = max(height, width)
@@ -85,7 +85,7 @@ class spandrel(nn.Module):  # the name that option files know
 
 
 def _describe(path: str) -> Any:
-    """Spandrel's description of the network in a file."""
+    """Return Spandrel's description of the network in a file."""
     try:
         import spandrel as library
         from spandrel.__helpers.canonicalize import canonicalize_state_dict

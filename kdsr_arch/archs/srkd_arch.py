@@ -13,7 +13,7 @@ from kdsr_arch.registry import ARCH_REGISTRY
 
 
 def deconv_tail(scale: int, width: int, out_channels: int) -> nn.Sequential:
-    """SRKD's upsampler: one k4 s2 (x2), one k3 s3 (x3) or two k4 s2 (x4) transposed convolutions."""
+    """Make SRKD's upsampler: one k4 s2 (x2), one k3 s3 (x3) or two k4 s2 (x4) transposed convolutions."""
     if scale == 3:
         return nn.Sequential(SubPixelDeconv(width, out_channels, 3, 3))
     one_of("TNSR and SNSR", "scale", scale, (2, 3, 4))
@@ -40,7 +40,7 @@ class _SRKDNet(nn.Module):
         self.traits = Traits("image", scale, color=color, taps={"f_lr": f"blocks.{len(blocks) - 1}", **named, **taps})
 
     def forward(self, x: Tensor) -> Tensor:
-        """LR image (N, C, h, w) in [0, 1] to HR image (N, C, scale h, scale w)."""
+        """Map an LR image (N, C, h, w) in [0, 1] to an HR image (N, C, scale h, scale w)."""
         return self.tail(self.blocks(self.head(x)))
 
 

@@ -32,7 +32,7 @@ class DUF(duf_arch.DUF):
         self.traits = Traits("window", scale, 7, taps={"f_sr": "upsampler", "f_lr": "feature"})
 
     def forward(self, x: Tensor) -> Tensor:
-        """RGB frames (B, 7, 3, h, w) in [0, 1] to the center frame (B, 3, h * scale, w * scale)."""
+        """Map RGB frames (B, 7, 3, h, w) in [0, 1] to the center frame (B, 3, h * scale, w * scale)."""
         volume = self.dense_block2(self.dense_block1(self.conv3d1(x.transpose(1, 2))))
         volume = F.relu(self.conv3d2(F.relu(self.bn3d2(volume))))
         feature = self.feature(volume.squeeze(2)).unsqueeze(2)
@@ -82,7 +82,7 @@ class BasicVSRPlusPlus(basicvsrpp_arch.BasicVSRPlusPlus):
             super().check_if_mirror_extended(lqs)
 
     def forward(self, lqs: Tensor) -> Tensor:
-        """RGB clips (B, T, 3, h, w) in [0, 1] to (B, T, 3, 4h, 4w); (B, T, 3, h, w) unless ``is_low_res_input``."""
+        """Map RGB clips (B, T, 3, h, w) in [0, 1] to (B, T, 3, 4h, 4w); (B, T, 3, h, w) unless ``is_low_res_input``."""
         if not lqs.is_cuda:  # its cache for long clips moves tensors to a GPU
             self.cpu_cache_length = lqs.shape[1]
         return super().forward(lqs)

@@ -43,5 +43,5 @@ class VDSR(nn.Module):
         self.traits = Traits("image", scale, color=color, upsampled_input=True, taps=taps)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Enlarged image (N, C, H, W) in [0, 1] to restored image (N, C, H, W)."""
+        """Map an enlarged image (N, C, H, W) in [0, 1] to the restored image (N, C, H, W)."""
         return x + self.output(self.residual_layer(self.relu(self.input(x))))

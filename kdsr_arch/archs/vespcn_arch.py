@@ -49,7 +49,7 @@ class MotionCompensation(nn.Module):
         self.fine = _flow_net(3 * num_channel + 2, num_feat, (2, 1, 1, 1, 1))
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Compensates all neighbors at once.
+        """Compensate all neighbors at once.
 
         Args:
             x: (B, n, C, h, w), any h and w.
@@ -68,7 +68,7 @@ class MotionCompensation(nn.Module):
         return warped.reshape(batch, -1, height, width), flow.reshape(batch, -1, height, width), target
 
     def flow(self, target: Tensor, neighbor: Tensor) -> Tensor:
-        """Flow (B, 2, h, w) in pixels by which ``neighbor`` (B, C, h, w) is warped onto ``target``."""
+        """Return the flow (B, 2, h, w) in pixels by which ``neighbor`` (B, C, h, w) is warped onto ``target``."""
         height, width = target.shape[-2:]
         pair, unit = torch.cat([neighbor, target], 1), 4  # the coarse network halves its input twice
         if exporting():
@@ -83,7 +83,7 @@ class MotionCompensation(nn.Module):
 
 
 def _flow_net(num_in: int, num_feat: int, strides: tuple[int, ...]) -> nn.Sequential:
-    """Five convolutions, ReLU between, tanh and pixel-shuffle to full size: (B, num_in, h, w) -> (B, 2, h, w)."""
+    """Make five convolutions, ReLU between, tanh and pixel-shuffle: (B, num_in, h, w) -> (B, 2, h, w)."""
     shrink = 1
     layers: list[nn.Module] = []
     for i, stride in enumerate(strides[:-1]):
@@ -114,7 +114,7 @@ class SlowFusion(nn.Module):
         self.convs = nn.ModuleList(nn.Conv2d(2 * width, num_feat, 3, padding=1) for width in widths)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Frames (B, n, C, h, w) to features (B, num_feat, h, w)."""
+        """Map frames (B, n, C, h, w) to features (B, num_feat, h, w)."""
         for i, conv in enumerate(self.convs):
             pairs = torch.cat([x[:, :-1], x[:, 1:]], 2)
             x = conv((F.relu(pairs) if i else pairs).flatten(0, 1)).unflatten(0, pairs.shape[:2])
@@ -183,7 +183,7 @@ class VESPCN(nn.Module):
         self.traits = Traits("window", scale, num_frame, color, taps=taps)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Frames (B, num_frame, C, h, w) in [0, 1] to the center frame (B, C, h * scale, w * scale)."""
+        """Map frames (B, num_frame, C, h, w) in [0, 1] to the center frame (B, C, h * scale, w * scale)."""
         half = x.shape[1] // 2
         center = x[:, half]
         if self.motion is not None:
@@ -198,7 +198,7 @@ class VESPCN(nn.Module):
         return self.base(sr, center)
 
     def for_inference(self) -> VESPCN:
-        """A copy in evaluation mode, equal to rounding but without F^SR, which costs most of the time."""
+        """Return a copy in evaluation mode, equal to rounding but without F^SR, which costs most of the time."""
         net = copy.deepcopy(self).eval()
         if net.conv_last is not None:
             net.fused = FusedHead(net.conv_up, net.conv_last, self.traits.scale)

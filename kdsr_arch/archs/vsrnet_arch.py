@@ -43,7 +43,7 @@ class FlowCompensation(nn.Module):
     @torch.compiler.disable
     @torch.no_grad()
     def flow(self, target: Tensor, neighbor: Tensor) -> Tensor:
-        """Flow (B, 2, H, W), (dx, dy) in pixels, by which ``neighbor`` (B, C, H, W) is warped onto ``target``."""
+        """Return the flow (B, 2, H, W), (dx, dy) in pixels, that warps ``neighbor`` (B, C, H, W) onto ``target``."""
         if self.method == "dis":
             return _dis_flow(target, neighbor)
         spynet = self._spynet[0].to(target.device)
@@ -52,7 +52,7 @@ class FlowCompensation(nn.Module):
         return spynet(target.float(), neighbor.float()).to(target.dtype)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, n, C, H, W) -> the same, all frames but the center warped onto it."""
+        """Warp all frames of (B, n, C, H, W) but the center onto it."""
         if self.method == "none":
             return x
         num_frame = x.shape[1]
@@ -150,7 +150,7 @@ class VSRNet(nn.Module):
         self.traits = Traits("window", scale, num_frame, color, upsampled_input=True, min_size=smallest, taps=taps)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Restores the center frame (B, C, H, W)."""
+        """Restore the center frame (B, C, H, W)."""
         center = x[:, x.shape[1] // 2]
         x = self.compensate(x)
         frames = (x.flatten(1, 2),) if len(self.branch_of) == 1 else x.unbind(1)

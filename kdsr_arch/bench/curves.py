@@ -36,7 +36,7 @@ def histories(runs: Sequence[Run]) -> dict[str, list[list[dict[str, Any]]]]:
 
 
 def _history(run: Run) -> list[dict[str, Any]]:
-    """A run's records up to its length, the pixel loss without its weight: rows may weigh it differently."""
+    """Return a run's records up to its length, the pixel loss without its weight: rows may weigh it differently."""
     weight = ((load_yaml(run.options).get("train") or {}).get("pixel_opt") or {}).get("loss_weight", 1)
     records = [record for record in read_history(run.experiment) if record["iter"] <= run.length]
     if not isinstance(weight, int | float) or weight <= 0:  # a schedule
@@ -102,7 +102,7 @@ def _band(axes: Axes, curves: Sequence[Curve], label: str, style: Mapping[str, A
 
 
 def _common(curves: Sequence[Curve]) -> tuple[list[int], NDArray[np.float64]]:
-    """The iterations that all curves have, and their values there, (seeds, iterations)."""
+    """Return the iterations that all curves have, and their values there, (seeds, iterations)."""
     tables = [dict(zip(curve.iterations, curve.values, strict=True)) for curve in curves]
     shared = sorted(set.intersection(*(set(table) for table in tables))) if tables else []
     return shared, np.array([[table[i] for i in shared] for table in tables])

@@ -219,7 +219,7 @@ class Plan:
         return runs
 
     def _rows(self) -> list[tuple[str, str, Overrides, int]]:
-        """Per row: its name, the first row with the same changes, these changes, the iterations beyond the budget."""
+        """List per row: name, first row with the same changes, these changes, iterations beyond the budget."""
         rows: list[tuple[str, str, Overrides, int]] = []
         first_with: dict[str, str] = {}
         stored = {"datasets.train.teacher_cache": str(self.store)} if self.bench.teacher_cache else {}
@@ -238,7 +238,7 @@ class Plan:
         return UserError(f"bench {self.bench.name}, {row}: {sentence}")
 
     def _trained(self, base: dict[str, Any], changes: Overrides, row: str, length: int) -> dict[str, Any]:
-        """The base with a row's changes, its schedule stretched to ``length`` iterations."""
+        """Return the base with a row's changes, its schedule stretched to ``length`` iterations."""
         try:
             options = override(base, changes)
             set_budget(options, length)

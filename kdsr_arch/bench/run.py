@@ -61,7 +61,7 @@ def outcomes_of(runs: Iterable[Run]) -> list[Outcome]:
 
 
 def _read_marker(marker: Path) -> Outcome | None:
-    """None where there is none, or a damaged one: the run then looks unfinished, and is resumed."""
+    """Read a marker; None without one, or with a damaged one: the run then looks unfinished, and is resumed."""
     try:
         return Outcome.model_validate_json(marker.read_bytes())
     except (OSError, ValidationError):
@@ -82,7 +82,7 @@ def note_outcome(run: Run, seconds: float) -> None:
 
 
 def _trained(run: Run) -> tuple[Scores, dict[str, float]]:
-    """(validations at the last iteration, mean ratios up to it) from a training's history."""
+    """Read (validations at the last iteration, mean ratios up to it) from a training's history."""
     final: Scores = {}
     ratios: dict[str, list[float]] = {}
     names = _dataset_names(run.options)
@@ -104,13 +104,13 @@ def _scores(record: dict[str, Any]) -> dict[str, float | str]:
 
 
 def _tested(run: Run) -> Scores:
-    """The means that `kdsr test` wrote."""
+    """Return the means that `kdsr test` wrote."""
     report = read_json(run.experiment / "results.json", dict, "run the bench again")
     return {result["dataset"]: {**result["mean"], "protocol": result["protocol"]} for result in report["results"]}
 
 
 def _dataset_names(options: Path) -> dict[str, str]:
-    """{key of `datasets`: the set's name}."""
+    """Return {key of `datasets`: the set's name}."""
     datasets = load_yaml(options).get("datasets")
     sections = datasets.items() if isinstance(datasets, dict) else ()
     return {key: str(section.get("name", key)) for key, section in sections if isinstance(section, dict)}

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """What to check, or what to explain."""
+    """Declare what to check, or what to explain."""
     add_option_file(parser, required=False)
     parser.add_argument(
         "--explain", metavar="KEY", help="tell what an option (train.optim_g.lr, gt_size) or a class (EDVR) takes"
@@ -36,7 +36,7 @@ def _explain(args: argparse.Namespace) -> int:
 
 
 def _for_testing(args: argparse.Namespace) -> bool:
-    """A file without `datasets.train` can only be meant for testing."""
+    """Tell whether a file is meant for testing: one without `datasets.train` can only be."""
     from kdsr_arch.options import load_yaml
 
     datasets = load_yaml(args.opt).get("datasets")
@@ -44,7 +44,7 @@ def _for_testing(args: argparse.Namespace) -> bool:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Explain, or check and do the dry run."""
+    """Check the file and do the dry run, or explain."""
     if args.schema or args.explain:
         return _explain(args)
     if not args.opt:
@@ -62,7 +62,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _dry_run(opt: Options, earlier: list[Options]) -> None:
-    """One sample through a training, unless it waits for weights that an earlier part of the sequence writes."""
+    """Run one sample through a training, unless it waits for weights that an earlier part of the sequence writes."""
     from kdsr_arch.options.load import missing_inputs, telling_needs
     from kdsr_arch.train.entry import dry_run
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def add_option_file(parser: argparse.ArgumentParser, required: bool = True) -> None:
-    """``-opt`` and ``--force_yml``."""
+    """Add ``-opt`` and ``--force_yml``."""
     parser.add_argument(
         "-opt",
         "--opt",
@@ -35,7 +35,7 @@ def add_option_file(parser: argparse.ArgumentParser, required: bool = True) -> N
 
 
 def add_run_flags(parser: argparse.ArgumentParser) -> None:
-    """The flags of a run: BasicSR's, and ``--root``."""
+    """Add the flags of a run: BasicSR's, and ``--root``."""
     add_option_file(parser)
     parser.add_argument(
         "--launcher", choices=["none", "pytorch", "slurm"], default="none", help="how processes are started"
@@ -54,7 +54,7 @@ def add_run_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def load(args: argparse.Namespace, *, is_train: bool) -> Options:
-    """The options that the flags describe."""
+    """Load the options that the flags describe."""
     from kdsr_arch.options import load_options
 
     debug = getattr(args, "debug", False)
@@ -62,7 +62,7 @@ def load(args: argparse.Namespace, *, is_train: bool) -> Options:
 
 
 def load_parts(args: argparse.Namespace) -> list[Callable[[], Options]]:
-    """What `kdsr train` trains, one after the other, all checked: each gives the options when its turn has come."""
+    """Load what `kdsr train` trains, in order, all checked: each gives the options when its turn has come."""
     from kdsr_arch.options import complete, read_parts
 
     debug, root = getattr(args, "debug", False), getattr(args, "root", None)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """What to export, and as what."""
+    """Declare what to export, and as what."""
     parser.add_argument(
         "weights", help="the student's weights: a .pth or .safetensors file, or the name of shipped ones"
     )

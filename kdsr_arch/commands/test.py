@@ -6,10 +6,7 @@ import argparse
 
 from kdsr_arch.commands.common import add_run_flags, load
 
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """BasicSR's flags."""
-    add_run_flags(parser)
+add_arguments = add_run_flags
 
 
 def run(args: argparse.Namespace) -> int:

@@ -155,7 +155,7 @@ def _clip_table(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
 
 
 def _sheets(rows: Sequence[Row], samples: Iterable[Mapping[str, Any]], out: Path) -> list[tuple[Path, str]]:
-    """One sheet of crops per clip, of its middle held-out frame."""
+    """Draw one sheet of crops per clip, of its middle held-out frame."""
     sheets = []
     for sample in samples:
         name, middle = sample["name"], len(sample["gt"]) // 2

@@ -18,19 +18,19 @@ MAX_TILE = 1024
 
 
 def spatial_affinity(x: Tensor, eps: float = 1e-8) -> Tensor:
-    """Cosines between the channel vectors of all positions: (N, C, H, W) to (N, HW, HW)."""
+    """Return cosines between the channel vectors of all positions: (N, C, H, W) to (N, HW, HW)."""
     a = unit(x.flatten(2), 1, eps)
     return a.transpose(1, 2) @ a
 
 
 def channel_affinity(x: Tensor, eps: float = 1e-8) -> Tensor:
-    """Cosines between the maps of all channels: (N, C, H, W) to (N, C, C)."""
+    """Return cosines between the maps of all channels: (N, C, H, W) to (N, C, C)."""
     a = unit(x.flatten(2), 2, eps)
     return a @ a.transpose(1, 2)
 
 
 def instance_affinity(x: Tensor) -> Tensor:
-    """Gram matrix of the flattened samples, its rows scaled to unit length: (N, ...) to (N, N)."""
+    """Return the Gram matrix of the flattened samples, its rows scaled to unit length: (N, ...) to (N, N)."""
     f = x.flatten(1)
     return unit(f @ f.T, 1)
 
@@ -44,7 +44,7 @@ def pool_map(x: Tensor, size: int, mode: str = "avg") -> Tensor:
 
 
 def _tiles(length: int, tile: int) -> Iterator[tuple[slice, slice]]:
-    """Tiles on and above the diagonal of a square matrix."""
+    """Return tiles on and above the diagonal of a square matrix."""
     for i in range(0, length, tile):
         for j in range(i, length, tile):
             yield slice(i, min(i + tile, length)), slice(j, min(j + tile, length))
@@ -60,7 +60,7 @@ class _TiledAffinityLoss(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, student: Tensor, teacher: Tensor, criterion: str, tile: int) -> Tensor:
-        """The loss, a scalar, of unit vectors S (N, C1, P) and T (N, C2, P); criterion 'l1' or 'l2'."""
+        """Return the loss, a scalar, of unit vectors S (N, C1, P) and T (N, C2, P); criterion 'l1' or 'l2'."""
         n, _, p = student.shape
         sides, wanted = (student, -teacher), ctx.needs_input_grad[:2]
         left, right = torch.cat([student, teacher], 1), torch.cat(sides, 1)
@@ -86,13 +86,13 @@ class _TiledAffinityLoss(torch.autograd.Function):
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
-        """What `forward` has found for each side that wants a gradient, times the scalar ``grad_output``."""
+        """Return what `forward` computed for each side that wants a gradient, times the scalar ``grad_output``."""
         grads = [None if g is None else g * grad_output for g in ctx.saved_tensors]
         return (*grads, None, None)
 
 
 def tile_size(batch: int, tile: int | str) -> int:
-    """Side of the tiles: as given, or the largest for which the batch's tiles stay within ``TILE_ELEMENTS``."""
+    """Return the side of tiles: as given, or the largest for which the batch's tiles stay within ``TILE_ELEMENTS``."""
     if tile != "auto":
         return int(tile)
     side = int((TILE_ELEMENTS / max(batch, 1)) ** 0.5)
@@ -103,7 +103,7 @@ def tile_size(batch: int, tile: int | str) -> int:
 def spatial_affinity_loss(
     student: Tensor, teacher: Tensor, criterion: str = "l1", tile: int | str = "auto", eps: float = 1e-8
 ) -> Tensor:
-    """Distance between spatial affinities of maps (N, C1, H, W) and (N, C2, H, W) without forming them.
+    """Return the distance between spatial affinities of maps (N, C1, H, W) and (N, C2, H, W) without forming them.
 
     Args:
         student, teacher: maps of one size; both may need gradients.
@@ -116,7 +116,7 @@ def spatial_affinity_loss(
 
 
 def plain_spatial_loss(student: Tensor, teacher: Tensor, criterion: str = "l1", eps: float = 1e-8) -> Tensor:
-    """The same by the plain formula, with whole matrices in memory: the reference."""
+    """Compute the same by the plain formula, with whole matrices in memory: the reference."""
     return CRITERIA[criterion](spatial_affinity(student, eps), spatial_affinity(teacher, eps))
 
 

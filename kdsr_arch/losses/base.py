@@ -46,7 +46,7 @@ class DistillLoss(nn.Module):
     pretrain_iters: int = 0
 
     def prepare(self, frames: Tensor) -> Tensor:
-        """What is done to each recorded map (F, C, H, W) of either side before adapters and ``forward``.
+        """Prepare each recorded map (F, C, H, W) of either side, before adapters and ``forward``.
 
         For what makes the maps smaller and commutes with a 1x1 convolution, so that both become cheap.
         """
@@ -62,7 +62,7 @@ class DistillLoss(nn.Module):
         """
 
     def forward(self, student: Features, teacher: Features = None) -> Tensor:
-        """The unweighted loss, a scalar, of what the taps recorded; every term defines it.
+        """Return the unweighted loss, a scalar, of what the taps recorded; every term defines it.
 
         Args:
             student: frames (B*N, C, H, W), or clips (B, N, C, H, W) with ``clip``; with ``multi`` a list, one a layer.
@@ -71,14 +71,14 @@ class DistillLoss(nn.Module):
         raise NotImplementedError(f"{type(self).__name__} does not define forward")
 
     def after_step(self, value: float, iteration: int) -> None:
-        """Called after each optimizer step with the term's unweighted value; lasting state must be in buffers."""
+        """Note the term's unweighted value after each optimizer step; lasting state must be in buffers."""
 
 
 CRITERIA: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"l1": F.l1_loss, "l2": F.mse_loss}
 
 
 def require_map(owner: str, x: Any) -> Tensor:
-    """A feature map (N, C, H, W), else a UserError that says what the tap recorded instead."""
+    """Return a feature map (N, C, H, W), else a UserError that says what the tap recorded instead."""
     if not isinstance(x, Tensor):
         raise UserError(f"{owner} needs one feature map from each tap, but a tap recorded {type(x).__name__}")
     if x.dim() != 4:
@@ -87,12 +87,12 @@ def require_map(owner: str, x: Any) -> Tensor:
 
 
 def as_maps(owner: str, x: Any) -> list[Tensor]:
-    """The feature maps of one side of a term that sees all its layers at once."""
+    """Return the feature maps of one side of a term that sees all its layers at once."""
     return [require_map(owner, m) for m in (x if isinstance(x, (list, tuple)) else [x])]
 
 
 def pool_larger(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
-    """Both maps at the smaller height and width, by adaptive average pooling of whichever is larger there."""
+    """Return both maps at the smaller height and width, by adaptive average pooling of whichever is larger there."""
     if a.shape[-2:] == b.shape[-2:]:
         return a, b
     size = (min(a.shape[-2], b.shape[-2]), min(a.shape[-1], b.shape[-1]))
@@ -100,7 +100,7 @@ def pool_larger(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def unit(x: Tensor, dim: int | tuple[int, ...], eps: float = 0.0) -> Tensor:
-    """``x / (|x|_2 + eps)`` along ``dim``; exactly zero vectors stay zero and get a zero gradient.
+    """Return ``x / (|x|_2 + eps)`` along ``dim``; exactly zero vectors stay zero and get a zero gradient.
 
     The plain formula's gradient there is NaN (the root at 0) or 1/eps; neither is of use to an optimizer.
     """

@@ -18,7 +18,7 @@ _RMS_EPS = 1e-8
 
 
 def attention_map(x: Tensor, power: float = 2, absolute: bool = True, eps: float = 1e-6) -> Tensor:
-    """``M / (|M|_2 + eps)`` over H and W with ``M = sum_c |x|^power``: (N, C, H, W) to (N, H, W)."""
+    """Return ``M / (|M|_2 + eps)`` over H and W with ``M = sum_c |x|^power``: (N, C, H, W) to (N, H, W)."""
     m = (x.abs() if absolute else x).pow(power).sum(1)
     return unit(m, (1, 2), eps)
 
@@ -77,7 +77,7 @@ class FitNetLoss(DistillLoss):
 
 
 def flow_matrix(first: Tensor, second: Tensor) -> Tensor:
-    """``F1 F2^T / (H W)`` of maps (N, C1, H, W) and (N, C2, H, W), the larger average-pooled: (N, C1, C2)."""
+    """Return ``F1 F2^T / (H W)`` of maps (N, C1, H, W) and (N, C2, H, W), the larger average-pooled: (N, C1, C2)."""
     a, b = pool_larger(first, second)
     return a.flatten(2) @ b.flatten(2).transpose(1, 2) / (a.shape[-2] * a.shape[-1])
 
@@ -113,7 +113,7 @@ class FSPLoss(DistillLoss):
 
 
 def pair_distances(x: Tensor) -> Tensor:
-    """Euclidean distances between the rows of x (N, D), divided by the mean of the positive ones: (N, N)."""
+    """Return Euclidean distances between the rows of x (N, D), divided by the mean of the positive ones: (N, N)."""
     squares = x.pow(2).sum(1)
     squared = (squares[:, None] + squares[None, :] - 2 * x @ x.T).clamp(min=1e-12)
     distance = squared.sqrt() * (1 - torch.eye(len(x), dtype=x.dtype, device=x.device))
@@ -121,7 +121,7 @@ def pair_distances(x: Tensor) -> Tensor:
 
 
 def triple_cosines(x: Tensor) -> Tensor:
-    """Cosines of the angles at sample i between samples j and k, rows of x (N, D): (N, N, N)."""
+    """Return cosines of the angles at sample i between samples j and k, rows of x (N, D): (N, N, N)."""
     directions = unit(x[None, :, :] - x[:, None, :], 2)
     return directions @ directions.transpose(1, 2)
 

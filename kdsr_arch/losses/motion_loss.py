@@ -38,7 +38,7 @@ class MotionCompensationLoss(DistillLoss):
         self.over = one_of("MotionCompensationLoss", "over", over, ("pixel", "field"))
 
     def forward(self, student: tuple[Tensor, Tensor, Tensor], teacher: None = None) -> Tensor:
-        """The term's value.
+        """Return the term's value.
 
         Args:
             student: (warped (B, k*C, h, w), flow (B, k*2, h, w) in pixels, reference (B, C, h, w)), k neighbors.

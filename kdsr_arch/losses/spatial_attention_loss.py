@@ -52,7 +52,7 @@ def _channel_sum(feature: Tensor, power: int) -> Tensor:
 
 
 def attention_map(feature: Tensor, kind: str = "sum_square") -> Tensor:
-    """The attention map M (F, H, W) of a feature (F, C, H, W), in float32 (float64 stays).
+    """Return the attention map M (F, H, W) of a feature (F, C, H, W), in float32 (float64 stays).
 
     Args:
         kind: 'sum_square' sum_c |F_c|^2 (the paper's choice), 'sum_abs' sum_c |F_c|, 'max_square' max_c |F_c|^2.
@@ -98,7 +98,7 @@ class SpatialAttentionLoss(DistillLoss):
         self.reduction = one_of(name, "reduction", reduction, ("mean", "sum"))
 
     def forward(self, student: Tensor, teacher: Tensor) -> Tensor:  # type: ignore[override]
-        """Scalar; see the class."""
+        """Return a scalar; see the class."""
         ours, theirs = attention_map(student, self.map), attention_map(teacher, self.map)
         if self.normalize == "own_mean":
             ours = ours / (ours.mean() + EPS)

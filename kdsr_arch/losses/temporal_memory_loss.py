@@ -39,12 +39,12 @@ class ConvLSTM(nn.Module):
             self.bias[hidden : 2 * hidden] = 1.0
 
     def input_gates(self, frames: Tensor, detach: bool = False) -> Tensor:
-        """The part of the gates that the input gives, for all frames at once: (F, C, H, W) -> (F, 4 * hidden, H, W)."""
+        """Return the input's part of the gates, for all frames at once: (F, C, H, W) to (F, 4 * hidden, H, W)."""
         weight, bias = self._kernel(detach)
         return self._conv(frames, weight[:, : self.channels], bias)
 
     def run(self, gates: Tensor, detach: bool = False, final_hidden: bool = True) -> tuple[list[Tensor], list[Tensor]]:
-        """Runs through time on the input's gates.
+        """Run through time on the input's gates.
 
         Args:
             gates: (B, N, 4 * hidden, H, W), from :meth:`input_gates`.
@@ -158,7 +158,7 @@ class TemporalMemoryLoss(DistillLoss):
         self.register_buffer("rms", torch.tensor(0.0))
 
     def prepare(self, frames: Tensor) -> Tensor:
-        """(F, C, H, W) -> (F, C, H // k, W // k): means over k x k pixels."""
+        """Map (F, C, H, W) to (F, C, H // k, W // k): means over k x k pixels."""
         if self.downsample == 1:
             return frames
         if min(frames.shape[-2:]) < self.downsample:
@@ -169,7 +169,7 @@ class TemporalMemoryLoss(DistillLoss):
         return F.avg_pool2d(frames, self.downsample)
 
     def setup(self, student_shapes: Sequence[Any], teacher_shapes: Sequence[Any]) -> None:
-        """Builds the ConvLSTM for the teacher's channels."""
+        """Build the ConvLSTM for the teacher's channels."""
         shape = teacher_shapes[0]
         if len(teacher_shapes) != 1 or len(shape) != 5:
             raise UserError(
@@ -190,11 +190,11 @@ class TemporalMemoryLoss(DistillLoss):
 
     @property
     def reaches_student(self) -> bool:  # type: ignore[override]
-        """False during pretraining."""
+        """Tell whether pretraining is over."""
         return self.steps >= self.pretrain_iters
 
     def forward(self, student: Tensor, teacher: Tensor) -> Tensor:  # type: ignore[override]
-        """Scalar from prepared clips: L_TD, or the prediction error of the teacher's next frames during pretraining."""
+        """Return L_TD of prepared clips, or the prediction error of the teacher's next frames during pretraining."""
         if self.lstm is None:
             raise RuntimeError("setup() must be called before forward()")
         theirs = self._scaled(teacher.detach(), learn=True)
@@ -207,7 +207,7 @@ class TemporalMemoryLoss(DistillLoss):
         return torch.stack([self.criterion(s, t) for s, t in zip(cells_s, cells_t, strict=True)]).mean()
 
     def after_step(self, value: float, iteration: int) -> None:
-        """Counts steps; fixes the ConvLSTM when its pretraining ends, or by the 1e-8 rule."""
+        """Count steps; fix the ConvLSTM when its pretraining ends, or by the 1e-8 rule."""
         self.steps += 1
         if self.mode == "pretrained":
             self.fixed = self.reaches_student
@@ -218,7 +218,7 @@ class TemporalMemoryLoss(DistillLoss):
                 parameter.grad = None
 
     def get_extra_state(self) -> Tensor:
-        """Steps taken and whether the memory is fixed, for the checkpoint."""
+        """Return steps taken and whether the memory is fixed, for the checkpoint."""
         return torch.tensor([self.steps, self.fixed])  # not buffers: reading those would wait for the GPU
 
     def set_extra_state(self, state: Tensor) -> None:
@@ -243,7 +243,7 @@ class TemporalMemoryLoss(DistillLoss):
         return F.mse_loss(predicted, clip[:, 1:].flatten(0, 1))
 
     def _both_cells(self, ours: Tensor, theirs: Tensor) -> tuple[list[Tensor], list[Tensor]]:
-        """Cells of student and teacher: one batch while the ConvLSTM learns, else the teacher without a graph."""
+        """Run student and teacher: one batch while the ConvLSTM learns, else the teacher without a graph."""
         assert self.lstm is not None
         lstm, lead = self.lstm, ours.shape[:2]
         if self.fixed:

@@ -16,7 +16,7 @@ from kdsr_arch.registry import LOSS_REGISTRY
 
 
 def pointwise_net(widths: Sequence[int], activation: str, bias: bool) -> nn.Sequential:
-    """1x1 convolutions of the given widths with an activation ('relu' or one-parameter 'prelu') between them."""
+    """Make 1x1 convolutions of these widths with an activation ('relu' or one-parameter 'prelu') between them."""
     layers: list[nn.Module] = []
     for i in range(len(widths) - 1):
         if i:
@@ -56,7 +56,7 @@ class VariationalEstimator(nn.Module):
             self.log_scale = nn.Parameter(torch.full((width,), math.log(math.expm1(initial))))
 
     def forward(self, student: Tensor) -> tuple[Tensor, Tensor]:
-        """Location (N, C, H, W) and positive spread (broadcastable to it) for student features (N, C', H, W)."""
+        """Map student features (N, C', H, W) to location (N, C, H, W) and positive spread (broadcastable to it)."""
         if self.var is None:
             assert self.log_scale is not None
             return self.mean(student), F.softplus(self.log_scale)[None, :, None, None]

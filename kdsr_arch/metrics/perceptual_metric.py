@@ -28,7 +28,7 @@ def calculate_pyiqa(
     device: str | None = None,
     **keywords: Any,
 ) -> float:
-    """A metric of pyiqa by its name; metrics without a reference ignore ``img2``.
+    """Compute a metric of pyiqa by its name; metrics without a reference ignore ``img2``.
 
     Args:
         img: the result, (H, W, C) uint8 BGR or one channel.
@@ -53,7 +53,7 @@ def calculate_pyiqa(
 
 @lru_cache(maxsize=8)
 def create(metric: str, device: str, weights: str | None, keywords: tuple[tuple[str, Any], ...]) -> Any:
-    """The metric of pyiqa, made once."""
+    """Create a metric of pyiqa, once."""
     try:
         import pyiqa
     except ImportError:
@@ -75,6 +75,6 @@ def create(metric: str, device: str, weights: str | None, keywords: tuple[tuple[
 
 
 def _tensor(image: NDArray) -> torch.Tensor:
-    """(H, W, C) uint8 BGR -> (1, 3, H, W) RGB in [0, 1]."""
+    """Map (H, W, C) uint8 BGR to (1, 3, H, W) RGB in [0, 1]."""
     color = image[..., ::-1] if image.shape[2] == 3 else np.repeat(image, 3, 2)
     return torch.from_numpy(np.ascontiguousarray(color.transpose(2, 0, 1))).float().div(255)[None]

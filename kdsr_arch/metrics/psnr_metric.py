@@ -21,7 +21,7 @@ _C1, _C2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
 
 
 def luma(image: NDArray) -> NDArray[np.float32]:
-    """Y of YCbCr (BT.601, [16, 235], not rounded) of a uint8 image, (H, W, 1) float32; of one channel: itself.
+    """Return Y of YCbCr (BT.601, [16, 235], not rounded) of a uint8 image, (H, W, 1) float32; of one channel: itself.
 
     The float32 steps are those of BasicSR, so that the values agree to the last bit.
     """
@@ -34,7 +34,7 @@ def luma(image: NDArray) -> NDArray[np.float32]:
 
 
 def prepare(img: NDArray, img2: NDArray, crop_border: int, test_y_channel: bool) -> tuple[NDArray, NDArray]:
-    """Both images as (H, W, C), cropped, and reduced to luma where asked."""
+    """Return both images as (H, W, C), cropped, and reduced to luma where asked."""
     if img.shape != img2.shape:
         raise UserError(f"a metric needs two images of one shape, got {img.shape} and {img2.shape}")
     img, img2 = (x[..., None] if x.ndim == 2 else x for x in (img, img2))
@@ -47,7 +47,7 @@ def prepare(img: NDArray, img2: NDArray, crop_border: int, test_y_channel: bool)
 
 
 def psnr(img: NDArray, img2: NDArray, crop_border: int = 0, test_y_channel: bool = False) -> float:
-    """Peak signal-to-noise ratio in dB (peak 255); ``inf`` for equal images.
+    """Compute the peak signal-to-noise ratio in dB (peak 255); ``inf`` for equal images.
 
     Args:
         img: (H, W, C) uint8, BGR or one channel.
@@ -75,7 +75,7 @@ def _ssim_channel(x: NDArray, y: NDArray) -> float:
 
 
 def ssim(img: NDArray, img2: NDArray, crop_border: int = 0, test_y_channel: bool = False) -> float:
-    """Structural similarity (Wang et al. 2004: Gaussian 11x11, sigma 1.5, valid region), mean over the channels.
+    """Compute SSIM (Wang et al. 2004: Gaussian 11x11, sigma 1.5, valid region), the mean over the channels.
 
     Arguments as in :func:`psnr`.
     """
@@ -91,7 +91,7 @@ _WEIGHTS_BGR = np.array([25.064, 129.057, 65.738]) / 256.0
 
 @METRIC_REGISTRY.register()
 def calculate_psnr_edsr(img: NDArray, img2: NDArray, crop_border: int = 0, test_y_channel: bool = False) -> float:
-    """PSNR in dB of two (H, W, C) uint8 BGR images; on Y the *difference* is weighted by (65.738, 129.057, 25.064)/256.
+    """Compute EDSR's PSNR in dB of (H, W, C) uint8 BGR; on Y it weighs the *difference* (65.738, 129.057, 25.064)/256.
 
     Source: ``utility.calc_psnr`` of EDSR's, FAKD's and PISR's public code. On Y it lies within some 0.001 dB of
     MATLAB's luma; without Y their code leaves out scale + 6 pixels at each edge.

@@ -22,7 +22,7 @@ def clip_metric(function: F) -> F:
 
 
 def takes_clip(metric_type: str) -> bool:
-    """Whether the registered metric of this name wants whole clips."""
+    """Tell whether the registered metric of this name wants whole clips."""
     return bool(getattr(METRIC_REGISTRY.get(metric_type), "takes_clip", False))
 
 
@@ -53,7 +53,7 @@ def _check_clips(img: NDArray, img2: NDArray, crop_border: int) -> tuple[NDArray
 
 
 def _flows(frames: NDArray, method: str) -> Iterator[NDArray[np.float32]]:
-    """Flow from each frame to the next, (H, W, 2) in pixels (dx, dy)."""
+    """Yield the flow from each frame to the next, (H, W, 2) in pixels (dx, dy)."""
     estimate = _flow_estimator(method)
     previous = _gray(frames[0])
     for frame in frames[1:]:
@@ -64,7 +64,7 @@ def _flows(frames: NDArray, method: str) -> Iterator[NDArray[np.float32]]:
 
 @clip_metric
 def calculate_tof(img: NDArray, img2: NDArray, crop_border: int = 0, flow: str = "dis") -> float:
-    """tOF: how far the motion seen in the result lies from the motion in the ground truth; lower is better.
+    """Measure tOF: how far the motion in the result lies from that in the ground truth; lower is better.
 
     Mean over frame pairs, pixels and the two components of ``|flow(b_t, b_t+1) - flow(g_t, g_t+1)|``, in pixels.
     Source: Chu et al., "Learning Temporal Coherence via Self-Supervision for GAN-based Video Generation"
@@ -82,7 +82,7 @@ def calculate_tof(img: NDArray, img2: NDArray, crop_border: int = 0, flow: str =
 
 
 def _warp(frame: NDArray, flow: NDArray) -> NDArray:
-    """``frame`` sampled at each pixel plus its flow, bilinear; outside the frame: NaN."""
+    """Sample ``frame`` at each pixel plus its flow, bilinearly; outside the frame: NaN."""
     height, width = flow.shape[:2]
     x, y = np.meshgrid(np.arange(width, dtype=np.float32), np.arange(height, dtype=np.float32))
     outside: Any = {"borderMode": cv2.BORDER_CONSTANT, "borderValue": (np.nan,) * 4}
@@ -90,7 +90,7 @@ def _warp(frame: NDArray, flow: NDArray) -> NDArray:
 
 
 def _visible(forward: NDArray, backward: NDArray) -> NDArray[np.bool_]:
-    """Pixels whose forward flow is undone by the backward flow at its end (Sundaram et al. 2010; Ruder et al. 2016)."""
+    """Mark pixels whose forward flow the backward flow at its end undoes (Sundaram et al. 2010; Ruder et al. 2016)."""
     returned = _warp(backward, forward)
     squares = (forward**2).sum(-1) + (returned**2).sum(-1)
     with np.errstate(invalid="ignore"):  # NaN, from outside the frame, compares as not visible
@@ -99,7 +99,7 @@ def _visible(forward: NDArray, backward: NDArray) -> NDArray[np.bool_]:
 
 @clip_metric
 def calculate_warping_error(img: NDArray, img2: NDArray, crop_border: int = 0, flow: str = "dis") -> float:
-    """Warping error: how much the result changes along the ground truth's motion; lower is steadier.
+    """Measure the warping error: how much the result changes along the ground truth's motion; lower is steadier.
 
     Mean over frame pairs of the mean squared difference between frame t and frame t+1 brought back along the flow
     that the *ground truth* shows, over the pixels visible in both; in units of 1e-3 for intensities in [0, 1].

@@ -24,7 +24,7 @@ class Block(NamedTuple):
 
 
 def inside(position: np.ndarray, length: int, border: str) -> np.ndarray:
-    """Unbounded sample positions -> positions 0..length-1 under a border rule.
+    """Map unbounded sample positions to positions 0..length-1 under a border rule.
 
     Args:
         border: ``'replicate'`` (aaa|abc), ``'symmetric'`` (cba|abc) or ``'reflect'`` (dcb|abcd).
@@ -50,14 +50,14 @@ class BlockCache:
         return self._build(*key) if torch.compiler.is_compiling() else self._kept(*key)
 
     def clear(self) -> None:
-        """Forgets everything."""
+        """Forget everything."""
         self._kept.cache_clear()
 
 
 def build_blocks(
     position: np.ndarray, weight: np.ndarray, size: int, dtype: torch.dtype, device: torch.device
 ) -> tuple[Block, ...]:
-    """Blocks of ``size`` outputs.
+    """Build blocks of ``size`` outputs.
 
     Args:
         position: (outputs, taps), whole numbers inside the input; a sample may occur several times.
@@ -80,7 +80,7 @@ def _block(position: np.ndarray, weight: np.ndarray, dtype: torch.dtype, device:
 
 
 def apply_to_rows(x: Tensor, blocks: tuple[Block, ...]) -> Tensor:
-    """(N, H, W) of any number type -> (N, H', W) in that of the blocks, converted where it is in cache."""
+    """Map (N, H, W) of any number type to (N, H', W) in that of the blocks, converted where it is in cache."""
     weights = ((b, b.matrix.expand(len(x), -1, -1)) for b in blocks)
     parts = [torch.bmm(matrix, x[:, b.start : b.stop].to(matrix.dtype)) for b, matrix in weights]
     return parts[0] if len(parts) == 1 else torch.cat(parts, 1)
@@ -94,7 +94,7 @@ def apply_to_columns(x: Tensor, blocks: tuple[Block, ...]) -> Tensor:
 
 
 def keys_kernel(x: np.ndarray) -> np.ndarray:
-    """Keys' cubic convolution kernel, a = -1/2 (IEEE TASSP 1981): nonzero within two samples."""
+    """Evaluate Keys' cubic convolution kernel, a = -1/2 (IEEE TASSP 1981): nonzero within two samples."""
     x = np.abs(x)
     near = (1.5 * x - 2.5) * x * x + 1
     far = ((-0.5 * x + 2.5) * x - 4) * x + 2

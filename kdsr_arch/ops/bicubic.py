@@ -44,7 +44,7 @@ class _Plan(NamedTuple):
 
 
 def imresize(x: Tensor, scale: float, antialias: bool = True, border: str = "symmetric") -> Tensor:
-    """Bicubic resize of both axes by one factor, differentiable.
+    """Resize both axes by one factor, bicubically; differentiable.
 
     Args:
         x: (..., H, W), floating point, any range.
@@ -65,12 +65,12 @@ def imresize(x: Tensor, scale: float, antialias: bool = True, border: str = "sym
 
 
 def upsample_bicubic(x: Tensor, factor: int) -> Tensor:
-    """:func:`imresize` by an integer factor upwards: the interpolated input of VDSR and its kind."""
+    """Enlarge by an integer factor as :func:`imresize` does: the interpolated input of VDSR and its kind."""
     return bicubic_by_phases(x, factor) if exporting() else imresize(x, factor)
 
 
 def imresize_uint8(image: np.ndarray, scale: float, border: str = "symmetric") -> np.ndarray:
-    """MATLAB's resize of uint8 images, with antialiasing.
+    """Resize uint8 images as MATLAB does, with antialiasing.
 
     Args:
         image: (H, W), (H, W, C) or (N, H, W, C), uint8.
@@ -93,7 +93,7 @@ def imresize_uint8(image: np.ndarray, scale: float, border: str = "symmetric") -
 
 
 def imresize_uint8_tensor(x: Tensor, scale: float, border: str = "symmetric") -> Tensor:
-    """:func:`imresize_uint8` for a uint8 tensor (..., H, W) on any device."""
+    """Resize a uint8 tensor (..., H, W) on any device as :func:`imresize_uint8` does."""
     _check(x, "a uint8", x.dtype == torch.uint8, scale, border)
     y = _resize_uint8(apply_to_rows, x.reshape(-1, *x.shape[-2:]), 1, scale, border)
     y = _resize_uint8(apply_to_columns, y, -1, scale, border).to(torch.uint8)
@@ -114,7 +114,7 @@ def _check(image: Tensor | np.ndarray, wanted: str, is_wanted: bool, scale: floa
 def _float_blocks(
     length: int, scale: float, antialias: bool, border: str, dtype: torch.dtype, device: torch.device
 ) -> tuple[Block, ...]:
-    """Blocks in float32, unless the process has allowed less exact products of it (TF32 and the like)."""
+    """Return blocks in float32, unless the process has allowed less exact products of it (TF32 and the like)."""
     single = dtype != torch.float64
     compute = torch.float32 if single and not _inexact_products() else torch.float64
     return _blocks(_Plan(int(length), scale, antialias, border, single), 1, compute, device)
@@ -135,7 +135,7 @@ def _resize_uint8(
 
 
 def _taps(plan: _Plan) -> tuple[np.ndarray, np.ndarray]:
-    """Positions, unbounded and from 0, and weights, summing to 1, of the taps of each output: (outputs, taps)."""
+    """Return positions, unbounded, from 0, and weights, summing to 1, of the taps of each output: (outputs, taps)."""
     shrink = plan.scale if plan.antialias and plan.scale < 1 else 1.0
     width = 4 / shrink
     real = "float32" if plan.single else "float64"
@@ -149,7 +149,7 @@ def _taps(plan: _Plan) -> tuple[np.ndarray, np.ndarray]:
 
 @lru_cache(maxsize=256)
 def _uint8_arithmetic(plan: _Plan, inexact_products: bool) -> tuple[int, torch.dtype]:
-    """A denominator that makes all weights whole numbers, and the fastest number type that loses nothing.
+    """Return a denominator that makes all weights whole numbers, and the fastest number type that loses nothing.
 
     In float32 every partial sum must be a whole number below 2^24, so that no order of summation ever rounds.
     Where no denominator does that, float64 and the plain weights (exact at x1/8, too; elsewhere as good as MATLAB's).
@@ -165,7 +165,7 @@ def _uint8_arithmetic(plan: _Plan, inexact_products: bool) -> tuple[int, torch.d
 
 @BlockCache
 def _blocks(plan: _Plan, denominator: int, dtype: torch.dtype, device: torch.device) -> tuple[Block, ...]:
-    """The banded matrix of an axis, times ``denominator``."""
+    """Return the banded matrix of an axis, times ``denominator``."""
     position, weight = _taps(plan)
     if denominator > 1:
         weight = (weight * denominator).round()

@@ -24,24 +24,24 @@ _Plane = TypeVar("_Plane", Tensor, np.ndarray)
 
 
 def luma(channels: Sequence[_Plane]) -> _Plane:
-    """Luma of float32 planes R, G, B in [0, 1], arrays or tensors of any shape; the same values either way."""
+    """Return luma of float32 planes R, G, B in [0, 1], arrays or tensors of any shape; the same values either way."""
     return _mix(channels, _RGB_TO_YCBCR[0]) / 255 + _ZERO[0] / 255
 
 
 def rgb_to_y(x: Tensor) -> Tensor:
-    """Luma: (..., 3, H, W) in [0, 1] -> (..., 1, H, W), not rounded; basicsr's ``test_y_channel``."""
+    """Map RGB (..., 3, H, W) in [0, 1] to luma (..., 1, H, W), not rounded; basicsr's ``test_y_channel``."""
     return luma(_channels(x)).unsqueeze(-3)
 
 
 def rgb_to_ycbcr(x: Tensor) -> Tensor:
-    """(..., 3, H, W) RGB in [0, 1] -> (..., 3, H, W) YCbCr, not rounded."""
+    """Map RGB (..., 3, H, W) in [0, 1] to YCbCr (..., 3, H, W), not rounded."""
     channels = _channels(x)
     rows = zip(_RGB_TO_YCBCR, _ZERO, strict=True)
     return torch.stack([_mix(channels, weights) / 255 + zero / 255 for weights, zero in rows], -3)
 
 
 def ycbcr_to_rgb(x: Tensor) -> Tensor:
-    """The inverse of :func:`rgb_to_ycbcr`; not clipped."""
+    """Invert :func:`rgb_to_ycbcr`; not clipped."""
     above = [channel * 255 - zero for channel, zero in zip(_channels(x), _ZERO, strict=True)]
     return torch.stack([_mix(above, weights) for weights in _YCBCR_TO_RGB], -3)
 

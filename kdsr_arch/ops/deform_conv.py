@@ -51,11 +51,11 @@ class _Geometry(NamedTuple):
         return self.kernel[0] * self.kernel[1]
 
     def shifts(self, offset: Tensor, top: int, bottom: int) -> Tensor:
-        """View of the offsets of some output rows: (B * G, taps, 2, rows, Wo), dy before dx."""
+        """View the offsets of some output rows: (B * G, taps, 2, rows, Wo), dy before dx."""
         return offset.view(self.batch * self.offset_groups, self.taps, 2, *self.out)[:, :, :, top:bottom]
 
     def factors(self, mask: Tensor, top: int, bottom: int) -> Tensor:
-        """View of the mask of some output rows: (B * G, 1, taps, rows, Wo)."""
+        """View the mask of some output rows: (B * G, 1, taps, rows, Wo)."""
         return mask.view(self.batch * self.offset_groups, 1, self.taps, *self.out)[:, :, :, top:bottom]
 
 
@@ -73,7 +73,7 @@ def deform_conv2d(
     dilation: int | Pair = (1, 1),
     mask: Tensor | None = None,
 ) -> Tensor:
-    """Deformable convolution, a drop-in for ``torchvision.ops.deform_conv2d``.
+    """Compute a deformable convolution: a drop-in for ``torchvision.ops.deform_conv2d``.
 
     Args:
         input: (B, C, H, W).
@@ -141,19 +141,19 @@ def _geometry(
 
 
 def _grouped_image(x: Tensor, geo: _Geometry) -> Tensor:
-    """(B * G, C / G, H', W') padded to exact sides."""
+    """Return the image as (B * G, C / G, H', W'), padded to exact sides."""
     x = pad_to_power_of_two(x)
     return x.reshape(geo.batch * geo.offset_groups, x.shape[1] // geo.offset_groups, *x.shape[2:])
 
 
 def _weight_matrix(weight: Tensor, geo: _Geometry) -> Tensor:
-    """(B * groups, O / groups, C / groups * taps)."""
+    """Return the weight as (B * groups, O / groups, C / groups * taps)."""
     shape = (geo.groups, weight.shape[0] // geo.groups, weight.shape[1] * geo.taps)
     return weight.reshape(1, *shape).expand(geo.batch, *shape).reshape(-1, *shape[1:])
 
 
 def _grid(offset: Tensor, geo: _Geometry, sides: torch.Size, top: int, bottom: int) -> Tensor:
-    """Sampling grid of output rows top..bottom: (B * G, taps * rows, Wo, 2), (x, y) as fractions of ``sides``."""
+    """Return the grid of output rows top..bottom: (B * G, taps * rows, Wo, 2), (x, y) as fractions of ``sides``."""
     (kh, kw), (h, w), wo = geo.kernel, geo.image, geo.out[1]
     tap_y = _ramp(0, kh, geo.dilation[0], 0, offset).repeat_interleave(kw).view(1, -1, 1, 1)
     tap_x = _ramp(0, kw, geo.dilation[1], 0, offset).repeat(kh).view(1, -1, 1, 1)
@@ -167,24 +167,24 @@ def _grid(offset: Tensor, geo: _Geometry, sides: torch.Size, top: int, bottom: i
 
 
 def _ramp(start: int, stop: int, step: int, minus: int, like: Tensor) -> Tensor:
-    """step * i - minus for i in start..stop."""
+    """Return step * i - minus for i in start..stop."""
     return torch.arange(start, stop, device=like.device, dtype=like.dtype).mul_(step).sub_(minus)
 
 
 def _grid_to_shifts(grad_grid: Tensor, geo: _Geometry, sides: torch.Size) -> Tensor:
-    """Gradient by the grid -> gradient by :meth:`_Geometry.shifts`."""
+    """Map the gradient by the grid to that by :meth:`_Geometry.shifts`."""
     fractions = grad_grid.new_tensor([2 / sides[0], 2 / sides[1]])
     grad = grad_grid.flip(-1).mul_(fractions)
     return grad.view(len(grad), geo.taps, grad.shape[1] // geo.taps, geo.out[1], 2).permute(0, 1, 4, 2, 3)
 
 
 def _sample(image: Tensor, grid: Tensor, geo: _Geometry) -> Tensor:
-    """(B * G, C / G, taps, rows, Wo)."""
+    """Sample to (B * G, C / G, taps, rows, Wo)."""
     return sample_bilinear(image, grid).view(*image.shape[:2], geo.taps, grid.shape[1] // geo.taps, geo.out[1])
 
 
 def _row_blocks(x: Tensor, geo: _Geometry) -> Iterator[Pair]:
-    """Ranges of output rows whose column matrix takes about the device's budget."""
+    """Return ranges of output rows whose column matrix takes about the device's budget."""
     budget = _CPU_BLOCK if x.device.type == "cpu" else _GPU_BLOCK
     row_bytes = x.shape[0] * x.shape[1] * geo.taps * geo.out[1] * x.element_size()
     rows = max(1, budget // max(1, row_bytes))
@@ -219,7 +219,7 @@ class _DeformConv(torch.autograd.Function):
 def _gradients(
     geo: _Geometry, grad_y: Tensor, x: Tensor, offset: Tensor, mask: Tensor | None, weight: Tensor
 ) -> tuple[Tensor | None, ...]:
-    """Gradients by x, offset, mask and weight."""
+    """Return gradients by x, offset, mask and weight."""
     image, matrix = _grouped_image(x, geo), _weight_matrix(weight, geo)
     grad_image, grad_matrix = torch.zeros_like(image), torch.zeros_like(matrix)
     grad_offset, grad_mask = torch.empty_like(offset), None if mask is None else torch.empty_like(mask)
@@ -245,7 +245,7 @@ def _gradients(
 
 
 def _channel_dot(a: Tensor, b: Tensor) -> Tensor:
-    """Sum over dimension 1 of a * b, without the product in memory."""
+    """Return sum over dimension 1 of a * b, without the product in memory."""
     total = a[:, 0] * b[:, 0]
     for channel in range(1, a.shape[1]):
         total.addcmul_(a[:, channel], b[:, channel])

@@ -19,12 +19,12 @@ _OUTPUTS_PER_BLOCK = 48
 
 
 def gaussian_blur(x: Tensor, sigma: float = BD_SIGMA) -> Tensor:
-    """Gaussian blur of both axes: (..., H, W) floating point -> the same shape. Differentiable."""
+    """Blur both axes by a Gaussian: (..., H, W) floating point to the same shape. Differentiable."""
     return gaussian_downsample(x, 1, sigma)
 
 
 def gaussian_downsample(x: Tensor, scale: int, sigma: float = BD_SIGMA) -> Tensor:
-    """:func:`gaussian_blur`, then pixels 0, scale, 2 * scale, ... of both axes, computing those only.
+    """Blur as :func:`gaussian_blur`, at pixels 0, scale, 2 * scale, ... of both axes only.
 
     Args:
         x: (..., H, W), floating point.
@@ -52,7 +52,7 @@ def gaussian_downsample(x: Tensor, scale: int, sigma: float = BD_SIGMA) -> Tenso
 
 
 def bd_downsample(frame: np.ndarray, scale: int, sigma: float = BD_SIGMA) -> np.ndarray:
-    """The BD degradation of uint8 frames, rounded once, at the end.
+    """Degrade uint8 frames by BD, rounded once, at the end.
 
     Args:
         frame: (H, W, C) or (N, H, W, C), uint8, H and W multiples of ``scale``.

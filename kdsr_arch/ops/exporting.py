@@ -17,13 +17,13 @@ _active = False
 
 
 def exporting() -> bool:
-    """Whether a network is being exported."""
+    """Tell whether a network is being exported."""
     return _active
 
 
 @contextmanager
 def export_form() -> Iterator[None]:
-    """Inside, enlarging and warping take the forms of this module, equal to the usual ones to rounding."""
+    """Let enlarging and warping take the forms of this module, equal to the usual ones to rounding."""
     global _active
     before, _active = _active, True
     try:
@@ -34,7 +34,7 @@ def export_form() -> Iterator[None]:
 
 @lru_cache(maxsize=16)
 def _phase_kernel(factor: int) -> np.ndarray:
-    """(factor * factor, 1, 5, 5): the weights of inputs (p - 2, q - 2) to (p + 2, q + 2) in each phase of the output.
+    """Weigh inputs (p - 2, q - 2) to (p + 2, q + 2) in each phase of the output: (factor * factor, 1, 5, 5).
 
     An array, since a tensor made while a graph is traced is part of that graph and must not be kept.
     """
@@ -44,7 +44,7 @@ def _phase_kernel(factor: int) -> np.ndarray:
 
 
 def bicubic_by_phases(x: Tensor, factor: int) -> Tensor:
-    """MATLAB's bicubic enlargement (symmetric border) as a convolution and a pixel-shuffle: (..., h, w), any h, w >= 2.
+    """Enlarge (..., h, w), any h, w >= 2, as MATLAB's bicubic (symmetric border), by a convolution and a pixel-shuffle.
 
     Sides are mirrored by slices, so that they stay symbolic in a graph.
     """
@@ -57,7 +57,7 @@ def bicubic_by_phases(x: Tensor, factor: int) -> Tensor:
 
 
 def replicate_to_multiple(x: Tensor, unit: int) -> Tensor:
-    """(..., h, w) with its last row and column repeated until both sides are multiples of ``unit``."""
+    """Repeat the last row and column of (..., h, w) until both sides are multiples of ``unit``."""
     for axis in (-2, -1):
         side = x.shape[axis]
         index = torch.arange((side + unit - 1) // unit * unit, device=x.device)
@@ -66,14 +66,14 @@ def replicate_to_multiple(x: Tensor, unit: int) -> Tensor:
 
 
 def crop_by_gathering(x: Tensor, height: int, width: int) -> Tensor:
-    """(..., h, w) -> its upper left (..., height, width), laid out anew: a slice's layout depends on the sizes."""
+    """Cut the upper left (..., height, width), laid out anew: a slice's layout depends on the sizes."""
     for axis, side in ((-2, height), (-1, width)):
         x = x.index_select(axis, torch.arange(side, device=x.device))
     return x
 
 
 def warp_by_gathering(x: Tensor, flow: Tensor, border: str) -> Tensor:
-    """Bilinear backward warping by explicit reads of the four neighbors; arguments as of ``backward_warp``.
+    """Warp backward by explicit reads of the four neighbors, bilinearly; arguments as of ``backward_warp``.
 
     Positions are float32 at least, in a graph of half precision too.
     """
@@ -105,7 +105,7 @@ def warp_by_gathering(x: Tensor, flow: Tensor, border: str) -> Tensor:
 def deform_conv_by_grid(
     x: Tensor, offset: Tensor, mask: Tensor, weight: Tensor, bias: Tensor | None, dilation: tuple[int, int] = (1, 1)
 ) -> Tensor:
-    """Modulated deformable convolution of stride 1 that keeps the size, as one sampling and a 1x1 convolution.
+    """Compute a deformable convolution of stride 1 that keeps the size, as one sampling and a 1x1 convolution.
 
     Arguments as of ``deform_conv2d``; kernel sides are odd. Its columns, 9 times the input for a 3x3 kernel, are in
     memory at once. Samples are taken in float32 at least, in a graph of half precision too.

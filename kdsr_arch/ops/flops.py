@@ -11,7 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 
 def count_flops(net: nn.Module, *inputs: Any) -> int:
-    """Multiply-adds of one forward pass in evaluation mode, without gradient.
+    """Count the multiply-adds of one forward pass in evaluation mode, without gradient.
 
     Counted are convolutions (transposed and deformable ones as well), linear layers, matrix products and attention.
     Element-wise work, activations and the bilinear sampling of deformable convolutions are not, as is usual in the
@@ -37,7 +37,7 @@ def count_flops(net: nn.Module, *inputs: Any) -> int:
 
 
 def count_parameters(net: nn.Module) -> int:
-    """Number of trainable and frozen parameters, shared ones once."""
+    """Count trainable and frozen parameters, shared ones once."""
     return sum(parameter.numel() for parameter in net.parameters())
 
 

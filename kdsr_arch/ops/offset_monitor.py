@@ -16,7 +16,7 @@ from torch.utils.hooks import RemovableHandle
 
 
 def mean_offset(alignment: nn.Module, predicted: Tensor) -> Tensor:
-    """Mean absolute offset, in pixels, from what an alignment's ``conv_offset`` yields.
+    """Return mean absolute offset, in pixels, from what an alignment's ``conv_offset`` yields.
 
     Args:
         alignment: a module with ``conv_offset``; where it has ``max_residue_magnitude`` (BasicVSR++), offsets are
@@ -54,7 +54,7 @@ class OffsetMonitor:
         logging.getLogger("basicsr").addFilter(self._silence)
 
     def __len__(self) -> int:
-        """Number of watched modules."""
+        """Count the watched modules."""
         return len(self._handles)
 
     def _record(self, name: str, alignment: nn.Module, predictor: nn.Module, inputs: Any, predicted: Tensor) -> None:
@@ -64,11 +64,11 @@ class OffsetMonitor:
             self._largest[name] = mean if before is None else torch.maximum(before, mean)
 
     def means(self) -> dict[str, float]:
-        """Largest mean absolute offset of each module since the last call of :meth:`report`; NaN stays NaN."""
+        """Return largest mean absolute offset of each module since the last call of :meth:`report`; NaN stays NaN."""
         return {name: float(value) for name, value in self._largest.items()}
 
     def report(self, iteration: int) -> str:
-        """A sentence on the modules beyond the limit (or not finite), or '' when there is none or it is not yet time.
+        """Say which modules are beyond the limit (or not finite); '' when there is none or it is not yet time.
 
         Args:
             iteration: the present one. Within ``every`` iterations of a warning nothing is looked at; other calls wait
@@ -90,7 +90,7 @@ class OffsetMonitor:
         )
 
     def remove(self) -> None:
-        """Stops watching."""
+        """Stop watching."""
         for handle in self._handles:
             handle.remove()
         self._handles.clear()

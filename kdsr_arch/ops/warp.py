@@ -16,7 +16,7 @@ from kdsr_arch.ops.exporting import exporting, warp_by_gathering
 
 
 def pad_to_power_of_two(x: Tensor) -> Tensor:
-    """(B, C, H, W) -> (B, C, H', W') with zeros below and to the right."""
+    """Pad (B, C, H, W) to (B, C, H', W') with zeros below and to the right."""
     h, w = x.shape[-2:]
     return F.pad(x, (0, _power_of_two(w) - w, 0, _power_of_two(h) - h))
 
@@ -26,12 +26,12 @@ def _power_of_two(n: int) -> int:
 
 
 def to_fraction(position: Tensor, side: int) -> Tensor:
-    """Pixels -> fractions in [-1, 1] of a side that is a power of two. Differentiable."""
+    """Map pixels to fractions in [-1, 1] of a side that is a power of two. Differentiable."""
     return position * (2 / side) + (1 / side - 1)
 
 
 def to_fraction_within_pixel(position: Tensor, side: int) -> Tensor:
-    """:func:`to_fraction` in place and without gradient, for any position: none crosses a pixel by rounding.
+    """Apply :func:`to_fraction` in place, without gradient, to any position: none crosses a pixel by rounding.
 
     Positions are rounded here to the resolution that fractions have, so that all later arithmetic is exact, but never
     up to the next pixel: the gradient of a position is that of the pixels it lies between.
@@ -43,12 +43,12 @@ def to_fraction_within_pixel(position: Tensor, side: int) -> Tensor:
 
 
 def sample_bilinear(image: Tensor, grid: Tensor) -> Tensor:
-    """(B, C, H', W') sampled at (B, Ho, Wo, 2) fractions (x, y); pixels outside are 0."""
+    """Sample (B, C, H', W') at (B, Ho, Wo, 2) fractions (x, y); pixels outside are 0."""
     return F.grid_sample(image, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
 
 
 def backward_warp(x: Tensor, flow: Tensor, border: str = "zeros") -> Tensor:
-    """``out[p] = x[p + flow[p]]`` by bilinear sampling. Zero flow is the identity and whole pixels are exact.
+    """Sample ``out[p] = x[p + flow[p]]`` bilinearly. Zero flow is the identity and whole pixels are exact.
 
     Args:
         x: (B, C, H, W).
@@ -83,7 +83,7 @@ def backward_warp(x: Tensor, flow: Tensor, border: str = "zeros") -> Tensor:
 
 
 def _stop(position: Tensor, side: int, border: str) -> Tensor:
-    """Positions held where nothing changes any more; there, and at the outermost pixel of 'border', no gradient."""
+    """Stop positions where nothing changes any more; there, and at the outermost pixel of 'border', no gradient."""
     if border == "zeros":
         return position.clamp(-2, side + 1)
     position = torch.where(position <= 0, position.new_zeros(()), position)

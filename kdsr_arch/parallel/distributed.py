@@ -37,22 +37,22 @@ _notes: dist.Store | None = None  # where a process that fails says why
 
 
 def is_distributed() -> bool:
-    """True once several processes were joined by `start`."""
+    """Tell whether `start` joined several processes."""
     return dist.is_available() and dist.is_initialized()
 
 
 def rank() -> int:
-    """This process's number among all, 0 when alone."""
+    """Return this process's number among all, 0 when alone."""
     return dist.get_rank() if is_distributed() else 0
 
 
 def world_size() -> int:
-    """How many processes train together, 1 when alone."""
+    """Return how many processes train together, 1 when alone."""
     return dist.get_world_size() if is_distributed() else 1
 
 
 def is_main() -> bool:
-    """True on the one process that writes files and talks to the user."""
+    """Tell whether this is the process that writes files and talks to the user."""
     return rank() == 0
 
 
@@ -106,7 +106,7 @@ class ProcessLost(UserError):
 
 @contextmanager
 def joined(launcher: str = "none", use_cuda: bool = False, options: DistOptions | None = None) -> Iterator[None]:
-    """`start`, the work, `stop`; an error in one process is told once, however many end of it.
+    """Run the work between `start` and `stop`; report an error of one process once, however many end of it.
 
     The process where it arose leaves a note for the others, which find their connections closed a moment later. A
     :class:`UserError` or OSError leaves here with `told` set: whether another process tells the user already.
@@ -142,7 +142,7 @@ def _tell(error: BaseException) -> None:
 
 
 def _first_to_tell() -> bool:
-    """True on one process of the job only; also where the store of notes has died with the process that held it."""
+    """Return True on one process of the job only, and where the store of notes died with its process."""
     try:
         return _notes is None or _notes.add("told", 1) == 1
     except RuntimeError:
@@ -150,7 +150,7 @@ def _first_to_tell() -> bool:
 
 
 def _note() -> str | None:
-    """What the process that failed first has left."""
+    """Read the note of the process that failed first."""
     try:
         return _notes.get("fault").decode() if _notes is not None and _notes.check(["fault"]) else None
     except RuntimeError:
@@ -162,7 +162,7 @@ _LOST = re.compile(r"clos(ed|ure)|reset|refused|broken pipe|timed out|timeout|un
 
 @contextmanager
 def _talking() -> Iterator[None]:
-    """Around every exchange: a connection that breaks means that a process has died, which is told as such."""
+    """Report a connection that breaks during an exchange as the death of a process."""
     try:
         yield
     except RuntimeError as error:
@@ -184,7 +184,7 @@ def barrier() -> None:
 
 
 def agree_max(value: int) -> int:
-    """The largest of all processes' values, the same on each."""
+    """Return the largest of all processes' values, the same on each."""
     if not is_distributed():
         return value
     largest = torch.tensor(value)
@@ -194,7 +194,7 @@ def agree_max(value: int) -> int:
 
 
 def gather(obj: Any) -> list[Any]:
-    """Every process's object, in the order of ranks, on each."""
+    """Return every process's object, in the order of ranks, on each."""
     if not is_distributed():
         return [obj]
     objects: list[Any] = [None] * world_size()
@@ -204,7 +204,7 @@ def gather(obj: Any) -> list[Any]:
 
 
 def from_main(obj: Any) -> Any:
-    """The main process's object, on each."""
+    """Return the main process's object, on each."""
     if not is_distributed():
         return obj
     objects = [obj]
@@ -214,7 +214,7 @@ def from_main(obj: Any) -> Any:
 
 
 def mean_values(values: dict[str, float]) -> dict[str, float]:
-    """The mean over processes of each value; the keys must be the same on all."""
+    """Return the mean over processes of each value; the keys must be the same on all."""
     if not is_distributed() or not values:
         return values
     sums = torch.tensor(list(values.values()), dtype=torch.float64)

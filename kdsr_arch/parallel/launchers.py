@@ -31,8 +31,10 @@ def prepare_environment(launcher: str, port: int | None = None) -> None:
     Raises:
         UserError: the launcher was not the one that started the process.
     """
-    if launcher == "none":
-        _refuse_forgotten_launcher()
+    if launcher == "none":  # several processes that do not know of one another would train the same in one folder
+        count = os.environ.get("WORLD_SIZE", "1")
+        if "TORCHELASTIC_RUN_ID" in os.environ and count != "1":
+            raise UserError(f"torchrun started {count} processes, but --launcher is none: add --launcher pytorch")
         return
     if launcher == "slurm":
         _from_slurm(port)
@@ -45,15 +47,8 @@ def prepare_environment(launcher: str, port: int | None = None) -> None:
 
 
 def local_rank() -> int:
-    """This process's number on its machine; 0 when nothing says otherwise."""
+    """Return this process's number on its machine; 0 when nothing says otherwise."""
     return int(os.environ.get("LOCAL_RANK") or os.environ.get("SLURM_LOCALID") or 0)
-
-
-def _refuse_forgotten_launcher() -> None:
-    """Several processes that do not know of one another would all train the same, in the same folder."""
-    count = os.environ.get("WORLD_SIZE", "1")
-    if "TORCHELASTIC_RUN_ID" in os.environ and count != "1":
-        raise UserError(f"torchrun started {count} processes, but --launcher is none: add --launcher pytorch")
 
 
 def _from_slurm(port: int | None) -> None:
@@ -69,7 +64,7 @@ def _from_slurm(port: int | None) -> None:
 
 
 def first_host(nodes: str) -> str:
-    """The first name of a Slurm node list: ``node[03-06,11],login1`` -> ``node03``.
+    """Return the first name of a Slurm node list: ``node[03-06,11],login1`` -> ``node03``.
 
     Read here rather than by ``scontrol show hostnames``, which containers rarely hold.
     """
@@ -77,7 +72,7 @@ def first_host(nodes: str) -> str:
 
 
 def _port_of_job() -> int:
-    """Jobs that share a machine get different ports; the processes of one job the same."""
+    """Choose a port: jobs that share a machine get different ones, the processes of one job the same."""
     digits = re.sub(r"\D", "", os.environ.get("SLURM_JOB_ID", "")) or "0"
     return _PORTS[int(digits) % len(_PORTS)]
 
@@ -117,7 +112,7 @@ def _lead(store: dist.Store, count: int, deadline: float) -> str:
 
 
 def _follow(store: dist.Store, rank: int, deadline: float) -> str:
-    """Answer to the word that is there, which may be an earlier start's, until an own answer is confirmed."""
+    """Return answer to the word that is there, which may be an earlier start's, until an own answer is confirmed."""
     own, answered = uuid.uuid4().hex, ""
     while time.monotonic() <= deadline:
         word = store.get("word").decode() if store.check(["word"]) else ""

@@ -73,7 +73,7 @@ def find_methods(folders: Sequence[Path], names: Sequence[str] | None = None) ->
 
 
 def _labels(folders: Sequence[Path]) -> list[str]:
-    """The folders' own names, with as many parents as tell them apart."""
+    """Return the folders' own names, with as many parents as tell them apart."""
     parts = [folder.resolve().parts[1:] or ("/",) for folder in folders]
     for depth in range(1, max(len(part) for part in parts) + 1):
         labels = ["/".join(part[-depth:]) for part in parts]
@@ -129,12 +129,12 @@ class Truth:
         self._keys = set(self._source.keys())
 
     def key(self, name: str) -> str | None:
-        """The ground truth's key of an image: its name, or the end of it (results lie in a folder per data set)."""
+        """Find the ground truth's key of an image: its name, or its end (results lie in a folder per data set)."""
         parts = name.split("/")
         return next((key for first in range(len(parts)) if (key := "/".join(parts[first:])) in self._keys), None)
 
     def read(self, name: str, shape: Sequence[int]) -> NDArray[np.uint8]:
-        """(H, W, 3) uint8 BGR, cut to ``shape``: results of a x4 network may lack up to three rows and columns."""
+        """Read (H, W, 3) uint8 BGR, cut to ``shape``: results of a x4 network may lack up to three rows and columns."""
         key = self.key(name)
         if key is None:
             some = ", ".join(sorted(self._keys)[:3])
@@ -246,7 +246,7 @@ def temporal_profile(
 
 
 def _liveliest(frames: Sequence[str], methods: Sequence[Method], truth: Truth | None) -> int:
-    """The row where the reference changes most from frame to frame."""
+    """Return the row where the reference changes most from frame to frame."""
     change: Any = 0.0
     previous: NDArray | None = None
     for name in frames:

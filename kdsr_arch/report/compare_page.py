@@ -104,7 +104,7 @@ def _profiles(
 
 
 def _uri(image: NDArray[np.uint8]) -> str:
-    """Lossless: what is seen is what was measured. WebP is a third smaller than PNG; its sides end at 16383."""
+    """Encode losslessly, to show what was measured. WebP is a third smaller than PNG; its sides end at 16383."""
     suffix, mime = (".webp", "image/webp") if max(image.shape) < 16384 else (".png", "image/png")
     done, data = cv2.imencode(suffix, image, [cv2.IMWRITE_WEBP_QUALITY, 101] if suffix == ".webp" else [])
     if not done:

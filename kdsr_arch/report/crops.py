@@ -122,7 +122,7 @@ def _enlarge(image: NDArray[np.uint8], zoom: int) -> Image.Image:
 
 
 def _overview(truth: NDArray[np.uint8], box: Box, width: int, height: int) -> Image.Image:
-    """The whole frame with the box drawn, as large as fits."""
+    """Return the whole frame with the box drawn, as large as fits."""
     picture = Image.fromarray(np.ascontiguousarray(truth[..., ::-1]))
     ratio = min(width / picture.width, height / picture.height)
     size = max(round(picture.width * ratio), 1), max(round(picture.height * ratio), 1)
@@ -137,7 +137,7 @@ def _overview(truth: NDArray[np.uint8], box: Box, width: int, height: int) -> Im
 
 
 def _bar(font: int) -> int:
-    """Height of the two lines of a caption."""
+    """Return height of the two lines of a caption."""
     return round(2.7 * font)
 
 
@@ -152,7 +152,7 @@ def _with_caption(picture: Image.Image, label: str, note: str, font: int) -> Ima
 
 
 def _fit(pen: ImageDraw.ImageDraw, text: str, size: int, width: int) -> str:
-    """The text, cut where it would run into the next column."""
+    """Return the text, cut where it would run into the next column."""
     shown, font = text, load_default(size)
     while text and pen.textlength(shown, font) > width:
         text = text[:-1]

@@ -76,7 +76,7 @@ def drawing(out: Path, columns: int = 1, width: float = 6.4, height: float = 4.0
 
 
 def plain_ticks(axis: Axis) -> None:
-    """Numbers as people write them on a logarithmic axis: 0.02, not 2 x 10^-2."""
+    """Write plain numbers on a logarithmic axis: 0.02, not 2 x 10^-2."""
     low, high = axis.get_view_interval()
     between = "25" if low > 0 and high / low < 300 else ""  # over many decades these would run into each other
     axis.set_major_formatter(lambda value, _: f"{value:g}")

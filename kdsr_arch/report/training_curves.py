@@ -48,7 +48,7 @@ def _curve(records: Sequence[Mapping[str, Any]], key: str) -> Curve:
 
 
 def smooth(values: Sequence[float], window: int) -> NDArray[np.float64]:
-    """Running mean over up to ``window`` values around each point; the ends use what there is."""
+    """Return running mean over up to ``window`` values around each point; the ends use what there is."""
     array = np.asarray(values, dtype=np.float64)
     reach = max(window, 1) // 2
     sums = np.concatenate([[0.0], np.cumsum(array)])
