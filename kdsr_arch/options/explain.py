@@ -89,12 +89,12 @@ def explain(key: str) -> str:
         UserError: there is none; the message gives the nearest names.
     """
     known = list(entries())
-    found = [entry for entry in known if _matches(entry, key)]
-    if not found:
+    matching = [entry for entry in known if _matches(entry, key)]
+    if not matching:
         return _explain_class(key, [entry.key for entry in known])
-    lines = [str(entry) for entry in found]
-    if len(found) == 1:
-        lines += [f"  {entry.key}: {entry.text}" for entry in known if entry.key.startswith(f"{found[0].key}.")]
+    lines = [str(entry) for entry in matching]
+    if len(matching) == 1:
+        lines += [f"  {entry.key}: {entry.text}" for entry in known if entry.key.startswith(f"{matching[0].key}.")]
     return "\n".join(lines)
 
 

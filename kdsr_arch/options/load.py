@@ -116,7 +116,7 @@ def _locate(value: Any, roots: Iterable[Path]) -> Any:
     if path.is_absolute() or _exists(path):
         return str(path)
     candidates = [root / path for root in roots]
-    return str(next((found for found in candidates if _exists(found)), candidates[0]))
+    return str(next((path for path in candidates if _exists(path)), candidates[0]))
 
 
 def _exists(path: Path) -> bool:
@@ -175,7 +175,7 @@ def _count_gpus(wanted: int | str) -> int:
     if wanted == "auto":
         return there
     if int(wanted) > there:
-        logger.warning("num_gpu: %s asked for, %s there; going on with %s", wanted, there, there or "the CPU")
+        logger.warning("num_gpu: %s asked for, %s there; using %s", wanted, there, there or "the CPU")
     return min(int(wanted), there)
 
 

@@ -77,7 +77,7 @@ class PathOptions(OpenSection):
     strict_load_t: bool = option(True, "Refuse a teacher's file whose keys are not exactly the network's.")
     resume_state: str | None = option(
         None,
-        "A training state (.state) to go on from, exactly; later checkpoints of the experiment are set aside. With "
+        "A training state (.state) to resume from, exactly; later checkpoints of the experiment are set aside. With "
         "--auto_resume it counts only where the experiment has no state yet.",
     )
 
@@ -137,7 +137,7 @@ class WandbOptions(Section):
     """Weights & Biases; off without a project."""
 
     project: str | None = option(None, "Project to log to.")
-    resume_id: str | None = option(None, "Run to go on with.")
+    resume_id: str | None = option(None, "Run to continue.")
 
 
 def _best_form(value: Any) -> str | None:
@@ -238,7 +238,7 @@ class Options(OpenSection):
     )
     scale: Positive | None = option(None, "Upscaling factor; handed to every data set.")
     needs: str | None = option(
-        None, "One sentence that says what to download and run first; told when data or weights are missing."
+        None, "One sentence that says what to download and run first, shown when data or weights are missing."
     )
     num_gpu: Annotated[int | str, BeforeValidator(_num_gpu)] = option(
         "auto", "GPUs to use: 'auto' (all there are), 0 (CPU), or a number."

@@ -267,7 +267,7 @@ def section_classes(annotation: Any) -> list[type[Section]]:
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return [annotation] if issubclass(annotation, Section) else []
     if typing.get_origin(annotation) in (typing.Union, types.UnionType, typing.Annotated, list, dict):
-        return [found for part in typing.get_args(annotation) for found in section_classes(part)]
+        return [cls for part in typing.get_args(annotation) for cls in section_classes(part)]
     return []
 
 
@@ -279,7 +279,7 @@ def sections_at(parts: Sequence[str | int], top: type[Section]) -> list[type[Sec
             collection = False
             continue
         fields = [section.model_fields[str(part)] for section in sections if str(part) in section.model_fields]
-        sections = [found for field in fields for found in section_classes(field.annotation)]
+        sections = [cls for field in fields for cls in section_classes(field.annotation)]
         collection = any(typing.get_origin(without_optional(field.annotation)) in (list, dict) for field in fields)
     return sections
 

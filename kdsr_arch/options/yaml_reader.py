@@ -216,7 +216,7 @@ def _near_files(path: Path) -> str:
 
     if not path.parent.is_dir():
         return f" (there is no folder {path.parent} either)"
-    return nearest(path.name, [found.name for found in path.parent.glob("*.y*ml")])
+    return nearest(path.name, [file.name for file in path.parent.glob("*.y*ml")])
 
 
 def read_document(path: str | Path) -> Document:

@@ -168,7 +168,7 @@ CASES: list[tuple[dict[str, Any], str]] = [
     ),
     ({"val.tile": 16}, "val.tile: must be larger than tile_overlap (16), got 16"),
     ({"val.val_freq": 0}, "val.val_freq: must be greater than 0, got 0"),
-    # distillation with a model that does not distil
+    # distillation with a model that does not distill
     ({"network_t": {"type": "MSRResNet"}}, "network_t: SRModel does not distill"),
     (
         {"train.distill_opt": {"out": {"type": "L1Loss"}}},
