@@ -96,7 +96,7 @@ def whole(restorer: Restorer, clip: Path, preset: str) -> Spent:
     """Time the whole command, opening and closing files included."""
     target = clip.with_name("upscaled.mp4")
     options = VideoOptions(preset=preset)
-    return _timed(lambda: upscale_video(restorer, clip, target, options).count)
+    return _timed(lambda: upscale_video(restorer, clip, target, options).n)
 
 
 def _timed(work: Callable[[], int]) -> Spent:
