@@ -18,8 +18,8 @@ import numpy as np
 import torch
 
 from benchmarks.record import save
+from kdsr_arch.data.loader import open_dataset
 from kdsr_arch.data.prepare.demo_data import TRAIN_IMAGES, make_demo_images
-from kdsr_arch.data.sets import open_dataset
 from kdsr_arch.data.store.teacher_store import OUTPUT
 from kdsr_arch.distill.teachers import build_teacher
 from kdsr_arch.options import Options, load_options

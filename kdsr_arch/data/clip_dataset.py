@@ -2,20 +2,128 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import itertools
+import re
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from kdsr_arch.data.clips import PADDINGS, Clip, clip_views, first_gap, listed_clips, select_clips
-from kdsr_arch.data.pairs import PairDataset
-from kdsr_arch.data.store.teacher_store import View
-from kdsr_arch.errors import UserError, notice
+from kdsr_arch.data.pairs import FramePairs, PairDataset
+from kdsr_arch.data.sources import read_lines, safe_key
+from kdsr_arch.data.store.teacher_store import View, view_key
+from kdsr_arch.errors import UserError, nearest, notice
 from kdsr_arch.registry import DATASET_REGISTRY
 
 _CHECKED_AT_START = 1000  # clips whose frames are all compared at once; of larger folders, each when it is first used
+
+
+@dataclass(frozen=True)
+class Clip:
+    """A clip: all its frames, and the position among them of each frame that has a ground truth.
+
+    Attributes:
+        lq: keys of the LR frames in order.
+        gt: keys of the HR frames, by position in ``lq``; normally as many as ``lq``, but Vimeo-90K's HR store may hold
+            the center frames only.
+    """
+
+    name: str
+    lq: tuple[str, ...]
+    gt: Mapping[int, str]
+
+    def __len__(self) -> int:
+        return len(self.lq)
+
+    def frame_name(self, position: int) -> str:
+        """Return the LR frame's key at a position, without the folder of its clip."""
+        return self.lq[position].rpartition("/")[2]
+
+
+def listed_clips(path: str | Path) -> dict[str, int | None]:
+    """Read the clips named in a list file, with their frame counts where the file gives them.
+
+    Lines are ``000 100 (720,1280,3)``, ``00001/0001 7 (256,448,3)`` or a name alone.
+    """
+    clips: dict[str, int | None] = {}
+    for number, line in enumerate(read_lines(Path(path).expanduser()), 1):
+        name, *rest = line.split() or [""]
+        if not name:
+            continue
+        if rest and not rest[0].isdecimal():
+            raise UserError(f"{path}, line {number}: expected 'clip frames (h,w,c)' or a clip's name, got '{line}'")
+        if rest and len(rest[0]) > 9:
+            raise UserError(f"{path}, line {number}: a clip of more than 999,999,999 frames")
+        clips[safe_key(name.strip("/"), f"{path}, line {number}")] = int(rest[0]) if rest else None
+    if not clips:
+        raise UserError(f"{path}: lists no clips")
+    return clips
+
+
+def _refuse_strays(pairs: FramePairs, gt_names: Collection[str], lq_names: Collection[str]) -> None:
+    """Raise UserError for an HR clip or frame without its LR: a mistake, not something to leave out in silence."""
+    strays = [name for name in gt_names if name not in lq_names]
+    if strays:
+        assert pairs.gt is not None
+        raise UserError(f"{pairs.lq.name}: nothing that pairs with {pairs.gt.where(strays[0])}")
+
+
+def _ground_truth(
+    pairs: FramePairs, name: str, lq: Sequence[str], gt_clips: Mapping[str, Sequence[str]]
+) -> dict[int, str]:
+    """Positions in ``lq`` that have an HR frame: all of them, or the center alone, or the data does not pair."""
+    if pairs.gt is None:
+        return {}
+    if name not in gt_clips:
+        raise UserError(f"{pairs.gt.name}: no clip '{name}', which {pairs.lq.name} has{nearest(name, list(gt_clips))}")
+    known = set(gt_clips[name])
+    present = {position: key for position, key in enumerate(lq) if key in known}
+    if len(present) == len(lq) or set(present) == {len(lq) // 2}:
+        return present
+    missing = next(key for key in lq if key not in known)
+    raise UserError(f"{pairs.gt.name}: no HR frame '{missing}' for {pairs.lq.where(missing)}")
+
+
+def first_gap(keys: Sequence[str]) -> tuple[str, str] | None:
+    """Find the first missing number in a clip and return the frames on both sides of it; None where none is missing.
+
+    Args:
+        keys: of one clip, in order. Numbers may go up in steps of any one size; names that do not end in a number, or
+            differ in what is before it, are not judged.
+    """
+    numbered = [re.fullmatch(r"(.*?)(\d+)", key) for key in keys]
+    if len(keys) < 3 or None in numbered or len({match[1] for match in numbered if match}) > 1:
+        return None
+    numbers = [int(match[2]) for match in numbered if match]
+    steps = [after - before for before, after in zip(numbers, numbers[1:], strict=False)]
+    usual = min(steps)
+    place = next((index for index, step in enumerate(steps) if step != usual), None)
+    return None if place is None else (keys[place], keys[place + 1])
+
+
+def clip_views(clip: Clip, num_frame: int, clip_length: int, intervals: Sequence[int], reverse: bool) -> Iterator[View]:
+    """Yield every window of ``num_frame`` frames around a ground-truth frame that training samples of a clip can hold.
+
+    Args:
+        num_frame: the teacher's; 1: of images.
+        clip_length, intervals: the data set's.
+        reverse: samples are played backwards too.
+    """
+    centers = set()  # (position, interval) of the ground-truth frames of all samples
+    for start, interval in itertools.product(clip.gt, intervals):
+        sample = [start + interval * j for j in range(clip_length)]
+        if all(place in clip.gt for place in sample):
+            centers |= {(place, interval) for place in sample}
+    last, half, seen = len(clip) - 1, num_frame // 2, set()
+    for center, interval in sorted(centers):
+        places = [min(max(center + interval * j, 0), last) for j in range(-half, half + 1)]
+        for order in (places, places[::-1]) if reverse else (places,):
+            key = view_key(clip.gt[center], order)
+            if key not in seen:
+                seen.add(key)
+                yield View(key, tuple(clip.lq[place] for place in order), clip.name)
 
 
 @DATASET_REGISTRY.register()
@@ -32,8 +140,9 @@ class ClipDataset(PairDataset):
         num_frame: odd window length.
         interval_list: distances between frames to draw from.
         random_reverse: reverse time in half of the samples.
-        padding: frames beyond a clip's ends in tests, one of :data:`PADDINGS`; training repeats the end frames.
-        meta_info_file, clips, exclude, frames: which clips and which part of each (:func:`select_clips`).
+        padding: frames beyond a clip's ends in tests, see the option; training repeats the end frames.
+        meta_info_file, clips, exclude: the clips to take, all by default, and those to leave out.
+        frames: ``[start, stop]``, the part of each clip to use, as a Python slice.
 
     Attributes:
         selected: the clips.
@@ -51,28 +160,54 @@ class ClipDataset(PairDataset):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.train and self.padding != "replicate":
+            raise UserError(f"{self.name}: padding '{self.padding}' is for tests only; in training use replicate")
         self.intervals = sorted(self.interval_list)
-        self._check_keywords()
-        listed = listed_clips(self.meta_info_file) if self.meta_info_file else None
-        wanted = list(self.clips or listed or ())
+        listed = listed_clips(self.meta_info_file) if self.meta_info_file else {}
+        wanted = list(self.clips or listed)
         self._open_pairs(wanted or None)
-        self.selected: list[Clip] = select_clips(self.pairs, self.clips, self.exclude, self.frames, listed)
+        self.selected = self._select(wanted, listed)
         self._sizes: dict[str, tuple[int, int]] = {}
         for clip in self.selected if len(self.selected) <= _CHECKED_AT_START else self.selected[:1]:
             self.size(clip)
         self.entries = self._starts() if self.train else self.selected
-        self._check_teacher()
+        clips = self.selected[:_CHECKED_AT_START]
+        self._open_teacher({clip.name: self.size(clip) for clip in clips})
+        if (store := self.teacher) is not None:
+            frames = store.num_frame
+            if frames > self.num_frame:
+                raise UserError(f"{store.path}: the teacher saw windows of {frames} frames; set num_frame to that")
+            store.check_views(self._views(clips, frames, store.backwards))
         lq_keys = [key for clip in self.selected for key in clip.lq]
         self._fill_cache(lq_keys, [key for clip in self.selected for key in clip.gt.values()])
 
-    def _check_keywords(self) -> None:
-        if self.num_frame < 1 or self.num_frame % 2 == 0:
-            raise UserError(f"{self.name}: num_frame {self.num_frame} must be odd, so that the window has a center")
-        if self.clip_length < 1 or self.intervals[0] < 1:
-            raise UserError(f"{self.name}: clip_length and the values of interval_list must be 1 or more")
-        if self.padding not in (PADDINGS if not self.train else PADDINGS[:1]):
-            known = f"{', '.join(PADDINGS)} (training: replicate)"
-            raise UserError(f"{self.name}: padding '{self.padding}' is not one of {known}")
+    def _select(self, wanted: Sequence[str], listed: Mapping[str, int | None]) -> list[Clip]:
+        """Choose those of the ``wanted`` clips (by default all) that ``exclude`` and the list file leave."""
+        pairs, origin = self.pairs, self.pairs.lq.name
+        lq_clips = pairs.lq.clips()
+        gt_clips = pairs.gt.clips() if pairs.stored and pairs.gt is not None else lq_clips
+        if not wanted:
+            _refuse_strays(pairs, gt_clips, lq_clips)
+            wanted = list(lq_clips)
+        for name in (*wanted, *self.exclude):
+            if name not in lq_clips:
+                raise UserError(f"{origin}: no clip '{name}'{nearest(name, lq_clips)}")
+        clips = []
+        for name in wanted:
+            if name in self.exclude or (listed and name not in listed):
+                continue
+            count, lq = listed.get(name), lq_clips[name]
+            if count is not None and len(lq) < count:
+                raise UserError(f"{origin}: clip '{name}' has {len(lq)} of the {count} frames listed")
+            if count is None and name in gt_clips:
+                _refuse_strays(pairs, gt_clips[name], frozenset(lq))
+            lq = lq[:count][slice(*self.frames)]
+            if not lq:
+                raise UserError(f"{origin}: clip '{name}' has no frames in the range {list(self.frames)}")
+            clips.append(Clip(name or Path(origin).stem, tuple(lq), _ground_truth(pairs, name, lq, gt_clips)))
+        if not clips:
+            raise UserError(f"{origin}: no clip is left after 'clips', 'exclude' and 'meta_info_file'")
+        return clips
 
     def size(self, clip: Clip) -> tuple[int, int]:
         """Return a clip's LR size (h, w).
@@ -80,36 +215,32 @@ class ClipDataset(PairDataset):
         Raises:
             UserError: its frames differ in size, do not pair with the ground truth, or are too small or too few.
         """
-        if clip.name not in self._sizes:
-            sizes = {key: self.pairs.lq.size(key) for key in clip.lq}
-            first = sizes[clip.lq[0]]
-            for key, size in sizes.items():
-                if size != first:
-                    raise UserError(
-                        f"{self.pairs.lq.where(key)} is {size[0]}x{size[1]}, other frames of the clip are "
-                        f"{first[0]}x{first[1]}; all frames of a clip must have one size"
-                    )
-            for position, key in clip.gt.items():
-                self.pairs.check(clip.lq[position], key)
-            self._check_extent(clip, first)
-            self._sizes[clip.name] = first
-        return self._sizes[clip.name]
-
-    def _check_extent(self, clip: Clip, size: tuple[int, int]) -> None:
-        where = f"{self.pairs.lq.name}: clip '{clip.name}'"
-        span = (self.clip_length - 1) * self.intervals[0] + 1 if self.train else 1
-        if len(clip) < max(span, self.num_frame):
+        if clip.name in self._sizes:
+            return self._sizes[clip.name]
+        lq, where = self.pairs.lq, f"{self.pairs.lq.name}: clip '{clip.name}'"
+        height, width = first = lq.size(clip.lq[0])
+        for key in clip.lq:
+            if (size := lq.size(key)) != first:
+                raise UserError(
+                    f"{lq.where(key)} is {size[0]}x{size[1]}, other frames of the clip are {height}x{width}; "
+                    "all frames of a clip must have one size"
+                )
+        for position, key in clip.gt.items():
+            self.pairs.check(clip.lq[position], key)
+        needed = max((self.clip_length - 1) * self.intervals[0] + 1 if self.train else 1, self.num_frame)
+        if len(clip) < needed:
             raise UserError(
-                f"{where} has {len(clip)} frames, fewer than the {max(span, self.num_frame)} that "
-                f"num_frame {self.num_frame} and clip_length {self.clip_length} need"
+                f"{where} has {len(clip)} frames, fewer than the {needed} that num_frame {self.num_frame} and "
+                f"clip_length {self.clip_length} need"
             )
-        if self.train and self.patch // self.scale > min(size):
-            height, width = size[0] * self.scale, size[1] * self.scale
-            raise UserError(f"{where} has frames of {height}x{width}, smaller than gt_size {self.patch}")
-        gap = first_gap(clip.lq)
-        if gap is not None:
+        if self.train and self.patch // self.scale > min(first):
+            shape = f"{height * self.scale}x{width * self.scale}"
+            raise UserError(f"{where} has frames of {shape}, smaller than gt_size {self.patch}")
+        if gap := first_gap(clip.lq):
             text = f"{where} has no frames between '{gap[0]}' and '{gap[1]}'; they are taken for neighbors"
             notice(f"gap {where}", text)
+        self._sizes[clip.name] = first
+        return first
 
     def _starts(self) -> list[tuple[int, int]]:
         """(clip number, first ground-truth position) of every sample."""
@@ -124,16 +255,6 @@ class ClipDataset(PairDataset):
             raise UserError(f"{self.pairs.lq.name}: no {self.clip_length} consecutive frames with a ground truth")
         return starts
 
-    def _check_teacher(self) -> None:
-        clips = self.selected[:_CHECKED_AT_START]
-        self._open_teacher({clip.name: self.size(clip) for clip in clips})
-        if self.teacher is None:
-            return
-        store, frames = self.teacher, self.teacher.num_frame
-        if frames > self.num_frame:
-            raise UserError(f"{store.path}: the teacher saw windows of {frames} frames; set num_frame to that")
-        store.check_views(self._views(clips, frames, store.backwards and self.random_reverse))
-
     def teacher_views(self, num_frame: int, reverse: bool) -> list[View]:
         """List what a teacher of windows of ``num_frame`` frames (1: of images) is run on (kdsr cache-teacher).
 
@@ -145,11 +266,11 @@ class ClipDataset(PairDataset):
         """
         if num_frame > self.num_frame:
             raise UserError(f"the teacher sees windows of {num_frame} frames: set datasets.train.num_frame to that")
-        return list(self._views(self.selected, num_frame, reverse and self.random_reverse))
+        return list(self._views(self.selected, num_frame, reverse))
 
     def _views(self, clips: Sequence[Clip], num_frame: int, reverse: bool) -> Iterator[View]:
         for clip in clips:
-            yield from clip_views(clip, num_frame, self.clip_length, self.intervals, reverse)
+            yield from clip_views(clip, num_frame, self.clip_length, self.intervals, reverse and self.random_reverse)
 
     def sample(self, index: int, rng: np.random.Generator) -> dict[str, Any]:
         """Return a training sample that depends on ``index`` and ``rng`` only.

@@ -36,8 +36,6 @@ class DegradedSource(WrappedSource):
     def __init__(self, source: FrameSource, scale: int, kind: str = "BI", border: str = "symmetric") -> None:
         if kind not in ("BI", "BD"):
             raise UserError(f"degradation '{kind}' is unknown; use 'BI', 'BD', or 'none' with a dataroot_lq")
-        if border not in ("symmetric", "replicate"):
-            raise UserError(f"border '{border}' is unknown; use 'symmetric' or 'replicate'")
         super().__init__(source)
         self.scale, self.kind, self.border = scale, kind, border
 
@@ -62,14 +60,10 @@ class DegradedSource(WrappedSource):
         height, width = self.size(key)
         crop = crop or Crop(0, 0, height, width)
         check_crop(crop, (height, width), self.where(key))
-        wide = _widened(crop, height, width)
+        top, left = max(0, crop.top - CONTEXT), max(0, crop.left - CONTEXT)
+        bottom = min(height, crop.top + crop.height + CONTEXT)
+        right = min(width, crop.left + crop.width + CONTEXT)
+        wide = Crop(top, left, bottom - top, right - left)
         frame = self.source.get(key, wide.scaled(self.scale))
-        inner = Crop(crop.top - wide.top, crop.left - wide.left, crop.height, crop.width)
+        inner = Crop(crop.top - top, crop.left - left, crop.height, crop.width)
         return inner.of(self.degrade(frame)), inner.scaled(self.scale).of(frame)
-
-
-def _widened(crop: Crop, height: int, width: int) -> Crop:
-    top, left = max(0, crop.top - CONTEXT), max(0, crop.left - CONTEXT)
-    bottom = min(height, crop.top + crop.height + CONTEXT)
-    right = min(width, crop.left + crop.width + CONTEXT)
-    return Crop(top, left, bottom - top, right - left)

@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 
 from kdsr_arch.data.pairs import PairDataset
-from kdsr_arch.data.sources import clip_of
 from kdsr_arch.data.store.teacher_store import View
 from kdsr_arch.errors import UserError, nearest
 from kdsr_arch.registry import DATASET_REGISTRY
@@ -43,8 +42,11 @@ class ImagePairDataset(PairDataset):
         if self.pairs.gt is None or not self.pairs.stored:
             return [(key, key) for key in self.pairs.lq]
         known = set(self.pairs.lq.keys())
-        matched = [(_templated(key, self.filename_tmpl), key) for key in self.pairs.gt]
-        for lq_key, gt_key in matched:
+        matched = []
+        for gt_key in self.pairs.gt:
+            folder, slash, name = gt_key.rpartition("/")
+            lq_key = f"{folder}{slash}{self.filename_tmpl.format(name)}"
+            matched.append((lq_key, gt_key))
             if lq_key not in known:
                 hint = nearest(lq_key, known)
                 raise UserError(f"{self.pairs.lq.name}: no LR image '{lq_key}' for {self.pairs.gt.where(gt_key)}{hint}")
@@ -97,8 +99,3 @@ class ImagePairDataset(PairDataset):
         lq, gt = self._tensors([lq_key], [gt_key] if self.pairs.gt is not None else [])
         item: dict[str, Any] = {"lq": lq[0], "name": gt_key}
         return item if gt is None else {**item, "gt": gt[0]}
-
-
-def _templated(key: str, template: str) -> str:
-    folder, name = clip_of(key), key.rpartition("/")[2]
-    return f"{folder}/{template.format(name)}" if folder else template.format(name)

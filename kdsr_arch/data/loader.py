@@ -12,6 +12,8 @@ import functools
 import random
 from collections import deque
 from collections.abc import Iterable, Iterator
+from dataclasses import KW_ONLY, dataclass
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -21,8 +23,11 @@ from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 from kdsr_arch.data.store.lmdb_store import close_all
 from kdsr_arch.data.store.teacher_store import TeacherStore
 from kdsr_arch.errors import UserError
+from kdsr_arch.log import get_logger
 from kdsr_arch.options.schema import Options
+from kdsr_arch.options.schema_data import DatasetOptions
 from kdsr_arch.parallel import distributed
+from kdsr_arch.registry import build
 from kdsr_arch.signals import leave_signals_to_parent
 
 _QUEUE = 2  # batches that each worker loads ahead
@@ -42,37 +47,35 @@ def epoch_permutation(seed: int, epoch: int, length: int) -> np.ndarray:
     return np.random.default_rng([seed, epoch, 0x0E]).permutation(length)
 
 
+@dataclass(eq=False)
 class PlannedSampler(Sampler[list[SampleKey]]):
     """Yields the batches of one rank, from ``start_iter`` to ``total_iter``; ``accumulation`` batches an iteration.
 
     Args:
         length: of the data set.
-        repeat: how often an epoch repeats each index.
         batch: samples per rank and micro-batch.
         seed: of the order.
+        repeat: how often an epoch repeats each index.
         rank, world: this process among all of them; rank r takes the r-th slice of each global batch.
         start_iter, total_iter: iterations done before, and in the end.
         accumulation: micro-batches that one optimizer step gathers.
     """
 
-    def __init__(
-        self,
-        length: int,
-        batch: int,
-        seed: int,
-        *,
-        repeat: int = 1,
-        rank: int = 0,
-        world: int = 1,
-        start_iter: int = 0,
-        total_iter: int = 1,
-        accumulation: int = 1,
-    ) -> None:
-        if length < 1 or batch < 1 or accumulation < 1 or not 0 <= rank < world:
-            raise ValueError(f"no batches of {batch} x {accumulation} from {length} samples, rank {rank} of {world}")
-        self.length, self.repeat, self.batch, self.seed = length, repeat, batch, seed
-        self.rank, self.world, self.accumulation = rank, world, accumulation
-        self.start_iter, self.total_iter = start_iter, total_iter
+    length: int
+    batch: int
+    seed: int
+    _: KW_ONLY
+    repeat: int = 1
+    rank: int = 0
+    world: int = 1
+    start_iter: int = 0
+    total_iter: int = 1
+    accumulation: int = 1
+
+    def __post_init__(self) -> None:
+        if min(self.length, self.batch, self.accumulation) < 1 or not 0 <= self.rank < self.world:
+            sizes = f"{self.batch} x {self.accumulation} from {self.length} samples"
+            raise ValueError(f"no batches of {sizes}, rank {self.rank} of {self.world}")
 
     def __len__(self) -> int:
         return max(0, self.total_iter - self.start_iter) * self.accumulation
@@ -161,20 +164,6 @@ def _start_worker(worker: int) -> None:
     torch.set_num_threads(1)
 
 
-def _loader(dataset: Dataset, sampler: PlannedSampler, workers: int) -> DataLoader:
-    return DataLoader(
-        _Guarded(dataset, sampler.seed),
-        batch_sampler=sampler,
-        collate_fn=_collate,
-        num_workers=workers,
-        worker_init_fn=_start_worker,
-        prefetch_factor=_QUEUE if workers else None,
-        pin_memory=torch.cuda.is_available(),
-        # it draws a base seed when it starts: from a generator of its own, so that the training's stays as it is
-        generator=torch.Generator().manual_seed(0),
-    )
-
-
 # ------------------------------------------------------------------------------------------------------------- batches
 
 
@@ -225,7 +214,18 @@ class Batches(Iterator[dict[str, Any]]):
         self._ahead = int(on_cuda)  # batches under way while the caller works on the last
         self._waiting: deque[tuple[Any, torch.cuda.Event | None]] = deque()
         self._failure: Exception | None = None
-        self._source: Iterator[Any] | None = iter(_loader(dataset, sampler, workers))  # starts the workers
+        loader = DataLoader(
+            _Guarded(dataset, sampler.seed),
+            batch_sampler=sampler,
+            collate_fn=_collate,
+            num_workers=workers,
+            worker_init_fn=_start_worker,
+            prefetch_factor=_QUEUE if workers else None,
+            pin_memory=torch.cuda.is_available(),
+            # it draws a base seed when it starts: from a generator of its own, so that the training's stays as it is
+            generator=torch.Generator().manual_seed(0),
+        )
+        self._source: Iterator[Any] | None = iter(loader)  # starts the workers
 
     def __next__(self) -> dict[str, Any]:
         while self._source is not None and len(self._waiting) <= self._ahead:
@@ -247,17 +247,15 @@ class Batches(Iterator[dict[str, Any]]):
             batch = next(self._source)
             if isinstance(batch, _Failure):
                 raise UserError(str(batch))
-            self._waiting.append(self._copied(batch))
+            if self._stream is None:
+                self._waiting.append((to_device(batch, self._device, self._channels_last), None))
+                return
+            with torch.cuda.stream(self._stream):
+                copy = to_device(batch, self._device, self._channels_last)
+                self._waiting.append((copy, self._stream.record_event()))  # the event after which the copy is whole
         except Exception as error:
             self._failure = None if isinstance(error, StopIteration) else error
             self._source = None
-
-    def _copied(self, batch: Any) -> tuple[Any, torch.cuda.Event | None]:
-        """Start a copy; return it and the event after which it is whole."""
-        if self._stream is None:
-            return to_device(batch, self._device, self._channels_last), None
-        with torch.cuda.stream(self._stream):
-            return to_device(batch, self._device, self._channels_last), self._stream.record_event()
 
     def close(self) -> None:
         """Send the workers home; harmless when there are none."""
@@ -305,3 +303,45 @@ def train_batches(
         accumulation=opt.train.accumulation,
     )
     return Batches(dataset, sampler, section.num_worker_per_gpu, device, opt.train.channels_last)
+
+
+# ------------------------------------------------------------------------------------------------------- opening data
+
+
+def open_dataset(options: DatasetOptions, key: str) -> Any:
+    """Make the registered data set that a section describes, and first the data that its `prepare` names.
+
+    Args:
+        key: where it stands in the option file, `datasets.PHASE`; for messages, and for the phase.
+
+    Raises:
+        UserError: unknown type, or data that is missing or at fault.
+    """
+    phase = key.rpartition(".")[2].partition("_")[0]
+    try:
+        for part in (options, *(options.datasets or ())):
+            _prepare(part)
+    except OSError as error:
+        raise UserError(f"{key}: {error.filename or ''}: {error.strerror or error}") from None
+    return build("data set", options, key, offer={"phase": phase, "scale": options.scale, "name": options.name})
+
+
+def _prepare(options: DatasetOptions) -> None:
+    """Make the data that `prepare` names where `dataroot_gt` expects them, unless they are there.
+
+    A `dataroot_gt` of another name than the recipe makes is left to be told as missing: nothing is written there.
+    """
+    if not options.prepare:
+        return
+    root = Path(options.dataroot_gt if isinstance(options.dataroot_gt, str) else "")
+    if distributed.from_main(root.exists()):  # one answer: another may see it half made
+        return
+    from kdsr_arch.data.prepare.demo_data import make_demo_clips, make_demo_images
+
+    make, suffix = {"demo": (make_demo_clips, ".lmdb"), "images": (make_demo_images, "")}[options.prepare]
+    if root.name not in (f"train_GT{suffix}", f"test_GT{suffix}"):
+        return
+    get_logger().info(f"{root} is missing: making it (prepare: {options.prepare}; once, some seconds)")
+    if distributed.is_main():
+        make(root.parent)
+    distributed.barrier()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import mmap
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,24 +14,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from kdsr_arch.data.augment import (
-    NO_FLIP,
-    Crop,
-    Flip,
-    allowed_flips,
-    random_crop,
-    random_flip,
-    to_tensor,
-)
+from kdsr_arch.data.augment import NO_FLIP, Crop, Flip, allowed_flips, random_crop, random_flip, to_tensor
 from kdsr_arch.data.degradation import DegradedSource, mod_crop
 from kdsr_arch.data.sources import FrameSource, LmdbSource, WrappedSource, cut, open_source, side_name
 from kdsr_arch.data.store.teacher_store import TeacherStore
 from kdsr_arch.errors import UserError, notice
-
-
-def frame_bytes(size: tuple[int, int]) -> int:
-    """Return the bytes of a decoded frame of ``size`` (H, W)."""
-    return size[0] * size[1] * 3
 
 
 class CachedSource(WrappedSource):
@@ -49,27 +37,18 @@ class CachedSource(WrappedSource):
     def __init__(self, source: FrameSource, keys: Iterable[str], limit: int) -> None:
         super().__init__(source)
         self._places: dict[str, tuple[int, int]] = {}  # key -> (number, offset)
-        total = 0
+        self.bytes = 0
         for key in dict.fromkeys(keys):  # a clip may be listed twice, to be drawn twice as often
-            size = frame_bytes(source.size(key))
-            if total + size > limit:
+            size = 3 * math.prod(source.size(key))
+            if self.bytes + size > limit:
                 break
-            self._places[key] = (len(self._places), total)
-            total += size
-        self.bytes = total
-        self._allocate()
-
-    def _allocate(self) -> None:
+            self._places[key] = (len(self._places), self.bytes)
+            self.bytes += size
         self._frames = mmap.mmap(-1, max(self.bytes, 1))
         self._filled = mmap.mmap(-1, max(len(self._places), 1))
 
-    def __getstate__(self) -> dict[str, Any]:
-        # A spawned (not forked) worker gets an empty cache of its own.
-        return {k: v for k, v in self.__dict__.items() if k not in ("_frames", "_filled")}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state)
-        self._allocate()
+    def __reduce__(self) -> tuple[Any, ...]:
+        return CachedSource, (self.source, tuple(self._places), self.bytes)  # a spawned worker gets an empty cache
 
     def size(self, key: str) -> tuple[int, int]:
         return self.source.size(key)
@@ -90,9 +69,6 @@ class CachedSource(WrappedSource):
             self._filled[number] = 1  # only now: another process must never see half a frame
         place.flags.writeable = False
         return cut(place, crop, self.where(key))
-
-
-DEFAULT_CACHE_GB = {"auto": 2.0, "true": 8.0}
 
 
 class FramePairs:
@@ -176,26 +152,21 @@ class FramePairs:
             gib: memory that they may take; by default 8 GiB, or 2 GiB with 'auto'.
             lq_keys, gt_keys: the frames, most wanted first.
         """
-        known = str(mode).lower()
-        if known not in ("true", "false", "auto"):
-            raise UserError(f"cache '{mode}' is unknown; use true, false or auto")
-        if known == "false" or not lq_keys:
+        if not mode or not lq_keys:
             return
-        limit = int(min(float(gib or DEFAULT_CACHE_GB[known]), 2**30) * 2**30)
-        if known == "auto" and not self._fits(lq_keys, gt_keys, limit):
-            return
+        limit = int(min(gib or (2.0 if mode == "auto" else 8.0), 2**30) * 2**30)
+        if mode == "auto":
+            sides = [(self.lq, lq_keys)] + ([(self.gt, gt_keys)] if self.gt is not None and gt_keys else [])
+            if sum(3 * math.prod(source.size(keys[0])) * len(keys) for source, keys in sides) > 4 * limit:
+                return  # far too large, as the first frame tells: spare the look at each header
+            if sum(3 * math.prod(source.size(key)) for source, keys in sides for key in keys) > limit:
+                return
         if self.gt is not None:
             self.gt = cached = CachedSource(self.gt, gt_keys, limit)
             limit -= cached.bytes
             if isinstance(self.lq, DegradedSource):
                 self.lq.source = cached
         self.lq = CachedSource(self.lq, lq_keys, limit)
-
-    def _fits(self, lq_keys: Sequence[str], gt_keys: Sequence[str], limit: int) -> bool:
-        sides = [(self.lq, lq_keys)] + ([(self.gt, gt_keys)] if self.gt is not None and gt_keys else [])
-        if sum(frame_bytes(source.size(keys[0])) * len(keys) for source, keys in sides) > 4 * limit:
-            return False  # far too large, as the first frame tells: spare the look at each header
-        return sum(frame_bytes(source.size(key)) for source, keys in sides for key in keys) <= limit
 
     def read(
         self, lq_keys: Sequence[str], gt_keys: Sequence[str], crop: Crop | None
@@ -204,54 +175,36 @@ class FramePairs:
 
         Frames of one store are read in one transaction.
         """
-        with contextlib.ExitStack() as stack:
-            for store in () if self._in_memory(lq_keys, gt_keys) else self._stores:
-                stack.enter_context(store.reading())
-            return self._read(lq_keys, gt_keys, crop)
-
-    def _in_memory(self, lq_keys: Sequence[str], gt_keys: Sequence[str]) -> bool:
-        """Whether no store will be asked, but for a frame's first reading."""
         sides = [(self.lq, lq_keys)] + ([(self.gt, gt_keys)] if self.gt is not None else [])
-        return all(isinstance(source, CachedSource) and all(map(source.holds, keys)) for source, keys in sides)
-
-    def _read(
-        self, lq_keys: Sequence[str], gt_keys: Sequence[str], crop: Crop | None
-    ) -> tuple[list[np.ndarray], list[np.ndarray]]:
-        cached = self.lq if isinstance(self.lq, CachedSource) else None
-        maker = cached.source if cached else self.lq
-        if isinstance(maker, DegradedSource):
-            return self._read_degraded(maker, cached, lq_keys, gt_keys, crop)
-        lq = _read_unique(self.lq, lq_keys, crop)
-        if self.gt is None or not gt_keys:
-            return lq, []
-        return lq, _read_unique(self.gt, gt_keys, self._hr_crop(crop, lq_keys[0]))
+        kept = all(isinstance(source, CachedSource) and all(map(source.holds, keys)) for source, keys in sides)
+        maker = self.lq.source if isinstance(self.lq, CachedSource) else self.lq
+        with contextlib.ExitStack() as stack:
+            for store in () if kept else self._stores:  # no store is asked, but for a kept frame's first reading
+                stack.enter_context(store.reading())
+            if isinstance(maker, DegradedSource):
+                return self._read_degraded(maker, lq_keys, gt_keys, crop)
+            lq = _read_unique(self.lq, lq_keys, crop)
+            if self.gt is None or not gt_keys:
+                return lq, []
+            return lq, _read_unique(self.gt, gt_keys, self._hr_crop(crop, lq_keys[0]))
 
     def _hr_crop(self, crop: Crop | None, lq_key: str) -> Crop:
         """The place of an LR crop in the HR frame; of the whole LR frame, where sides may have been cut."""
         return (crop or Crop(0, 0, *self.lq.size(lq_key))).scaled(self.scale)
 
     def _read_degraded(
-        self,
-        maker: DegradedSource,
-        cached: CachedSource | None,
-        lq_keys: Sequence[str],
-        gt_keys: Sequence[str],
-        crop: Crop | None,
+        self, maker: DegradedSource, lq_keys: Sequence[str], gt_keys: Sequence[str], crop: Crop | None
     ) -> tuple[list[np.ndarray], list[np.ndarray]]:
         """LR that is made from HR: both sides of a frame that is not in memory from one decoding."""
         assert self.gt is not None
         low: dict[str, np.ndarray] = {}
         high: dict[str, np.ndarray] = {}
         for key in dict.fromkeys([*lq_keys, *gt_keys]):
-            if cached is None or not cached.holds(key):
+            if not (isinstance(self.lq, CachedSource) and self.lq.holds(key)):
                 low[key], high[key] = maker.get_pair(key, crop)
-        for key in lq_keys:
-            if key not in low:
-                low[key] = self.lq.get(key, crop)
-        for key in gt_keys:
-            if key not in high:
-                high[key] = self.gt.get(key, self._hr_crop(crop, key))
-        return [low[key] for key in lq_keys], [high[key] for key in gt_keys]
+        lq = [low[key] if key in low else self.lq.get(key, crop) for key in lq_keys]
+        gt = [high[key] if key in high else self.gt.get(key, self._hr_crop(crop, key)) for key in gt_keys]
+        return lq, gt
 
 
 def _read_unique(source: FrameSource, keys: Sequence[str], crop: Crop | None) -> list[np.ndarray]:
@@ -308,8 +261,6 @@ class PairDataset(torch.utils.data.Dataset):
         self.patch = (self.gt_size or 0) if self.train else 0
         self.entries: Sequence[Any] = ()
         self.teacher: TeacherStore | None = None
-        if self.color not in ("rgb", "y"):
-            raise UserError(f"{self.name}: color '{self.color}' is unknown; use 'rgb' or 'y'")
         if self.patch < 0 or self.patch % self.scale:
             raise UserError(f"{self.name}: gt_size {self.patch} is not a multiple of the scale {self.scale}")
 
@@ -339,7 +290,8 @@ class PairDataset(torch.utils.data.Dataset):
     def _draw(self, rng: np.random.Generator, group: str, size: tuple[int, int]) -> tuple[Crop | None, Flip]:
         """Draw where an image or clip of an LR size is cut (anywhere, or where the teacher was run), and its flip."""
         if self.teacher is not None and self.teacher.crops:
-            crop: Crop | None = self.teacher.draw_crop(rng, group)
+            crops = self.teacher.crops[group]
+            crop: Crop | None = Crop(*crops[int(rng.integers(len(crops)))])
         else:
             crop = random_crop(rng, size, self.patch // self.scale) if self.patch else None
         return crop, random_flip(rng, self.use_hflip, self.use_rot)

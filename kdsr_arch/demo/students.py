@@ -74,8 +74,8 @@ def run_demo(out: Path | None = None, iterations: int | None = None) -> Path:
     Raises:
         UserError: missing option files or packages, or a training that failed.
     """
+    from kdsr_arch.data.loader import open_dataset
     from kdsr_arch.data.prepare.demo_data import make_demo_clips
-    from kdsr_arch.data.sets import open_dataset
 
     require_matplotlib()
     began, root = time.monotonic(), project_root(option_file(TEST))

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from kdsr_arch.data.sets import open_dataset
+from kdsr_arch.data.loader import open_dataset
 from kdsr_arch.device import pick_device
 from kdsr_arch.errors import UserError
 from kdsr_arch.evaluate.evaluator import EvalResult, Evaluator

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from kdsr_arch.data.augment import allowed_flips, flip_of, to_tensor, undo_flip
-from kdsr_arch.data.sets import open_dataset
+from kdsr_arch.data.loader import open_dataset
 from kdsr_arch.data.store.lmdb_store import LmdbWriter
 from kdsr_arch.data.store.teacher_store import INFO, OUTPUT, View, stored_maps
 from kdsr_arch.distill.teachers import build_teacher, weights_digests

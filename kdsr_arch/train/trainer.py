@@ -12,8 +12,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from kdsr_arch.data.loader import first_sample, train_batches
-from kdsr_arch.data.sets import open_dataset
+from kdsr_arch.data.loader import first_sample, open_dataset, train_batches
 from kdsr_arch.distill.taps import Batch
 from kdsr_arch.errors import UserError
 from kdsr_arch.evaluate.evaluator import EvalResult

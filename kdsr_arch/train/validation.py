@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from kdsr_arch.data.sets import open_dataset
+from kdsr_arch.data.loader import open_dataset
 from kdsr_arch.evaluate.evaluator import EvalResult, Evaluator
 from kdsr_arch.options.schema import Options, ValOptions
 

@@ -47,5 +47,3 @@ def test_bi_equals_matlabs_own_files(shared_data: Path, scale):
 def test_unknown_kinds_are_refused(frames):
     with refuses("degradation 'BX'", "'BI'", "'BD'", "'none'"):
         DegradedSource(MemorySource({}), 4, "BX")
-    with refuses("border 'zero'", "'symmetric'", "'replicate'"):
-        DegradedSource(MemorySource({}), 4, "BI", "zero")

@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from kdsr_arch.data.loader import Batches, PlannedSampler, to_device
-from kdsr_arch.data.sets import open_dataset
+from kdsr_arch.data.loader import Batches, PlannedSampler, open_dataset, to_device
 from kdsr_arch.errors import UserError
 from kdsr_arch.options.schema_data import DatasetOptions
 from tests.helpers.messages import refuses

@@ -11,7 +11,7 @@ import yaml
 
 from kdsr_arch.cli import main
 from kdsr_arch.data.augment import Crop, apply_flip
-from kdsr_arch.data.sets import open_dataset
+from kdsr_arch.data.loader import open_dataset
 from kdsr_arch.data.store.teacher_store import INFO, OUTPUT, TeacherStore
 from kdsr_arch.distill.teachers import build_teacher, stored_teacher
 from kdsr_arch.io import save_tensors

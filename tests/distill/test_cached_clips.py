@@ -6,8 +6,8 @@ import pytest
 import torch
 import yaml
 
-from kdsr_arch.data.clips import Clip, clip_views
-from kdsr_arch.data.sets import open_dataset
+from kdsr_arch.data.clip_dataset import Clip, clip_views
+from kdsr_arch.data.loader import open_dataset
 from kdsr_arch.data.store.teacher_store import OUTPUT, TeacherStore, view_key
 from kdsr_arch.distill.teachers import build_teacher
 from kdsr_arch.io import save_tensors

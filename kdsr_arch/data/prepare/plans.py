@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from kdsr_arch.data.augment import Crop
-from kdsr_arch.data.clips import first_gap, listed_clips
+from kdsr_arch.data.clip_dataset import first_gap, listed_clips
 from kdsr_arch.data.degradation import DegradedSource
 from kdsr_arch.data.prepare.decode_video import (
     VIDEO_SUFFIXES,

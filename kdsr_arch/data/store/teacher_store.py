@@ -168,11 +168,6 @@ class TeacherStore:
         wanted = set(names)
         self.names = {name: maps for name, maps in self.names.items() if name in wanted}
 
-    def draw_crop(self, rng: np.random.Generator, group: str) -> Crop:
-        """Draw one of the crops of an image or clip that the teacher was run on."""
-        crops = self.crops[group]
-        return Crop(*crops[int(rng.integers(len(crops)))])
-
     def read_clip(
         self,
         name: str,

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from kdsr_arch.data.sets import open_dataset
+from kdsr_arch.data.loader import open_dataset
 from kdsr_arch.errors import UserError
 from kdsr_arch.options.load import complete
 from kdsr_arch.options.yaml_reader import Document

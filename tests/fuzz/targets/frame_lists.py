@@ -6,7 +6,7 @@ from functools import cache
 from pathlib import Path
 from random import Random
 
-from kdsr_arch.data.clips import first_gap, listed_clips
+from kdsr_arch.data.clip_dataset import first_gap, listed_clips
 from kdsr_arch.data.prepare.store_tools import exported_file
 from kdsr_arch.data.sources import LmdbSource, natural
 from kdsr_arch.errors import UserError
