@@ -80,21 +80,21 @@ def printable(text: str) -> str:
 
 def _guarded(args: argparse.Namespace) -> int:
     """Run the command; what a user can mend becomes one sentence, from one process of the job, and exit code 2."""
-    told: bool | None = None
+    reported: bool | None = None
     try:
         return int(args.run(args) or 0)
     except UserError as error:
-        message, told = str(error), error.told
+        message, reported = str(error), error.reported
     except OSError as error:
         sentence = _tell_os_error(error)
         if sentence is None:
             raise
-        message, told = sentence, getattr(error, "told", None)
+        message, reported = sentence, getattr(error, "reported", None)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
     sys.stdout.flush()
-    if not told:
+    if not reported:
         print(f"error: {printable(message)}", file=sys.stderr, flush=True)
     return 2
 

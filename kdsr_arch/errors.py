@@ -14,11 +14,11 @@ class UserError(Exception):
     """Something the user can mend. The message names the file, key or shape and says what to do.
 
     Attributes:
-        told: True where another process of the same job tells the user already; False where this one shall; None
+        reported: True where another process of the same job has told the user already; False where this one shall; None
             where nobody has looked.
     """
 
-    told: bool | None = None
+    reported: bool | None = None
 
 
 class OptionErrors(UserError):

@@ -109,7 +109,7 @@ def joined(launcher: str = "none", use_cuda: bool = False, options: DistOptions 
     """Run the work between `start` and `stop`; report an error of one process once, however many end of it.
 
     The process where it arose leaves a note for the others, which find their connections closed a moment later. A
-    :class:`UserError` or OSError leaves here with `told` set: whether another process tells the user already.
+    :class:`UserError` or OSError leaves here with `reported` set: whether another process tells the user already.
     """
     start(launcher, use_cuda, options)
     try:
@@ -125,12 +125,12 @@ def joined(launcher: str = "none", use_cuda: bool = False, options: DistOptions 
 def _tell(error: BaseException) -> None:
     """Leave word of what ends this process, to the other processes and to torchrun's report; once in a job."""
     if isinstance(error, ProcessLost):
-        error.told = not _first_to_tell()
+        error.reported = not _first_to_tell()
         return
     text = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {first_line(error)}"
     first = _first_to_tell()
     if isinstance(error, (UserError, OSError)):
-        error.told = not first  # type: ignore[union-attr]
+        error.reported = not first  # type: ignore[union-attr]
     if not first:
         return
     with suppress(RuntimeError):
@@ -144,7 +144,7 @@ def _tell(error: BaseException) -> None:
 def _first_to_tell() -> bool:
     """Return True on one process of the job only, and where the store of notes died with its process."""
     try:
-        return _notes is None or _notes.add("told", 1) == 1
+        return _notes is None or _notes.add("reported", 1) == 1
     except RuntimeError:
         return True
 
@@ -168,8 +168,8 @@ def _talking() -> Iterator[None]:
     except RuntimeError as error:
         if not _LOST.search(str(error)):
             raise
-        told = _note()
-        raise ProcessLost(told or f"another process of this training has died or cannot be reached any more "
+        note = _note()
+        raise ProcessLost(note or f"another process of this training has died or cannot be reached any more "
                                   f"({first_line(error).partition('. This is')[0][:300]})") from None  # fmt: skip
 
 
