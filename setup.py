@@ -43,6 +43,7 @@ PACKAGE_DATA = {
     **{name: ["*.yml", "*.json"] for name in OPTION_FILES},
     "kdsr_arch.report": ["templates/*"],
     "kdsr_arch": ["weights/*"],
+    "kdsr_arch.options": ["*.json"],
 }
 
 setup(

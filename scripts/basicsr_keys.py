@@ -1,4 +1,4 @@
-"""Writes kdsr_arch/options/basicsr_keys.py: the option keys that BasicSR's data sets and models read, by their source.
+"""Writes kdsr_arch/options/basicsr_keys.json: the option keys that BasicSR's data sets and models read, by their source.
 
     python scripts/basicsr_keys.py
 
@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import ast
 import inspect
+import json
 import sys
 import textwrap
 from collections.abc import Iterator
@@ -19,13 +20,10 @@ from typing import Any
 from kdsr_arch import registry
 
 ROOT = Path(__file__).resolve().parents[1]
-TARGET = ROOT / "kdsr_arch" / "options" / "basicsr_keys.py"
+TARGET = ROOT / "kdsr_arch" / "options" / "basicsr_keys.json"
 SET_BY_US = {"dist", "is_train", "rank", "world_size", "phase"}  # no keys of an option file
 NOT_REACHED = {"find_unused_parameters", "flip_seq"}  # read by methods of BasicSR's models that are never called here
 EVERY_MODEL = {"train.ema_decay", "train.pixel_opt", "val.center_frame_only", "val.pbar", "val.suffix"}  # in any file
-HEAD = '''"""The option keys that BasicSR 1.4.2 reads: written by scripts/basicsr_keys.py, not to be edited by hand."""
-
-'''
 
 
 def section_of(node: ast.expr) -> str | None:
@@ -90,15 +88,6 @@ def model_keys(cls: type) -> set[str]:
     return {f"{section}.{key}".lstrip(".") for section, key in keys if section in ("", "train", "val")}
 
 
-def entry(name: str, keys: set[str]) -> str:
-    """One line of a table, or several of at most 120 characters."""
-    wrapped = textwrap.wrap(" ".join(sorted(keys)), 106)
-    if len(f"{name}{wrapped[0]}") < 105 and len(wrapped) == 1:
-        return f'    "{name}": "{wrapped[0]}",\n'
-    parts = [f'        "{line}{" " if line is not wrapped[-1] else ""}"\n' for line in wrapped]
-    return f'    "{name}": (\n{"".join(parts)}    ),\n'
-
-
 def table() -> str:
     """The text of the generated file."""
     datasets, models = (
@@ -107,13 +96,11 @@ def table() -> str:
     )
     by_model = {name: model_keys(cls) for name, cls in models.items()}
     common = set.intersection(*by_model.values()) | EVERY_MODEL
-    return (
-        f"{HEAD}DATASETS = {{\n"
-        + "".join(entry(name, dataset_keys(cls)) for name, cls in datasets.items())
-        + '}\n"""Keys of `datasets.*`, by the data set\'s type."""\n\nMODELS = {\n'
-        + "".join(entry(name, keys - common) for name, keys in by_model.items())
-        + '}\n"""Keys beside those that every model may have, by the model\'s type."""\n'
-    )
+    content = {
+        "data sets": {name: sorted(dataset_keys(cls)) for name, cls in datasets.items()},
+        "models": {name: sorted(keys - common) for name, keys in by_model.items()},  # beside what every model may have
+    }
+    return json.dumps(content, indent=1) + "\n"
 
 
 if __name__ == "__main__":

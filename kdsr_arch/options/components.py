@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 from kdsr_arch import registry
 from kdsr_arch.errors import UserError, nearest
-from kdsr_arch.options.basicsr_keys import DATASETS, MODELS
 from kdsr_arch.options.schema import NetworkOptions, Options
 from kdsr_arch.options.schema_data import DatasetOptions
 from kdsr_arch.options.schema_train import DATA, LossOptions, OptimizerOptions, TermOptions, WeightOptions
 from kdsr_arch.options.section import Component, Fault, Section, parse_section
 from kdsr_arch.registry import Keywords, is_basicsr, is_ours, keyword_faults, keywords_of
 
+# the option keys that BasicSR's data sets and models read, by type; written by scripts/basicsr_keys.py
+BASICSR_KEYS = json.loads(Path(__file__).with_name("basicsr_keys.json").read_text(encoding="utf-8"))
 _SCALE_KEYWORDS = ("upscale", "scale", "upscale_factor")
 
 
@@ -56,7 +59,7 @@ def _model_faults(opt: Options) -> Iterator[Fault]:
         yield "model_type", str(error)
     if model is not None and not is_basicsr(model) and not is_ours(model):
         return
-    read = set(MODELS.get(str(opt.model_type), "").split())
+    read = set(BASICSR_KEYS["models"].get(opt.model_type, ()))
     for prefix, section in (("", opt), ("train.", opt.train), ("val.", opt.val)):
         if section is not None:
             yield from _unread_keys(section, prefix, read, opt.model_type if model is not None else None)
@@ -87,7 +90,7 @@ def dataset_keys(cls: Any) -> set[str] | None:
     """Return the keys that `datasets.*` may have for a data set class, None if it may have any."""
     loader = set(DatasetOptions.own)
     if is_basicsr(cls):  # BasicSR's own files name some keys with classes that do not read them
-        return loader.union(*(keys.split() for keys in DATASETS.values()))
+        return loader.union(*BASICSR_KEYS["data sets"].values())
     keywords = keywords_of(cls)
     if is_ours(cls):
         return loader | set(keywords.parameters) - {"phase"}
@@ -99,7 +102,7 @@ def _known_dataset_keys(dataset: DatasetOptions) -> set[str] | None:
     """Return the keys that a data set may have; for an unknown class, those that any class reads."""
     cls = registered("data set", dataset.type)
     if cls is None:
-        return set(DatasetOptions.model_fields).union(*(keys.split() for keys in DATASETS.values()))
+        return set(DatasetOptions.model_fields).union(*BASICSR_KEYS["data sets"].values())
     known = dataset_keys(cls)
     for part in dataset.datasets or ():  # the keys of a mixture are the defaults of its parts
         of_part = _known_dataset_keys(part)

@@ -101,7 +101,7 @@ def explain(key: str) -> str:
 def _explain_class(name: str, keys: list[str]) -> str:
     """List the keywords of a registered class, or refuse the name with the nearest ones."""
     from kdsr_arch import registry
-    from kdsr_arch.options.basicsr_keys import DATASETS, MODELS
+    from kdsr_arch.options.components import BASICSR_KEYS
 
     names = set(keys) | {key.rpartition(".")[2] for key in keys}
     for kind in ("network", "model", "loss", "data set", "metric"):
@@ -110,9 +110,9 @@ def _explain_class(name: str, keys: list[str]) -> str:
             continue
         thing = registry.lookup(kind, name)
         head = f"{name}, a {kind}. {_first_paragraph(thing)}"
-        if kind == "model" or name in DATASETS:
-            read = DATASETS.get(name) or MODELS.get(name) or ""
-            return f"{head}\n  reads: {', '.join(read.split()) or 'what every model reads'}"
+        if kind == "model" or name in BASICSR_KEYS["data sets"]:
+            read = BASICSR_KEYS["data sets"].get(name) or BASICSR_KEYS["models"].get(name) or ()
+            return f"{head}\n  reads: {', '.join(read) or 'what every model reads'}"
         parameters = registry.keywords_of(thing).parameters.values()
         shown = [f"  {p.name}" if p.default is p.empty else f"  {p.name}: {p.default!r}" for p in parameters]
         return "\n".join([head, *shown])

@@ -352,15 +352,15 @@ def test_keys_that_only_basicsr_needs_are_left_out_with_one_note(
 def test_the_table_of_keys_is_what_basicsr_reads() -> None:
     """A class that BasicSR registers reads its own keys beside those of the classes above it."""
     from kdsr_arch import registry
-    from kdsr_arch.options import basicsr_keys
+    from kdsr_arch.options.components import BASICSR_KEYS
     from scripts.basicsr_keys import dataset_keys, model_keys
 
-    for name, keys in basicsr_keys.DATASETS.items():
-        assert set(keys.split()) == dataset_keys(registry.lookup("data set", name))
-    for name, keys in basicsr_keys.MODELS.items():
-        assert set(keys.split()) <= model_keys(registry.lookup("model", name))
-    assert {"train.tsa_iter", "train.dcn_lr_mul"} <= set(basicsr_keys.MODELS["EDVRModel"].split())
-    assert "train.tsa_iter" not in basicsr_keys.MODELS["SRModel"]
+    for name, keys in BASICSR_KEYS["data sets"].items():
+        assert set(keys) == dataset_keys(registry.lookup("data set", name))
+    for name, keys in BASICSR_KEYS["models"].items():
+        assert set(keys) <= model_keys(registry.lookup("model", name))
+    assert {"train.tsa_iter", "train.dcn_lr_mul"} <= set(BASICSR_KEYS["models"]["EDVRModel"])
+    assert "train.tsa_iter" not in BASICSR_KEYS["models"]["SRModel"]
 
 
 class _TakesOneMapping:
