@@ -1,4 +1,4 @@
-"""Writes kdsr_arch/options/basicsr_keys.json: the option keys that BasicSR's data sets and models read, by their source.
+"""Writes kdsr_arch/options/basicsr_keys.json: the option keys that BasicSR's data sets and models read.
 
     python scripts/basicsr_keys.py
 
