@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib
+import importlib.util
 import inspect
 import pickle
 import zipfile
@@ -89,7 +89,21 @@ def lookup(kind: str, name: Any, keywords: Iterable[str] = ()) -> Any:
             return scheduler_class(name, dict.fromkeys(keywords))
         registry = _REGISTRIES[kind]
         return registry.get(name if name in registry else f"{name}{_SUFFIX}")
-    raise UserError(f"there is no {kind} named '{name}'{nearest(str(name), names(kind))}")
+    raise UserError(f"there is no {kind} named '{name}'{nearest(str(name), names(kind))}{_how_to_bring(kind, name)}")
+
+
+def _how_to_bring(kind: str, name: Any) -> str:
+    """Say where a class of the user's own goes, and which foreign networks can teach without any file."""
+    if kind not in _REGISTRIES:
+        return ""
+    room = {"network": "archs", "loss": "losses", "data set": "data", "metric": "metrics", "model": "train"}[kind]
+    own = f"; one of your own goes into kdsr_arch/{room}/, in a file NAME{_ROOMS[room]}.py (docs/architecture.md)"
+    if kind == "network" and importlib.util.find_spec("spandrel"):
+        import spandrel
+
+        if name in [support.architecture.id for support in spandrel.MAIN_REGISTRY.architectures()]:
+            own += f"; as a teacher, {{type: spandrel, path: WEIGHTS}} reads weights of {name}"
+    return own
 
 
 def is_basicsr(thing: Any) -> bool:

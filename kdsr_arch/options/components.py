@@ -10,9 +10,9 @@ from typing import Any
 
 from kdsr_arch import registry
 from kdsr_arch.errors import UserError, nearest
-from kdsr_arch.options.schema import NetworkOptions, Options
+from kdsr_arch.options.schema import NetworkOptions, Options, ValOptions
 from kdsr_arch.options.schema_data import DatasetOptions
-from kdsr_arch.options.schema_train import DATA, LossOptions, OptimizerOptions, TermOptions, WeightOptions
+from kdsr_arch.options.schema_train import DATA, LossOptions, OptimizerOptions, TermOptions, TrainOptions, WeightOptions
 from kdsr_arch.options.section import Component, Fault, Section, parse_section
 from kdsr_arch.registry import Keywords, is_basicsr, is_ours, keyword_faults, keywords_of
 
@@ -50,6 +50,11 @@ def _is_special(section: type[Section], name: str) -> bool:
     return isinstance(extra, dict) and "only_with" in extra
 
 
+def _is_our_model(model: Any) -> bool:
+    """Tell whether a model is of this package and none of BasicSR's kin, which a user has put there."""
+    return is_ours(model) and not any(is_basicsr(base) for base in model.__mro__)
+
+
 def _model_faults(opt: Options) -> Iterator[Fault]:
     """Report an unknown model type, and keys that the model does not read. A user's model may read any key."""
     model = None
@@ -57,12 +62,17 @@ def _model_faults(opt: Options) -> Iterator[Fault]:
         model = registry.lookup("model", opt.model_type)
     except UserError as error:
         yield "model_type", str(error)
-    if model is not None and not is_basicsr(model) and not is_ours(model):
+    if model is not None and not is_basicsr(model) and not _is_our_model(model):
         return
-    read = set(BASICSR_KEYS["models"].get(opt.model_type, ()))
+    models = BASICSR_KEYS["models"]
+    read = {key for name in ([opt.model_type] if model is not None else models) for key in models.get(name, ())}
     for prefix, section in (("", opt), ("train.", opt.train), ("val.", opt.val)):
         if section is not None:
             yield from _unread_keys(section, prefix, read, opt.model_type if model is not None else None)
+
+
+_IDLE = {"train.net_d_iters": 1, "train.net_d_init_iters": 0, "train.dcn_lr_mul": 1, "train.flow_lr_mul": 1}
+"""Values that say what happens anyway: BasicSR's files also give them to models that do not read the key."""
 
 
 def _unread_keys(section: Section, prefix: str, read: set[str], model: str | None) -> Iterator[Fault]:
@@ -71,7 +81,8 @@ def _unread_keys(section: Section, prefix: str, read: set[str], model: str | Non
     known |= {key.removeprefix(prefix) for key in read if key.startswith(prefix)}
     for key in [*section.model_fields_set & set(documented), *(section.model_extra or {})]:
         if key in documented and key not in known:
-            yield f"{prefix}{key}", f"{model} does not read this key"
+            if getattr(section, key) not in (None, _IDLE.get(f"{prefix}{key}")):
+                yield f"{prefix}{key}", f"{model} does not read this key"
         elif key not in known and not (model is None and not prefix and re.fullmatch(r"network_\w+", key)):
             yield f"{prefix}{key}", f"unknown key{nearest(key, known)}"
 
@@ -148,6 +159,9 @@ def _backend_faults(dataset: DatasetOptions, key: str) -> Iterator[Fault]:
 # -------------------------------------------------------------------------------------- constructors and their keywords
 
 
+_PLACES = (("train.", TrainOptions), ("val.", ValOptions), ("", Options))
+
+
 def _spec_faults(kind: str, spec: Component | None, key: str) -> Iterator[Fault]:
     """Report an unknown type, and keywords that its class does not take, lacks or cannot use."""
     if spec is None or not isinstance(spec.type, str):
@@ -160,7 +174,9 @@ def _spec_faults(kind: str, spec: Component | None, key: str) -> Iterator[Fault]
         return
     keywords |= dict.fromkeys(spec._at_fault - spec.own)  # not missing: the schema reports them
     for name, sentence in keyword_faults(thing, keywords, spec.type, spec.own):
-        yield f"{key}.{name}", sentence
+        place = next((place for place, section in _PLACES if name in section.model_fields), None)
+        misplaced = place is not None and name not in keywords_of(thing).parameters and name not in spec.own
+        yield f"{key}.{name}", f"{sentence}; there is an option {place}{name}" if misplaced else sentence
 
 
 def _number(spec: Component | None, keyword: str) -> float | None:
@@ -183,7 +199,7 @@ def scale_faults(opt: Options) -> Iterator[Fault]:
 def _kind_of_model_faults(opt: Options) -> Iterator[Fault]:
     """Report distillation with a model of BasicSR, or one of our models without the scale."""
     cls, train = registered("model", opt.model_type), opt.train
-    if is_ours(cls):
+    if cls is not None and _is_our_model(cls):
         if opt.scale is None:
             yield "scale", "is required, but missing"
         yield from scale_faults(opt)

@@ -45,7 +45,7 @@ _OLDER_NAMES = {  # keys of older BasicSR files -> their names since 1.4
     "datasets": {"use_flip": "use_hflip"},
 }
 _NOT_READ = {  # keys of BasicSR's files that only BasicSR's own training script, loader or validation read
-    "": {"find_unused_parameters", "save_img"},
+    "": {"find_unused_parameters", "save_img", "suffix", "crop_border"},
     "path": {"ignore_resume_networks"},
     "val": {"flip_seq"},
     "datasets": {
