@@ -6,7 +6,8 @@ import re
 import pytest
 
 from kdsr_arch import registry
-from kdsr_arch.options import basicsr_keys, explain
+from kdsr_arch.options import explain
+from kdsr_arch.options.components import BASICSR_KEYS
 from kdsr_arch.options.schema import Options, PathOptions
 from kdsr_arch.options.schema_data import DatasetOptions
 from kdsr_arch.options.section import Component, Section, section_classes
@@ -45,7 +46,7 @@ def _keywords_taken(kind: str) -> set[str]:
     """The keywords that some class of a kind takes, and the keys that BasicSR's data sets read."""
     things = [registry.lookup(kind, name) for name in registry.names(kind)]
     taken = {keyword for thing in things for keyword in registry.keywords_of(thing).parameters}
-    return taken.union(*(keys.split() for keys in basicsr_keys.DATASETS.values())) if kind == "data set" else taken
+    return taken.union(*BASICSR_KEYS["data sets"].values()) if kind == "data set" else taken
 
 
 SECTIONS = _sections()
@@ -54,9 +55,8 @@ SECTIONS = _sections()
 @pytest.mark.parametrize("name", SECTIONS)
 def test_every_documented_option_is_read(name: str) -> None:
     section = SECTIONS[name]
-    read = _attributes_read() | {
-        key.rpartition(".")[2] for keys in basicsr_keys.MODELS.values() for key in keys.split()
-    }
+    of_models = {key.rpartition(".")[2] for keys in BASICSR_KEYS["models"].values() for key in keys}
+    read = _attributes_read() | of_models
     handed = _keywords_taken(KINDS[name]) if name in KINDS else set()
     if issubclass(section, Component):
         handed = {keyword for keyword in handed if keyword not in section.own}
@@ -76,9 +76,9 @@ def test_every_keyword_of_our_data_sets_is_documented() -> None:
     assert ours - {"phase"} <= set(DatasetOptions.model_fields)
 
 
-@pytest.mark.parametrize("name", [*basicsr_keys.DATASETS, *basicsr_keys.MODELS])
+@pytest.mark.parametrize("name", [*BASICSR_KEYS["data sets"], *BASICSR_KEYS["models"]])
 def test_every_key_that_basicsr_reads_is_explained(name: str) -> None:
-    keys = {**basicsr_keys.DATASETS, **basicsr_keys.MODELS}[name].split()
+    keys = {**BASICSR_KEYS["data sets"], **BASICSR_KEYS["models"]}[name]
     assert all(key in explain(name) for key in keys)
 
 
