@@ -45,6 +45,14 @@ def check_crop(crop: Crop, size: tuple[int, int], name: str) -> None:
         )
 
 
+def cut(frame: np.ndarray, crop: Crop | None, name: str) -> np.ndarray:
+    """Return the view of a frame under a crop, or the frame; raise UserError for a crop that leaves it."""
+    if crop is None:
+        return frame
+    check_crop(crop, (frame.shape[0], frame.shape[1]), name)
+    return crop.of(frame)
+
+
 def random_crop(rng: np.random.Generator, size: tuple[int, int], patch: int) -> Crop:
     """Draw a square of ``patch`` pixels, anywhere in a frame of ``size`` (H, W)."""
     top = int(rng.integers(size[0] - patch + 1))

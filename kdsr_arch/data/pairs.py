@@ -14,9 +14,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from kdsr_arch.data.augment import NO_FLIP, Crop, Flip, allowed_flips, random_crop, random_flip, to_tensor
+from kdsr_arch.data.augment import NO_FLIP, Crop, Flip, allowed_flips, cut, random_crop, random_flip, to_tensor
 from kdsr_arch.data.degradation import DegradedSource, mod_crop
-from kdsr_arch.data.sources import FrameSource, LmdbSource, WrappedSource, cut, open_source, side_name
+from kdsr_arch.data.sources import FrameSource, LmdbSource, WrappedSource, open_source, side_name
 from kdsr_arch.data.store.teacher_store import TeacherStore
 from kdsr_arch.errors import UserError, notice
 

@@ -15,7 +15,7 @@ import lmdb
 import numpy as np
 from PIL import Image
 
-from kdsr_arch.data.augment import Crop, check_crop
+from kdsr_arch.data.augment import Crop, cut
 from kdsr_arch.data.store.codec import PILLOW_STUMBLES, codec_of
 from kdsr_arch.data.store.lmdb_store import check_lmdb, reading
 from kdsr_arch.errors import UserError, nearest
@@ -50,7 +50,7 @@ def read_lines(path: Path) -> list[str]:
     try:
         return path.read_text(encoding="utf-8").splitlines()
     except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror})") from None
+        raise _unreadable(error) from None
     except UnicodeDecodeError:
         raise UserError(f"{path}: is not a text file in UTF-8") from None
 
@@ -69,8 +69,6 @@ def group_clips(keys: Iterable[str]) -> dict[str, list[str]]:
 
 
 IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".ppm", ".pgm"})
-
-
 _MOST_SIDE = 1 << 31
 
 
@@ -153,18 +151,19 @@ class FolderSource(FrameSource):
             raise UserError(f"{top}: this clip's folder does not exist")
         for path, subfolders, files in os.walk(top, onerror=_refuse, followlinks=True):
             subfolders[:] = sorted(d for d in subfolders if not d.startswith(".")) if deep else []
-            for subfolder in subfolders:
-                _refuse_loop(Path(path, subfolder))
-            relative = Path(path).relative_to(self.root)
+            for link in (Path(path, subfolder) for subfolder in subfolders):
+                if link.is_symlink() and link.parent.resolve().is_relative_to(link.resolve()):
+                    raise UserError(f"{link}: is a link to a folder above it; remove the link")
             for file in files:
-                if not file.startswith(".") and Path(file).suffix.lower() in IMAGE_SUFFIXES:
-                    self._add((relative / file).as_posix())
-
-    def _add(self, relative: str) -> None:
-        key = relative[: -len(Path(relative).suffix)]
-        if key in self._files:
-            raise UserError(f"{self.name}: '{self._files[key]}' and '{relative}' are the same key; keep one of them")
-        self._files[key] = relative
+                suffix = Path(file).suffix
+                if file.startswith(".") or suffix.lower() not in IMAGE_SUFFIXES:
+                    continue
+                relative = (Path(path).relative_to(self.root) / file).as_posix()
+                key = relative[: -len(suffix)]
+                if key in self._files:
+                    both = f"'{self._files[key]}' and '{relative}'"
+                    raise UserError(f"{self.name}: {both} are the same key; keep one of them")
+                self._files[key] = relative
 
     def path(self, key: str) -> Path:
         """Return the file behind a key."""
@@ -194,17 +193,16 @@ class FolderSource(FrameSource):
 
     def stamp(self, key: str) -> str:
         try:
-            known = self.path(key).stat()
+            facts = self.path(key).stat()
         except OSError as error:
-            raise UserError(f"{self.path(key)}: cannot be read ({error.strerror})") from None
-        return f"{self._files[key]} {known.st_size} {known.st_mtime_ns}"
+            raise _unreadable(error) from None
+        return f"{self._files[key]} {facts.st_size} {facts.st_mtime_ns}"
 
     def encoded(self, key: str) -> bytes:
-        path = self.path(key)
         try:
-            return path.read_bytes()
+            return self.path(key).read_bytes()
         except OSError as error:
-            raise UserError(f"{path}: cannot be read ({error.strerror})") from None
+            raise _unreadable(error) from None
 
     def detached(self, key: str) -> FolderSource:
         alone = copy.copy(self)
@@ -252,19 +250,14 @@ class LmdbSource(FrameSource):
     def get_many(self, keys: Sequence[str], crop: Crop | None = None) -> list[np.ndarray]:
         with self.reading():
             frames = [codec_of(data).decode(data, self.where(key), crop) for key, data in self.values(keys)]
-        if crop is None:
-            for key, frame in zip(keys, frames, strict=True):
-                self._check_size(key, frame.shape[0], frame.shape[1])
+        for key, frame in zip(keys, frames, strict=True) if crop is None else ():
+            listed = self._shapes[key]
+            if frame.shape[:2] != listed:  # caches and batches are made for the listed size
+                raise UserError(
+                    f"{self.where(key)}: is {frame.shape[0]}x{frame.shape[1]}, but {meta_file(self.side)} lists it as "
+                    f"{listed[0]}x{listed[1]}; convert the data again"
+                )
         return frames
-
-    def _check_size(self, key: str, height: int, width: int) -> None:
-        """Raise UserError for a frame of another size than is listed: caches and batches are made for that."""
-        listed = self._shapes[key]
-        if (height, width) != listed:
-            raise UserError(
-                f"{self.where(key)}: is {height}x{width}, but {meta_file(self.side)} lists it as "
-                f"{listed[0]}x{listed[1]}; convert the data again"
-            )
 
     def reading(self) -> AbstractContextManager:
         """Keep one state of the store for all that is read inside the ``with``."""
@@ -287,8 +280,8 @@ class LmdbSource(FrameSource):
                 yield key, data
 
     def stamp(self, key: str) -> str:
-        known = (self.root / "data.mdb").stat()
-        return f"{key} {self.side} {known.st_size} {known.st_mtime_ns}"
+        facts = (self.root / "data.mdb").stat()
+        return f"{key} {self.side} {facts.st_size} {facts.st_mtime_ns}"
 
     def encoded(self, key: str) -> bytes:
         return next(bytes(data) for _, data in self.values([key]))
@@ -333,14 +326,6 @@ class MemorySource(FrameSource):
         return cut(self._frames[key], crop, self.where(key))
 
 
-def cut(frame: np.ndarray, crop: Crop | None, name: str) -> np.ndarray:
-    """Return the view of a frame under a crop, or the frame; raise UserError for a crop that leaves it."""
-    if crop is None:
-        return frame
-    check_crop(crop, (frame.shape[0], frame.shape[1]), name)
-    return crop.of(frame)
-
-
 def stored_key(key: str, side: str = "") -> bytes:
     """Return the key of a frame in data.mdb; raise UserError for a name that is no UTF-8."""
     try:
@@ -359,14 +344,12 @@ def side_name(scale: int, kind: str, border: str) -> str:
     return f"x{scale}_{kind}" + (f"_{border}" if kind == "BI" else "")
 
 
-def _refuse_loop(folder: Path) -> None:
-    """Raise UserError for a link to a folder that it lies in, which would be walked for ever."""
-    if folder.is_symlink() and folder.parent.resolve().is_relative_to(folder.resolve()):
-        raise UserError(f"{folder}: is a link to a folder above it; remove the link")
-
-
 def _refuse(error: OSError) -> None:
-    raise UserError(f"{error.filename}: cannot be read ({error.strerror})")
+    raise _unreadable(error)
+
+
+def _unreadable(error: OSError) -> UserError:
+    return UserError(f"{error.filename}: cannot be read ({error.strerror})")
 
 
 def read_meta_info(path: Path) -> dict[str, tuple[int, int]]:
@@ -396,9 +379,5 @@ def open_source(root: str | Path, io_backend: str | None = None, only: Iterable[
         only: clips wanted, so that a large folder is not listed whole; ignored by LMDB.
     """
     looks_lmdb = Path(root).suffix == ".lmdb" or (Path(root) / "data.mdb").is_file()
-    kind = io_backend or ("lmdb" if looks_lmdb else "disk")
-    if kind == "lmdb":
-        return LmdbSource(root)
-    if kind == "disk":
-        return FolderSource(root, only)
-    raise UserError(f"io_backend type '{kind}' is unknown; use 'disk' or 'lmdb'")
+    is_lmdb = io_backend == "lmdb" if io_backend else looks_lmdb
+    return LmdbSource(root) if is_lmdb else FolderSource(root, only)

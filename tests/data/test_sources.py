@@ -95,8 +95,6 @@ def test_missing_roots_and_empty_folders(tmp_path):
             open_source(tmp_path / name)
     with refuses(tmp_path, ".png"):
         open_source(tmp_path)
-    with refuses("io_backend", "'s3'", "'disk'", "'lmdb'"):
-        open_source(tmp_path, "s3")
 
 
 def test_unknown_keys_have_near_misses(clip_root, clip_lmdb):

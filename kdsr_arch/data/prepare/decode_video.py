@@ -74,7 +74,10 @@ def decode_video(path: str | Path) -> Iterator[np.ndarray]:
             watch = _Watch(path, container)
             for frame in container.decode(video=0):
                 watch.see(frame)
-                yield _upright(frame)
+                image = frame.to_ndarray(format="rgb24")
+                # phones keep frames lying on their side; counter-clockwise, as NumPy counts
+                quarters = round(getattr(frame, "rotation", 0) / 90) % 4
+                yield np.ascontiguousarray(np.rot90(image, quarters))
             watch.end()
     except (av.FFmpegError, OSError) as error:
         raise UserError(f"{path}: cannot be decoded as a video ({error.strerror or error})") from None
@@ -129,13 +132,6 @@ class _Watch:
 
 def _truncated(path: str | Path, how: str) -> UserError:
     return UserError(f"{path}: truncated: {how}; copy or download it again")
-
-
-def _upright(frame: Any) -> np.ndarray:
-    """Return the picture as players show it: phones keep frames lying on their side and say by how much."""
-    image = frame.to_ndarray(format="rgb24")
-    quarters = round(getattr(frame, "rotation", 0) / 90) % 4  # counter-clockwise, as NumPy counts
-    return np.ascontiguousarray(np.rot90(image, quarters)) if quarters else image
 
 
 def halve(frame: np.ndarray) -> np.ndarray:

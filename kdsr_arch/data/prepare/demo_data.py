@@ -12,7 +12,6 @@ import tempfile
 from pathlib import Path
 
 import cv2
-import numpy as np
 
 from kdsr_arch.data.prepare.decode_video import crop_to_multiple, decode_video, halve
 from kdsr_arch.data.prepare.frame_writer import write_clip_list, write_clips
@@ -25,27 +24,24 @@ TEST_FRAMES = 20  # held out at the end of each clip
 GAP = 10  # in neither part, so that no training window touches a frame that a test window sees
 _MULTIPLE = 8
 _MARKER = "READY"  # written last; holds the recipe, so that clips of another recipe are made again
+_RECIPE = f"clips {','.join(CLIPS)}; halved; multiples of {_MULTIPLE}; test {TEST_FRAMES}, gap {GAP}\n"
 _PARTS = {"train": slice(None, -TEST_FRAMES - GAP), "test": slice(-TEST_FRAMES, None)}
 TRAIN_IMAGES = ("astronaut.png", "coffee.png", "ihc.png", "motorcycle_left.png", "hubble_deep_field.jpg", "retina.jpg")
 TEST_IMAGES = ("chelsea.png", "rocket.jpg")
 
 
 def _package_folder(package: str, missing: str) -> Path:
-    """The folder of an installed package; raises UserError with the sentence ``missing`` where it is not installed."""
+    """The folder of an installed package; UserError with the sentence ``missing`` where it is not installed."""
     spec = importlib.util.find_spec(package)
     if spec is None or spec.origin is None:
         raise UserError(missing)
     return Path(spec.origin).parent
 
 
-def _recipe() -> str:
-    return f"clips {','.join(CLIPS)}; halved; multiples of {_MULTIPLE}; test {TEST_FRAMES}, gap {GAP}\n"
-
-
 def has_demo_clips(root: str | Path) -> bool:
     """Return whether :func:`make_demo_clips` has finished in ``root``."""
     marker = Path(root) / _MARKER
-    return marker.is_file() and marker.read_text(encoding="utf-8") == _recipe()
+    return marker.is_file() and marker.read_text(encoding="utf-8") == _RECIPE
 
 
 def video_files() -> dict[str, Path]:
@@ -86,21 +82,17 @@ def _write_clips(root: Path, files: dict[str, Path]) -> None:
     (root / _MARKER).unlink(missing_ok=True)
     for leftover in (*root.glob(".*.partial"), *root.glob("*_GT.lmdb")):
         shutil.rmtree(leftover, ignore_errors=True)
-    frames = {name: _clean_frames(path) for name, path in files.items()}
+    clips = {}  # the largest of the three takes 90 MB
+    for name, path in files.items():
+        clips[name] = [crop_to_multiple(halve(frame), _MULTIPLE) for frame in decode_video(path)]
     for part, span in _PARTS.items():
-        clips = ((name, _in_memory(clip[span], name)) for name, clip in frames.items())
-        shapes = write_clips(clips, root / f"{part}_GT.lmdb")
+        sources = (
+            (name, MemorySource({f"{number:08d}": frame for number, frame in enumerate(frames[span])}, name))
+            for name, frames in clips.items()
+        )
+        shapes = write_clips(sources, root / f"{part}_GT.lmdb")
         write_clip_list(shapes, root / f"meta_info_{part}.txt")
-    replace_file(root / _MARKER, lambda file: file.write(_recipe().encode()))
-
-
-def _clean_frames(path: Path) -> list[np.ndarray]:
-    """All frames of a video, halved; the largest of the three takes 90 MB."""
-    return [crop_to_multiple(halve(frame), _MULTIPLE) for frame in decode_video(path)]
-
-
-def _in_memory(frames: list[np.ndarray], name: str) -> MemorySource:
-    return MemorySource({f"{number:08d}": frame for number, frame in enumerate(frames)}, name)
+    replace_file(root / _MARKER, lambda file: file.write(_RECIPE.encode()))
 
 
 def make_demo_images(root: str | Path = "datasets/images") -> Path:
@@ -123,11 +115,17 @@ def make_demo_images(root: str | Path = "datasets/images") -> Path:
 
 
 def _write_images(folder: Path, names: tuple[str, ...]) -> None:
+    missing = "these images ship in scikit-image: pip install scikit-image, or name a folder of your own"
     aside = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
     try:
         for name in names:
+            photograph = _package_folder("skimage", missing) / "data" / name
+            image = cv2.imread(str(photograph), cv2.IMREAD_COLOR)
+            if image is None:
+                todo = "name a folder of your own images in dataroot_gt, without `prepare`"
+                raise UserError(f"{photograph}: missing; {todo}")
             file = aside / Path(name).with_suffix(".png").name
-            if not cv2.imwrite(str(file), _photograph(name)):
+            if not cv2.imwrite(str(file), halve(image) if photograph.suffix == ".jpg" else image):
                 raise UserError(f"{file.name}: cannot be written in {folder.parent}; the disk may be full")
         aside.chmod(0o755)
         os.rename(aside, folder)
@@ -135,12 +133,3 @@ def _write_images(folder: Path, names: tuple[str, ...]) -> None:
         pass
     finally:
         shutil.rmtree(aside, ignore_errors=True)
-
-
-def _photograph(name: str) -> np.ndarray:
-    missing = "these images ship in scikit-image: pip install scikit-image, or name a folder of your own"
-    path = _package_folder("skimage", missing) / "data" / name
-    image = cv2.imread(str(path), cv2.IMREAD_COLOR)
-    if image is None:
-        raise UserError(f"{path}: missing; name a folder of your own images in dataroot_gt, without `prepare`")
-    return halve(image) if path.suffix == ".jpg" else image

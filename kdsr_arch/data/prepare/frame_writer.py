@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import os
+import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
-
-import numpy as np
 
 from kdsr_arch.data.augment import Crop
 from kdsr_arch.data.degradation import DegradedSource
@@ -28,6 +26,7 @@ from kdsr_arch.data.sources import (
 from kdsr_arch.data.store.codec import Codec, ImageFileCodec, codec_of
 from kdsr_arch.data.store.lmdb_store import LmdbWriter
 from kdsr_arch.errors import UserError, notice
+from kdsr_arch.io import replace_file
 from kdsr_arch.log import progress_bar
 from kdsr_arch.records import available_cores
 
@@ -124,14 +123,10 @@ def write_frames(
 
 def _job(entry: Entry) -> Job:
     label = _Label(entry.new_key, entry.side, entry.source.where(entry.key), _stamp(entry))
-    return label, _detached(entry), entry.key, entry.crop
-
-
-def _detached(entry: Entry) -> FrameSource:
     try:
-        return entry.source.detached(entry.key)
-    except UserError:
-        return entry.source  # the worker meets the same fault, and tells it as the fault of this frame
+        return label, entry.source.detached(entry.key), entry.key, entry.crop
+    except UserError:  # the worker meets the same fault, and tells it as the fault of this frame
+        return label, entry.source, entry.key, entry.crop
 
 
 def _stamp(entry: Entry) -> str:
@@ -145,30 +140,21 @@ def _encoded(job: Job, *, codec: Codec, low: Mapping[str, Any] | None) -> tuple[
     """Make the values of one frame, in a worker."""
     label, source, key, crop = job
     try:
-        value = None if crop else _as_it_is(source, key, codec)
+        data = source.encoded(key) if isinstance(codec, ImageFileCodec) and not crop else None
+        # a PNG of 8 bits a channel, RGB, not interlaced is taken as it is
+        plain = data and data[:4] == b"\x89PNG" and data[24:26] == b"\x08\x02" and data[28:29] == b"\0"
         frame = source.get(key, crop)
-        values = [_Value(label.side, value or codec.encode(frame), frame.shape[:2])]
+        values = [_Value(label.side, data if data and plain else codec.encode(frame), frame.shape[:2])]
         if low and not label.side:
-            values.append(_low_value(frame, codec, low, label.where))
+            lower = DegradedSource(MemorySource({"frame": frame}), **low)
+            if min(lower.size("frame")) < 1:
+                shape = f"{frame.shape[0]}x{frame.shape[1]}"
+                raise UserError(f"{label.where}: {shape} is too small for LR at scale {low['scale']}")
+            small = lower.get("frame")
+            values.append(_Value(_low_side(low), codec.encode(small), small.shape[:2]))
         return label, values
     except UserError as error:
         return label, _Bad(error)
-
-
-def _as_it_is(source: FrameSource, key: str, codec: Codec) -> bytes | None:
-    """Return the bytes of an image that is a plain PNG already, which spares encoding it anew."""
-    data = source.encoded(key) if isinstance(codec, ImageFileCodec) else None
-    # 8 bits a channel, RGB, not interlaced
-    plain = data is not None and data[:4] == b"\x89PNG" and data[24:26] == b"\x08\x02" and data[28:29] == b"\0"
-    return data if plain else None
-
-
-def _low_value(frame: np.ndarray, codec: Codec, low: Mapping[str, Any], where: str) -> _Value:
-    source = DegradedSource(MemorySource({"frame": frame}), **low)
-    if min(source.size("frame")) < 1:
-        raise UserError(f"{where}: {frame.shape[0]}x{frame.shape[1]} is too small for LR at scale {low['scale']}")
-    small = source.get("frame")
-    return _Value(_low_side(low), codec.encode(small), small.shape[:2])
 
 
 def _low_side(low: Mapping[str, Any]) -> str:
@@ -192,28 +178,22 @@ class _Run:
         state = self.writer.state
         self.skipped = [tuple(item) for item in state.get("skipped", [])]
         left_out = {number for number, _, _ in self.skipped}
-        for number in range(state.get("done", 0)):
-            entry = next(entries, None)
-            if entry is not None:
-                self._count(_Label(entry.new_key, entry.side, "", _stamp(entry)))
-                if number not in left_out:
-                    self._note_stored(entry)
+        lower = [_low_side(self.making.low)] if self.making.low else []
+        for number, entry in enumerate(itertools.islice(entries, state.get("done", 0))):
+            self._count(_Label(entry.new_key, entry.side, "", _stamp(entry)))
+            if number in left_out:
+                continue
+            sides = [entry.side] if entry.side else ["", *lower]
+            values = self.writer.stored(stored_key(entry.new_key, side) for side in sides)
+            for side, data in zip(sides, values, strict=True):
+                if data is None:
+                    raise UserError(f"{self.writer.work}: lacks '{entry.new_key}', which it should have; remove it")
+                self._note(entry.new_key, side, codec_of(data).size(data, entry.new_key), "")
         if self._digest != state.get("digest", ""):
             raise UserError(
                 f"{self.writer.work}: was left by a conversion of other frames, or files have changed since; remove it"
             )
         return entries
-
-    def _note_stored(self, entry: Entry) -> None:
-        sides = [entry.side]
-        if self.making.low and not entry.side:
-            sides.append(_low_side(self.making.low))
-        for side, data in zip(
-            sides, self.writer.stored(stored_key(entry.new_key, side) for side in sides), strict=True
-        ):
-            if data is None:
-                raise UserError(f"{self.writer.work}: lacks '{entry.new_key}', which it should have; remove it")
-            self._note(entry.new_key, side, codec_of(data).size(data, entry.new_key), "")
 
     def _count(self, label: _Label) -> None:
         text = "\0".join((self._digest, label.key, label.side, label.stamp))
@@ -222,31 +202,27 @@ class _Run:
 
     def take(self, label: _Label, values: list[_Value] | _Bad) -> None:
         """Take the next frame's values, or the reason why there are none."""
-        if not isinstance(values, _Bad):
-            try:
-                self._put(label, values)
-            except UserError as error:
-                values = _Bad(error)
-        if isinstance(values, _Bad):
-            if not self.making.skip_bad:
+        try:
+            if isinstance(values, _Bad):
                 raise UserError(values)
-            self.skipped.append((self.done, label.key, str(values)))
+            self._put(label, values)
+        except UserError as error:
+            if not self.making.skip_bad:
+                raise
+            self.skipped.append((self.done, label.key, str(error)))
         self._count(label)
         if self.writer.is_due:
             self._commit()
 
     def _put(self, label: _Label, values: list[_Value]) -> None:
-        self._check_key(label)
-        for value in values:
-            self._note(label.key, value.side, value.size, label.where)
-            self.writer.put(stored_key(label.key, value.side), value.data)
-
-    def _check_key(self, label: _Label) -> None:
         safe_key(label.key, label.where)
         if (label.side, label.key) in self._keys:
             raise UserError(f"{label.where}: the key '{label.key}' comes twice; file names must differ")
         if len(stored_key(label.key, label.side)) > 450:
             raise UserError(f"{label.where}: the key '{label.key}' is too long for LMDB (450 bytes)")
+        for value in values:
+            self._note(label.key, value.side, value.size, label.where)
+            self.writer.put(stored_key(label.key, value.side), value.data)
 
     def _note(self, key: str, side: str, size: Sequence[int], where: str) -> None:
         """Add a frame to its clip's count and to the list; frames without a clip may have any size."""
@@ -319,7 +295,4 @@ def write_clips(
 def write_clip_list(shapes: ClipShapes, path: str | Path) -> None:
     """Write a ``meta_info_file``: one line ``clip frames (h,w,3)`` per clip."""
     lines = [f"{clip} {n} ({h},{w},3)\n" for clip, (n, h, w) in sorted(shapes.items(), key=lambda s: natural(s[0]))]
-    target = Path(path)
-    work = target.with_name(f".{target.name}.partial")
-    work.write_text("".join(lines), encoding="utf-8")
-    os.replace(work, target)
+    replace_file(Path(path), lambda file: file.write("".join(lines).encode()))

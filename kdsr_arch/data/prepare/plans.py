@@ -127,13 +127,6 @@ def _reds_part(root: Path, split: str, side: str) -> FolderSource | None:
     return None
 
 
-def _reds_entries(train: FolderSource, val: FolderSource | None) -> Iterator[Entry]:
-    yield from (Entry(train, key, key) for key in train)
-    for key in val or ():
-        clip, _, frame = key.partition("/")
-        yield Entry(val, key, f"{int(clip) + _REDS_TRAIN_CLIPS:03d}/{frame}")  # type: ignore[arg-type]
-
-
 def prepare_reds(root: str | Path, out: str | Path, making: Making | None = None) -> dict[str, ClipShapes]:
     """Convert REDS to LMDB stores with list files; its validation clips join the training clips as 240 to 269.
 
@@ -154,11 +147,15 @@ def prepare_reds(root: str | Path, out: str | Path, making: Making | None = None
         for part in (train, val):
             if part is not None:
                 check_numbering(part, making)
-        total = len(train.keys()) + len(val.keys() if val else ())
         if (out / f"{name}.lmdb").exists():
             written[name] = stored_shapes(out / f"{name}.lmdb")
         else:
-            written[name] = write_frames(_reds_entries(train, val), out / f"{name}.lmdb", making, total)
+            entries = [Entry(train, key, key) for key in train]
+            if val is not None:
+                for key in val:
+                    clip, _, frame = key.partition("/")
+                    entries.append(Entry(val, key, f"{int(clip) + _REDS_TRAIN_CLIPS:03d}/{frame}"))
+            written[name] = write_frames(entries, out / f"{name}.lmdb", making, len(entries))
     shapes = written.get(_REDS_SIDES["sharp"])
     if shapes:
         write_clip_list({c: s for c, s in shapes.items() if c not in REDS4}, out / "meta_info_REDS_train.txt")
@@ -248,18 +245,12 @@ def clip_source(path: Path, halved: bool = False, multiple: int = 1, span: Span 
     """
 
     def frames() -> Iterator[np.ndarray]:
-        for frame in take(_all_frames(path), span):
+        folder = FolderSource(path) if path.is_dir() else None
+        for frame in take(map(folder.get, folder) if folder else decode_video(path), span):
             yield crop_to_multiple(halve(frame) if halved else frame, multiple)
 
-    known = path.stat()
-    return StreamSource(frames, str(path), f"{known.st_size} {known.st_mtime_ns} {halved} {multiple} {span}")
-
-
-def _all_frames(path: Path) -> Iterable[np.ndarray]:
-    if path.is_dir():
-        source = FolderSource(path)
-        return (source.get(key) for key in source)
-    return decode_video(path)
+    facts = path.stat()
+    return StreamSource(frames, str(path), f"{facts.st_size} {facts.st_mtime_ns} {halved} {multiple} {span}")
 
 
 def prepare_video_clips(

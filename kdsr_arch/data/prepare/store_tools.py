@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import json
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -44,24 +44,18 @@ def describe(root: str | Path) -> list[str]:
         shown = ", ".join(f"{count:,} of {w}x{h}" for (h, w), count in sizes.most_common(3))
         more = f" and {len(sizes) - 3} other sizes" if len(sizes) > 3 else ""
         name = f"LR '{source.side}'" if source.side else "frames"
-        lines.append(f"{name}: {len(keys):,} in {len(clips):,} clips ({shown}{more}), {_formats(source, keys)}")
+        formats = set()
+        for _, data in source.values(keys[:: max(1, len(keys) // _LOOKED_AT)]):
+            suffix = next((suffix for magic, suffix in _SUFFIXES.items() if data[: len(magic)] == magic), None)
+            formats.add(suffix[1:] if suffix else codec_of(data).described(data[:64]))
+        kinds = " and ".join(sorted(formats))
+        lines.append(f"{name}: {len(keys):,} in {len(clips):,} clips ({shown}{more}), {kinds}")
     size = (Path(root) / "data.mdb").stat().st_size
     lines.append(f"size: {size / 1e6:,.1f} MB, {size / raw:.2f} of raw pixels")
     recipe = Path(root) / RECIPE_FILE
     if recipe.is_file():
         lines.append(f"made with: {json.dumps(read_json(recipe, dict, 'convert the data again'))}")
     return lines
-
-
-def _formats(source: LmdbSource, keys: list[str]) -> str:
-    looked = keys[:: max(1, len(keys) // _LOOKED_AT)]
-    heads = (bytes(data[:64]) for _, data in source.values(looked))
-    return " and ".join(sorted({_format(head) for head in heads}))
-
-
-def _format(head: bytes) -> str:
-    suffix = next((suffix for magic, suffix in _SUFFIXES.items() if head.startswith(magic)), None)
-    return suffix[1:] if suffix else codec_of(head).described(head)
 
 
 def verify(
@@ -82,7 +76,11 @@ def verify(
         progress()
         if fault is not None:
             faults.append(fault)
-    return faults + list(_unlisted(Path(root), sources))
+    listed = {stored_key(key, source.side) for source in sources for key in source}
+    with reading(Path(root)) as transaction:
+        strays = [bytes(key) for key in transaction.cursor().iternext(values=False) if bytes(key) not in listed]
+    what = "is in data.mdb, but no list of frames names it"
+    return faults + [Fault(stray.decode(errors="replace"), what) for stray in strays]
 
 
 def _check(job: tuple[LmdbSource, str]) -> Fault | None:
@@ -96,14 +94,6 @@ def _check(job: tuple[LmdbSource, str]) -> Fault | None:
     except UserError as error:
         return Fault(key, str(error))
     return None
-
-
-def _unlisted(root: Path, sources: list[LmdbSource]) -> Iterator[Fault]:
-    known = {stored_key(key, source.side) for source in sources for key in source}
-    with reading(root) as transaction:
-        for key in transaction.cursor().iternext(values=False):
-            if bytes(key) not in known:
-                yield Fault(bytes(key).decode(errors="replace"), "is in data.mdb, but no list of frames names it")
 
 
 def frame_png(root: str | Path, key: str, crop: Crop | None = None, side: str = "") -> bytes:
@@ -133,11 +123,6 @@ def export(root: str | Path, folder: str | Path, side: str = "", processes: int 
     return sum(1 for _ in ordered_map(write, jobs, processes or available_cores()))
 
 
-def exported_file(folder: Path, key: str, suffix: str) -> Path:
-    """Return the file that a frame is exported to; keys cannot lead out of the folder (:func:`safe_key`)."""
-    return folder / f"{key}{suffix}"
-
-
 def _export_one(job: tuple[LmdbSource, str], folder: Path) -> None:
     source, key = job
     data = source.encoded(key)
@@ -145,6 +130,6 @@ def _export_one(job: tuple[LmdbSource, str], folder: Path) -> None:
     if suffix is None:
         data, suffix = ImageFileCodec().encode(source.get(key)), ".png"
     try:
-        exported_file(folder, key, suffix).write_bytes(data)
+        (folder / f"{key}{suffix}").write_bytes(data)  # keys cannot lead out of the folder (safe_key)
     except OSError as error:
         raise UserError(f"{folder}: cannot be written ({error.strerror})") from None

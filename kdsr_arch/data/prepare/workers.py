@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import itertools
 import multiprocessing
 import os
 import threading
@@ -41,21 +42,6 @@ def _each(function: Callable[[In], Out], items: list[In]) -> list[Out]:
     return [function(item) for item in items]
 
 
-def _batches(items: Iterable[In], faults: list[UserError]) -> Iterator[list[In]]:
-    """Yield items in batches; an error of drawing them ends it and goes to ``faults``."""
-    batch: list[In] = []
-    try:
-        for item in items:
-            batch.append(item)
-            if len(batch) == _BATCH:
-                yield batch
-                batch = []
-    except UserError as error:
-        faults.append(error)
-    if batch:
-        yield batch
-
-
 def ordered_map(function: Callable[[In], Out], items: Iterable[In], processes: int) -> Iterator[Out]:
     """Map over processes: in order, lazily, never far ahead of what is taken.
 
@@ -75,15 +61,23 @@ def ordered_map(function: Callable[[In], Out], items: Iterable[In], processes: i
         processes, mp_context=multiprocessing.get_context(kind), initializer=_start, initargs=(os.getpid(),)
     )
     waiting: collections.deque[Future[list[Out]]] = collections.deque()
-    faults: list[UserError] = []
+    items, fault = iter(items), None
     try:
-        for batch in _batches(items, faults):
+        while fault is None:
+            batch: list[In] = []
+            try:
+                for item in itertools.islice(items, _BATCH):
+                    batch.append(item)
+            except UserError as error:  # of drawing an item: those before it are done first
+                fault = error
+            if not batch:
+                break
             waiting.append(pool.submit(_each, function, batch))
             if len(waiting) > 2 * processes:
                 yield from waiting.popleft().result()
         while waiting:
             yield from waiting.popleft().result()
-        for fault in faults:  # of drawing an item: those before it are done first
+        if fault is not None:
             raise fault
     except BrokenProcessPool:
         raise UserError("a worker process was killed, perhaps for want of memory; use fewer --processes") from None

@@ -8,15 +8,16 @@ from __future__ import annotations
 import io
 import struct
 import zlib
+from collections.abc import Iterator
 from typing import Protocol
 
 import cv2
 import numpy as np
 from PIL import Image
 
-from kdsr_arch.data.augment import Crop, check_crop
-from kdsr_arch.data.store.tiled_codec import TILE_CODERS, Buffer, TiledCodec
-from kdsr_arch.errors import UserError, nearest, notice
+from kdsr_arch.data.augment import Crop, cut
+from kdsr_arch.data.store.tiled_codec import Buffer, TiledCodec
+from kdsr_arch.errors import UserError, notice
 
 # what Pillow raises over files that are no image, or a damaged one
 PILLOW_STUMBLES = (
@@ -32,7 +33,7 @@ def is_whole(data: Buffer) -> bool:
     """
     head, tail = bytes(data[:12]), bytes(data[-4096:])
     if head.startswith(b"\x89PNG"):
-        return _chunks_end(data)
+        return any(data[start + 4 : start + 8] == b"IEND" for start, _ in _png_chunks(data))
     if head.startswith(b"\xff\xd8"):
         return b"\xff\xd9" in tail
     if head.startswith(b"RIFF") and head[8:12] == b"WEBP":
@@ -40,14 +41,13 @@ def is_whole(data: Buffer) -> bool:
     return len(data) > 0
 
 
-def _chunks_end(data: Buffer) -> bool:
-    """Whether the chunks of a PNG lie inside the file up to the last."""
-    view, place = memoryview(data), 8
-    while place + 12 <= len(view):
-        if view[place + 4 : place + 8] == b"IEND":
-            return True
-        place += 12 + int.from_bytes(view[place : place + 4], "big")
-    return False
+def _png_chunks(data: Buffer) -> Iterator[tuple[int, int]]:
+    """Yield where each chunk of a PNG starts and ends; the last may end beyond the file."""
+    start = 8
+    while start + 12 <= len(data):
+        end = start + 12 + int.from_bytes(data[start : start + 4], "big")
+        yield start, end
+        start = end
 
 
 def decode_image(data: Buffer, flags: int = cv2.IMREAD_UNCHANGED) -> np.ndarray | None:
@@ -97,18 +97,6 @@ def _refuse_undecodable(name: str) -> UserError:
     return UserError(f"{name}: the frame does not decode (truncated, damaged or not an image); replace or remove it")
 
 
-def _to_rgb(image: np.ndarray, name: str) -> np.ndarray:
-    """Convert a uint8 image as OpenCV reads it (gray, BGR, BGRA) to a new (h, w, 3) RGB array."""
-    if image.dtype != np.uint8:
-        raise UserError(f"{name}: {image.dtype} pixels; only 8-bit images are supported, convert it to 8 bits first")
-    if image.ndim == 2 or image.shape[2] == 1:
-        return cv2.cvtColor(image, cv2.COLOR_GRAY2RGB)
-    if image.shape[2] == 4:
-        notice("alpha", f"{name}: alpha channels are dropped (said once)")
-        return cv2.cvtColor(image, cv2.COLOR_BGRA2RGB)
-    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
-
-
 class ImageFileCodec:
     """Whole image files as values: a crop is cut after decoding, and frames are encoded as PNG.
 
@@ -126,8 +114,6 @@ class ImageFileCodec:
         return True
 
     def size(self, data: Buffer, name: str) -> tuple[int, int]:
-        from PIL import Image
-
         try:
             with Image.open(io.BytesIO(data)) as image:
                 return image.height, image.width
@@ -141,10 +127,15 @@ class ImageFileCodec:
         image = decode_image(data)
         if image is None:
             raise _refuse_undecodable(name)
-        if crop is not None:
-            check_crop(crop, (image.shape[0], image.shape[1]), name)
-            image = crop.of(image)
-        return _to_rgb(image, name)
+        image = cut(image, crop, name)
+        if image.dtype != np.uint8:
+            raise UserError(f"{name}: {image.dtype} pixels; only 8-bit images are supported: convert it first")
+        if image.ndim == 2 or image.shape[2] == 1:
+            return cv2.cvtColor(image, cv2.COLOR_GRAY2RGB)
+        if image.shape[2] == 4:
+            notice("alpha", f"{name}: alpha channels are dropped (said once)")
+            return cv2.cvtColor(image, cv2.COLOR_BGRA2RGB)
+        return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
 
     def encode(self, frame: np.ndarray) -> bytes:
         bgr = cv2.cvtColor(frame, cv2.COLOR_RGB2BGR)
@@ -154,24 +145,19 @@ class ImageFileCodec:
         return data.tobytes()
 
     def verify(self, data: Buffer, name: str) -> tuple[int, int]:
-        if not _png_sums_agree(data):
+        if bytes(data[:8]) == b"\x89PNG\r\n\x1a\n" and not _png_sums_agree(data):
             raise UserError(f"{name}: the stored frame is damaged (its checksum differs); copy or convert it again")
         height, width = self.decode(data, name).shape[:2]
         return height, width
 
 
 def _png_sums_agree(data: Buffer) -> bool:
-    """Return False for a PNG of which a chunk differs from its checksum; other files have none."""
-    view = memoryview(data)
-    if bytes(view[:8]) != b"\x89PNG\r\n\x1a\n":
-        return True
-    place = 8
-    while place + 12 <= len(view):
-        end = place + 8 + int.from_bytes(view[place : place + 4], "big")
-        if zlib.crc32(view[place + 4 : end]) != int.from_bytes(view[end : end + 4], "big"):
+    """Return False for a PNG of which a chunk differs from its checksum, or that does not end with one."""
+    view, end = memoryview(data), 8
+    for start, end in _png_chunks(view):
+        if zlib.crc32(view[start + 4 : end - 4]) != int.from_bytes(view[end - 4 : end], "big"):
             return False
-        place = end + 4
-    return place == len(view)
+    return end == len(view)
 
 
 # The first that accepts a value reads it, whichever coder wrote the tiles; image files come last.
@@ -185,8 +171,4 @@ def codec_of(data: Buffer) -> Codec:
 
 def codec_named(name: str, edge: int = 0) -> Codec:
     """Return the codec that writes ``name``, one of :data:`CODEC_NAMES`; ``edge`` is the tiles' side (0: automatic)."""
-    if name == "png":
-        return ImageFileCodec()
-    if name not in {coder.name for coder in TILE_CODERS}:
-        raise UserError(f"codec '{name}' is unknown{nearest(name, CODEC_NAMES)}; use one of {', '.join(CODEC_NAMES)}")
-    return TiledCodec(name, edge)
+    return ImageFileCodec() if name == "png" else TiledCodec(name, edge)

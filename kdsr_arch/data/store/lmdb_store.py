@@ -172,15 +172,12 @@ class LmdbWriter:
             self._environment = lmdb.open(str(self.work), map_size=max(_FIRST_MAP, 2 * present))
             with self._environment.begin() as transaction:
                 self.state = json.loads(transaction.get(_STATE, b"{}"))
-        except ValueError:
+        except (ValueError, OSError, lmdb.Error, UserError) as error:
             self._close()
-            raise UserError(f"{self.work}: left unfinished, and damaged; remove it and run the command again") from None
-        except (OSError, lmdb.Error) as error:
-            self._close()
-            raise self._failure(error) from None
-        except UserError:
-            self._close()
-            raise
+            if isinstance(error, UserError):
+                raise
+            damaged = f"{self.work}: left unfinished, and damaged; remove it and run the command again"
+            raise (UserError(damaged) if isinstance(error, ValueError) else self._failure(error)) from None
         return self
 
     def _take_lock(self) -> None:
@@ -225,8 +222,7 @@ class LmdbWriter:
 
     def commit(self) -> None:
         """Write all values taken since the last commit, and :attr:`state`, to the disk in one step."""
-        records = [*self._pending, (_STATE, json.dumps(self.state).encode())]
-        self._write(records)
+        self._write([*self._pending, (_STATE, json.dumps(self.state).encode())])
         self._pending, self._pending_bytes, self._committed = [], 0, time.monotonic()
 
     def _write(self, records: Iterable[tuple[bytes, bytes | None]]) -> None:

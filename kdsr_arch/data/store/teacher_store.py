@@ -8,15 +8,14 @@ of a clip's frames (:func:`view_key`).
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
-import lmdb
 import numpy as np
 import torch
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, Field, ValidationError
 
 from kdsr_arch.data.augment import Crop, Flip, apply_flip, flip_number
 from kdsr_arch.data.store.lmdb_store import reading, unfinished
@@ -60,16 +59,12 @@ _Size = Annotated[list[_Side], Field(min_length=2, max_length=2)]
 _Place = Annotated[list[_Side], Field(min_length=4, max_length=4)]
 
 
-class _Form(BaseModel):
-    model_config = ConfigDict(strict=True, extra="allow")
-
-
-class _Maps(_Form):
+class _Maps(BaseModel, strict=True, extra="allow"):
     ratio: _Count
     channels: _Count
 
 
-class _Info(_Form):
+class _Info(BaseModel, strict=True, extra="allow"):
     """What ``teacher.json`` must say; checked when a store is opened, so that nothing later is surprised."""
 
     scale: _Count
@@ -89,9 +84,8 @@ def _read_info(folder: Path) -> dict[str, Any]:
         _Info.model_validate(content)
     except (OSError, ValueError, RecursionError) as error:  # pydantic's faults and undecodable text are ValueErrors
         if not path.exists() and unfinished(folder).is_dir():
-            raise UserError(
-                f"{folder}: is not finished; run the same kdsr cache-teacher again and it goes on"
-            ) from None
+            again = "run the same kdsr cache-teacher again and it goes on"
+            raise UserError(f"{folder}: is not finished; {again}") from None
         faults = error.errors() if isinstance(error, ValidationError) else []
         places = sorted({".".join(map(str, fault["loc"])) for fault in faults})[:3]
         where = f" ({INFO}: {', '.join(places)})" if any(places) else ""
@@ -207,29 +201,22 @@ class TeacherStore:
         Returns:
             name -> (C, H, W) float16.
         """
-        size = self.images[group or key]
         number = flip_number(flip) if flip_number(flip) in self.orientations else 0
-        with reading(self.path) as transaction:
-            return {
-                name: torch.from_numpy(np.array(apply_flip(maps, flip), order="C"))
-                for name, maps in self._maps(transaction, key, number, crop, size)
-            }
-
-    def _maps(
-        self, transaction: lmdb.Transaction, key: str, number: int, crop: Crop | None, size: Sequence[int]
-    ) -> Iterator[tuple[str, np.ndarray]]:
-        """(name, (C, H, W) view of the store) under a crop of one orientation of an image of an LR size."""
         place = crop if self.crops else None
-        height, width = place[2:] if place else size
+        height, width = place[2:] if place else self.images[group or key]
         inside = Crop(0, 0, height, width) if place or not crop else crop
-        for name, form in self.names.items():
-            ratio, channels = form["ratio"], form["channels"]
-            value = transaction.get(_value_key(key, number, name, place))
-            if value is None or len(value) != 2 * channels * height * width * ratio * ratio:
-                raise UserError(f"{self.path}: '{name}' of image '{key}' is missing or damaged; make the store again")
-            maps = np.frombuffer(value, np.float16).reshape(channels, height * ratio, width * ratio)
-            y, x, h, w = inside.scaled(ratio)
-            yield name, maps[:, y : y + h, x : x + w]
+        tensors = {}
+        with reading(self.path) as transaction:
+            for name, form in self.names.items():
+                ratio, channels = form["ratio"], form["channels"]
+                value = transaction.get(_value_key(key, number, name, place))
+                if value is None or len(value) != 2 * channels * height * width * ratio * ratio:
+                    what = f"'{name}' of image '{key}'"
+                    raise UserError(f"{self.path}: {what} is missing or damaged; make the store again")
+                maps = np.frombuffer(value, np.float16).reshape(channels, height * ratio, width * ratio)
+                y, x, h, w = inside.scaled(ratio)
+                tensors[name] = torch.from_numpy(np.array(apply_flip(maps[:, y : y + h, x : x + w], flip), order="C"))
+        return tensors
 
 
 def stored_maps(

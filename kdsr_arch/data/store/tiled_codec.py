@@ -15,7 +15,6 @@ import functools
 import io
 import struct
 import zlib
-from collections.abc import Iterator
 from typing import NamedTuple
 
 import cv2
@@ -23,7 +22,7 @@ import numpy as np
 from PIL import Image
 
 from kdsr_arch.data.augment import Crop, check_crop
-from kdsr_arch.errors import UserError
+from kdsr_arch.errors import UserError, nearest
 from kdsr_arch.io import MAX_PIXELS, too_large
 
 Buffer = bytes | bytearray | memoryview
@@ -118,7 +117,7 @@ class TiledCodec:
     def __init__(self, coder: str = "webp", edge: int = 0) -> None:
         known = {c.name: c for c in TILE_CODERS}
         if coder not in known:
-            raise UserError(f"tiles cannot be kept as '{coder}'; use one of {', '.join(known)}")
+            raise UserError(f"codec '{coder}' is unknown{nearest(coder, known)}; use webp, raw or png")
         if not (edge == 0 or 8 <= edge <= 4096):
             raise UserError(f"tiles of {edge} pixels are not possible; use 8 to 4096, or 0 for the size that suits")
         self.coder, self.edge = known[coder], edge
@@ -142,7 +141,11 @@ class TiledCodec:
         """Return the bytes of a uint8 (H, W, 3) RGB frame."""
         height, width = frame.shape[:2]
         edge = self.edge or tile_edge((height, width))
-        tiles = [self.coder.encode(np.ascontiguousarray(place.of(frame))) for place in _grid((height, width), edge)]
+        tiles = [
+            self.coder.encode(np.ascontiguousarray(frame[top : top + edge, left : left + edge]))
+            for top in range(0, height, edge)
+            for left in range(0, width, edge)
+        ]
         ends = np.cumsum([len(tile) for tile in tiles], dtype=np.int64)
         if ends[-1] >= 1 << 32:
             raise UserError(f"a frame of {height}x{width} is too large for one value (4 GiB)")
@@ -185,12 +188,6 @@ def _overlap(start: int, edge: int, crop_start: int, extent: int, limit: int) ->
     """Along one axis, find the first and last pixel (exclusive) of a tile that the crop takes, and where they go."""
     low, high = max(start, crop_start), min(start + edge, crop_start + extent, limit)
     return low - start, high - start, low - crop_start
-
-
-def _grid(size: tuple[int, int], edge: int) -> Iterator[Crop]:
-    for top in range(0, size[0], edge):
-        for left in range(0, size[1], edge):
-            yield Crop(top, left, min(edge, size[0] - top), min(edge, size[1] - left))
 
 
 def _damaged(name: str) -> UserError:

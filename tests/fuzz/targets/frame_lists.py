@@ -7,7 +7,6 @@ from pathlib import Path
 from random import Random
 
 from kdsr_arch.data.clip_dataset import first_gap, listed_clips
-from kdsr_arch.data.prepare.store_tools import exported_file
 from kdsr_arch.data.sources import LmdbSource, natural
 from kdsr_arch.errors import UserError
 from tests.fuzz.material import encoded, texture, write_store
@@ -61,7 +60,7 @@ def _walk(source: LmdbSource, out: Path) -> None:
     for key in source.keys()[:5]:
         natural(key)
         source.size(key)
-        place = exported_file(out, key, ".png")
+        place = out / f"{key}.png"
         assert place.resolve().is_relative_to(out.resolve()), f"{key!r} becomes {place}"
         try:
             source.get(key)
