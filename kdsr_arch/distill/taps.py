@@ -56,7 +56,7 @@ class Recorder:
         self.paths = tuple(dict.fromkeys(paths))
         self.copies: frozenset[str] | None = None
         self._modules = {path: find_module(self.net, path) for path in self.paths}
-        self._hooks = {path: self._make_hook(path) for path in self.paths}
+        self._hooks = {path: self._hook(path) for path in self.paths}
         self._handles: list[Any] = []
         self._store: Taps = {}
         self._versions: list[tuple[str, Tensor, int]] = []
@@ -74,24 +74,17 @@ class Recorder:
             handle.remove()
         self._handles, versions = [], self._versions
         self._store, self._versions, store = {}, [], self._store
-        if kind is None:
-            self._check_fired(store)
-            self._check_versions(versions)
-
-    def _check_fired(self, store: Taps) -> None:
+        if kind is not None:
+            return
         for path in self.paths:
             if not store[path]:
+                parent = path.rpartition(".")[0]
+                names = [name for name, _ in self.net.named_modules() if name and name != path]
+                near = [name for name in names if name.startswith(path + ".") or name.rpartition(".")[0] == parent]
                 raise UserError(
                     f"tap '{path}' of {self.name} never fired: the module exists but its forward is not "
-                    f"called; tap a module that is, such as {_some(self._fired_hint(path))}"
+                    f"called; tap a module that is, such as {_some(near)}"
                 )
-
-    def _fired_hint(self, path: str) -> list[str]:
-        parent = path.rpartition(".")[0]
-        names = [name for name, _ in self.net.named_modules() if name and name != path]
-        return [name for name in names if name.startswith(path + ".") or name.rpartition(".")[0] == parent]
-
-    def _check_versions(self, versions: list[tuple[str, Tensor, int]]) -> None:
         altered = frozenset(path for path, tensor, version in versions if tensor._version != version)
         if self.copies is None:
             if versions:
@@ -102,40 +95,29 @@ class Recorder:
                 "run: the network must take the same path in both"
             )
 
-    def _make_hook(self, path: str) -> Callable[[nn.Module, Any, Any], None]:
+    def _hook(self, path: str) -> Callable[[nn.Module, Any, Any], None]:
         def hook(module: nn.Module, args: Any, output: Any) -> None:
-            value = self._flatten(path, output)
+            tensors = (output,) if isinstance(output, Tensor) else tuple(_tensors(output))
+            if not tensors:
+                raise UserError(
+                    f"tap '{path}' of {self.name} returns {type(output).__name__}, no tensor: tap another module"
+                )
             copy = self.copies is None or path in self.copies
             if not torch.compiler.is_compiling() and (self.copies is None or not copy):
-                self._watch(path, value)
-            self._store[path].append(_clone(value) if copy else value)
+                self._versions += [(path, t, t._version) for t in tensors if not t.is_inference()]
+            value = tuple(t.clone() for t in tensors) if copy else tensors
+            self._store[path].append(value[0] if isinstance(output, Tensor) else value)
 
         return hook
-
-    def _watch(self, path: str, value: Value) -> None:
-        for tensor in value if isinstance(value, tuple) else (value,):
-            if not tensor.is_inference():
-                self._versions.append((path, tensor, tensor._version))
-
-    def _flatten(self, path: str, output: Any) -> Value:
-        if isinstance(output, Tensor):
-            return output
-        tensors = tuple(_tensors(output))
-        if not tensors:
-            raise UserError(
-                f"tap '{path}' of {self.name} returns {type(output).__name__}, no tensor: tap another module"
-            )
-        return tensors
 
 
 def find_module(net: nn.Module, path: str) -> nn.Module:
     """Find the submodule of ``net`` at ``path``; UserError with the nearest names when there is none."""
-    modules = dict(net.named_modules())
-    if path and path in modules:
-        return modules[path]
-    known = [name for name in modules if name]
-    hint = nearest(path, known) or f" (it has {_some(known)})"
-    raise UserError(f"{type(net).__name__} has no module '{path}' to tap{hint}")
+    modules = {name: module for name, module in net.named_modules() if name}
+    if path not in modules:
+        hint = nearest(path, modules) or f" (it has {_some([*modules])})"
+        raise UserError(f"{type(net).__name__} has no module '{path}' to tap{hint}")
+    return modules[path]
 
 
 def resolve(net: nn.Module, traits: Traits, name: str) -> str:
@@ -175,10 +157,6 @@ def stop_inplace(net: nn.Module) -> None:
     for module in net.modules():
         if getattr(module, "inplace", False) is True:
             module.inplace = False  # type: ignore[assignment]
-
-
-def _clone(value: Value) -> Value:
-    return tuple(t.clone() for t in value) if isinstance(value, tuple) else value.clone()
 
 
 def _tensors(output: Any) -> Iterator[Tensor]:
@@ -232,9 +210,14 @@ class Side:
         Returns:
             The network's output and its taps.
         """
-        recorder = self._recorder(tuple(paths), learn)
+        key, gt = tuple(paths), batch["gt"]
+        recorder = Recorder(self.net, paths) if learn else self._recorders.get(key)
+        if recorder is None:  # kept, since compiled graphs know their hooks
+            recorder = self._recorders[key] = Recorder(self.net, paths)
+            recorder.copies = self._copies & frozenset(paths)
+        frames = None if batch["lq"].dim() == 4 else gt.shape[1] if gt.dim() == 5 else 1  # to restore; None for images
         with self._precision, recorder as taps:
-            sr = self._runner.forward(batch["gt" if self.traits.input == "gt" else "lq"], _frames_wanted(batch))
+            sr = self._runner.forward(gt if self.traits.input == "gt" else batch["lq"], frames)
         if learn and paths:
             self._copies = recorder.copies if recorder.copies is not None else frozenset(paths)
         return sr, taps
@@ -243,22 +226,6 @@ class Side:
         """Compile the network where the options ask for it; the network itself stays as it is."""
         if self._compiled:
             self._runner = Runner(compile_network(self.net), self.traits)
-
-    def _recorder(self, paths: tuple[str, ...], learn: bool) -> Recorder:
-        if learn:
-            return Recorder(self.net, paths)
-        if paths not in self._recorders:  # kept, since compiled graphs know their hooks
-            self._recorders[paths] = Recorder(self.net, paths)
-            self._recorders[paths].copies = self._copies & frozenset(paths)
-        return self._recorders[paths]
-
-
-def _frames_wanted(batch: Batch) -> int | None:
-    """Return the number N of frames to restore; None for images."""
-    lq, gt = batch["lq"], batch["gt"]
-    if lq.dim() == 4:
-        return None
-    return gt.shape[1] if gt.dim() == 5 else 1
 
 
 def flat(images: Tensor) -> Tensor:

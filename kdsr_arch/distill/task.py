@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -9,19 +10,21 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from kdsr_arch.distill import ratios
 from kdsr_arch.distill.stages import PIXEL, Stage, hold, keepers, parse_stages, within
 from kdsr_arch.distill.taps import OUTPUT, Batch, Feature, Side, Taps, flat, fold, matched_colors, stop_inplace
 from kdsr_arch.distill.teachers import CachedTeacher
 from kdsr_arch.distill.terms import Term, TermReport, TermWeight, table, undisturbed
 from kdsr_arch.errors import UserError
 from kdsr_arch.infer.traits import traits_of
+from kdsr_arch.log import get_logger
 from kdsr_arch.options.schema import TeacherOptions
-from kdsr_arch.options.schema_train import DATA, TermOptions, TrainOptions
+from kdsr_arch.options.schema_train import DATA, TrainOptions
 from kdsr_arch.parallel import distributed
 from kdsr_arch.registry import build
 
-__all__ = ["DistillTask", "TaskOutput"]
+INERT = 1e-3
+"""Below this part of the pixel loss's gradient a term changes nothing that could be measured."""
+_SCALE = 1024.0  # keeps small gradients of a float16 backward pass from vanishing; a power of two is exact elsewhere
 
 
 @dataclass
@@ -96,7 +99,12 @@ class DistillTask(nn.Module):
         # without its loss_weight, which is applied here
         self.pixel = build("loss", pixel, "train.pixel_opt") if pixel else None
         self._pixel_weight = TermWeight(pixel.loss_weight if pixel and pixel.loss_weight is not None else 1.0)
-        self.terms = nn.ModuleDict(_build_terms(options.distill_opt))
+        for name in options.distill_opt:
+            if not name.isidentifier() or name in (PIXEL, "pix"):
+                raise UserError(
+                    f"train.distill_opt: '{name}' cannot name a term: use letters, digits and _, not pix or pixel"
+                )
+        self.terms = nn.ModuleDict({name: Term(name, term) for name, term in options.distill_opt.items()})
         self._resolve_taps()
         if self.pixel is None and not self.terms:
             raise UserError("train: neither pixel_opt nor distill_opt is given: there is nothing to learn from")
@@ -104,8 +112,7 @@ class DistillTask(nn.Module):
         self._stages = parse_stages(options.stages, names, student)
         self._frozen: tuple[str, ...] = ()
         self._still: list[nn.Module] = []
-        self._watch = ratios.InertWatch()
-        self._several = distributed.is_distributed()
+        self._inert: set[str] = set()  # terms that were warned of
         self.to(device)
         self.reports = self._dry_run({key: _first(sample[key]) for key in ("lq", "gt", "teacher") if key in sample})
         self._trainable = {p: p.requires_grad for p in self.parameters()}
@@ -122,15 +129,18 @@ class DistillTask(nn.Module):
                 term.teacher = [
                     name if name in DATA else self._teacher.resolve(name, term.where) for name in term.teacher
                 ]
-            if term.weight.balance is not None and self.pixel is None:
-                raise UserError(f"{term.where}.loss_weight: a balance is against the pixel loss; give train.pixel_opt")
 
     def _dry_run(self, batch: Batch) -> list[TermReport]:
-        lq = batch["lq"]
-        with torch.no_grad(), undisturbed(self.student), torch.random.fork_rng(_cuda(lq)):
+        lq, gt = batch["lq"], batch["gt"]
+        devices = [lq.get_device()] if lq.is_cuda else []
+        with torch.no_grad(), undisturbed(self.student), torch.random.fork_rng(devices):
             theirs = self._teacher_features(self._terms(), batch, learn=True)
             sr, taps = self._student.run(batch, self._paths(self._terms(), "student"), learn=True)
-            _check_output(sr, batch["gt"])
+            if flat(sr).shape[-2:] != gt.shape[-2:] or flat(sr).shape[0] != flat(gt).shape[0]:
+                raise UserError(
+                    f"the student restores {tuple(sr.shape)}, but the ground truth is {tuple(gt.shape)}: check "
+                    "scale, gt_size and clip_length"
+                )
             ours = self._features(self._student, sr, taps, lq.shape[0])
         return [report for term in self._terms() for report in term.setup(*self._pick(term, ours, theirs))]
 
@@ -220,21 +230,16 @@ class DistillTask(nn.Module):
                 output.raw["l_pix"] = self.pixel(*matched_colors(flat(sr).float(), flat(gt)))
             for term in active:
                 output.raw[f"l_{term.name}"] = term(*self._pick(term, ours, theirs))
-            self._weigh(output, active, stage, iteration)
+            output.weights["l_pix"] = self._pixel_weight.at(iteration)
+            waiting = [t for t in active if t.weight.wants_measure() and t.reaches_student()]
+            if waiting and torch.is_grad_enabled():  # a balance without any measurement is measured here
+                self._record(self._norms(output, waiting), output, waiting)
+            output.weights |= {f"l_{term.name}": term.weight_at(iteration) for term in active}
+            shown = [*(["l_pix"] if PIXEL in stage.terms else []), *(f"l_{term.name}" for term in active)]
+            if not shown:
+                raise UserError(f"train: no loss is active in iteration {iteration}: check stages and weights")
+            output.losses = {name: output.raw[name] * output.weights[name] for name in shown}
         return output
-
-    def _weigh(self, output: TaskOutput, active: list[Term], stage: Stage, iteration: int) -> None:
-        """Fill in weights and weighted losses; a balance without any measurement is measured here."""
-        output.weights["l_pix"] = self._pixel_weight.at(iteration)
-        waiting = [t for t in active if t.weight.wants_measure() and t.reaches_student()]
-        if waiting and torch.is_grad_enabled():
-            self._record(self._norms(output, waiting), output, waiting)
-        for term in active:
-            output.weights[f"l_{term.name}"] = term.weight_at(iteration)
-        shown = [*(["l_pix"] if PIXEL in stage.terms else []), *(f"l_{term.name}" for term in active)]
-        if not shown:
-            raise UserError(f"train: no loss is active in iteration {iteration}: check stages and weights")
-        output.losses = {name: output.raw[name] * output.weights[name] for name in shown}
 
     def after_step(self, output: TaskOutput, iteration: int) -> None:
         """Tell the losses that ask for it their value; to be called after the optimizer's step."""
@@ -242,8 +247,7 @@ class DistillTask(nn.Module):
             name = f"l_{term.name}"
             if term.listens and name in output.raw:
                 value = {name: float(output.raw[name].detach())}  # waits for the device
-                mean = distributed.mean_values(value) if self._several else value
-                term.loss.after_step(mean[name], iteration)
+                term.loss.after_step(distributed.mean_values(value)[name], iteration)
 
     def measure(self, output: TaskOutput, iteration: int) -> dict[str, float]:
         """Measure each term's weighted gradient on the student over the pixel loss's, before ``backward``.
@@ -259,16 +263,27 @@ class DistillTask(nn.Module):
             return {}
         norms = self._norms(output, measured)
         self._record(norms, output, measured)
-        pixel = norms["l_pix"] * output.weights["l_pix"]
-        measured_ratios = {
-            t.name: ratios.ratio(output.weights[f"l_{t.name}"], norms[f"l_{t.name}"], pixel) for t in measured
-        }
-        self._watch.look(measured_ratios, {t.name for t in measured if t.weight.ramps(iteration)}, iteration)
-        return measured_ratios
+        pixel, ratios = norms["l_pix"] * output.weights["l_pix"], dict[str, float]()
+        for term in measured:
+            weighted = output.weights[f"l_{term.name}"] * norms[f"l_{term.name}"]
+            ratio = ratios[term.name] = weighted / pixel if pixel > 0 else math.nan
+            if ratio < INERT and term.name not in self._inert and not term.weight.ramps(iteration):
+                self._inert.add(term.name)
+                get_logger().warning(
+                    f"term '{term.name}' is inert at iteration {iteration}: its gradient on the student is "
+                    f"{ratio:.1e} of the pixel loss's. Raise its loss_weight, or use {{balance: r}}"
+                )
+        return ratios
 
     def _norms(self, output: TaskOutput, terms: Sequence[Term]) -> dict[str, float]:
-        names = ["l_pix", *(f"l_{t.name}" for t in terms)]
-        return ratios.gradient_norms({name: output.raw[name] for name in names}, self.student)
+        """Return the L2 norm of each unweighted loss's gradient on the student, over the batches of all processes.
+
+        The graph is kept, ``.grad`` is not touched. A loss without a graph to the student has norm 0.
+        """
+        params = [p for p in self.student.parameters() if p.requires_grad]
+        norms = {name: _norm(output.raw[name], params) for name in ("l_pix", *(f"l_{t.name}" for t in terms))}
+        values = torch.stack(list(norms.values())).double().tolist()  # one wait for the device, not one for each
+        return dict(zip(norms, values, strict=True))
 
     def _record(self, norms: Mapping[str, float], output: TaskOutput, terms: Sequence[Term]) -> None:
         for term in terms:
@@ -313,15 +328,6 @@ class DistillTask(nn.Module):
         return student, teacher
 
 
-def _build_terms(options: Mapping[str, TermOptions]) -> dict[str, Term]:
-    for name in options:
-        if not name.isidentifier() or name in (PIXEL, "pix"):
-            raise UserError(
-                f"train.distill_opt: '{name}' cannot name a term: use letters, digits and _, not pix or pixel"
-            )
-    return {name: Term(name, term) for name, term in options.items()}
-
-
 def _first(value: Any) -> Any:
     """Return the first sample of what a batch holds under one key."""
     if isinstance(value, Mapping):
@@ -329,13 +335,12 @@ def _first(value: Any) -> Any:
     return value[:1]
 
 
-def _check_output(sr: Tensor, gt: Tensor) -> None:
-    if flat(sr).shape[-2:] != gt.shape[-2:] or flat(sr).shape[0] != flat(gt).shape[0]:
-        raise UserError(
-            f"the student restores {tuple(sr.shape)}, but the ground truth is {tuple(gt.shape)}: check "
-            "scale, gt_size and clip_length"
-        )
-
-
-def _cuda(lq: Tensor) -> list[int]:
-    return [lq.get_device()] if lq.is_cuda else []
+def _norm(loss: Tensor, params: list[nn.Parameter]) -> Tensor:
+    zero = loss.detach().new_zeros(())
+    if not params or not loss.requires_grad:
+        return zero
+    scaled = torch.autograd.grad(loss * _SCALE, params, retain_graph=True, allow_unused=True)
+    gradients = [g for g in scaled if g is not None]
+    distributed.average(gradients)  # before the norm: the mean of norms would depend on the number of processes
+    squares = [g.float().square().sum() for g in gradients]
+    return torch.stack(squares).sum().sqrt() / _SCALE if squares else zero

@@ -31,22 +31,19 @@ def build_teacher(opt: Options) -> nn.Module | None:
     Raises:
         UserError: a network that cannot be built, or without trained weights.
     """
-    members = {key.removeprefix("network_"): _trained(opt, key) for key in opt.teachers}
+    members: dict[str, nn.Module] = {}
+    for key, spec in opt.teachers.items():
+        label = key.removeprefix("network_")
+        members[label] = teacher = build("network", spec, key)
+        if not load_pretrained(teacher, opt.path, label) and not getattr(teacher, "pretrained", False):
+            raise UserError(
+                f"path.pretrain_network_{label}: missing; a teacher without trained weights has nothing to teach"
+            )
     if len(members) < 2:
         return next(iter(members.values()), None)
     for net in members.values():
         net.eval()
     return Ensemble(members, opt.scale)
-
-
-def _trained(opt: Options, key: str) -> nn.Module:
-    label = key.removeprefix("network_")
-    teacher = build("network", opt.teachers[key], key)
-    if not load_pretrained(teacher, opt.path, label) and not getattr(teacher, "pretrained", False):
-        raise UserError(
-            f"path.pretrain_network_{label}: missing; a teacher without trained weights has nothing to teach"
-        )
-    return teacher
 
 
 def weights_digests(opt: Options) -> dict[str, str]:

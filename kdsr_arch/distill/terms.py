@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 import statistics
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import astuple, dataclass
 from functools import partial
 from typing import Any
@@ -143,7 +144,12 @@ class Term(nn.Module):
         ours = isinstance(self.loss, DistillLoss)
         self.listens = ours and type(self.loss).after_step is not DistillLoss.after_step
         self.student, self.teacher = self._sides(options)
-        self.layer_weights = self._layer_weights(options.layer_weights)
+        weights = options.layer_weights
+        if weights is not None and self._trait("multi"):
+            raise UserError(f"{self.where}.layer_weights: {self.kind} sees all layers at once and takes none")
+        if weights is not None and not any(weights):
+            raise UserError(f"{self.where}.layer_weights: all are 0: the term would teach nothing")
+        self.layer_weights = [1.0] * len(self.student) if weights is None else [float(w) for w in weights]
         self.adapter_options = options.adapter
         self.adapters = nn.ModuleList()
 
@@ -152,7 +158,8 @@ class Term(nn.Module):
         return getattr(self.loss, key, getattr(DistillLoss, key))
 
     def _sides(self, options: TermOptions) -> tuple[list[str], list[str]]:
-        student, teacher = (_names(tap or options.at) for tap in (options.student, options.teacher))
+        taps = (options.student or options.at or [], options.teacher or options.at or [])
+        student, teacher = ([tap] if isinstance(tap, str) else [*tap] for tap in taps)
         if self.student_only:
             if options.teacher:
                 raise UserError(f"{self.where}: {self.kind} is a term of the student alone and takes no `teacher`")
@@ -164,15 +171,6 @@ class Term(nn.Module):
                 "output), or none to compare the outputs"
             )
         return student or [OUTPUT], teacher or [OUTPUT]
-
-    def _layer_weights(self, weights: Sequence[float] | None) -> list[float]:
-        if weights is None:
-            return [1.0] * len(self.student)
-        if self._trait("multi"):
-            raise UserError(f"{self.where}.layer_weights: {self.kind} sees all layers at once and takes none")
-        if not any(weights):
-            raise UserError(f"{self.where}.layer_weights: all are 0: the term would teach nothing")
-        return [float(w) for w in weights]
 
     def runs(self, iteration: int) -> bool:
         """Tell whether the term has to be computed: its weight is not 0."""
@@ -215,7 +213,15 @@ class Term(nn.Module):
             self.loss.setup([_shape(v) for v in ours], [_shape(v) for v in theirs])
             self.loss.to(student[0].tensors[0].device)
         self._try(student, teacher)
-        return self._reports(student, teacher)
+        rows = []
+        for layer, feature in enumerate(student):
+            adapter, weight = self.adapters[layer], self.layer_weights[layer]
+            other, shape = (self.teacher[layer], _text(teacher[layer])) if teacher else ("-", "-")
+            adapted = adapter.describe() if isinstance(adapter, Adapter) else "-"
+            factor = self.weight.describe() + (f" x {weight:g}" if weight != 1 else "")
+            taps = self.student[layer], other, _text(feature), shape
+            rows.append(TermReport(self.name, self.kind, *taps, adapted, factor))
+        return rows
 
     def _adapter(self, layer: int, student: Feature, teacher: Feature) -> nn.Module:
         if isinstance(student.value, tuple) or isinstance(teacher.value, tuple):
@@ -225,16 +231,9 @@ class Term(nn.Module):
                     f"teacher {len(teacher.tensors)}: tap modules that return as many"
                 )
             return nn.Identity()
-        channels, size = self._trait("align_channels"), self._trait("align_size")
-        built = build_adapter(
-            self.adapter_options,
-            student.value.shape,
-            teacher.value.shape,
-            align_channels=channels,
-            align_size=size,
-            where=self._layer(layer),
-        )
-        return built or nn.Identity()
+        align = {key: self._trait(key) for key in ("align_channels", "align_size")}
+        shapes = student.value.shape, teacher.value.shape
+        return build_adapter(self.adapter_options, *shapes, where=self._layer(layer), **align) or nn.Identity()
 
     def _layer(self, layer: int) -> str:
         taps = self.student[layer] if self.student_only else f"{self.student[layer]} <- {self.teacher[layer]}"
@@ -252,7 +251,7 @@ class Term(nn.Module):
             adapter = self.adapters[layer]
             if isinstance(adapter, Adapter):
                 height, width = target.tensors[0].shape[-2:]
-                feature = feature.map(partial(_adapted, adapter, (height, width)))
+                feature = feature.map(_float).map(partial(adapter, size=(height, width)))
             ours.append(feature.arranged(self._trait("clip")))
         return ours, theirs
 
@@ -297,53 +296,21 @@ class Term(nn.Module):
         if self.reaches_student() and all(g is None for g in grads):
             raise UserError(f"{self.where}: {self.kind} gives the student no gradient; it cannot teach")
 
-    def _reports(self, student: list[Feature], teacher: list[Feature]) -> list[TermReport]:
-        rows = []
-        for layer, feature in enumerate(student):
-            adapter, weight = self.adapters[layer], self.layer_weights[layer]
-            rows.append(
-                TermReport(
-                    self.name,
-                    self.kind,
-                    self.student[layer],
-                    self.teacher[layer] if teacher else "-",
-                    _text(feature),
-                    _text(teacher[layer]) if teacher else "-",
-                    adapter.describe() if isinstance(adapter, Adapter) else "-",
-                    self.weight.describe() + (f" x {weight:g}" if weight != 1 else ""),
-                )
-            )
-        return rows
 
-
-class undisturbed:  # noqa: N801  (reads as a word in a with statement)
-    """``with undisturbed(module):`` buffers and extra state are afterwards what they were before."""
-
-    def __init__(self, module: nn.Module) -> None:
-        self.module = module
-
-    def __enter__(self) -> None:
-        self.buffers = [(b, b.detach().clone()) for b in self.module.buffers()]
-        self.extra = [
-            (m, m.get_extra_state())
-            for m in self.module.modules()
-            if type(m).get_extra_state is not nn.Module.get_extra_state
-        ]
-
-    @torch.no_grad()
-    def __exit__(self, *error: object) -> None:
-        for buffer, saved in self.buffers:
-            buffer.copy_(saved)
-        for module, state in self.extra:
-            module.set_extra_state(state)
-
-
-def _adapted(adapter: Adapter, size: tuple[int, int], t: Tensor) -> Tensor:
-    return adapter(_float(t), size)
-
-
-def _names(taps: Any) -> list[str]:
-    return [] if taps is None else [taps] if isinstance(taps, str) else [str(t) for t in taps]
+@contextmanager
+def undisturbed(module: nn.Module) -> Iterator[None]:
+    """Put the buffers and extra state of a module back at the end."""
+    buffers = [(b, b.detach().clone()) for b in module.buffers()]
+    keeping = [m for m in module.modules() if type(m).get_extra_state is not nn.Module.get_extra_state]
+    extra = [(m, m.get_extra_state()) for m in keeping]
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for buffer, saved in buffers:
+                buffer.copy_(saved)
+        for part, state in extra:
+            part.set_extra_state(state)
 
 
 def _float(t: Tensor) -> Tensor:

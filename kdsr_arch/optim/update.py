@@ -36,29 +36,29 @@ def build_optimizer(
     return build("optimizer", {"type": options.type, **keywords}, key, trained)
 
 
-def build_scheduler(optimizer: Optimizer, options: SchedulerOptions) -> lr_scheduler.LRScheduler:
-    """Make the schedule that `train.scheduler` describes; keywords that are None keep the class's default.
-
-    Raises:
-        UserError: unknown type or keyword, impossible value.
-    """
-    keywords = {k: v for k, v in options.keywords().items() if v is not None}
-    return build("scheduler", {"type": options.type, **keywords}, "train.scheduler", optimizer)
-
-
 class Schedule:
     """The learning rates of one optimizer, iteration by iteration.
 
     During the warm-up, iterations below `warmup`, the rate is initial_lr * iteration / warmup as in BasicSR;
     afterwards it is the schedule's own. (BasicSR's MultiStepRestartLR stays at (warmup - 1) / warmup of it for ever,
     as the schedule multiplies the rate that warm-up left; here the schedule never sees the warm-up.)
+
+    Args:
+        options: `train.scheduler`; keywords that are None keep the class's default.
+
+    Raises:
+        UserError: unknown type or keyword, impossible value.
     """
 
     def __init__(self, optimizer: Optimizer, options: SchedulerOptions | None, warmup: int = -1) -> None:
         self.optimizer, self.warmup = optimizer, warmup
         for group in optimizer.param_groups:
             group.setdefault("initial_lr", group["lr"])
-        self.scheduler = build_scheduler(optimizer, options) if options else None
+        self.scheduler: lr_scheduler.LRScheduler | None = None
+        if options:
+            keywords = {k: v for k, v in options.keywords().items() if v is not None}
+            spec = {"type": options.type, **keywords}
+            self.scheduler = build("scheduler", spec, "train.scheduler", optimizer)
         self._rates = [group["lr"] for group in optimizer.param_groups]
 
     def advance(self, iteration: int) -> None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from functools import cache
 from typing import Any
 
 import torch
@@ -117,11 +116,6 @@ class Bridge(BaseModel):
             mine.data.copy_(theirs.data)
 
 
-@cache
-def _bridged(cls: type) -> type:
-    return type(cls.__name__, (Bridge, cls), {"__doc__": cls.__doc__})
-
-
 class BridgedModel:
     """A BasicSR model with the methods that a trainer asks of `DistillModel`, and its own training step.
 
@@ -135,19 +129,15 @@ class BridgedModel:
     def __init__(self, opt: Options) -> None:
         options, name = opt.train, opt.model_type
         assert options is not None
-        for key, is_asked in (
-            ("accumulation", options.accumulation > 1),
-            ("distill_opt", options.distill_opt),
-            ("stages", options.stages),
-        ):
-            if is_asked:
-                raise UserError(f"train.{key}: not supported by model_type {name} of BasicSR; use a distillation model")
+        if options.accumulation > 1:
+            raise UserError(f"train.accumulation: model_type {name} of BasicSR does not sum gradients over batches")
         if options.amp == "fp16":
             raise UserError(f"train.amp: model_type {name} of BasicSR has no gradient scaler; use bf16")
         self.device, self.amp = pick_device(opt.num_gpu), options.amp
-        device = {"num_gpu": int(self.device.type != "cpu")}
+        values = basicsr_options(opt) | {"num_gpu": int(self.device.type != "cpu")}
+        base = lookup("model", name)
         try:
-            self.model = _bridged(lookup("model", name))(basicsr_options(opt) | device)
+            self.model = type(name, (Bridge, base), {"__doc__": base.__doc__})(values)
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise UserError(f"model_type {name}: BasicSR cannot build it from these options: {error!r}") from None
         if options.compile:
@@ -190,15 +180,14 @@ class BridgedModel:
         networks = self._networks()
         frozen = {k: [n for n, p in net.named_parameters() if not p.requires_grad] for k, net in networks.items()}
         carried = {k: getattr(self.model, k) for k in _CARRIED if hasattr(self.model, k)}
-        return cpu_copy(
-            {
-                "networks": {k: net.state_dict() for k, net in networks.items()},
-                "frozen": frozen,
-                "optimizers": [o.state_dict() for o in self.model.optimizers],
-                "schedulers": [s.state_dict() for s in self.model.schedulers],
-                "carried": {k: dict(v) if isinstance(v, Mapping) else v for k, v in carried.items()},
-            }
-        )
+        state = {
+            "networks": {k: net.state_dict() for k, net in networks.items()},
+            "frozen": frozen,
+            "optimizers": [o.state_dict() for o in self.model.optimizers],
+            "schedulers": [s.state_dict() for s in self.model.schedulers],
+            "carried": {k: dict(v) if isinstance(v, Mapping) else v for k, v in carried.items()},
+        }
+        return cpu_copy(state)
 
     def load_state(self, state: Mapping[str, Any]) -> None:
         """Resume from `state`.
@@ -221,9 +210,8 @@ class BridgedModel:
 
     def network_files(self) -> dict[str, dict[str, Any]]:
         """Return each trained network as BasicSR writes it; an average is its network's `params_ema`."""
-        networks = self._networks()
         files: dict[str, dict[str, Any]] = {}
-        for name, net in networks.items():
+        for name, net in self._networks().items():
             key = "params_ema" if name.endswith("_ema") else "params"
             files.setdefault(name.removesuffix("_ema"), {})[key] = cpu_copy(net.state_dict())
         return files

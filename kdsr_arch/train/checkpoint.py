@@ -34,15 +34,10 @@ VERSION = 1
 def random_states() -> dict[str, Any]:
     """Return the states of Python's, NumPy's and torch's generators, in plain values."""
     name, keys, position, has_gauss, cached = np.random.get_state()
+    numbers = torch.from_numpy(np.asarray(keys).astype(np.int64))
     states: dict[str, Any] = {
         "python": random.getstate(),
-        "numpy": [
-            str(name),
-            torch.from_numpy(np.asarray(keys).astype(np.int64)),
-            int(position),
-            int(has_gauss),
-            float(cached),
-        ],
+        "numpy": [str(name), numbers, int(position), int(has_gauss), float(cached)],
         "torch": torch.get_rng_state(),
     }
     if torch.cuda.is_available() and torch.cuda.is_initialized():
@@ -89,16 +84,10 @@ def differences(theirs: Mapping[str, str], mine: Mapping[str, str], soft: bool =
     """List the keys in which two fingerprints differ, with both values; of the `soft` ones the names."""
     keys = [k for k in {**theirs, **mine} if k.startswith("~") == soft]
     shown = [(k.lstrip("~"), theirs.get(k, "absent"), mine.get(k, "absent")) for k in keys]
-    if soft:
-        return [k for k, a, b in shown if a != b]
-    return [f"{k}: {a} there, {b} here" for k, a, b in shown if a != b]
+    return [k if soft else f"{k}: {a} there, {b} here" for k, a, b in shown if a != b]
 
 
 # ------------------------------------------------------------------------------------------------ state files
-
-
-def _is_basicsr(state: Any) -> bool:
-    return isinstance(state, dict) and {"iter", "optimizers", "schedulers"} <= set(state) and "format" not in state
 
 
 def load_state(path: Path, mine: Mapping[str, str]) -> dict[str, Any]:
@@ -108,13 +97,14 @@ def load_state(path: Path, mine: Mapping[str, str]) -> dict[str, Any]:
         UserError: not a whole training state, BasicSR's own (which holds no weights), or another experiment's.
     """
     state = load_tensors(path, "training state")
-    if _is_basicsr(state):
+    is_dict = isinstance(state, dict)
+    if is_dict and {"iter", "optimizers", "schedulers"} <= set(state) and "format" not in state:
         weights = path.parent.parent / "models" / f"net_g_{state['iter']}.pth"
         raise UserError(
             f"{path}: a training state of BasicSR itself, which holds no weights and cannot be continued exactly; "
             f"start from its network with path.pretrain_network_g: {weights}"
         )
-    if not isinstance(state, dict) or state.get("format") != FORMAT:
+    if not is_dict or state.get("format") != FORMAT:
         raise UserError(f"{path}: not a training state")
     if type(state.get("version")) is int and state["version"] > VERSION:
         raise UserError(f"{path}: written by a newer release (state version {state['version']}); update this one")

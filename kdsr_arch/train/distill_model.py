@@ -62,8 +62,7 @@ class DistillModel:
     def describe(self) -> str:
         """List the networks with their sizes, then the task's table of terms."""
         lines = [f"student {type(self.student).__name__}: {count_parameters(self.student):,} parameters"]
-        train_only = sum(p.numel() for p in self.task.train_only_parameters())
-        if train_only:
+        if train_only := sum(p.numel() for p in self.task.train_only_parameters()):
             lines.append(f"train-only (adapters, loss networks): {train_only:,} parameters")
         return "\n".join([*lines, self.task.table()])
 
@@ -92,16 +91,15 @@ class DistillModel:
 
     def state(self) -> dict[str, Any]:
         """Copy everything but the teacher to the CPU."""
-        return cpu_copy(
-            {
-                "net_g": self.student.state_dict(),
-                "net_g_ema": self.ema.net.state_dict() if self.ema else None,
-                "train_only": self.task.train_only_state(),
-                "optimizer": self.optimizer.state_dict(),
-                "schedule": self.schedule.state_dict(),
-                "scaler": self.scaler.state_dict(),
-            }
-        )
+        state = {
+            "net_g": self.student.state_dict(),
+            "net_g_ema": self.ema.net.state_dict() if self.ema else None,
+            "train_only": self.task.train_only_state(),
+            "optimizer": self.optimizer.state_dict(),
+            "schedule": self.schedule.state_dict(),
+            "scaler": self.scaler.state_dict(),
+        }
+        return cpu_copy(state)
 
     def load_state(self, state: Mapping[str, Any]) -> None:
         """Resume from `state`.

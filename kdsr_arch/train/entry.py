@@ -6,7 +6,6 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from kdsr_arch.device import pick_device
-from kdsr_arch.errors import UserError
 from kdsr_arch.log import TextLog, get_logger
 from kdsr_arch.options.load import telling_needs
 from kdsr_arch.options.schema import Options
@@ -40,7 +39,8 @@ def main(parts: Sequence[Callable[[], Options]], args: Any) -> int:
         for number, part in enumerate(parts, 1):
             distributed.barrier()  # until the main process has written what the part before leaves
             opt = part()
-            done = len(parts) > 1 and args.auto_resume and _is_finished(opt)
+            assert opt.train is not None
+            done = len(parts) > 1 and args.auto_resume and is_finished(opt.folder, opt.train.total_iter)
             if distributed.from_main(done):
                 get_logger().info(f"{opt.name} ({number} of {len(parts)}): finished already")
                 continue
@@ -49,10 +49,6 @@ def main(parts: Sequence[Callable[[], Options]], args: Any) -> int:
             if code:
                 return code
     return 0
-
-
-def _is_finished(opt: Options) -> bool:
-    return opt.train is not None and is_finished(opt.folder, opt.train.total_iter)
 
 
 def train(opt: Options, auto_resume: bool = False) -> int:
@@ -64,11 +60,7 @@ def train(opt: Options, auto_resume: bool = False) -> int:
 
 def trainer_class(opt: Options) -> type[Trainer]:
     """Choose our trainer, or for one of BasicSR's model types the one that leaves the step to it."""
-    try:
-        model = lookup("model", opt.model_type)
-    except UserError as error:
-        raise UserError(f"model_type: {error}") from None
-    return Trainer if issubclass(model, DistillModel) else BridgedTrainer
+    return Trainer if issubclass(lookup("model", opt.model_type), DistillModel) else BridgedTrainer
 
 
 def dry_run(opt: Options) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping
@@ -10,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from kdsr_arch.errors import UserError
-from kdsr_arch.io import remove_leftovers, why_not_written, write_whole
+from kdsr_arch.io import remove_leftovers, why_not_written, write_bytes
 from kdsr_arch.log import get_logger
 from kdsr_arch.options.schema import Options
 
@@ -50,21 +51,16 @@ class History:
     def __init__(self, path: Path, position: int = 0) -> None:
         self.path = path
         remove_leftovers(path.parent)
-        if path.exists():
-            self._cut(position)
+        if path.exists():  # drop what lies after `position`, and the validation at it, which is about to be repeated
+            kept = []
+            for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+                record = _whole_record(line)
+                if record is None:
+                    break  # torn by a kill
+                if record["iter"] < position or (record["iter"] == position and record.get("kind") == "train"):
+                    kept.append(line)
+            write_bytes(path, "".join(f"{line}\n" for line in kept).encode())  # whole: a kill must not cost lines
         self._handle = open(path, "a", encoding="utf-8")  # noqa: SIM115  (closed by `close`)
-
-    def _cut(self, position: int) -> None:
-        """Drop what lies after `position`, and the validation at it, which is about to be repeated."""
-        kept = []
-        for line in self.path.read_text(encoding="utf-8", errors="replace").splitlines():
-            record = _whole_record(line)
-            if record is None:
-                break  # torn by a kill
-            if record["iter"] < position or (record["iter"] == position and record.get("kind") == "train"):
-                kept.append(line)
-        text = "".join(f"{line}\n" for line in kept).encode()
-        write_whole(self.path, lambda handle: handle.write(text))  # a kill here must not cost the lines kept
 
     def add(self, kind: str, iteration: int, **content: Any) -> None:
         """Append one record; `kind` is 'train' or 'val'.
@@ -99,26 +95,22 @@ class Trackers:
     """
 
     def __init__(self, opt: Options, folder: Path, position: int = 0) -> None:
-        self._writer: Any = None
-        if _wants_wandb(opt):
-            self._start_wandb(opt)
-        if opt.logger.use_tb_logger or _wants_wandb(opt):
-            self._writer = _tensorboard()(log_dir=str(folder), purge_step=position + 1 if position else None)
+        options, (tensorboard, wandb) = opt.logger.wandb, self.modules(opt)
+        if options and wandb:
+            known = {"id": options.resume_id, "resume": "allow"} if options.resume_id else {}
+            wandb.init(name=opt.name, project=options.project, config=opt.plain(), sync_tensorboard=True, **known)
+        purge = position + 1 if position else None
+        self._writer = tensorboard.SummaryWriter(log_dir=str(folder), purge_step=purge) if tensorboard else None
 
     @staticmethod
-    def check(opt: Options) -> None:
-        """Refuse what is not installed, before anything is created."""
-        if opt.logger.use_tb_logger or _wants_wandb(opt):
-            _tensorboard()
-        if _wants_wandb(opt):
-            _wandb()
-
-    @staticmethod
-    def _start_wandb(opt: Options) -> None:
-        options = opt.logger.wandb
-        assert options is not None
-        known = {"id": options.resume_id, "resume": "allow"} if options.resume_id else {}
-        _wandb().init(name=opt.name, project=options.project, config=opt.plain(), sync_tensorboard=True, **known)
+    def modules(opt: Options) -> tuple[Any, Any]:
+        """Import those of TensorBoard and Weights & Biases that the options ask for; the others are None."""
+        wants_wandb = bool(opt.logger.wandb and opt.logger.wandb.project)
+        wants_board = opt.logger.use_tb_logger or wants_wandb
+        return (
+            _installed("use_tb_logger", "TensorBoard", "torch.utils.tensorboard") if wants_board else None,
+            _installed("wandb", "Weights & Biases", "wandb") if wants_wandb else None,
+        )
 
     def add(self, prefix: str, values: Mapping[str, float], iteration: int) -> None:
         """Record scalars under `prefix/name`; where they cannot be written, say so once and go on without."""
@@ -138,21 +130,9 @@ class Trackers:
                 self._writer.close()
 
 
-def _wants_wandb(opt: Options) -> bool:
-    return bool(opt.logger.wandb and opt.logger.wandb.project)
-
-
-def _tensorboard() -> Any:
+def _installed(key: str, name: str, module: str) -> Any:
     try:
-        from torch.utils.tensorboard import SummaryWriter
+        return importlib.import_module(module)
     except ImportError:
-        raise UserError("logger.use_tb_logger: TensorBoard is not installed (pip install tensorboard)") from None
-    return SummaryWriter
-
-
-def _wandb() -> Any:
-    try:
-        import wandb
-    except ImportError:
-        raise UserError("logger.wandb: Weights & Biases is not installed (pip install wandb)") from None
-    return wandb
+        package = module.rpartition(".")[2]
+        raise UserError(f"logger.{key}: {name} is not installed (pip install {package})") from None

@@ -9,14 +9,13 @@ import shlex
 import socket
 import sys
 import time
-from collections.abc import Iterable, Mapping
-from contextlib import suppress
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 from kdsr_arch.errors import UserError
-from kdsr_arch.io import lock_file, remove_leftovers, require_safetensors, save_tensors, write_groups, write_whole
+from kdsr_arch.io import lock_file, remove_leftovers, require_safetensors, save_tensors, write_bytes, write_groups
 from kdsr_arch.log import get_logger
 from kdsr_arch.options.schema import Options
 from kdsr_arch.train.checkpoint import FORMAT, VERSION, numbered
@@ -88,10 +87,9 @@ class Checkpoints:
         """Return where `save_networks` puts a network."""
         return self.models / f"{name}_{label}.{self.form}"
 
-    def save_record(self, record: Mapping[str, Any], name: str = "best.json") -> None:
-        """Write a small readable file beside the networks."""
-        text = (json.dumps(record, indent=1) + "\n").encode()
-        write_whole(self.models / name, lambda handle: handle.write(text))
+    def save_record(self, record: Mapping[str, Any]) -> None:
+        """Write `best.json` beside the networks."""
+        write_bytes(self.models / "best.json", (json.dumps(record, indent=1) + "\n").encode())
 
     def keep_best(self, metric: str, best: Iterable[int], iteration: int, networks: Mapping[str, Any]) -> None:
         """Make `net_*_best_METRIC_N.pth` be those of the iterations in `best`, the present one's written if it is one.
@@ -144,15 +142,18 @@ class Checkpoints:
                 os.rename(path, place / path.name)
             history = self.root / "history.jsonl"
             if history.is_file():
-                content = history.read_bytes()
-                write_whole(target / history.name, lambda handle: handle.write(content))
+                write_bytes(target / history.name, history.read_bytes())
         except OSError as error:
             raise UserError(f"{target}: later checkpoints cannot be set aside here ({error.strerror})") from None
         return target
 
     def _beyond(self, position: int) -> Iterable[Path]:
         """Yield the files after iteration `position`, networks first: a second call makes good a kill in between."""
-        if self._best_iteration() > position:
+        try:
+            best = int(json.loads((self.models / "best.json").read_text(encoding="utf-8"))["iter"])
+        except (OSError, ValueError, KeyError, TypeError):
+            best = 0
+        if best > position:
             yield from (path for path in self.models.iterdir() if re.fullmatch(r"net_.+_best\.\w+", path.name))
             yield self.models / "best.json"
         yield from (path for path in self.models.iterdir() if re.fullmatch(r"net_.+_latest\.\w+", path.name))
@@ -161,12 +162,6 @@ class Checkpoints:
                 name = re.fullmatch(pattern, path.name)
                 if name and int(name[1]) > position:
                     yield path
-
-    def _best_iteration(self) -> int:
-        try:
-            return int(json.loads((self.models / "best.json").read_text(encoding="utf-8"))["iter"])
-        except (OSError, ValueError, KeyError, TypeError):
-            return 0
 
 
 # ------------------------------------------------------------------------------------------ the folder as a whole
@@ -183,80 +178,48 @@ def open_folder(opt: Options, checkpoints: Checkpoints, position: int) -> str:
     """
     stamp, root = time.strftime("%Y%m%d_%H%M%S"), opt.folder
     if not position and root.exists():
-        _archive(root, stamp)
+        names = (f"{root.name}_archived_{stamp}{tail}" for tail in ("", *(f"_{n}" for n in range(2, 1000))))
+        target = next(path for path in map(root.with_name, names) if not path.exists())
+        os.rename(root, target)
+        get_logger().info(f"{root} exists: it was renamed to {target.name}")
     checkpoints.make_folders()
     if position and (aside := checkpoints.set_aside(position)):
         get_logger().warning(f"Checkpoints later than iteration {position:,} were set aside: {aside}")
-    _copy_options(opt)
-    return stamp
-
-
-def _archive(root: Path, stamp: str) -> None:
-    """Rename the folder of an earlier run, as BasicSR does."""
-    names = (f"{root.name}_archived_{stamp}{tail}" for tail in ("", *(f"_{n}" for n in range(2, 1000))))
-    target = next(path for path in map(root.with_name, names) if not path.exists())
-    os.rename(root, target)
-    get_logger().info(f"{root} exists: it was renamed to {target.name}")
-
-
-def _copy_options(opt: Options) -> None:
     if opt.source.is_file():
         head = f"# GENERATE TIME: {time.asctime()}\n# CMD:\n# {shlex.join(sys.argv)}\n\n"
         text = (head + opt.source.read_text(encoding="utf-8")).encode()
-        write_whole(opt.folder / opt.source.name, lambda handle: handle.write(text))  # it may be the file that is read
+        write_bytes(root / opt.source.name, text)  # it may be the file that is read
+    return stamp
 
 
-class FolderLock:
-    """Holds an experiment folder for this process until released.
+@contextmanager
+def folder_lock(folder: Path) -> Iterator[None]:
+    """Lock an experiment folder for this process.
 
     The kernel owns the lock, so it ends with the process however that ends: a crash cannot leave it stuck. It is a
     POSIX record lock, which forked data-loading workers do not inherit, so that a killed run's orphans do not hold
     it. The lock file lies beside the folder (`.NAME.lock`), so that archiving the folder does not carry it away, and
     is never deleted: removing it while another process waits on it would let two hold it.
+
+    Raises:
+        UserError: another living process holds it, or the parent folder cannot be written.
     """
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.path = folder.with_name(f".{folder.name}.lock")
-        self._handle: int | None = None
-
-    def acquire(self) -> None:
-        """Take the lock.
-
-        Raises:
-            UserError: another living process holds it, or the parent folder cannot be written.
-        """
-        try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            handle = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o644)
-        except OSError as error:
-            raise UserError(
-                f"{self.path.parent}: cannot create the experiment folder here ({error.strerror})"
-            ) from None
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        handle = os.open(folder.with_name(f".{folder.name}.lock"), os.O_RDWR | os.O_CREAT, 0o644)
+    except OSError as error:
+        raise UserError(f"{folder.parent}: cannot create the experiment folder here ({error.strerror})") from None
+    try:
         try:
             lock_file(handle)
         except OSError:
             owner = os.read(handle, 200).decode(errors="replace").strip() or "another process"
-            os.close(handle)
             raise UserError(
-                f"{self.folder}: {owner} is training here; stop it first, or give this run another 'name'"
+                f"{folder}: {owner} is training here; stop it first, or give this run another 'name'"
             ) from None
         with suppress(OSError):  # a full disk; the lock holds all the same, it only names nobody
             os.ftruncate(handle, 0)
             os.write(handle, f"process {os.getpid()} on {socket.gethostname()}\n".encode())
-        self._handle = handle
-
-    def release(self) -> None:
-        """Give the lock back; harmless without it."""
-        if self._handle is not None:
-            os.close(self._handle)
-            self._handle = None
-
-    def __enter__(self) -> FolderLock:
-        self.acquire()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.release()
+        yield
+    finally:
+        os.close(handle)

@@ -15,7 +15,6 @@ from torch import nn
 from kdsr_arch.data.loader import first_sample, open_dataset, train_batches
 from kdsr_arch.distill.taps import Batch
 from kdsr_arch.errors import UserError
-from kdsr_arch.evaluate.evaluator import EvalResult
 from kdsr_arch.log import TextLog, get_logger
 from kdsr_arch.ops.offset_monitor import OffsetMonitor
 from kdsr_arch.optim.update import clip_gradients, gradient_norm
@@ -34,7 +33,7 @@ from kdsr_arch.train.checkpoint import (
 from kdsr_arch.train.distill_model import DistillModel
 from kdsr_arch.train.history import History, Trackers
 from kdsr_arch.train.meter import Meter, NonFiniteError, Progress, stop_if_nonfinite
-from kdsr_arch.train.run_files import Checkpoints, FolderLock, open_folder
+from kdsr_arch.train.run_files import Checkpoints, folder_lock, open_folder
 from kdsr_arch.train.validation import Validator
 
 # a GPU is asked once in so many iterations whether all losses were finite, so that it never waits in between
@@ -69,12 +68,10 @@ class Trainer:
         self.world, self.total = distributed.world_size(), self.options.total_iter
         get_logger().info(f"{opt.name}: {opt.model_type}, {self.world} process(es), {environment()}")
         seed_everything(opt.manual_seed)
-        Trackers.check(opt)
+        Trackers.modules(opt)  # before anything is created
         about = {"net_g": {"network": opt.network_g.plain(), "scale": opt.scale}} if opt.scale else None
-        logger = opt.logger
-        self.checkpoints = Checkpoints(
-            opt.folder, fingerprint(opt), logger.keep_last or 0, logger.checkpoint_format, about
-        )
+        keep, form = opt.logger.keep_last or 0, opt.logger.checkpoint_format
+        self.checkpoints = Checkpoints(opt.folder, fingerprint(opt), keep, form, about)
         self.state = find_state(opt, auto_resume)
         self.position: int = self.state["iter"] if self.state else 0  # iterations done
         alike_everywhere(opt, self.position)
@@ -123,8 +120,13 @@ class Trainer:
             began = time.monotonic()
             try:
                 finished = self._loop()
-            except UserError as error:
-                self._explain(error)
+            except UserError as error:  # add what is on the disk; the command line tells it
+                kept = f"the state of iteration {self.saved:,} is kept" if self.saved else "no state was saved yet"
+                if isinstance(error, NonFiniteError):
+                    error.args = (f"{error}. Training stopped; {kept}. Lower the learning rate or the term's weight",)
+                elif isinstance(error, distributed.ProcessLost):
+                    error.args = (f"{error}; {kept}, go on with --auto_resume",)
+                get_logger().error(str(error), extra={"quiet": True})
                 raise
         spent = time.strftime("%H:%M:%S", time.gmtime(time.monotonic() - began))
         if finished:
@@ -139,7 +141,7 @@ class Trainer:
         self.history: History | None = None
         folder = self.opt.folder
         if distributed.is_main():
-            self.resources.enter_context(FolderLock(folder))
+            self.resources.enter_context(folder_lock(folder))
             try:
                 stamp = open_folder(self.opt, self.checkpoints, self.position)
                 log.open(folder / f"train_{folder.name}_{stamp}.log")
@@ -159,15 +161,6 @@ class Trainer:
         if self.state is not None:
             self.resume(self.state)
             self.state = None
-
-    def _explain(self, error: UserError) -> None:
-        """Add to an error what is on the disk, and note it in the text log; the command line tells it."""
-        kept = f"the state of iteration {self.saved:,} is kept" if self.saved else "no state was saved yet"
-        if isinstance(error, NonFiniteError):
-            error.args = (f"{error}. Training stopped; {kept}. Lower the learning rate or the term's weight",)
-        elif isinstance(error, distributed.ProcessLost):
-            error.args = (f"{error}; {kept}, go on with --auto_resume",)
-        get_logger().error(str(error), extra={"quiet": True})
 
     # ---------------------------------------------------------------------------------------------------- the loop
 
@@ -335,20 +328,18 @@ class Trainer:
             self.skipped, self.skipped_in_a_row = (int(count) for count in state["skipped"])
             self.validator.best.records = {k: dict(v) for k, v in state["best"].items()}
             self.validator.best.ranking = {k: [dict(e) for e in v] for k, v in state["ranking"].items()}
-            self._resume_random(state["random"])
+            generators = state["random"]
+            if len(generators) == self.world:
+                set_random_states(generators[distributed.rank()])
         except (KeyError, IndexError, TypeError, ValueError, AttributeError, RuntimeError, OverflowError) as error:
             reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
             raise UserError(f"cannot resume from this training state, take another one ({reason})") from None
-
-    def _resume_random(self, generators: list[Any]) -> None:
-        if len(generators) == self.world:
-            set_random_states(generators[distributed.rank()])
-            return
-        torch.manual_seed(self.opt.manual_seed + self.position * self.world + distributed.rank())
-        get_logger().info(
-            f"The state is of {len(generators)} processes, now there are {self.world}: "
-            "the data go on as they were, random numbers drawn by the networks (dropout) do not"
-        )
+        if len(generators) != self.world:
+            torch.manual_seed(self.opt.manual_seed + self.position * self.world + distributed.rank())
+            get_logger().info(
+                f"The state is of {len(generators)} processes, now there are {self.world}: "
+                "the data go on as they were, random numbers drawn by the networks (dropout) do not"
+            )
 
     def validate(self) -> bool:
         """Score the network on the data sets that are due: all at the end, else each at its own frequency.
@@ -361,35 +352,28 @@ class Trainer:
         if not keys:
             return True
         paused = self.progress.pause()
-        self.check_finite(self.position)
+        self.check_finite(iteration)
         distributed.broadcast_buffers(self.model.modules())
         try:
             with random_states_kept(), nullcontext() if self.world > 1 else self.stop.interruptible():
-                results = self.validator.run(self.model.inference_network(), self.position, keys)
+                results = self.validator.run(self.model.inference_network(), iteration, keys)
         except Interrupted:
-            if self.saved != self.position:
+            if self.saved != iteration:
                 self.save()
             return False
-        best = self.validator.judge(results, self.position)
-        kept = self.validator.to_keep(results, self.position)
+        best, kept = self.validator.judge(results, iteration), self.validator.to_keep(results, iteration)
         if self.history is not None:
-            self._record(results, best, kept)
+            get_logger().info(self.validator.text(results, iteration))
+            for key, result in results.items():
+                self.history.add("val", iteration, dataset=key, protocol=result.protocol, **result.mean)
+                self.trackers.add(f"metrics/{key}", result.mean, iteration)
+            if best is not None:
+                self.checkpoints.save_networks("best", self.model.network_files())
+                self.checkpoints.save_record(best)
+            for metric, iterations in kept.items():
+                self.checkpoints.keep_best(metric, iterations, iteration, self.model.network_files())
         self.progress.go_on(paused)
         return True
-
-    def _record(
-        self, results: Mapping[str, EvalResult], best: dict[str, Any] | None, kept: Mapping[str, list[int]]
-    ) -> None:
-        assert self.history is not None
-        get_logger().info(self.validator.text(results, self.position))
-        for key, result in results.items():
-            self.history.add("val", self.position, dataset=key, protocol=result.protocol, **result.mean)
-            self.trackers.add(f"metrics/{key}", result.mean, self.position)
-        if best is not None:
-            self.checkpoints.save_networks("best", self.model.network_files())
-            self.checkpoints.save_record(best)
-        for metric, iterations in kept.items():
-            self.checkpoints.keep_best(metric, iterations, self.position, self.model.network_files())
 
 
 def seed_everything(seed: int) -> None:

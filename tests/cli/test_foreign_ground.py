@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 import pytest
 
-from kdsr_arch.train.run_files import FolderLock
+from kdsr_arch.train.run_files import folder_lock
 from tests.helpers import ROOT
 
 WINDOWS = '''
@@ -50,7 +50,7 @@ from pathlib import Path
 import kdsr_arch
 from kdsr_arch.cli import main
 from kdsr_arch.errors import UserError
-from kdsr_arch.train.run_files import FolderLock
+from kdsr_arch.train.run_files import folder_lock
 
 for module in pkgutil.walk_packages(kdsr_arch.__path__, "kdsr_arch."):
     try:
@@ -60,7 +60,8 @@ for module in pkgutil.walk_packages(kdsr_arch.__path__, "kdsr_arch."):
 for words in sys.argv[1:]:
     assert main(words.split()) == 0, words
 try:
-    FolderLock(Path("taken")).acquire()
+    with folder_lock(Path("taken")):
+        pass
 except UserError as error:
     print(error)
 """
@@ -115,7 +116,7 @@ def test_commands_on_windows(folder: Path) -> None:
         f"upscale hr -o up --weights {WEIGHTS}", f"export {WEIGHTS} -o tiny.safetensors",
         "lmdb create clips clips.lmdb", "lmdb verify clips.lmdb", "compare results/tiny --gt hr", "convert list",
     ]  # fmt: skip
-    with FolderLock(folder / "taken"):
+    with folder_lock(folder / "taken"):
         process = start(["-c", RUN, *commands], folder, folder / "windows")
         text = process.communicate(timeout=300)[0]
     assert process.returncode == 0 and "Traceback" not in text, text

@@ -11,15 +11,15 @@ from pathlib import Path
 import pytest
 
 from kdsr_arch.errors import UserError
-from kdsr_arch.train.run_files import FolderLock
+from kdsr_arch.train.run_files import folder_lock
 from tests.helpers.messages import refuses
 
 HOLDER = """
 import sys, time
 from pathlib import Path
-from kdsr_arch.train.run_files import FolderLock
-lock = FolderLock(Path(sys.argv[1]))
-lock.acquire()
+from kdsr_arch.train.run_files import folder_lock
+lock = folder_lock(Path(sys.argv[1]))
+lock.__enter__()
 print("held", flush=True)
 if len(sys.argv) > 2:  # a child that inherits everything, as a data-loading worker does
     import os
@@ -39,8 +39,8 @@ def hold(folder: Path, *extra: str) -> subprocess.Popen:
 def test_second_process_is_refused_and_the_first_is_named(tmp_path: Path) -> None:
     process = hold(tmp_path / "run")
     try:
-        with refuses(tmp_path / "run", f"process {process.pid}"):
-            FolderLock(tmp_path / "run").acquire()
+        with refuses(tmp_path / "run", f"process {process.pid}"), folder_lock(tmp_path / "run"):
+            pass
     finally:
         process.kill()
         process.wait()
@@ -52,14 +52,14 @@ def test_killed_process_leaves_no_lock_even_with_a_living_child(tmp_path: Path) 
     time.sleep(0.1)
     process.send_signal(signal.SIGKILL)
     process.wait()
-    with FolderLock(tmp_path / "run"):
+    with folder_lock(tmp_path / "run"):
         pass
     for pid in children.stdout.split():
         subprocess.run(["kill", "-9", pid], check=False)
 
 
 def test_released_lock_can_be_taken_again(tmp_path: Path) -> None:
-    with FolderLock(tmp_path / "a" / "run"):
+    with folder_lock(tmp_path / "a" / "run"):
         pass
     hold(tmp_path / "a" / "run").kill()
 
@@ -69,8 +69,8 @@ def test_lock_survives_archiving_of_the_folder(tmp_path: Path) -> None:
     process = hold(tmp_path / "run")
     (tmp_path / "run").rename(tmp_path / "run_archived")
     try:
-        with pytest.raises(UserError):
-            FolderLock(tmp_path / "run").acquire()
+        with pytest.raises(UserError), folder_lock(tmp_path / "run"):
+            pass
     finally:
         process.kill()
         process.wait()
