@@ -23,8 +23,7 @@ from kdsr_arch.data.prepare.demo_data import TRAIN_IMAGES, make_demo_images
 from kdsr_arch.data.store.teacher_store import OUTPUT
 from kdsr_arch.distill.teachers import build_teacher
 from kdsr_arch.options import Options, load_options
-from kdsr_arch.precompute.fill import Plan, fill_store
-from kdsr_arch.precompute.gain import measure_gain
+from kdsr_arch.precompute.fill import Plan, fill_store, measure_gain
 from kdsr_arch.registry import build
 
 OPTIONS = Path(__file__).parent.parent / "options" / "train_dat_light.yml"

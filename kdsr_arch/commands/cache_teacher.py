@@ -32,8 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Fill the store, then measure the gain."""
     from kdsr_arch.errors import UserError
-    from kdsr_arch.precompute.fill import fill_store, plan_of
-    from kdsr_arch.precompute.gain import measure_gain, record_gain
+    from kdsr_arch.precompute.fill import fill_store, measure_gain, plan_of, record_gain
 
     if args.crops < 0:
         raise UserError(f"--crops {args.crops}: must be 0 (whole images) or more")

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -65,25 +65,6 @@ class _Record:
     channels: int
 
 
-@dataclass(frozen=True)
-class _Step:
-    """One item's share of the bar."""
-
-    bar: tqdm
-    share: float
-
-    def forward(self, text: str, parts: int) -> None:
-        """Move the bar by one of so many parts of the item."""
-        self.bar.set_postfix_str(text, refresh=False)
-        self.bar.update(self.share / parts)
-
-
-def _bar(total: int, name: str, shown: bool) -> tqdm:
-    """A bar over the items that moves with their frames."""
-    form = "{desc}: {percentage:3.0f}%|{bar}| [{elapsed}<{remaining}{postfix}]"
-    return progress_bar(f"Test {name}", total, leave=False, disable=not shown, bar_format=form)
-
-
 class Evaluator:
     """Scores networks on one data set.
 
@@ -139,16 +120,18 @@ class Evaluator:
         restorer = Restorer(Runner(net, traits_of(net, self.scale)), device, tile=self.tile, overlap=self.overlap)
         mine = range(rank, total, distributed.world_size())
         folder = Path(save_dir) if save_dir is not None else None
-        with _evaluating(net), _bar(len(mine), self.name, progress and self.bar and rank == 0) as bar:
-            work = ((i, self._sample(restorer, samples[i], folder, bar)) for i in mine)
-            records = gather_in_order(work)
-        return self._summarize([record for part in records for record in part])
+        bar = progress_bar(
+            f"Test {self.name}", len(mine), leave=False, disable=not (progress and self.bar and rank == 0),
+            bar_format="{desc}: {percentage:3.0f}%|{bar}| [{elapsed}<{remaining}{postfix}]",
+        )  # fmt: skip
+        with _evaluating(net), bar:
+            return self._summarize(_gathered((i, self._sample(restorer, samples[i], folder, bar)) for i in mine))
 
     def _sample(self, restorer: Restorer, sample: Mapping[str, Any], folder: Path | None, bar: tqdm) -> list[_Record]:
         items = list(items_of(sample, restorer.traits.mode))
-        return [self._item(restorer, item, folder, _Step(bar, 1 / len(items))) for item in items]
+        return [self._item(restorer, item, folder, bar, 1 / len(items)) for item in items]
 
-    def _item(self, restorer: Restorer, item: Item, folder: Path | None, step: _Step) -> _Record:
+    def _item(self, restorer: Restorer, item: Item, folder: Path | None, bar: tqdm, share: float) -> _Record:
         wanted = self.rule.select(len(item.lq), item.name, item.truths) if item.kind == "clip" else [0]
         values: list[dict[str, float]] = []
         results: list[NDArray] = []
@@ -163,7 +146,8 @@ class Evaluator:
                 if self.clip_metrics:
                     results.append(result)
                     truths.append(truth)
-            step.forward(f"{item.name} {done + 1}/{len(wanted)}", len(wanted))
+            bar.set_postfix_str(f"{item.name} {done + 1}/{len(wanted)}", refresh=False)
+            bar.update(share / len(wanted))
         channels = 1 if item.gt is not None and item.gt.shape[-3] == 1 else 3
         return _Record(item.name, item.kind, values, self._whole(item, results, truths), channels)
 
@@ -215,36 +199,26 @@ def restored_frames(restorer: Restorer, item: Item, wanted: list[int], padding: 
         each frame, (C, H, W) float, in order.
     """
     if restorer.traits.input == "gt":
-        yield from (restorer.image(_given_truth(restorer, item, index)) for index in wanted)
+        for truth in map(item.truth, wanted):
+            if truth is None:
+                raise UserError(f"'{item.name}' has no ground truth, which {restorer.runner.name} is given")
+            yield restorer.image(truth)
         return
     if item.kind == "image":
         yield restorer.image(item.lq)
         return
-    recurrent = restorer.traits.mode == "recurrent"
-    _check_length(restorer, item)
+    recurrent, length = restorer.traits.mode == "recurrent", restorer.traits.num_frame
+    if len(item.lq) < length:
+        raise UserError(
+            f"'{item.name}' has {len(item.lq)} frame(s), fewer than the window of {length} that network "
+            f"{restorer.runner.name} needs: use longer clips, set num_frame: {length} in the data set, "
+            "or use another network"
+        )
     wanted = [len(item.lq) // 2] if item.kind == "window" else wanted
     count = len(wanted) if recurrent else restorer.at_once(*item.lq.shape[-2:])
     lq = item.lq.to(restorer.device)
     for first in range(0, len(wanted), count):
         yield from restorer.frames(lq, wanted[first : first + count], padding)
-
-
-def _given_truth(restorer: Restorer, item: Item, index: int) -> Tensor:
-    """What a privileged network is given in place of the LR image."""
-    truth = item.truth(index)
-    if truth is None:
-        raise UserError(f"'{item.name}' has no ground truth, which {restorer.runner.name} is given")
-    return truth
-
-
-def _check_length(restorer: Restorer, item: Item) -> None:
-    total, length = len(item.lq), restorer.traits.num_frame
-    if total < length:
-        raise UserError(
-            f"'{item.name}' has {total} frame(s), fewer than the window of {length} that network "
-            f"{restorer.runner.name} needs: use longer clips, set num_frame: {length} in the data set, "
-            "or use another network"
-        )
 
 
 def _mean(rows: Iterable[Mapping[str, float]]) -> dict[str, float]:
@@ -279,19 +253,12 @@ def _evaluating(net: nn.Module) -> Iterator[None]:
             module.training = flag
 
 
-R = TypeVar("R")
+def _gathered(work: Iterable[tuple[int, list[_Record]]]) -> list[_Record]:
+    """The records of all processes in the order of the samples, or the same UserError on every process.
 
-
-def gather_in_order(work: Iterable[tuple[int, R]]) -> list[R]:
-    """Collect the results of all processes, by item number, on every process.
-
-    Args:
-        work: (item number, result) pairs, computed as they are drawn.
-
-    Raises:
-        UserError: on every process, when any met one (the others would wait for it forever otherwise).
+    A process that met an error would leave the others waiting forever, so errors are gathered too.
     """
-    mine: list[tuple[int, R]] = []
+    mine: list[tuple[int, list[_Record]]] = []
     fault: UserError | None = None
     try:
         mine.extend(work)
@@ -303,4 +270,5 @@ def gather_in_order(work: Iterable[tuple[int, R]]) -> list[R]:
     for _, text in parts:
         if text:
             raise UserError(text)
-    return [result for _, result in sorted((pair for part, _ in parts for pair in part), key=lambda pair: pair[0])]
+    samples = sorted((pair for part, _ in parts for pair in part), key=lambda pair: pair[0])
+    return [record for _, records in samples for record in records]

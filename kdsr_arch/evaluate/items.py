@@ -85,28 +85,18 @@ def _pick(value: Any, index: int, size: int) -> Any:
 
 def _single(sample: Mapping[str, Any]) -> Item:
     lq, gt = sample["lq"], sample.get("gt")
-    one_truth = gt is not None and gt.dim() == 3
-    kind = "image" if lq.dim() == 3 else "window" if one_truth else "clip"
-    name = _item_name(sample)
-    return Item(kind, name, lq, gt, _frame_names(sample, kind, name, len(lq)), _truths(sample, kind, name))
-
-
-def _truths(sample: Mapping[str, Any], kind: str, name: str) -> list[int]:
-    if kind != "clip" or sample.get("gt") is None:
-        return []
-    count, total = len(sample["gt"]), len(sample["lq"])
-    index = [int(i) for i in sample.get("gt_index", range(count))]
-    if len(index) != count or (index and not 0 <= max(index) < total) or (count != total and "gt_index" not in sample):
-        raise UserError(f"'{name}' has {total} LR frames and {count} ground-truth frames that do not pair")
-    return index
-
-
-def _item_name(sample: Mapping[str, Any]) -> str:
-    for key in _NAME_KEYS:
-        if key in sample:
-            value = str(sample[key])
-            return PurePath(value).stem if key.endswith("_path") else value
-    return "item"
+    kind = "image" if lq.dim() == 3 else "window" if gt is not None and gt.dim() == 3 else "clip"
+    key = next((key for key in _NAME_KEYS if key in sample), "")
+    name = str(sample.get(key, "item"))
+    name = PurePath(name).stem if key.endswith("_path") else name
+    truths: list[int] = []
+    if kind == "clip" and gt is not None:
+        count, total = len(gt), len(lq)
+        truths = [int(i) for i in sample.get("gt_index", range(count))]
+        paired = count == total or "gt_index" in sample
+        if len(truths) != count or (truths and not 0 <= max(truths) < total) or not paired:
+            raise UserError(f"'{name}' has {total} LR frames and {count} ground-truth frames that do not pair")
+    return Item(kind, name, lq, gt, _frame_names(sample, kind, name, len(lq)), truths)
 
 
 def _frame_names(sample: Mapping[str, Any], kind: str, name: str, count: int) -> list[str]:

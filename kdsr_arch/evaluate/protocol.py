@@ -62,26 +62,19 @@ def describe_degradation(dataset: DatasetOptions, scale: int) -> str:
     return f"{dataset.degradation} x{scale}"
 
 
-def _describe_crop(metric: MetricOptions) -> str:
-    crop = metric.keywords().get("crop_border", 0)
-    return f"crop {crop}" if crop else "no crop"
-
-
-def _describe_color(metric: MetricOptions, channels: int) -> str:
-    return "Y channel" if metric.keywords().get("test_y_channel") or channels == 1 else "RGB"
-
-
-def _has_color(metric: MetricOptions) -> bool:
-    return metric.type.startswith(("calculate_psnr", "calculate_ssim"))
-
-
 def _metric_texts(metrics: Mapping[str, MetricOptions], channels: int) -> dict[str, list[str]]:
     """Color and crop -> the metrics measured so. A metric without a choice of color joins those of its crop."""
+
+    def has_color(metric: MetricOptions) -> bool:
+        return metric.type.startswith(("calculate_psnr", "calculate_ssim"))
+
     texts: dict[str, list[str]] = {}
-    for name, metric in sorted(metrics.items(), key=lambda entry: not _has_color(entry[1])):
-        crop = _describe_crop(metric)
-        if _has_color(metric):
-            text = f"{_describe_color(metric, channels)}, {crop}"
+    for name, metric in sorted(metrics.items(), key=lambda entry: not has_color(entry[1])):
+        keywords = metric.keywords()
+        border = keywords.get("crop_border", 0)
+        crop = f"crop {border}" if border else "no crop"
+        if has_color(metric):
+            text = f"{'Y channel' if keywords.get('test_y_channel') or channels == 1 else 'RGB'}, {crop}"
         else:
             text = next((known for known in texts if known.endswith(crop)), crop)
         texts.setdefault(text, []).append(name)

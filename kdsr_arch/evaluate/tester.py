@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 
 from kdsr_arch.data.loader import open_dataset
@@ -13,12 +12,11 @@ from kdsr_arch.device import pick_device
 from kdsr_arch.errors import UserError
 from kdsr_arch.evaluate.evaluator import EvalResult, Evaluator
 from kdsr_arch.evaluate.results import TestReport, write_results
-from kdsr_arch.infer.cost import Cost, measure_cost
+from kdsr_arch.infer.cost import measure_cost
 from kdsr_arch.infer.open import load_pretrained
 from kdsr_arch.log import TextLog, get_logger
 from kdsr_arch.options import Options
 from kdsr_arch.options.schema import ValOptions
-from kdsr_arch.options.schema_data import DatasetOptions
 from kdsr_arch.parallel import distributed
 from kdsr_arch.registry import build
 
@@ -56,10 +54,13 @@ def run(opt: Options, folder: Path | None = None, progress: bool = True) -> Test
         What was measured.
     """
     device, val, scale, folder = pick_device(opt.num_gpu), opt.val or ValOptions(), opt.scale or 1, folder or opt.folder
+    sections = opt.phase("test") or opt.phase("val")  # test, test_1, ...; those of val where there are none
+    if not sections:
+        raise UserError("there is nothing to test: add a data set under datasets.test_1")
     net = build_for_test(opt).to(device)
     jobs = [
         (open_dataset(section, f"datasets.{key}"), Evaluator(section, val, scale))
-        for key, section in test_sets(opt).items()
+        for key, section in sorted(sections.items())
     ]
     results = []
     for dataset, evaluator in jobs:
@@ -67,21 +68,17 @@ def run(opt: Options, folder: Path | None = None, progress: bool = True) -> Test
         result = evaluator.run(net, dataset, device, save_dir=frames, progress=progress)
         get_logger().info(_describe(result))
         results.append(result)
-    cost = _cost(net, device, scale, val)
+    cost = None
+    if val.speed_size:
+        width, height = val.speed_size
+        cost = measure_cost(net, device, scale, (width, height))
+        get_logger().info(str(cost))
     report = TestReport(opt.name, opt.network_g.plain(), opt.path.pretrain_network_g, cost, results)
     if distributed.is_main():
         write_results(report, folder)
         get_logger().info(f"Tables: {folder / 'results.md'} (.csv, .json)")
     distributed.barrier()
     return report
-
-
-def test_sets(opt: Options) -> dict[str, DatasetOptions]:
-    """Return the data sets to test: ``test``, ``test_1``, ...; those of ``val`` where there are none."""
-    sections = opt.phase("test") or opt.phase("val")
-    if not sections:
-        raise UserError("there is nothing to test: add a data set under datasets.test_1")
-    return dict(sorted(sections.items()))
 
 
 def build_for_test(opt: Options) -> nn.Module:
@@ -98,15 +95,6 @@ def build_for_test(opt: Options) -> nn.Module:
             "untrained ones restore nothing; name the weights to test"
         )
     return net
-
-
-def _cost(net: nn.Module, device: torch.device, scale: int, val: ValOptions) -> Cost | None:
-    if not val.speed_size:
-        return None
-    width, height = val.speed_size
-    cost = measure_cost(net, device, scale, (width, height))
-    get_logger().info(str(cost))
-    return cost
 
 
 def _describe(result: EvalResult) -> str:

@@ -59,11 +59,6 @@ class Prepared:
     frames: int
     half: bool
 
-    @property
-    def dynamic_axes(self) -> tuple[int, ...]:
-        """Batch, height, width."""
-        return (0, 2, 3) if self.student.traits.mode == "image" else (0, 3, 4)
-
     def example(self, height: int, width: int, batch: int = 1, seed: int = 0) -> Tensor:
         """Make a random LR input; sides are rounded up to what the network takes."""
         traits = self.student.traits

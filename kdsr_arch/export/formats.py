@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import io
 import logging
+import math
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,6 @@ from torch import Tensor
 
 from kdsr_arch.errors import UserError
 from kdsr_arch.export.form import Prepared, metadata
-from kdsr_arch.export.verify import Deviation, deviations
 from kdsr_arch.infer.onnx_net import open_session
 from kdsr_arch.infer.open import METADATA_KEY, read_metadata
 from kdsr_arch.io import read_safetensors, write_bytes
@@ -23,12 +24,68 @@ from kdsr_arch.ops.exporting import export_form
 
 OPSET = 18
 EXTRA_FILE = "kdsr.json"
+SIZES = ((24, 40), (17, 29), (45, 36))  # above 16; larger by as much as the smallest size of the network is
+LIMITS = {"fp32": 1e-5, "fp16": 2e-2}
 _ADVICE = 'install what exporting needs: pip install "kdsr[export]"'
+
+
+@dataclass(frozen=True)
+class Deviation:
+    """Largest absolute difference at one LR size, outputs being in [0, 1], and the PSNR that it amounts to."""
+
+    size: tuple[int, int]
+    largest: float
+    psnr: float
+
+    def __str__(self) -> str:
+        return f"{self.size[1]}x{self.size[0]}: max difference {self.largest:.1e} ({self.psnr:.1f} dB)"
+
+
+@torch.no_grad()
+def deviations(prepared: Prepared, run: Callable[[Tensor], Tensor], what: str) -> list[Deviation]:
+    """Run both on several sizes, odd ones among them where the network takes any.
+
+    Args:
+        run: the exported network.
+        what: its format, for messages.
+
+    Raises:
+        UserError: it fails at a size, or differs by more than `LIMITS` allow.
+    """
+    differences, more = [], max(prepared.student.traits.lr_minimum - 16, 0)
+    for number, (height, width) in enumerate(SIZES):
+        lq = prepared.example(height + more, width + more, batch=1 + number % 2, seed=number)
+        expected = prepared.reference(lq)
+        try:
+            got = run(lq)
+        except Exception as error:  # any runtime may fail in any way of its own
+            reason = " ".join(str(error).split())[:200]
+            size = f"{lq.shape[-1]}x{lq.shape[-2]}"
+            raise UserError(f"{what}: the exported network does not run at {size}: {reason}") from None
+        if got.shape != expected.shape:
+            raise UserError(
+                f"{what}: the exported network gives {tuple(got.shape)} instead of {tuple(expected.shape)}: "
+                "it does not follow the input's size"
+            )
+        difference = (got - expected).double()
+        power = float(difference.square().mean())
+        differences.append(
+            Deviation(
+                (lq.shape[-2], lq.shape[-1]),
+                float(difference.abs().max()),
+                10 * math.log10(1 / power) if power else math.inf,
+            )
+        )
+    limit = LIMITS["fp16" if prepared.half else "fp32"] * max(1.0, float(expected.abs().max()))
+    worst = max(d.largest for d in differences)
+    if not worst <= limit:
+        raise UserError(f"{what}: differs from PyTorch by {worst:.1e}, more than {limit:.0e}; not written")
+    return differences
 
 
 @contextmanager
 def _tracing(what: str) -> Iterator[None]:
-    """What tracing a network may throw becomes one sentence."""
+    """Turn what tracing a network may throw into one sentence."""
     try:
         quiet = io.StringIO()  # tracers print whole graphs beside what they then throw
         with export_form(), warnings.catch_warnings(), torch.no_grad(), redirect_stdout(quiet), redirect_stderr(quiet):
@@ -47,26 +104,15 @@ def _tracing(what: str) -> Iterator[None]:
         logging.disable(logging.NOTSET)
 
 
-def _example(prepared: Prepared) -> Tensor:
-    return prepared.example(24, 32, batch=2)
-
-
-def _shapes(prepared: Prepared) -> dict[str, dict[int, Any]]:
-    """Free axes; sides that must be multiples of something say so."""
-    unit = prepared.student.traits.lr_multiple
-    batch, *sides = prepared.dynamic_axes
-    free: dict[int, Any] = dict.fromkeys((batch, *sides), torch.export.Dim.DYNAMIC)
+def _traced(prepared: Prepared) -> torch.export.ExportedProgram:
+    """Trace with batch, height and width free; sides that must be multiples of something say so."""
+    example, unit = prepared.example(24, 32, batch=2), prepared.student.traits.lr_multiple
+    sides = (example.dim() - 2, example.dim() - 1)
+    free: dict[int, Any] = dict.fromkeys((0, *sides), torch.export.Dim.DYNAMIC)
     if unit > 1:
         free |= {axis: unit * torch.export.Dim(f"units{axis}", min=1, max=8192) for axis in sides}
-    return {"lq": free}
-
-
-def _traced(prepared: Prepared) -> torch.export.ExportedProgram:
     return torch.export.export(
-        prepared.module,
-        (_example(prepared),),
-        dynamic_shapes=_shapes(prepared),
-        prefer_deferred_runtime_asserts_over_guards=True,
+        prepared.module, (example,), dynamic_shapes={"lq": free}, prefer_deferred_runtime_asserts_over_guards=True
     )
 
 

@@ -76,12 +76,7 @@ class GraphSpyNet(nn.Module):
         pair = [
             self.net.preprocess(F.interpolate(x, padded, mode="bilinear", align_corners=False)) for x in (ref, supp)
         ]
-        flow = F.interpolate(self._coarse_to_fine(*pair), size, mode="bilinear", align_corners=False)
-        across, down = (flow[:, i : i + 1] * (size[1 - i] / padded[1 - i]) for i in (0, 1))
-        return torch.cat([across, down], 1)
-
-    def _coarse_to_fine(self, ref: Tensor, supp: Tensor) -> Tensor:
-        levels = [(ref, supp)]
+        levels = [(pair[0], pair[1])]
         for _ in range(5):
             one, other = levels[0]
             levels.insert(0, (F.avg_pool2d(one, 2, 2), F.avg_pool2d(other, 2, 2)))
@@ -91,7 +86,9 @@ class GraphSpyNet(nn.Module):
                 flow = 2 * F.interpolate(flow, scale_factor=2, mode="bilinear", align_corners=True)
             warped = flow_warp(other, flow.permute(0, 2, 3, 1), padding_mode="border")
             flow = flow + self.net.basic_module[number](torch.cat([one, warped, flow], 1))
-        return flow
+        flow = F.interpolate(flow, size, mode="bilinear", align_corners=False)
+        across, down = (flow[:, i : i + 1] * (size[1 - i] / padded[1 - i]) for i in (0, 1))
+        return torch.cat([across, down], 1)
 
 
 class GraphSwinBlock(nn.Module):

@@ -150,6 +150,5 @@ def _quantized(plain: bytes, inputs: list[Tensor], prepared: Prepared, opset: in
         finally:
             logging.disable(logging.NOTSET)
         model = onnx.load(str(target))
-    del model.metadata_props[:]
     onnx.helper.set_model_props(model, metadata(prepared, opset=opset, precision="int8"))
     return model.SerializeToString()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -31,37 +32,22 @@ def described(net: nn.Module, scale: int | None) -> Keywords:
 
 
 def _image(net: nn.Module, scale: int | None, **taps: str) -> Keywords:
-    paths = dict(net.named_modules())
-    return {
-        "mode": "image",
-        "scale": _scale_of(net, scale),
-        "color": _color_of(net),
-        "taps": {alias: path for alias, path in taps.items() if path in paths},
-    }
-
-
-def _scale_of(net: nn.Module, scale: int | None) -> int:
-    for name in ("scale", "upscale"):
-        value = getattr(net, name, None)
-        if isinstance(value, int):
-            return value
+    own = next((n for n in (getattr(net, name, None) for name in ("scale", "upscale")) if isinstance(n, int)), None)
     upsample = getattr(net, "upsample", None)
-    if isinstance(upsample, nn.Module):
-        return _shuffle_product(upsample)
-    if scale is None:
+    if own is None and isinstance(upsample, nn.Module):
+        own = math.prod(part.upscale_factor for part in upsample.modules() if isinstance(part, nn.PixelShuffle))
+    if own is None and scale is None:
         raise UserError(
             f"the scale of network {type(net).__name__} is not known: give it a `traits` attribute, "
             "or set `scale` in the option file"
         )
-    return scale
-
-
-def _shuffle_product(module: nn.Module) -> int:
-    product = 1
-    for part in module.modules():
-        if isinstance(part, nn.PixelShuffle):
-            product *= part.upscale_factor
-    return product
+    paths = dict(net.named_modules())
+    return {
+        "mode": "image",
+        "scale": scale if own is None else own,
+        "color": _color_of(net),
+        "taps": {alias: path for alias, path in taps.items() if path in paths},
+    }
 
 
 def _color_of(net: nn.Module) -> str:
@@ -79,10 +65,6 @@ def _edvr(net: Any, scale: int | None) -> Keywords:
         "multiple": 16 if hr_in else 4,
         "taps": {"f_sr": "conv_hr", "f_lr": "reconstruction"},
     }
-
-
-def _duf(net: Any, scale: int | None) -> Keywords:
-    return {"mode": "window", "scale": net.scale, "num_frame": 7}
 
 
 def _toflow(net: Any, scale: int | None) -> Keywords:
@@ -143,16 +125,8 @@ def _rrdbnet(net: Any, scale: int | None) -> Keywords:
     }
 
 
-def _ridnet(net: Any, scale: int | None) -> Keywords:
-    return {"mode": "image", "scale": 1, "taps": {"f_lr": "body", "f_sr": "body"}}
-
-
 def _sub_pixel(net: Any, scale: int | None) -> Keywords:
     return _image(net, scale, f_sr="upsample", f_lr="conv_after_body")
-
-
-def _srresnet(net: Any, scale: int | None) -> Keywords:
-    return _image(net, scale, f_sr="conv_hr", f_lr="body")
 
 
 def _last_layer_shuffle(net: Any, scale: int | None) -> Keywords:
@@ -164,17 +138,17 @@ def _last_layer_shuffle(net: Any, scale: int | None) -> Keywords:
 
 _TABLE: dict[str, Callable[[Any, int | None], Keywords]] = {
     "EDVR": _edvr,
-    "DUF": _duf,
+    "DUF": lambda net, scale: {"mode": "window", "scale": net.scale, "num_frame": 7},
     "TOFlow": _toflow,
     "BasicVSR": _basicvsr,
     "IconVSR": _iconvsr,
     "BasicVSRPlusPlus": _basicvsrpp,
     "RCAN": _sub_pixel,
     "EDSR": _sub_pixel,
-    "MSRResNet": _srresnet,
+    "MSRResNet": lambda net, scale: _image(net, scale, f_sr="conv_hr", f_lr="body"),
     "RRDBNet": _rrdbnet,
     "SwinIR": _swinir,
     "SRVGGNetCompact": _last_layer_shuffle,
     "ECBSR": _last_layer_shuffle,
-    "RIDNet": _ridnet,
+    "RIDNet": lambda net, scale: {"mode": "image", "scale": 1, "taps": {"f_lr": "body", "f_sr": "body"}},
 }

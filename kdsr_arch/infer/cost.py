@@ -9,7 +9,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from kdsr_arch.errors import UserError
 from kdsr_arch.infer.runner import Runner
 from kdsr_arch.infer.traits import Traits, traits_of
 from kdsr_arch.ops.flops import count_flops, count_parameters
@@ -75,14 +74,6 @@ def _restore(runner: Runner, lq: Tensor) -> Tensor:
     return runner.restore(lq, clip=1 if runner.traits.mode == "window" else None)
 
 
-def _seconds(runner: Runner, lq: Tensor) -> float:
-    began = time.perf_counter()
-    _restore(runner, lq)
-    if lq.device.type == "cuda":
-        torch.cuda.synchronize(lq.device)
-    return time.perf_counter() - began
-
-
 def measure_cost(
     net: nn.Module,
     device: torch.device,
@@ -102,16 +93,10 @@ def measure_cost(
         runs: how many timed runs; the median counts.
         warm_up: runs before those.
         budget: seconds after which no further run is begun (two at least are timed).
-
-    Raises:
-        UserError: a size that is not positive.
     """
-    width, height = size
-    if width <= 0 or height <= 0:
-        raise UserError(f"val.speed_size must be a positive width and height, got {size}")
     traits = traits_of(net, scale)
     runner = Runner(net, traits)
-    lq, frames = speed_input(traits, width, height, device)
+    lq, frames = speed_input(traits, *size, device)
     training = net.training
     net.eval()
     try:
@@ -120,9 +105,12 @@ def measure_cost(
         with torch.inference_mode():
             times, began = [], time.perf_counter()
             for number in range(warm_up + runs):
-                seconds = _seconds(runner, lq)
+                start = time.perf_counter()
+                _restore(runner, lq)
+                if device.type == "cuda":
+                    torch.cuda.synchronize(device)
                 if number >= warm_up:
-                    times.append(seconds / frames)
+                    times.append((time.perf_counter() - start) / frames)
                 if len(times) >= 2 and time.perf_counter() - began > budget:
                     break
     finally:

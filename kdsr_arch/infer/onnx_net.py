@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from kdsr_arch.errors import UserError
-from kdsr_arch.infer.traits import MODES, Traits
+from kdsr_arch.infer.traits import Traits
 
 
 def open_session(model: bytes | Path, name: str, device: torch.device | str = "cpu") -> Any:
@@ -84,15 +84,15 @@ class OnnxNet(nn.Module):
 
 def _traits(path: Path, metadata: dict[str, str]) -> Traits:
     try:
-        mode, color, scale = metadata["mode"], metadata.get("color", "rgb"), int(metadata["scale"])
-        num_frame, multiple, min_size, min_clip = (
-            int(metadata.get(name, 1)) for name in ("num_frame", "multiple", "min_size", "min_clip")
+        numbers = {name: int(metadata.get(name, 1)) for name in ("num_frame", "multiple", "min_size", "min_clip")}
+        return Traits(
+            metadata["mode"],
+            int(metadata["scale"]),
+            color=metadata.get("color", "rgb"),
+            upsampled_input=metadata.get("upsampled_input", "false").lower() in ("true", "1"),
+            **numbers,
         )
     except (KeyError, ValueError) as error:
         raise UserError(
             f"{path}: its metadata do not tell what the network wants ({error}); write the file with kdsr export"
         ) from None
-    if mode not in MODES:
-        raise UserError(f"{path}: metadata 'mode' is '{mode}', expected one of {', '.join(MODES)}")
-    upsampled = metadata.get("upsampled_input", "false").lower() in ("true", "1")
-    return Traits(mode, scale, num_frame, color, upsampled, multiple, min_size=min_size, min_clip=min_clip)

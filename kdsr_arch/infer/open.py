@@ -22,14 +22,8 @@ from kdsr_arch.registry import build
 from kdsr_arch.shipped import weights_folder
 
 METADATA_KEY = "kdsr"
-_WRAPPERS = (
-    "params_ema",
-    "params",
-    "state_dict",
-    "model",
-    "net",
-    "generator",
-)  # that training code puts around weights
+# what training code puts around weights
+_WRAPPERS = ("params_ema", "params", "state_dict", "model", "net", "generator")
 _DOWNLOADS = Path("experiments") / "pretrained_models"
 
 
@@ -54,8 +48,9 @@ def read_weights(path: str | Path, param_key: str | None = None) -> dict[str, Te
     keys = ", ".join(map(str, list(content)[:5])) if isinstance(content, Mapping) else type(content).__name__
     weights = _unwrapped(content)
     if param_key is not None and isinstance(content, Mapping):
-        chosen = _unwrapped(content.get(param_key)) or _part(weights, param_key)
-        if chosen:
+        prefix = f"{param_key}."  # of a part of the network: a student starts as the decoder of its teacher
+        part = {k.removeprefix(prefix): v for k, v in weights.items() if k.startswith(prefix)}
+        if chosen := _unwrapped(content.get(param_key)) or part:
             return chosen
         if param_key not in ("params", "params_ema"):  # these two stand in for each other, and for a bare file
             raise UserError(f"{place}: no weights under '{param_key}'; its keys: {keys}")
@@ -77,24 +72,16 @@ def _unwrapped(content: Any) -> dict[str, Tensor]:
     return {}
 
 
-def _part(weights: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:
-    """The weights of the part of a network called `name`: a student starts as the decoder of its teacher."""
-    return {k.removeprefix(f"{name}."): v for k, v in weights.items() if k.startswith(f"{name}.")}
-
-
 def misfits(net: nn.Module, weights: Mapping[str, Tensor]) -> list[str]:
     """Say in which ways weights are not a network's: entries that it lacks, that it has not, of another shape."""
     own = net.state_dict()
     missing = [k for k in own if k not in weights]
     foreign = [k for k in weights if k not in own]
-    shapes = [f"{k} {tuple(weights[k].shape)} instead of {tuple(own[k].shape)}" for k in _reshaped(own, weights)]
+    reshaped = [k for k in own if k in weights and own[k].shape != weights[k].shape]
+    shapes = [f"{k} {tuple(weights[k].shape)} instead of {tuple(own[k].shape)}" for k in reshaped]
     faults = [f"misses {_some(missing)}"] if missing else []
     faults += [f"has {_some(foreign)}, which the network has not"] if foreign else []
     return faults + ([f"has other shapes: {_some(shapes)}"] if shapes else [])
-
-
-def _reshaped(own: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> list[str]:
-    return [k for k in own if k in weights and own[k].shape != weights[k].shape]
 
 
 def _some(names: list[str]) -> str:
@@ -111,8 +98,7 @@ def load_weights(net: nn.Module, path: str | Path, param_key: str | None = None,
         UserError: the file is unusable (see `read_weights`) or does not fit; the keys are named.
     """
     weights, own = read_weights(path, param_key), net.state_dict()
-    reshaped = _reshaped(own, weights)
-    fitting = {k: v for k, v in weights.items() if k in own and k not in reshaped}
+    fitting = {k: v for k, v in weights.items() if k in own and v.shape == own[k].shape}
     faults = misfits(net, weights)
     if faults and (strict or not fitting):
         raise UserError(

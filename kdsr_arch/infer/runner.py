@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from kdsr_arch.errors import UserError, nearest
+from kdsr_arch.errors import UserError
 from kdsr_arch.infer.traits import Traits, unwrap
 from kdsr_arch.ops.bicubic import upsample_bicubic
 from kdsr_arch.ops.color import rgb_to_y, rgb_to_ycbcr, ycbcr_to_rgb
@@ -89,7 +89,10 @@ class Runner:
             given = lq[:, [window[len(window) // 2] for window in index]]
         enlarged = [side * self.traits.enlargement for side in lq.shape[-2:]]
         sr = sr[..., : enlarged[0], : enlarged[1]]
-        return self._with_chroma(sr, given) if self.traits.color == "y" and lq.shape[-3] == 3 else sr
+        if self.traits.color != "y" or lq.shape[-3] == 1:
+            return sr
+        chroma = upsample_bicubic(rgb_to_ycbcr(given)[..., 1:, :, :], self.traits.enlargement)
+        return ycbcr_to_rgb(torch.cat([sr, chroma], dim=-3))
 
     def inference_net(self) -> nn.Module:
         """Return the network's form for inference, if it has one (``for_inference``); made anew when weights change.
@@ -138,13 +141,10 @@ class Runner:
                 "(B, T, C, h, w) with C = 1 or 3"
             )
         if lq.dim() == 4 and self.traits.mode != "image":
-            need = (
-                f"windows of {self.traits.num_frame} frames"
-                if self.traits.mode == "window"
-                else f"clips of at least {self.traits.min_clip} frames"
-            )
+            window = self.traits.mode == "window"
+            need = f"windows of {self.traits.num_frame}" if window else f"clips of at least {self.traits.min_clip}"
             raise UserError(
-                f"network {name} restores {need}, but got single images of shape {tuple(lq.shape)}: "
+                f"network {name} restores {need} frames, but got single images of shape {tuple(lq.shape)}: "
                 "use a video data set, or another network"
             )
         if self.traits.color == "rgb" and lq.shape[-3] == 1:
@@ -169,9 +169,8 @@ class Runner:
         count = lq.shape[1] if clip is None else clip
         if count < self.traits.min_clip:
             raise UserError(
-                f"recurrent network {self.name} takes clips of at least "
-                f"{self.traits.min_clip} frames, got {count}: set clip_length to "
-                f"{self.traits.min_clip} or more"
+                f"recurrent network {self.name} takes clips of at least {self.traits.min_clip} frames, got {count}: "
+                f"set clip_length to {self.traits.min_clip} or more"
             )
         first = self._margin(lq.shape[1], count)
         return lq[:, first : first + count]
@@ -198,11 +197,6 @@ class Runner:
             *lq.shape[:-2], lq.shape[-2] + down, lq.shape[-1] + right
         )
 
-    def _with_chroma(self, luma: Tensor, lq: Tensor) -> Tensor:
-        """RGB from the restored luma and the bicubic chroma of the input frames that it belongs to."""
-        chroma = upsample_bicubic(rgb_to_ycbcr(lq)[..., 1:, :, :], self.traits.enlargement)
-        return ycbcr_to_rgb(torch.cat([luma, chroma], dim=-3))
-
 
 def window_indices(center: int, total: int, num_frame: int, padding: str = "replicate") -> list[int]:
     """List the frames of the window around frame ``center`` of a clip of ``total`` frames.
@@ -213,27 +207,17 @@ def window_indices(center: int, total: int, num_frame: int, padding: str = "repl
             ``generate_frame_indices``).
 
     Raises:
-        UserError: unknown padding, or a clip too short for it.
+        UserError: a clip too short for the padding.
     """
     last, reach = total - 1, num_frame // 2
-    before = {
-        "replicate": lambda i: 0,
-        "reflection": lambda i: -i,
-        "reflection_circle": lambda i: center + reach - i,
-        "circle": lambda i: num_frame + i,
+    beyond: dict[str, tuple[Callable[[int], int], Callable[[int], int]]] = {  # before the first, after the last
+        "replicate": (lambda i: 0, lambda i: last),
+        "reflection": (lambda i: -i, lambda i: 2 * last - i),
+        "reflection_circle": (lambda i: center + reach - i, lambda i: center - reach - (i - last)),
+        "circle": (lambda i: num_frame + i, lambda i: i - num_frame),
     }
-    after = {
-        "replicate": lambda i: last,
-        "reflection": lambda i: 2 * last - i,
-        "reflection_circle": lambda i: center - reach - (i - last),
-        "circle": lambda i: i - num_frame,
-    }
-    if padding not in before:
-        raise UserError(f"unknown padding '{padding}'{nearest(padding, before)}: use one of {', '.join(before)}")
-    index = [
-        before[padding](i) if i < 0 else after[padding](i) if i > last else i
-        for i in range(center - reach, center + reach + 1)
-    ]
+    before, after = beyond[padding]
+    index = [before(i) if i < 0 else after(i) if i > last else i for i in range(center - reach, center + reach + 1)]
     if min(index) < 0 or max(index) > last:
         raise UserError(
             f"a clip of {total} frame(s) is too short for windows of {num_frame} with padding '{padding}': "

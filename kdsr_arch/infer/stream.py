@@ -121,7 +121,7 @@ class Restorer:
                 with torch.inference_mode():
                     return self.frames(lq, wanted)
             except RuntimeError as error:
-                if not _out_of_memory(error):
+                if not isinstance(error, torch.OutOfMemoryError) and "can't allocate memory" not in str(error):
                     raise
                 self._smaller[size] = tile = (self.tile_of(*size) or max(size)) // 2
                 if tile < _SMALLEST_TILE:
@@ -140,10 +140,6 @@ class Restorer:
 
         side = max(tile, traits.min_size) if tile else 0
         return restore_tiled(call, lq, traits.scale, side, self.overlap, traits.lr_multiple)
-
-
-def _out_of_memory(error: RuntimeError) -> bool:
-    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
 
 
 def pieces(
@@ -199,13 +195,8 @@ def restore_tiled(
         row = []
         for left, right, outer_left, outer_right in _spans(width, tile, overlap, multiple):
             part = restore(lq[..., outer_top:outer_bottom, outer_left:outer_right])
-            row.append(
-                part[
-                    ...,
-                    (top - outer_top) * scale : (bottom - outer_top) * scale,
-                    (left - outer_left) * scale : (right - outer_left) * scale,
-                ]
-            )
+            part = part[..., (top - outer_top) * scale : (bottom - outer_top) * scale, :]
+            row.append(part[..., (left - outer_left) * scale : (right - outer_left) * scale])
         rows.append(torch.cat(row, dim=-1))
     return torch.cat(rows, dim=-2)
 

@@ -1,4 +1,4 @@
-"""Runs the teacher over the training images or clips once and stores what it makes of them."""
+"""Runs the teacher over the training data once, stores what it makes of them, and measures what training gains."""
 
 from __future__ import annotations
 
@@ -17,12 +17,16 @@ from kdsr_arch.data.augment import allowed_flips, flip_of, to_tensor, undo_flip
 from kdsr_arch.data.loader import open_dataset
 from kdsr_arch.data.store.lmdb_store import LmdbWriter
 from kdsr_arch.data.store.teacher_store import INFO, OUTPUT, View, stored_maps
+from kdsr_arch.distill.taps import Batch
 from kdsr_arch.distill.teachers import build_teacher, weights_digests
 from kdsr_arch.errors import UserError
+from kdsr_arch.io import write_whole
 from kdsr_arch.log import get_logger, progress_bar
 from kdsr_arch.options.schema import Options
-from kdsr_arch.options.schema_train import TermOptions
 from kdsr_arch.precompute.live import LiveTeacher, Probe, measure_border
+from kdsr_arch.train.checkpoint import random_states_kept
+from kdsr_arch.train.distill_model import DistillModel
+from kdsr_arch.train.trainer import Trainer
 
 
 @dataclass(frozen=True)
@@ -48,27 +52,14 @@ def plan_of(opt: Options, taps: Sequence[str] | None, crops: int, one_orientatio
     train = opt.datasets["train"]
     flips = allowed_flips(bool(train.use_hflip), bool(train.use_rot))
     if taps is None:
-        taps = [tap for term in (opt.train.distill_opt.values() if opt.train else ()) for tap in _teacher_taps(term)]
+        terms = opt.train.distill_opt.values() if opt.train else ()
+        named = [term.teacher or term.at or [] for term in terms]
+        taps = [tap for names in named for tap in ([names] if isinstance(names, str) else names)]
+        taps = [tap for tap in taps if tap not in (OUTPUT, "lq", "gt")]
     return Plan(tuple(dict.fromkeys(taps)), crops, (0,) if one_orientation else tuple(flips), not one_orientation)
 
 
-def _teacher_taps(term: TermOptions) -> list[str]:
-    named = term.teacher or term.at or []
-    names = [named] if isinstance(named, str) else named
-    return [name for name in names if name not in (OUTPUT, "lq", "gt")]
-
-
 _STORED_FOR = ("ImagePairDataset", "ClipDataset")
-
-
-def _open(opt: Options) -> Any:
-    """The training set, without a store."""
-    section = opt.datasets["train"].model_copy(update={"teacher_cache": None})
-    if section.type not in _STORED_FOR:
-        raise UserError(
-            f"cache-teacher: datasets.train is a {section.type}; outputs are stored for {' and '.join(_STORED_FOR)}"
-        )
-    return open_dataset(section, "datasets.train")
 
 
 def fill_store(opt: Options, path: Path, plan: Plan) -> Probe | None:
@@ -80,7 +71,12 @@ def fill_store(opt: Options, path: Path, plan: Plan) -> Probe | None:
     Raises:
         UserError: no teacher, a tap that cannot be stored, too little disk, or a path that exists.
     """
-    dataset = _open(opt)
+    section = opt.datasets["train"].model_copy(update={"teacher_cache": None})
+    if section.type not in _STORED_FOR:
+        raise UserError(
+            f"cache-teacher: datasets.train is a {section.type}; outputs are stored for {' and '.join(_STORED_FOR)}"
+        )
+    dataset = open_dataset(section, "datasets.train")
     net = build_teacher(opt)
     if net is None:
         raise UserError("cache-teacher: the options name no network_t")
@@ -176,7 +172,10 @@ class _Filling:
         places = self._places(view, low[0].shape[:2])
         for name, number, maps, place in self._made(frames, places):
             if probe and (name, number) == (OUTPUT, 0) and not self.plan.crops:
-                self._probe(frames, maps)
+                border = measure_border(self.teacher, to_tensor(frames, color=self.dataset.color), maps, self.patch)
+                if border is not None and border.looks_further:  # said before hours are spent on the other images
+                    get_logger().warning(str(border))
+                self.state["border"] = None if border is None else vars(border)
             key, value = stored_maps(view.key, number, name, maps, place if self.plan.crops else None)
             self.writer.put(key, value)
             written += len(value)
@@ -211,12 +210,6 @@ class _Filling:
                 for name, maps in self.teacher(to_tensor(parts, flip, self.dataset.color)).items():
                     yield name, number, undo_flip(maps.numpy(), flip), place
 
-    def _probe(self, frames: Sequence[np.ndarray], output: np.ndarray) -> None:
-        border = measure_border(self.teacher, to_tensor(frames, color=self.dataset.color), output, self.patch)
-        if border is not None and border.looks_further:  # said now, before hours are spent on the other images
-            get_logger().warning(str(border))
-        self.state["border"] = None if border is None else vars(border)
-
     def _check_disk(self, written: int, left: int) -> None:
         """Tell when as many bytes for each view that is left cannot fit, and why."""
         folder = self.writer.path.absolute().parent
@@ -235,3 +228,64 @@ class _Filling:
             f"{free / 2**30:.1f} GiB are free; store fewer taps (--taps NAMES; --taps alone: the output only), "
             "--crops N, --one-orientation, or sub-images"
         )
+
+
+# ------------------------------------------------------------------------------------------------ what a store gains
+
+
+@dataclass(frozen=True)
+class Gain:
+    """Training steps per second with the live teacher and with the store, and the loss of one batch with both."""
+
+    live: float
+    stored: float
+    live_loss: float
+    stored_loss: float
+
+    def __str__(self) -> str:
+        return (
+            f"steps per second: {self.live:.3g} with the live teacher, {self.stored:.3g} with the store: "
+            f"{self.stored / self.live:.1f} x; loss of the first batch {self.live_loss:.6g} and {self.stored_loss:.6g}"
+        )
+
+
+def measure_gain(opt: Options, store: Path, live_steps: int = 2, stored_steps: int = 8) -> Gain:
+    """Train a few steps both ways, on the same batches; nothing is kept."""
+    assert opt.train is not None
+    data = opt.datasets["train"].model_copy(update={"teacher_cache": str(store), "num_worker_per_gpu": 0})
+    few = opt.train.model_copy(update={"total_iter": max(stored_steps, live_steps)})
+    short = opt.model_copy(update={"datasets": {"train": data}, "train": few, "val": None, "manual_seed": 0})
+    with random_states_kept():
+        stored, stored_loss = _steps(Trainer(short), stored_steps)
+        live, live_loss = _steps(LiveTrainer(short), live_steps)
+    return Gain(live, stored, live_loss, stored_loss)
+
+
+class LiveTrainer(Trainer):
+    """Draws the crops that the store holds, and runs the teacher on them."""
+
+    def build_model(self, sample: Batch) -> DistillModel:
+        """Build what is trained, without the store."""
+        return DistillModel(self.opt.model_copy(update={"datasets": {}}), sample)
+
+
+def _steps(trainer: Trainer, count: int) -> tuple[float, float]:
+    """Steps per second, the first left out, and the total loss of the first."""
+    spent, loss = 0.0, 0.0
+    for iteration in range(1, count + 1):
+        began = time.perf_counter()
+        trainer.step(iteration)
+        figures = trainer.figures()  # waits for the device
+        if iteration == 1:
+            loss = sum(value for name, value in figures.items() if name.startswith("l_"))
+        if iteration > 1 or count == 1:
+            spent += time.perf_counter() - began
+    trainer.close()
+    return max(count - 1, 1) / spent, loss
+
+
+def record_gain(store: Path, gain: Gain) -> None:
+    """Write the gain into the store's ``teacher.json``."""
+    file = store / INFO
+    info = json.loads(file.read_text(encoding="utf-8")) | {"gain": vars(gain)}
+    write_whole(file, lambda handle: handle.write(json.dumps(info).encode()))

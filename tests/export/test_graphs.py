@@ -9,9 +9,8 @@ from basicsr.archs.spynet_arch import SpyNet
 from basicsr.archs.swinir_arch import SwinTransformerBlock
 
 from kdsr_arch.export.form import prepare
-from kdsr_arch.export.formats import FORMATS
+from kdsr_arch.export.formats import FORMATS, SIZES
 from kdsr_arch.export.graphs import graph_form
-from kdsr_arch.export.verify import SIZES
 from kdsr_arch.infer.open import Opened
 from kdsr_arch.infer.traits import traits_of
 from kdsr_arch.ops.exporting import export_form

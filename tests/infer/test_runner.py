@@ -92,8 +92,6 @@ def test_one_frame_clip_replicates_and_refuses_reflection():
     assert window_indices(0, 1, 5) == [0] * 5
     with refuses(1, 5, "'reflection'", "'replicate'"):
         window_indices(0, 1, 5, "reflection")
-    with refuses("padding", "'replicat'", near="replicate"):
-        window_indices(0, 1, 5, "replicat")
 
 
 def test_luma_network_restores_color_with_bicubic_chroma():

@@ -13,8 +13,7 @@ from kdsr_arch.distill.teachers import build_teacher
 from kdsr_arch.io import save_tensors
 from kdsr_arch.options import load_options
 from kdsr_arch.precompute import fill as teacher_cache
-from kdsr_arch.precompute.fill import fill_store, plan_of
-from kdsr_arch.precompute.gain import LiveTrainer
+from kdsr_arch.precompute.fill import LiveTrainer, fill_store, plan_of
 from kdsr_arch.train.trainer import Trainer
 from tests.helpers.messages import refuses
 from tests.helpers.networks import make_network

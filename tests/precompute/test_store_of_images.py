@@ -17,8 +17,7 @@ from kdsr_arch.distill.teachers import build_teacher, stored_teacher
 from kdsr_arch.io import save_tensors
 from kdsr_arch.ops.color import rgb_to_y
 from kdsr_arch.options import Options, load_options
-from kdsr_arch.precompute.fill import fill_store, plan_of
-from kdsr_arch.precompute.gain import LiveTrainer, measure_gain
+from kdsr_arch.precompute.fill import LiveTrainer, fill_store, measure_gain, plan_of
 from kdsr_arch.precompute.live import LiveTeacher
 from kdsr_arch.train.trainer import Trainer
 from tests.helpers.images import write_textures
