@@ -9,7 +9,7 @@ from typing import Any
 
 from kdsr_arch.errors import UserError
 from kdsr_arch.evaluate.evaluator import EvalResult
-from kdsr_arch.evaluate.results import TestReport
+from kdsr_arch.evaluate.tester import TestReport
 from kdsr_arch.infer.cost import Cost, where_run
 from kdsr_arch.infer.pixels import to_bgr
 from kdsr_arch.io import write_bytes

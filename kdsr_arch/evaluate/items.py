@@ -51,26 +51,19 @@ def items_of(sample: Mapping[str, Any], mode: str) -> Iterator[Item]:
     """
     if "lq" not in sample:
         raise UserError(f"a test sample has no 'lq', only {sorted(sample)}: is the data set one for testing?")
-    size = _batch_size(sample, mode)
-    if size is None:
+    lq = sample["lq"]
+    if lq.dim() not in (3, 4, 5):
+        raise UserError(f"a test sample's lq has shape {tuple(lq.shape)}: expected (C, h, w), or (T, C, h, w)")
+    collated = lq.dim() == 5
+    if lq.dim() == 4:  # a clip, or a batch of images
+        names = [sample[key] for key in _NAME_KEYS if key in sample]
+        listed = bool(names) and isinstance(names[0], (list, tuple)) and len(names[0]) == len(lq)
+        collated = listed if names else mode == "image"
+    if not collated:
         yield _single(sample)
         return
-    for i in range(size):
-        yield _single({key: _pick(value, i, size) for key, value in sample.items()})
-
-
-def _batch_size(sample: Mapping[str, Any], mode: str) -> int | None:
-    lq = sample["lq"]
-    if lq.dim() == 5:
-        return lq.shape[0]
-    if lq.dim() == 3:
-        return None
-    if lq.dim() != 4:
-        raise UserError(f"a test sample's lq has shape {tuple(lq.shape)}: expected (C, h, w), or (T, C, h, w)")
-    names = [sample[key] for key in _NAME_KEYS if key in sample]
-    if not names:
-        return lq.shape[0] if mode == "image" else None
-    return lq.shape[0] if isinstance(names[0], (list, tuple)) and len(names[0]) == lq.shape[0] else None
+    for i in range(len(lq)):
+        yield _single({key: _pick(value, i, len(lq)) for key, value in sample.items()})
 
 
 def _pick(value: Any, index: int, size: int) -> Any:

@@ -83,15 +83,13 @@ class OnnxNet(nn.Module):
 
 
 def _traits(path: Path, metadata: dict[str, str]) -> Traits:
+    upsampled = metadata.get("upsampled_input", "false").lower() in ("true", "1")
     try:
-        numbers = {name: int(metadata.get(name, 1)) for name in ("num_frame", "multiple", "min_size", "min_clip")}
-        return Traits(
-            metadata["mode"],
-            int(metadata["scale"]),
-            color=metadata.get("color", "rgb"),
-            upsampled_input=metadata.get("upsampled_input", "false").lower() in ("true", "1"),
-            **numbers,
+        num_frame, multiple, min_size, min_clip = (
+            int(metadata.get(name, 1)) for name in ("num_frame", "multiple", "min_size", "min_clip")
         )
+        mode, scale, color = metadata["mode"], int(metadata["scale"]), metadata.get("color", "rgb")
+        return Traits(mode, scale, num_frame, color, upsampled, multiple, min_size=min_size, min_clip=min_clip)
     except (KeyError, ValueError) as error:
         raise UserError(
             f"{path}: its metadata do not tell what the network wants ({error}); write the file with kdsr export"

@@ -243,25 +243,14 @@ def _spec(path: Path | None, option_file: str | Path | None, network: str | None
         facts = read_metadata(read_safetensors(path)[1], path)
         if facts is not None:
             return dict(facts["network"]), int(facts["scale"])
-    beside = option_file_of(path)
-    if beside is None:
+    folder, same_name = path.resolve().parent, path.with_suffix(".yml")
+    files = sorted((folder.parent if folder.name == "models" else folder).glob("*.yml"))  # NAME/models/net_g_N.pth
+    if not same_name.is_file() and len(files) != 1:
         raise UserError(
             f"{path}: which network is it? Give its option file (-opt FILE) or the network itself "
             "(--network '{type: FSRCNN, scale: 4}')"
         )
-    return _from_option_file(beside)
-
-
-def option_file_of(weights: Path) -> Path | None:
-    """Find the file that tells the network of ``weights``, if there is one.
-
-    It is the YAML file of the same name beside them, or the option file of the experiment (NAME/models/net_g_N.pth).
-    """
-    if weights.with_suffix(".yml").is_file():
-        return weights.with_suffix(".yml")
-    folder = weights.resolve().parent
-    files = sorted((folder.parent if folder.name == "models" else folder).glob("*.yml"))
-    return files[0] if len(files) == 1 else None
+    return _from_option_file(same_name if same_name.is_file() else files[0])
 
 
 def parsed_network(text: str) -> dict[str, Any]:

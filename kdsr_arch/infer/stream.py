@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TypeVar
@@ -157,15 +158,12 @@ def pieces(
         (piece, first, number): frames ``piece[first:first + number]`` are to be restored, at most ``count`` of them;
         every frame once, in order.
     """
-    piece, first = list(before), len(before)
-    for frame in frames:
-        piece.append(frame)
-        if len(piece) == first + count + context:
-            yield piece, first, count
-            keep = min(context, first + count)
-            piece, first = piece[first + count - keep :], keep
-    while len(piece) > first:
+    piece, first, rest = list(before), len(before), iter(frames)
+    while True:
+        piece += itertools.islice(rest, first + count + context - len(piece))
         now = min(count, len(piece) - first)
+        if now < 1:
+            return
         yield piece, first, now
         keep = min(context, first + now)
         piece, first = piece[first + now - keep :], keep

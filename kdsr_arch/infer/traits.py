@@ -1,20 +1,21 @@
 """What the rest of the project must know about a network to run it and to tap it.
 
-A network of this project declares ``self.traits``; a table describes BasicSR's networks, which cannot.
+A network of this project declares ``self.traits``; a table describes BasicSR's networks, which do not.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from torch import nn
 
 from kdsr_arch.errors import UserError
-from kdsr_arch.infer.basicsr_traits import described
 
 MODES = ("image", "window", "recurrent")
+_SPYNET_SIDE = 33  # BasicSR's SpyNet rounds sides up to a multiple of 32 and fails where that is 32
 
 
 @dataclass(frozen=True)
@@ -81,8 +82,10 @@ def traits_of(net: nn.Module, scale: int | None = None) -> Traits:
         UserError: the network works at another scale than ``scale``, or no scale is known.
     """
     net = unwrap(net)
-    own = getattr(net, "traits", None)
-    traits = own if isinstance(own, Traits) else Traits(**described(net, scale))
+    traits = getattr(net, "traits", None)
+    if not isinstance(traits, Traits):
+        names = (cls.__name__ for cls in type(net).__mro__ if cls.__module__.startswith("basicsr."))
+        traits = next((_TABLE[name] for name in names if name in _TABLE), _image)(net, scale)
     if scale is not None and traits.scale != scale:
         raise UserError(
             f"network {type(net).__name__} enlarges by {traits.scale}, but the experiment's scale is "
@@ -100,3 +103,99 @@ def unwrap(net: nn.Module) -> nn.Module:
         if inner is None:
             return net
         net = inner
+
+
+# ------------------------------------------------------------------------------------------------ BasicSR's networks
+
+
+def _image(net: nn.Module, scale: int | None, **taps: str) -> Traits:
+    """Any network of single images, as far as its modules tell."""
+    own = next((n for n in (getattr(net, name, None) for name in ("scale", "upscale")) if isinstance(n, int)), None)
+    upsample = getattr(net, "upsample", None)
+    if own is None and isinstance(upsample, nn.Module):
+        own = math.prod(part.upscale_factor for part in upsample.modules() if isinstance(part, nn.PixelShuffle))
+    factor = scale if own is None else own
+    if factor is None:
+        raise UserError(
+            f"the scale of network {type(net).__name__} is not known: give it a `traits` attribute, "
+            "or set `scale` in the option file"
+        )
+    paths = dict(net.named_modules())
+    present = {alias: path for alias, path in taps.items() if path in paths}
+    return Traits("image", factor, color=_color_of(net), taps=present)
+
+
+def _color_of(net: nn.Module) -> str:
+    first = next((m for m in net.modules() if isinstance(m, (nn.Conv2d, nn.Conv3d))), None)
+    return "y" if first is not None and first.in_channels == 1 else "rgb"
+
+
+def _edvr(net: Any, scale: int | None) -> Traits:
+    fusion = net.fusion.feat_fusion if net.with_tsa else net.fusion
+    num_frame, taps = fusion.in_channels // net.conv_l2_1.in_channels, {"f_sr": "conv_hr", "f_lr": "reconstruction"}
+    return Traits("window", 1 if net.hr_in else 4, num_frame, multiple=16 if net.hr_in else 4, taps=taps)
+
+
+def _toflow(net: Any, scale: int | None) -> Traits:
+    taps = {"f_sr": "conv_3", "f_lr": "conv_1"}
+    return Traits("window", scale or 4, 7, upsampled_input=True, multiple=16, taps=taps)
+
+
+def _basicvsr(net: Any, scale: int | None) -> Traits:
+    return Traits("recurrent", 4, taps={"f_sr": "conv_hr", "f_lr": "fusion"}, min_size=_SPYNET_SIDE, min_clip=2)
+
+
+def _iconvsr(net: Any, scale: int | None) -> Traits:
+    taps = {"f_sr": "conv_hr", "f_lr": "forward_trunk"}
+    min_clip = 2 * net.temporal_padding + 1  # its ends are mirrored over that many frames
+    return Traits("recurrent", 4, multiple=4, taps=taps, min_size=_SPYNET_SIDE, min_clip=min_clip)
+
+
+def _basicvsrpp(net: Any, scale: int | None) -> Traits:
+    factor, multiple, min_size = (4, 1, 64) if net.is_low_res_input else (1, 4, 256)
+    taps = {"f_sr": "conv_hr", "f_lr": "reconstruction"}
+    return Traits("recurrent", factor, multiple=multiple, taps=taps, min_size=min_size, min_clip=2)
+
+
+def _swinir(net: Any, scale: int | None) -> Traits:
+    window = max(m.window_size for m in net.modules() if type(m).__name__ == "SwinTransformerBlock")
+    features = {"pixelshuffle": "upsample", "nearest+conv": "conv_hr"}
+    taps = {"f_lr": "conv_after_body"}
+    if net.upsampler in features:
+        taps["f_sr"] = features[net.upsampler]
+    return Traits("image", net.upscale, color=_color_of(net), multiple=window, taps=taps)
+
+
+def _rrdbnet(net: Any, scale: int | None) -> Traits:
+    color = "y" if net.conv_last.out_channels == 1 else "rgb"
+    multiple = {2: 2, 1: 4}.get(net.scale, 1)  # it begins with a pixel-unshuffle below x4
+    return Traits("image", net.scale, color=color, multiple=multiple, taps={"f_sr": "conv_hr", "f_lr": "conv_body"})
+
+
+def _sub_pixel(net: Any, scale: int | None) -> Traits:
+    return _image(net, scale, f_sr="upsample", f_lr="conv_after_body")
+
+
+def _last_layer_shuffle(net: Any, scale: int | None) -> Traits:
+    # These shuffle the image itself: no feature map of HR size exists.
+    body = "body" if hasattr(net, "body") else "backbone"
+    last = len(net.get_submodule(body)) - 2
+    return _image(net, scale, f_lr=f"{body}.{last}")
+
+
+_TABLE: dict[str, Callable[[Any, int | None], Traits]] = {
+    "EDVR": _edvr,
+    "DUF": lambda net, scale: Traits("window", net.scale, 7),
+    "TOFlow": _toflow,
+    "BasicVSR": _basicvsr,
+    "IconVSR": _iconvsr,
+    "BasicVSRPlusPlus": _basicvsrpp,
+    "RCAN": _sub_pixel,
+    "EDSR": _sub_pixel,
+    "MSRResNet": lambda net, scale: _image(net, scale, f_sr="conv_hr", f_lr="body"),
+    "RRDBNet": _rrdbnet,
+    "SwinIR": _swinir,
+    "SRVGGNetCompact": _last_layer_shuffle,
+    "ECBSR": _last_layer_shuffle,
+    "RIDNet": lambda net, scale: Traits("image", 1, taps={"f_lr": "body", "f_sr": "body"}),
+}

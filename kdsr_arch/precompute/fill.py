@@ -137,7 +137,12 @@ class _Filling:
 
     def run(self, views: Sequence[View]) -> None:
         """Store every view that is not done yet; after the first, check that the others fit on the disk."""
-        done = self._resumed(views)
+        done, stamps = self.state["views"], ""
+        for view in views[:done]:  # an earlier run has stored these
+            stamps = self._stamped(view)
+            self._places(view, self.dataset.pairs.lq.size(view.frames[0]))
+        if stamps != self.state["frames"]:
+            raise UserError(f"{self.writer.work}: left unfinished, and the images have changed since; remove it")
         with progress_bar(self.writer.path.name, len(views), self.unit, done) as bar:
             for number, view in enumerate(views[done:], done):
                 began, written = time.monotonic(), self._store(view, probe=number == 0)
@@ -148,16 +153,6 @@ class _Filling:
                 self.state["seconds"] += time.monotonic() - began
                 self.writer.state = dict(self.state)
                 bar.update()
-
-    def _resumed(self, views: Sequence[View]) -> int:
-        """The number of views that an earlier run has stored, of which note is taken."""
-        done, stamps = self.state["views"], ""
-        for view in views[:done]:
-            stamps = self._stamped(view)
-            self._places(view, self.dataset.pairs.lq.size(view.frames[0]))
-        if stamps != self.state["frames"]:
-            raise UserError(f"{self.writer.work}: left unfinished, and the images have changed since; remove it")
-        return done
 
     def _stamped(self, view: View) -> str:
         """A digest of the frames of all views up to this one."""

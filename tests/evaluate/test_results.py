@@ -6,7 +6,7 @@ import json
 import pytest
 
 from kdsr_arch.evaluate.evaluator import EvalResult
-from kdsr_arch.evaluate.results import TestReport, write_results
+from kdsr_arch.evaluate.tester import TestReport, write_results
 from kdsr_arch.infer.cost import Cost
 from kdsr_arch.records import format_value, markdown_table, strict_json
 from tests.helpers.messages import refuses

@@ -15,7 +15,7 @@ import torch
 from kdsr_arch.demo.page import Row, finding, write_demo
 from kdsr_arch.demo.students import ALONE, TAUGHT, TEST, Training, check_fair, plan, train_all
 from kdsr_arch.evaluate.evaluator import EvalResult
-from kdsr_arch.evaluate.results import TestReport, write_results
+from kdsr_arch.evaluate.tester import TestReport, write_results
 from kdsr_arch.infer.cost import Cost
 from kdsr_arch.infer.pixels import to_bgr, write_png
 from kdsr_arch.shipped import option_file
