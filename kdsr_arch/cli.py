@@ -52,14 +52,6 @@ def build_parser(command: str | None = None) -> argparse.ArgumentParser:
     return parser
 
 
-def _announce(args: argparse.Namespace) -> None:
-    """Print the first line, before anything heavy is imported; other processes of a distributed run only log errors."""
-    if os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0")) != "0":
-        logging.getLogger("kdsr").setLevel(logging.ERROR)
-    elif getattr(args, "opt", None):
-        print(f"KDSR {__version__}: reading {args.opt}", flush=True)
-
-
 def _tell_os_error(error: OSError) -> str | None:
     """Return a sentence for what a user can mend; None for anything else, which is a fault of the program."""
     place = f" {error.filename}" if error.filename else ""
@@ -76,27 +68,6 @@ def printable(text: str) -> str:
     """A message that quotes a file may hold what steers a terminal: such characters are shown as ``\\x1b``."""
     shown = (c if c.isprintable() or c in "\n\t" else c.encode("unicode_escape").decode() for c in text)
     return "".join(shown)
-
-
-def _guarded(args: argparse.Namespace) -> int:
-    """Run the command; what a user can mend becomes one sentence, from one process of the job, and exit code 2."""
-    reported: bool | None = None
-    try:
-        return int(args.run(args) or 0)
-    except UserError as error:
-        message, reported = str(error), error.reported
-    except OSError as error:
-        sentence = _tell_os_error(error)
-        if sentence is None:
-            raise
-        message, reported = sentence, getattr(error, "reported", None)
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return 130
-    sys.stdout.flush()
-    if not reported:
-        print(f"error: {printable(message)}", file=sys.stderr, flush=True)
-    return 2
 
 
 def main(argv: Sequence[str] | None = None, root: Path | None = None) -> int:
@@ -116,12 +87,29 @@ def main(argv: Sequence[str] | None = None, root: Path | None = None) -> int:
     args = build_parser(command).parse_args(words)
     if getattr(args, "root", None) is None:
         args.root = root
-    _announce(args)
+    if os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0")) != "0":  # one process of many: only the first speaks
+        logging.getLogger("kdsr").setLevel(logging.ERROR)
+    elif getattr(args, "opt", None):
+        print(f"KDSR {__version__}: reading {args.opt}", flush=True)  # before anything heavy is imported
     try:
         with ending_on_signals():
-            return _guarded(args)
+            return int(args.run(args) or 0)
+    except UserError as error:
+        message, reported = str(error), error.reported
+    except OSError as error:
+        sentence = _tell_os_error(error)
+        if sentence is None:
+            raise
+        message, reported = sentence, getattr(error, "reported", None)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
     except Ended as ended:
         return int(ended.code or 0)
+    sys.stdout.flush()
+    if not reported:  # by another process of the job
+        print(f"error: {printable(message)}", file=sys.stderr, flush=True)
+    return 2
 
 
 if __name__ == "__main__":

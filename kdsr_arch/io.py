@@ -214,6 +214,16 @@ def locate(path: str | Path) -> Path:
     return place
 
 
+def option_file(path: str | Path) -> Path:
+    """Return an option file: the one at ``path``, or else the shipped one that ``options/NAME.yml`` names."""
+    path, package = Path(path), Path(__file__).resolve().parent
+    if path.exists() or path.is_absolute() or path.parts[:1] != ("options",):
+        return path
+    folders = (package.parent / "options", package / "option_files")  # of a checkout; of an installation
+    shipped = next(folder for folder in folders if folder.is_dir()).joinpath(*path.parts[1:])
+    return shipped if shipped.is_file() else path
+
+
 def load_tensors(path: Path, what: str = "checkpoint") -> Any:
     """Read a file of torch.save, or one ending in .safetensors or .npz, as data, onto the CPU.
 
@@ -330,23 +340,19 @@ def read_groups(path: Path) -> dict[str, Any]:
     tensors, metadata = read_safetensors(path)
     if _GROUPS not in metadata:
         return dict(tensors)
-    groups: dict[str, Any] = {name: {} for name in _group_names(metadata[_GROUPS], path)}
+    try:
+        names = json.loads(metadata[_GROUPS])
+    except (ValueError, RecursionError):
+        names = None
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise UserError(f"{path}: damaged: its metadata cannot be read; copy or download it again")
+    groups: dict[str, Any] = {name: {} for name in names}
     for name, value in tensors.items():
         group, _, key = name.partition(".")
         if group not in groups:
             raise UserError(f"{path}: damaged: '{name}' belongs to none of the groups that its metadata name")
         groups[group][key] = value
     return groups
-
-
-def _group_names(text: str, path: Path) -> list[str]:
-    try:
-        names = json.loads(text)
-    except (ValueError, RecursionError):
-        names = None
-    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-        raise UserError(f"{path}: damaged: its metadata cannot be read; copy or download it again")
-    return names
 
 
 def _digest(tensors: Mapping[str, Tensor]) -> str:

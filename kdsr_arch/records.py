@@ -50,13 +50,10 @@ def machine(device: str = "cpu") -> dict[str, Any]:
 
     kind = torch.device(device)
     name = torch.cuda.get_device_name(kind) if kind.type == "cuda" else kind.type
-    return {"processor": _processor(), "cores": available_cores(), "device": name}
-
-
-def _processor() -> str:
     info = Path("/proc/cpuinfo")
     lines = info.read_text().splitlines() if info.exists() else []
-    return next((line.partition(": ")[2] for line in lines if line.startswith("model name")), platform.processor())
+    processor = next((line.partition(": ")[2] for line in lines if line.startswith("model name")), platform.processor())
+    return {"processor": processor, "cores": available_cores(), "device": name}
 
 
 def environment() -> str:

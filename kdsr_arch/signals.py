@@ -84,11 +84,7 @@ def leave_signals_to_parent(needed_to_save: bool = False) -> None:
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if needed_to_save:
-        signal.signal(signal.SIGTERM, _spare_once)
-
-
-def _spare_once(signum: int, frame: FrameType | None) -> None:
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        signal.signal(signal.SIGTERM, lambda *_: signal.signal(signal.SIGTERM, signal.SIG_DFL))
 
 
 def _in_main_thread() -> bool:

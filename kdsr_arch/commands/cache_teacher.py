@@ -14,19 +14,16 @@ from kdsr_arch.commands.common import add_option_file, load
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments that say what to store, and how."""
     add_option_file(parser)
-    parser.add_argument("-o", "--output", type=Path, required=True, metavar="STORE.lmdb", help="the store to make")
-    parser.add_argument("--taps", nargs="*", help="taps to store beside the output (default: those the terms name)")
-    parser.add_argument(
-        "--crops", type=int, default=0, metavar="N",
-        help="restore N crops of gt_size of each image or clip alone, as live training would, instead of whole images: "
-        "exact for every teacher, those that look at the whole image (channel attention) among them",
-    )  # fmt: skip
-    parser.add_argument(
-        "--one-orientation", action="store_true",
-        help="run the teacher once an image and turn its output with the image (and with time): up to 8 x faster (16 x "
-        "with random_reverse), and not exact",
-    )  # fmt: skip
-    parser.add_argument("--no-measure", action="store_true", help="do not measure the gain in steps per second")
+    add = parser.add_argument
+    add("-o", "--output", type=Path, required=True, metavar="STORE.lmdb", help="the store to make")
+    add("--taps", nargs="*", help="taps to store beside the output (default: those the terms name)")
+    text = "restore N crops of gt_size of each image or clip alone, as live training would, instead of whole images: "
+    text += "exact for every teacher, those that look at the whole image (channel attention) among them"
+    add("--crops", type=int, default=0, metavar="N", help=text)
+    text = "run the teacher once an image and turn its output with the image (and with time): up to 8 x faster (16 x "
+    text += "with random_reverse), and not exact"
+    add("--one-orientation", action="store_true", help=text)
+    add("--no-measure", action="store_true", help="do not measure the gain in steps per second")
 
 
 def run(args: argparse.Namespace) -> int:

@@ -17,39 +17,27 @@ if TYPE_CHECKING:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare what to check, or what to explain."""
     add_option_file(parser, required=False)
-    parser.add_argument(
-        "--explain", metavar="KEY", help="tell what an option (train.optim_g.lr, gt_size) or a class (EDVR) takes"
-    )
+    text = "tell what an option (train.optim_g.lr, gt_size) or a class (EDVR) takes"
+    parser.add_argument("--explain", metavar="KEY", help=text)
     parser.add_argument("--schema", action="store_true", help="print the JSON Schema of option files, for editors")
     parser.add_argument("--test", action="store_true", help="check the file for testing rather than for training")
     parser.add_argument("--no-dry-run", action="store_true", help="check the options only: no data, no networks")
 
 
-def _explain(args: argparse.Namespace) -> int:
-    from kdsr_arch.options import explain, json_schema
+def run(args: argparse.Namespace) -> int:
+    """Check the file and do the dry run, or explain."""
+    from kdsr_arch.options import explain, json_schema, load_yaml
 
     if args.schema:
         print(json.dumps(json_schema(), indent=1))
     if args.explain:
         print(explain(args.explain))
-    return 0
-
-
-def _for_testing(args: argparse.Namespace) -> bool:
-    """Tell whether a file is meant for testing: one without `datasets.train` can only be."""
-    from kdsr_arch.options import load_yaml
-
-    datasets = load_yaml(args.opt).get("datasets")
-    return args.test or (isinstance(datasets, dict) and bool(datasets) and "train" not in datasets)
-
-
-def run(args: argparse.Namespace) -> int:
-    """Check the file and do the dry run, or explain."""
     if args.schema or args.explain:
-        return _explain(args)
+        return 0
     if not args.opt:
         raise UserError("kdsr check needs an option file (-opt FILE), --explain KEY or --schema")
-    if _for_testing(args):
+    datasets = load_yaml(args.opt).get("datasets")
+    if args.test or (datasets and isinstance(datasets, dict) and "train" not in datasets):  # which can only be tested
         load(args, is_train=False)
         print(f"{args.opt}: the options are sound")
         return 0

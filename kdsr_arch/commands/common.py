@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from kdsr_arch.shipped import option_file
+from kdsr_arch.io import option_file
 
 if TYPE_CHECKING:
     from kdsr_arch.options import Options
@@ -16,41 +16,22 @@ if TYPE_CHECKING:
 
 def add_option_file(parser: argparse.ArgumentParser, required: bool = True) -> None:
     """Add ``-opt`` and ``--force_yml``."""
-    parser.add_argument(
-        "-opt",
-        "--opt",
-        type=lambda text: str(option_file(text)),
-        required=required,
-        metavar="FILE",
-        help="the option file (YAML); options/NAME.yml finds a shipped one from any folder",
-    )
-    parser.add_argument(
-        "--force_yml",
-        nargs="+",
-        default=[],
-        metavar="KEY:SUB=VALUE",
-        action="extend",
-        help="set single options, such as train:total_iter=1000 (the value is YAML; null takes the key out)",
-    )
+    text = "the option file (YAML); options/NAME.yml finds a shipped one from any folder"
+    parser.add_argument("-opt", "--opt", type=option_file, required=required, metavar="FILE", help=text)
+    text = "set single options, such as train:total_iter=1000 (the value is YAML; null takes the key out)"
+    parser.add_argument("--force_yml", nargs="+", action="extend", default=[], metavar="KEY:SUB=VALUE", help=text)
 
 
 def add_run_flags(parser: argparse.ArgumentParser) -> None:
     """Add the flags of a run: BasicSR's, and ``--root``."""
     add_option_file(parser)
-    parser.add_argument(
-        "--launcher", choices=["none", "pytorch", "slurm"], default="none", help="how processes are started"
-    )
-    parser.add_argument("--debug", action="store_true", help="validate and save every 8 iterations, as debug_NAME")
-    parser.add_argument(
-        "--auto_resume", action="store_true", help="training: go on from the newest whole state, if there is one"
-    )
-    parser.add_argument("--local_rank", "--local-rank", type=int, default=0, help="set by some launchers; not needed")
-    parser.add_argument(
-        "--root",
-        type=Path,
-        metavar="DIR",
-        help="where experiments/ and results/ go (default: the option file's project)",
-    )
+    add = parser.add_argument
+    add("--launcher", choices=["none", "pytorch", "slurm"], default="none", help="how processes are started")
+    add("--debug", action="store_true", help="validate and save every 8 iterations, as debug_NAME")
+    add("--auto_resume", action="store_true", help="training: go on from the newest whole state, if there is one")
+    add("--local_rank", "--local-rank", type=int, default=0, help="set by some launchers; not needed")
+    text = "where experiments/ and results/ go (default: the option file's project)"
+    add("--root", type=Path, metavar="DIR", help=text)
 
 
 def load(args: argparse.Namespace, *, is_train: bool) -> Options:

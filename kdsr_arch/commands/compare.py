@@ -8,34 +8,19 @@ from pathlib import Path
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare what the command line of this command takes."""
-    parser.add_argument(
-        "folders",
-        type=Path,
-        nargs="+",
-        metavar="DIR",
-        help="results of kdsr test (results/NAME), or folders of images and clips",
-    )
-    parser.add_argument("-o", "--output", type=Path, default=Path("compare.html"), help="the page (compare.html)")
-    parser.add_argument("--gt", type=Path, metavar="DIR", help="ground truth: a folder or an LMDB store")
-    parser.add_argument("--names", nargs="+", metavar="NAME", help="names in place of the folders'")
-    parser.add_argument(
-        "--metrics",
-        nargs="+",
-        default=["psnr", "ssim"],
-        metavar="METRIC",
-        help="psnr, ssim (Y channel), psnr_rgb, ssim_rgb, a registered metric, or one of "
-        "pyiqa's (lpips, dists, ...); the first one orders the images",
-    )
-    parser.add_argument("--crop-border", type=int, default=0, metavar="N", help="pixels left out at the edges")
-    parser.add_argument(
-        "--limit",
-        type=int,
-        default=24,
-        metavar="N",
-        help="images on the page: worst, best and most differing ones; all are in the table",
-    )
-    parser.add_argument("--line", type=int, metavar="ROW", help="row of the temporal profiles (default: most motion)")
-    parser.add_argument("--title", default="Comparison", help="heading of the page")
+    add = parser.add_argument
+    add("folders", type=Path, nargs="+", metavar="DIR", help="results of kdsr test, or folders of images and clips")
+    add("-o", "--output", type=Path, default=Path("compare.html"), help="the page (compare.html)")
+    add("--gt", type=Path, metavar="DIR", help="ground truth: a folder or an LMDB store")
+    add("--names", nargs="+", metavar="NAME", help="names in place of the folders'")
+    metrics = "psnr, ssim (Y channel), psnr_rgb, ssim_rgb, a registered metric, or one of pyiqa's (lpips, dists, ...); "
+    metrics += "the first one orders the images"
+    add("--metrics", nargs="+", default=["psnr", "ssim"], metavar="METRIC", help=metrics)
+    add("--crop-border", type=int, default=0, metavar="N", help="pixels left out at the edges")
+    limit = "images on the page: worst, best and most differing ones; all are in the table"
+    add("--limit", type=int, default=24, metavar="N", help=limit)
+    add("--line", type=int, metavar="ROW", help="row of the temporal profiles (default: most motion)")
+    add("--title", default="Comparison", help="heading of the page")
 
 
 def run(args: argparse.Namespace) -> int:

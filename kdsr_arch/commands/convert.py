@@ -19,8 +19,7 @@ def run(args: argparse.Namespace) -> int:
     Raises:
         UserError: no file or output given, or weights that are not of this source.
     """
-    from kdsr_arch.convert.conversion import convert_file
-    from kdsr_arch.convert.published import SOURCES
+    from kdsr_arch.convert.published import SOURCES, convert_file
     from kdsr_arch.errors import UserError
     from kdsr_arch.io import save_tensors
 

@@ -8,34 +8,21 @@ from pathlib import Path
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare what to export, and as what."""
-    parser.add_argument(
-        "weights", help="the student's weights: a .pth or .safetensors file, or the name of shipped ones"
-    )
-    parser.add_argument(
-        "-o",
-        "--output",
-        type=Path,
-        metavar="FILE",
-        required=True,
-        help="ends in .onnx, .safetensors or .pt2 (ExportedProgram)",
-    )
-    parser.add_argument(
-        "-opt",
-        "--option-file",
-        type=Path,
-        metavar="FILE",
-        help="the option file that names the network (default: the one of the weights' experiment)",
-    )
-    parser.add_argument("--network", metavar="YAML", help="the network itself, such as '{type: FSRCNN, scale: 4}'")
-    parser.add_argument("--scale", type=int, help="of networks that do not know their own")
-    parser.add_argument("--param-key", help="params or params_ema (default: the averaged ones where there are any)")
-    parser.add_argument("--fp16", action="store_true", help="compute in half precision; inputs stay float32")
-    parser.add_argument(
-        "--int8", type=Path, metavar="FRAMES", help="quantize (ONNX), calibrated on the HR frames of a folder or LMDB"
-    )
-    parser.add_argument("--opset", type=int, help="of ONNX (default: 18)")
-    parser.add_argument("--frames", type=int, help="clip length of a recurrent network, which the file fixes")
-    parser.add_argument("--keep-form", action="store_true", help="do not fold away what only training needs")
+    add = parser.add_argument
+    add("weights", help="the student's weights: a .pth or .safetensors file, or the name of shipped ones")
+    text = "ends in .onnx, .safetensors or .pt2 (ExportedProgram)"
+    add("-o", "--output", type=Path, metavar="FILE", required=True, help=text)
+    text = "the option file that names the network (default: the one of the weights' experiment)"
+    add("-opt", "--option-file", type=Path, metavar="FILE", help=text)
+    add("--network", metavar="YAML", help="the network itself, such as '{type: FSRCNN, scale: 4}'")
+    add("--scale", type=int, help="of networks that do not know their own")
+    add("--param-key", help="params or params_ema (default: the averaged ones where there are any)")
+    add("--fp16", action="store_true", help="compute in half precision; inputs stay float32")
+    text = "quantize (ONNX), calibrated on the HR frames of a folder or LMDB"
+    add("--int8", type=Path, metavar="FRAMES", help=text)
+    add("--opset", type=int, help="of ONNX (default: 18)")
+    add("--frames", type=int, help="clip length of a recurrent network, which the file fixes")
+    add("--keep-form", action="store_true", help="do not fold away what only training needs")
 
 
 def run(args: argparse.Namespace) -> int:

@@ -17,7 +17,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     create.add_argument("source", type=Path, help="a folder, or a video file")
     create.add_argument("out", type=Path, help="the store, NAME.lmdb; a folder for REDS and Vimeo-90K")
     create.add_argument("--kind", choices=_KINDS, default="auto", help="what the source is (default: found out)")
-    _add_kind_arguments(create)
+    add = create.add_argument
+    add("--patch", type=int, default=0, help="images: side of sub-images (default: whole images)")
+    add("--step", type=int, default=0, help="images: distance of sub-images (default: their side)")
+    add("--strip", default="", help="images: ending to take off the names, such as x4 for DIV2K's LR")
+    add("--clips", nargs="+", help="clips: take these only")
+    add("--exclude", nargs="+", default=[], help="videos: leave these out")
+    add("--halve", action="store_true", help="videos: halve the size, which cleans compressed video")
+    add("--multiple", type=int, default=4, help="videos: crop sides to multiples of this (default: 4)")
+    add("--split", default="train", help="Vimeo-90K: the list file sep_SPLITlist.txt (default: train)")
     add_making(create)
     info = actions.add_parser("info", help="what a store holds")
     verify = actions.add_parser("verify", help="read and check every value")
@@ -37,27 +45,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_making(convert, low=False)
 
 
-def _add_kind_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--patch", type=int, default=0, help="images: side of sub-images (default: whole images)")
-    parser.add_argument("--step", type=int, default=0, help="images: distance of sub-images (default: their side)")
-    parser.add_argument("--strip", default="", help="images: ending to take off the names, such as x4 for DIV2K's LR")
-    parser.add_argument("--clips", nargs="+", help="clips: take these only")
-    parser.add_argument("--exclude", nargs="+", default=[], help="videos: leave these out")
-    parser.add_argument("--halve", action="store_true", help="videos: halve the size, which cleans compressed video")
-    parser.add_argument("--multiple", type=int, default=4, help="videos: crop sides to multiples of this (default: 4)")
-    parser.add_argument("--split", default="train", help="Vimeo-90K: the list file sep_SPLITlist.txt (default: train)")
-
-
 def add_making(parser: argparse.ArgumentParser, low: bool = True) -> None:
     """Add the arguments that say how a store is made."""
     from kdsr_arch.data.store.codec import CODEC_NAMES
 
-    parser.add_argument(
-        "--codec",
-        choices=CODEC_NAMES,
-        default="webp",
-        help="webp: small, the default; raw: fastest, largest; png: whole frames, BasicSR reads it",
-    )
+    text = "webp: small, the default; raw: fastest, largest; png: whole frames, BasicSR reads it"
+    parser.add_argument("--codec", choices=CODEC_NAMES, default="webp", help=text)
     parser.add_argument("--tile", type=int, default=0, help="side of tiles in pixels (default: as suits the frames)")
     if low:
         parser.add_argument("--lr", nargs=2, metavar=("SCALE", "KIND"), help="keep LR beside HR: 4 BI, or 4 BD")
@@ -100,13 +93,20 @@ def making_of(args: argparse.Namespace) -> tuple[Any, dict[str, Any] | None]:
 
 def run(args: argparse.Namespace) -> int:
     """Do the action; return 1 when `verify` finds a fault."""
+    from kdsr_arch.data.prepare.plans import convert_store
+    from kdsr_arch.data.prepare.store_tools import export
     from kdsr_arch.data.store.lmdb_store import close_all
 
-    actions = {
-        "create": _create, "info": _info, "verify": _verify, "cat": _cat, "export": _export, "convert": _convert
-    }  # fmt: skip
     try:
-        return actions[args.action](args)
+        if args.action in _ACTIONS:
+            return _ACTIONS[args.action](args)
+        if args.action == "export":
+            print(f"{args.folder}: {export(args.store, args.folder, args.side)} files")
+            return 0
+        if args.action == "convert":
+            convert_store(args.store, args.out, making_of(args)[0])
+        tell_store(args.out if args.action == "convert" else args.store)
+        return 0
     finally:
         close_all()
 
@@ -169,11 +169,6 @@ def tell_store(store: Path) -> None:
             print(f"    {line.partition(chr(9))[2]}")
 
 
-def _info(args: argparse.Namespace) -> int:
-    tell_store(args.store)
-    return 0
-
-
 def _verify(args: argparse.Namespace) -> int:
     from kdsr_arch.data.prepare.store_tools import verify
     from kdsr_arch.log import progress_bar
@@ -198,16 +193,4 @@ def _cat(args: argparse.Namespace) -> int:
     return 0
 
 
-def _export(args: argparse.Namespace) -> int:
-    from kdsr_arch.data.prepare.store_tools import export
-
-    print(f"{args.folder}: {export(args.store, args.folder, args.side)} files")
-    return 0
-
-
-def _convert(args: argparse.Namespace) -> int:
-    from kdsr_arch.data.prepare.plans import convert_store
-
-    convert_store(args.store, args.out, making_of(args)[0])
-    tell_store(args.out)
-    return 0
+_ACTIONS = {"create": _create, "verify": _verify, "cat": _cat}

@@ -26,17 +26,13 @@ def run(args: argparse.Namespace) -> int:
     """
     from kdsr_arch.report.training_curves import plot_curves
 
-    folders = _labeled(args.folders, args.names)
-    if args.output.suffix.lower() != ".png":
-        raise UserError(f"{args.output}: plots are written as .png")
-    print(plot_curves(folders, args.output, metric=args.metric, dataset=args.dataset, loss=args.loss))
-    return 0
-
-
-def _labeled(folders: list[Path], names: list[str] | None) -> dict[str, Path]:
-    if names is not None and len(names) != len(folders):
-        raise UserError(f"--names: {len(names)} names for {len(folders)} folders; give one for each")
-    labels = names or [folder.resolve().name for folder in folders]
+    if args.names is not None and len(args.names) != len(args.folders):
+        raise UserError(f"--names: {len(args.names)} names for {len(args.folders)} folders; give one for each")
+    labels = args.names or [folder.resolve().name for folder in args.folders]
     if len(set(labels)) < len(labels):
         raise UserError(f"two folders have one name ({', '.join(labels)}); tell them apart with --names")
-    return dict(zip(labels, folders, strict=True))
+    if args.output.suffix.lower() != ".png":
+        raise UserError(f"{args.output}: plots are written as .png")
+    folders = dict(zip(labels, args.folders, strict=True))
+    print(plot_curves(folders, args.output, metric=args.metric, dataset=args.dataset, loss=args.loss))
+    return 0

@@ -1,16 +1,20 @@
-"""Where weights of public origin come from, what they look like, and how they become this project's."""
+"""Where weights of public origin come from, what they look like, and how a file of them becomes this project's."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
 from kdsr_arch.convert import names
 from kdsr_arch.convert.names import State, rename
+from kdsr_arch.errors import UserError, nearest
+from kdsr_arch.infer.open import misfits, read_weights
+from kdsr_arch.registry import build
 
 Options = dict[str, Any]
 
@@ -55,10 +59,6 @@ def _shuffled_scale(state: State, prefix: str) -> int:
         if name.startswith(prefix) and name.endswith("weight"):
             scale *= round((value.shape[0] / value.shape[1]) ** 0.5)
     return scale
-
-
-def _same(state: Mapping[str, Tensor]) -> State:
-    return dict(state)
 
 
 def _table(table: names.Table) -> Callable[[Mapping[str, Tensor]], State]:
@@ -191,22 +191,22 @@ ANY_SCALE = "the weights do not tell their scale: give the one they were trained
 SOURCES = {
     source.name: source
     for source in (
-        Source("carn", "CARN, nmhkahn/CARN-pytorch", "CARN", (r"b1\.b3\.body", r"c3\.body", "entry"), _same,
+        Source("carn", "CARN, nmhkahn/CARN-pytorch", "CARN", (r"b1\.b3\.body", r"c3\.body", "entry"), dict,
                carn_options),
-        Source("carn-m", "CARN-M, nmhkahn/CARN-pytorch", "CARN_M", (r"b1\.b1\.body\.4", r"c3\.body", "entry"), _same,
+        Source("carn-m", "CARN-M, nmhkahn/CARN-pytorch", "CARN_M", (r"b1\.b1\.body\.4", r"c3\.body", "entry"), dict,
                carn_options),
         Source("fsrcnn", "FSRCNN, yjn870/FSRCNN-pytorch", "FSRCNN", ("first_part", "mid_part", "last_part"),
                names.fsrcnn_from_yjn870, fsrcnn_options, ANY_SCALE),
-        Source("vdsr", "VDSR, twtygqyy/pytorch-vdsr", "VDSR", (r"residual_layer\.0\.conv", "input", "output"), _same,
+        Source("vdsr", "VDSR, twtygqyy/pytorch-vdsr", "VDSR", (r"residual_layer\.0\.conv", "input", "output"), dict,
                vdsr_options, "one set of weights serves x2, x3 and x4"),
         Source("idn-caffe", "IDN, Zheng222/IDN-Caffe (blobs as npz)", "IDN", ("conv3_6", "down1", "upsample"),
                names.idn_from_caffe, idn_options, ANY_SCALE),
-        Source("imdn", "IMDN, Zheng222/IMDN", "IMDN", (r"IMDB1\.cca", "LR_conv", "fea_conv"), _same, imdn_options),
+        Source("imdn", "IMDN, Zheng222/IMDN", "IMDN", (r"IMDB1\.cca", "LR_conv", "fea_conv"), dict, imdn_options),
         Source("rcan", "RCAN, yulunzhang/RCAN", "RCANTapped", (r"body\.0\.body\.0\.body\.3\.conv_du", r"tail\.1"),
                _table(names.RCAN_OFFICIAL), rcan_options),
         Source("rcan-fakd", "RCAN of FAKD", "RCANTapped", (r"body_group0\.body\.0", "body_tail"), names.rcan_from_fakd,
                rcan_options),
-        Source("san", "SAN, daitao/SAN or FAKD's copy", "SAN", (r"RG\.0\.soca", r"non_local\.non_local"), _same,
+        Source("san", "SAN, daitao/SAN or FAKD's copy", "SAN", (r"RG\.0\.soca", r"non_local\.non_local"), dict,
                san_options),
         Source("edsr", "EDSR, the authors' names", "EDSRTapped", (r"head\.0", r"body\.0\.body\.0\.weight", r"tail\.1"),
                _table(names.EDSR_OFFICIAL), edsr_options, "res_scale is 0.1 in the 256-channel network, else 1"),
@@ -233,3 +233,69 @@ SOURCES = {
 def looks_like(state: Mapping[str, Tensor]) -> list[str]:
     """List the sources whose marks a file of these entries shows."""
     return [name for name, source in SOURCES.items() if source.matches(state)]
+
+
+@dataclass(frozen=True)
+class Converted:
+    """Weights under this project's names.
+
+    Attributes:
+        source: where they come from.
+        params: the state dict.
+        network: the options of the network they fit ('type' and keywords), as far as the weights tell them.
+    """
+
+    source: Source
+    params: State
+    network: dict[str, Any]
+
+
+def convert_file(source: str, path: Path) -> Converted:
+    """Convert the weights of ``path``, which come from ``source``.
+
+    Args:
+        source: a key of ``SOURCES``.
+        path: a file of torch.save or .safetensors of a state dict, or .npz of arrays.
+
+    Raises:
+        UserError: an unknown source, an unreadable file, or a file of something else; then the message says what it
+            looks like and which entries differ.
+    """
+    if source not in SOURCES:
+        raise UserError(f"unknown source '{source}'{nearest(source, SOURCES)}: use one of {', '.join(SOURCES)}")
+    state = read_weights(path)
+    try:
+        return convert_state(SOURCES[source], state)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
+
+
+def convert_state(source: Source, state: Mapping[str, Tensor]) -> Converted:
+    """Convert entries in memory.
+
+    Raises:
+        UserError: they are not of this source, or not whole.
+    """
+    if not source.matches(state):
+        lacking = [m.replace("\\", "") for m in source.marks if not any(re.match(m, name) for name in state)]
+        raise UserError(f"is not {source.origin}: it has no entry '{lacking[0]}...'; {describe(state)}")
+    params = source.convert(state)
+    try:
+        network = {"type": source.arch, **source.options(params)}
+    except (KeyError, ZeroDivisionError, IndexError) as error:
+        raise UserError(f"is not whole for {source.origin}: it lacks {error}; {describe(state)}") from None
+    net = build("network", network, "network")
+    faults = misfits(net, params)
+    if faults:
+        raise UserError(f"does not fit {type(net).__name__} ({source.origin}): {'; '.join(faults)}")
+    return Converted(source, params, network)
+
+
+def describe(state: Mapping[str, Tensor]) -> str:
+    """Say what a file of these entries looks like."""
+    sources = looks_like(state)
+    if sources:
+        return "it looks like " + " or ".join(f"'{name}' ({SOURCES[name].origin})" for name in sources)
+    names = list(state)
+    shown = ", ".join(f"{n} {tuple(state[n].shape)}" for n in names[:3])
+    return f"it looks like none of the known sources: {len(names)} entries, the first are {shown}"

@@ -12,13 +12,13 @@ from pathlib import Path
 from kdsr_arch.demo.page import Row, write_demo
 from kdsr_arch.errors import UserError
 from kdsr_arch.infer.cost import where_run
+from kdsr_arch.io import option_file
 from kdsr_arch.log import TextLog, progress_bar
 from kdsr_arch.options import Options, load_options, project_root
 from kdsr_arch.options.schema import NetworkOptions, ValOptions
 from kdsr_arch.parallel.subcommands import Subcommands
 from kdsr_arch.records import available_cores
 from kdsr_arch.report.style import require_matplotlib
-from kdsr_arch.shipped import option_file
 from kdsr_arch.train.history import read_history
 
 ALONE, TAUGHT, TEST = "options/demo_alone.yml", "options/train_std.yml", "options/test_std.yml"

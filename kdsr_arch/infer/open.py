@@ -19,7 +19,6 @@ from kdsr_arch.io import SAFETENSORS, load_tensors, locate, read_safetensors
 from kdsr_arch.options.schema import PathOptions
 from kdsr_arch.options.yaml_reader import load_yaml, parse_value
 from kdsr_arch.registry import build
-from kdsr_arch.shipped import weights_folder
 
 METADATA_KEY = "kdsr"
 # what training code puts around weights
@@ -217,7 +216,8 @@ def find_weights(name: str, root: Path | None = None) -> Path:
     """
     if os.path.isfile(os.path.expanduser(name)) or name.startswith("package:"):
         return locate(name)
-    folders = [base / _DOWNLOADS for base in (root, Path.cwd()) if base is not None] + [weights_folder()]
+    folders = [base / _DOWNLOADS for base in (root, Path.cwd()) if base is not None]
+    folders.append(Path(__file__).resolve().parents[1] / "weights")
     known = {
         file.stem: file
         for folder in reversed(folders)

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Generic, TypeVar
 
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 from tqdm import tqdm
@@ -15,15 +19,12 @@ from kdsr_arch.errors import UserError
 from kdsr_arch.infer.pixels import to_float, to_pixels
 from kdsr_arch.infer.stream import Restorer
 from kdsr_arch.log import progress_bar
-from kdsr_arch.upscale.overlap import WriteBehind, read_ahead
 from kdsr_arch.upscale.segments import Encoded, WorkFolder, write_segment
 from kdsr_arch.upscale.video_input import Decoder, VideoInfo, probe
 from kdsr_arch.upscale.video_output import Coding, Encoder, assemble, check_container, choose_coding
 
-_Timed = tuple[int, int, Tensor]  # time, duration, (C, h, w)
-
-SEGMENT_FRAMES = 250
-"""About ten seconds: what an interrupted run may have to do again."""
+T = TypeVar("T")
+_END: Any = object()
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,7 @@ class VideoOptions:
     """How a video is upscaled and written (see ``kdsr upscale --help``).
 
     Attributes:
-        segment_frames: frames of a segment, about.
+        segment_frames: frames of a segment, about: what an interrupted run may have to do again, ten seconds or so.
         network: differs between networks, weights and precisions; segments of another one are not used.
     """
 
@@ -39,7 +40,7 @@ class VideoOptions:
     crf: int = 16
     preset: str = "veryfast"
     partial: bool = False
-    segment_frames: int = SEGMENT_FRAMES
+    segment_frames: int = 250
     network: str = ""
 
 
@@ -56,87 +57,62 @@ def upscale_video(restorer: Restorer, source: Path, target: Path, options: Video
     info = probe(source, options.partial)
     coding = choose_coding(info, restorer.traits.scale, options.codec, options.crf, options.preset)
     check_container(target, info, coding)
-    work = WorkFolder(target, _settings(restorer, info, coding, options))
+    stat = source.stat()
+    depends_on = {
+        "input": [str(source.resolve()), stat.st_size, stat.st_mtime_ns],
+        "network": options.network,
+        "tile": [restorer.tile, restorer.overlap, restorer.batch],
+        "coding": [coding.codec, coding.pix_fmt, coding.options, coding.width, coding.height],
+        "segment": options.segment_frames,
+    }
+    work = WorkFolder(target, depends_on)
     try:
-        run = _Run(restorer, info, coding, options, work)
-        run.encode()
+        bar = _make_segments(restorer, info, coding, options, work)
         assemble(target, info, coding, work.done())
     except BaseException:
         if not work.done():  # nothing to go on from
             work.remove()
         raise
     work.remove()
-    return run.bar
+    return bar
 
 
-def _settings(restorer: Restorer, info: VideoInfo, coding: Coding, options: VideoOptions) -> dict:
-    """All that the segments depend on."""
-    stat = info.path.stat()
-    return {
-        "input": [str(info.path.resolve()), stat.st_size, stat.st_mtime_ns],
-        "network": options.network,
-        "tile": [restorer.tile, restorer.overlap, restorer.batch],
-        "coding": [coding.codec, coding.pix_fmt, coding.options, coding.width, coding.height],
-        "segment": options.segment_frames,
-    }
+def _make_segments(
+    restorer: Restorer, info: VideoInfo, coding: Coding, options: VideoOptions, work: WorkFolder
+) -> tqdm:
+    """Decode, restore, encode and store the segments that are not there yet; return the closed progress bar."""
+    at_once = restorer.at_once(info.height, info.width)
+    length = -(-options.segment_frames // at_once) * at_once  # pieces end where segments end
+    done = work.done()
+    while done and len(done[-1].times) != length:  # the end of the video, or of a broken-off file
+        done.pop()
+    known = [time for segment in done for time in segment.times]
+    bar = progress_bar(info.path.name, info.frames or None, done=len(known))
+    if done:
+        print(f"going on after frame {bar.n}, kept in {work.folder}", flush=True)
+    # of the frames that the first one to restore needs, one at least to know where to go on
+    before = known[len(known) - min(max(restorer.context, 1), len(known)) :]
+    decoder = Decoder(info, options.partial)
+    writer = _SegmentWriter(info, coding, work, len(done), length)
+    times: deque[tuple[int, int]] = deque()  # and durations, of frames whose results are to come
 
+    def noted(frames: Iterator[tuple[int, int, Tensor]]) -> Iterator[Tensor]:
+        for pts, duration, lq in frames:
+            times.append((pts, duration))
+            yield lq
 
-class _Run:
-    """Makes the segments that are not there yet."""
-
-    def __init__(
-        self, restorer: Restorer, info: VideoInfo, coding: Coding, options: VideoOptions, work: WorkFolder
-    ) -> None:
-        self.restorer, self.info, self.coding, self.work = restorer, info, coding, work
-        self.at_once = restorer.at_once(info.height, info.width)
-        self.length = -(-options.segment_frames // self.at_once) * self.at_once  # pieces end where segments end
-        self.decoder = Decoder(info, options.partial)
-        self.done = work.done()
-        while self.done and len(self.done[-1].times) != self.length:  # the end of the video, or of a broken-off file
-            self.done.pop()
-        count = sum(len(segment.times) for segment in self.done)
-        self.bar = progress_bar(info.path.name, info.frames or None, done=count)
-
-    def encode(self) -> None:
-        """Decode, restore, encode and store until the video ends."""
-        if self.done:
-            print(f"going on after frame {self.bar.n}, kept in {self.work.folder}", flush=True)
-        before = self._times_before()
-        writer = _SegmentWriter(self.info, self.coding, self.work, len(self.done), self.length)
-        times: deque[tuple[int, int]] = deque()
-        with (
-            self.bar,
-            read_ahead(self._frames(before[0] if before else None)) as frames,
-            WriteBehind(writer.add) as behind,
-        ):
-            context = [next(frames)[2] for _ in before]
-            context = context[len(context) - self.restorer.context :] if self.restorer.context else []
-            for sr in self.restorer.stream(_noting(frames, times), self.at_once, context):
-                behind.put((*times.popleft(), self._ready(sr)))
-                self.bar.update()
-        writer.close()
-        if self.decoder.broken:
-            print(f"note: {self.decoder.broken}; {self.bar.n} frames were upscaled", flush=True)
-
-    def _times_before(self) -> list[int]:
-        """The times of the frames that the first one to restore needs, one at least to know where to go on."""
-        times = [time for segment in self.done for time in segment.times]
-        count = min(max(self.restorer.context, 1), len(times))
-        return times[len(times) - count :]
-
-    def _frames(self, start: int | None) -> Iterator[_Timed]:
-        return ((pts, duration, to_float(image)) for pts, duration, image in self.decoder.frames(start))
-
-    def _ready(self, sr: Tensor) -> Tensor | NDArray:
-        """On a GPU whole numbers are made there, as they travel faster; on the CPU the writing thread makes them."""
-        return sr if sr.device.type == "cpu" else to_pixels(sr, self.info.dtype)
-
-
-def _noting(frames: Iterable[_Timed], times: deque[tuple[int, int]]) -> Iterator[Tensor]:
-    """The LR frames; their times are noted until their results come."""
-    for pts, duration, lq in frames:
-        times.append((pts, duration))
-        yield lq
+    decoded = ((pts, duration, to_float(image)) for pts, duration, image in decoder.frames(*before[:1]))
+    with bar, read_ahead(decoded) as frames, WriteBehind(writer.add) as behind:
+        context = [next(frames)[2] for _ in before]
+        context = context[len(context) - restorer.context :] if restorer.context else []
+        for sr in restorer.stream(noted(frames), at_once, context):
+            # on a GPU whole numbers are made there, as they travel faster; on the CPU the writing thread makes them
+            behind.put((*times.popleft(), sr if sr.device.type == "cpu" else to_pixels(sr, info.dtype)))
+            bar.update()
+    writer.close()
+    if decoder.broken:
+        print(f"note: {decoder.broken}; {bar.n} frames were upscaled", flush=True)
+    return bar
 
 
 class _SegmentWriter:
@@ -177,3 +153,71 @@ class _SegmentWriter:
         """Store what the last segment holds."""
         if self._times:
             self._store()
+
+
+# ------------------------------------------------------------ reading ahead in one thread, writing behind in another
+
+
+def _one_thread(name: str) -> ThreadPoolExecutor:
+    """A thread whose own computations take one core: the cores belong to the network."""
+    return ThreadPoolExecutor(1, name, torch.set_num_threads, (1,))
+
+
+@contextmanager
+def read_ahead(source: Iterable[T], depth: int = 8) -> Iterator[Iterator[T]]:
+    """Iterate ``source`` in a thread, at most ``depth`` items ahead; leaving the context ends the thread.
+
+    What ``source`` raises comes after its items.
+    """
+    pool, items = _one_thread("read"), iter(source)
+
+    def drawn() -> Iterator[T]:
+        ahead = deque(pool.submit(next, items, _END) for _ in range(depth))
+        while (item := ahead.popleft().result()) is not _END:
+            ahead.append(pool.submit(next, items, _END))
+            yield item
+
+    try:
+        yield drawn()
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+class WriteBehind(Generic[T]):
+    """Calls ``function`` on items in a thread, in order; after an error on no further ones.
+
+    Leaving the context waits for all items, or drops those that wait where it is left by an error.
+    """
+
+    def __init__(self, function: Callable[[T], None], depth: int = 8) -> None:
+        self._function, self._depth = function, depth
+        self._behind: deque[Future] = deque()
+        self._failed = False
+
+    def __enter__(self) -> WriteBehind[T]:
+        self._pool = _one_thread("write")
+        return self
+
+    def _call(self, item: T) -> None:
+        if self._failed:
+            return
+        try:
+            self._function(item)
+        except BaseException:
+            self._failed = True
+            raise
+
+    def put(self, item: T) -> None:
+        """Hand one item over; waits where the thread is far behind.
+
+        Raises:
+            whatever ``function`` raised on an earlier item.
+        """
+        self._behind.append(self._pool.submit(self._call, item))
+        while self._behind and (len(self._behind) > self._depth or self._behind[0].done()):
+            self._behind.popleft().result()
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self._pool.shutdown(cancel_futures=kind is not None)
+        while kind is None and self._behind:
+            self._behind.popleft().result()

@@ -18,8 +18,7 @@ from kdsr_arch.archs.rcan_arch import EDSRTapped, RCANTapped, fakd_groups
 from kdsr_arch.archs.san_arch import SAN
 from kdsr_arch.archs.srkd_arch import SNSR, TNSR
 from kdsr_arch.archs.vdsr_arch import VDSR
-from kdsr_arch.convert.conversion import convert_state
-from kdsr_arch.convert.published import SOURCES
+from kdsr_arch.convert.published import SOURCES, convert_state
 from kdsr_arch.distill.taps import Recorder
 from kdsr_arch.errors import UserError
 from kdsr_arch.infer.traits import traits_of

@@ -11,8 +11,7 @@ import torch
 from kdsr_arch.archs.fsrcnn_arch import FSRCNN
 from kdsr_arch.archs.vdsr_arch import VDSR
 from kdsr_arch.commands import convert as command
-from kdsr_arch.convert.conversion import convert_file, convert_state
-from kdsr_arch.convert.published import SOURCES, looks_like
+from kdsr_arch.convert.published import SOURCES, convert_file, convert_state, looks_like
 from kdsr_arch.infer.runner import Runner
 from kdsr_arch.infer.traits import traits_of
 from kdsr_arch.metrics.psnr_metric import psnr

@@ -18,7 +18,7 @@ from kdsr_arch.evaluate.evaluator import EvalResult
 from kdsr_arch.evaluate.tester import TestReport, write_results
 from kdsr_arch.infer.cost import Cost
 from kdsr_arch.infer.pixels import to_bgr, write_png
-from kdsr_arch.shipped import option_file
+from kdsr_arch.io import option_file
 from tests.helpers.messages import refuses
 
 PROTOCOL = "Y channel, no crop, all frames, BI x4"

@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from kdsr_arch.upscale.overlap import WriteBehind, read_ahead
+from kdsr_arch.upscale.video import WriteBehind, read_ahead
 
 
 @pytest.fixture(autouse=True)
