@@ -183,9 +183,11 @@ def _verify(args: argparse.Namespace) -> int:
 
 def _cat(args: argparse.Namespace) -> int:
     from kdsr_arch.data.augment import Crop
-    from kdsr_arch.data.prepare.store_tools import frame_png
+    from kdsr_arch.data.sources import LmdbSource
+    from kdsr_arch.data.store.codec import ImageFileCodec
 
-    data = frame_png(args.store, args.key, Crop(*args.crop) if args.crop else None, args.side)
+    frame = LmdbSource(args.store, args.side).get(args.key, Crop(*args.crop) if args.crop else None)
+    data = ImageFileCodec().encode(frame)
     if args.output:
         args.output.write_bytes(data)
     else:

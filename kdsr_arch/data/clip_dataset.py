@@ -37,10 +37,6 @@ class Clip:
     def __len__(self) -> int:
         return len(self.lq)
 
-    def frame_name(self, position: int) -> str:
-        """Return the LR frame's key at a position, without the folder of its clip."""
-        return self.lq[position].rpartition("/")[2]
-
 
 def listed_clips(path: str | Path) -> dict[str, int | None]:
     """Read the clips named in a list file, with their frame counts where the file gives them.
@@ -312,5 +308,5 @@ class ClipDataset(PairDataset):
         self.size(clip)
         places = sorted(clip.gt)
         lq, gt = self._tensors(clip.lq, [clip.gt[p] for p in places])
-        item = {"lq": lq, "name": clip.name, "frames": [clip.frame_name(p) for p in range(len(clip))]}
+        item = {"lq": lq, "name": clip.name, "frames": [key.rpartition("/")[2] for key in clip.lq]}
         return item if gt is None else {**item, "gt": gt, "gt_index": places}

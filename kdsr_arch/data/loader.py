@@ -8,6 +8,7 @@ nothing.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import random
 from collections import deque
@@ -94,6 +95,10 @@ class PlannedSampler(Sampler[list[SampleKey]]):
         return SampleKey(iteration, index_in_batch, index)
 
 
+class _Failure(str):
+    """A sentence about bad data on its way from a worker; DataLoader would wrap the error in a traceback."""
+
+
 class SeededDataset(Dataset):
     """Makes the sample of a :class:`SampleKey`, its random numbers from seed, iteration and index in batch alone.
 
@@ -104,7 +109,8 @@ class SeededDataset(Dataset):
     def __init__(self, dataset: Dataset, seed: int) -> None:
         self.dataset, self.seed = dataset, seed
 
-    def __getitem__(self, key: SampleKey) -> Any:
+    def draw(self, key: SampleKey) -> Any:
+        """Make the sample; raise UserError when it cannot be read."""
         entropy = [self.seed, key.iteration, key.index_in_batch]
         if hasattr(self.dataset, "sample"):
             return self.dataset.sample(key.dataset_index, np.random.default_rng(entropy))
@@ -120,6 +126,12 @@ class SeededDataset(Dataset):
             np.random.set_state(states[1])
             torch.set_rng_state(states[2])
 
+    def __getitem__(self, key: SampleKey) -> Any:
+        try:
+            return self.draw(key)
+        except UserError as error:
+            return _Failure(error)
+
 
 def first_sample(dataset: Dataset, seed: int) -> dict[str, Any]:
     """Make the first sample of a training, as a batch of one, in this process; no worker is started.
@@ -128,26 +140,9 @@ def first_sample(dataset: Dataset, seed: int) -> dict[str, Any]:
         UserError: it cannot be read.
     """
     key = SampleKey(0, 0, int(epoch_permutation(seed, 0, len(dataset))[0]))  # type: ignore[arg-type]
-    sample = default_collate([SeededDataset(dataset, seed)[key]])
+    sample = default_collate([SeededDataset(dataset, seed).draw(key)])
     close_all()  # workers are forked from this process and must inherit no open store
     return sample
-
-
-# ------------------------------------------------------------------------------------------------------------- workers
-
-
-class _Failure(str):
-    """A sentence about bad data on its way from a worker; DataLoader would wrap the error in a traceback."""
-
-
-class _Guarded(SeededDataset):
-    """Hands a UserError on as a :class:`_Failure`."""
-
-    def __getitem__(self, key: SampleKey) -> Any:
-        try:
-            return super().__getitem__(key)
-        except UserError as error:
-            return _Failure(error)
 
 
 def _collate(samples: list[Any]) -> Any:
@@ -215,7 +210,7 @@ class Batches(Iterator[dict[str, Any]]):
         self._waiting: deque[tuple[Any, torch.cuda.Event | None]] = deque()
         self._failure: Exception | None = None
         loader = DataLoader(
-            _Guarded(dataset, sampler.seed),
+            SeededDataset(dataset, sampler.seed),
             batch_sampler=sampler,
             collate_fn=_collate,
             num_workers=workers,
@@ -229,7 +224,17 @@ class Batches(Iterator[dict[str, Any]]):
 
     def __next__(self) -> dict[str, Any]:
         while self._source is not None and len(self._waiting) <= self._ahead:
-            self._draw()
+            try:
+                batch = next(self._source)
+                if isinstance(batch, _Failure):
+                    raise UserError(str(batch))
+                with torch.cuda.stream(self._stream) if self._stream is not None else contextlib.nullcontext():
+                    batch = to_device(batch, self._device, self._channels_last)
+                copied = self._stream.record_event() if self._stream is not None else None
+                self._waiting.append((batch, copied))
+            except Exception as error:  # there are no more batches after the last, or after a failure
+                self._failure = None if isinstance(error, StopIteration) else error
+                self._source = None
         if not self._waiting:
             failure, self._failure = self._failure, None
             raise failure or StopIteration
@@ -239,23 +244,6 @@ class Batches(Iterator[dict[str, Any]]):
             current.wait_event(copied)
             _keep(batch, current)
         return batch
-
-    def _draw(self) -> None:
-        """Put one more batch under way; there are no more after the last, or after a failure."""
-        assert self._source is not None
-        try:
-            batch = next(self._source)
-            if isinstance(batch, _Failure):
-                raise UserError(str(batch))
-            if self._stream is None:
-                self._waiting.append((to_device(batch, self._device, self._channels_last), None))
-                return
-            with torch.cuda.stream(self._stream):
-                copy = to_device(batch, self._device, self._channels_last)
-                self._waiting.append((copy, self._stream.record_event()))  # the event after which the copy is whole
-        except Exception as error:
-            self._failure = None if isinstance(error, StopIteration) else error
-            self._source = None
 
     def close(self) -> None:
         """Send the workers home; harmless when there are none."""

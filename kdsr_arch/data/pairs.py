@@ -1,4 +1,4 @@
-"""Pairs of LR and HR frames, stored side by side or LR made from HR, and the base class of data sets of them."""
+"""Pairs of LR and HR frames, stored side by side or LR made from HR; frames in memory; the base class of data sets."""
 
 from __future__ import annotations
 
@@ -14,11 +14,23 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from kdsr_arch.data.augment import NO_FLIP, Crop, Flip, allowed_flips, cut, random_crop, random_flip, to_tensor
-from kdsr_arch.data.degradation import DegradedSource, mod_crop
+from kdsr_arch.data.augment import (
+    NO_FLIP,
+    Crop,
+    Flip,
+    allowed_flips,
+    check_crop,
+    cut,
+    random_crop,
+    random_flip,
+    to_tensor,
+)
 from kdsr_arch.data.sources import FrameSource, LmdbSource, WrappedSource, open_source, side_name
+from kdsr_arch.data.store.lmdb_store import reading
 from kdsr_arch.data.store.teacher_store import TeacherStore
 from kdsr_arch.errors import UserError, notice
+from kdsr_arch.ops.bicubic import imresize_uint8
+from kdsr_arch.ops.degrade import bd_downsample
 
 
 class CachedSource(WrappedSource):
@@ -71,6 +83,58 @@ class CachedSource(WrappedSource):
         return cut(place, crop, self.where(key))
 
 
+# LR pixels around a crop that its values depend on: 2 for the bicubic kernel (4 LR pixels wide); the 13x13 Gaussian
+# reaches 6 HR pixels, 3 LR pixels at scale 2. One more keeps the crop clear of rounding at the crop's own border.
+CONTEXT = 4
+
+
+class DegradedSource(WrappedSource):
+    """LR frames of a source of HR frames, whose right and bottom are cut to multiples of the scale.
+
+    The LR of a crop is, bit for bit, that crop of the LR of the whole frame: crops are made with enough context.
+
+    Args:
+        source: HR frames.
+        scale: integer factor.
+        kind: 'BI', MATLAB's bicubic on uint8 (rows rounded before columns), or 'BD', Gaussian blur of sigma 1.6 and
+            every ``scale``-th pixel.
+        border: what MATLAB assumes outside the frame, 'symmetric' (newer) or 'replicate' (older); BI only.
+    """
+
+    def __init__(self, source: FrameSource, scale: int, kind: str = "BI", border: str = "symmetric") -> None:
+        if kind not in ("BI", "BD"):
+            raise UserError(f"degradation '{kind}' is unknown; use 'BI', 'BD', or 'none' with a dataroot_lq")
+        super().__init__(source)
+        self.scale, self.kind, self.border = scale, kind, border
+
+    def size(self, key: str) -> tuple[int, int]:
+        height, width = self.source.size(key)
+        return height // self.scale, width // self.scale
+
+    def detached(self, key: str) -> DegradedSource:
+        return DegradedSource(self.source.detached(key), self.scale, self.kind, self.border)
+
+    def get(self, key: str, crop: Crop | None = None) -> np.ndarray:
+        return self.get_pair(key, crop)[0]
+
+    def get_pair(self, key: str, crop: Crop | None = None) -> tuple[np.ndarray, np.ndarray]:
+        """Return (LR, HR) under an LR crop, from one read of the HR frame."""
+        height, width = self.size(key)
+        crop = crop or Crop(0, 0, height, width)
+        check_crop(crop, (height, width), self.where(key))
+        top, left = max(0, crop.top - CONTEXT), max(0, crop.left - CONTEXT)
+        bottom = min(height, crop.top + crop.height + CONTEXT)
+        right = min(width, crop.left + crop.width + CONTEXT)
+        wide = Crop(top, left, bottom - top, right - left)
+        frame = self.source.get(key, wide.scaled(self.scale))
+        inner = Crop(crop.top - top, crop.left - left, crop.height, crop.width)
+        if self.kind == "BD":
+            low = bd_downsample(frame, self.scale)
+        else:
+            low = imresize_uint8(frame, 1 / self.scale, border=self.border)
+        return inner.of(low), inner.scaled(self.scale).of(frame)
+
+
 class FramePairs:
     """The LR and the HR side of a data set.
 
@@ -105,22 +169,15 @@ class FramePairs:
         if not dataroot_gt and not dataroot_lq:
             raise UserError(f"{name}: dataroot_gt (or dataroot_lq) is missing")
         gt, lq = (open_source(Path(r).expanduser(), backend, only) if r else None for r in (dataroot_gt, dataroot_lq))
-        self.gt: FrameSource | None = gt
         self.stored = lq is not None
-        self.lq: FrameSource = lq or self._lower(degradation, border)
-        lmdbs = [source for source in (self.lq, self.gt) if isinstance(source, LmdbSource)]
-        self._stores = list({source.root: source for source in lmdbs}.values())
-
-    def _lower(self, kind: str, border: str) -> FrameSource:
-        """The LR of the HR frames: kept in the same store, or made when it is asked for."""
-        if kind == "none":
-            raise UserError(f"{self.name}: degradation 'none' needs LR frames in dataroot_lq")
-        assert self.gt is not None
-        if isinstance(self.gt, LmdbSource):
-            side = side_name(self.scale, kind, border)
-            if side in self.gt.sides():
-                return LmdbSource(self.gt.root, side)
-        return DegradedSource(self.gt, self.scale, kind, border)
+        side = side_name(scale, degradation, border)
+        if lq is None and degradation == "none":
+            raise UserError(f"{name}: degradation 'none' needs LR frames in dataroot_lq")
+        if lq is None and isinstance(gt, LmdbSource) and side in gt.sides():
+            lq = LmdbSource(gt.root, side)
+        self.gt: FrameSource | None = gt
+        self.lq: FrameSource = lq or DegradedSource(gt, scale, degradation, border)  # type: ignore[arg-type]
+        self._stores = {source.root for source in (self.lq, self.gt) if isinstance(source, LmdbSource)}
 
     def check(self, lq_key: str, gt_key: str) -> tuple[int, int]:
         """Return the LR size (h, w) of a pair; raise UserError when the HR is not ``scale`` times as large.
@@ -131,7 +188,7 @@ class FramePairs:
         if self.gt is None:
             return size
         full = self.gt.size(gt_key)
-        even = mod_crop(full, self.scale)
+        even = tuple(side - side % self.scale for side in full)
         if min(size) < 1 or (size[0] * self.scale, size[1] * self.scale) != even:
             raise UserError(
                 f"{self.lq.where(lq_key)} is {size[0]}x{size[1]} and {self.gt.where(gt_key)} is {full[0]}x{full[1]}: "
@@ -180,7 +237,7 @@ class FramePairs:
         maker = self.lq.source if isinstance(self.lq, CachedSource) else self.lq
         with contextlib.ExitStack() as stack:
             for store in () if kept else self._stores:  # no store is asked, but for a kept frame's first reading
-                stack.enter_context(store.reading())
+                stack.enter_context(reading(store))
             if isinstance(maker, DegradedSource):
                 return self._read_degraded(maker, lq_keys, gt_keys, crop)
             lq = _read_unique(self.lq, lq_keys, crop)

@@ -7,7 +7,6 @@ import copy
 import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -248,7 +247,7 @@ class LmdbSource(FrameSource):
         return self.get_many([key], crop)[0]
 
     def get_many(self, keys: Sequence[str], crop: Crop | None = None) -> list[np.ndarray]:
-        with self.reading():
+        with reading(self.root):
             frames = [codec_of(data).decode(data, self.where(key), crop) for key, data in self.values(keys)]
         for key, frame in zip(keys, frames, strict=True) if crop is None else ():
             listed = self._shapes[key]
@@ -258,10 +257,6 @@ class LmdbSource(FrameSource):
                     f"{listed[0]}x{listed[1]}; convert the data again"
                 )
         return frames
-
-    def reading(self) -> AbstractContextManager:
-        """Keep one state of the store for all that is read inside the ``with``."""
-        return reading(self.root)
 
     def values(self, keys: Iterable[str]) -> Iterator[tuple[str, memoryview]]:
         """Yield keys and stored values, which are valid until the iteration ends."""

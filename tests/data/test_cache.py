@@ -83,8 +83,7 @@ def test_a_copy_sent_to_another_process_starts_empty(counting):
 
 
 def test_lr_made_of_frames_that_do_not_fit_is_one_decoding_each(counting):
-    from kdsr_arch.data.degradation import DegradedSource
-    from kdsr_arch.data.pairs import FramePairs
+    from kdsr_arch.data.pairs import DegradedSource, FramePairs
 
     pairs = FramePairs(dataroot_gt=counting.source.name, scale=4)
     keys = counting.keys()[:4]

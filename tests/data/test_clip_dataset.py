@@ -11,7 +11,7 @@ import torch
 
 from kdsr_arch import errors
 from kdsr_arch.data.clip_dataset import ClipDataset
-from kdsr_arch.data.degradation import DegradedSource
+from kdsr_arch.data.pairs import DegradedSource
 from kdsr_arch.data.prepare.frame_writer import Entry, write_frames
 from kdsr_arch.data.sources import FolderSource, open_source
 from tests.helpers.messages import refuses

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from kdsr_arch.data.clip_dataset import listed_clips
-from kdsr_arch.data.degradation import DegradedSource
+from kdsr_arch.data.pairs import DegradedSource
 from kdsr_arch.data.prepare import demo_data as demo
 from kdsr_arch.data.prepare.decode_video import crop_to_multiple, decode_video, halve, take
 from kdsr_arch.data.prepare.plans import (

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from kdsr_arch.data.augment import Crop
-from kdsr_arch.data.degradation import DegradedSource
+from kdsr_arch.data.pairs import DegradedSource
 from kdsr_arch.data.sources import FolderSource, MemorySource
 from tests.helpers.messages import refuses
 

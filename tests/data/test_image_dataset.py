@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from kdsr_arch.data.degradation import DegradedSource
 from kdsr_arch.data.image_dataset import ImagePairDataset
 from kdsr_arch.data.mix_dataset import MixDataset
+from kdsr_arch.data.pairs import DegradedSource
 from kdsr_arch.data.prepare.frame_writer import Entry, write_frames
 from kdsr_arch.data.sources import FolderSource
 from tests.helpers.messages import refuses

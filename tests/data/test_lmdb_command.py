@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from kdsr_arch.cli import main
-from kdsr_arch.data.degradation import DegradedSource
+from kdsr_arch.data.pairs import DegradedSource
 from kdsr_arch.data.prepare.store_tools import verify
 from kdsr_arch.data.sources import FolderSource, LmdbSource
 from kdsr_arch.data.store.codec import codec_of

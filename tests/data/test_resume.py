@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from kdsr_arch import errors
-from kdsr_arch.data.degradation import DegradedSource
+from kdsr_arch.data.pairs import DegradedSource
 from kdsr_arch.data.prepare import frame_writer as convert
 from kdsr_arch.data.prepare.frame_writer import Making
 from kdsr_arch.data.prepare.plans import convert_clips, convert_images, convert_store

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from kdsr_arch.data.augment import Crop
 from kdsr_arch.data.store.codec import CODEC_NAMES, ImageFileCodec, codec_named, codec_of
-from kdsr_arch.data.store.tiled_codec import TiledCodec, tile_edge
+from kdsr_arch.data.store.tiled_codec import TiledCodec
 from tests.helpers.messages import refuses
 
 TILED = ("webp", "raw")
@@ -82,7 +82,9 @@ def test_bytes_that_lie_about_themselves(frames):
 
 
 def test_edges_and_names():
-    assert tile_edge((720, 1280)) == 128 and tile_edge((180, 320)) == 64
+    for shape, edge in (((720, 1280, 3), 128), ((180, 320, 3), 64)):
+        value = codec_named("raw").encode(np.zeros(shape, np.uint8))
+        assert codec_of(value).described(value) == f"raw tiles of {edge}"
     assert isinstance(codec_named("png"), ImageFileCodec)
     with refuses("'webpp'", near="webp"):
         codec_named("webpp", 0)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from kdsr_arch.data.augment import Crop
-from kdsr_arch.data.degradation import DegradedSource
+from kdsr_arch.data.pairs import DegradedSource
 from kdsr_arch.data.prepare.workers import ordered_map
 from kdsr_arch.data.sources import (
     FrameSource,
@@ -205,7 +205,14 @@ class _Run:
         try:
             if isinstance(values, _Bad):
                 raise UserError(values)
-            self._put(label, values)
+            safe_key(label.key, label.where)
+            if (label.side, label.key) in self._keys:
+                raise UserError(f"{label.where}: the key '{label.key}' comes twice; file names must differ")
+            if len(stored_key(label.key, label.side)) > 450:
+                raise UserError(f"{label.where}: the key '{label.key}' is too long for LMDB (450 bytes)")
+            for value in values:
+                self._note(label.key, value.side, value.size, label.where)
+                self.writer.put(stored_key(label.key, value.side), value.data)
         except UserError as error:
             if not self.making.skip_bad:
                 raise
@@ -213,16 +220,6 @@ class _Run:
         self._count(label)
         if self.writer.is_due:
             self._commit()
-
-    def _put(self, label: _Label, values: list[_Value]) -> None:
-        safe_key(label.key, label.where)
-        if (label.side, label.key) in self._keys:
-            raise UserError(f"{label.where}: the key '{label.key}' comes twice; file names must differ")
-        if len(stored_key(label.key, label.side)) > 450:
-            raise UserError(f"{label.where}: the key '{label.key}' is too long for LMDB (450 bytes)")
-        for value in values:
-            self._note(label.key, value.side, value.size, label.where)
-            self.writer.put(stored_key(label.key, value.side), value.data)
 
     def _note(self, key: str, side: str, size: Sequence[int], where: str) -> None:
         """Add a frame to its clip's count and to the list; frames without a clip may have any size."""

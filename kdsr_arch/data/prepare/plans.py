@@ -10,7 +10,7 @@ import numpy as np
 
 from kdsr_arch.data.augment import Crop
 from kdsr_arch.data.clip_dataset import first_gap, listed_clips
-from kdsr_arch.data.degradation import DegradedSource
+from kdsr_arch.data.pairs import DegradedSource
 from kdsr_arch.data.prepare.decode_video import (
     VIDEO_SUFFIXES,
     StreamSource,
@@ -205,11 +205,8 @@ def convert_store(root: str | Path, out: str | Path, making: Making | None = Non
     if isinstance(source, LmdbSource):
         sources += [LmdbSource(root, side) for side in source.sides()]
 
-    def entries() -> Iterator[Entry]:
-        for part in sources:
-            yield from (Entry(part, key, key, side=getattr(part, "side", "")) for key in part)
-
-    return write_frames(entries(), out, making, sum(len(part.keys()) for part in sources))
+    entries = (Entry(part, key, key, side=getattr(part, "side", "")) for part in sources for key in part)
+    return write_frames(entries, out, making, sum(len(part.keys()) for part in sources))
 
 
 Span = tuple[int | None, int | None]

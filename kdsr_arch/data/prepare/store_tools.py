@@ -9,7 +9,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-from kdsr_arch.data.augment import Crop
 from kdsr_arch.data.prepare.workers import ordered_map
 from kdsr_arch.data.sources import LmdbSource, stored_key
 from kdsr_arch.data.store.codec import ImageFileCodec, codec_of
@@ -94,11 +93,6 @@ def _check(job: tuple[LmdbSource, str]) -> Fault | None:
     except UserError as error:
         return Fault(key, str(error))
     return None
-
-
-def frame_png(root: str | Path, key: str, crop: Crop | None = None, side: str = "") -> bytes:
-    """Return a stored frame, or its part under ``crop``, as a PNG file."""
-    return ImageFileCodec().encode(LmdbSource(root, side).get(key, crop))
 
 
 def export(root: str | Path, folder: str | Path, side: str = "", processes: int | None = None) -> int:

@@ -26,21 +26,6 @@ PILLOW_STUMBLES = (
 )
 
 
-def is_whole(data: Buffer) -> bool:
-    """Return False for a PNG, JPEG or WebP that ends too early.
-
-    Some decoders fill what is missing with gray, silently, or make room for what a PNG's chunk says it holds.
-    """
-    head, tail = bytes(data[:12]), bytes(data[-4096:])
-    if head.startswith(b"\x89PNG"):
-        return any(data[start + 4 : start + 8] == b"IEND" for start, _ in _png_chunks(data))
-    if head.startswith(b"\xff\xd8"):
-        return b"\xff\xd9" in tail
-    if head.startswith(b"RIFF") and head[8:12] == b"WEBP":
-        return int.from_bytes(head[4:8], "little") + 8 <= len(data)
-    return len(data) > 0
-
-
 def _png_chunks(data: Buffer) -> Iterator[tuple[int, int]]:
     """Yield where each chunk of a PNG starts and ends; the last may end beyond the file."""
     start = 8
@@ -51,11 +36,19 @@ def _png_chunks(data: Buffer) -> Iterator[tuple[int, int]]:
 
 
 def decode_image(data: Buffer, flags: int = cv2.IMREAD_UNCHANGED) -> np.ndarray | None:
-    """Decode an image file to pixels in OpenCV's order; None for bytes that are no whole image, or one too large."""
-    if not is_whole(data):
-        return None
+    """Decode an image file to pixels in OpenCV's order; None for bytes that are no whole image, or one too large.
+
+    Some decoders fill what is missing with gray, silently, or make room for what a PNG's chunk says it holds.
+    """
+    head, is_whole = bytes(data[:12]), len(data) > 0
+    if head.startswith(b"\x89PNG"):
+        is_whole = any(data[start + 4 : start + 8] == b"IEND" for start, _ in _png_chunks(data))
+    elif head.startswith(b"\xff\xd8"):
+        is_whole = b"\xff\xd9" in bytes(data[-4096:])
+    elif head.startswith(b"RIFF") and head[8:12] == b"WEBP":
+        is_whole = int.from_bytes(head[4:8], "little") + 8 <= len(data)
     try:
-        return cv2.imdecode(np.frombuffer(data, np.uint8), flags)
+        return cv2.imdecode(np.frombuffer(data, np.uint8), flags) if is_whole else None
     except cv2.error:
         return None
 

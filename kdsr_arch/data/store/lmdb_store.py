@@ -15,7 +15,6 @@ import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from types import TracebackType
 from typing import Any, TextIO
 
 import lmdb
@@ -165,7 +164,14 @@ class LmdbWriter:
     def __enter__(self) -> LmdbWriter:
         try:
             self.work.mkdir(parents=True, exist_ok=True)
-            self._take_lock()
+            self._lock = open(self.work / "writer", "a")  # noqa: SIM115  (held until the end)
+            try:
+                # Of this process alone: workers that live on for a moment when it is killed do not keep it.
+                lock_file(self._lock.fileno())
+            except BlockingIOError:
+                raise UserError(f"{self.path}: another process is writing it; wait for that one, or stop it") from None
+            if os.path.lexists(self.path):  # that other process has just finished
+                raise UserError(f"{self.path}: exists already; remove it or choose another name")
             remove_leftovers(self.work)
             self._check_recipe()
             present = _size(self.work / "data.mdb")
@@ -179,16 +185,6 @@ class LmdbWriter:
             damaged = f"{self.work}: left unfinished, and damaged; remove it and run the command again"
             raise (UserError(damaged) if isinstance(error, ValueError) else self._failure(error)) from None
         return self
-
-    def _take_lock(self) -> None:
-        self._lock = open(self.work / "writer", "a")  # noqa: SIM115  (held until the end)
-        try:
-            # Of this process alone: workers that live on for a moment when it is killed do not keep it.
-            lock_file(self._lock.fileno())
-        except BlockingIOError:
-            raise UserError(f"{self.path}: another process is writing it; wait for that one, or stop it") from None
-        if os.path.lexists(self.path):  # that other process has just finished
-            raise UserError(f"{self.path}: exists already; remove it or choose another name")
 
     def _check_recipe(self) -> None:
         file = self.work / RECIPE_FILE
@@ -269,9 +265,7 @@ class LmdbWriter:
         except (OSError, lmdb.Error) as error:
             raise self._failure(error) from None
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         empty = not self.state
         if self._pending and not empty and isinstance(error, UserError | KeyboardInterrupt):
             with contextlib.suppress(UserError):  # the disk may be what stopped it

@@ -11,7 +11,6 @@ Tiles are squares of ``edge`` pixels, smaller at the right and bottom.
 
 from __future__ import annotations
 
-import functools
 import io
 import struct
 import zlib
@@ -92,11 +91,6 @@ _HEAD = struct.Struct("<8sBBHII")
 _CRC = struct.Struct("<I")
 
 
-def tile_edge(size: tuple[int, int]) -> int:
-    """Choose the tiles' edge for crops of the usual sides: 128 for HR frames, 64 for frames as small as their LR."""
-    return 128 if min(size) >= 400 else 64
-
-
 class _Index(NamedTuple):
     coder: RawTiles | WebpTiles
     edge: int
@@ -140,7 +134,8 @@ class TiledCodec:
     def encode(self, frame: np.ndarray) -> bytes:
         """Return the bytes of a uint8 (H, W, 3) RGB frame."""
         height, width = frame.shape[:2]
-        edge = self.edge or tile_edge((height, width))
+        # for crops of the usual sides, of HR frames or of frames as small as their LR
+        edge = self.edge or (128 if min(height, width) >= 400 else 64)
         tiles = [
             self.coder.encode(np.ascontiguousarray(frame[top : top + edge, left : left + edge]))
             for top in range(0, height, edge)
@@ -211,15 +206,10 @@ def _index(data: Buffer, name: str) -> _Index:
     index = bytes(data[len(head) : first])
     if not count or coder is None or zlib.crc32(head[: _HEAD.size] + index) != _CRC.unpack_from(head, _HEAD.size)[0]:
         raise _damaged(name)
-    numbers = _numbers(count).unpack(index)
+    numbers = struct.unpack(f"<{2 * count}I", index)
     if first + numbers[count - 1] > len(data):
         raise _damaged(name)
     return _Index(coder, edge, (height, width), numbers[:count], numbers[count:], first)
-
-
-@functools.lru_cache(maxsize=64)
-def _numbers(count: int) -> struct.Struct:
-    return struct.Struct(f"<{2 * count}I")
 
 
 def _bytes_of(view: memoryview, index: _Index, number: int) -> memoryview:
