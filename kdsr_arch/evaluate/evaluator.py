@@ -87,7 +87,7 @@ class Evaluator:
         self.degradation = describe_degradation(dataset, scale)
         self.padding = dataset.padding or "replicate"
         self.tile, self.overlap = val.tile or 0, val.tile_overlap
-        self.suffix, self.bar = val.suffix or "", val.pbar
+        self.tail, self.bar = f"_{val.suffix}" if val.suffix else "", val.pbar
 
     def run(
         self,
@@ -139,7 +139,8 @@ class Evaluator:
         for done, frame in enumerate(restored_frames(restorer, item, wanted, self.padding)):
             result = to_bgr(frame)
             if folder is not None:
-                write_png(self._path(folder, item, wanted[done]), result)
+                place = folder if item.kind == "image" else folder / item.name
+                write_png(place / f"{item.frames[wanted[done]]}{self.tail}.png", result)
             truth = _truth(item, wanted[done], result, self.scale)
             if truth is not None:
                 values.append({name: measure(result, truth, option) for name, option in self.image_metrics.items()})
@@ -161,12 +162,6 @@ class Evaluator:
             )
         clip, truth = np.stack(results), np.stack(truths)
         return {name: measure(clip, truth, option) for name, option in self.clip_metrics.items()}
-
-    def _path(self, folder: Path, item: Item, index: int) -> Path:
-        tail = f"_{self.suffix}" if self.suffix else ""
-        if item.kind == "image":
-            return folder / f"{item.frames[0]}{tail}.png"
-        return folder / item.name / f"{item.frames[index]}{tail}.png"
 
     def _summarize(self, records: Sequence[_Record]) -> EvalResult:
         groups: dict[str, list[_Record]] = {}
@@ -254,10 +249,7 @@ def _evaluating(net: nn.Module) -> Iterator[None]:
 
 
 def _gathered(work: Iterable[tuple[int, list[_Record]]]) -> list[_Record]:
-    """The records of all processes in the order of the samples, or the same UserError on every process.
-
-    A process that met an error would leave the others waiting forever, so errors are gathered too.
-    """
+    """Gather the records of all processes by sample; raise an error of one in all, so that none waits for it."""
     mine: list[tuple[int, list[_Record]]] = []
     fault: UserError | None = None
     try:

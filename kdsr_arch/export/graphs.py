@@ -125,13 +125,10 @@ class GraphSwinBlock(nn.Module):
 
     def _mask(self, height: int, width: int, like: Tensor) -> Tensor:
         """(windows, 1, n, n): -100 between pixels that only the shift brought together."""
-        rows, columns = (self._region(side, like) for side in (height, width))
+        places = (torch.arange(side, device=like.device) - side for side in (height, width))
+        rows, columns = ((place >= -self.side).long() + (place >= -self.shift).long() for place in places)
         regions = self._windows((3 * rows.view(-1, 1) + columns).view(1, height, width, 1))[0, :, :, 0]
         return -100.0 * (regions.unsqueeze(1) != regions.unsqueeze(2)).to(like).unsqueeze(1)
-
-    def _region(self, side: int, like: Tensor) -> Tensor:
-        place = torch.arange(side, device=like.device)
-        return (place >= side - self.side).long() + (place >= side - self.shift).long()
 
     def _attended(self, windows: Tensor, mask: Tensor | None) -> Tensor:
         attn, heads, pixels = self.attn, self.attn.num_heads, windows.shape[2]

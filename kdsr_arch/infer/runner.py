@@ -80,8 +80,7 @@ class Runner:
         if lq.dim() == 4:
             sr, given = self._call(frames, net), lq
         elif self.traits.mode == "recurrent":
-            count = lq.shape[1] if clip is None else clip
-            sr, given = self._call(self._middle(frames, count), net), self._middle(lq, count)
+            sr, given = self._call(self._middle(frames, clip), net), self._middle(lq, clip)
         else:
             index = windows or self._indices(lq.shape[1], clip, padding)
             batches = [index] if windows else [[window] for window in index]

@@ -114,23 +114,15 @@ _Place = tuple[int, int, int, int]  # top, left, height, width in LR pixels
 
 
 class _Filling:
-    """A store under way.
-
-    Attributes:
-        patch: side of a crop in LR pixels.
-        images: LR size of each image or clip.
-        crops: the places in each that the teacher is run on, where it is not run on wholes.
-        state: number of views that are done, a digest of their frames, and what is known of their maps: the writer's
-            state after each view.
-    """
+    """A store under way."""
 
     def __init__(self, writer: LmdbWriter, teacher: LiveTeacher, dataset: Any, plan: Plan, seed: int) -> None:
         self.writer, self.teacher, self.dataset, self.plan, self.seed = writer, teacher, dataset, plan, seed
-        self.images: dict[str, list[int]] = {}
-        self.crops: dict[str, list[list[int]]] = {}
+        self.images: dict[str, list[int]] = {}  # LR size of each image or clip
+        self.crops: dict[str, list[list[int]]] = {}  # where the teacher is run on each, if not on wholes
         fresh = {"views": 0, "frames": "", "names": {}, "bytes": 0, "seconds": 0.0, "border": None}
-        self.state: dict[str, Any] = fresh | writer.state
-        self.patch = dataset.patch // dataset.scale
+        self.state: dict[str, Any] = fresh | writer.state  # the writer's after each view
+        self.patch = dataset.patch // dataset.scale  # side of a crop in LR pixels
         self.unit = "images" if teacher.traits.num_frame == 1 else "windows of frames"
         self._numbers: dict[str, int] = {}
         self._frames = hashlib.sha256()
