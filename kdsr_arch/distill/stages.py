@@ -37,7 +37,7 @@ def parse_stages(options: Sequence[StageOptions], terms: Iterable[str], student:
         terms: names of all terms, and ``'pixel'`` where there is a pixel loss.
 
     Raises:
-        UserError: a term or module that does not exist, or a stage without any term.
+        UserError: a module that does not exist, or a stage without any term.
     """
     names = [*terms]
     stages, last = [], 0
@@ -47,18 +47,12 @@ def parse_stages(options: Sequence[StageOptions], terms: Iterable[str], student:
         chosen = names if section.terms is None else section.terms
         if section.terms is not None and not chosen:
             raise UserError(f"{where}.terms: a stage needs a term; name some, or leave `terms` out for all of them")
-        for name in chosen:
-            _known(name, names, f"{where}.terms", "term")
         parts = [*(n for n, _ in student.named_modules() if n), *(n for n in names if n != PIXEL)]
         for path in section.freeze:
-            _known(path, parts, f"{where}.freeze", "module of the student or term")
+            if path not in parts:
+                raise UserError(f"{where}.freeze: '{path}' is no module of the student or term{nearest(path, parts)}")
         stages.append(Stage(last, frozenset(chosen), tuple(section.freeze)))
     return [*stages[:-1], replace(stages[-1], last=math.inf)] if stages else [Stage(math.inf, frozenset(names))]
-
-
-def _known(name: str, known: list[str], where: str, what: str) -> None:
-    if name not in known:
-        raise UserError(f"{where}: '{name}' is no {what}{nearest(name, known)}")
 
 
 # where batch (and instance) normalization, and spectral normalization in its old and new form, keep what they measure

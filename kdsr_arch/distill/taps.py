@@ -55,7 +55,12 @@ class Recorder:
         self.name = type(self.net).__name__
         self.paths = tuple(dict.fromkeys(paths))
         self.copies: frozenset[str] | None = None
-        self._modules = {path: find_module(self.net, path) for path in self.paths}
+        modules = {name: module for name, module in self.net.named_modules() if name}
+        for path in self.paths:
+            if path not in modules:
+                hint = nearest(path, modules) or f" (it has {_some([*modules])})"
+                raise UserError(f"{self.name} has no module '{path}' to tap{hint}")
+        self._modules = {path: modules[path] for path in self.paths}
         self._hooks = {path: self._hook(path) for path in self.paths}
         self._handles: list[Any] = []
         self._store: Taps = {}
@@ -111,15 +116,6 @@ class Recorder:
         return hook
 
 
-def find_module(net: nn.Module, path: str) -> nn.Module:
-    """Find the submodule of ``net`` at ``path``; UserError with the nearest names when there is none."""
-    modules = {name: module for name, module in net.named_modules() if name}
-    if path not in modules:
-        hint = nearest(path, modules) or f" (it has {_some([*modules])})"
-        raise UserError(f"{type(net).__name__} has no module '{path}' to tap{hint}")
-    return modules[path]
-
-
 def resolve(net: nn.Module, traits: Traits, name: str) -> str:
     """Give the path that ``name`` stands for: a module's, that of an alias (f_sr, f_lr), or ``'output'``."""
     net = unwrap(net)
@@ -127,10 +123,9 @@ def resolve(net: nn.Module, traits: Traits, name: str) -> str:
         return name
     if name in traits.taps:
         return traits.taps[name]
-    aliases = ", ".join(traits.taps) or "none"
     hint = nearest(name, [*(n for n, _ in net.named_modules() if n), *traits.taps])
     raise UserError(
-        f"{type(net).__name__} has no module '{name}' to tap{hint}; its tap aliases: {aliases}; "
+        f"{type(net).__name__} has no module '{name}' to tap{hint}; its tap aliases: {_some([*traits.taps])}; "
         f"its parts: {_some([n for n, _ in net.named_children()])}"
     )
 
@@ -337,8 +332,4 @@ def _middle(feature: Feature, length: int, wanted: int) -> Feature:
     if length == wanted:
         return feature
     first = (length - wanted) // 2
-
-    def cut(t: Tensor) -> Tensor:
-        return t.unflatten(0, (-1, length))[:, first : first + wanted].flatten(0, 1)
-
-    return feature.map(cut)
+    return feature.map(lambda t: t.unflatten(0, (-1, length))[:, first : first + wanted].flatten(0, 1))

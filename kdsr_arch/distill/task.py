@@ -106,8 +106,6 @@ class DistillTask(nn.Module):
                 )
         self.terms = nn.ModuleDict({name: Term(name, term) for name, term in options.distill_opt.items()})
         self._resolve_taps()
-        if self.pixel is None and not self.terms:
-            raise UserError("train: neither pixel_opt nor distill_opt is given: there is nothing to learn from")
         names = [*self.terms, *([PIXEL] if self.pixel is not None else [])]
         self._stages = parse_stages(options.stages, names, student)
         self._frozen: tuple[str, ...] = ()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -129,53 +129,27 @@ class Ensemble(nn.Module):
         self.names = list(members)
         for name, net in members.items():
             self.add_module(name, Member(net, traits[name], luma))
-        self.traits = _common(traits, MemberTaps(members, traits))
+        modes, every = {t.mode for t in traits.values()}, list(traits.values())
+        if "recurrent" in modes and len(modes) > 1:
+            raise UserError("teachers: a recurrent network restores whole clips, so only recurrent ones go with it")
+        if any(t.input == "gt" for t in every):
+            raise UserError("teachers: a privileged network, which is given the ground truth, cannot be one of several")
+        taps = {f"{name}.{alias}": f"{name}.net.{path}" for name, t in traits.items() for alias, path in t.taps.items()}
+        paths = [(name, path) for name, net in members.items() for path, _ in net.named_modules() if path]
+        self.traits = Traits(
+            "window" if "window" in modes else every[0].mode,
+            every[0].scale,
+            max(t.num_frame for t in every),
+            "rgb" if any(t.color == "rgb" for t in every) else "y",
+            taps=taps | {f"{name}.{path}": f"{name}.net.{path}" for name, path in paths},
+            multiple=math.lcm(*(t.lr_multiple for t in every)),
+            min_size=max(t.lr_minimum for t in every),
+            min_clip=max(t.min_clip for t in every),
+        )
 
     def forward(self, lq: Tensor) -> Tensor:
         """Return the members' mean for images (B, C, h, w) or frames (B, n, C, h, w) in [0, 1]; see Member."""
         return torch.stack([self.get_submodule(name)(lq) for name in self.names]).mean(0)
-
-
-class MemberTaps(Mapping[str, str]):
-    """'t2.PATH' and 't2.ALIAS' as paths inside the ensemble."""
-
-    def __init__(self, members: Mapping[str, nn.Module], traits: Mapping[str, Traits]) -> None:
-        self._members, self._traits = dict(members), dict(traits)
-
-    def __getitem__(self, name: str) -> str:
-        member, _, inner = name.partition(".")
-        if member not in self._members or not inner:
-            raise KeyError(name)
-        if inner not in {path for path, _ in self._members[member].named_modules()}:
-            inner = self._traits[member].taps[inner]
-        return f"{member}.net.{inner}"
-
-    def __iter__(self) -> Iterator[str]:
-        return (f"{name}.{alias}" for name, traits in self._traits.items() for alias in traits.taps)
-
-    def __len__(self) -> int:
-        return sum(len(traits.taps) for traits in self._traits.values())
-
-
-def _common(traits: Mapping[str, Traits], taps: Mapping[str, str]) -> Traits:
-    modes = {t.mode for t in traits.values()}
-    if "recurrent" in modes and len(modes) > 1:
-        raise UserError("teachers: a recurrent network restores whole clips, so that only recurrent ones go with it")
-    if any(t.input == "gt" for t in traits.values()):
-        raise UserError("teachers: a privileged network, which is given the ground truth, cannot be one of several")
-    all_traits = list(traits.values())
-    mode = "window" if "window" in modes else all_traits[0].mode
-    color = "rgb" if any(t.color == "rgb" for t in all_traits) else "y"
-    return Traits(
-        mode,
-        all_traits[0].scale,
-        max(t.num_frame for t in all_traits),
-        color,
-        taps=taps,
-        multiple=math.lcm(*(t.lr_multiple for t in all_traits)),
-        min_size=max(t.lr_minimum for t in all_traits),
-        min_clip=max(t.min_clip for t in all_traits),
-    )
 
 
 # ---------------------------------------------------------------------------------------------------- read from a store

@@ -265,7 +265,8 @@ class TrainOptions(OpenSection):
         yield from self._balance_faults()
 
     def _stage_faults(self) -> Iterator[Fault]:
-        lengths, names = [stage.iters for stage in self.stages], ["pixel", *self.distill_opt]
+        lengths = [stage.iters for stage in self.stages]
+        names = [*self.distill_opt, *([] if self.lacks("pixel_opt") else ["pixel"])]
         if lengths and all(lengths) and self.total_iter and sum(lengths) != self.total_iter:
             yield "stages", f"sum to {sum(lengths)} iterations, but total_iter is {self.total_iter}"
         for position, stage in enumerate(self.stages):

@@ -108,17 +108,6 @@ def load_state(path: Path, mine: Mapping[str, str]) -> dict[str, Any]:
         raise UserError(f"{path}: not a training state")
     if type(state.get("version")) is int and state["version"] > VERSION:
         raise UserError(f"{path}: written by a newer release (state version {state['version']}); update this one")
-    _check_form(state, path)
-    if different := differences(state["fingerprint"], mine):
-        raise UserError(
-            f"{path}: the state of another experiment ({'; '.join(different)}); to start from its weights only, "
-            "use path.pretrain_network_g"
-        )
-    return state
-
-
-def _check_form(state: Mapping[str, Any], path: Path) -> None:
-    """Raise UserError unless the parts that are read here and by the trainer are what `Checkpoints.save` writes."""
     kinds = {"version": int, "iter": int, "fingerprint": dict, "model": dict, "random": list}
     kinds |= {"best": dict, "ranking": dict, "meter": list, "ratios": dict, "skipped": list}
     wrong = [name for name, kind in kinds.items() if type(state.get(name)) is not kind]
@@ -129,13 +118,18 @@ def _check_form(state: Mapping[str, Any], path: Path) -> None:
         wrong.append("iter")
     if wrong:
         raise UserError(f"{path}: a damaged training state: its {wrong[0]} cannot be read; resume from another")
+    if different := differences(state["fingerprint"], mine):
+        raise UserError(
+            f"{path}: the state of another experiment ({'; '.join(different)}); to start from its weights only, "
+            "use path.pretrain_network_g"
+        )
+    return state
 
 
-def numbered(folder: Path, pattern: str) -> dict[int, Path]:
-    """Return the files named with an iteration, for which `pattern` has a group; oldest first."""
+def numbered(folder: Path, pattern: str) -> list[tuple[int, Path]]:
+    """List the files named with an iteration, for which `pattern` has a group; oldest first."""
     entries = folder.iterdir() if folder.is_dir() else ()
-    files = {int(m[1]): p for p in entries if (m := re.fullmatch(pattern, p.name))}
-    return dict(sorted(files.items()))
+    return sorted((int(m[1]), path) for path in entries if (m := re.fullmatch(pattern, path.name)))
 
 
 def find_latest(folder: Path, mine: Mapping[str, str]) -> tuple[Path | None, dict[str, Any] | None, list[str]]:
@@ -145,7 +139,7 @@ def find_latest(folder: Path, mine: Mapping[str, str]) -> tuple[Path | None, dic
         Its path and content, or two None; and why newer ones were passed over.
     """
     passed: list[str] = []
-    for path in reversed(numbered(folder, r"(\d+)\.state").values()):
+    for _, path in reversed(numbered(folder, r"(\d+)\.state")):
         try:
             return path, load_state(path, mine), passed
         except UserError as error:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
@@ -123,7 +124,7 @@ class Meter:
 
 
 class Progress:
-    """A progress bar with rate and ETA on a terminal, and the text of the log lines.
+    """A progress bar (`bar`) with rate and ETA on a terminal, and the text of the log lines.
 
     Args:
         total: iterations in all.
@@ -134,19 +135,14 @@ class Progress:
         self.total = total
         self._since, self._at = time.perf_counter(), start
         shown = distributed.is_main() and sys.stderr.isatty()
-        self._bar = progress_bar("", total, "it", start, disable=not shown)
+        self.bar = progress_bar("", total, "it", start, disable=not shown)
 
-    def step(self) -> None:
-        """Count an iteration."""
-        self._bar.update()
-
-    def pause(self) -> float:
-        """Stop the clock for a validation or a save; give what this returns to `go_on`."""
-        return time.perf_counter()
-
-    def go_on(self, paused: float) -> None:
-        """Start the clock again: the time since `pause` does not count towards the rate."""
-        self._since += time.perf_counter() - paused
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Stop the clock for a validation or a save: the time inside does not count towards the rate."""
+        began = time.perf_counter()
+        yield
+        self._since += time.perf_counter() - began
 
     def line(self, iteration: int, rates: Sequence[float], log: Mapping[str, float], waited: float = 0.0) -> str:
         """Write the log line of an iteration: learning rates, rate, share of the time that data took, ETA, losses.
@@ -162,10 +158,6 @@ class Progress:
         self._since, self._at = now, iteration
         eta = timedelta(seconds=int((self.total - iteration) / max(rate, 1e-9)))
         shown = "  ".join(f"{name} {value:.4g}" for name, value in log.items())
-        self._bar.set_postfix_str(shown)
+        self.bar.set_postfix_str(shown)
         lr = ", ".join(f"{value:.3g}" for value in dict.fromkeys(rates))
         return f"[{iteration:,}/{self.total:,}  lr {lr}  {rate:.3g} it/s  data {waiting:.0%}  eta {eta}]  {shown}"
-
-    def close(self) -> None:
-        """Take the bar away."""
-        self._bar.close()

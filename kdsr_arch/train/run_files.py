@@ -99,9 +99,8 @@ class Checkpoints:
         wanted, label = set(best), f"best_{re.sub(r'[^A-Za-z0-9.-]', '-', metric)}"
         if iteration in wanted:
             self.save_networks(f"{label}_{iteration}", networks)
-        for path in self.models.iterdir():
-            name = re.fullmatch(rf"net_.+_{re.escape(label)}_(\d+)\.(?:pth|safetensors)", path.name)
-            if name and int(name[1]) not in wanted and int(name[1]) <= iteration:
+        for number, path in numbered(self.models, rf"net_.+_{re.escape(label)}_(\d+)\.(?:pth|safetensors)"):
+            if number not in wanted and number <= iteration:
                 path.unlink(missing_ok=True)
 
     def thin_out(self, newest: int) -> None:
@@ -111,12 +110,11 @@ class Checkpoints:
         """
         if self.keep_last <= 0:
             return
-        kept = [iteration for iteration in numbered(self.states, _STATES) if iteration <= newest][-self.keep_last :]
-        for folder, pattern in ((self.states, _STATES), (self.models, _NETWORKS)):
-            for path in list(folder.iterdir()):
-                name = re.fullmatch(pattern, path.name)
-                if name and kept and int(name[1]) < kept[0]:
-                    path.unlink(missing_ok=True)
+        states = numbered(self.states, _STATES)
+        kept = [iteration for iteration, _ in states if iteration <= newest][-self.keep_last :]
+        for iteration, path in (*states, *numbered(self.models, _NETWORKS)):
+            if kept and iteration < kept[0]:
+                path.unlink(missing_ok=True)
 
     def set_aside(self, position: int) -> Path | None:
         """Move what an earlier run left beyond `position` into `set_aside_TIME/`, so that going on from there neither
@@ -131,7 +129,7 @@ class Checkpoints:
         Raises:
             UserError: the folder cannot be made or a file not be moved.
         """
-        if not any(iteration > position for iteration in numbered(self.states, _STATES)):
+        if not any(iteration > position for iteration, _ in numbered(self.states, _STATES)):
             return None
         names = (f"set_aside_{time.strftime('%Y%m%d_%H%M%S')}{tail}" for tail in ("", *(f"_{n}" for n in range(2, 99))))
         target = next(path for path in map(self.root.joinpath, names) if not path.exists())
@@ -157,11 +155,8 @@ class Checkpoints:
             yield from (path for path in self.models.iterdir() if re.fullmatch(r"net_.+_best\.\w+", path.name))
             yield self.models / "best.json"
         yield from (path for path in self.models.iterdir() if re.fullmatch(r"net_.+_latest\.\w+", path.name))
-        for folder, pattern in ((self.models, r"net_.+_(\d+)\.\w+"), (self.states, _STATES)):
-            for path in list(folder.iterdir()):
-                name = re.fullmatch(pattern, path.name)
-                if name and int(name[1]) > position:
-                    yield path
+        files = (*numbered(self.models, r"net_.+_(\d+)\.\w+"), *numbered(self.states, _STATES))
+        yield from (path for iteration, path in files if iteration > position)
 
 
 # ------------------------------------------------------------------------------------------ the folder as a whole

@@ -155,7 +155,7 @@ class Trainer:
                 ) from None
         distributed.barrier()
         self.progress = Progress(self.total, self.position)
-        self.resources.callback(self.progress.close)
+        self.resources.callback(self.progress.bar.close)
         self.offsets = OffsetMonitor(nn.ModuleList(self.model.modules()), every=OFFSET_REPORT_PERIOD)
         self.resources.callback(self.offsets.remove)
         if self.state is not None:
@@ -171,19 +171,21 @@ class Trainer:
         that validation, if one is due: a kill between the two loses nothing, and the resumed run is the unbroken one.
         """
         logger = self.opt.logger
-        if self.position and not self.validate():
-            return False
+        with self.progress.paused():
+            if self.position and not self.validate():
+                return False
         for iteration in range(self.position + 1, self.total + 1):
             self.step(iteration)
             self.position = iteration
-            self.progress.step()
+            self.progress.bar.update()
             if iteration % logger.print_freq == 0:
                 self.report()
             leaving, overdue = self._asked()
-            if leaving or overdue or iteration % logger.save_checkpoint_freq == 0 or iteration == self.total:
-                self.save()
-            if leaving or not self.validate():
-                return False
+            with self.progress.paused():
+                if leaving or overdue or iteration % logger.save_checkpoint_freq == 0 or iteration == self.total:
+                    self.save()
+                if leaving or not self.validate():
+                    return False
         if distributed.is_main():
             self.checkpoints.save_networks("latest", self.model.network_files())
         return True
@@ -290,7 +292,6 @@ class Trainer:
 
     def save(self) -> None:
         """Write the networks and the training state of this iteration."""
-        paused = self.progress.pause()
         self.check_finite(self.position)
         distributed.broadcast_buffers(self.model.modules())
         self.meter.share()
@@ -301,7 +302,6 @@ class Trainer:
             self.checkpoints.save(self.position, self.model.network_files(), self.training_state(generators))
         distributed.barrier()
         self.saved, self.saved_at = self.position, time.monotonic()
-        self.progress.go_on(paused)
 
     def training_state(self, generators: list[Any]) -> dict[str, Any]:
         """Return all that `resume` needs to go on as if nothing had happened: tensors and plain containers.
@@ -351,7 +351,6 @@ class Trainer:
         keys = [k for k, period in every.items() if iteration == self.total or (period and iteration % period == 0)]
         if not keys:
             return True
-        paused = self.progress.pause()
         self.check_finite(iteration)
         distributed.broadcast_buffers(self.model.modules())
         try:
@@ -372,7 +371,6 @@ class Trainer:
                 self.checkpoints.save_record(best)
             for metric, iterations in kept.items():
                 self.checkpoints.keep_best(metric, iterations, iteration, self.model.network_files())
-        self.progress.go_on(paused)
         return True
 
 

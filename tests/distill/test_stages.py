@@ -33,7 +33,6 @@ def test_no_stages_is_one_endless_stage():
 @pytest.mark.parametrize(
     "stage, names",
     [
-        ({"iters": 1, "terms": ["spatail"]}, ["train.stages[1].terms", "'spatail'", "'spatial'"]),
         ({"iters": 1, "freeze": ["2"]}, ["train.stages[1].freeze", "'2'"]),
         ({"iters": 1, "terms": []}, ["train.stages[1].terms"]),
     ],
