@@ -161,7 +161,7 @@ class ClipDataset(PairDataset):
         self.intervals = sorted(self.interval_list)
         listed = listed_clips(self.meta_info_file) if self.meta_info_file else {}
         wanted = list(self.clips or listed)
-        self._open_pairs(wanted or None)
+        self.pairs = FramePairs(self, wanted or None)
         self.selected = self._select(wanted, listed)
         self._sizes: dict[str, tuple[int, int]] = {}
         for clip in self.selected if len(self.selected) <= _CHECKED_AT_START else self.selected[:1]:

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from kdsr_arch.data.pairs import PairDataset
+from kdsr_arch.data.pairs import FramePairs, PairDataset
 from kdsr_arch.data.store.teacher_store import View
 from kdsr_arch.errors import UserError, nearest
 from kdsr_arch.registry import DATASET_REGISTRY
@@ -28,7 +28,7 @@ class ImagePairDataset(PairDataset):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self._open_pairs()
+        self.pairs = FramePairs(self)
         if self.train and self.pairs.gt is None:
             raise UserError(f"{self.name}: dataroot_gt is missing: training needs the ground truth")
         self.entries = self._matched_keys()

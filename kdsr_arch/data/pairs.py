@@ -135,48 +135,54 @@ class DegradedSource(WrappedSource):
         return inner.of(low), inner.scaled(self.scale).of(frame)
 
 
+@dataclass(kw_only=True, eq=False)
+class PairOptions:
+    """What says where pairs of frames come from.
+
+    Args:
+        name: of the data set, for messages.
+        scale: HR sides over LR sides.
+        dataroot_gt, dataroot_lq: folder or LMDB; without ``dataroot_lq`` the LR is made by ``degradation``, or read
+            from the HR's own store where that keeps such LR; without ``dataroot_gt`` there is LR only, for testing.
+        io_backend: ``{type: disk | lmdb}``; by default the roots decide.
+        degradation: 'BI', 'BD' or 'none' (:class:`DegradedSource`).
+        border: 'symmetric' or 'replicate'.
+    """
+
+    name: str = "data set"
+    scale: int = 1
+    dataroot_gt: str | Path | None = None
+    dataroot_lq: str | Path | None = None
+    io_backend: Mapping[str, Any] | None = None
+    degradation: str = "BI"
+    border: str = "symmetric"
+
+
 class FramePairs:
     """The LR and the HR side of a data set.
 
     Args:
-        dataroot_gt, dataroot_lq: folder or LMDB; without ``dataroot_lq`` the LR is made by ``degradation``, or read
-            from the HR's own store where that keeps such LR; without ``dataroot_gt`` there is LR only, for testing.
-        scale: HR sides over LR sides.
-        degradation: 'BI', 'BD' or 'none' (:class:`DegradedSource`).
-        border: 'symmetric' or 'replicate'.
-        io_backend: ``{type: disk | lmdb}``; by default the roots decide.
         only: clips to look for, which spares the listing of a large folder.
-        name: of the data set, for messages.
 
     Raises:
         UserError: a root that is missing or holds no frames, or an unknown degradation.
     """
 
-    def __init__(
-        self,
-        *,
-        dataroot_gt: str | Path | None = None,
-        dataroot_lq: str | Path | None = None,
-        scale: int = 1,
-        degradation: str = "BI",
-        border: str = "symmetric",
-        io_backend: Mapping[str, Any] | None = None,
-        only: Sequence[str] | None = None,
-        name: str = "data set",
-    ) -> None:
-        self.scale, self.name = scale, name
-        backend = (io_backend or {}).get("type")
-        if not dataroot_gt and not dataroot_lq:
+    def __init__(self, options: PairOptions, only: Sequence[str] | None = None) -> None:
+        self.scale, name = options.scale, options.name
+        roots, degradation, border = (options.dataroot_gt, options.dataroot_lq), options.degradation, options.border
+        backend = (options.io_backend or {}).get("type")
+        if not any(roots):
             raise UserError(f"{name}: dataroot_gt (or dataroot_lq) is missing")
-        gt, lq = (open_source(Path(r).expanduser(), backend, only) if r else None for r in (dataroot_gt, dataroot_lq))
+        gt, lq = (open_source(Path(r).expanduser(), backend, only) if r else None for r in roots)
         self.stored = lq is not None
-        side = side_name(scale, degradation, border)
+        side = side_name(self.scale, degradation, border)
         if lq is None and degradation == "none":
             raise UserError(f"{name}: degradation 'none' needs LR frames in dataroot_lq")
         if lq is None and isinstance(gt, LmdbSource) and side in gt.sides():
             lq = LmdbSource(gt.root, side)
         self.gt: FrameSource | None = gt
-        self.lq: FrameSource = lq or DegradedSource(gt, scale, degradation, border)  # type: ignore[arg-type]
+        self.lq: FrameSource = lq or DegradedSource(gt, self.scale, degradation, border)  # type: ignore[arg-type]
         self._stores = {source.root for source in (self.lq, self.gt) if isinstance(source, LmdbSource)}
 
     def check(self, lq_key: str, gt_key: str) -> tuple[int, int]:
@@ -272,13 +278,11 @@ def _read_unique(source: FrameSource, keys: Sequence[str], crop: Crop | None) ->
 
 
 @dataclass(kw_only=True, eq=False)
-class PairDataset(torch.utils.data.Dataset):
+class PairDataset(PairOptions, torch.utils.data.Dataset):
     """What our data sets of frames share: their keywords, the draw of crops and flips, the teacher's store.
 
-    Args:
-        name: for messages.
+    Args (beside those of :class:`PairOptions`):
         phase: 'train' gives crops; 'val' and 'test' give whole frames.
-        scale, dataroot_gt, dataroot_lq, io_backend, degradation, border: see :class:`FramePairs`.
         gt_size: side of the HR crop of a training sample, a multiple of the scale; None for whole frames.
         use_hflip, use_rot: horizontal flip; vertical flip and 90-degree rotation.
         color: 'rgb' or 'y'.
@@ -297,14 +301,7 @@ class PairDataset(torch.utils.data.Dataset):
         UserError: whatever is wrong with the data, naming the file or key.
     """
 
-    name: str = "data set"
     phase: str = "train"
-    scale: int = 1
-    dataroot_gt: str | Path | None = None
-    dataroot_lq: str | Path | None = None
-    io_backend: Mapping[str, Any] | None = None
-    degradation: str = "BI"
-    border: str = "symmetric"
     gt_size: int | None = None
     use_hflip: bool = False
     use_rot: bool = False
@@ -317,21 +314,10 @@ class PairDataset(torch.utils.data.Dataset):
         self.train = self.phase.startswith("train")
         self.patch = (self.gt_size or 0) if self.train else 0
         self.entries: Sequence[Any] = ()
+        self.pairs: FramePairs  # opened by the subclass, which knows the clips to look for
         self.teacher: TeacherStore | None = None
         if self.patch < 0 or self.patch % self.scale:
             raise UserError(f"{self.name}: gt_size {self.patch} is not a multiple of the scale {self.scale}")
-
-    def _open_pairs(self, only: Sequence[str] | None = None) -> None:
-        self.pairs = FramePairs(
-            dataroot_gt=self.dataroot_gt,
-            dataroot_lq=self.dataroot_lq,
-            scale=self.scale,
-            degradation=self.degradation,
-            border=self.border,
-            io_backend=self.io_backend,
-            only=only,
-            name=self.name,
-        )
 
     def _fill_cache(self, lq_keys: Sequence[str], gt_keys: Sequence[str]) -> None:
         mode = ("auto" if self.train else False) if self.cache is None else self.cache

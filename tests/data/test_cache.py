@@ -83,9 +83,9 @@ def test_a_copy_sent_to_another_process_starts_empty(counting):
 
 
 def test_lr_made_of_frames_that_do_not_fit_is_one_decoding_each(counting):
-    from kdsr_arch.data.pairs import DegradedSource, FramePairs
+    from kdsr_arch.data.pairs import DegradedSource, FramePairs, PairOptions
 
-    pairs = FramePairs(dataroot_gt=counting.source.name, scale=4)
+    pairs = FramePairs(PairOptions(dataroot_gt=counting.source.name, scale=4))
     keys = counting.keys()[:4]
     pairs.gt, pairs.lq = counting, DegradedSource(counting, 4)
     expected = pairs.read(keys, keys[1:2], Crop(1, 2, 8, 8))
