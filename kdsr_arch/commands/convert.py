@@ -9,19 +9,21 @@ from pathlib import Path
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare what the command line of this command takes."""
     parser.add_argument("source", help="where the weights come from; 'list' prints the known sources")
-    parser.add_argument("file", type=Path, nargs="?", help="the file to convert (.pth, .pt or .npz)")
-    parser.add_argument("-o", "--output", type=Path, help="the file to write ({'params': ...})")
+    parser.add_argument("file", type=Path, nargs="?", help="the file to convert (.pth, .pt, .npz, .safetensors)")
+    output = "the file to write, NAME.pth, and with it NAME.yml, by which kdsr upscale and kdsr test know the network"
+    parser.add_argument("-o", "--output", type=Path, help=output)
+    parser.add_argument("--scale", type=int, help="of weights that do not tell theirs")
 
 
 def run(args: argparse.Namespace) -> int:
     """Convert the file, or list the known sources; exit code 0.
 
     Raises:
-        UserError: no file or output given, or weights that are not of this source.
+        UserError: no file or output given, weights that are not of this source, or an option file that would be lost.
     """
-    from kdsr_arch.convert.published import SOURCES, convert_file
+    from kdsr_arch.convert.published import ANY_SCALE, SOURCES, convert_file, option_text
     from kdsr_arch.errors import UserError
-    from kdsr_arch.io import save_tensors
+    from kdsr_arch.io import save_tensors, write_bytes
 
     if args.source == "list":
         for source in SOURCES.values():
@@ -29,13 +31,22 @@ def run(args: argparse.Namespace) -> int:
         return 0
     if args.file is None or args.output is None:
         raise UserError("kdsr convert needs a file and -o OUT: kdsr convert SOURCE FILE -o OUT")
-    done = convert_file(args.source, args.file)
+    done = convert_file(args.source, args.file, args.scale)
     if not args.output.parent.is_dir():
         raise UserError(f"{args.output.parent}: no such folder to write {args.output.name} in")
+    beside = args.output.with_suffix(".yml")
+    text = option_text(done, args.output) if done.scale is not None else None
+    if text is not None and beside.exists() and beside.read_bytes() != text.encode():
+        raise UserError(
+            f"{beside}: exists, and would be replaced by the option file of {args.output.name}; move it away"
+        )
     save_tensors({"params": done.params}, args.output)
     count = sum(value.numel() for value in done.params.values())
     print(f"{args.output}: {done.source.origin}, {len(done.params)} entries, {count:,} values")
     print("network_g: {" + ", ".join(f"{key}: {value}" for key, value in done.network.items()) + "}")
-    if done.source.note:
-        print(f"note: {done.source.note}")
+    if text is not None:
+        write_bytes(beside, text.encode())
+        print(f"{beside}: kdsr test -opt {beside}, and kdsr upscale --weights {args.output}")
+    else:
+        print(f"note: {done.source.note or ANY_SCALE}; --scale N also writes {beside.name}, which tells the network")
     return 0

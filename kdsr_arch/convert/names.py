@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from kdsr_arch.errors import UserError
 
-State = dict[str, Tensor]
+if TYPE_CHECKING:  # torch takes seconds to import, and a list of the sources does without it
+    from torch import Tensor
+
+State = dict[str, "Tensor"]
 Table = Sequence[tuple[str, str | Callable[[re.Match[str]], str]]]
 
 DROP = ""
@@ -171,6 +173,8 @@ def vespcn_from_loseal(state: Mapping[str, Tensor]) -> State:
 
 
 def _center_last_to_middle(weight: Tensor, num_channel: int) -> Tensor:
+    import torch
+
     frames = list(weight.split(num_channel, 1))
     frames.insert(len(frames) // 2, frames.pop())
     return torch.cat(frames, 1)
@@ -183,6 +187,8 @@ def from_hwio(arrays: Mapping[str, np.ndarray], names: Mapping[str, str]) -> Sta
         arrays: e.g. an opened npz with ``scope.conv1.kernel`` and ``scope.conv1.bias``.
         names: the stored prefix -> our module's name.
     """
+    import torch
+
     out: State = {}
     for prefix, name in names.items():
         for kind in ("kernel", "bias"):

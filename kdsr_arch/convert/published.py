@@ -6,15 +6,16 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from torch import Tensor
+import yaml
 
 from kdsr_arch.convert import names
 from kdsr_arch.convert.names import State, rename
 from kdsr_arch.errors import UserError, nearest
-from kdsr_arch.infer.open import misfits, read_weights
-from kdsr_arch.registry import build
+
+if TYPE_CHECKING:  # as in names
+    from torch import Tensor
 
 Options = dict[str, Any]
 
@@ -122,10 +123,10 @@ def rcan_options(state: State) -> Options:
 
 
 def edsr_options(state: State) -> Options:
-    """Read EDSR's: width, number of blocks and scale."""
+    """Read EDSR's: width, number of blocks and scale; the authors' network of 256 channels scales its residuals."""
     width = state["conv_first.weight"].shape[0]
-    scale = _shuffled_scale(state, "upsample.")
-    return {"num_feat": width, "num_block": _count(state, r"body\.(\d+)\."), "upscale": scale}
+    size = {"num_feat": width, "num_block": _count(state, r"body\.(\d+)\.")}
+    return {**size, "res_scale": 0.1 if width == 256 else 1, "upscale": _shuffled_scale(state, "upsample.")}
 
 
 def san_options(state: State) -> Options:
@@ -209,9 +210,9 @@ SOURCES = {
         Source("san", "SAN, daitao/SAN or FAKD's copy", "SAN", (r"RG\.0\.soca", r"non_local\.non_local"), dict,
                san_options),
         Source("edsr", "EDSR, the authors' names", "EDSRTapped", (r"head\.0", r"body\.0\.body\.0\.weight", r"tail\.1"),
-               _table(names.EDSR_OFFICIAL), edsr_options, "res_scale is 0.1 in the 256-channel network, else 1"),
+               _table(names.EDSR_OFFICIAL), edsr_options),
         Source("edsr-fakd", "EDSR of FAKD", "EDSRTapped", (r"body1\.0\.body\.0", r"body3\.0"), names.edsr_from_fakd,
-               edsr_options, "res_scale is 0.1 in the 256-channel network, else 1"),
+               edsr_options),
         Source("pisr-teacher", "PISR's teacher, cvlab-yonsei/PISR", "PISRTeacher", (r"backbone\.network\.encoder",),
                _table(names.PISR_TEACHER), pisr_teacher_options, ANY_SCALE),
         Source("pisr", "PISR's FSRCNN, cvlab-yonsei/PISR", "FSRCNN", (r"backbone\.network\.expanding",),
@@ -242,40 +243,51 @@ class Converted:
     Attributes:
         source: where they come from.
         params: the state dict.
-        network: the options of the network they fit ('type' and keywords), as far as the weights tell them.
+        network: the options of the network they fit ('type' and keywords), as far as they are known.
+        scale: the enlargement; None where nobody has told it.
+        mode: 'image', or 'window' or 'clip' for a network of video, as in its traits.
     """
 
     source: Source
     params: State
     network: dict[str, Any]
+    scale: int | None
+    mode: str
 
 
-def convert_file(source: str, path: Path) -> Converted:
+def convert_file(source: str, path: Path, scale: int | None = None) -> Converted:
     """Convert the weights of ``path``, which come from ``source``.
 
     Args:
         source: a key of ``SOURCES``.
         path: a file of torch.save or .safetensors of a state dict, or .npz of arrays.
+        scale: the enlargement that they were trained for, where the weights do not tell it.
 
     Raises:
-        UserError: an unknown source, an unreadable file, or a file of something else; then the message says what it
-            looks like and which entries differ.
+        UserError: an unknown source, an unreadable file, weights of another scale, or a file of something else; then
+            the message says what it looks like and which entries differ.
     """
+    from kdsr_arch.infer.open import read_weights
+
     if source not in SOURCES:
         raise UserError(f"unknown source '{source}'{nearest(source, SOURCES)}: use one of {', '.join(SOURCES)}")
     state = read_weights(path)
     try:
-        return convert_state(SOURCES[source], state)
+        return convert_state(SOURCES[source], state, scale)
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
 
 
-def convert_state(source: Source, state: Mapping[str, Tensor]) -> Converted:
+def convert_state(source: Source, state: Mapping[str, Tensor], scale: int | None = None) -> Converted:
     """Convert entries in memory.
 
     Raises:
-        UserError: they are not of this source, or not whole.
+        UserError: they are not of this source, not whole, or of another scale.
     """
+    from kdsr_arch.infer.open import misfits
+    from kdsr_arch.infer.traits import traits_of
+    from kdsr_arch.registry import build, keywords_of, lookup
+
     if not source.matches(state):
         lacking = [m.replace("\\", "") for m in source.marks if not any(re.match(m, name) for name in state)]
         raise UserError(f"is not {source.origin}: it has no entry '{lacking[0]}...'; {describe(state)}")
@@ -284,11 +296,39 @@ def convert_state(source: Source, state: Mapping[str, Tensor]) -> Converted:
         network = {"type": source.arch, **source.options(params)}
     except (KeyError, ZeroDivisionError, IndexError) as error:
         raise UserError(f"is not whole for {source.origin}: it lacks {error}; {describe(state)}") from None
+    keywords = keywords_of(lookup("network", source.arch)).parameters
+    open_scale = "scale" in keywords and "scale" not in network
+    if open_scale and scale is not None:
+        network["scale"] = scale
     net = build("network", network, "network")
     faults = misfits(net, params)
     if faults:
         raise UserError(f"does not fit {type(net).__name__} ({source.origin}): {'; '.join(faults)}")
-    return Converted(source, params, network)
+    traits = traits_of(net)
+    if scale not in (None, traits.scale):
+        raise UserError(f"is of scale {traits.scale}, not {scale}")
+    return Converted(source, params, network, scale if open_scale else traits.scale, traits.mode)
+
+
+def option_text(done: Converted, weights: Path) -> str:
+    """Write an option file that tests converted weights, and by which `kdsr upscale` knows their network.
+
+    Args:
+        done: what was converted; its scale is known.
+        weights: the file that the weights go into.
+    """
+    kind, data = ("Video", "ClipDataset") if done.mode != "image" else ("Image", "ImagePairDataset")
+    metric = {"crop_border": done.scale, "test_y_channel": True}
+    options = {
+        "name": weights.stem, "model_type": f"{kind}DistillModel", "scale": done.scale, "network_g": done.network,
+        "path": {"pretrain_network_g": str(weights.resolve())},
+        "datasets": {"test_1": {"name": "HR", "type": data, "dataroot_gt": "datasets/HR", "degradation": "BI"}},
+        "val": {"metrics": {name: {"type": f"calculate_{name}", **metric} for name in ("psnr", "ssim")}},
+        "needs": "Name the HR frames to test with: --force_yml datasets:test_1:dataroot_gt=FOLDER",
+    }  # fmt: skip
+    return f"# {done.source.origin}, converted: kdsr test -opt {weights.stem}.yml\n" + yaml.safe_dump(
+        options, sort_keys=False, width=120
+    )
 
 
 def describe(state: Mapping[str, Tensor]) -> str:

@@ -2,6 +2,9 @@
 
 import argparse
 import json
+import os
+import subprocess
+import sys
 
 import cv2
 import numpy as np
@@ -12,11 +15,16 @@ from kdsr_arch.archs.fsrcnn_arch import FSRCNN
 from kdsr_arch.archs.vdsr_arch import VDSR
 from kdsr_arch.commands import convert as command
 from kdsr_arch.convert.published import SOURCES, convert_file, convert_state, looks_like
+from kdsr_arch.evaluate import tester
+from kdsr_arch.infer.open import open_network
 from kdsr_arch.infer.runner import Runner
 from kdsr_arch.infer.traits import traits_of
 from kdsr_arch.metrics.psnr_metric import psnr
+from kdsr_arch.options import load_options
 from kdsr_arch.registry import build
+from tests.helpers import ROOT
 from tests.helpers.data import data_folder
+from tests.helpers.images import write_textures
 from tests.helpers.messages import refuses
 
 
@@ -164,7 +172,44 @@ def test_command(tmp_path, capsys):
     net.load_state_dict(params)
     text = capsys.readouterr().out
     assert "type: VDSR, num_in_ch: 1, num_feat: 4, num_layer: 4, bias: False" in text
+    assert not (tmp_path / "ours.yml").exists()  # the scale is not known
     assert convert(tmp_path, "list") == 0 and "carn-m" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("scale,words", [(3, ["--scale", "3"]), (4, [])])
+def test_an_option_file_is_written_beside_the_weights(tmp_path, scale, words):
+    """`kdsr upscale`, `kdsr export` and `kdsr test` know the network by it; the scale is the weights' or as said."""
+    source, file = ("vdsr", vdsr_file(tmp_path)) if words else ("imdn", tmp_path / "imdn.pth")
+    if not words:
+        torch.save(build("network", {"type": "IMDN", "scale": scale, "num_feat": 16}, "network").state_dict(), file)
+    out = tmp_path / "ours.pth"
+    assert convert(tmp_path, source, file, "-o", out, *words) == 0
+    assert open_network(out).traits.scale == scale
+    force = [f"datasets:test_1:dataroot_gt={write_textures(tmp_path / 'hr', 1, 36, 36)}", "val:speed_size=null"]
+    opt = load_options(out.with_suffix(".yml"), is_train=False, force=force, root=tmp_path)
+    report = tester.run(opt, progress=False)
+    assert report.results[0].per_item[0][1]["psnr"] > 5 and report.results[0].protocol.startswith("Y channel, crop")
+    assert convert(tmp_path, source, file, "-o", out, *words) == 0  # once more
+    out.with_suffix(".yml").write_text("name: mine\n")
+    before = out.read_bytes()
+    with refuses("ours.yml", "ours.pth"):
+        convert(tmp_path, source, file, "-o", out, *words)
+    assert out.with_suffix(".yml").read_text() == "name: mine\n" and out.read_bytes() == before
+
+
+def test_weights_of_another_scale_are_refused(tmp_path):
+    net = build("network", {"type": "IMDN", "scale": 2, "num_feat": 16}, "network")
+    torch.save(net.state_dict(), tmp_path / "a.pth")
+    with refuses("a.pth", "2", "3"):
+        convert_file("imdn", tmp_path / "a.pth", 3)
+
+
+def test_the_list_of_sources_does_not_wait_for_torch(tmp_path):
+    code = "import sys; from kdsr_arch.cli import main; main(['convert', 'list']); assert 'torch' not in sys.modules"
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert len(done.stdout.splitlines()) == len(SOURCES)
 
 
 @pytest.mark.parametrize("source,make,names", [
