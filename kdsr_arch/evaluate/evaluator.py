@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,7 @@ from kdsr_arch.errors import UserError
 from kdsr_arch.evaluate.items import Item, items_of
 from kdsr_arch.evaluate.protocol import describe_degradation, describe_protocol, rule_from
 from kdsr_arch.infer.pixels import to_bgr, write_png
-from kdsr_arch.infer.runner import Runner
+from kdsr_arch.infer.runner import Runner, evaluating
 from kdsr_arch.infer.stream import Restorer
 from kdsr_arch.infer.traits import traits_of
 from kdsr_arch.log import progress_bar
@@ -124,7 +123,7 @@ class Evaluator:
             f"Test {self.name}", len(mine), leave=False, disable=not (progress and self.bar and rank == 0),
             bar_format="{desc}: {percentage:3.0f}%|{bar}| [{elapsed}<{remaining}{postfix}]",
         )  # fmt: skip
-        with _evaluating(net), bar:
+        with evaluating(net), torch.inference_mode(), bar:
             return self._summarize(_gathered((i, self._sample(restorer, samples[i], folder, bar)) for i in mine))
 
     def _sample(self, restorer: Restorer, sample: Mapping[str, Any], folder: Path | None, bar: tqdm) -> list[_Record]:
@@ -234,18 +233,6 @@ def _truth(item: Item, index: int, result: NDArray, scale: int) -> NDArray | Non
             f"{channels} channel(s), the ground truth {gt.shape[-2]}x{gt.shape[-1]} with {gt.shape[0]}"
         )
     return to_bgr(gt[:, :height, :width])
-
-
-@contextmanager
-def _evaluating(net: nn.Module) -> Iterator[None]:
-    flags = [(module, module.training) for module in net.modules()]
-    net.eval()
-    try:
-        with torch.inference_mode():
-            yield
-    finally:
-        for module, flag in flags:
-            module.training = flag
 
 
 def _gathered(work: Iterable[tuple[int, list[_Record]]]) -> list[_Record]:

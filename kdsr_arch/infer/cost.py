@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 import time
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
-from kdsr_arch.infer.runner import Runner
+from kdsr_arch.infer.runner import Runner, evaluating
 from kdsr_arch.infer.traits import Traits, traits_of
-from kdsr_arch.ops.flops import count_flops, count_parameters
 
 STD_PAPER_SIZE = (180, 120)
 """LR width and height of the run-time comparison in the STD paper (Xiao et al., CVPR 2021), x4."""
@@ -97,9 +99,7 @@ def measure_cost(
     traits = traits_of(net, scale)
     runner = Runner(net, traits)
     lq, frames = speed_input(traits, *size, device)
-    training = net.training
-    net.eval()
-    try:
+    with evaluating(net):
         with torch.no_grad():
             multiply_adds = _count(runner, lq)
         with torch.inference_mode():
@@ -113,8 +113,6 @@ def measure_cost(
                     times.append((time.perf_counter() - start) / frames)
                 if len(times) >= 2 and time.perf_counter() - began > budget:
                     break
-    finally:
-        net.train(training)
     return Cost(
         count_parameters(net),
         multiply_adds / frames,
@@ -138,3 +136,32 @@ def _count(runner: Runner, lq: Tensor) -> int:
     finally:
         hook.remove()
     return count_flops(net, *inputs[0])
+
+
+def count_flops(net: nn.Module, *inputs: Any) -> int:
+    """Count the multiply-adds of one forward pass in evaluation mode, without gradient.
+
+    Counted are convolutions (transposed and deformable ones as well), linear layers, matrix products and attention.
+    Element-wise work, activations and the bilinear sampling of deformable convolutions are not, as is usual in the
+    super-resolution literature. One multiply-add is one; some papers count two operations.
+
+    Args:
+        net: any network; its training mode is left as it was.
+        inputs: its arguments; the network really runs on them.
+    """
+    # Ours runs as matrix products, which are counted; torchvision's compiled operator is one opaque call.
+    operator = getattr(torch.ops.torchvision, "deform_conv2d", None)
+    mapping = {} if operator is None else {operator: _deform_conv_operations}
+    counter = FlopCounterMode(display=False, custom_mapping=mapping)
+    with evaluating(net), torch.no_grad(), counter:
+        net(*inputs)
+    return counter.get_total_flops() // 2  # the counter's floating point operations are two for each multiply-add
+
+
+def count_parameters(net: nn.Module) -> int:
+    """Count trainable and frozen parameters, shared ones once."""
+    return sum(parameter.numel() for parameter in net.parameters())
+
+
+def _deform_conv_operations(*args: Any, out_shape: torch.Size, **kwargs: Any) -> int:
+    return 2 * math.prod(args[1][1:]) * out_shape.numel()  # args[1]: the shape of the weight

@@ -18,8 +18,8 @@ from torch import nn
 from kdsr_arch.device import autocast, pick_device
 from kdsr_arch.distill.taps import Batch
 from kdsr_arch.errors import UserError
+from kdsr_arch.infer.cost import count_parameters
 from kdsr_arch.infer.open import load_weights
-from kdsr_arch.ops.flops import count_parameters
 from kdsr_arch.optim.update import Schedule, build_optimizer, clip_gradients, gradient_norm
 from kdsr_arch.options.schema import Options
 from kdsr_arch.options.schema_train import OptimizerOptions, SchedulerOptions

@@ -14,9 +14,9 @@ from kdsr_arch.distill.taps import Batch
 from kdsr_arch.distill.task import DistillTask
 from kdsr_arch.distill.teachers import build_teacher, stored_teacher
 from kdsr_arch.errors import UserError
+from kdsr_arch.infer.cost import count_parameters
 from kdsr_arch.infer.open import load_pretrained
 from kdsr_arch.log import get_logger
-from kdsr_arch.ops.flops import count_parameters
 from kdsr_arch.optim.update import EMA, Schedule, build_optimizer
 from kdsr_arch.options.schema import Options
 from kdsr_arch.registry import MODEL_REGISTRY, build

@@ -11,8 +11,8 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
+from kdsr_arch.infer.cost import count_parameters
 from kdsr_arch.infer.open import parsed_network
-from kdsr_arch.ops.flops import count_parameters
 from kdsr_arch.registry import build
 from tests.fuzz.mutate import mutate_tree, splice
 from tests.fuzz.target import MIB, Target

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import nn
 
+from kdsr_arch.infer.cost import count_flops, count_parameters
 from kdsr_arch.ops.deform_conv import deform_conv2d
-from kdsr_arch.ops.flops import count_flops, count_parameters
 
 
 def test_convolutions_and_linear():
