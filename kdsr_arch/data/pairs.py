@@ -316,7 +316,7 @@ class PairDataset(PairOptions, torch.utils.data.Dataset):
         self.entries: Sequence[Any] = ()
         self.pairs: FramePairs  # opened by the subclass, which knows the clips to look for
         self.teacher: TeacherStore | None = None
-        if self.patch < 0 or self.patch % self.scale:
+        if self.patch % self.scale:
             raise UserError(f"{self.name}: gt_size {self.patch} is not a multiple of the scale {self.scale}")
 
     def _fill_cache(self, lq_keys: Sequence[str], gt_keys: Sequence[str]) -> None:

@@ -232,6 +232,10 @@ class LmdbSource(FrameSource):
         """Return the further versions that the store keeps."""
         return sorted(path.name[len("meta_info_") : -len(".txt")] for path in self.root.glob("meta_info_*.txt"))
 
+    def versions(self) -> list[LmdbSource]:
+        """Return the store's frames and the further versions of them, each as a source."""
+        return [self, *(LmdbSource(self.root, side) for side in self.sides())]
+
     def keys(self) -> list[str]:
         return sorted(self._shapes, key=natural)
 

@@ -201,9 +201,7 @@ def convert_store(root: str | Path, out: str | Path, making: Making | None = Non
     Further versions of the frames that the store keeps (LR beside HR) go with it.
     """
     source = open_source(root)
-    sources: list[FrameSource] = [source]
-    if isinstance(source, LmdbSource):
-        sources += [LmdbSource(root, side) for side in source.sides()]
+    sources = source.versions() if isinstance(source, LmdbSource) else [source]
 
     entries = (Entry(part, key, key, side=getattr(part, "side", "")) for part in sources for key in part)
     return write_frames(entries, out, making, sum(len(part.keys()) for part in sources))

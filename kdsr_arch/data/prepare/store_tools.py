@@ -28,15 +28,10 @@ class Fault(NamedTuple):
     reason: str
 
 
-def _all_sides(root: str | Path) -> list[LmdbSource]:
-    source = LmdbSource(root)
-    return [source, *(LmdbSource(root, side) for side in source.sides())]
-
-
 def describe(root: str | Path) -> list[str]:
     """Describe a store in lines: frames, clips, sizes, formats, bytes beside those of raw pixels, how it was made."""
     lines, raw = [], 0
-    for source in _all_sides(root):
+    for source in LmdbSource(root).versions():
         keys, clips = source.keys(), source.clips()
         sizes = Counter(source.size(key) for key in keys)
         raw += sum(3 * height * width * count for (height, width), count in sizes.items())
@@ -68,7 +63,7 @@ def verify(
     Returns:
         What is at fault; empty for a store that is whole.
     """
-    sources = _all_sides(root)
+    sources = LmdbSource(root).versions()
     jobs = ((source.detached(key), key) for source in sources for key in source)
     faults = []
     for fault in ordered_map(_check, jobs, processes or available_cores()):
