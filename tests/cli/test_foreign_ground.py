@@ -5,12 +5,12 @@ import subprocess
 import sys
 from pathlib import Path
 
-import cv2
-import numpy as np
 import pytest
 
 from kdsr_arch.train.run_files import folder_lock
 from tests.helpers import ROOT
+from tests.helpers.images import write_textures
+from tests.helpers.processes import environment
 
 WINDOWS = '''
 """Takes away what Python does not have on Windows; its locks are made of those of this system."""
@@ -83,12 +83,8 @@ WEIGHTS = "experiments/tiny/models/net_g_latest.pth"
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """A folder with an option file, four images, and clips of five frames."""
-    rng = np.random.default_rng(0)
     for place in ("hr", "clips/a", "clips/b"):
-        (tmp_path / place).mkdir(parents=True)
-        for number in range(5):
-            image = cv2.resize(rng.integers(0, 255, (12, 12, 3), dtype=np.uint8), (48, 48))
-            cv2.imwrite(str(tmp_path / place / f"{number:08d}.png"), image)
+        write_textures(tmp_path / place, 5, 48, 48, digits=8)
     for workers in range(2):
         name = ("tiny", "tiny1")[workers]
         text = OPTIONS.replace("WORKERS", str(workers)).replace("name: tiny", f"name: {name}")
@@ -99,9 +95,8 @@ def folder(tmp_path: Path) -> Path:
 def start(words: list[str], folder: Path, *paths: Path, **more: object) -> subprocess.Popen[str]:
     """Start Python with these words, in `folder`, with `paths` before the project's own on its search path."""
     path = os.pathsep.join(map(str, [*paths, ROOT]))
-    environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT} | more
-    return subprocess.Popen([sys.executable, *words], cwd=folder, env=environment, text=True, **pipes)
+    return subprocess.Popen([sys.executable, *words], cwd=folder, env=environment(PYTHONPATH=path), text=True, **pipes)
 
 
 @pytest.mark.slow
