@@ -231,7 +231,11 @@ def build(
     Raises:
         UserError: unknown type, unknown or missing keyword, or a value that the constructor refuses.
     """
-    name, given, whole = _parts(spec)
+    if isinstance(spec, Mapping):
+        whole = deepcopy(dict(spec))
+        name, given = whole.get("type", ""), {k: v for k, v in whole.items() if k != "type"}
+    else:
+        name, given, whole = spec.type, deepcopy(spec.keywords()), deepcopy(spec.plain())
     try:
         thing = lookup(kind, name, given)
     except UserError as error:
@@ -244,14 +248,6 @@ def build(
     if faults:
         raise UserError(faults[0]) if len(faults) == 1 else OptionErrors(faults)
     return _construct(thing, args, keywords, key, name)
-
-
-def _parts(spec: Component | Mapping[str, Any]) -> tuple[str, dict[str, Any], dict[str, Any]]:
-    """Return (type, keywords, all of it), as copies."""
-    if isinstance(spec, Mapping):
-        whole = deepcopy(dict(spec))
-        return whole.get("type", ""), {k: v for k, v in whole.items() if k != "type"}, whole
-    return spec.type, deepcopy(spec.keywords()), deepcopy(spec.plain())
 
 
 def _construct(thing: Any, args: Iterable[Any], keywords: Mapping[str, Any], key: str, name: str) -> Any:

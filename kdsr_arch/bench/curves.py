@@ -72,7 +72,9 @@ def plot_bench(rows: Histories, out: Path, name: str = "", levels: Mapping[str, 
         for number, (row, seeds) in enumerate(rows.items()):
             style = {"color": PALETTE[number % len(PALETTE)], "linestyle": "-" if number < len(PALETTE) else "--"}
             shown += _band(left, [val_curve(records) for records in seeds], row, style)
-            _band(right, [_smoothed(loss_curve(records)) for records in seeds], row, style)
+            losses = [loss_curve(records) for records in seeds]
+            smoothed = [Curve(c.iterations, list(smooth(c.values, len(c.values) // 8 + 1))) for c in losses]
+            _band(right, smoothed, row, style)
         low, high = (min(shown), max(shown)) if shown else left.get_ylim()
         left.set_ylim(low - 0.08 * (high - low), high + 0.08 * (high - low))
         for value in (levels or {}).values():
@@ -84,10 +86,6 @@ def plot_bench(rows: Histories, out: Path, name: str = "", levels: Mapping[str, 
         if right.lines:
             right.legend(fontsize=8, loc="upper right")
     return out
-
-
-def _smoothed(curve: Curve) -> Curve:
-    return Curve(curve.iterations, [float(value) for value in smooth(curve.values, len(curve.values) // 8 + 1)])
 
 
 def _band(axes: Axes, curves: Sequence[Curve], label: str, style: Mapping[str, Any]) -> list[float]:

@@ -13,7 +13,6 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
-from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
@@ -75,7 +74,11 @@ def note_outcome(run: Run, seconds: float) -> None:
         run: a finished run.
         seconds: what it took.
     """
-    final, ratios = _trained(run) if run.length else (_tested(run), {})
+    if run.length:
+        final, ratios = _trained(run)
+    else:  # the means that `kdsr test` wrote
+        results = read_json(run.experiment / "results.json", dict, "run the bench again")["results"]
+        final, ratios = {each["dataset"]: {**each["mean"], "protocol": each["protocol"]} for each in results}, {}
     if final or run.reference:  # a teacher may have been trained without a validation set
         text = json.dumps({"val": final, "seconds": seconds, "ratios": ratios}).encode()
         write_whole(run.marker, lambda handle: handle.write(text))
@@ -85,35 +88,20 @@ def _trained(run: Run) -> tuple[Scores, dict[str, float]]:
     """Read (validations at the last iteration, mean ratios up to it) from a training's history."""
     final: Scores = {}
     ratios: dict[str, list[float]] = {}
-    names = _dataset_names(run.options)
+    datasets = load_yaml(run.options).get("datasets")
+    sections = datasets.items() if isinstance(datasets, dict) else ()
+    names = {key: str(section.get("name", key)) for key, section in sections if isinstance(section, dict)}
     for record in read_history(run.experiment):
         if record.get("kind") == "val" and record["iter"] == run.length:
             key = str(record.get("dataset"))
-            final[names.get(key, key)] = _scores(record)
+            values = {k: v if k == "protocol" else logged_number(v) for k, v in record.items()}
+            skipped = ("kind", "iter", "dataset")
+            final[names.get(key, key)] = {k: v for k, v in values.items() if k not in skipped and v is not None}
         elif record.get("kind") != "val" and record["iter"] <= run.length:
             for key, value in record.items():
                 if key.startswith("ratio/") and (ratio := logged_number(value)) is not None:
                     ratios.setdefault(key, []).append(ratio)
     return final, {key: sum(values) / len(values) for key, values in ratios.items()}
-
-
-def _scores(record: dict[str, Any]) -> dict[str, float | str]:
-    skipped = ("kind", "iter", "dataset")
-    values = {key: value if key == "protocol" else logged_number(value) for key, value in record.items()}
-    return {key: value for key, value in values.items() if key not in skipped and value is not None}
-
-
-def _tested(run: Run) -> Scores:
-    """Return the means that `kdsr test` wrote."""
-    report = read_json(run.experiment / "results.json", dict, "run the bench again")
-    return {result["dataset"]: {**result["mean"], "protocol": result["protocol"]} for result in report["results"]}
-
-
-def _dataset_names(options: Path) -> dict[str, str]:
-    """Return {key of `datasets`: the set's name}."""
-    datasets = load_yaml(options).get("datasets")
-    sections = datasets.items() if isinstance(datasets, dict) else ()
-    return {key: str(section.get("name", key)) for key, section in sections if isinstance(section, dict)}
 
 
 def carry_out(run: Run, work: Subcommands) -> str | None:

@@ -126,26 +126,12 @@ def compare_order(outcomes: Sequence[Outcome], order: Sequence[str]) -> list[dic
         for lower, higher in pairwise(order):
             if differences := gains(rows[higher], rows[lower]):
                 difference = spread(differences)
+                verdict = "holds" if difference["mean"] > 0 else "reversed"
+                verdict = verdict if abs(difference["mean"]) > difference["std"] else "within the spread"
+                verdict = verdict if len(difference["values"]) > 1 else "one seed"
                 pair = {"budget": budget, "lower": lower, "higher": higher}
-                records.append({**pair, "difference": difference, "verdict": _verdict(difference)})
+                records.append({**pair, "difference": difference, "verdict": verdict})
     return records
-
-
-def _verdict(difference: Mapping[str, Any]) -> str:
-    if len(difference["values"]) < 2:
-        return "one seed"
-    if abs(difference["mean"]) <= difference["std"]:
-        return "within the spread"
-    return "holds" if difference["mean"] > 0 else "reversed"
-
-
-def _order_section(records: Sequence[Mapping[str, Any]], order: Sequence[str], source: str) -> str:
-    lines = ["### The published order", "", f"{source}: {' < '.join(order)}. PSNR paired by seed:", ""]
-    for record in records:
-        difference = spread_text(record["difference"], 3, "+")
-        pair = f"{record['budget']:,} iterations, {record['higher']} over {record['lower']}"
-        lines.append(f"- {pair}: {difference} dB, {record['verdict']}")
-    return "\n".join([*lines, ""])
 
 
 def write_tables(outcomes: Sequence[Outcome], target: Path, bench: BenchOptions, command: str) -> Path:
@@ -161,7 +147,13 @@ def write_tables(outcomes: Sequence[Outcome], target: Path, bench: BenchOptions,
     if bench.published:
         compared = compare_order(outcomes, bench.published.order)
         record["published"] = {**bench.published.model_dump(), "found": compared}
-        page += _order_section(compared, bench.published.order, bench.published.source) if compared else ""
+        if compared:
+            order = f"{bench.published.source}: {' < '.join(bench.published.order)}. PSNR paired by seed:"
+            page += f"### The published order\n\n{order}\n\n"
+        for pair in compared:
+            difference = spread_text(pair["difference"], 3, "+")
+            page += f"- {pair['budget']:,} iterations, {pair['higher']} over {pair['lower']}: "
+            page += f"{difference} dB, {pair['verdict']}\n"
     target.parent.mkdir(parents=True, exist_ok=True)
     target.with_suffix(".json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
     target.with_suffix(".md").write_text(page, encoding="utf-8")

@@ -12,7 +12,7 @@ from kdsr_arch import registry
 from kdsr_arch.errors import UserError, nearest
 from kdsr_arch.options.schema import NetworkOptions, Options, ValOptions
 from kdsr_arch.options.schema_data import DatasetOptions
-from kdsr_arch.options.schema_train import DATA, LossOptions, OptimizerOptions, TermOptions, TrainOptions, WeightOptions
+from kdsr_arch.options.schema_train import DATA, LossOptions, OptimizerOptions, TrainOptions, WeightOptions
 from kdsr_arch.options.section import Component, Fault, Section, parse_section
 from kdsr_arch.registry import Keywords, is_basicsr, is_ours, keyword_faults, keywords_of
 
@@ -44,12 +44,6 @@ def _type_extras(opt: Options, unread: Mapping[str, str]) -> Iterator[Fault]:
 # ---------------------------------------------------------------------------------------- keys that depend on a class
 
 
-def _is_special(section: type[Section], name: str) -> bool:
-    """Tell whether only some model types read a field."""
-    extra = section.model_fields[name].json_schema_extra if name in section.model_fields else None
-    return isinstance(extra, dict) and "only_with" in extra
-
-
 def _is_our_model(model: Any) -> bool:
     """Tell whether a model is of this package and none of BasicSR's kin, which a user has put there."""
     return is_ours(model) and not any(is_basicsr(base) for base in model.__mro__)
@@ -77,7 +71,7 @@ _IDLE = {"train.net_d_iters": 1, "train.net_d_init_iters": 0, "train.dcn_lr_mul"
 
 def _unread_keys(section: Section, prefix: str, read: set[str], model: str | None) -> Iterator[Fault]:
     documented = type(section).model_fields
-    known = {name for name in documented if model is None or not _is_special(type(section), name)}
+    known = {name for name, field in documented.items() if model is None or not field.json_schema_extra}
     known |= {key.removeprefix(prefix) for key in read if key.startswith(prefix)}
     for key in [*section.model_fields_set & set(documented), *(section.model_extra or {})]:
         if key in documented and key not in known:
@@ -85,16 +79,6 @@ def _unread_keys(section: Section, prefix: str, read: set[str], model: str | Non
                 yield f"{prefix}{key}", f"{model} does not read this key"
         elif key not in known and not (model is None and not prefix and re.fullmatch(r"network_\w+", key)):
             yield f"{prefix}{key}", f"unknown key{nearest(key, known)}"
-
-
-def _path_faults(opt: Options) -> Iterator[Fault]:
-    """`pretrain_network_X`, `param_key_X` and `strict_load_X` need a `network_X`."""
-    letters = {key.removeprefix("network_") for key in opt.networks}
-    forms = ("pretrain_network", "param_key", "strict_load")
-    known = {*type(opt.path).model_fields, *(f"{form}_{letter}" for form in forms for letter in letters)}
-    for key, value in (opt.path.model_extra or {}).items():
-        if key not in known and value is not None:
-            yield f"path.{key}", f"unknown key{nearest(key, known)}"
 
 
 def dataset_keys(cls: Any) -> set[str] | None:
@@ -134,8 +118,12 @@ def _dataset_faults(opt: Options, dataset: DatasetOptions, key: str) -> Iterator
             yield f"{key}.{name}", f"unknown key{who}{nearest(name, known)}"
     if dataset.num_frame is not None and "Recurrent" not in (dataset.type or ""):
         yield from _window_faults(opt, dataset.num_frame, key)
-    if is_basicsr(cls):  # ours find LMDB out by themselves
-        yield from _backend_faults(dataset, key)
+    backend = (dataset.io_backend.type if dataset.io_backend else None) or "disk"
+    for name in ("dataroot_gt", "dataroot_lq") if is_basicsr(cls) else ():  # ours find LMDB out by themselves
+        root = getattr(dataset, name)
+        if isinstance(root, str) and root.rstrip("/").endswith(".lmdb") != (backend == "lmdb"):
+            expected = "end in .lmdb" if backend == "lmdb" else "not end in .lmdb (or set io_backend.type: lmdb)"
+            yield f"{key}.{name}", f"must {expected}, as io_backend.type is {backend}"
 
 
 def _window_faults(opt: Options, frames: int, key: str) -> Iterator[Fault]:
@@ -145,15 +133,6 @@ def _window_faults(opt: Options, frames: int, key: str) -> Iterator[Fault]:
         window = _number(spec, "num_frame")
         if window is not None and (frames < window or (exact and frames != window)):
             yield f"{key}.num_frame", f"is {frames}, but {name} ({spec.type if spec else ''}) sees {window:g} frames"
-
-
-def _backend_faults(dataset: DatasetOptions, key: str) -> Iterator[Fault]:
-    backend = (dataset.io_backend.type if dataset.io_backend else None) or "disk"
-    for name in ("dataroot_gt", "dataroot_lq"):
-        root = getattr(dataset, name)
-        if isinstance(root, str) and root.rstrip("/").endswith(".lmdb") != (backend == "lmdb"):
-            expected = "end in .lmdb" if backend == "lmdb" else "not end in .lmdb (or set io_backend.type: lmdb)"
-            yield f"{key}.{name}", f"must {expected}, as io_backend.type is {backend}"
 
 
 # -------------------------------------------------------------------------------------- constructors and their keywords
@@ -210,20 +189,6 @@ def _kind_of_model_faults(opt: Options) -> Iterator[Fault]:
                 yield key, f"{opt.model_type} does not distill; use model_type ImageDistillModel or VideoDistillModel"
 
 
-def _term_faults(opt: Options, term: TermOptions, key: str) -> Iterator[Fault]:
-    yield from _spec_faults("loss", term, key)
-    loss = registered("loss", term.type)
-    served = not opt.lacks("network_t") or getattr(loss, "sides", "both") == "student"
-    if loss is not None and not served and not _compares_with_batch(term):
-        yield key, "compares with a teacher, but there is no network_t"
-
-
-def _compares_with_batch(term: TermOptions) -> bool:
-    """Tell whether a term compares with the batch itself (`teacher: lq` or `gt`), which needs no teacher."""
-    names = [term.teacher] if isinstance(term.teacher, str) else term.teacher
-    return bool(names) and all(name in DATA for name in names or ())
-
-
 def _train_faults(opt: Options, unread: Mapping[str, str]) -> Iterator[Fault]:
     values: dict[str, Any] = {**vars(opt.train), **(opt.train.model_extra or {})}
     for name, spec in values.items():
@@ -234,7 +199,11 @@ def _train_faults(opt: Options, unread: Mapping[str, str]) -> Iterator[Fault]:
         yield "train.pixel_opt.loss_weight", f"must be a number: {opt.model_type} takes no schedule"
     yield from _spec_faults("scheduler", opt.train.scheduler, "train.scheduler")
     for name, term in opt.train.distill_opt.items():
-        yield from _term_faults(opt, term, f"train.distill_opt.{name}")
+        yield from _spec_faults("loss", term, f"train.distill_opt.{name}")
+        loss, sides = registered("loss", term.type), [term.teacher] if isinstance(term.teacher, str) else term.teacher
+        served = not opt.lacks("network_t") or getattr(loss, "sides", "both") == "student"
+        if loss is not None and not served and not (sides and set(sides) <= set(DATA)):
+            yield f"train.distill_opt.{name}", "compares with a teacher, but there is no network_t"
 
 
 def component_faults(opt: Options) -> Iterator[Fault]:
@@ -242,7 +211,12 @@ def component_faults(opt: Options) -> Iterator[Fault]:
     unread = dict(_model_faults(opt))  # the contents of such a key are not checked
     yield from unread.items()
     yield from _type_extras(opt, unread)
-    yield from _path_faults(opt)
+    letters = {key.removeprefix("network_") for key in opt.networks}
+    forms = ("pretrain_network", "param_key", "strict_load")  # each needs its network
+    known = {*type(opt.path).model_fields, *(f"{form}_{letter}" for form in forms for letter in letters)}
+    for key, value in (opt.path.model_extra or {}).items():
+        if key not in known and value is not None:
+            yield f"path.{key}", f"unknown key{nearest(key, known)}"
     for key, network in opt.networks.items():
         if key not in unread:
             yield from _spec_faults("network", network, key)

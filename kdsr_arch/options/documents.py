@@ -40,6 +40,7 @@ def read_parts(path: str | Path, force: Iterable[str] = ()) -> list[Document]:
 
 
 def _specs(document: Document) -> list[dict[str, Any]]:
+    """Return what the parts of a sequence say, each checked to be a mapping with a name of its own."""
     specs, faults = document.values["sequence"], []
     if not isinstance(specs, list) or len(specs) < 2:
         raise OptionErrors(["sequence: must be a list of two parts or more, each with a name"], document.source)

@@ -11,7 +11,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 from kdsr_arch.errors import UserError, nearest
@@ -50,19 +49,13 @@ def _kind(annotation: Any) -> str:
     return _SCALARS.get(annotation, str(annotation))
 
 
-def _default(field: FieldInfo) -> str:
-    if field.is_required():
-        return "required"
-    if field.default is PydanticUndefined or field.default is None:
-        return "optional"
-    return f"default {json.dumps(field.default)}"
-
-
 def entries(section: type[Section] = Options, prefix: str = "") -> Iterator[Entry]:
     """Yield every documented option, in the schema's order."""
     for name, field in section.model_fields.items():
-        key = f"{prefix}{name}"
-        yield Entry(key, _kind(field.annotation), _default(field), " ".join((field.description or "").split()))
+        key, default = f"{prefix}{name}", "required" if field.is_required() else "optional"
+        if field.default is not PydanticUndefined and field.default is not None:
+            default = f"default {json.dumps(field.default)}"
+        yield Entry(key, _kind(field.annotation), default, " ".join((field.description or "").split()))
         form = typing.get_origin(without_optional(field.annotation))
         below = {dict: f"{key}.NAME.", list: f"{key}.N."}.get(form, f"{key}.")
         for child in section_classes(field.annotation):
@@ -109,7 +102,7 @@ def _explain_class(name: str, keys: list[str]) -> str:
         if name not in registry.names(kind):
             continue
         thing = registry.lookup(kind, name)
-        head = f"{name}, a {kind}. {_first_paragraph(thing)}"
+        head = f"{name}, a {kind}. " + (inspect.getdoc(thing) or "").strip().split("\n\n")[0]
         if kind == "model" or name in BASICSR_KEYS["data sets"]:
             read = BASICSR_KEYS["data sets"].get(name) or BASICSR_KEYS["models"].get(name) or ()
             return f"{head}\n  reads: {', '.join(read) or 'what every model reads'}"
@@ -117,10 +110,6 @@ def _explain_class(name: str, keys: list[str]) -> str:
         shown = [f"  {p.name}" if p.default is p.empty else f"  {p.name}: {p.default!r}" for p in parameters]
         return "\n".join([head, *shown])
     raise UserError(f"--explain {name}: there is no option and no registered class of that name{nearest(name, names)}")
-
-
-def _first_paragraph(thing: Any) -> str:
-    return (inspect.getdoc(thing) or "").strip().split("\n\n")[0]
 
 
 def json_schema() -> dict[str, Any]:

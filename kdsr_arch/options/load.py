@@ -126,12 +126,9 @@ def _exists(path: Path) -> bool:
         raise UserError(f"{str(path)[:200]}: cannot be looked up ({error.strerror})") from None
 
 
-_DATA_PATHS = ("dataroot", "meta_info", "teacher_cache")
-
-
 def _locate_paths(opt: Options, roots: list[Path]) -> None:
     for _, dataset in opt.all_datasets():
-        _locate_keys(dataset, roots, lambda key: key.startswith(_DATA_PATHS))
+        _locate_keys(dataset, roots, lambda key: key.startswith(("dataroot", "meta_info", "teacher_cache")))
     _locate_keys(opt.path, roots, lambda key: key.startswith(("pretrain_network_", "resume_state")))
     for spec in opt.networks.values():
         _locate_keys(spec, roots, lambda key: key == "path" or key.endswith("_path"))
@@ -157,26 +154,6 @@ def _fill_datasets(opt: Options) -> None:
             dataset.io_backend = IoBackendOptions(type="disk")
         if opt.scale is not None:
             dataset.scale = opt.scale
-
-
-def _set_debug(opt: Options) -> None:
-    """Set BasicSR's debug mode: validate and save every few iterations, under a name of its own."""
-    if not opt.name.startswith("debug"):
-        opt.name = f"debug_{opt.name}"
-    if opt.val:
-        opt.val.val_freq = 8
-    opt.logger.print_freq, opt.logger.save_checkpoint_freq = 1, 8
-
-
-def _count_gpus(wanted: int | str) -> int:
-    import torch
-
-    there = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    if wanted == "auto":
-        return there
-    if int(wanted) > there:
-        logger.warning("num_gpu: %s asked for, %s there; using %s", wanted, there, there or "the CPU")
-    return min(int(wanted), there)
 
 
 def load_options(
@@ -215,15 +192,23 @@ def complete(
     document: Document, *, is_train: bool, path: str | Path, debug: bool = False, root: str | Path | None = None
 ) -> Options:
     """Check and complete a document; see `load_options`."""
+    import torch
+
     home = Path(root).resolve() if root is not None else project_root(path)
     opt = check_document(document, run=Run(is_train, home, Path(os.path.abspath(path))))
     if not is_train and opt.val is None:
         opt.val = ValOptions()
     if debug:
-        _set_debug(opt)
+        opt.name = opt.name if opt.name.startswith("debug") else f"debug_{opt.name}"
+        opt.logger.print_freq, opt.logger.save_checkpoint_freq = 1, 8
+        if opt.val:
+            opt.val.val_freq = 8
     _fill_datasets(opt)
     _locate_paths(opt, list(dict.fromkeys([project_root(path), home])))
-    opt.num_gpu = _count_gpus(opt.num_gpu)
+    there = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if opt.num_gpu != "auto" and int(opt.num_gpu) > there:
+        logger.warning("num_gpu: %s asked for, %s there; using %s", opt.num_gpu, there, there or "the CPU")
+    opt.num_gpu = there if opt.num_gpu == "auto" else min(int(opt.num_gpu), there)
     return opt
 
 

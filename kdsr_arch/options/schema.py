@@ -313,8 +313,12 @@ class Options(OpenSection):
         for key, dataset in self.all_datasets():
             if self.scale and dataset.gt_size and dataset.gt_size % self.scale:
                 yield f"{key}.gt_size", f"must be a multiple of scale ({self.scale}), got {dataset.gt_size}"
-        if self.is_train and self.logger.keep_best is not None:
-            yield from self._keep_best_faults(self.logger.keep_best)
+        best, metrics = self.logger.keep_best, (self.val.metrics if self.val else None) or {}
+        if self.is_train and best is not None and not metrics:
+            yield "logger.keep_best", "needs a validation to rank by; give val.metrics"
+        for name in best if self.is_train and metrics and isinstance(best, dict) else ():
+            if name not in metrics:
+                yield f"logger.keep_best.{name}", f"is no metric of val.metrics{nearest(name, metrics)}"
 
     def all_datasets(self) -> Iterator[tuple[str, DatasetOptions]]:
         """Yield every data set with its dotted key, the parts of mixtures included."""
@@ -340,11 +344,3 @@ class Options(OpenSection):
         training = datasets.get("train")
         if self.is_train and training is not None and training.lacks("batch_size_per_gpu"):
             yield "datasets.train.batch_size_per_gpu", "is required, but missing"
-
-    def _keep_best_faults(self, kept: int | dict[str, int]) -> Iterator[Fault]:
-        metrics = (self.val.metrics if self.val else None) or {}
-        if not metrics:
-            yield "logger.keep_best", "needs a validation to rank by; give val.metrics"
-        for name in kept if isinstance(kept, dict) and metrics else ():
-            if name not in metrics:
-                yield f"logger.keep_best.{name}", f"is no metric of val.metrics{nearest(name, metrics)}"

@@ -97,9 +97,6 @@ class WeightOptions(Section):
             yield "schedule", "must have rising iterations"
 
 
-_WEIGHT_FORMS = "must be a number, {schedule: [[iteration, weight], ...]} or {balance: r, window: n}"
-
-
 def _weight_form(value: Any) -> str | None:
     """Choose the form first, so that a fault is reported once, for that form."""
     if isinstance(value, dict | Section):
@@ -110,7 +107,11 @@ def _weight_form(value: Any) -> str | None:
 
 LossWeight = Annotated[
     Annotated[Weight, Tag("<number>")] | Annotated[WeightOptions, Tag("<mapping>")],
-    Discriminator(_weight_form, custom_error_type="form", custom_error_message=_WEIGHT_FORMS),
+    Discriminator(
+        _weight_form,
+        custom_error_type="form",
+        custom_error_message="must be a number, {schedule: [[iteration, weight], ...]} or {balance: r, window: n}",
+    ),
 ]
 
 
@@ -261,21 +262,14 @@ class TrainOptions(OpenSection):
         periods = self.scheduler.periods if self.scheduler else None
         if periods and self.total_iter and sum(periods) < self.total_iter - 1:
             yield "scheduler.periods", f"end at iteration {sum(periods)}, before total_iter ({self.total_iter})"
-        yield from self._stage_faults()
-        yield from self._balance_faults()
-
-    def _stage_faults(self) -> Iterator[Fault]:
         lengths = [stage.iters for stage in self.stages]
         names = [*self.distill_opt, *([] if self.lacks("pixel_opt") else ["pixel"])]
         if lengths and all(lengths) and self.total_iter and sum(lengths) != self.total_iter:
             yield "stages", f"sum to {sum(lengths)} iterations, but total_iter is {self.total_iter}"
         for position, stage in enumerate(self.stages):
-            for term in stage.terms or ():
-                if term not in names:
-                    yield f"stages.{position}.terms", f"there is no term '{term}'{nearest(term, names)}"
-
-    def _balance_faults(self) -> Iterator[Fault]:
-        """Refuse a balance without a pixel loss."""
+            for wanted in stage.terms or ():
+                if wanted not in names:
+                    yield f"stages.{position}.terms", f"there is no term '{wanted}'{nearest(wanted, names)}"
         if self.pixel_opt and is_balanced(self.pixel_opt.loss_weight):
             yield "pixel_opt.loss_weight", "cannot be balanced: terms are balanced against the pixel loss"
         for name, term in self.distill_opt.items():

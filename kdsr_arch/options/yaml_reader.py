@@ -14,7 +14,7 @@ from typing import Any
 
 import yaml
 
-from kdsr_arch.errors import OptionErrors, UserError
+from kdsr_arch.errors import OptionErrors, UserError, nearest
 
 _FLOAT = r"[-+]?(?:\.[0-9]+|[0-9]+\.[0-9]*|[0-9]+(?=[eE]))(?:[eE][-+]?[0-9]+)?|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN)"
 _SCALARS = {
@@ -187,8 +187,8 @@ def _compose(text: str, source: str) -> tuple[Any, Document]:
     return values, document
 
 
-def read_text(path: str | Path) -> str:
-    """Read the text of an option file.
+def read_document(path: str | Path) -> Document:
+    """Read an option file; see `parse_document`.
 
     Raises:
         UserError: the file is missing, a folder, not readable, not text, or far too large.
@@ -198,9 +198,12 @@ def read_text(path: str | Path) -> str:
             data = file.read(_MOST_BYTES + 1)
         if len(data) > _MOST_BYTES:
             raise UserError(f"{path}: is larger than {_MOST_BYTES >> 10} KiB, so not an option file")
-        return data.decode("utf-8-sig")
+        text = data.decode("utf-8-sig")
     except FileNotFoundError:
-        raise UserError(f"{path}: there is no such option file{_near_files(Path(path))}") from None
+        folder = Path(path).parent
+        hint = nearest(Path(path).name, [file.name for file in folder.glob("*.y*ml")])
+        hint = hint if folder.is_dir() else f" (there is no folder {folder} either)"
+        raise UserError(f"{path}: there is no such option file{hint}") from None
     except IsADirectoryError:
         raise UserError(f"{path}: is a folder; name an option file (.yml) in it") from None
     except PermissionError:
@@ -209,28 +212,16 @@ def read_text(path: str | Path) -> str:
         raise UserError(f"{path}: is not a text file (UTF-8), so not an option file") from None
     except OSError as error:
         raise UserError(f"{path}: cannot be read: {error.strerror}") from None
-
-
-def _near_files(path: Path) -> str:
-    from kdsr_arch.errors import nearest
-
-    if not path.parent.is_dir():
-        return f" (there is no folder {path.parent} either)"
-    return nearest(path.name, [file.name for file in path.parent.glob("*.y*ml")])
-
-
-def read_document(path: str | Path) -> Document:
-    """Read an option file.
-
-    Raises:
-        UserError: missing or unreadable file, YAML syntax error (with its line), no mapping at the top.
-        OptionErrors: keys that stand twice.
-    """
-    return parse_document(read_text(path), str(path))
+    return parse_document(text, str(path))
 
 
 def parse_document(text: str, source: str = "options") -> Document:
-    """`read_document` for a text; `source` names it in messages."""
+    """Read the text of an option file, which `source` names in messages.
+
+    Raises:
+        UserError: YAML syntax error (with its line), no mapping at the top.
+        OptionErrors: keys that stand twice.
+    """
     values, document = _compose(text, source)
     if values is None:
         raise UserError(f"{source}: is empty")

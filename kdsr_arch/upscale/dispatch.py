@@ -20,7 +20,6 @@ from kdsr_arch.upscale.video import VideoOptions, upscale_video
 from kdsr_arch.upscale.video_output import check_format
 
 DEFAULT_WEIGHTS = "VESPCN_RT_x4_demo"
-_MAX_CRF = 63
 _MIN_TILE = 8
 
 
@@ -28,17 +27,23 @@ def run_upscale(args: argparse.Namespace) -> int:
     """Run the command; returns its exit code."""
     kind = kind_of(args.input)
     check_output(args.input, args.output, kind, args.overwrite)
-    _check_numbers(args)
-    tile = _tile(args.tile)
+    for name, high in (("overlap", 1024), ("batch", 1024), ("threads", 1024), ("crf", 63)):
+        if not 0 <= getattr(args, name) <= high:
+            raise UserError(f"--{name} {getattr(args, name)}: expected 0 to {high}")
+    text = "0" if args.tile == "auto" else args.tile  # whole frames, halved where memory runs out
+    if not text.isdigit() or 0 < int(text) < _MIN_TILE:
+        raise UserError(f"--tile {text}: expected 'auto', 0 (whole frames) or a side of at least {_MIN_TILE} LR pixels")
     if args.threads:
         torch.set_num_threads(args.threads)
-    device = _device(args.device)
+    if args.device == "cuda" and not torch.cuda.is_available():
+        raise UserError("--device cuda: no CUDA device is available; take --device cpu")
+    device = pick_device(0 if args.device == "cpu" else "auto")
     default = None if args.network is not None else DEFAULT_WEIGHTS
     opened = open_network(args.weights or default, args.network, device=device, root=args.root)
     _check_network(opened, args.scale)
     amp = choose_amp(args.precision, device, opened)
     print(_describe(opened, device, amp), flush=True)
-    restorer = Restorer(Runner(opened.net, opened.traits), device, amp, tile, args.overlap, args.batch)
+    restorer = Restorer(Runner(opened.net, opened.traits), device, amp, int(text), args.overlap, args.batch)
     _upscale(args, kind, restorer, fingerprint(opened, amp))
     return 0
 
@@ -110,27 +115,6 @@ def _check_writable(folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"{folder}: cannot be made ({error.strerror or error})") from None
-
-
-def _check_numbers(args: argparse.Namespace) -> None:
-    for name, low, high in (("overlap", 0, 1024), ("batch", 0, 1024), ("threads", 0, 1024), ("crf", 0, _MAX_CRF)):
-        if not low <= getattr(args, name) <= high:
-            raise UserError(f"--{name} {getattr(args, name)}: expected {low} to {high}")
-
-
-def _tile(text: str) -> int:
-    """The side of a tile; 0 for whole frames, which 'auto' begins with and halves where memory runs out."""
-    if text == "auto":
-        return 0
-    if not text.isdigit() or 0 < int(text) < _MIN_TILE:
-        raise UserError(f"--tile {text}: expected 'auto', 0 (whole frames) or a side of at least {_MIN_TILE} LR pixels")
-    return int(text)
-
-
-def _device(name: str) -> torch.device:
-    if name == "cuda" and not torch.cuda.is_available():
-        raise UserError("--device cuda: no CUDA device is available; take --device cpu")
-    return pick_device(0 if name == "cpu" else "auto")
 
 
 def _check_network(opened: Opened, scale: int | None) -> None:

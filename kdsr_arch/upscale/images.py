@@ -217,20 +217,16 @@ def upscale_folder(
         kept = f"{len(images) - len(wanted)} of {len(images)} images"
         print(f"{kept} are in {target} already and are left as they are", flush=True)
     with progress_bar(target.name, len(wanted), "images") as bar:
-        for clip in _clips(images, set(wanted)) if sequence else ([path] for path in wanted):
+        clips = [[path] for path in wanted]
+        if sequence:  # the images of each folder that has something to do
+            folders = dict.fromkeys(path.parent for path in wanted)
+            clips = [[path for path in images if path.parent == folder] for folder in folders]
+        for clip in clips:
             for path, picture in _upscale_clip(restorer, clip):
                 if path in wanted:
                     write_picture(places[path], picture)
                     bar.update()
     return len(wanted)
-
-
-def _clips(images: list[Path], wanted: set[Path]) -> Iterator[list[Path]]:
-    """The images of each folder, of folders with something to do."""
-    for folder in dict.fromkeys(path.parent for path in images):
-        clip = [path for path in images if path.parent == folder]
-        if wanted & set(clip):
-            yield clip
 
 
 def _upscale_clip(restorer: Restorer, clip: list[Path]) -> Iterator[tuple[Path, Picture]]:

@@ -110,39 +110,35 @@ def probe(path: Path, partial: bool = False) -> VideoInfo:
     """
     with opened(path) as container:
         stream = _video_stream(container, path)
-        if not partial:
-            _check_whole(container, stream, path)
+        promised = None if partial else promised_bytes(container, stream)
+        if promised is not None:  # its index points beyond the end of the file; said before hours of work
+            raise UserError(
+                f"{path}: truncated: its index ends at byte {promised:,}, the file at {container.size:,}; copy "
+                "or download it again, or say --partial to upscale what is there"
+            )
         first = next(container.decode(stream), None)
         if first is None:
             raise UserError(f"{path}: not one frame of its video can be decoded; the file is truncated or damaged")
         tags = _tags(stream.codec_context, first)
-        _refuse(path, tags, first)
+        if tags[1] in _HDR:
+            raise UserError(
+                f"{path}: is HDR, {_HDR[tags[1]]}, which the networks were not made for; convert it to SDR "
+                "first (ffmpeg's filters zscale and tonemap do)"
+            )
+        if first.interlaced_frame:
+            raise UserError(f"{path}: is interlaced; deinterlace it first (ffmpeg -vf bwdif)")
         return _info(path, container, stream, first, tags)
 
 
 def _video_stream(container: Any, path: Path) -> Any:
-    streams = [stream for stream in container.streams.video if not _is_cover(stream)]
+    # a picture that music files carry counts as video with FFmpeg
+    streams = [s for s in container.streams.video if "attached_pic" not in str(s.disposition).lower()]
     if not streams:
         kinds = ", ".join(sorted({stream.type for stream in container.streams})) or "nothing"
         raise UserError(f"{path}: has no video stream (it holds {kinds})")
     limit_decoder(streams[0], path)
     streams[0].thread_type = "AUTO"
     return streams[0]
-
-
-def _is_cover(stream: Any) -> bool:
-    """A picture that music files carry counts as video with FFmpeg."""
-    return "attached_pic" in str(stream.disposition).lower()
-
-
-def _check_whole(container: Any, stream: Any, path: Path) -> None:
-    """An index that points beyond the end of the file: it was cut short; said before hours of work."""
-    promised = promised_bytes(container, stream)
-    if promised is not None:
-        raise UserError(
-            f"{path}: truncated: its index ends at byte {promised:,}, the file at {container.size:,}; copy "
-            "or download it again, or say --partial to upscale what is there"
-        )
 
 
 def _tags(context: Any, frame: Any) -> tuple[int, int, int, int]:
@@ -153,38 +149,22 @@ def _tags(context: Any, frame: Any) -> tuple[int, int, int, int]:
     return known("color_primaries"), known("color_trc"), known("colorspace"), known("color_range")
 
 
-def _refuse(path: Path, tags: tuple[int, int, int, int], frame: Any) -> None:
-    if tags[1] in _HDR:
-        raise UserError(
-            f"{path}: is HDR, {_HDR[tags[1]]}, which the networks were not made for; convert it to SDR "
-            "first (ffmpeg's filters zscale and tonemap do)"
-        )
-    if frame.interlaced_frame:
-        raise UserError(f"{path}: is interlaced; deinterlace it first (ffmpeg -vf bwdif)")
-
-
 def _info(path: Path, container: Any, stream: Any, frame: Any, tags: tuple[int, int, int, int]) -> VideoInfo:
     pix_fmt = frame.format.name
     rate = stream.average_rate or stream.guessed_rate or Fraction(25)
     matrix = _MATRICES.get(tags[2], _BT709 if min(frame.height, frame.width) >= _HD_LINES else _BT601)
+    frames = int(stream.frames) or round((tagged_seconds(stream) or 0) * rate)
     kinds: dict[str, list[str]] = {}
     for other in container.streams:
         if other is not stream and other.type in ("audio", "subtitle"):
             kinds.setdefault(other.type, []).append(other.codec_context.name if other.codec_context else "unknown")
     return VideoInfo(
         path=path, width=frame.width, height=frame.height, time_base=stream.time_base, rate=Fraction(rate),
-        frames=_count(stream, rate), pix_fmt=pix_fmt, depth=max(part.bits for part in frame.format.components),
+        frames=frames, pix_fmt=pix_fmt, depth=max(part.bits for part in frame.format.components),
         tags=tags, matrix=matrix, full_range=tags[3] == _FULL or pix_fmt.startswith("yuvj"),
         aspect=stream.sample_aspect_ratio or None, display_matrix=_display_matrix(frame),
         seconds=said_seconds(container, stream), start=int(stream.start_time or 0), streams=kinds,
     )  # fmt: skip
-
-
-def _count(stream: Any, rate: Any) -> int:
-    if stream.frames:
-        return int(stream.frames)
-    seconds = tagged_seconds(stream)
-    return round(seconds * rate) if seconds else 0
 
 
 def _display_matrix(frame: Any) -> tuple[int, ...] | None:

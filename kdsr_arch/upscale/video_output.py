@@ -67,17 +67,13 @@ def choose_coding(info: VideoInfo, scale: int, codec: str | None, crf: int, pres
         raise UserError(
             f"--codec {name}: no such video encoder in PyAV{nearest(name, known)}; it has {', '.join(known)}"
         )
-    pix_fmt = _pix_fmt(info, formats)
-    unit = 1 if "444" in pix_fmt or "rgb" in pix_fmt or "gbr" in pix_fmt else 2
-    width, height = (n * scale // unit * unit for n in (info.width, info.height))
-    return Coding(name, pix_fmt, _options(name, crf, preset), width, height)
-
-
-def _pix_fmt(info: VideoInfo, formats: Sequence[str]) -> str:
     wanted = info.pix_fmt.replace("yuvj", "yuv")
     subsampling = next((s for s in ("444", "422") if s in wanted), "420")
     deep = [f"yuv{subsampling}p10le", "yuv420p10le"] if info.depth > 8 else []
-    return next((f for f in [wanted, *deep, f"yuv{subsampling}p", "yuv420p"] if f in formats), formats[0])
+    pix_fmt = next((f for f in [wanted, *deep, f"yuv{subsampling}p", "yuv420p"] if f in formats), formats[0])
+    unit = 1 if "444" in pix_fmt or "rgb" in pix_fmt or "gbr" in pix_fmt else 2
+    width, height = (n * scale // unit * unit for n in (info.width, info.height))
+    return Coding(name, pix_fmt, _options(name, crf, preset), width, height)
 
 
 def _options(codec: str, crf: int, preset: str) -> dict[str, str]:
@@ -186,25 +182,19 @@ def check_container(path: Path, info: VideoInfo, coding: Coding) -> None:
     """
     check_format(path)
     Encoder(info, coding)  # refuses impossible settings
-    with opened(info.path) as source:
-        refusal = _refusal(path, source, info, coding)
-    if refusal:
-        kinds = "; ".join(f"{kind} {', '.join(codecs)}" for kind, codecs in info.streams.items())
-        raise UserError(
-            f"{path}: {path.suffix} cannot hold {coding.codec} video with the input's streams "
-            f"({kinds or 'video only'}; {refusal}); write .mkv instead"
-        )
-
-
-def _refusal(path: Path, source: Any, info: VideoInfo, coding: Coding) -> str:
-    """What the container's writer says against the streams; nothing where it takes them."""
     av = import_av()
-    try:
-        with av.open(os.devnull, "w", format=FORMATS[path.suffix.lower()]) as out:
-            _prepare(out, source, info, coding)
-    except (av.FFmpegError, ValueError) as error:
-        return str(getattr(error, "strerror", None) or error)
-    return ""
+    with opened(info.path) as source:
+        try:
+            with av.open(os.devnull, "w", format=FORMATS[path.suffix.lower()]) as out:
+                _prepare(out, source, info, coding)
+            return
+        except (av.FFmpegError, ValueError) as error:
+            refusal = str(getattr(error, "strerror", None) or error)
+    kinds = "; ".join(f"{kind} {', '.join(codecs)}" for kind, codecs in info.streams.items())
+    raise UserError(
+        f"{path}: {path.suffix} cannot hold {coding.codec} video with the input's streams "
+        f"({kinds or 'video only'}; {refusal}); write .mkv instead"
+    )
 
 
 def _prepare(out: Any, source: Any, info: VideoInfo, coding: Coding) -> tuple[Any, dict[int, Any]]:
@@ -214,9 +204,11 @@ def _prepare(out: Any, source: Any, info: VideoInfo, coding: Coding) -> tuple[An
     video.time_base = info.time_base
     if info.display_matrix is not None and hasattr(video, "set_display_matrix"):
         video.set_display_matrix(info.display_matrix)
-    copied = {
-        stream.index: _copy_stream(out, stream) for stream in source.streams if stream.type in ("audio", "subtitle")
-    }
+    copied = {}
+    for stream in source.streams:
+        if stream.type in ("audio", "subtitle"):
+            copied[stream.index] = copy = out.add_stream_from_template(stream)
+            copy.metadata.update({k: v for k, v in stream.metadata.items() if k.upper() not in ("DURATION", "ENCODER")})
     out.metadata.update({k: v for k, v in source.metadata.items() if k.lower() not in ("encoder", "duration")})
     if hasattr(source, "chapters") and hasattr(out, "set_chapters") and source.chapters():
         out.set_chapters(source.chapters())
@@ -256,12 +248,6 @@ def _written(av: Any, target: Path, part: Path) -> Iterator[Any]:
         raise UserError(f"{target}: cannot be written ({error.strerror or error})") from None
 
 
-def _copy_stream(out: Any, stream: Any) -> Any:
-    copy = out.add_stream_from_template(stream)
-    copy.metadata.update({k: v for k, v in stream.metadata.items() if k.upper() not in ("DURATION", "ENCODER")})
-    return copy
-
-
 def decode_times(times: Sequence[int], order: Sequence[int]) -> list[int]:
     """Make decoding times for frames that are stored in ``order`` (their numbers) and shown at ``times``.
 
@@ -276,7 +262,9 @@ def _video_packets(
     av: Any, video: Any, info: VideoInfo, segments: Sequence[Segment]
 ) -> Iterator[tuple[float, int, Any]]:
     times = [time for segment in segments for time in segment.times]
-    durations = _durations(info, times, [d for segment in segments for d in segment.durations])
+    # each frame is shown until the next; the last as the file tells it, or one step of the mean rate
+    last = segments[-1].durations[-1] or max(round(1 / (info.rate * info.time_base)), 1)
+    durations = [later - sooner for sooner, later in itertools.pairwise(times)] + [last]
     firsts = list(itertools.accumulate((len(segment.times) for segment in segments), initial=0))
     order = [first + number for first, segment in zip(firsts, segments, strict=False) for number in segment.numbers]
     dts = decode_times(times, order)
@@ -285,12 +273,6 @@ def _video_packets(
         packet.pts, packet.dts, packet.time_base = times[order[k]], dts[k], info.time_base
         packet.duration, packet.is_keyframe, packet.stream = durations[order[k]], frame.key, video
         yield float(dts[k] * info.time_base), video.index, packet
-
-
-def _durations(info: VideoInfo, times: Sequence[int], known: Sequence[int]) -> list[int]:
-    """How long each frame is shown: until the next; the last as the file tells it, or one step of the mean rate."""
-    last = known[-1] or max(round(1 / (info.rate * info.time_base)), 1)
-    return [later - sooner for sooner, later in itertools.pairwise(times)] + [last]
 
 
 def _other_packets(source: Any, copied: dict[int, Any]) -> Iterator[tuple[float, int, Any]]:
