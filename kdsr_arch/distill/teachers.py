@@ -197,6 +197,3 @@ class CachedTeacher:
             )
         maps = {name: stored[name].to(batch["lq"].device, torch.float32) for name in {OUTPUT, *paths}}
         return maps[OUTPUT], {path: [maps[path].reshape(-1, *maps[path].shape[-3:])] for path in paths}
-
-    def compile(self) -> None:
-        """Do nothing: there is no network."""

@@ -16,7 +16,6 @@ from kdsr_arch.distill.teachers import build_teacher, stored_teacher
 from kdsr_arch.errors import UserError
 from kdsr_arch.infer.cost import count_parameters
 from kdsr_arch.infer.open import load_pretrained
-from kdsr_arch.log import get_logger
 from kdsr_arch.optim.update import EMA, Schedule, build_optimizer
 from kdsr_arch.options.schema import Options
 from kdsr_arch.registry import MODEL_REGISTRY, build
@@ -49,8 +48,6 @@ class DistillModel:
         self.task = DistillTask(
             self.student, teacher, options, sample, scale=opt.scale, teacher_options=opt.teacher
         ).train()
-        for sentence in self.task.idle_terms(options.total_iter):
-            get_logger().warning(sentence)
         train_only = self.task.train_only_parameters()
         self.parameters = [*self.student.parameters(), *train_only]
         groups = [{"params": list(self.student.parameters())}, {"params": train_only}]
@@ -113,7 +110,7 @@ class DistillModel:
                 self.ema.net.load_state_dict(state["net_g_ema"] or state["net_g"])
             self.task.load_train_only_state(state["train_only"])
             self.optimizer.load_state_dict(state["optimizer"])
-        except (RuntimeError, ValueError, KeyError) as error:
+        except (RuntimeError, ValueError, KeyError, TypeError) as error:
             reason = " ".join(str(error).split())[:300]
             raise UserError(f"the training state belongs to other networks or terms: {reason}") from None
         self.schedule.load_state_dict(state["schedule"])

@@ -67,12 +67,18 @@ class Checkpoints:
     def save(self, iteration: int, networks: Mapping[str, Any], state: Mapping[str, Any]) -> None:
         """Write `net_*_N.pth` and `N.state`, the state last: where there is a state, its networks are there as well.
 
-        Older checkpoints go only once this one is on the disk, so that a full disk costs none.
+        Older checkpoints, before the last `keep_last` up to this one, go only once it is on the disk, so that a full
+        disk costs none; a state goes before its networks. Networks whose state is gone (a kill came in between) go too.
         """
         self.save_networks(str(iteration), networks)
         head = {"format": FORMAT, "version": VERSION, "iter": iteration, "fingerprint": self.fingerprint}
         save_tensors({**head, **state}, self.states / f"{iteration}.state")
-        self.thin_out(iteration)
+        if self.keep_last > 0:
+            states = numbered(self.states, _STATES)
+            kept = [number for number, _ in states if number <= iteration][-self.keep_last :]
+            for number, path in (*states, *numbered(self.models, _NETWORKS)):
+                if number < kept[0]:
+                    path.unlink(missing_ok=True)
 
     def save_networks(self, label: str, networks: Mapping[str, Any]) -> None:
         """Write `net_*_LABEL.pth` (or .safetensors) for each network."""
@@ -101,19 +107,6 @@ class Checkpoints:
             self.save_networks(f"{label}_{iteration}", networks)
         for number, path in numbered(self.models, rf"net_.+_{re.escape(label)}_(\d+)\.(?:pth|safetensors)"):
             if number not in wanted and number <= iteration:
-                path.unlink(missing_ok=True)
-
-    def thin_out(self, newest: int) -> None:
-        """Delete the numbered checkpoints before the last `keep_last` up to `newest`, which itself always stays.
-
-        A state goes before its networks; networks whose state is gone (a kill came in between) go as well.
-        """
-        if self.keep_last <= 0:
-            return
-        states = numbered(self.states, _STATES)
-        kept = [iteration for iteration, _ in states if iteration <= newest][-self.keep_last :]
-        for iteration, path in (*states, *numbered(self.models, _NETWORKS)):
-            if kept and iteration < kept[0]:
                 path.unlink(missing_ok=True)
 
     def set_aside(self, position: int) -> Path | None:

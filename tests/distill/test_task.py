@@ -308,7 +308,7 @@ def test_state_is_restored_exactly():
 
 
 def test_foreign_state_is_refused():
-    with refuses("terms", "temporal.loss.rms"):
+    with pytest.raises(RuntimeError, match="temporal.loss.rms"):
         make().load_train_only_state(make({"output": TERMS["output"]}).train_only_state())
 
 
