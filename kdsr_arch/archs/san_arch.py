@@ -96,17 +96,14 @@ class QuadrantNonLocal(nn.Module):
         return torch.cat([torch.cat([self.non_local(q) for q in row.split(halves, 3)], 3) for row in rows], 2)
 
 
-def _residual(width: int) -> Skip:
-    convs = [nn.Conv2d(width, width, 3, 1, 1) for _ in range(2)]
-    return Skip(OrderedDict(conv_first=nn.Sequential(convs[0], nn.ReLU(), convs[1])))
-
-
 class ResidualAttentionGroup(nn.Module):
     """Local-source residual attention group: residual blocks, second-order attention, convolution, skip."""
 
     def __init__(self, width: int, num_block: int, reduction: int) -> None:
         super().__init__()
-        self.rcab = nn.Sequential(*(_residual(width) for _ in range(num_block)))
+        pairs = ([nn.Conv2d(width, width, 3, 1, 1) for _ in range(2)] for _ in range(num_block))
+        bodies = (nn.Sequential(first, nn.ReLU(), second) for first, second in pairs)
+        self.rcab = nn.Sequential(*(Skip(OrderedDict(conv_first=body)) for body in bodies))
         self.soca = SecondOrderAttention(width, reduction)
         self.conv_last = nn.Conv2d(width, width, 3, 1, 1)
         self.gamma = nn.Parameter(torch.zeros(1), requires_grad=False)  # in the published weights, unused there
@@ -152,7 +149,14 @@ class SAN(nn.Module):
         self.body_end = nn.Identity()
         self.long_skip = nn.Identity()
         self.tail = nn.Sequential(Upsample(scale, num_feat), nn.Conv2d(num_feat, 3, 3, 1, 1))
-        self.traits = Traits("image", scale, taps=_taps(num_group), min_size=4)
+        published = {20: (6, 13), 6: (1, 3)}
+        thirds = math.ceil(num_group / 3) - 1, math.ceil(2 * num_group / 3) - 1
+        first, second = published.get(num_group, thirds)
+        taps = {f"group{i + 1}": f"group_out.{i}" for i in range(num_group)}
+        taps |= {"body_end_skip": "long_skip", "f_lr": "long_skip", "f_sr": "tail.0"}
+        fakd = ("head", f"group_out.{first}", f"group_out.{second}", "body_end")
+        taps |= {f"fakd_{i}": path for i, path in enumerate(fakd)}
+        self.traits = Traits("image", scale, taps=taps, min_size=4)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map an LR image (N, 3, h, w) in [0, 1], h and w >= 4, to an HR image (N, 3, scale h, scale w)."""
@@ -162,12 +166,3 @@ class SAN(nn.Module):
             y = out(group(y) + self.gamma * shared)
         y = self.long_skip(self.body_end(self.non_local(y)) + head)
         return self.add_mean(self.tail(y)) / self.img_range
-
-
-def _taps(num_group: int) -> dict[str, str]:
-    published = {20: (6, 13), 6: (1, 3)}
-    first, second = published.get(num_group, (math.ceil(num_group / 3) - 1, math.ceil(2 * num_group / 3) - 1))
-    taps = {f"group{i + 1}": f"group_out.{i}" for i in range(num_group)}
-    taps |= {"body_end_skip": "long_skip", "f_lr": "long_skip", "f_sr": "tail.0"}
-    fakd = ("head", f"group_out.{first}", f"group_out.{second}", "body_end")
-    return taps | {f"fakd_{i}": path for i, path in enumerate(fakd)}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
@@ -92,8 +91,13 @@ def _describe(path: str) -> Any:
     except ImportError:
         raise UserError('type spandrel needs the package spandrel: pip install "kdsr[teachers]"') from None
     place = locate(path)
+    if place.suffix.lower() not in _ENDINGS:
+        raise UserError(f"{place}: weights end in {', '.join(_ENDINGS)}")
+    weights = load_tensors(place, "file of weights")
+    if not isinstance(weights, Mapping) or not weights:
+        raise UserError(f"{place}: holds no network weights")
     try:
-        descriptor = library.ModelLoader(device="cpu").load_from_state_dict(canonicalize_state_dict(_read(place)))
+        descriptor = library.ModelLoader(device="cpu").load_from_state_dict(canonicalize_state_dict(weights))
     except library.UnsupportedModelError:
         raise UserError(f"{place}: weights of no architecture that spandrel {version('spandrel')} knows") from None
     except (RuntimeError, KeyError, ValueError, TypeError, AttributeError, IndexError) as error:
@@ -106,12 +110,3 @@ def _describe(path: str) -> Any:
     if channels not in ((1, 1), (3, 3)):
         raise UserError(f"{place}: {name} takes {channels[0]} and gives {channels[1]} channels; only RGB and Y work")
     return descriptor
-
-
-def _read(place: Path) -> Mapping[str, Any]:
-    if place.suffix.lower() not in _ENDINGS:
-        raise UserError(f"{place}: weights end in {', '.join(_ENDINGS)}")
-    weights = load_tensors(place, "file of weights")
-    if not isinstance(weights, Mapping) or not weights:
-        raise UserError(f"{place}: holds no network weights")
-    return weights

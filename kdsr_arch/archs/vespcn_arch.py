@@ -171,7 +171,14 @@ class VESPCN(nn.Module):
         num_channel = 3 if one_of("VESPCN", "color", color, ("rgb", "y")) == "rgb" else 1
         self.motion = MotionCompensation(num_channel, num_flow_feat, max_flow, coarse_gain) if motion else None
         self.fusion = (early_fusion if fusion == "early" else SlowFusion)(num_frame, num_channel, num_feat)
-        self.body = _body(block, num_feat, num_block)
+        if block == "residual":
+            self.body: nn.Sequential = Skip(
+                *(pre_activation_block(num_feat) for _ in range(num_block)), nn.ReLU(inplace=True)
+            )
+        else:
+            convs = (nn.Conv2d(num_feat, num_feat, 3, padding=1) for _ in range(num_block))
+            layers = (layer for conv in convs for layer in (conv, nn.ReLU(inplace=True)))
+            self.body = nn.Sequential(nn.ReLU(inplace=True), *layers)
         width = num_hr_feat or num_channel
         self.conv_up = nn.Conv2d(num_feat, width * scale**2, 3, padding=1)
         self.upsampler = nn.PixelShuffle(scale)
@@ -203,12 +210,3 @@ class VESPCN(nn.Module):
         if net.conv_last is not None:
             net.fused = FusedHead(net.conv_up, net.conv_last, self.traits.scale)
         return net
-
-
-def _body(block: str, num_feat: int, num_block: int) -> nn.Sequential:
-    if block == "residual":
-        return Skip(*(pre_activation_block(num_feat) for _ in range(num_block)), nn.ReLU(inplace=True))
-    layers: list[nn.Module] = [nn.ReLU(inplace=True)]
-    for _ in range(num_block):
-        layers += [nn.Conv2d(num_feat, num_feat, 3, padding=1), nn.ReLU(inplace=True)]
-    return nn.Sequential(*layers)

@@ -45,7 +45,11 @@ class FlowCompensation(nn.Module):
     def flow(self, target: Tensor, neighbor: Tensor) -> Tensor:
         """Return the flow (B, 2, H, W), (dx, dy) in pixels, that warps ``neighbor`` (B, C, H, W) onto ``target``."""
         if self.method == "dis":
-            return _dis_flow(target, neighbor)
+            estimator = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_FAST)
+            start = np.zeros((*target.shape[-2:], 2), np.float32)
+            pairs = zip(_gray(target), _gray(neighbor), strict=True)
+            flows = [estimator.calc(first, second, start.copy()) for first, second in pairs]
+            return torch.from_numpy(np.stack(flows)).permute(0, 3, 1, 2).to(target)
         spynet = self._spynet[0].to(target.device)
         if target.shape[1] == 1:
             target, neighbor = target.expand(-1, 3, -1, -1), neighbor.expand(-1, 3, -1, -1)
@@ -62,15 +66,6 @@ class FlowCompensation(nn.Module):
         flow = self.flow(x[:, center].repeat_interleave(num_frame - 1, 0), neighbors)
         warped = backward_warp(neighbors, flow, border="border").view(x.shape[0], num_frame - 1, *x.shape[2:])
         return torch.cat([warped[:, :center], x[:, center : center + 1], warped[:, center:]], 1)
-
-
-def _dis_flow(target: Tensor, neighbor: Tensor) -> Tensor:
-    estimator = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_FAST)
-    start = np.zeros((*target.shape[-2:], 2), np.float32)
-    flows = [
-        estimator.calc(one, other, start.copy()) for one, other in zip(_gray(target), _gray(neighbor), strict=True)
-    ]
-    return torch.from_numpy(np.stack(flows)).permute(0, 3, 1, 2).to(target)
 
 
 def _gray(frames: Tensor) -> np.ndarray:

@@ -104,7 +104,13 @@ def write_demo(rows: Sequence[Row], samples: Iterable[Mapping[str, Any]], out: P
         f"Costs hold for one frame of {cost.width}x{cost.height} LR pixels at x{cost.scale}, "
         f"run times on {where_run(cost.device, cost.threads)}."
     )
-    header, table = _table(rows)
+    titles = {"psnr": "PSNR (dB)", "ssim": "SSIM", "tof": "tOF (px)"}
+    header = ["network", "parameters", "G multiply-adds", "ms per frame", *(titles.get(m, m) for m in result.mean)]
+    table = []
+    for row in rows:
+        figures = [f"{row.cost.parameters:,}", f"{row.cost.multiply_adds / 1e9:.2f}", f"{row.cost.milliseconds:.1f}"]
+        table.append([row.label, *figures, *(format_value(row.result.mean[m], m) for m in result.mean)])
+    clips = [[row.label, *(f"{values['psnr']:.2f}" for _, values, _ in row.result.per_item)] for row in rows]
     caption = f"{result.protocol}; mean over {len(result.per_item)} clips of held-out frames. {costs}"
     if "tof" in result.mean:
         caption += " tOF, the error of the motion seen in the result, is better when lower."
@@ -125,7 +131,7 @@ def write_demo(rows: Sequence[Row], samples: Iterable[Mapping[str, Any]], out: P
         finding=text,
         results=(header, table),
         caption=caption,
-        clips=_clip_table(rows),
+        clips=(["network", *(name for name, _, _ in result.per_item)], clips),
         protocol=result.protocol,
         sheets=[(_embedded(path), note) for path, note in _sheets(rows, samples, out)],
         curves=_embedded(curves),
@@ -136,22 +142,6 @@ def write_demo(rows: Sequence[Row], samples: Iterable[Mapping[str, Any]], out: P
 
 def _embedded(path: Path) -> str:
     return data_uri(path.read_bytes(), "image/png")
-
-
-def _table(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
-    titles = {"psnr": "PSNR (dB)", "ssim": "SSIM", "tof": "tOF (px)"}
-    metrics = list(rows[0].result.mean)
-    table = []
-    for row in rows:
-        costs = [f"{row.cost.parameters:,}", f"{row.cost.multiply_adds / 1e9:.2f}", f"{row.cost.milliseconds:.1f}"]
-        table.append([row.label, *costs, *(format_value(row.result.mean[metric], metric) for metric in metrics)])
-    return ["network", "parameters", "G multiply-adds", "ms per frame", *(titles.get(m, m) for m in metrics)], table
-
-
-def _clip_table(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
-    clips = [name for name, _, _ in rows[0].result.per_item]
-    table = [[row.label, *(f"{values['psnr']:.2f}" for _, values, _ in row.result.per_item)] for row in rows]
-    return ["network", *clips], table
 
 
 def _sheets(rows: Sequence[Row], samples: Iterable[Mapping[str, Any]], out: Path) -> list[tuple[Path, str]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -10,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from kdsr_arch.errors import UserError
-from kdsr_arch.losses.base import CRITERIA, unit
+from kdsr_arch.losses.base import unit
 
 TILE_ELEMENTS = 2**24
 """Entries of the affinity held at once by ``tile='auto'``: 64 MiB in float32."""
@@ -43,13 +42,6 @@ def pool_map(x: Tensor, size: int, mode: str = "avg") -> Tensor:
     return pool(x, size, size, ceil_mode=True)
 
 
-def _tiles(length: int, tile: int) -> Iterator[tuple[slice, slice]]:
-    """Return tiles on and above the diagonal of a square matrix."""
-    for i in range(0, length, tile):
-        for j in range(i, length, tile):
-            yield slice(i, min(i + tile, length)), slice(j, min(j + tile, length))
-
-
 class _TiledAffinityLoss(torch.autograd.Function):
     """Mean |D| or D^2 with ``D = S^T S - T^T T`` for S (N, C1, P), T (N, C2, P), one tile of D at a time.
 
@@ -68,7 +60,8 @@ class _TiledAffinityLoss(torch.autograd.Function):
         seen = torch.cat(kept, 1) if kept else right[:, :0]
         grad = torch.zeros_like(seen)
         total = student.new_zeros((), dtype=torch.float64)
-        for rows, cols in _tiles(p, tile):
+        pairs = ((i, j) for i in range(0, p, tile) for j in range(i, p, tile))  # on and above the diagonal
+        for rows, cols in ((slice(i, i + tile), slice(j, j + tile)) for i, j in pairs):
             twice = 1 if rows == cols else 2
             d = left[:, :, rows].transpose(1, 2) @ right[:, :, cols]
             total += twice * (d * d if criterion == "l2" else d.abs()).sum(-1).sum(dtype=torch.float64)
@@ -113,11 +106,6 @@ def spatial_affinity_loss(
     """
     s, t = unit(student.flatten(2), 1, eps), unit(teacher.flatten(2), 1, eps)
     return _TiledAffinityLoss.apply(s, t, criterion, tile_size(len(s), tile))
-
-
-def plain_spatial_loss(student: Tensor, teacher: Tensor, criterion: str = "l1", eps: float = 1e-8) -> Tensor:
-    """Compute the same by the plain formula, with whole matrices in memory: the reference."""
-    return CRITERIA[criterion](spatial_affinity(student, eps), spatial_affinity(teacher, eps))
 
 
 def check_memory(owner: str, batch: int, height: int, width: int, tile: int | None, limit_gib: float) -> None:

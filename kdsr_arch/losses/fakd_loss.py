@@ -12,8 +12,8 @@ from kdsr_arch.losses.affinity import (
     channel_affinity,
     check_memory,
     instance_affinity,
-    plain_spatial_loss,
     pool_map,
+    spatial_affinity,
     spatial_affinity_loss,
     tile_size,
 )
@@ -77,12 +77,12 @@ class FAKDLoss(DistillLoss):
 
     def forward(self, student: Tensor, teacher: Tensor) -> Tensor:  # type: ignore[override]
         s, t = require_map("FAKDLoss", student), require_map("FAKDLoss", teacher)
+        if self.affinity == "instance":
+            return CRITERIA[self.criterion](instance_affinity(s), instance_affinity(t))
         if self.affinity == "spatial":
             self._check(s.shape)
             s, t = pool_map(s, self.pool, self.pool_mode), pool_map(t, self.pool, self.pool_mode)
-            if self.tile == "none":
-                return plain_spatial_loss(s, t, self.criterion, self.eps)
-            return spatial_affinity_loss(s, t, self.criterion, self.tile, self.eps)
-        if self.affinity == "channel":
-            return CRITERIA[self.criterion](channel_affinity(s, self.eps), channel_affinity(t, self.eps))
-        return CRITERIA[self.criterion](instance_affinity(s), instance_affinity(t))
+            if self.tile != "none":
+                return spatial_affinity_loss(s, t, self.criterion, self.tile, self.eps)
+        matrix = spatial_affinity if self.affinity == "spatial" else channel_affinity
+        return CRITERIA[self.criterion](matrix(s, self.eps), matrix(t, self.eps))

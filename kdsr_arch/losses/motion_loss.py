@@ -56,12 +56,11 @@ class MotionCompensationLoss(DistillLoss):
         error = (warped.unflatten(1, (count, -1)) - reference.unsqueeze(1)).square().mean((0, 2, 3, 4))
         if not self.smoothness:
             return error.sum()
-        return error.sum() + self.smoothness * self._huber(flow.unflatten(1, (count, 2))).sum()
-
-    def _huber(self, flow: Tensor) -> Tensor:
-        """Return H of each neighbor: (B, k, 2, h, w) -> (k,)."""
+        flow = flow.unflatten(1, (count, 2))
         across = (flow[..., :, 1:] - flow[..., :, :-1]).square().sum(2)[..., :-1, :]
         down = (flow[..., 1:, :] - flow[..., :-1, :]).square().sum(2)[..., :, :-1]
         if self.over == "field":
-            return torch.sqrt(self.epsilon + (across + down).sum((0, 2, 3)))
-        return torch.sqrt(self.epsilon + across + down).mean((0, 2, 3))
+            huber = torch.sqrt(self.epsilon + (across + down).sum((0, 2, 3)))
+        else:
+            huber = torch.sqrt(self.epsilon + across + down).mean((0, 2, 3))
+        return error.sum() + self.smoothness * huber.sum()

@@ -26,7 +26,16 @@ class _ChannelSum(torch.autograd.Function):
     def forward(ctx: Any, feature: Tensor, power: int) -> Tensor:
         ctx.save_for_backward(feature)
         ctx.power = power
-        return _channel_sum(feature, power)
+        if feature.device.type != "cpu" or not feature.is_contiguous():
+            norm = torch.linalg.vector_norm(feature, power, dim=1, dtype=_wide(feature))
+            return norm if power == 1 else norm.square_()
+        # Plane by plane into a sum that stays in the cache: ten times as fast as the reduction above, which on a CPU
+        # is fast only where channels lie next to one another.
+        total = feature.new_zeros(feature.shape[:1] + feature.shape[2:], dtype=_wide(feature))
+        for plane in feature.unbind(1):
+            plane = plane.to(total.dtype)
+            total = total.addcmul_(plane, plane) if power == 2 else total.add_(plane.abs())
+        return total
 
     @staticmethod
     @once_differentiable
@@ -36,19 +45,6 @@ class _ChannelSum(torch.autograd.Function):
         if ctx.power == 1:
             return torch.sgn(feature).mul_(grad.to(feature.dtype)), None
         return torch.mul(feature, 2 * grad, out=torch.empty_like(feature)), None
-
-
-def _channel_sum(feature: Tensor, power: int) -> Tensor:
-    if feature.device.type == "cpu" and feature.is_contiguous():
-        # Plane by plane into a sum that stays in the cache: ten times as fast as the reduction below, which on a CPU
-        # is fast only where channels lie next to one another.
-        total = feature.new_zeros(feature.shape[:1] + feature.shape[2:], dtype=_wide(feature))
-        for plane in feature.unbind(1):
-            plane = plane.to(total.dtype)
-            total = total.addcmul_(plane, plane) if power == 2 else total.add_(plane.abs())
-        return total
-    norm = torch.linalg.vector_norm(feature, power, dim=1, dtype=_wide(feature))
-    return norm if power == 1 else norm.square_()
 
 
 def attention_map(feature: Tensor, kind: str = "sum_square") -> Tensor:

@@ -199,9 +199,12 @@ class TemporalMemoryLoss(DistillLoss):
             raise RuntimeError("setup() must be called before forward()")
         theirs = self._scaled(teacher.detach(), learn=True)
         if not self.reaches_student:
-            return self._prediction_error(theirs)
+            assert self.head is not None
+            hiddens = self.lstm(theirs[:, :-1])[1]
+            predicted = self.head(torch.stack(hiddens, dim=1).flatten(0, 1))
+            return F.mse_loss(predicted, theirs[:, 1:].flatten(0, 1))
         ours = self._scaled(student)
-        cells_s, cells_t = self._both_cells(ours, theirs)
+        cells_s, cells_t = self._both_cells(self.lstm, ours, theirs)
         if self.cells == "last":
             return self.criterion(cells_s[-1], cells_t[-1])
         return torch.stack([self.criterion(s, t) for s, t in zip(cells_s, cells_t, strict=True)]).mean()
@@ -236,26 +239,16 @@ class TemporalMemoryLoss(DistillLoss):
             self.rms.copy_(torch.where(self.rms > 0, self.rms + RMS_MOMENTUM * (now - self.rms), now))
         return clip / (self.rms.clone() + EPS)
 
-    def _prediction_error(self, clip: Tensor) -> Tensor:
-        assert self.lstm is not None and self.head is not None
-        hiddens = self.lstm(clip[:, :-1])[1]
-        predicted = self.head(torch.stack(hiddens, dim=1).flatten(0, 1))
-        return F.mse_loss(predicted, clip[:, 1:].flatten(0, 1))
-
-    def _both_cells(self, ours: Tensor, theirs: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+    def _both_cells(self, lstm: ConvLSTM, ours: Tensor, theirs: Tensor) -> tuple[list[Tensor], list[Tensor]]:
         """Run student and teacher: one batch while the ConvLSTM learns, else the teacher without a graph."""
-        assert self.lstm is not None
-        lstm, lead = self.lstm, ours.shape[:2]
+        lead = ours.shape[:2]
         if self.fixed:
             with torch.no_grad():
-                cells_t = self._run(lstm.input_gates(theirs.flatten(0, 1)).unflatten(0, lead))
+                gates = lstm.input_gates(theirs.flatten(0, 1)).unflatten(0, lead)
+                cells_t = lstm.run(gates, final_hidden=False)[0]
             gates = lstm.input_gates(ours.flatten(0, 1), detach=True).unflatten(0, lead)
-            return self._run(gates, detach=True), cells_t
+            return lstm.run(gates, detach=True, final_hidden=False)[0], cells_t
         # Two convolutions rather than one: the teacher's half needs no gradient on its input.
         gates = torch.cat([lstm.input_gates(x.flatten(0, 1)).unflatten(0, lead) for x in (ours, theirs)])
-        pairs = [cell.chunk(2) for cell in self._run(gates)]
+        pairs = [cell.chunk(2) for cell in lstm.run(gates, final_hidden=False)[0]]
         return [s for s, _ in pairs], [t for _, t in pairs]
-
-    def _run(self, gates: Tensor, detach: bool = False) -> list[Tensor]:
-        assert self.lstm is not None
-        return self.lstm.run(gates, detach, final_hidden=False)[0]

@@ -130,17 +130,17 @@ class VariationalLoss(DistillLoss):
         s, t = as_maps(owner, student), as_maps(owner, teacher)
         if len(self.estimators) != len(s):
             raise RuntimeError(f"{owner}: setup() built {len(self.estimators)} estimators, but got {len(s)} layers")
-        losses = [self._layer(e, *pool_larger(a, b)) for e, a, b in zip(self.estimators, s, t, strict=True)]
+        losses = []
+        for estimator, *maps in zip(self.estimators, s, t, strict=True):
+            ours, theirs = pool_larger(*maps)
+            location, spread = estimator(ours)
+            b = self.spread_scale * spread + self.eps
+            if self.distribution == "laplace":
+                loss = (torch.log(2 * b) + (location - theirs).abs() / b).mean()
+            else:
+                loss = 0.5 * (torch.log(b) + (location - theirs).square() / b).mean()
+            losses.append(loss + location.shape[1] * math.log(2 * math.pi) / 2 if self.constant else loss)
         return sum(losses[1:], losses[0])
-
-    def _layer(self, estimator: nn.Module, student: Tensor, teacher: Tensor) -> Tensor:
-        location, spread = estimator(student)
-        b = self.spread_scale * spread + self.eps
-        if self.distribution == "laplace":
-            loss = (torch.log(2 * b) + (location - teacher).abs() / b).mean()
-        else:
-            loss = 0.5 * (torch.log(b) + (location - teacher).square() / b).mean()
-        return loss + location.shape[1] * math.log(2 * math.pi) / 2 if self.constant else loss
 
 
 @LOSS_REGISTRY.register()

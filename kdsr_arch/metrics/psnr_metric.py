@@ -64,16 +64,6 @@ def _blur_valid(x: NDArray) -> NDArray:
     return cv2.sepFilter2D(x, -1, _GAUSSIAN, _GAUSSIAN)[5:-5, 5:-5]
 
 
-def _ssim_channel(x: NDArray, y: NDArray) -> float:
-    x, y = (np.ascontiguousarray(z, dtype=np.float64) for z in (x, y))
-    mu_x, mu_y = _blur_valid(x), _blur_valid(y)
-    mu_xy, mu_squares = mu_x * mu_y, mu_x * mu_x + mu_y * mu_y
-    covariance = _blur_valid(x * y) - mu_xy
-    variances = _blur_valid(x * x + y * y) - mu_squares  # only the sum of both variances enters the formula
-    numerator = (2 * mu_xy + _C1) * (2 * covariance + _C2)
-    return float((numerator / ((mu_squares + _C1) * (variances + _C2))).mean())
-
-
 def ssim(img: NDArray, img2: NDArray, crop_border: int = 0, test_y_channel: bool = False) -> float:
     """Compute SSIM (Wang et al. 2004: Gaussian 11x11, sigma 1.5, valid region), the mean over the channels.
 
@@ -82,8 +72,16 @@ def ssim(img: NDArray, img2: NDArray, crop_border: int = 0, test_y_channel: bool
     first, second = prepare(img, img2, crop_border, test_y_channel)
     if min(first.shape[:2]) < 11:
         raise UserError(f"SSIM needs at least 11x11 pixels after cropping, got {first.shape[0]}x{first.shape[1]}")
-    channels = [_ssim_channel(first[..., c], second[..., c]) for c in range(first.shape[2])]
-    return float(np.mean(channels))
+    means = []
+    for c in range(first.shape[2]):
+        x, y = (np.ascontiguousarray(image[..., c], dtype=np.float64) for image in (first, second))
+        mu_x, mu_y = _blur_valid(x), _blur_valid(y)
+        mu_xy, mu_squares = mu_x * mu_y, mu_x * mu_x + mu_y * mu_y
+        covariance = _blur_valid(x * y) - mu_xy
+        variances = _blur_valid(x * x + y * y) - mu_squares  # only the sum of both variances enters the formula
+        numerator = (2 * mu_xy + _C1) * (2 * covariance + _C2)
+        means.append((numerator / ((mu_squares + _C1) * (variances + _C2))).mean())
+    return float(np.mean(means))
 
 
 _WEIGHTS_BGR = np.array([25.064, 129.057, 65.738]) / 256.0

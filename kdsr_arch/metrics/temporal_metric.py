@@ -89,20 +89,13 @@ def _warp(frame: NDArray, flow: NDArray) -> NDArray:
     return cv2.remap(frame.astype(np.float32), x + flow[..., 0], y + flow[..., 1], cv2.INTER_LINEAR, **outside)
 
 
-def _visible(forward: NDArray, backward: NDArray) -> NDArray[np.bool_]:
-    """Mark pixels whose forward flow the backward flow at its end undoes (Sundaram et al. 2010; Ruder et al. 2016)."""
-    returned = _warp(backward, forward)
-    squares = (forward**2).sum(-1) + (returned**2).sum(-1)
-    with np.errstate(invalid="ignore"):  # NaN, from outside the frame, compares as not visible
-        return ((forward + returned) ** 2).sum(-1) < 0.01 * squares + 0.5
-
-
 @clip_metric
 def calculate_warping_error(img: NDArray, img2: NDArray, crop_border: int = 0, flow: str = "dis") -> float:
     """Measure the warping error: how much the result changes along the ground truth's motion; lower is steadier.
 
     Mean over frame pairs of the mean squared difference between frame t and frame t+1 brought back along the flow
-    that the *ground truth* shows, over the pixels visible in both; in units of 1e-3 for intensities in [0, 1].
+    that the *ground truth* shows, over the pixels visible in both, whose forward flow the backward
+    flow at its end undoes (Sundaram et al. 2010; Ruder et al. 2016); in units of 1e-3 for intensities in [0, 1].
     Source: Lai et al., "Learning Blind Video Temporal Consistency" (ECCV 2018), E_warp. The ground truth itself has
     a warping error above zero, and a still blur has a small one: read it beside PSNR.
 
@@ -114,7 +107,10 @@ def calculate_warping_error(img: NDArray, img2: NDArray, crop_border: int = 0, f
     for t in range(len(result) - 1):
         first, second = _gray(truth[t]), _gray(truth[t + 1])
         forward = estimate(first, second)
-        visible = _visible(forward, estimate(second, first))
+        returned = _warp(estimate(second, first), forward)
+        squares = (forward**2).sum(-1) + (returned**2).sum(-1)
+        with np.errstate(invalid="ignore"):  # NaN, from outside the frame, compares as not visible
+            visible = ((forward + returned) ** 2).sum(-1) < 0.01 * squares + 0.5
         if visible.any():
             warped = _warp(np.ascontiguousarray(result[t + 1]), forward).reshape(result[t].shape)
             difference = (warped - result[t])[visible] / 255.0

@@ -64,19 +64,18 @@ def build_blocks(
         weight: (outputs, taps).
         dtype: float32 or float64.
     """
-    starts = range(0, len(weight), size)
-    with torch.inference_mode(False):  # blocks are kept by callers, and must serve training as well
-        return tuple(_block(position[i : i + size], weight[i : i + size], dtype, device) for i in starts)
-
-
-def _block(position: np.ndarray, weight: np.ndarray, dtype: torch.dtype, device: torch.device) -> Block:
-    used = position[weight != 0]
-    start, stop = int(used.min()), int(used.max()) + 1
-    matrix = np.zeros((len(weight), stop - start + 1))
-    row = np.broadcast_to(np.arange(len(weight))[:, None], weight.shape)
-    column = np.where(weight != 0, position - start, stop - start)  # taps without weight go to a spare column
-    np.add.at(matrix, (row, column), weight)
-    return Block(start, stop, torch.tensor(matrix[:, :-1], dtype=dtype, device=device))
+    blocks = []
+    for first in range(0, len(weight), size):
+        places, factors = position[first : first + size], weight[first : first + size]
+        used = places[factors != 0]
+        start, stop = int(used.min()), int(used.max()) + 1
+        matrix = np.zeros((len(factors), stop - start + 1))
+        row = np.broadcast_to(np.arange(len(factors))[:, None], factors.shape)
+        column = np.where(factors != 0, places - start, stop - start)  # taps without weight go to a spare column
+        np.add.at(matrix, (row, column), factors)
+        with torch.inference_mode(False):  # blocks are kept by callers, and must serve training as well
+            blocks.append(Block(start, stop, torch.tensor(matrix[:, :-1], dtype=dtype, device=device)))
+    return tuple(blocks)
 
 
 def apply_to_rows(x: Tensor, blocks: tuple[Block, ...]) -> Tensor:

@@ -127,16 +127,9 @@ def _geometry(
             f"deform_conv2d: {channels} input channels do not divide into {groups} offset groups "
             f"and the groups of a weight of shape {tuple(weight.shape)}"
         )
+    sides, out_sides = (image[0], image[1]), (out[0], out[1])
     return _Geometry(
-        batch=batch,
-        groups=channels // weight.shape[1],
-        offset_groups=groups,
-        kernel=kernel,
-        stride=stride,
-        padding=padding,
-        dilation=dilation,
-        image=(image[0], image[1]),
-        out=(out[0], out[1]),
+        batch, channels // weight.shape[1], groups, kernel, stride, padding, dilation, image=sides, out=out_sides
     )
 
 
@@ -169,13 +162,6 @@ def _grid(offset: Tensor, geo: _Geometry, sides: torch.Size, top: int, bottom: i
 def _ramp(start: int, stop: int, step: int, minus: int, like: Tensor) -> Tensor:
     """Return step * i - minus for i in start..stop."""
     return torch.arange(start, stop, device=like.device, dtype=like.dtype).mul_(step).sub_(minus)
-
-
-def _grid_to_shifts(grad_grid: Tensor, geo: _Geometry, sides: torch.Size) -> Tensor:
-    """Map the gradient by the grid to that by :meth:`_Geometry.shifts`."""
-    fractions = grad_grid.new_tensor([2 / sides[0], 2 / sides[1]])
-    grad = grad_grid.flip(-1).mul_(fractions)
-    return grad.view(len(grad), geo.taps, grad.shape[1] // geo.taps, geo.out[1], 2).permute(0, 1, 4, 2, 3)
 
 
 def _sample(image: Tensor, grid: Tensor, geo: _Geometry) -> Tensor:
@@ -238,7 +224,9 @@ def _gradients(
             grad_samples.flatten(2, 3), image, grid, _BILINEAR, _ZEROS, False, [True, True]
         )
         grad_image += grad_block
-        geo.shifts(grad_offset, top, bottom)[:] = _grid_to_shifts(grad_grid, geo, image.shape[2:])
+        grad_shift = grad_grid.flip(-1).mul_(grad_grid.new_tensor([2 / side for side in image.shape[2:]]))
+        grad_shift = grad_shift.view(len(grid), geo.taps, bottom - top, geo.out[1], 2)
+        geo.shifts(grad_offset, top, bottom)[:] = grad_shift.permute(0, 1, 4, 2, 3)
     grad_x = grad_image.view(geo.batch, x.shape[1], *image.shape[2:])[:, :, : geo.image[0], : geo.image[1]]
     grad_weight = grad_matrix.view(geo.batch, *weight.shape).sum(0)
     return grad_x, grad_offset, grad_mask, grad_weight

@@ -18,13 +18,8 @@ _REACH = 4.0  # taps up to this many sigmas: 13 for sigma 1.6
 _OUTPUTS_PER_BLOCK = 48
 
 
-def gaussian_blur(x: Tensor, sigma: float = BD_SIGMA) -> Tensor:
-    """Blur both axes by a Gaussian: (..., H, W) floating point to the same shape. Differentiable."""
-    return gaussian_downsample(x, 1, sigma)
-
-
 def gaussian_downsample(x: Tensor, scale: int, sigma: float = BD_SIGMA) -> Tensor:
-    """Blur as :func:`gaussian_blur`, at pixels 0, scale, 2 * scale, ... of both axes only.
+    """Blur both axes by a Gaussian, at pixels 0, scale, 2 * scale, ... only. Differentiable.
 
     Args:
         x: (..., H, W), floating point.

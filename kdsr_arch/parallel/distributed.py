@@ -149,14 +149,6 @@ def _first_to_tell() -> bool:
         return True
 
 
-def _note() -> str | None:
-    """Read the note of the process that failed first."""
-    try:
-        return _notes.get("fault").decode() if _notes is not None and _notes.check(["fault"]) else None
-    except RuntimeError:
-        return None
-
-
 _LOST = re.compile(r"clos(ed|ure)|reset|refused|broken pipe|timed out|timeout|unreachable|recvValue", re.IGNORECASE)
 
 
@@ -168,7 +160,9 @@ def _talking() -> Iterator[None]:
     except RuntimeError as error:
         if not _LOST.search(str(error)):
             raise
-        note = _note()
+        note = None
+        with suppress(RuntimeError):  # what the process that failed first left
+            note = _notes.get("fault").decode() if _notes is not None and _notes.check(["fault"]) else None
         raise ProcessLost(note or f"another process of this training has died or cannot be reached any more "
                                   f"({first_line(error).partition('. This is')[0][:300]})") from None  # fmt: skip
 

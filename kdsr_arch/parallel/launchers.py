@@ -37,11 +37,20 @@ def prepare_environment(launcher: str, port: int | None = None) -> None:
             raise UserError(f"torchrun started {count} processes, but --launcher is none: add --launcher pytorch")
         return
     if launcher == "slurm":
-        _from_slurm(port)
-    missing = [k for k in ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT") if k not in os.environ]
-    if missing:
+        try:
+            number, count = (os.environ[k] for k in ("SLURM_PROCID", "SLURM_NTASKS"))
+            nodes = os.environ.get("SLURM_STEP_NODELIST") or os.environ["SLURM_NODELIST"]
+        except KeyError as missing:
+            raise UserError(f"--launcher slurm: {missing} is not set; start this command through srun") from None
+        job = re.sub(r"\D", "", os.environ.get("SLURM_JOB_ID", "")) or "0"  # jobs that share a machine get other ports
+        os.environ.setdefault("MASTER_ADDR", first_host(nodes))
+        os.environ["MASTER_PORT"] = str(port or os.environ.get("MASTER_PORT") or _PORTS[int(job) % len(_PORTS)])
+        os.environ["WORLD_SIZE"], os.environ["RANK"] = count, number
+        os.environ["LOCAL_RANK"] = os.environ.get("SLURM_LOCALID", "0")
+    unset = [k for k in ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT") if k not in os.environ]
+    if unset:
         raise UserError(
-            f"--launcher pytorch: {', '.join(missing)} not set; start with 'torchrun --nproc_per_node=N ...', "
+            f"--launcher pytorch: {', '.join(unset)} not set; start with 'torchrun --nproc_per_node=N ...', "
             "or use --launcher none"
         )
 
@@ -51,30 +60,12 @@ def local_rank() -> int:
     return int(os.environ.get("LOCAL_RANK") or os.environ.get("SLURM_LOCALID") or 0)
 
 
-def _from_slurm(port: int | None) -> None:
-    try:
-        number, count = (os.environ[k] for k in ("SLURM_PROCID", "SLURM_NTASKS"))
-        nodes = os.environ.get("SLURM_STEP_NODELIST") or os.environ["SLURM_NODELIST"]
-    except KeyError as missing:
-        raise UserError(f"--launcher slurm: {missing} is not set; start this command through srun") from None
-    os.environ.setdefault("MASTER_ADDR", first_host(nodes))
-    os.environ["MASTER_PORT"] = str(port or os.environ.get("MASTER_PORT") or _port_of_job())
-    os.environ["WORLD_SIZE"], os.environ["RANK"] = count, number
-    os.environ["LOCAL_RANK"] = os.environ.get("SLURM_LOCALID", "0")
-
-
 def first_host(nodes: str) -> str:
     """Return the first name of a Slurm node list: ``node[03-06,11],login1`` -> ``node03``.
 
     Read here rather than by ``scontrol show hostnames``, which containers rarely hold.
     """
     return re.sub(r"\[(\w+)[^]]*\]", r"\1", re.split(r",(?![^[]*\])", nodes)[0])
-
-
-def _port_of_job() -> int:
-    """Choose a port: jobs that share a machine get different ones, the processes of one job the same."""
-    digits = re.sub(r"\D", "", os.environ.get("SLURM_JOB_ID", "")) or "0"
-    return _PORTS[int(digits) % len(_PORTS)]
 
 
 _PAUSE = 0.02  # seconds between two looks at the store

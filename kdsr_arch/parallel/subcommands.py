@@ -63,10 +63,12 @@ class Subcommands:
         """
         if log is not None:
             log.parent.mkdir(parents=True, exist_ok=True)
-        with log.open("w", encoding="utf-8") if log is not None else contextlib.nullcontext(subprocess.PIPE) as output:
-            process = self._start(command, output)
-        if process is None:
-            return "not started: the others were stopped"
+        writing = log.open("w", encoding="utf-8") if log is not None else contextlib.nullcontext(subprocess.PIPE)
+        with writing as output, self._lock:
+            if self._stopped:
+                return "not started: the others were stopped"
+            process = start(command, self.threads, self.root, output)
+            self._running.add(process)
         try:
             text = process.communicate()[0]
         except BaseException:
@@ -79,14 +81,6 @@ class Subcommands:
         if process.returncode == 0:
             return None
         return (text if log is None else log.read_text(encoding="utf-8", errors="replace"))[-2000:]
-
-    def _start(self, command: list[str], output: int | IO) -> subprocess.Popen | None:
-        with self._lock:
-            if self._stopped:
-                return None
-            process = start(command, self.threads, self.root, output)
-            self._running.add(process)
-            return process
 
     def stop(self) -> None:
         """Ask the running commands to end, and start no more; does not wait."""

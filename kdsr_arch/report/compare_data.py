@@ -66,20 +66,14 @@ def find_methods(folders: Sequence[Path], names: Sequence[str] | None = None) ->
     """
     if names is not None and len(names) != len(folders):
         raise UserError(f"--names: {len(names)} names for {len(folders)} folders; give one for each")
-    labels = list(names) if names is not None else _labels(folders)
+    parts = [folder.resolve().parts[1:] or ("/",) for folder in folders]
+    labels = list(names or ["/".join(part) for part in parts])
+    if names is None:  # the folders' own names, with as many parents as tell them apart
+        shortened = (["/".join(part[-depth:]) for part in parts] for depth in range(1, max(map(len, parts)) + 1))
+        labels = next((short for short in shortened if len(set(short)) == len(short)), labels)
     if len(set(labels)) < len(labels):
         raise UserError(f"--names: names must differ, got {', '.join(labels)}")
     return [_method(folder, label) for folder, label in zip(folders, labels, strict=True)]
-
-
-def _labels(folders: Sequence[Path]) -> list[str]:
-    """Return the folders' own names, with as many parents as tell them apart."""
-    parts = [folder.resolve().parts[1:] or ("/",) for folder in folders]
-    for depth in range(1, max(len(part) for part in parts) + 1):
-        labels = ["/".join(part[-depth:]) for part in parts]
-        if len(set(labels)) == len(labels):
-            break
-    return labels
 
 
 def _method(folder: Path, name: str) -> Method:

@@ -15,7 +15,6 @@ from kdsr_arch.records import finite
 from kdsr_arch.report.compare_data import (
     LOWER_IS_BETTER,
     Item,
-    Method,
     Truth,
     choose,
     clips,
@@ -67,6 +66,12 @@ def write_comparison(
     shown = choose(items, metrics[0], limit)
     pictures = [_picture(item, read_all(item.name, methods, truth)) for item in shown]
     names_shown = {item.name for item in shown}
+    profiles = []
+    for clip, frames in clips(images).items():
+        row, lines = temporal_profile(frames, methods, truth, line)
+        tall = max(-(-next(iter(lines.values())).shape[1] // (_PROFILE_ASPECT * len(frames))), 1)  # else a mere ribbon
+        item = Item(clip, "profile", f"row {row} over time: {len(frames)} frames downwards, {tall} pixels each")
+        profiles.append(_picture(item, {name: np.repeat(image, tall, 0) for name, image in lines.items()}))
     rest = [_entry(item) for item in items if item.name not in names_shown]
     measured = ", ".join(f"{metric}{_CHANNEL.get(metric, '')}" for metric in metrics)
     content = {
@@ -74,7 +79,7 @@ def write_comparison(
         "columns": labels if truth is not None else labels[1:],
         "reference": reference, "metrics": list(metrics), "lower": sorted(LOWER_IS_BETTER),
         "means": finite(means(items)), "count": len(items),
-        "items": [*pictures, *_profiles(images, methods, truth, line), *rest],
+        "items": [*pictures, *profiles, *rest],
         "protocol": f"{measured}; against {reference}; {crop_border} pixels left out at the edges",
     }  # fmt: skip
     return write_page(out, "compare.html", title=title, content=content)
@@ -85,28 +90,13 @@ def _entry(item: Item) -> dict[str, Any]:
 
 
 def _picture(item: Item, images: dict[str, NDArray[np.uint8]]) -> dict[str, Any]:
-    height, width = next(iter(images.values())).shape[:2]
-    uris = {name: _uri(image) for name, image in images.items()}
-    return {**_entry(item), "width": width, "height": height, "images": uris}
-
-
-def _profiles(
-    names: Sequence[str], methods: Sequence[Method], truth: Truth | None, line: int | None
-) -> list[dict[str, Any]]:
-    entries = []
-    for clip, frames in clips(names).items():
-        row, images = temporal_profile(frames, methods, truth, line)
-        width = next(iter(images.values())).shape[1]
-        tall = max(-(-width // (_PROFILE_ASPECT * len(frames))), 1)  # few frames would make a mere ribbon
-        item = Item(clip, "profile", f"row {row} over time: {len(frames)} frames downwards, {tall} pixels each")
-        entries.append(_picture(item, {name: np.repeat(image, tall, 0) for name, image in images.items()}))
-    return entries
-
-
-def _uri(image: NDArray[np.uint8]) -> str:
     """Encode losslessly, to show what was measured. WebP is a third smaller than PNG; its sides end at 16383."""
-    suffix, mime = (".webp", "image/webp") if max(image.shape) < 16384 else (".png", "image/png")
-    done, data = cv2.imencode(suffix, image, [cv2.IMWRITE_WEBP_QUALITY, 101] if suffix == ".webp" else [])
-    if not done:
-        raise UserError(f"an image of shape {image.shape} cannot be encoded for the page")
-    return data_uri(data.tobytes(), mime)
+    height, width = next(iter(images.values())).shape[:2]
+    kind = "webp" if max(height, width) < 16384 else "png"
+    uris = {}
+    for name, image in images.items():
+        done, data = cv2.imencode(f".{kind}", image, [cv2.IMWRITE_WEBP_QUALITY, 101] if kind == "webp" else [])
+        if not done:
+            raise UserError(f"an image of shape {image.shape} cannot be encoded for the page")
+        uris[name] = data_uri(data.tobytes(), f"image/{kind}")
+    return {**_entry(item), "width": width, "height": height, "images": uris}

@@ -103,9 +103,15 @@ def crop_sheet(
         if image.shape != truth.shape:
             raise UserError(f"crop sheet: '{label}' is {image.shape}, the ground truth {truth.shape}")
     font = max(box.width * zoom // 16, 12)
-    tiles = [_with_caption(_enlarge(box.cut(image), zoom), label, note, font) for label, image, note in columns]
-    per_row = len(tiles) if len(tiles) <= 3 else -(-len(tiles) // 2)
-    grid = _grid(tiles, per_row)
+    per_row = len(columns) if len(columns) <= 3 else -(-len(columns) // 2)
+    width, height = box.width * zoom, box.height * zoom + _bar(font)
+    size = (per_row * (width + _GAP) - _GAP, -(-len(columns) // per_row) * (height + _GAP) - _GAP)
+    grid = Image.new("RGB", size, _PAPER)
+    for number, (label, image, note) in enumerate(columns):
+        crop = Image.fromarray(np.ascontiguousarray(box.cut(image)[..., ::-1]))
+        crop = crop.resize((crop.width * zoom, crop.height * zoom), Image.Resampling.NEAREST)
+        corner = number % per_row * (width + _GAP), number // per_row * (height + _GAP)
+        grid.paste(_with_caption(crop, label, note, font), corner)
     picture = _overview(truth, box, grid.width, grid.height - _bar(font))
     overview = _with_caption(picture, title or "Ground truth, whole frame", "", font)
     size = (overview.width + grid.width + 3 * _GAP, max(overview.height, grid.height) + 2 * _GAP)
@@ -114,11 +120,6 @@ def crop_sheet(
     sheet.paste(grid, (overview.width + 2 * _GAP, _GAP))
     write_png(out, np.asarray(sheet)[..., ::-1])
     return out
-
-
-def _enlarge(image: NDArray[np.uint8], zoom: int) -> Image.Image:
-    picture = Image.fromarray(np.ascontiguousarray(image[..., ::-1]))
-    return picture.resize((picture.width * zoom, picture.height * zoom), Image.Resampling.NEAREST)
 
 
 def _overview(truth: NDArray[np.uint8], box: Box, width: int, height: int) -> Image.Image:
@@ -158,12 +159,3 @@ def _fit(pen: ImageDraw.ImageDraw, text: str, size: int, width: int) -> str:
         text = text[:-1]
         shown = f"{text}..."
     return shown
-
-
-def _grid(tiles: Sequence[Image.Image], per_row: int) -> Image.Image:
-    width, height = tiles[0].size
-    rows = -(-len(tiles) // per_row)
-    sheet = Image.new("RGB", (per_row * (width + _GAP) - _GAP, rows * (height + _GAP) - _GAP), _PAPER)
-    for number, tile in enumerate(tiles):
-        sheet.paste(tile, (number % per_row * (width + _GAP), number // per_row * (height + _GAP)))
-    return sheet

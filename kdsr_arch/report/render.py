@@ -29,7 +29,8 @@ def write_page(path: Path, template: str, **values: Any) -> Path:
         loader=_LOADER, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     environment.policies["json.dumps_kwargs"] = {"separators": (",", ":")}
-    environment.globals["asset"] = _asset
+    folder = Path(__file__).parent / "templates"  # styles and scripts go in as they are: their braces are not ours
+    environment.globals["asset"] = lambda name: Markup((folder / name).read_text(encoding="utf-8"))
     environment.tests["numeric"] = _is_number
     write_bytes(path, environment.get_template(template).render(values).encode())
     return path
@@ -43,11 +44,6 @@ def data_uri(content: bytes, kind: str) -> str:
         kind: its media type, such as 'image/png'.
     """
     return f"data:{kind};base64,{base64.b64encode(content).decode()}"
-
-
-def _asset(name: str) -> Markup:
-    """Read a style or script as it is: braces in it are not the template's."""
-    return Markup((Path(__file__).parent / "templates" / name).read_text(encoding="utf-8"))
 
 
 def _is_number(text: str) -> bool:
