@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from benchmarks.record import save
-from kdsr_arch.ops.bicubic import imresize, imresize_uint8, imresize_uint8_tensor
+from kdsr_arch.ops.bicubic import imresize, imresize_uint8
 
 
 def best_ms(function: Callable[[], object], device: str, repeats: int = 15) -> float:
@@ -38,8 +38,7 @@ def report(device: str) -> dict[str, object]:
 
     rng = np.random.default_rng(0)
     image = rng.integers(0, 256, (720, 1280, 3), dtype=np.uint8)
-    x = torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))
-    planar, batch = (x.float() / 255).to(device), x.to(device).expand(8, -1, -1, -1).contiguous()
+    planar = (torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1))).float() / 255).to(device)
     real = image.astype(np.float32) / 255
     result: dict[str, object] = {"threads": torch.get_num_threads()}
     for factor in (2, 3, 4):
@@ -48,7 +47,6 @@ def report(device: str) -> dict[str, object]:
         result[f"x1/{factor}"] = {
             "float_ms": best_ms(lambda s=scale: imresize(planar, s), device),
             "uint8_ms": best_ms(lambda s=scale: imresize_uint8(image, s), "cpu"),
-            "uint8_tensor_ms_per_frame_of_8": best_ms(lambda s=scale: imresize_uint8_tensor(batch, s), device) / 8,
             "basicsr_tensor_ms": best_ms(lambda s=scale: reference(planar.cpu(), s), "cpu", 3),
             "basicsr_array_ms": best_ms(lambda s=scale: reference(real, s), "cpu", 3),
             "difference": float((ours.cpu() - reference(planar.cpu(), scale)).abs().max()),

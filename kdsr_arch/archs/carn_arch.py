@@ -129,11 +129,7 @@ class CARN(Cascade):
 class CARN_M(CARN):
     """CARN-M: CARN with grouped convolutions and weights shared inside a block.
 
-    257,051 / 303,451 / 294,171 parameters at x2/x3/x4, 414,811 with all three upsamplers.
-
-    Args:
-        scale, multi_scale, num_feat: as of ``CARN``.
-        group: groups of the convolutions.
+    257,051 / 303,451 / 294,171 parameters at x2/x3/x4, 414,811 with all three upsamplers. Keywords as of ``CARN``.
     """
 
     def __init__(self, scale: int = 4, multi_scale: bool = False, num_feat: int = 64, group: int = 4) -> None:

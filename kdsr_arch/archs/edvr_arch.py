@@ -39,14 +39,8 @@ class EDVRSlim(EDVR):
         with_tsa: bool = True,
         base: str = "bicubic",
     ) -> None:
-        super().__init__(
-            num_feat=num_feat,
-            num_frame=num_frame,
-            deformable_groups=deformable_groups,
-            num_extract_block=num_extract_block,
-            num_reconstruct_block=num_reconstruct_block,
-            with_tsa=with_tsa,
-        )
+        blocks = {"num_extract_block": num_extract_block, "num_reconstruct_block": num_reconstruct_block}
+        super().__init__(3, 3, num_feat, num_frame, deformable_groups, with_tsa=with_tsa, **blocks)
         self.base = one_of("EDVRSlim", "base", base, ("bilinear", "bicubic"))
         self.upconv2 = nn.Conv2d(num_feat, num_hr_feat * 4, 3, padding=1)
         self.conv_hr = nn.Conv2d(num_hr_feat, num_hr_feat, 3, padding=1)

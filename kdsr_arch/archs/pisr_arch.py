@@ -14,16 +14,6 @@ from kdsr_arch.ops.bicubic import upsample_bicubic
 from kdsr_arch.registry import ARCH_REGISTRY
 
 
-def hr_encoder(channels: int, scale: int, wide: int = 56, narrow: int = 12) -> nn.Sequential:
-    """Make the net from HR (N, C, scale h, scale w) to an LR image (N, C, h, w): 86,084 parameters with one channel."""
-    return nn.Sequential(nn.Sequential(  # the published parameter names
-        nn.Conv2d(channels, wide, 5, 1, 2), nn.PReLU(),
-        nn.Conv2d(wide, wide, 5, scale, 2), nn.PReLU(),
-        nn.Conv2d(wide, narrow, 3, 1, 1), nn.PReLU(),
-        nn.Conv2d(narrow, channels, 3, 1, 1),
-    ))  # fmt: skip
-
-
 @ARCH_REGISTRY.register()
 class PISRTeacher(nn.Module):
     """Teacher that sees the HR image: ``decoder(encoder(HR))`` (Lee et al., ECCV 2020), 98,728 parameters with FSRCNN.
@@ -49,7 +39,13 @@ class PISRTeacher(nn.Module):
         if inner.mode != "image":
             raise UserError(f"PISRTeacher: decoder {type(net).__name__} restores clips; it must restore single images")
         self.upsampled_input = inner.upsampled_input
-        self.encoder = hr_encoder(1 if inner.color == "y" else 3, scale, wide, narrow)
+        channels = 1 if inner.color == "y" else 3
+        self.encoder = nn.Sequential(nn.Sequential(  # the published parameter names; 86,084 parameters with one channel
+            nn.Conv2d(channels, wide, 5, 1, 2), nn.PReLU(),
+            nn.Conv2d(wide, wide, 5, scale, 2), nn.PReLU(),
+            nn.Conv2d(wide, narrow, 3, 1, 1), nn.PReLU(),
+            nn.Conv2d(narrow, channels, 3, 1, 1),
+        ))  # fmt: skip
         self.decoder = net
         taps = {"encoder": "encoder", **{alias: f"decoder.{path}" for alias, path in inner.taps.items()}}
         multiple = scale * (1 if inner.upsampled_input else inner.multiple)

@@ -42,10 +42,7 @@ class RCANTapped(_Tapped, RCAN):
     The published teacher is 10 groups x 20 blocks, FAKD's student 10 x 6. Taps: 'head'; 'body_end' (the last
     convolution of the body, without the long skip); 'body_end_skip' (with it; also 'f_lr'); 'f_sr'; 'fakd_0' ...
     'fakd_3' = head, group 2, group 6, body's end *with* the long skip, which FAKD's code adds in place after recording.
-
-    Args:
-        num_in_ch, num_out_ch, num_feat, num_group, num_block, squeeze_factor, upscale, res_scale, img_range, rgb_mean:
-            as of BasicSR's RCAN; colors default to 3 channels.
+    Keywords as of BasicSR's RCAN; colors default to 3 channels.
     """
 
     def __init__(
@@ -63,10 +60,7 @@ class EDSRTapped(_Tapped, EDSR):
     The published teacher is 256 channels, 32 blocks, ``res_scale: 0.1`` (43.09M parameters at x4), FAKD's student 64
     and 16 (1.518M). Taps: 'head', 'body_end', 'body_end_skip' (also 'f_lr'), 'f_sr', and 'fakd_0' ... 'fakd_3' = head,
     the ends of the first and the second third of the body, the body's end with the long skip.
-
-    Args:
-        num_in_ch, num_out_ch, num_feat, num_block, upscale, res_scale, img_range, rgb_mean: as of BasicSR's EDSR;
-            colors default to 3 channels.
+    Keywords as of BasicSR's EDSR; colors default to 3 channels.
     """
 
     def __init__(

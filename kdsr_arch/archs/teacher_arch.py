@@ -65,14 +65,9 @@ class BasicVSRPlusPlus(basicvsrpp_arch.BasicVSRPlusPlus):
             )
         for name in self.backbone:
             if name not in self.deform_align:
-                self.deform_align[name] = SecondOrderDeformableAlignment(
-                    2 * mid_channels,
-                    mid_channels,
-                    3,
-                    padding=1,
-                    deformable_groups=16,
-                    max_residue_magnitude=max_residue_magnitude,
-                )
+                limits = {"deformable_groups": 16, "max_residue_magnitude": max_residue_magnitude}
+                alignment = SecondOrderDeformableAlignment(2 * mid_channels, mid_channels, 3, padding=1, **limits)
+                self.deform_align[name] = alignment
         self.is_with_alignment = True
 
     def check_if_mirror_extended(self, lqs: Tensor) -> None:

@@ -96,12 +96,6 @@ def _flow_net(num_in: int, num_feat: int, strides: tuple[int, ...]) -> nn.Sequen
     return nn.Sequential(*layers, last, nn.Tanh(), nn.PixelShuffle(shrink))
 
 
-def early_fusion(num_frame: int, num_channel: int, num_feat: int) -> nn.Sequential:
-    """Feed all frames at once to one convolution: (B, n, C, h, w) -> (B, num_feat, h, w)."""
-    conv = nn.Conv2d(num_frame * num_channel, num_feat, 3, padding=1)
-    return nn.Sequential(OrderedDict(join=nn.Flatten(1, 2), conv=conv))
-
-
 class SlowFusion(nn.Module):
     """Merges consecutive frames two by two, with shared weights in a layer, until one feature map is left.
 
@@ -170,7 +164,11 @@ class VESPCN(nn.Module):
         one_of("VESPCN", "block", block, ("residual", "plain"))
         num_channel = 3 if one_of("VESPCN", "color", color, ("rgb", "y")) == "rgb" else 1
         self.motion = MotionCompensation(num_channel, num_flow_feat, max_flow, coarse_gain) if motion else None
-        self.fusion = (early_fusion if fusion == "early" else SlowFusion)(num_frame, num_channel, num_feat)
+        if fusion == "slow":
+            self.fusion: nn.Module = SlowFusion(num_frame, num_channel, num_feat)
+        else:  # all frames at once to one convolution
+            conv = nn.Conv2d(num_frame * num_channel, num_feat, 3, padding=1)
+            self.fusion = nn.Sequential(OrderedDict(join=nn.Flatten(1, 2), conv=conv))
         if block == "residual":
             self.body: nn.Sequential = Skip(
                 *(pre_activation_block(num_feat) for _ in range(num_block)), nn.ReLU(inplace=True)

@@ -81,23 +81,15 @@ def imresize_uint8(image: np.ndarray, scale: float, border: str = "symmetric") -
         uint8 array of the same layout.
     """
     _check(image, "a uint8", image.dtype == np.uint8, scale, border)
-    x = torch.from_numpy(np.require(image, requirements=["C", "W"]))  # torch warns of arrays that are read-only
     if image.ndim < 3:
-        return imresize_uint8_tensor(x, scale, border).numpy()
+        return imresize_uint8(image[..., None], scale, border)[..., 0]
+    x = torch.from_numpy(np.require(image, requirements=["C", "W"]))  # torch warns of arrays that are read-only
     height, width, channels = image.shape[-3:]
     # Height first: in this layout it needs no transposition of the large image.
     y = _resize_uint8(apply_to_rows, x.view(-1, height, width * channels), 1, scale, border)
     y = y.view(-1, y.shape[1], width, channels).permute(0, 3, 1, 2)
     y = _resize_uint8(apply_to_columns, y, -1, scale, border).to(torch.uint8).permute(0, 2, 3, 1).contiguous()
     return y.view(*image.shape[:-3], *y.shape[-3:]).numpy()
-
-
-def imresize_uint8_tensor(x: Tensor, scale: float, border: str = "symmetric") -> Tensor:
-    """Resize a uint8 tensor (..., H, W) on any device as :func:`imresize_uint8` does."""
-    _check(x, "a uint8", x.dtype == torch.uint8, scale, border)
-    y = _resize_uint8(apply_to_rows, x.reshape(-1, *x.shape[-2:]), 1, scale, border)
-    y = _resize_uint8(apply_to_columns, y, -1, scale, border).to(torch.uint8)
-    return y.view(*x.shape[:-2], *y.shape[-2:])
 
 
 def _check(image: Tensor | np.ndarray, wanted: str, is_wanted: bool, scale: float, border: str) -> None:

@@ -215,7 +215,10 @@ def _gradients(
         grad_rows = grad_y[:, :, top:bottom].reshape(*matrix.shape[:2], (bottom - top) * geo.out[1])
         grad_samples = torch.bmm(matrix.transpose(1, 2), grad_rows).view_as(samples)
         if mask is not None and grad_mask is not None:
-            geo.factors(grad_mask, top, bottom)[:, 0] = _channel_dot(grad_samples, samples)
+            total = grad_samples[:, 0] * samples[:, 0]  # channel by channel: the whole product is not in memory
+            for channel in range(1, samples.shape[1]):
+                total.addcmul_(grad_samples[:, channel], samples[:, channel])
+            geo.factors(grad_mask, top, bottom)[:, 0] = total
             samples *= geo.factors(mask, top, bottom)
             grad_samples *= geo.factors(mask, top, bottom)
         columns = samples.view(len(matrix), matrix.shape[2], grad_rows.shape[2])
@@ -230,11 +233,3 @@ def _gradients(
     grad_x = grad_image.view(geo.batch, x.shape[1], *image.shape[2:])[:, :, : geo.image[0], : geo.image[1]]
     grad_weight = grad_matrix.view(geo.batch, *weight.shape).sum(0)
     return grad_x, grad_offset, grad_mask, grad_weight
-
-
-def _channel_dot(a: Tensor, b: Tensor) -> Tensor:
-    """Return sum over dimension 1 of a * b, without the product in memory."""
-    total = a[:, 0] * b[:, 0]
-    for channel in range(1, a.shape[1]):
-        total.addcmul_(a[:, channel], b[:, channel])
-    return total

@@ -17,12 +17,8 @@ from kdsr_arch.ops.exporting import exporting, warp_by_gathering
 
 def pad_to_power_of_two(x: Tensor) -> Tensor:
     """Pad (B, C, H, W) to (B, C, H', W') with zeros below and to the right."""
-    h, w = x.shape[-2:]
-    return F.pad(x, (0, _power_of_two(w) - w, 0, _power_of_two(h) - h))
-
-
-def _power_of_two(n: int) -> int:
-    return 1 << max(0, n - 1).bit_length()
+    more_h, more_w = ((1 << max(0, n - 1).bit_length()) - n for n in x.shape[-2:])
+    return F.pad(x, (0, more_w, 0, more_h))
 
 
 def to_fraction(position: Tensor, side: int) -> Tensor:
@@ -74,17 +70,14 @@ def backward_warp(x: Tensor, flow: Tensor, border: str = "zeros") -> Tensor:
         image, flow = pad_to_power_of_two(x.to(dtype)), flow.to(dtype)
         column = torch.arange(w, device=x.device, dtype=dtype) + flow[:, 0]
         row = torch.arange(h, device=x.device, dtype=dtype).view(-1, 1) + flow[:, 1]
-        fractions = [
-            to_fraction(_stop(position, side, border), padded)
-            for position, side, padded in ((column, w, image.shape[3]), (row, h, image.shape[2]))
-        ]
+        fractions = []
+        for position, side, padded in ((column, w, image.shape[3]), (row, h, image.shape[2])):
+            # Positions stop where nothing changes any more; there, and at the outermost pixel of 'border', no gradient.
+            if border == "zeros":
+                position = position.clamp(-2, side + 1)
+            else:
+                position = torch.where(position <= 0, position.new_zeros(()), position)
+                position = torch.where(position >= side - 1, position.new_full((), side - 1), position)
+            fractions.append(to_fraction(position, padded))
         warped = sample_bilinear(image, torch.stack(fractions, -1))
     return warped.to(x.dtype)
-
-
-def _stop(position: Tensor, side: int, border: str) -> Tensor:
-    """Stop positions where nothing changes any more; there, and at the outermost pixel of 'border', no gradient."""
-    if border == "zeros":
-        return position.clamp(-2, side + 1)
-    position = torch.where(position <= 0, position.new_zeros(()), position)
-    return torch.where(position >= side - 1, position.new_full((), side - 1), position)

@@ -21,16 +21,12 @@ def start(command: list[str], threads: int, root: Path | None, output: int | IO)
         root: the folder that it works in; this process's by default.
         output: where its output goes, as of `subprocess.Popen`.
     """
+    words = [sys.executable, "-m", "kdsr_arch.cli", *command]
+    environment = {**os.environ, **dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), str(threads))}
     return subprocess.Popen(
-        [sys.executable, "-m", "kdsr_arch.cli", *command],
-        cwd=root,
-        env={**os.environ, "OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)},
-        stdout=output,
-        stderr=subprocess.STDOUT,
-        text=True,
-        errors="replace",
+        words, cwd=root, env=environment, stdout=output, stderr=subprocess.STDOUT, text=True, errors="replace",
         start_new_session=True,
-    )
+    )  # fmt: skip
 
 
 class Subcommands:

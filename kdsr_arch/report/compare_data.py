@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -26,18 +26,10 @@ METRICS: dict[str, dict[str, Any]] = {
 LOWER_IS_BETTER = {"lpips", "dists", "niqe", "brisque", "pieapp"}
 
 
-@dataclass(frozen=True)
-class Method:
-    """One results folder.
-
-    Attributes:
-        name: shown.
-        root: the folder that the images' names are relative to.
-        files: image name (relative, without suffix) -> file.
-    """
+class Method(NamedTuple):
+    """One results folder: the name shown, and the file of each image name (relative, without suffix)."""
 
     name: str
-    root: Path
     files: dict[str, Path]
 
 
@@ -73,21 +65,16 @@ def find_methods(folders: Sequence[Path], names: Sequence[str] | None = None) ->
         labels = next((short for short in shortened if len(set(short)) == len(short)), labels)
     if len(set(labels)) < len(labels):
         raise UserError(f"--names: names must differ, got {', '.join(labels)}")
-    return [_method(folder, label) for folder, label in zip(folders, labels, strict=True)]
-
-
-def _method(folder: Path, name: str) -> Method:
-    if not folder.is_dir():
-        raise UserError(f"{folder}: no such results folder to compare")
-    root = folder / "visualization" if (folder / "visualization").is_dir() else folder
-    files = {
-        str(path.relative_to(root).with_suffix("")): path
-        for path in sorted(root.rglob("*"))
-        if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file()
-    }
-    if not files:
-        raise UserError(f"{folder}: holds no images; for a test's results set val.save_img: true")
-    return Method(name, root, files)
+    methods = []
+    for folder, label in zip(folders, labels, strict=True):
+        if not folder.is_dir():
+            raise UserError(f"{folder}: no such results folder to compare")
+        root = folder / "visualization" if (folder / "visualization").is_dir() else folder
+        images = (path for path in sorted(root.rglob("*")) if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file())
+        methods.append(Method(label, {str(path.relative_to(root).with_suffix("")): path for path in images}))
+        if not methods[-1].files:
+            raise UserError(f"{folder}: holds no images; for a test's results set val.save_img: true")
+    return methods
 
 
 def common_images(methods: Sequence[Method]) -> list[str]:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -18,11 +18,11 @@ from kdsr_arch.metrics.psnr_metric import psnr
 
 _GAP = 10
 _TILE = 330  # width of a crop on a sheet of one frame, in pixels
+_CAPTION = 2.7  # height of a caption's two lines over that of its letters
 _PAPER, _INK, _FAINT, _MARK = (255, 255, 255), (34, 38, 43), (110, 116, 124), (213, 94, 0)
 
 
-@dataclass(frozen=True)
-class Box:
+class Box(NamedTuple):
     """A rectangle of an image in pixels."""
 
     left: int
@@ -104,7 +104,7 @@ def crop_sheet(
             raise UserError(f"crop sheet: '{label}' is {image.shape}, the ground truth {truth.shape}")
     font = max(box.width * zoom // 16, 12)
     per_row = len(columns) if len(columns) <= 3 else -(-len(columns) // 2)
-    width, height = box.width * zoom, box.height * zoom + _bar(font)
+    width, height = box.width * zoom, box.height * zoom + round(_CAPTION * font)
     size = (per_row * (width + _GAP) - _GAP, -(-len(columns) // per_row) * (height + _GAP) - _GAP)
     grid = Image.new("RGB", size, _PAPER)
     for number, (label, image, note) in enumerate(columns):
@@ -112,7 +112,7 @@ def crop_sheet(
         crop = crop.resize((crop.width * zoom, crop.height * zoom), Image.Resampling.NEAREST)
         corner = number % per_row * (width + _GAP), number // per_row * (height + _GAP)
         grid.paste(_with_caption(crop, label, note, font), corner)
-    picture = _overview(truth, box, grid.width, grid.height - _bar(font))
+    picture = _overview(truth, box, grid.width, grid.height - round(_CAPTION * font))
     overview = _with_caption(picture, title or "Ground truth, whole frame", "", font)
     size = (overview.width + grid.width + 3 * _GAP, max(overview.height, grid.height) + 2 * _GAP)
     sheet = Image.new("RGB", size, _PAPER)
@@ -128,22 +128,16 @@ def _overview(truth: NDArray[np.uint8], box: Box, width: int, height: int) -> Im
     ratio = min(width / picture.width, height / picture.height)
     size = max(round(picture.width * ratio), 1), max(round(picture.height * ratio), 1)
     picture = picture.resize(size, Image.Resampling.LANCZOS)
-    left, top, right, bottom = (
-        round(c * ratio) for c in (box.left, box.top, box.left + box.width, box.top + box.height)
-    )
+    corners = (box.left, box.top, box.left + box.width, box.top + box.height)
+    left, top, right, bottom = (round(c * ratio) for c in corners)
     pen = ImageDraw.Draw(picture)
     pen.rectangle([left - 2, top - 2, right + 2, bottom + 2], outline=_PAPER, width=2)
     pen.rectangle([left, top, right, bottom], outline=_MARK, width=3)
     return picture
 
 
-def _bar(font: int) -> int:
-    """Return height of the two lines of a caption."""
-    return round(2.7 * font)
-
-
 def _with_caption(picture: Image.Image, label: str, note: str, font: int) -> Image.Image:
-    sheet = Image.new("RGB", (picture.width, picture.height + _bar(font)), _PAPER)
+    sheet = Image.new("RGB", (picture.width, picture.height + round(_CAPTION * font)), _PAPER)
     sheet.paste(picture, (0, 0))
     pen = ImageDraw.Draw(sheet)
     small = round(0.87 * font)

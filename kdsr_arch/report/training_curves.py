@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,8 +19,7 @@ if TYPE_CHECKING:
 _FRAME = {"kind", "iter", "dataset", "protocol"}  # what a line of a validation holds beside its metrics
 
 
-@dataclass(frozen=True)
-class Curve:
+class Curve(NamedTuple):
     """One quantity over the iterations."""
 
     iterations: list[int]
@@ -90,9 +88,8 @@ def plot_curves(
             where = f" of data set '{dataset}'" if dataset else ""
             known = sorted(f"{name} ({key})" for key, name in measured if name not in _FRAME)
             raise UserError(f"{experiments[label]}: no {metric}{where} was measured, only {', '.join(known)}")
-    logged = {
-        k for records in histories.values() for r in records if r.get("kind") != "val" for k in r if k not in _FRAME
-    }
+    trained = [r for records in histories.values() for r in records if r.get("kind") != "val"]
+    logged = {key for record in trained for key in record if key not in _FRAME}
     if logged and loss not in logged:
         raise UserError(f"no {loss} was logged{nearest(loss, logged)}, only {', '.join(sorted(logged))}")
     with drawing(out, columns=2, width=10.5, height=4.0) as (left, right):
@@ -100,19 +97,16 @@ def plot_curves(
             color = PALETTE[number % len(PALETTE)]
             _draw_loss(left, loss_curve(records, loss), label, color)
             val = val_curve(records, metric, dataset)
-            right.plot(
-                val.iterations,
-                val.values,
-                color=color,
-                label=label,
-                markersize=4,
-                marker="o" if len(val.iterations) < 25 else "",
-            )
-        _draw_levels(right, levels or {})
+            marker = "o" if len(val.iterations) < 25 else ""
+            right.plot(val.iterations, val.values, color=color, label=label, markersize=4, marker=marker)
+        for label, value in (levels or {}).items():
+            right.axhline(value, color="#6E6E6E", linestyle=(0, (4, 3)), linewidth=1)
+            text, place = f"{label} {value:.2f}", ("axes fraction", "data")
+            beside: dict[str, Any] = {"xytext": (-4, 3), "textcoords": "offset points", "ha": "right"}
+            right.annotate(text, (1, value), xycoords=place, fontsize=9, color="#55595F", **beside)
+            right.margins(y=0.1)
         left.set(title="Training", xlabel="iteration", ylabel=f"{loss} (running mean)")
-        right.set(
-            title="Held-out frames", xlabel=f"iteration\n{protocol}" if protocol else "iteration", ylabel=metric.upper()
-        )
+        right.set(title="Held-out frames", xlabel=f"iteration\n{protocol}".rstrip(), ylabel=metric.upper())
         left.legend()
     return out
 
@@ -128,20 +122,3 @@ def _draw_loss(axes: Axes, curve: Curve, label: str, color: str) -> None:
         plain_ticks(axes.yaxis)
     else:
         axes.set_yscale("linear")
-
-
-def _draw_levels(axes: Axes, levels: Mapping[str, float]) -> None:
-    for label, value in levels.items():
-        axes.axhline(value, color="#6E6E6E", linestyle=(0, (4, 3)), linewidth=1)
-        axes.annotate(
-            f"{label} {value:.2f}",
-            (1, value),
-            xycoords=("axes fraction", "data"),
-            xytext=(-4, 3),
-            textcoords="offset points",
-            ha="right",
-            fontsize=9,
-            color="#55595F",
-        )
-    if levels:
-        axes.margins(y=0.1)
