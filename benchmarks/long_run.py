@@ -98,7 +98,7 @@ def judge(samples: list[Sample], total: int) -> dict[str, Any]:
     seconds = [_rate(part, lambda s: s.seconds) for part in (early, late)]
     logged = [_rate(part, lambda s: s.log_bytes) for part in (early, late)]
     growth = memory[1] / memory[0] - 1
-    open_files = [min(s.files for s in part) for part in (early, late)]
+    open_files = [statistics.median_low(s.files for s in part) for part in (early, late)]
     return {
         "memory_mb": [round(m / 2**20, 2) for m in memory],
         "memory_growth": round(growth, 5),
