@@ -75,7 +75,7 @@ def test_palettes_with_transparency(tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["bicubic", "window", "window_y"])
-def test_gray_images_stay_grey(restorer, kind):
+def test_gray_images_stay_gray(restorer, kind):
     made = upscale_picture(restorer(kind), Picture(noise(12, 14, 1)))
     assert made.color.shape == (24, 28, 1)
 
