@@ -21,8 +21,6 @@ from kdsr_arch.errors import UserError
 from kdsr_arch.signals import Ended, ending_on_signals, outlive_readers
 
 _FIRST = ("train", "test", "check", "demo")
-_DISK_FULL = {errno.ENOSPC, errno.EDQUOT}
-_REFUSED = {errno.EACCES, errno.EPERM, errno.EROFS}
 
 
 def _summary(path: Path) -> str:
@@ -55,11 +53,10 @@ def build_parser(command: str | None = None) -> argparse.ArgumentParser:
 def _tell_os_error(error: OSError) -> str | None:
     """Return a sentence for what a user can mend; None for anything else, which is a fault of the program."""
     place = f" {error.filename}" if error.filename else ""
-    if error.errno in _DISK_FULL:
-        return (
-            f"no space left on the disk to write{place or ' the output'}; make room and start again with --auto_resume"
-        )
-    if error.errno in _REFUSED:
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        place = place or " the output"
+        return f"no space left on the disk to write{place}; make room and start again with --auto_resume"
+    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
         return f"no permission to use{place or ' a file or folder'}; choose another folder or change its permissions"
     return None
 

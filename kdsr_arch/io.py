@@ -367,11 +367,6 @@ def _digest(tensors: Mapping[str, Tensor]) -> str:
     return digest.hexdigest()
 
 
-def limit_opencv() -> None:
-    """Let OpenCV refuse larger images too. Call it before OpenCV is first imported; a user's own limit stays."""
-    os.environ.setdefault("OPENCV_IO_MAX_IMAGE_PIXELS", str(MAX_PIXELS))
-
-
 def limit_decoder(stream: Any, path: str | Path) -> None:
     """Let FFmpeg refuse larger frames of a video stream (PyAV's) before it makes room for them.
 

@@ -9,6 +9,7 @@ import argparse
 from pathlib import Path
 
 from kdsr_arch.commands.common import add_option_file, load
+from kdsr_arch.errors import UserError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -28,7 +29,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Fill the store, then measure the gain."""
-    from kdsr_arch.errors import UserError
     from kdsr_arch.precompute.fill import fill_store, measure_gain, plan_of, record_gain
 
     if args.crops < 0:

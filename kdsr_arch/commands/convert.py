@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from kdsr_arch.errors import UserError
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare what the command line of this command takes."""
@@ -22,7 +24,6 @@ def run(args: argparse.Namespace) -> int:
         UserError: no file or output given, weights that are not of this source, or an option file that would be lost.
     """
     from kdsr_arch.convert.published import ANY_SCALE, SOURCES, convert_file, option_text
-    from kdsr_arch.errors import UserError
     from kdsr_arch.io import save_tensors, write_bytes
 
     if args.source == "list":

@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from kdsr_arch.errors import UserError
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare what to export, and as what."""
@@ -27,13 +29,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Export, compare, tell."""
-    from kdsr_arch.errors import UserError
     from kdsr_arch.export.form import prepare
     from kdsr_arch.export.formats import FORMATS, OPSET, format_of
     from kdsr_arch.infer.open import open_network
 
     kind, opset = format_of(args.output), args.opset or OPSET
-    _check(args, kind)
+    if args.int8 is not None and (kind != "onnx" or args.fp16):
+        raise UserError("--int8 makes an .onnx file of its own precision: leave --fp16 out, and let its name end so")
+    if args.opset is not None and (kind != "onnx" or not 18 <= args.opset <= 23):
+        raise UserError(f"--opset {args.opset}: is for .onnx files, 18 to 23")
+    if not args.output.absolute().parent.is_dir():
+        raise UserError(f"{args.output.parent}: no such folder to write {args.output.name} in")
+    if Path(args.weights).resolve() == args.output.resolve():
+        raise UserError(f"{args.output}: is the file of weights itself; choose another name")
     student = open_network(
         args.weights, args.network, option_file=args.option_file, scale=args.scale, param_key=args.param_key,
         root=args.root,
@@ -56,17 +64,3 @@ def run(args: argparse.Namespace) -> int:
     size = args.output.stat().st_size / 2**10
     print(f"{args.output}: {kind}{said}, {student.network['type']} x{student.traits.scale}, {size:.0f} KiB")
     return 0
-
-
-def _check(args: argparse.Namespace, kind: str) -> None:
-    """Raise UserError for what does not go together, before any work."""
-    from kdsr_arch.errors import UserError
-
-    if args.int8 is not None and (kind != "onnx" or args.fp16):
-        raise UserError("--int8 makes an .onnx file of its own precision: leave --fp16 out, and let its name end so")
-    if args.opset is not None and (kind != "onnx" or not 18 <= args.opset <= 23):
-        raise UserError(f"--opset {args.opset}: is for .onnx files, 18 to 23")
-    if not args.output.absolute().parent.is_dir():
-        raise UserError(f"{args.output.parent}: no such folder to write {args.output.name} in")
-    if Path(args.weights).resolve() == args.output.resolve():
-        raise UserError(f"{args.output}: is the file of weights itself; choose another name")

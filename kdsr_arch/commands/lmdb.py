@@ -7,6 +7,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from kdsr_arch.errors import UserError
+
 _KINDS = ("auto", "images", "clips", "videos", "reds", "vimeo")
 
 
@@ -63,8 +65,6 @@ def add_making(parser: argparse.ArgumentParser, low: bool = True) -> None:
 
 def degradation(args: argparse.Namespace) -> dict[str, Any] | None:
     """Return ``{scale, kind, border}`` as the arguments say, or None."""
-    from kdsr_arch.errors import UserError
-
     if getattr(args, "lr", None) is None:
         if getattr(args, "lr_only", False):
             raise UserError("--lr-only needs --lr SCALE KIND, such as --lr 4 BI")
@@ -81,7 +81,6 @@ def making_of(args: argparse.Namespace) -> tuple[Any, dict[str, Any] | None]:
     """Return (how to make the store, the LR to write instead of the frames)."""
     from kdsr_arch.data.prepare.frame_writer import Making
     from kdsr_arch.data.store.codec import codec_named
-    from kdsr_arch.errors import UserError
 
     if args.processes is not None and args.processes < 1:
         raise UserError(f"--processes {args.processes}: must be 1 or more")
@@ -115,7 +114,6 @@ def kind_of(source: Path) -> str:
     """Tell what a folder holds, by the names in it."""
     from kdsr_arch.data.prepare.decode_video import VIDEO_SUFFIXES
     from kdsr_arch.data.sources import IMAGE_SUFFIXES
-    from kdsr_arch.errors import UserError
 
     if source.is_file():
         return "videos"
@@ -133,7 +131,6 @@ def kind_of(source: Path) -> str:
 
 def _create(args: argparse.Namespace) -> int:
     from kdsr_arch.data.prepare import plans
-    from kdsr_arch.errors import UserError
 
     making, alone = making_of(args)
     kind = kind_of(args.source) if args.kind == "auto" else args.kind

@@ -6,8 +6,6 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from kdsr_arch.errors import UserError
 
 if TYPE_CHECKING:  # torch takes seconds to import, and a list of the sources does without it
@@ -85,15 +83,12 @@ EDVR_OFFICIAL: Table = [
 
 def rename(state: Mapping[str, Tensor], table: Table) -> State:
     """Put each entry under the name that the first matching pattern gives it; names that match none stay."""
-    renamed = {name: _rename_one(name, table) for name in state}
-    return {renamed[name]: value for name, value in state.items() if renamed[name]}
-
-
-def _rename_one(name: str, table: Table) -> str:
-    for pattern, replacement in table:
-        if re.match(pattern, name):
-            return re.sub(f"^{pattern}", replacement, name, count=1)
-    return name
+    renamed: State = {}
+    for name, value in state.items():
+        pattern, replacement = next(((p, r) for p, r in table if re.match(p, name)), ("", ""))
+        if new := re.sub(f"^{pattern}", replacement, name, count=1):
+            renamed[new] = value
+    return renamed
 
 
 def fsrcnn_from_yjn870(state: Mapping[str, Tensor]) -> State:
@@ -158,6 +153,8 @@ def vespcn_from_loseal(state: Mapping[str, Tensor]) -> State:
     Args:
         state: names such as ``sr.entry.body.0.weight``, ``mc.flownet.coarse_flow.0.0.weight``.
     """
+    import torch
+
     out: State = {}
     for name, value in state.items():
         prefix = next((p for p in _LOSEAL_NAMES if name.startswith(p)), None)
@@ -168,50 +165,36 @@ def vespcn_from_loseal(state: Mapping[str, Tensor]) -> State:
             layer, _, kind = rest.split(".")
             rest = f"{2 * int(layer)}.{kind}"
         out[_LOSEAL_NAMES[prefix] + rest] = value
-    out["fusion.conv.weight"] = _center_last_to_middle(out["fusion.conv.weight"], out["conv_last.weight"].shape[0])
+    frames = list(out["fusion.conv.weight"].split(out["conv_last.weight"].shape[0], 1))
+    frames.insert(len(frames) // 2, frames.pop())
+    out["fusion.conv.weight"] = torch.cat(frames, 1)
     return out
 
 
-def _center_last_to_middle(weight: Tensor, num_channel: int) -> Tensor:
-    import torch
-
-    frames = list(weight.split(num_channel, 1))
-    frames.insert(len(frames) // 2, frames.pop())
-    return torch.cat(frames, 1)
-
-
-def from_hwio(arrays: Mapping[str, np.ndarray], names: Mapping[str, str]) -> State:
+def from_hwio(arrays: Mapping[str, Tensor], names: Mapping[str, str]) -> State:
     """Convert convolutions of TensorFlow (kernel: height, width, in, out) to PyTorch's (out, in, height, width).
 
     Args:
-        arrays: e.g. an opened npz with ``scope.conv1.kernel`` and ``scope.conv1.bias``.
+        arrays: such as ``scope.conv1.kernel`` and ``scope.conv1.bias``.
         names: the stored prefix -> our module's name.
     """
-    import torch
-
     out: State = {}
     for prefix, name in names.items():
         for kind in ("kernel", "bias"):
             if f"{prefix}.{kind}" not in arrays:
                 raise UserError(f"the weights lack '{prefix}.{kind}'; they hold {', '.join(sorted(arrays)[:6])}, ...")
-        out[f"{name}.weight"] = torch.from_numpy(arrays[f"{prefix}.kernel"].transpose(3, 2, 0, 1).copy())
-        out[f"{name}.bias"] = torch.from_numpy(np.array(arrays[f"{prefix}.bias"]))
+        out[f"{name}.weight"] = arrays[f"{prefix}.kernel"].permute(3, 2, 0, 1).contiguous()
+        out[f"{name}.bias"] = arrays[f"{prefix}.bias"]
     return out
 
 
-def vespcn_from_hwio(arrays: Mapping[str, np.ndarray]) -> State:
+def vespcn_from_hwio(arrays: Mapping[str, Tensor]) -> State:
     """Convert VESPCN without motion compensation of HighVoltageRocknRoll/sr.
 
     It is ``VESPCN(block='plain', num_feat=24, num_hr_feat=0, num_block=3, color='y', motion=False)``.
     """
-    names = {
-        "vespcn.conv1": "fusion.conv",
-        "vespcn.conv2": "body.1",
-        "vespcn.conv3": "body.3",
-        "vespcn.conv4": "body.5",
-        "vespcn.conv5": "conv_up",
-    }
-    return from_hwio(arrays, names)
+    names = ("fusion.conv", "body.1", "body.3", "body.5", "conv_up")
+    return from_hwio(arrays, {f"vespcn.conv{i}": name for i, name in enumerate(names, 1)})
 
 
 def vsrnet_from_usstdqq(state: Mapping[str, Tensor]) -> State:
@@ -219,7 +202,7 @@ def vsrnet_from_usstdqq(state: Mapping[str, Tensor]) -> State:
     return {name.replace("conv1_f", "conv1."): value for name, value in state.items()}
 
 
-def vsrnet_from_hwio(arrays: Mapping[str, np.ndarray]) -> State:
+def vsrnet_from_hwio(arrays: Mapping[str, Tensor]) -> State:
     """Convert VSRNet with one first convolution over 3 frames of HighVoltageRocknRoll/sr.
 
     It is ``VSRNet(num_frame=3, fusion='early', flow='none')``. Its last ReLU is left out: it only clips

@@ -165,11 +165,6 @@ def edvr_options(state: State) -> Options:
     }
 
 
-def _arrays(convert: Callable[[Mapping[str, Any]], State]) -> Callable[[Mapping[str, Tensor]], State]:
-    """A conversion of arrays, given tensors."""
-    return lambda state: convert({name: value.numpy() for name, value in state.items()})
-
-
 def vespcn_options(state: State) -> Options:
     """Read VESPCN's: of the RGB network with motion compensation, or of the plain network on Y."""
     width = state["conv_up.weight"].shape[1]
@@ -222,11 +217,11 @@ SOURCES = {
         Source("vespcn-loseal", "VESPCN, LoSealL/VideoSuperResolution", "VESPCN", (r"mc\.flownet", r"sr\.entry"),
                names.vespcn_from_loseal, vespcn_options),
         Source("vespcn-hwio", "VESPCN without motion, HighVoltageRocknRoll/sr", "VESPCN", (r"vespcn\.conv5\.kernel",),
-               _arrays(names.vespcn_from_hwio), vespcn_options),
+               names.vespcn_from_hwio, vespcn_options),
         Source("vsrnet", "VSRNet, usstdqq/vsrnet_pytorch", "VSRNet", (r"conv1_f0\.", r"conv3\."),
                names.vsrnet_from_usstdqq, vsrnet_options, ANY_SCALE),
         Source("vsrnet-hwio", "VSRNet of 3 frames, HighVoltageRocknRoll/sr", "VSRNet", (r"vsrnet\.conv3\.kernel",),
-               _arrays(names.vsrnet_from_hwio), vsrnet_options, ANY_SCALE),
+               names.vsrnet_from_hwio, vsrnet_options, ANY_SCALE),
     )
 }  # fmt: skip
 

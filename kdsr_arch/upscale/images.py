@@ -117,19 +117,16 @@ def write_picture(path: Path, picture: Picture) -> None:
     check_suffix(path, picture)
     parts = [picture.color] if picture.alpha is None else [picture.color, picture.alpha]
     array = np.concatenate(parts, axis=2)
-    write_bytes(path, _encode_deep(path, array) if array.dtype == np.uint16 else _encode(path, array, picture.profile))
-
-
-def _encode_deep(path: Path, array: NDArray) -> bytes:
-    channels = array.shape[2]
-    if channels == 2:  # neither format's writer takes gray with alpha
+    if array.dtype != np.uint16:
+        return write_bytes(path, _encode(path, array, picture.profile))
+    if array.shape[2] == 2:  # neither format's writer takes gray with alpha
         array = np.concatenate([array[..., :1]] * 3 + [array[..., 1:]], axis=2)
-    if channels > 1:
+    if array.shape[2] > 1:
         array = cv2.cvtColor(array, cv2.COLOR_RGBA2BGRA if array.shape[2] == 4 else cv2.COLOR_RGB2BGR)
     done, encoded = cv2.imencode(path.suffix.lower(), array)
     if not done:
         raise UserError(f"{path}: an image of shape {array.shape} cannot be written in this format")
-    return encoded.tobytes()
+    write_bytes(path, encoded.tobytes())
 
 
 def _encode(path: Path, array: NDArray, profile: bytes | None) -> bytes:

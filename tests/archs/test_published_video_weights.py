@@ -9,6 +9,7 @@ from kdsr_arch.archs.vespcn_arch import VESPCN
 from kdsr_arch.archs.vsrnet_arch import VSRNet
 from kdsr_arch.convert.names import vespcn_from_hwio, vsrnet_from_hwio
 from kdsr_arch.infer.runner import Runner
+from kdsr_arch.io import load_tensors
 from kdsr_arch.ops.bicubic import imresize_uint8, upsample_bicubic
 from kdsr_arch.ops.color import rgb_to_y
 from tests.helpers.messages import refuses
@@ -54,7 +55,7 @@ def test_psnr_on_vid4(shared_data, clip, bicubic, reached):
         "vsrnet": (vsrnet(), vsrnet_from_hwio, weights / "VSRNet_x2" / "vsrnet_x2_hwio.npz"),
     }
     for name, (net, convert, path) in nets.items():
-        net.load_state_dict(convert(np.load(path)))
+        net.load_state_dict(convert(load_tensors(path)))
         sr = Runner(net.eval(), net.traits).restore(rgb_to_y(lq).unsqueeze(0))[0]
         assert luma_psnr(sr, gt) == pytest.approx(reached[name], abs=0.03), name
 
@@ -62,8 +63,8 @@ def test_psnr_on_vid4(shared_data, clip, bicubic, reached):
 def test_hwio_kernels_become_pytorch_convolutions():
     arrays = {}
     for i, (num_in, num_out) in enumerate([(3, 24), (24, 24), (24, 24), (24, 24), (24, 4)], 1):
-        arrays[f"vespcn.conv{i}.kernel"] = np.random.rand(3, 3, num_in, num_out).astype(np.float32)
-        arrays[f"vespcn.conv{i}.bias"] = np.zeros(num_out, np.float32)
+        arrays[f"vespcn.conv{i}.kernel"] = torch.rand(3, 3, num_in, num_out)
+        arrays[f"vespcn.conv{i}.bias"] = torch.zeros(num_out)
     net = vespcn()
     net.load_state_dict(vespcn_from_hwio(arrays))
     assert net.conv_up.weight[3, 5, 0, 2].item() == arrays["vespcn.conv5.kernel"][0, 2, 5, 3]
