@@ -11,7 +11,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("folders", type=Path, nargs="+", metavar="DIR", help="results of kdsr test, or folders of images and clips")
     add("-o", "--output", type=Path, default=Path("compare.html"), help="the page (compare.html)")
-    add("--gt", type=Path, metavar="DIR", help="ground truth: a folder or an LMDB store")
+    gt = (
+        "ground truth: a folder or an LMDB store, or one for each test set (default: what the results were tested with)"
+    )
+    add("--gt", action="append", default=[], metavar="[SET=]DIR", help=gt)
     add("--names", nargs="+", metavar="NAME", help="names in place of the folders'")
     metrics = "psnr, ssim (Y channel), psnr_rgb, ssim_rgb, a registered metric, or one of pyiqa's (lpips, dists, ...); "
     metrics += "the first one orders the images"

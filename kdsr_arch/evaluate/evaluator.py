@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -39,6 +40,7 @@ class EvalResult:
         frame_mean: metric -> mean over all frames of all clips; without the metrics of whole clips.
         dataset: the data set's name.
         unit: 'clips' or 'images': what ``mean`` averages over.
+        ground_truth: the folders or stores of the ground truth, as absolute paths; none where there is no such thing.
     """
 
     mean: dict[str, float]
@@ -47,6 +49,7 @@ class EvalResult:
     frame_mean: dict[str, float] = field(default_factory=dict)
     dataset: str = ""
     unit: str = "images"
+    ground_truth: list[str] = field(default_factory=list)
 
     def __str__(self) -> str:
         values = ", ".join(f"{name} {value:.4f}" for name, value in self.mean.items())
@@ -86,6 +89,8 @@ class Evaluator:
         self.degradation = describe_degradation(dataset, scale)
         self.padding = dataset.padding or "replicate"
         self.tile, self.overlap = val.tile or 0, val.tile_overlap
+        roots = dataset.dataroot_gt or []
+        self.ground_truth = [os.path.abspath(root) for root in ([roots] if isinstance(roots, str) else roots)]
         self.tail, self.bar = f"_{val.suffix}" if val.suffix else "", val.pbar
 
     def run(
@@ -177,7 +182,8 @@ class Evaluator:
         clips = records[0].kind != "image"
         protocol = describe_protocol(self.metrics, self.rule, self.degradation, clips, records[0].channels)
         ordered = {name: mean[name] for name in self.metrics if name in mean}
-        return EvalResult(ordered, per_item, protocol, _mean(frames), self.name, "clips" if clips else "images")
+        unit = "clips" if clips else "images"
+        return EvalResult(ordered, per_item, protocol, _mean(frames), self.name, unit, self.ground_truth)
 
 
 def restored_frames(restorer: Restorer, item: Item, wanted: list[int], padding: str) -> Iterator[Tensor]:

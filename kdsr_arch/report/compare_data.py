@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,7 +15,8 @@ from numpy.typing import NDArray
 
 from kdsr_arch.data.sources import IMAGE_SUFFIXES, FrameSource, natural, open_source
 from kdsr_arch.data.store.codec import decode_image
-from kdsr_arch.errors import UserError
+from kdsr_arch.errors import UserError, nearest
+from kdsr_arch.io import read_json
 from kdsr_arch.options.schema import MetricOptions
 
 METRICS: dict[str, dict[str, Any]] = {
@@ -27,9 +29,10 @@ LOWER_IS_BETTER = {"lpips", "dists", "niqe", "brisque", "pieapp"}
 
 
 class Method(NamedTuple):
-    """One results folder: the name shown, and the file of each image name (relative, without suffix)."""
+    """One results folder: the name shown, and under `root` the file of each image name (relative, without suffix)."""
 
     name: str
+    root: Path
     files: dict[str, Path]
 
 
@@ -71,7 +74,8 @@ def find_methods(folders: Sequence[Path], names: Sequence[str] | None = None) ->
             raise UserError(f"{folder}: no such results folder to compare")
         root = folder / "visualization" if (folder / "visualization").is_dir() else folder
         images = (path for path in sorted(root.rglob("*")) if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file())
-        methods.append(Method(label, {str(path.relative_to(root).with_suffix("")): path for path in images}))
+        files = {path.relative_to(root).with_suffix("").as_posix(): path for path in images}
+        methods.append(Method(label, root, files))
         if not methods[-1].files:
             raise UserError(f"{folder}: holds no images; for a test's results set val.save_img: true")
     return methods
@@ -102,28 +106,111 @@ class Truth:
     """The ground truth by image name.
 
     Args:
-        root: a folder of images and clip folders, or an LMDB store.
+        roots: test set -> folders of images and clip folders, or LMDB stores; '' for images of any set.
     """
 
-    def __init__(self, root: Path) -> None:
-        self._source: FrameSource = open_source(root)
-        self._keys = set(self._source.keys())
+    def __init__(self, roots: Mapping[str, Sequence[Path]]) -> None:
+        self._sources = {name: [open_source(path) for path in paths] for name, paths in roots.items()}
+        self._keys = {source.name: set(source.keys()) for sources in self._sources.values() for source in sources}
 
-    def key(self, name: str) -> str | None:
-        """Find the ground truth's key of an image: its name, or its end (results lie in a folder per data set)."""
-        parts = name.split("/")
-        return next((key for first in range(len(parts)) if (key := "/".join(parts[first:])) in self._keys), None)
+    def where(self, name: str) -> tuple[FrameSource, str] | None:
+        """Find an image's source and key: its name, or the end of it (results lie in a folder per data set).
+
+        Raises:
+            UserError: two sources have it.
+        """
+        test_set, _, inside = name.partition("/")
+        sources, parts = self._sources.get(test_set), inside.split("/")
+        if sources is None:
+            sources, parts = self._sources.get("", []), name.split("/")
+        for first in range(len(parts)):
+            key = "/".join(parts[first:])
+            places = [source for source in sources if key in self._keys[source.name]]
+            if len(places) > 1:
+                raise UserError(f"--gt: both {places[0].name} and {places[1].name} have '{key}'; {_NAME_SETS}")
+            if places:
+                return places[0], key
+        return None
+
+    def check(self, names: Iterable[str]) -> None:
+        """Raise UserError for images without a ground truth, and for two images with one."""
+        taken: dict[tuple[str, str], str] = {}
+        for name in names:
+            place = self.where(name)
+            if place is None:
+                some = ", ".join(sorted(key for keys in self._keys.values() for key in keys)[:3])
+                raise UserError(f"--gt: has no image for '{name}' (it has {some}, ...); {_NAME_SETS}")
+            other = taken.setdefault((place[0].name, place[1]), name)
+            if other != name:
+                raise UserError(f"--gt: '{other}' and '{name}' would both be compared with '{place[1]}'; {_NAME_SETS}")
 
     def read(self, name: str, shape: Sequence[int]) -> NDArray[np.uint8]:
         """Read (H, W, 3) uint8 BGR, cut to ``shape``: results of a x4 network may lack up to three rows and columns."""
-        key = self.key(name)
-        if key is None:
-            some = ", ".join(sorted(self._keys)[:3])
-            raise UserError(f"--gt: has no image for '{name}' (it has {some}, ...)")
-        image = self._source.get(key)[..., ::-1]
+        place = self.where(name)
+        if place is None:
+            raise UserError(f"--gt: has no image for '{name}'")
+        image = place[0].get(place[1])[..., ::-1]
         if not all(0 <= have - want < 8 for have, want in zip(image.shape[:2], shape[:2], strict=True)):
-            raise UserError(f"--gt: '{key}' is {image.shape[1]}x{image.shape[0]}, the results {shape[1]}x{shape[0]}")
+            size = f"{image.shape[1]}x{image.shape[0]}"
+            raise UserError(f"--gt: '{place[1]}' is {size}, the results {shape[1]}x{shape[0]}")
         return np.ascontiguousarray(image[: shape[0], : shape[1]])
+
+
+_NAME_SETS = "name the ground truth of each test set: --gt SET=DIR --gt SET=DIR"
+
+
+def sets_of(methods: Sequence[Method], names: Iterable[str]) -> list[str]:
+    """List the test sets in results of ``kdsr test``, whose images lie in a folder for each; none in other folders."""
+    results = all(method.root.name == "visualization" for method in methods)
+    return list(dict.fromkeys(name.partition("/")[0] for name in names)) if results else []
+
+
+def find_truth(given: Sequence[str], methods: Sequence[Method], names: Sequence[str]) -> Truth | None:
+    """Open the ground truth that is named, or else the one that the tests were measured against.
+
+    Args:
+        given: DIR, or SET=DIR for that of one test set; empty to look into the results.json of the results.
+        methods: the results.
+        names: their images.
+
+    Returns:
+        None where nothing is named and no results.json names a ground truth that is still there, for all images.
+
+    Raises:
+        UserError: a ground truth that is named and cannot be read, lacks an image, or has two for one.
+    """
+    sets = sets_of(methods, names)
+    roots: dict[str, list[Path]] = {}
+    for text in given:
+        name, sign, path = text.partition("=")
+        named = bool(sign) and not Path(text).exists()
+        if named and name not in sets:
+            raise UserError(f"--gt {text}: there is no such folder{_or_set(name, sets)}")
+        roots.setdefault(name if named else "", []).append(Path(path if named else text))
+    try:
+        truth = Truth(roots or _recorded(methods, sets))
+        truth.check(names)
+    except UserError:
+        if given:
+            raise
+        return None
+    return truth
+
+
+def _or_set(name: str, sets: Sequence[str]) -> str:
+    return f", and no test set '{name}'{nearest(name, sets)} in the results ({', '.join(sets)})" if sets else ""
+
+
+def _recorded(methods: Sequence[Method], sets: Sequence[str]) -> dict[str, list[Path]]:
+    """The ground truth of each test set as the results name it, where it is still there."""
+    roots: dict[str, list[Path]] = {}
+    for method in methods if sets else ():
+        with suppress(UserError, KeyError, TypeError, AttributeError):
+            for result in read_json(method.root.parent / "results.json", dict, "")["results"]:
+                paths = [Path(path) for path in result["ground_truth"]]
+                if paths and all(path.exists() for path in paths):
+                    roots.setdefault(result["dataset"], paths)
+    return roots
 
 
 def read_all(name: str, methods: Sequence[Method], truth: Truth | None) -> dict[str, NDArray[np.uint8]]:

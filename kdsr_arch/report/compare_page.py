@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,14 +16,15 @@ from kdsr_arch.records import finite
 from kdsr_arch.report.compare_data import (
     LOWER_IS_BETTER,
     Item,
-    Truth,
     choose,
     clips,
     common_images,
     find_methods,
+    find_truth,
     means,
     measure_images,
     read_all,
+    sets_of,
     temporal_profile,
 )
 from kdsr_arch.report.render import data_uri, write_page
@@ -34,7 +36,7 @@ _CHANNEL = {"psnr": " (Y channel)", "ssim": " (Y channel)", "psnr_rgb": " (RGB)"
 
 
 def write_comparison(
-    folders: Sequence[Path], out: Path, *, gt: Path | None = None, names: Sequence[str] | None = None,
+    folders: Sequence[Path], out: Path, *, gt: Sequence[str] = (), names: Sequence[str] | None = None,
     metrics: Sequence[str] = ("psnr", "ssim"), crop_border: int = 0, limit: int = 24, line: int | None = None,
     title: str = "Comparison",
 ) -> Path:  # fmt: skip
@@ -43,7 +45,9 @@ def write_comparison(
     Args:
         folders: results of ``kdsr test``, or folders of images and clips.
         out: the page to write.
-        gt: ground truth: a folder or an LMDB store; None compares with the first folder.
+        gt: ground truth: folders or LMDB stores, SET=DIR for that of one test set. Without any it is the one that the
+            results' own tests were measured against; where those name none, the first folder is the reference, which
+            the page says.
         names: shown in place of the folders' names.
         metrics: short names (psnr, ssim, psnr_rgb, ssim_rgb), registered ones, or pyiqa's; the first one orders.
         crop_border: pixels left out of the metrics at each edge.
@@ -57,11 +61,14 @@ def write_comparison(
     if limit < 1:
         raise UserError(f"--limit {limit}: the page must hold at least one image")
     methods = find_methods(folders, names)
-    if gt is None and len(methods) < 2:
-        raise UserError("one folder alone has nothing to be compared with; give more folders, or --gt FOLDER")
-    truth, labels = Truth(gt) if gt is not None else None, [method.name for method in methods]
-    reference = "ground truth" if truth is not None else labels[0]
     images = common_images(methods)
+    truth, labels = find_truth(gt, methods, images), [method.name for method in methods]
+    if truth is None and len(methods) < 2:
+        raise UserError("one folder alone has nothing to be compared with; give more folders, or --gt FOLDER")
+    if truth is None:
+        note = "no ground truth: the numbers tell how like %s the others are, not how good; name it with --gt DIR"
+        logging.getLogger("kdsr").warning(note, labels[0])
+    reference = "ground truth" if truth is not None else labels[0]
     items = measure_images(images, methods, truth, metrics, crop_border)
     shown = choose(items, metrics[0], limit)
     pictures = [_picture(item, read_all(item.name, methods, truth)) for item in shown]
@@ -73,12 +80,16 @@ def write_comparison(
         item = Item(clip, "profile", f"row {row} over time: {len(frames)} frames downwards, {tall} pixels each")
         profiles.append(_picture(item, {name: np.repeat(image, tall, 0) for name, image in lines.items()}))
     rest = [_entry(item) for item in items if item.name not in names_shown]
+    sets = sets_of(methods, images)
+    groups = {name: [i for i in items if i.name.startswith(f"{name}/")] for name in sets if len(sets) > 1}
+    groups["all images" if groups else ""] = items
     measured = ", ".join(f"{metric}{_CHANNEL.get(metric, '')}" for metric in metrics)
     content = {
         "methods": labels + (["ground truth"] if truth is not None else []),
         "columns": labels if truth is not None else labels[1:],
-        "reference": reference, "metrics": list(metrics), "lower": sorted(LOWER_IS_BETTER),
-        "means": finite(means(items)), "count": len(items),
+        "reference": reference, "truth": truth is not None, "metrics": list(metrics), "lower": sorted(LOWER_IS_BETTER),
+        "means": [{"name": name, "values": finite(means(group))} for name, group in groups.items()],
+        "count": len(items),
         "items": [*pictures, *profiles, *rest],
         "protocol": f"{measured}; against {reference}; {crop_border} pixels left out at the edges",
     }  # fmt: skip

@@ -56,6 +56,8 @@ def test_tables_frames_and_costs(project, capfd):
     content = json.loads((folder / "results.json").read_text())
     assert content["cost"]["parameters"] == 0 and content["cost"]["width"] == 180
     assert content["results"][0]["protocol"] == "Y channel, crop 2, all frames, BI x2"
+    assert content["results"][0]["ground_truth"] == [str(project / "clips")]
+    assert main(["compare", str(folder), "-o", str(project / "page.html")]) == 0  # with that ground truth
     assert "Y channel, crop 2, all frames, BI x2" in (folder / "results.md").read_text()
     saved = sorted(p.relative_to(folder / "visualization").as_posix() for p in folder.rglob("*.png"))
     assert saved[:2] == ["clips/city/00000000.png", "clips/city/00000001.png"] and len(saved) == 8

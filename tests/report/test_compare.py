@@ -54,7 +54,7 @@ def data_of(page):
 
 def make(results, **keywords):
     folders = [results / "good", results / "bad"]
-    return write_comparison(folders, results / "page.html", gt=results / "gt", **keywords)
+    return write_comparison(folders, results / "page.html", gt=[str(results / "gt")], **keywords)
 
 
 def test_metrics_and_pictures_are_those_of_the_files(results):
@@ -76,7 +76,7 @@ def test_metrics_and_pictures_are_those_of_the_files(results):
 
 def test_the_page_keeps_worst_best_and_most_differing(results):
     methods = find_methods([results / "good", results / "bad"])
-    items = measure_images(common_images(methods), methods, Truth(results / "gt"), ["psnr"])
+    items = measure_images(common_images(methods), methods, Truth({"": [results / "gt"]}), ["psnr"])
     assert [i.name[-3:] for i in choose(items, "psnr", 2)] == ["001", "003"]
     assert max(items, key=lambda item: spread(item, "psnr")).name.endswith("003")
     data = data_of(make(results, limit=2))
@@ -85,7 +85,7 @@ def test_the_page_keeps_worst_best_and_most_differing(results):
 
 
 def test_a_line_over_time(results):
-    methods, truth = find_methods([results / "good"]), Truth(results / "gt")
+    methods, truth = find_methods([results / "good"]), Truth({"": [results / "gt"]})
     names = common_images(methods)
     groups = clips(names)
     assert list(groups) == ["data/clip"] and len(groups["data/clip"]) == 5
@@ -95,10 +95,74 @@ def test_a_line_over_time(results):
     assert temporal_profile(groups["data/clip"], methods, truth)[0] == 6 + int(np.argmax(change[6:42]))
 
 
-def test_without_ground_truth_the_first_folder_is_the_reference(results):
+def test_without_ground_truth_the_first_folder_is_the_reference(results, caplog):
     page = write_comparison([results / "good", results / "bad"], results / "p.html")
     data = data_of(page)
-    assert data["reference"] == "good" and data["columns"] == ["bad"]
+    assert data["reference"] == "good" and data["columns"] == ["bad"] and data["truth"] is False
+    assert "good; name it with --gt" in caplog.text
+
+
+@pytest.fixture
+def two_sets(tmp_path):
+    """Results of two networks on two sets that share an image's name, and the ground truth of each."""
+    for number, name in enumerate(("one", "two")):
+        for image in ("0", str(number + 1)):
+            truth = picture(10 * number + int(image))
+            for place in (f"gt/{name}", f"a/visualization/{name}", f"b/visualization/{name}"):
+                (tmp_path / place).mkdir(parents=True, exist_ok=True)
+                noise = {"g": 0, "a": 3, "b": 6}[place[0]]
+                cv2.imwrite(str(tmp_path / place / f"{image}.png"), np.clip(truth.astype(int) + noise, 0, 255))
+    return tmp_path
+
+
+def record(folder, **truths):
+    results = [{"dataset": name, "ground_truth": [str(path)]} for name, path in truths.items()]
+    (folder / "results.json").write_text(json.dumps({"results": results}))
+
+
+def compared(folder, *gt):
+    return data_of(write_comparison([folder / "a", folder / "b"], folder / "page.html", gt=list(map(str, gt))))
+
+
+def test_the_ground_truth_of_the_tests_is_taken_without_a_word(two_sets):
+    """Each test set has its own, which every results.json names; the means are those of each set and of all images."""
+    for name in "ab":
+        record(two_sets / name, one=two_sets / "gt" / "one", two=two_sets / "gt" / "two")
+    data = compared(two_sets)
+    assert data["truth"] and data["columns"] == ["a", "b"]
+    assert [group["name"] for group in data["means"]] == ["one", "two", "all images"]
+    noise = {"a": 3 * 219 / 255, "b": 6 * 219 / 255}  # the luma of grey noise
+    for group in data["means"]:
+        for name, value in group["values"]["psnr"].items():
+            assert value == pytest.approx(20 * np.log10(255 / noise[name]), abs=0.1)
+    named = compared(two_sets, f"one={two_sets / 'gt/one'}", f"two={two_sets / 'gt/two'}")
+    assert named["means"] == data["means"] == compared(two_sets, two_sets / "gt")["means"]
+
+
+def test_a_ground_truth_that_is_gone_is_no_ground_truth(two_sets):
+    record(two_sets / "a", one=two_sets / "gt" / "one", two=two_sets / "gone")
+    assert compared(two_sets)["truth"] is False
+    record(two_sets / "b", two=two_sets / "gt" / "two")  # the other one knows
+    assert compared(two_sets)["truth"] is True
+    (two_sets / "gt" / "two" / "2.png").unlink()
+    assert compared(two_sets)["truth"] is False
+    (two_sets / "b" / "results.json").write_text("[1]")
+    assert compared(two_sets)["truth"] is False
+
+
+def test_the_ground_truth_of_one_set_does_not_serve_another(two_sets):
+    one, two = two_sets / "gt" / "one", two_sets / "gt" / "two"
+    cv2.imwrite(str(one / "2.png"), picture(0))
+    with refuses("one/0", "two/0", "--gt SET=DIR"):
+        compared(two_sets, one)
+    with refuses("two/0", "--gt SET=DIR"):
+        compared(two_sets, f"one={one}")
+    with refuses("tow", near="two"):
+        compared(two_sets, f"one={one}", f"tow={two}")
+    cv2.imwrite(str(two / "1.png"), picture(0))
+    with refuses(one, two, "0"):
+        compared(two_sets, one, two)
+    assert not (two_sets / "page.html").exists()
 
 
 def test_refusals(results, capsys):
@@ -210,3 +274,13 @@ def test_in_a_browser_difference_maps_measure(results):
         for strength in (2, (9, 5, 10, 30, 12)[index])
     ]
     assert values == pytest.approx(expected, abs=1e-3)
+
+
+@pytest.mark.slow
+def test_in_a_browser_no_number_is_the_best_without_ground_truth(results):
+    folders = [results / "good", results / "bad", results / "good2"]
+    shutil.copytree(folders[0], folders[2])
+    dom = browse(write_comparison(folders, results / "page.html"))
+    assert 'class="number top"' not in dom and "bad to good" in dom and "no ground truth" in dom
+    dom = browse(write_comparison(folders, results / "page.html", gt=[str(results / "gt")]))
+    assert 'class="number top"' in dom and "bad to good" not in dom

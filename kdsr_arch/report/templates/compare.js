@@ -20,6 +20,7 @@ const element = (tag, attributes = {}, text = "") => {
   if (text) made.textContent = text;
   return made;
 };
+const versus = data.truth ? "" : ` to ${data.reference}`;
 const current = () => data.items[state.item];
 
 /* ---- state in the address ---- */
@@ -68,7 +69,7 @@ const ordered = () => {
 const bestOf = (values, metric) => {
   const numbers = data.columns.map((method) => numberOf(values[method])).filter((n) => !Number.isNaN(n));
   const best = lower(metric) ? Math.min(...numbers) : Math.max(...numbers);
-  return (method) => numbers.length > 1 && numberOf(values[method]) === best;
+  return (method) => data.truth && numbers.length > 1 && numberOf(values[method]) === best;
 };
 const drawHeads = () => {
   const [column, direction] = state.sort.split("|");
@@ -77,7 +78,7 @@ const drawHeads = () => {
     const head = element("th", { scope: "col",
       "aria-sort": active ? (direction === "up" ? "ascending" : "descending") : "none" });
     if (index) head.classList.add("number");
-    const button = element("button", { type: "button" }, method || "image");
+    const button = element("button", { type: "button" }, method ? method + versus : "image");
     button.addEventListener("click", () => {
       state.sort = `${method}|${active && direction === "down" ? "up" : "down"}`;
       draw();
@@ -108,16 +109,16 @@ const drawTable = () => {
 const drawMeans = () => {
   const head = element("tr");
   head.append(element("th"), ...data.metrics.map((metric) => element("th", { class: "number" }, metric)));
-  const rows = data.columns.map((method) => {
+  const rows = data.means.flatMap((group) => data.columns.map((method) => {
     const row = element("tr");
-    row.append(element("th", { scope: "row" }, method));
+    row.append(element("th", { scope: "row" }, [group.name, method + versus].filter(Boolean).join(": ")));
     data.metrics.forEach((metric) => {
-      const values = data.means[metric] || {};
+      const values = group.values[metric] || {};
       row.append(element("td", { class: bestOf(values, metric)(method) ? "number top" : "number" },
         shown(values[method], metric)));
     });
     return row;
-  });
+  }));
   const top = element("thead"), body = element("tbody");
   top.append(head); body.append(...rows);
   byId("means").replaceChildren(top, body);
@@ -168,7 +169,7 @@ const drawDifference = async (canvas, label, method) => {
 };
 const caption = (method) => {
   const number = (current().values[state.metric] || {})[method];
-  return number === undefined ? method : `${method}  ${shown(number, state.metric)}`;
+  return number === undefined ? method : `${method}  ${shown(number, state.metric)}${versus}`;
 };
 const addImage = (parent, method) => {
   const image = element("img", { alt: `${current().name}: ${method}`, class: "view", "data-method": method });
@@ -359,7 +360,11 @@ byId("in").addEventListener("click", () => zoomBy(1.5));
 byId("out").addEventListener("click", () => zoomBy(1 / 1.5));
 byId("fit").addEventListener("click", fit);
 byId("one").addEventListener("click", () => { state.zoom = 1; place(); });
-byId("lead").textContent = `${data.count} images; ${data.columns.join(", ")} against ${data.reference}`;
+byId("lead").textContent = `${data.count} images; ${data.columns.join(", ")} against ${data.reference}`
+  + (data.truth ? "" : ": no ground truth, so numbers tell how alike pictures are, not how good");
+if (!data.truth) {
+  ["least alike first", "most alike first"].forEach((text, k) => { byId("order").options[k].textContent = text; });
+}
 byId("protocol").textContent = data.protocol;
 document.addEventListener("keydown", (event) => {
   if (event.ctrlKey || event.metaKey || event.altKey || event.target.matches("select, input")) return;
