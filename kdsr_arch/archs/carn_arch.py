@@ -69,24 +69,21 @@ class CascadingBlock(Cascade):
         return self.cascade(x, self.order)
 
 
-def shuffle_up(width: int, scale: int, group: int) -> nn.Sequential:
-    """Make convolution, ReLU and pixel-shuffle, twice for x4: (B, width, h, w) -> (B, width, h * scale, w * scale)."""
-    layers: list[nn.Module] = []
-    for f in (2, 2) if scale == 4 else (scale,):
-        layers += [nn.Conv2d(width, width * f * f, 3, 1, 1, groups=group), nn.ReLU(), nn.PixelShuffle(f)]
-    return _named_body(*layers)
-
-
 class Upsampler(nn.Module):
-    """One upsampler, or one for each of x2, x3 and x4 of which ``scale`` names the one in use."""
+    """One upsampler, or one for each of x2, x3 and x4 of which ``scale`` names the one in use.
+
+    Each is a convolution, a ReLU and a pixel-shuffle, twice for x4.
+    """
 
     def __init__(self, width: int, scale: int, group: int, multi_scale: bool) -> None:
         super().__init__()
         self.used = f"up{scale}" if multi_scale else "up"
         for s in MULTI_SCALES if multi_scale else (scale,):
-            up = shuffle_up(width, s, group)
+            layers: list[nn.Module] = []
+            for f in (2, 2) if s == 4 else (s,):
+                layers += [nn.Conv2d(width, width * f * f, 3, 1, 1, groups=group), nn.ReLU(), nn.PixelShuffle(f)]
             # The scales not in use get no gradient, which distributed training would wait for.
-            setattr(self, f"up{s}" if multi_scale else "up", up.requires_grad_(s == scale))
+            setattr(self, f"up{s}" if multi_scale else "up", _named_body(*layers).requires_grad_(s == scale))
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, width, h, w) to (B, width, h * scale, w * scale), by the scale in use."""

@@ -12,21 +12,15 @@ from kdsr_arch.infer.traits import Traits
 from kdsr_arch.registry import ARCH_REGISTRY
 
 
-def deconv_tail(scale: int, width: int, out_channels: int) -> nn.Sequential:
-    """Make SRKD's upsampler: one k4 s2 (x2), one k3 s3 (x3) or two k4 s2 (x4) transposed convolutions."""
-    if scale == 3:
-        return nn.Sequential(SubPixelDeconv(width, out_channels, 3, 3))
-    one_of("TNSR and SNSR", "scale", scale, (2, 3, 4))
-    widths = [width] * (scale // 2) + [out_channels]
-    return nn.Sequential(*(SubPixelDeconv(a, b, 4, 2, 1) for a, b in zip(widths, widths[1:], strict=False)))
-
-
 def _residual(first: nn.Conv2d, second: nn.Conv2d) -> Skip:
     return Skip(OrderedDict(layers=nn.Sequential(first, nn.ReLU(), second, nn.ReLU())))
 
 
 class _SRKDNet(nn.Module):
-    """Convolution and ReLU, residual blocks, transposed convolutions; taps 'block1' ... in the order of the pass."""
+    """Convolution and ReLU, residual blocks, transposed convolutions; taps 'block1' ... in the order of the pass.
+
+    The transposed convolutions: one k4 s2 (x2), one k3 s3 (x3) or two k4 s2 (x4).
+    """
 
     def __init__(
         self, scale: int, num_in_ch: int, num_feat: int, blocks: list[nn.Module], taps: dict[str, str]
@@ -34,7 +28,9 @@ class _SRKDNet(nn.Module):
         super().__init__()
         self.head = nn.Sequential(nn.Conv2d(num_in_ch, num_feat, 3, 1, 1), nn.ReLU())
         self.blocks = nn.Sequential(*blocks)
-        self.tail = deconv_tail(scale, num_feat, num_in_ch)
+        widths = [num_feat] * (one_of("TNSR and SNSR", "scale", scale, (2, 3, 4)) // 2) + [num_in_ch]
+        shape = (3, 3) if scale == 3 else (4, 2, 1)
+        self.tail = nn.Sequential(*(SubPixelDeconv(a, b, *shape) for a, b in zip(widths, widths[1:], strict=False)))
         named = {f"block{i + 1}": f"blocks.{i}" for i in range(len(blocks))}
         color = "y" if num_in_ch == 1 else "rgb"
         self.traits = Traits("image", scale, color=color, taps={"f_lr": f"blocks.{len(blocks) - 1}", **named, **taps})

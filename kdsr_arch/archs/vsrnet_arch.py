@@ -37,8 +37,20 @@ class FlowCompensation(nn.Module):
     def __init__(self, method: str = "dis", spynet_path: str | None = None) -> None:
         super().__init__()
         self.method = one_of("VSRNet", "flow", method, ("dis", "spynet", "none"))
-        # in a tuple, so that it is no submodule
-        self._spynet: tuple[SpyNet, ...] = (_load_spynet(spynet_path),) if method == "spynet" else ()
+        self._spynet: tuple[SpyNet, ...] = ()  # in a tuple, so that it is no submodule
+        if method != "spynet":
+            return
+        if spynet_path is None or not Path(spynet_path).is_file():
+            raise UserError(
+                f"flow 'spynet' needs spynet_path, a file with SpyNet's weights; got {spynet_path}. Use flow 'dis' to "
+                "do without"
+            )
+        net, content = SpyNet(), load_tensors(Path(spynet_path), "file of SpyNet's weights")
+        try:
+            net.load_state_dict(content["params"])
+        except (RuntimeError, KeyError, TypeError, AttributeError):
+            raise UserError(f"{spynet_path}: holds no weights of SpyNet under 'params'") from None
+        self._spynet = (net.eval().requires_grad_(False),)
 
     @torch.compiler.disable
     @torch.no_grad()
@@ -71,20 +83,6 @@ class FlowCompensation(nn.Module):
 def _gray(frames: Tensor) -> np.ndarray:
     luma = rgb_to_y(frames) if frames.shape[1] == 3 else frames
     return (luma[:, 0].detach().float().clamp(0, 1) * 255).round().byte().cpu().numpy()
-
-
-def _load_spynet(path: str | None) -> SpyNet:
-    if path is None or not Path(path).is_file():
-        raise UserError(
-            f"flow 'spynet' needs spynet_path, a file with SpyNet's weights; got {path}. Use flow 'dis' to do without"
-        )
-    net = SpyNet()
-    content = load_tensors(Path(path), "file of SpyNet's weights")
-    try:
-        net.load_state_dict(content["params"])
-    except (RuntimeError, KeyError, TypeError, AttributeError):
-        raise UserError(f"{path}: holds no weights of SpyNet under 'params'") from None
-    return net.eval().requires_grad_(False)
 
 
 @ARCH_REGISTRY.register()

@@ -56,10 +56,6 @@ class Training:
         force = ["--force_yml", *self.force] if self.force else []
         return ["train", "-opt", str(self.file), *(["--auto_resume"] if same else []), *force]
 
-    def position(self) -> int:
-        """Return the last iteration that was logged."""
-        return max((record["iter"] for record in read_history(self.opt.folder)), default=0)
-
 
 def run_demo(out: Path | None = None, iterations: int | None = None) -> Path:
     """Prepare the clips, train both students, test the four networks, write tables, pictures and the page.
@@ -142,7 +138,8 @@ def train_all(trainings: Sequence[Training], out: Path) -> None:
             while running:
                 ended, _ = wait(running, timeout=1.0, return_when=FIRST_COMPLETED)
                 for bar, training in zip(bars, trainings, strict=True):
-                    bar.update(max(training.position() - bar.n, 0))
+                    logged = max((record["iter"] for record in read_history(training.opt.folder)), default=0)
+                    bar.update(max(logged - bar.n, 0))
                 for future in ended:
                     (training, log), tail = running.pop(future), future.result()
                     if tail is not None:

@@ -15,19 +15,6 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 
-def mean_offset(alignment: nn.Module, predicted: Tensor) -> Tensor:
-    """Return mean absolute offset, in pixels, from what an alignment's ``conv_offset`` yields.
-
-    Args:
-        alignment: a module with ``conv_offset``; where it has ``max_residue_magnitude`` (BasicVSR++), offsets are
-            that times a tanh and come on top of the optical flow, which is not counted.
-        predicted: (B, 3 * groups * taps, H, W): dy and dx in the first two thirds, then the mask.
-    """
-    offsets = predicted.detach().float()[:, : predicted.shape[1] // 3 * 2]
-    bound = getattr(alignment, "max_residue_magnitude", None)
-    return (offsets if bound is None else bound * offsets.tanh()).abs().mean()
-
-
 class OffsetMonitor:
     """Remembers the largest mean offset of each deformable alignment of a network, without waiting for the device.
 
@@ -58,8 +45,13 @@ class OffsetMonitor:
         return len(self._handles)
 
     def _record(self, name: str, alignment: nn.Module, predictor: nn.Module, inputs: Any, predicted: Tensor) -> None:
+        """Note the mean of predicted (B, 3 * groups * taps, H, W): dy and dx in the first two thirds, then the mask."""
         with torch.no_grad():
-            mean = mean_offset(alignment, predicted)
+            offsets = predicted.detach().float()[:, : predicted.shape[1] // 3 * 2]
+            bound = getattr(alignment, "max_residue_magnitude", None)
+            if bound is not None:  # BasicVSR++'s come on top of the optical flow, which is not counted
+                offsets = bound * offsets.tanh()
+            mean = offsets.abs().mean()
             before = self._largest.get(name)
             self._largest[name] = mean if before is None else torch.maximum(before, mean)
 

@@ -230,21 +230,18 @@ def read_all(name: str, methods: Sequence[Method], truth: Truth | None) -> dict[
     return images if truth is None else {**images, "ground truth": truth.read(name, shape)}
 
 
-def metric_option(name: str, crop_border: int) -> MetricOptions:
-    """Return the options of a metric: a short name, a registered one, or one of pyiqa's."""
-    from kdsr_arch import registry
-
-    others = {"type": name} if name in registry.names("metric") else {"type": "calculate_pyiqa", "metric": name}
-    return MetricOptions.model_validate({**METRICS.get(name, others), "crop_border": crop_border})
-
-
 def measure_images(
     names: Sequence[str], methods: Sequence[Method], truth: Truth | None, metrics: Sequence[str], crop_border: int = 0
 ) -> list[Item]:
     """Measure every metric of every image and method, against the ground truth, or else against the first folder."""
+    from kdsr_arch import registry
     from kdsr_arch.metrics.measure import measure
 
-    options = {metric: metric_option(metric, crop_border) for metric in metrics}
+    options = {}
+    for metric in metrics:  # a short name, a registered one, or one of pyiqa's
+        known = metric in registry.names("metric")
+        keywords = METRICS.get(metric, {"type": metric} if known else {"type": "calculate_pyiqa", "metric": metric})
+        options[metric] = MetricOptions.model_validate({**keywords, "crop_border": crop_border})
     items = []
     for name in names:
         images = read_all(name, methods, truth)
@@ -303,7 +300,18 @@ def temporal_profile(
         line: the row; absent: where the reference changes most from frame to frame.
     """
     if line is None:
-        line = _liveliest(frames, methods, truth)
+        change: Any = 0.0
+        previous: NDArray | None = None
+        for name in frames:
+            image: NDArray = read_image(methods[0].files[name])
+            if truth is not None:
+                image = truth.read(name, image.shape)
+            image = image.astype(np.float32)
+            if previous is not None:
+                change = change + np.abs(image - previous).mean(axis=(1, 2))
+            previous = image
+        margin = len(change) // 8  # a line at the very edge tells little
+        line = margin + int(np.argmax(change[margin : len(change) - margin]))
     rows: dict[str, list[NDArray]] = {}
     for name in frames:
         for method, image in read_all(name, methods, truth).items():
@@ -311,22 +319,6 @@ def temporal_profile(
                 raise UserError(f"--line {line}: '{name}' has {image.shape[0]} rows")
             rows.setdefault(method, []).append(image[line])
     return line, {method: np.stack(lines) for method, lines in rows.items()}
-
-
-def _liveliest(frames: Sequence[str], methods: Sequence[Method], truth: Truth | None) -> int:
-    """Return the row where the reference changes most from frame to frame."""
-    change: Any = 0.0
-    previous: NDArray | None = None
-    for name in frames:
-        image: NDArray = read_image(methods[0].files[name])
-        if truth is not None:
-            image = truth.read(name, image.shape)
-        image = image.astype(np.float32)
-        if previous is not None:
-            change = change + np.abs(image - previous).mean(axis=(1, 2))
-        previous = image
-    margin = len(change) // 8  # a line at the very edge tells little
-    return margin + int(np.argmax(change[margin : len(change) - margin]))
 
 
 def means(items: Sequence[Item]) -> Mapping[str, dict[str, float]]:
