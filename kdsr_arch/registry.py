@@ -30,11 +30,18 @@ def register_all() -> None:
     """Import every registered file of the package once: ``archs/*_arch.py``, ``losses/*_loss.py``, and so on.
 
     BasicSR's own classes register as ``basicsr`` is imported.
+
+    Raises:
+        UserError: a file cannot be imported, or registers a name that is taken.
     """
     package = Path(__file__).parent
     for room, suffix in _ROOMS.items():
         for path in sorted((package / room).glob(f"*{suffix}.py")):
-            importlib.import_module(f"kdsr_arch.{room}.{path.stem}")
+            try:
+                importlib.import_module(f"kdsr_arch.{room}.{path.stem}")
+            except Exception as error:  # whatever a user's file does
+                reason = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+                raise UserError(f"{path}: cannot be imported ({reason}); mend this file or take it away") from error
 
 
 # ------------------------------------------------------------------------------- looking up, checking, constructing

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import inspect
 from typing import Any
 
@@ -10,6 +11,8 @@ import torch
 
 from kdsr_arch import registry
 from kdsr_arch.errors import OptionErrors, UserError
+from kdsr_arch.options.components import dataset_keys
+from tests.helpers.messages import refuses
 
 
 def _refusal(*args: Any) -> str:
@@ -96,3 +99,23 @@ def test_basicsr_reads_nothing_of_its_open_keywords() -> None:
             rest = inspect.getfullargspec(function).varkw
             if registry.is_basicsr(thing) and rest:
                 assert inspect.getsource(function).count(rest) == 1, f"{name} reads **{rest}"
+
+
+def test_a_file_that_cannot_be_imported_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that a user has put into the package may need what is not installed, or take a name that is taken."""
+    really = importlib.import_module
+
+    def broken(name: str) -> Any:
+        if name.endswith("edvr_arch"):
+            raise ImportError("No module named 'einops'", name="einops")
+        return really(name)
+
+    monkeypatch.setattr(importlib, "import_module", broken)
+    with refuses("edvr_arch.py", "ImportError", "einops"):
+        registry.register_all.__wrapped__()
+
+
+def test_a_data_set_of_another_project_in_the_package_may_have_any_key() -> None:
+    cls = type("Theirs", (), {"__init__": lambda self, opt: None, "__module__": "kdsr_arch.data.theirs_dataset"})
+    assert dataset_keys(cls) is None
+    assert "gt_size" in dataset_keys(registry.lookup("data set", "ImagePairDataset"))

@@ -87,10 +87,9 @@ def dataset_keys(cls: Any) -> set[str] | None:
     if is_basicsr(cls):  # BasicSR's own files name some keys with classes that do not read them
         return loader.union(*BASICSR_KEYS["data sets"].values())
     keywords = keywords_of(cls)
-    if is_ours(cls):
-        return loader | set(keywords.parameters) - {"phase"}
-    any_key = keywords.open or registry.wants_mapping(cls, DatasetOptions.model_fields)
-    return None if any_key else loader | set(keywords.parameters)
+    if keywords.open or registry.wants_mapping(cls, DatasetOptions.model_fields):
+        return None
+    return loader | set(keywords.parameters) - ({"phase"} if is_ours(cls) else set())
 
 
 def _known_dataset_keys(dataset: DatasetOptions) -> set[str] | None:
