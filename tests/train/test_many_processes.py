@@ -317,6 +317,7 @@ def test_torchrun_restarts_a_killed_training_which_ends_as_the_unbroken_one(imag
     script = tmp_path / "worker.py"
     script.write_text(WORKER)
     launch = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "--max-restarts=1"]
+    launch += ["--monitor-interval=2"]  # time for the survivor to speak before torchrun ends it
     command = [sys.executable, *launch, str(script), "train", "-opt", str(path), "--launcher", "pytorch"]
     done = subprocess.run([*command, "--auto_resume"], capture_output=True, text=True, env=environment(), timeout=280)
     _finish(*whole)
