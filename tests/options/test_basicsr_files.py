@@ -1,10 +1,12 @@
 """Option files with the keys of BasicSR's own (and Real-ESRGAN's) load unchanged."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from kdsr_arch.options import load_options
+from tests.helpers.messages import refuses
 
 IMAGES = """
     name: DIV2K
@@ -347,6 +349,85 @@ def test_keys_that_only_basicsr_needs_are_left_out_with_one_note(
     assert len(notes) == 1
     assert left_out <= {word.strip(",") for word in notes[0].split()}
     assert not left_out & {*opt.plain(), *(f"datasets.train.{key}" for key in opt.datasets["train"].plain())}
+
+
+STYLEGAN = train_file(
+    "StyleGAN2Model",
+    "\n    name: FFHQ\n    type: FFHQDataset\n    dataroot_gt: datasets/ffhq.lmdb\n    io_backend: {type: lmdb}\n"
+    "    use_hflip: true\n    mean: [0.5, 0.5, 0.5]\n    std: [0.5, 0.5, 0.5]\n    batch_size_per_gpu: 3",
+    "network_g: {type: StyleGAN2Generator, out_size: 256}\nnetwork_d: {type: StyleGAN2Discriminator, out_size: 256}",
+    f"  optim_d: {ADAM}\n  gan_opt: {{type: GANLoss, gan_type: wgan_softplus, loss_weight: 1}}\n"
+    "  net_d_iters: 1\n  net_d_init_iters: 0",
+    scale=1,
+).replace("  pixel_opt: {type: L1Loss, loss_weight: 1.0, reduction: mean}\n", "")
+
+
+@pytest.mark.parametrize(
+    ("changes", "key"),
+    [
+        ({"net_d_iters: 1": "net_d_iters: 2"}, "train.net_d_iters"),
+        ({"net_d_init_iters: 0": "net_d_init_iters: 100"}, "train.net_d_init_iters"),
+    ],
+)
+def test_a_key_that_the_model_does_not_read_may_say_what_happens_anyway(
+    tmp_path: Path, changes: dict[str, str], key: str
+) -> None:
+    assert load_text(STYLEGAN, tmp_path).train.net_d_iters == 1
+    with refuses(key, "StyleGAN2Model"):
+        load_text(STYLEGAN, tmp_path, changes)
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "names"),
+    [  # what BasicSR makes nothing of: keywords and losses that it has no more, a discriminator that it leaves aside
+        ("EDVR", {"num_frame: 5, deform": "num_frame: 5, ema_decay: 0.999, deform"}, ["network_g.ema_decay"]),
+        ("ESRGAN", {"type: PerceptualLoss": "type: GANFeatLoss"}, ["train.perceptual_opt", "GANFeatLoss"]),
+        ("EDVR", {"\npath:": "\nnetwork_d: {type: VGGStyleDiscriminator, num_in_ch: 3}\npath:"}, ["network_d"]),
+    ],
+)
+def test_what_basicsr_itself_cannot_use_is_refused(
+    tmp_path: Path, name: str, changes: dict[str, str], names: list[str]
+) -> None:
+    with refuses(*names):
+        load_text(TRAINING[name], tmp_path, changes)
+
+
+@pytest.mark.parametrize(
+    ("changes", "key", "file"),
+    [
+        ({"type: EDSR": "type: HAT"}, "network_g.type", "kdsr_arch/archs/"),
+        ({"model_type: SRModel": "model_type: HATModel\ntile: {}\ngt_usm: true"}, "model_type", "kdsr_arch/train/"),
+        ({"type: PairedImageDataset": "type: ImageNetPairs"}, "datasets.train.type", "kdsr_arch/data/"),
+    ],
+)
+def test_a_class_of_another_project_is_refused_with_the_way_to_bring_it(
+    tmp_path: Path, changes: dict[str, str], key: str, file: str
+) -> None:
+    with refuses(key, file, "docs/architecture.md", without=["gt_usm"]):
+        load_text(TRAINING["EDSR"], tmp_path, changes)
+
+
+def test_a_model_of_another_project_lies_in_the_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is BasicSR's kin, so it may read any key."""
+    from basicsr.models.sr_model import SRModel
+
+    from kdsr_arch.registry import MODEL_REGISTRY, names
+
+    names("model")
+    model: Any = type("HATModel", (SRModel,), {"__module__": "kdsr_arch.train.hat_model"})
+    monkeypatch.setitem(MODEL_REGISTRY._obj_map, "HATModel", model)
+    changes = {"model_type: SRModel": "model_type: HATModel\ntile: {tile_size: 256}"}
+    assert load_text(TRAINING["EDSR"], tmp_path, changes).plain()["tile"] == {"tile_size": 256}
+
+
+def load_text(text: str, folder: Path, changes: dict[str, str] | None = None) -> Any:
+    """Load a training file's text, with parts of it replaced."""
+    for old, new in (changes or {}).items():
+        assert old in text
+        text = text.replace(old, new)
+    path = folder / "a.yml"
+    path.write_text(text)
+    return load_options(path, is_train=True, root=folder)
 
 
 def test_the_table_of_keys_is_what_basicsr_reads() -> None:
