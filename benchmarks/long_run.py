@@ -5,8 +5,8 @@
 Trains the tiny `image` distillation of tiny_runs.py through the command line, with one loader process, TensorBoard,
 200 log lines, 40 checkpoints and 40 validations, and looks at its processes in /proc at every line of the log. Memory
 is the resident set of the training and its loader process; speed is processor time, which other programs on the machine
-disturb less than the clock. Both are medians: from a twentieth of the run to three, and of its last tenth. Files are
-the fewest open ones: saving, and batches on their way, open some for a moment.
+disturb less than the clock. All figures are medians: from a twentieth of the run to three, and of its last tenth;
+saving, and batches on their way, open files for a moment.
 """
 
 from __future__ import annotations
