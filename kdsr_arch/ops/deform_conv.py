@@ -15,7 +15,7 @@ CVPR 2019, eq. 1.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -182,7 +182,7 @@ class _DeformConv(torch.autograd.Function):
     """Value and gradient, block of rows by block of rows; the gradient samples again instead of keeping columns."""
 
     @staticmethod
-    def forward(ctx, x: Tensor, offset: Tensor, mask: Tensor | None, weight: Tensor, geo: _Geometry) -> Tensor:
+    def forward(ctx: Any, x: Tensor, offset: Tensor, mask: Tensor | None, weight: Tensor, geo: _Geometry) -> Tensor:
         ctx.geo = geo
         ctx.save_for_backward(x, offset, mask, weight)
         image, matrix = _grouped_image(x, geo), _weight_matrix(weight, geo)
@@ -197,7 +197,7 @@ class _DeformConv(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, grad_y: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, grad_y: Tensor) -> tuple[Tensor | None, ...]:
         with torch.autocast(grad_y.device.type, enabled=False):  # it may be called inside of one
             return *_gradients(ctx.geo, grad_y, *ctx.saved_tensors), None
 
