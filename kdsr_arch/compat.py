@@ -23,10 +23,12 @@ import types
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
-from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:  # importing it takes longer than all else here
+    from importlib.abc import Loader
 
 # torchvision registers fake implementations of these two at import; only the schema is needed, nothing ever runs.
 _SCHEMAS = (
@@ -52,7 +54,7 @@ def install() -> None:
         _alias_functional_tensor()
 
 
-class _Finder(MetaPathFinder):
+class _Finder:
     """Finds the packages to patch as Python would, and has their loaders wrapped."""
 
     def find_spec(
@@ -65,12 +67,12 @@ class _Finder(MetaPathFinder):
             spec = None if isinstance(finder, _Finder) else finder.find_spec(name, path, target)
             if spec is not None:
                 if spec.loader is not None:  # none: a folder without __init__.py
-                    spec.loader = _Patching(spec.loader, _AROUND[name])
+                    spec.loader = _Patching(spec.loader, _AROUND[name])  # type: ignore[assignment]  # importlib asks for its methods alone
                 return spec
         return None
 
 
-class _Patching(Loader):
+class _Patching:
     """Executes a package inside a context manager, and leaves it with its own loader."""
 
     def __init__(self, loader: Loader, around: Callable[[], AbstractContextManager[None]]) -> None:

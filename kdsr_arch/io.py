@@ -23,17 +23,16 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
+from kdsr_arch import MAX_PIXELS
 from kdsr_arch.errors import UserError
 
 try:
     import fcntl
 except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
-if TYPE_CHECKING:  # torch takes seconds to import, and this module is imported with the package
+if TYPE_CHECKING:  # torch takes seconds to import, which commands that need none are spared
     from torch import Tensor
 
-MAX_PIXELS = 178_956_970
-"""Pixels of one image or video frame: 13,377 x 13,377. Pillow refuses images beyond this by itself."""
 SAFETENSORS = ".safetensors"
 PACKAGE = "package:"
 _GROUPS, _DIGEST, _ABOUT = "kdsr_groups", "kdsr_sha256", "kdsr"

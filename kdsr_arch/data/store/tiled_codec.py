@@ -20,9 +20,10 @@ import cv2
 import numpy as np
 from PIL import Image
 
+from kdsr_arch import MAX_PIXELS
 from kdsr_arch.data.augment import Crop, check_crop
 from kdsr_arch.errors import UserError, nearest
-from kdsr_arch.io import MAX_PIXELS, too_large
+from kdsr_arch.io import too_large
 
 Buffer = bytes | bytearray | memoryview
 
