@@ -35,7 +35,7 @@ EDVR = {
 }
 FIT = {"type": "FitNetLoss", "at": "body.0", "loss_weight": 0.1}
 FAKD = {"type": "FAKDLoss", "affinity": "spatial", "at": "body.0", "loss_weight": 0.1}
-OUT = {"type": "L1Loss", "loss_weight": {"balance": 0.5, "window": 2}}
+OUT = {"type": "L1Loss", "loss_weight": {"balance": 0.5, "measurements": 2}}
 PSNR = {"psnr": {"type": "calculate_psnr", "crop_border": 2, "test_y_channel": True}}
 KINDS = ("image", "std", "staged")
 
@@ -86,7 +86,9 @@ def _std_options(data: Path) -> dict[str, Any]:
         "network_t": EDVR,
         "path": {"pretrain_network_t": str(data / "std_teacher.pth")},
         "train": {"distill_opt": {
-            "spatial": {"type": "SpatialAttentionLoss", "at": "f_sr", "loss_weight": {"balance": 0.1, "window": 2}},
+            "spatial": {
+                "type": "SpatialAttentionLoss", "at": "f_sr", "loss_weight": {"balance": 0.1, "measurements": 2},
+            },
             "temporal": {"type": "TemporalMemoryLoss", "at": "f_sr", "lstm": "trained", "loss_weight": 0.1},
             "output": {"type": "L1Loss", "loss_weight": {"schedule": [[0, 0.0], [50, 1.0]]}},
         }},

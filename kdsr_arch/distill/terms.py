@@ -21,7 +21,7 @@ from kdsr_arch.losses.base import DistillLoss
 from kdsr_arch.options.schema_train import DATA, TermOptions, WeightOptions
 from kdsr_arch.registry import build
 
-BALANCE_WINDOW = 10  # measurements whose median counts, where the option file does not say how many
+BALANCE_MEASUREMENTS = 10  # measurements whose median counts, where the option file does not say how many
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ class TermWeight(nn.Module):
         self.constant = 1.0 if given.constant is None else given.constant
         self.schedule = None if given.schedule is None else [(int(point), value) for point, value in given.schedule]
         self.balance = given.balance
-        self.ratios: deque[float] = deque(maxlen=given.window or BALANCE_WINDOW)
+        self.ratios: deque[float] = deque(maxlen=given.measurements or BALANCE_MEASUREMENTS)
 
     def at(self, iteration: int) -> float:
         """Return the weight of this iteration; a balance that was never measured counts as 0."""
@@ -104,12 +104,12 @@ class TermWeight(nn.Module):
         self.ratios = deque(state.tolist(), maxlen=self.ratios.maxlen)
 
     def describe(self) -> str:
-        """Describe it for the table of the dry run: ``0.1``, ``schedule 0:0 1000:0.1``, ``balance 0.3 (window 10)``."""
+        """Describe it for the table of the dry run: ``schedule 0:0 1000:0.1``, ``balance 0.3 (10 measurements)``."""
         parts = [] if self.constant == 1 and (self.schedule or self.balance is not None) else [f"{self.constant:g}"]
         if self.schedule is not None:
             parts.append("schedule " + " ".join(f"{i}:{w:g}" for i, w in self.schedule))
         if self.balance is not None:
-            parts.append(f"balance {self.balance:g} (window {self.ratios.maxlen})")
+            parts.append(f"balance {self.balance:g} ({self.ratios.maxlen} measurements)")
         return " x ".join(parts)
 
 

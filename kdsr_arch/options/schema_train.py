@@ -86,7 +86,7 @@ class WeightOptions(Section):
     balance: PositiveFloat | None = option(
         None, "Ratio r: the term's gradient on the student is kept at r times the pixel loss's."
     )
-    window: Positive | None = option(None, "How many measurements the balance is taken over. Default: 10.")
+    measurements: Positive | None = option(None, "How many measurements the balance is taken over. Default: 10.")
 
     def faults(self) -> Iterator[Fault]:
         """Refuse a schedule that is not a list of pairs in rising order."""
@@ -110,7 +110,7 @@ LossWeight = Annotated[
     Discriminator(
         _weight_form,
         custom_error_type="form",
-        custom_error_message="must be a number, {schedule: [[iteration, weight], ...]} or {balance: r, window: n}",
+        custom_error_message="must be a number, {schedule: [[iteration, weight], ...]} or {balance: ratio}",
     ),
 ]
 
@@ -175,8 +175,8 @@ class TermOptions(Component):
     layer_weights: list[Weight] | None = option(None, "A weight for each pair of taps when they are lists.")
     loss_weight: LossWeight = option(
         1.0,
-        "The term's weight: a number, {schedule: [[iteration, weight], ...]} (linear between), or {balance: r, window: "
-        "n} (the term's gradient on the student is kept at r times the pixel loss's).",
+        "The term's weight: a number, {schedule: [[iteration, weight], ...]} (linear between), or {balance: r, "
+        "measurements: n} (the term's gradient on the student is kept at r times the pixel loss's).",
     )
     adapter: Adapter = option(
         "auto",

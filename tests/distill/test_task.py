@@ -237,7 +237,7 @@ def test_schedules_switch_terms():
 
 def test_balance_holds_the_gradient_ratio():
     terms = {
-        "spatial": {**TERMS["spatial"], "loss_weight": {"balance": 0.3, "window": 5}},
+        "spatial": {**TERMS["spatial"], "loss_weight": {"balance": 0.3, "measurements": 5}},
         "output": {"type": "L1Loss", "loss_weight": {"balance": 2.0}},
     }
     task = make(terms)

@@ -36,11 +36,11 @@ def test_schedule_is_linear_between_points_and_constant_beyond(iteration, expect
 
 
 def test_balance_is_the_median_of_the_last_ratios():
-    weight = parsed({"balance": 0.5, "window": 3})
+    weight = parsed({"balance": 0.5, "measurements": 3})
     assert weight.wants_measure() and weight.at(1) == 0
     weight.record(2.0, 1.0)
     assert not weight.wants_measure() and weight.at(1) == pytest.approx(1.0)
-    for pixel in (4.0, 100.0, 6.0):  # 2 has left the window of three
+    for pixel in (4.0, 100.0, 6.0):  # 2 is no more among the last three
         weight.record(pixel, 1.0)
     assert weight.at(1) == pytest.approx(0.5 * 6)
 
@@ -59,7 +59,7 @@ def test_forms_multiply():
 
 
 def test_state_is_restored():
-    weight, other = (parsed({"balance": 0.3, "window": 4}) for _ in range(2))
+    weight, other = (parsed({"balance": 0.3, "measurements": 4}) for _ in range(2))
     for ratio in (1.0, 5.0, 2.0):
         weight.record(ratio, 1.0)
     other.load_state_dict(weight.state_dict())
@@ -72,4 +72,4 @@ def test_state_is_restored():
 def test_descriptions():
     assert parsed(0.1).describe() == "0.1"
     assert parsed({"schedule": [[0, 0], [10, 0.5]]}).describe() == "schedule 0:0 10:0.5"
-    assert parsed({"balance": 0.3, "window": 5}).describe() == "balance 0.3 (window 5)"
+    assert parsed({"balance": 0.3, "measurements": 5}).describe() == "balance 0.3 (5 measurements)"

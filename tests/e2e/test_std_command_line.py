@@ -69,7 +69,7 @@ def _training() -> dict[str, Any]:
     lstm = {"lstm": "pretrained", "pretrain_iters": 5}
     terms = {
         "motion": {"type": "MotionCompensationLoss", "student": "motion", "loss_weight": 0.01},
-        "spatial": {"type": "SpatialAttentionLoss", "at": "f_sr", "loss_weight": {"balance": 0.1, "window": 2}},
+        "spatial": {"type": "SpatialAttentionLoss", "at": "f_sr", "loss_weight": {"balance": 0.1, "measurements": 2}},
         "temporal": {"type": "TemporalMemoryLoss", "at": "f_sr", **lstm, "loss_weight": ramped},
         "output": {"type": "L1Loss", "loss_weight": 1.0},
     }

@@ -188,11 +188,14 @@ TERMS: list[tuple[dict[str, Any], str]] = [
     ({"loss_weight": -1}, "loss_weight: must be at least 0, got -1"),
     (
         {"loss_weight": "high"},
-        "loss_weight: must be a number, {schedule: [[iteration, weight], ...]} or {balance: r, window: n}",
+        "loss_weight: must be a number, {schedule: [[iteration, weight], ...]} or {balance: ratio}",
     ),
     ({"loss_weight": {"ramp": 1}}, "loss_weight: must be a number, {schedule"),
     ({"loss_weight": {"balance": 0}}, "loss_weight.balance: must be greater than 0, got 0"),
-    ({"loss_weight": {"balance": 1, "windw": 2}}, "loss_weight.windw: unknown key (did you mean 'window'?)"),
+    (
+        {"loss_weight": {"balance": 1, "mesurements": 2}},
+        "loss_weight.mesurements: unknown key (did you mean 'measurements'?)",
+    ),
     ({"loss_weight": {"schedule": [[10, 1], [5, 2]]}}, "loss_weight.schedule: must have rising iterations"),
     ({"loss_weight": {"schedule": [[10, 1, 2]]}}, "loss_weight.schedule: must be a list of [iteration, weight] pairs"),
     ({"adapter": "atuo"}, "adapter: must be 'auto' or 'none', not the text 'atuo' (did you mean 'auto'?)"),

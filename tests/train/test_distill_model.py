@@ -26,7 +26,7 @@ EDVR = {
 }
 STD = {
     "motion": {"type": "MotionCompensationLoss", "student": "motion", "loss_weight": 0.01},
-    "spatial": {"type": "SpatialAttentionLoss", "at": "f_sr", "loss_weight": {"balance": 0.1, "window": 2}},
+    "spatial": {"type": "SpatialAttentionLoss", "at": "f_sr", "loss_weight": {"balance": 0.1, "measurements": 2}},
     "temporal": {"type": "TemporalMemoryLoss", "at": "f_sr", "loss_weight": 0.1},
 }
 

@@ -36,10 +36,10 @@ METRICS = {"psnr": {"type": "calculate_psnr", "crop_border": 0, "test_y_channel"
 IMAGE_TERMS = {
     "fit": {"type": "FitNetLoss", "at": "head", "loss_weight": 0.1},
     "vid": {"type": "VIDLoss", "at": "up", "loss_weight": 0.01},
-    "out": {"type": "L1Loss", "loss_weight": {"balance": 0.5, "window": 2}},
+    "out": {"type": "L1Loss", "loss_weight": {"balance": 0.5, "measurements": 2}},
 }
 VIDEO_TERMS = {
-    "spatial": {"type": "SpatialAttentionLoss", "at": "f_sr", "loss_weight": {"balance": 0.1, "window": 3}},
+    "spatial": {"type": "SpatialAttentionLoss", "at": "f_sr", "loss_weight": {"balance": 0.1, "measurements": 3}},
     "temporal": {"type": "TemporalMemoryLoss", "at": "f_sr", "normalize": "teacher_rms", "loss_weight": 0.5},
     "output": {"type": "L1Loss", "loss_weight": 0.5},
 }

@@ -23,7 +23,7 @@ SMALL = {"type": "MSRResNet", "num_feat": 8, "num_block": 1, "upscale": 2}
 WIDE = {**SMALL, "num_feat": 12}
 TERMS = {
     "fit": {"type": "FitNetLoss", "at": "body.0", "loss_weight": 0.1},
-    "out": {"type": "L1Loss", "loss_weight": {"balance": 0.5, "window": 2}},
+    "out": {"type": "L1Loss", "loss_weight": {"balance": 0.5, "measurements": 2}},
 }
 NAN, INF = float("nan"), float("inf")
 

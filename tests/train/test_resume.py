@@ -22,7 +22,7 @@ from tests.helpers.messages import refuses
 TEACHER = {"type": "MSRResNet", "num_in_ch": 3, "num_out_ch": 3, "num_feat": 12, "num_block": 1, "upscale": 2}
 DISTILL = {
     "fit": {"type": "FitNetLoss", "at": "body.0", "loss_weight": 0.1},
-    "out": {"type": "L1Loss", "loss_weight": {"balance": 0.5, "window": 2}},
+    "out": {"type": "L1Loss", "loss_weight": {"balance": 0.5, "measurements": 2}},
 }
 STAGES = [
     {"iters": 3, "terms": ["fit"], "freeze": ["conv_last"]},
