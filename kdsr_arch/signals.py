@@ -75,13 +75,20 @@ def ending_on_signals() -> Iterator[None]:
             signal.signal(number, signal.SIG_DFL)
 
 
-def leave_signals_to_parent(needed_to_save: bool = False) -> None:
-    """Call in a worker process: it ignores SIGINT, which reaches the whole process group, and the parent answers.
+def become_worker(needed_to_save: bool = False) -> None:
+    """Call in a worker process: it has one thread and ignores SIGINT, which reaches the whole process group.
+
+    Parallelism comes from the workers, and the parent answers the signal.
 
     Args:
         needed_to_save: the worker also outlives the first SIGTERM, since a training needs it until it has saved; the
             second one comes from the parent, which ends its workers.
     """
+    import cv2  # a command without workers needs neither
+    import torch
+
+    cv2.setNumThreads(0)
+    torch.set_num_threads(1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if needed_to_save:
         signal.signal(signal.SIGTERM, lambda *_: signal.signal(signal.SIGTERM, signal.SIG_DFL))

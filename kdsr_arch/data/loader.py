@@ -29,7 +29,7 @@ from kdsr_arch.options.schema import Options
 from kdsr_arch.options.schema_data import DatasetOptions
 from kdsr_arch.parallel import distributed
 from kdsr_arch.registry import build
-from kdsr_arch.signals import leave_signals_to_parent
+from kdsr_arch.signals import become_worker
 
 _QUEUE = 2  # batches that each worker loads ahead
 
@@ -151,12 +151,7 @@ def _collate(samples: list[Any]) -> Any:
 
 
 def _start_worker(worker: int) -> None:
-    """Leave each worker one thread: parallelism comes from the workers."""
-    import cv2
-
-    leave_signals_to_parent(needed_to_save=True)
-    cv2.setNumThreads(0)
-    torch.set_num_threads(1)
+    become_worker(needed_to_save=True)
 
 
 # ------------------------------------------------------------------------------------------------------------- batches

@@ -26,6 +26,7 @@ from kdsr_arch.parallel import distributed
 
 FORMAT = "kdsr-training-state"
 VERSION = 1
+STATES = r"(\d+)\.state"
 
 
 # ---------------------------------------------------------------------------------------------- random states
@@ -139,7 +140,7 @@ def find_latest(folder: Path, mine: Mapping[str, str]) -> tuple[Path | None, dic
         Its path and content, or two None; and why newer ones were passed over.
     """
     passed: list[str] = []
-    for _, path in reversed(numbered(folder, r"(\d+)\.state")):
+    for _, path in reversed(numbered(folder, STATES)):
         try:
             return path, load_state(path, mine), passed
         except UserError as error:

@@ -18,9 +18,9 @@ from kdsr_arch.errors import UserError
 from kdsr_arch.io import lock_file, remove_leftovers, require_safetensors, save_tensors, write_bytes, write_groups
 from kdsr_arch.log import get_logger
 from kdsr_arch.options.schema import Options
-from kdsr_arch.train.checkpoint import FORMAT, VERSION, numbered
+from kdsr_arch.train.checkpoint import FORMAT, STATES, VERSION, numbered
 
-_STATES = r"(\d+)\.state"
+_STAMP = "%Y%m%d_%H%M%S"
 # net_g_500.pth, but not net_g_best_psnr_500.pth
 _NETWORKS = r"net_(?:(?!best_)[^_]+_)+?(\d+)\.(?:pth|safetensors)"
 
@@ -74,7 +74,7 @@ class Checkpoints:
         head = {"format": FORMAT, "version": VERSION, "iter": iteration, "fingerprint": self.fingerprint}
         save_tensors({**head, **state}, self.states / f"{iteration}.state")
         if self.keep_last > 0:
-            states = numbered(self.states, _STATES)
+            states = numbered(self.states, STATES)
             kept = [number for number, _ in states if number <= iteration][-self.keep_last :]
             for number, path in (*states, *numbered(self.models, _NETWORKS)):
                 if number < kept[0]:
@@ -122,10 +122,9 @@ class Checkpoints:
         Raises:
             UserError: the folder cannot be made or a file not be moved.
         """
-        if not any(iteration > position for iteration, _ in numbered(self.states, _STATES)):
+        if not any(iteration > position for iteration, _ in numbered(self.states, STATES)):
             return None
-        names = (f"set_aside_{time.strftime('%Y%m%d_%H%M%S')}{tail}" for tail in ("", *(f"_{n}" for n in range(2, 99))))
-        target = next(path for path in map(self.root.joinpath, names) if not path.exists())
+        target = _unused(self.root / f"set_aside_{time.strftime(_STAMP)}")
         try:
             for path in [*self._beyond(position)]:
                 place = target / path.parent.name
@@ -148,7 +147,7 @@ class Checkpoints:
             yield from (path for path in self.models.iterdir() if re.fullmatch(r"net_.+_best\.\w+", path.name))
             yield self.models / "best.json"
         yield from (path for path in self.models.iterdir() if re.fullmatch(r"net_.+_latest\.\w+", path.name))
-        files = (*numbered(self.models, r"net_.+_(\d+)\.\w+"), *numbered(self.states, _STATES))
+        files = (*numbered(self.models, r"net_.+_(\d+)\.\w+"), *numbered(self.states, STATES))
         yield from (path for iteration, path in files if iteration > position)
 
 
@@ -164,10 +163,9 @@ def open_folder(opt: Options, checkpoints: Checkpoints, position: int) -> str:
     Raises:
         OSError: it cannot be written.
     """
-    stamp, root = time.strftime("%Y%m%d_%H%M%S"), opt.folder
+    stamp, root = time.strftime(_STAMP), opt.folder
     if not position and root.exists():
-        names = (f"{root.name}_archived_{stamp}{tail}" for tail in ("", *(f"_{n}" for n in range(2, 1000))))
-        target = next(path for path in map(root.with_name, names) if not path.exists())
+        target = _unused(root.with_name(f"{root.name}_archived_{stamp}"))
         os.rename(root, target)
         get_logger().info(f"{root} exists: it was renamed to {target.name}")
     checkpoints.make_folders()
@@ -178,6 +176,12 @@ def open_folder(opt: Options, checkpoints: Checkpoints, position: int) -> str:
         text = (head + opt.source.read_text(encoding="utf-8")).encode()
         write_bytes(root / opt.source.name, text)  # it may be the file that is read
     return stamp
+
+
+def _unused(path: Path) -> Path:
+    """Return the path, or the first of PATH_2, PATH_3, ... that is not there."""
+    names = (path.name, *(f"{path.name}_{n}" for n in range(2, 1000)))
+    return next(each for each in map(path.with_name, names) if not each.exists())
 
 
 @contextmanager

@@ -14,7 +14,7 @@ from concurrent.futures.process import BrokenProcessPool
 from typing import TypeVar
 
 from kdsr_arch.errors import UserError
-from kdsr_arch.signals import leave_signals_to_parent
+from kdsr_arch.signals import become_worker
 
 In = TypeVar("In")
 Out = TypeVar("Out")
@@ -23,12 +23,7 @@ _BATCH = 4  # items that go to a process at once: small frames take no longer th
 
 def _start(parent: int) -> None:
     """Start a worker: one thread, interrupts left to the parent, and an end with the parent."""
-    import cv2
-    import torch
-
-    leave_signals_to_parent()
-    cv2.setNumThreads(0)
-    torch.set_num_threads(1)
+    become_worker()
     threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
 
 
