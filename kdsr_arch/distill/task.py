@@ -111,6 +111,7 @@ class DistillTask(nn.Module):
         self._frozen: tuple[str, ...] = ()
         self._still: list[nn.Module] = []
         self._inert: set[str] = set()  # terms that were warned of
+        self.static_weights: dict[str, Tensor] = {}  # read in place of the numbers while a CUDA graph is recorded
         self.to(device)
         self.reports = self._dry_run({key: _first(sample[key]) for key in ("lq", "gt", "teacher") if key in sample})
         self._trainable = {p: p.requires_grad for p in self.parameters()}
@@ -180,6 +181,13 @@ class DistillTask(nn.Module):
     def _stage(self, iteration: int) -> Stage:
         return next(stage for stage in self._stages if iteration <= stage.last)
 
+    def stage_number(self, iteration: int) -> int:
+        """Return the number of the stage that an iteration belongs to."""
+        return self._stages.index(self._stage(iteration))
+
+    def _active(self, iteration: int) -> list[Term]:
+        return [t for t in self._terms() if t.name in self._stage(iteration).terms and t.runs(iteration)]
+
     def set_stage(self, iteration: int) -> None:
         """Freeze and thaw as the iteration's stage says: parameters, and the statistics of normalization layers, which
         are then used as they stand. Safe to repeat, in any order.
@@ -207,7 +215,7 @@ class DistillTask(nn.Module):
             iteration: counted from 1; it alone decides the active terms and the schedules.
         """
         lq, gt, stage = batch["lq"], batch["gt"], self._stage(iteration)
-        active = [t for t in self._terms() if t.name in stage.terms and t.runs(iteration)]
+        active = self._active(iteration)
         theirs = self._teacher_features(active, batch)
         sr, taps = self._student.run(batch, self._paths(active, "student"))
         with torch.autocast(lq.device.type, enabled=False):
@@ -225,8 +233,17 @@ class DistillTask(nn.Module):
             shown = [*(["l_pix"] if PIXEL in stage.terms else []), *(f"l_{term.name}" for term in active)]
             if not shown:
                 raise UserError(f"train: no loss is active in iteration {iteration}: check stages and weights")
-            output.losses = {name: output.raw[name] * output.weights[name] for name in shown}
+            weights = output.weights | self.static_weights
+            output.losses = {name: output.raw[name] * weights[name] for name in shown}
         return output
+
+    def known_weights(self, iteration: int) -> dict[str, float] | None:
+        """Return the weights of the losses that an iteration trains; None where a balance is to be measured first."""
+        active = self._active(iteration)
+        if any(term.weight.wants_measure() and term.reaches_student() for term in active):
+            return None
+        pixel = {"l_pix": self._pixel_weight.at(iteration)} if PIXEL in self._stage(iteration).terms else {}
+        return pixel | {f"l_{term.name}": term.weight_at(iteration) for term in active}
 
     def after_step(self, output: TaskOutput, iteration: int) -> None:
         """Tell the losses that ask for it their value; to be called after the optimizer's step."""

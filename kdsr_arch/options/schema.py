@@ -52,6 +52,11 @@ class TeacherOptions(Section):
 
     amp: Amp = option("no", "Precision of the teacher's forward pass: 'no', 'bf16', 'fp16'.")
     compile: bool = option(False, "Run the teacher through torch.compile.")
+    self_ensemble: bool = option(
+        False,
+        "The teacher is the mean over the eight flips and rotations of its input (x8 self-ensemble): better, and eight "
+        "times as slow, so best stored with `kdsr cache-teacher`. Only its output can be tapped.",
+    )
 
 
 class Pretrained(NamedTuple):

@@ -20,6 +20,7 @@ class Batches(Iterator[Batch]):
 
     def __init__(self, data: Sequence[Batch] = ()) -> None:
         self._data = iter(data)
+        self.expand = lambda batch: batch
 
     def __next__(self) -> Batch:
         return next(self._data)

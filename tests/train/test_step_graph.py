@@ -1,0 +1,78 @@
+"""A step recorded as a CUDA graph trains as the plain step does."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from kdsr_arch.train.step_graph import make_capturable
+from tests.helpers.messages import refuses
+from tests.helpers.trainers import make_trainer, train
+
+SMALL = {"type": "MSRResNet", "num_feat": 8, "num_block": 1, "upscale": 2}
+cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+
+
+def options(num_gpu=1, **changes):
+    base = {"total_iter": 30, "optim_g": {"type": "Adam", "lr": 1e-3}, "pixel_opt": {"type": "L1Loss"},
+            "scheduler": {"type": "CosineAnnealingLR", "T_max": 30}, "ema_decay": 0.9, "cuda_graph": True}  # fmt: skip
+    return {"scale": 2, "network_g": SMALL, "num_gpu": num_gpu, "train": {**base, **changes}}
+
+
+def images(count, device):
+    generator = torch.Generator().manual_seed(5)
+    made = [(torch.rand(4, 3, 8, 8, generator=generator), torch.rand(4, 3, 16, 16, generator=generator))
+            for _ in range(count)]  # fmt: skip
+    return [{"lq": lq.to(device), "gt": gt.to(device)} for lq, gt in made]
+
+
+def trained(count=30, **changes):
+    torch.manual_seed(1)
+    data = images(count, "cuda")
+    trainer = make_trainer(options(**changes), data[0])
+    with trainer.graph.on_stream() if trainer.graph else torch.no_grad().__class__():
+        train(trainer, data)
+    return trainer
+
+
+@cuda
+@pytest.mark.parametrize("changes", [{}, {"grad_clip": 0.01}, {"amp": "bf16"}, {"channels_last": True}],
+                         ids=["plain", "clipped", "bf16", "channels_last"])  # fmt: skip
+def test_a_recorded_training_is_the_plain_one(changes):
+    plain, recorded = trained(cuda_graph=False, **changes), trained(**changes)
+    assert recorded.graph._graph is not None and plain.graph is None
+    for ours, theirs in zip(recorded.model.ema.net.parameters(), plain.model.ema.net.parameters(), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=2e-5)
+    assert recorded.figures()["l_pix"] == pytest.approx(plain.figures()["l_pix"], rel=1e-4)
+
+
+@cuda
+def test_weights_that_change_reach_the_recorded_step():
+    schedule = {"constant": 1.0, "schedule": [[0, 1.0], [20, 0.25]]}
+    terms = {
+        "distill_opt": {"edges": {"type": "L1Loss", "teacher": "gt", "student": "output", "loss_weight": schedule}}
+    }
+    plain, recorded = trained(cuda_graph=False, ratio_freq=7, **terms), trained(ratio_freq=7, **terms)
+    for name, value in plain.figures().items():
+        assert recorded.figures()[name] == pytest.approx(value, rel=1e-3)
+
+
+def test_without_cuda_the_steps_run_one_by_one():
+    data = images(3, "cpu")
+    trainer = make_trainer(options(num_gpu=0), data[0])
+    assert trainer.graph is None
+    train(trainer, data)
+
+
+def test_counters_of_a_resumed_optimizer_go_to_the_device():
+    parameter = torch.nn.Parameter(torch.ones(3))
+    optimizer = torch.optim.Adam([parameter])
+    parameter.grad = torch.ones(3)
+    optimizer.step()
+    make_capturable(optimizer)
+    assert optimizer.param_groups[0]["capturable"] and optimizer.state[parameter]["step"].item() == 1
+
+
+def test_an_optimizer_that_asks_the_gpu_is_refused():
+    with refuses("Adagrad cannot be recorded"):
+        make_capturable(torch.optim.Adagrad([torch.nn.Parameter(torch.ones(3))]))
