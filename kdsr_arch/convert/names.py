@@ -110,6 +110,44 @@ def fsrcnn_from_yjn870(state: Mapping[str, Tensor]) -> State:
     return rename(state, table)
 
 
+_EDGE_BRANCHES = ("conv1x1_sbx", "conv1x1_sby", "conv1x1_lpl")
+
+
+def ecb_from_official(state: Mapping[str, Tensor]) -> State:
+    """Convert one block of ECBSR with its branches: ``conv3x3.weight``, ``conv1x1_sbx.k0``, ... to our ``ECB``'s.
+
+    The biases behind the branches are summed; those before the edge filters have no effect.
+    """
+    import torch
+
+    edges = [{part: state[f"{branch}.{part}"] for part in ("k0", "scale", "bias")} for branch in _EDGE_BRANCHES]
+    return {
+        "weight": state["conv3x3.weight"],
+        "bias": sum((edge["bias"] for edge in edges), state["conv3x3.bias"] + state["conv1x1_3x3.b1"]),
+        "expand": state["conv1x1_3x3.k0"].flatten(1),
+        "expand_bias": state["conv1x1_3x3.b0"],
+        "squeeze": state["conv1x1_3x3.k1"],
+        "edge": torch.stack([edge["k0"].flatten(1) for edge in edges]),
+        "edge_scale": torch.stack([edge["scale"].flatten() for edge in edges]),
+    }
+
+
+def ecbsr_from_official(state: Mapping[str, Tensor]) -> State:
+    """Rename ECBSR for ``PlainSR``: ``backbone.N`` is the head, the body's layers, or the tail, folded or not."""
+    last = max(int(name.split(".")[1]) for name in state)
+    out: State = {}
+    for i in range(last + 1):
+        layer = {name.split(".", 2)[2]: value for name, value in state.items() if name.startswith(f"backbone.{i}.")}
+        place = "head" if i == 0 else f"body.{i - 1}"
+        conv, act = ("tail.", "") if i == last else (f"{place}.0.", f"{place}.1.weight")
+        folded = {name.removeprefix("0."): value for name, value in layer.items() if name.startswith("0.")}
+        whole = ecb_from_official(layer) if "conv3x3.weight" in layer else folded
+        out |= {f"{conv}{name}": value for name, value in whole.items()}
+        if act:
+            out[act] = layer["act.weight" if "act.weight" in layer else "1.weight"]
+    return out
+
+
 def edsr_from_fakd(state: Mapping[str, Tensor]) -> State:
     """Rename EDSR of FAKD, whose body comes in three parts of blocks numbered anew."""
     sizes = [1 + max((int(n.split(".")[1]) for n in state if n.startswith(f"body{i}.")), default=-1) for i in (1, 2)]

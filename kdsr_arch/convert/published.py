@@ -109,6 +109,15 @@ def imdn_options(state: State) -> Options:
     return {"scale": round((last / 3) ** 0.5), "num_feat": width, "num_block": _count(state, r"IMDB(\d+)\.") - 1}
 
 
+def plainsr_options(state: State) -> Options:
+    """Read PlainSR's of an ECBSR: scale, channels, width, number of blocks, and whether it is folded."""
+    plain = "tail.edge" not in state
+    width, channels = state["head.0.weight"].shape[:2]
+    scale = round((state["tail.bias"].shape[0] / channels) ** 0.5)
+    size = {"scale": scale, "num_in_ch": channels, "num_feat": width, "num_block": _count(state, r"body\.(\d+)\.")}
+    return {**size, "block": "plain" if plain else "ecb", "act": "prelu", "residual": "repeat"}
+
+
 def rcan_options(state: State) -> Options:
     """Read RCAN's: width, groups, blocks in each, squeeze factor and scale."""
     width = state["conv_first.weight"].shape[0]
@@ -198,6 +207,11 @@ SOURCES = {
         Source("idn-caffe", "IDN, Zheng222/IDN-Caffe (blobs as npz)", "IDN", ("conv3_6", "down1", "upsample"),
                names.idn_from_caffe, idn_options, ANY_SCALE),
         Source("imdn", "IMDN, Zheng222/IMDN", "IMDN", (r"IMDB1\.cca", "LR_conv", "fea_conv"), dict, imdn_options),
+        Source("ecbsr", "ECBSR folded, ECNUSR/ETDS", "PlainSR", (r"backbone\.0\.0\.weight", r"backbone\.0\.1\."),
+               names.ecbsr_from_official, plainsr_options),
+        Source("ecbsr-branches", "ECBSR in training form, BasicSR or xindongzhang/ECBSR", "PlainSR",
+               (r"backbone\.0\.conv1x1_lpl\.k0", r"backbone\.0\.act\.weight"), names.ecbsr_from_official,
+               plainsr_options, "the weights do not tell whether blocks add their input; taken as published, without"),
         Source("rcan", "RCAN, yulunzhang/RCAN", "RCANTapped", (r"body\.0\.body\.0\.body\.3\.conv_du", r"tail\.1"),
                _table(names.RCAN_OFFICIAL), rcan_options),
         Source("rcan-fakd", "RCAN of FAKD", "RCANTapped", (r"body_group0\.body\.0", "body_tail"), names.rcan_from_fakd,

@@ -10,6 +10,7 @@ from torch import nn
 from kdsr_arch.archs import san_arch
 from kdsr_arch.archs.arch_util import SubPixelDeconv
 from kdsr_arch.archs.carn_arch import CARN, CARN_M
+from kdsr_arch.archs.ecbsr_arch import PlainSR
 from kdsr_arch.archs.fsrcnn_arch import FSRCNN
 from kdsr_arch.archs.idn_arch import IDN
 from kdsr_arch.archs.imdn_arch import IMDN
@@ -198,6 +199,7 @@ COUNTS = [
     (lambda: PISRTeacher({"type": "FSRCNN"}), 98_728), (lambda: PISRTeacher({"type": "FSRCNN"}).encoder, 86_084),
     (lambda: SAN(4), 15_862_584), (lambda: SAN(4, num_group=6), 4_997_618),
     (lambda: IMDN(2), 694_404), (lambda: IMDN(3), 703_059), (lambda: IMDN(4), 715_176),
+    (lambda: PlainSR(4), 16_768), (lambda: PlainSR(4, num_feat=32), 51_920), (lambda: PlainSR(2), 11_548),
 ]  # fmt: skip
 
 
@@ -234,7 +236,8 @@ SMALL = [
     TNSR(2, num_feat=4, num_block=3), SNSR(3, num_feat=4), SNSR(4, num_feat=4), FSRCNN(3, d=6, s=4, m=2),
     VDSR(2, num_feat=4, num_layer=4), IDN(3, num_feat=16, num_block=2), IDN(2, "rgb", num_feat=16, num_block=1),
     CARN(3, num_feat=4), CARN_M(4, num_feat=8, group=2), EDSRTapped(num_feat=4, num_block=3, upscale=3),
-    SAN(2, 3, 1, 16, 4), IMDN(3, 16, 2),
+    SAN(2, 3, 1, 16, 4), IMDN(3, 16, 2), PlainSR(3, 1, 8, 2, "ecb", "relu", "bicubic"),
+    PlainSR(2, 3, 8, 0, "conv3xc", "prelu", "none"),
     RCANTapped(num_feat=8, num_group=3, num_block=1, squeeze_factor=4),
 ]  # fmt: skip
 

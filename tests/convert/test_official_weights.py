@@ -43,6 +43,12 @@ def expected():
     ]  # fmt: skip
 
 
+NEWER = [  # Set5, measured with the authors' code
+    ("ECBSR/ECBSR_M4C16_x4.pth", "ecbsr", 4, 30.89), ("ECBSR/ECBSR_M4C16_x2.pth", "ecbsr", 2, 37.17),
+    ("ECBSR/ECBSR_M4C32_x4.pth", "ecbsr", 4, 31.25), ("ECBSR/ECBSR_M4C32_x2.pth", "ecbsr", 2, 37.40),
+]  # fmt: skip
+
+
 def read(path):
     return torch.from_numpy(cv2.imread(str(path))[..., ::-1].copy()).permute(2, 0, 1)[None].float() / 255
 
@@ -72,6 +78,15 @@ def test_psnr_on_set5(case, shared_data):
     net.load_state_dict(done.params)
     with torch.inference_mode():
         assert set5_psnr(net, scale, shared_data / "sisr_test" / "Set5") == pytest.approx(value, abs=tolerance)
+
+
+@pytest.mark.parametrize("case", NEWER, ids=str)
+def test_newer_weights_on_set5(case, shared_data):
+    file, source, scale, value = case
+    path = shared_data / "weights" / file
+    if not path.is_file():
+        pytest.skip(f"no {path}")
+    test_psnr_on_set5((path, source, scale, value, 0.01), shared_data)
 
 
 OFFICIAL = [
