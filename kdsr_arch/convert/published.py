@@ -109,6 +109,12 @@ def imdn_options(state: State) -> Options:
     return {"scale": round((last / 3) ** 0.5), "num_feat": width, "num_block": _count(state, r"IMDB(\d+)\.") - 1}
 
 
+def smfanet_options(state: State) -> Options:
+    """Read SMFANet's: scale, width and number of blocks."""
+    last, width = state["to_img.0.weight"].shape[:2]
+    return {"scale": round((last / 3) ** 0.5), "num_feat": width, "num_block": _count(state, r"feats\.(\d+)\.")}
+
+
 def plainsr_options(state: State) -> Options:
     """Read PlainSR's of an ECBSR: scale, channels, width, number of blocks, and whether it is folded."""
     plain = "tail.edge" not in state
@@ -207,6 +213,8 @@ SOURCES = {
         Source("idn-caffe", "IDN, Zheng222/IDN-Caffe (blobs as npz)", "IDN", ("conv3_6", "down1", "upsample"),
                names.idn_from_caffe, idn_options, ANY_SCALE),
         Source("imdn", "IMDN, Zheng222/IMDN", "IMDN", (r"IMDB1\.cca", "LR_conv", "fea_conv"), dict, imdn_options),
+        Source("smfanet", "SMFANet and SMFANet+, Zheng-MJ/SMFANet", "SMFANet", (r"feats\.0\.smfa\.belt", "to_img"),
+               dict, smfanet_options),
         Source("ecbsr", "ECBSR folded, ECNUSR/ETDS", "PlainSR", (r"backbone\.0\.0\.weight", r"backbone\.0\.1\."),
                names.ecbsr_from_official, plainsr_options),
         Source("ecbsr-branches", "ECBSR in training form, BasicSR or xindongzhang/ECBSR", "PlainSR",

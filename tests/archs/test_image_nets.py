@@ -17,6 +17,7 @@ from kdsr_arch.archs.imdn_arch import IMDN
 from kdsr_arch.archs.pisr_arch import PISRTeacher
 from kdsr_arch.archs.rcan_arch import EDSRTapped, RCANTapped, fakd_groups
 from kdsr_arch.archs.san_arch import SAN
+from kdsr_arch.archs.smfanet_arch import SMFANet
 from kdsr_arch.archs.srkd_arch import SNSR, TNSR
 from kdsr_arch.archs.vdsr_arch import VDSR
 from kdsr_arch.convert.published import SOURCES, convert_state
@@ -200,6 +201,7 @@ COUNTS = [
     (lambda: SAN(4), 15_862_584), (lambda: SAN(4, num_group=6), 4_997_618),
     (lambda: IMDN(2), 694_404), (lambda: IMDN(3), 703_059), (lambda: IMDN(4), 715_176),
     (lambda: PlainSR(4), 16_768), (lambda: PlainSR(4, num_feat=32), 51_920), (lambda: PlainSR(2), 11_548),
+    (lambda: SMFANet(4), 197_328), (lambda: SMFANet(4, 48, 12), 495_888), (lambda: SMFANet(2, 48, 12), 480_300),
 ]  # fmt: skip
 
 
@@ -236,7 +238,7 @@ SMALL = [
     TNSR(2, num_feat=4, num_block=3), SNSR(3, num_feat=4), SNSR(4, num_feat=4), FSRCNN(3, d=6, s=4, m=2),
     VDSR(2, num_feat=4, num_layer=4), IDN(3, num_feat=16, num_block=2), IDN(2, "rgb", num_feat=16, num_block=1),
     CARN(3, num_feat=4), CARN_M(4, num_feat=8, group=2), EDSRTapped(num_feat=4, num_block=3, upscale=3),
-    SAN(2, 3, 1, 16, 4), IMDN(3, 16, 2), PlainSR(3, 1, 8, 2, "ecb", "relu", "bicubic"),
+    SAN(2, 3, 1, 16, 4), IMDN(3, 16, 2), SMFANet(3, 8, 2), PlainSR(3, 1, 8, 2, "ecb", "relu", "bicubic"),
     PlainSR(2, 3, 8, 0, "conv3xc", "prelu", "none"),
     RCANTapped(num_feat=8, num_group=3, num_block=1, squeeze_factor=4),
 ]  # fmt: skip
@@ -247,7 +249,7 @@ def test_traits_and_taps(net):
     """Output size and channels, every tap fires, f_sr is of HR size and f_lr of LR size, gradients are complete."""
     traits = traits_of(net)
     channels = 1 if traits.color == "y" else 3
-    h, w = 7, 10
+    h, w = max(7, traits.min_size), 10
     factor = traits.scale if traits.upsampled_input else 1
     paths = sorted(set(traits.taps.values()))
     with Recorder(net, paths) as taps:

@@ -44,6 +44,8 @@ def expected():
 
 
 NEWER = [  # Set5, measured with the authors' code
+    ("SMFANet/SMFANet_DF2K_x4.pth", "smfanet", 4, 32.25), ("SMFANet/SMFANet_plus_DF2K_x4.pth", "smfanet", 4, 32.51),
+    pytest.param(("SMFANet/SMFANet_plus_DF2K_x2.pth", "smfanet", 2, 38.19), marks=pytest.mark.slow),
     ("ECBSR/ECBSR_M4C16_x4.pth", "ecbsr", 4, 30.89), ("ECBSR/ECBSR_M4C16_x2.pth", "ecbsr", 2, 37.17),
     ("ECBSR/ECBSR_M4C32_x4.pth", "ecbsr", 4, 31.25), ("ECBSR/ECBSR_M4C32_x2.pth", "ecbsr", 2, 37.40),
 ]  # fmt: skip
