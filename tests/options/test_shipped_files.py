@@ -28,7 +28,8 @@ def frames(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def _on_small_data(opt: Options, frames: Path) -> None:
     """Put one small clip, or its frames as images, in place of the data, with small crops."""
     for _, dataset in opt.all_datasets():
-        for key in ("dataroot_lq", "meta_info_file", "clips", "exclude", "frames", "prepare", "filename_tmpl"):
+        unset = ["dataroot_lq", "meta_info_file", "clips", "exclude", "frames", "prepare", "filename_tmpl"]
+        for key in (*unset, "teacher_cache"):
             setattr(dataset, key, None)
         if dataset.dataroot_gt:
             dataset.dataroot_gt = str(frames if "Image" in dataset.type else frames.parent)
