@@ -8,7 +8,9 @@ one of the two packages, from anywhere and in any order, and applies these patch
 2. ``torchvision.transforms.functional_tensor`` is gone since torchvision 0.17; basicsr still imports it.
 3. ``torchvision.ops.deform_conv2d`` without compiled operators is replaced by :mod:`kdsr_arch.ops.deform_conv`, so
    that every deformable BasicSR network (EDVR, BasicVSR++, ...) runs everywhere.
-4. basicsr compares versions through ``distutils``, which warns at every call of a deformable convolution and is no
+4. ``DCNv2Pack`` of basicsr looks at its offsets at every forward, for which a GPU is waited for, and floods the log
+   where they are large: :mod:`kdsr_arch.ops.offset_monitor` watches them instead.
+5. basicsr compares versions through ``distutils``, which warns at every call of a deformable convolution and is no
    part of Python 3.12.
 
 This is the one module that touches ``sys.modules`` or patches a third-party package. It imports nothing heavy.
@@ -129,12 +131,26 @@ def _around_basicsr() -> Iterator[None]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # escape sequences and deprecations of a 2022 release
             yield
+            _let_alignments_run()
     finally:  # the rest of the program keeps the distutils it had
         for name, module in saved.items():
             if module is None:
                 sys.modules.pop(name, None)
             else:
                 sys.modules[name] = module
+
+
+def _let_alignments_run() -> None:
+    import torch
+    import torchvision
+    from basicsr.archs.arch_util import DCNv2Pack
+
+    def forward(self: Any, x: Any, feat: Any) -> Any:
+        *offsets, mask = self.conv_offset(feat).chunk(3, dim=1)
+        sides = self.stride, self.padding, self.dilation
+        return torchvision.ops.deform_conv2d(x, torch.cat(offsets, 1), self.weight, self.bias, *sides, mask.sigmoid())
+
+    DCNv2Pack.forward = forward
 
 
 _AROUND: dict[str, Callable[[], AbstractContextManager[None]]] = {

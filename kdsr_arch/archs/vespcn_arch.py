@@ -60,8 +60,7 @@ class MotionCompensation(nn.Module):
         """
         batch, num_frame, _, height, width = x.shape
         center = num_frame // 2
-        order = [i for i in range(num_frame) if i != center]
-        neighbors = x[:, order].flatten(0, 1)
+        neighbors = torch.cat((x[:, :center], x[:, center + 1 :]), 1).flatten(0, 1)
         target = x[:, center]
         flow = self.flow(target.repeat_interleave(num_frame - 1, 0), neighbors)
         warped = backward_warp(neighbors, flow, border="border")

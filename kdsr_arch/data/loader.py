@@ -216,7 +216,7 @@ class Batches(Iterator[dict[str, Any]]):
             num_workers=workers,
             worker_init_fn=_start_worker,
             prefetch_factor=_QUEUE if workers else None,
-            pin_memory=torch.cuda.is_available(),
+            pin_memory=on_cuda,
             # it draws a base seed when it starts: from a generator of its own, so that the training's stays as it is
             generator=torch.Generator().manual_seed(0),
         )

@@ -247,11 +247,11 @@ class DistillTask(nn.Module):
 
     def after_step(self, output: TaskOutput, iteration: int) -> None:
         """Tell the losses that ask for it their value; to be called after the optimizer's step."""
-        for term in self._terms():
-            name = f"l_{term.name}"
-            if term.listens and name in output.raw:
-                value = {name: float(output.raw[name].detach())}  # waits for the device
-                term.loss.after_step(distributed.mean_values(value)[name], iteration)
+        listening = [term for term in self._terms() if term.listens and f"l_{term.name}" in output.raw]
+        values = [output.raw[f"l_{term.name}"].detach().clone() for term in listening]
+        distributed.average(values)
+        for term, value in zip(listening, values, strict=True):
+            term.loss.after_step(value, iteration)
 
     def measure(self, output: TaskOutput, iteration: int) -> dict[str, float]:
         """Measure each term's weighted gradient on the student over the pixel loss's, before ``backward``.

@@ -118,12 +118,18 @@ class Runner:
 
     def _windows(self, frames: Tensor, index: Sequence[Sequence[int]], net: nn.Module) -> Tensor:
         """Restore one frame of (B, T, C, h, w) for each list of frame numbers in ``index``: (B, N, C, H, W)."""
+        first, width = index[0][0], len(index[0])
         used = sorted({i for window in index for i in window})
-        frames = frames[:, used]
+        # as in training: a list of numbers would have to be sent to a GPU, and waited for
+        sliding = [*map(list, index)] == [[*range(i, i + width)] for i in range(first, first + len(index))]
+        frames = frames[:, first : used[-1] + 1] if sliding else frames[:, used]
         if self.traits.upsampled_input:  # each frame once, however many windows share it
             frames = upsample_bicubic(frames, self.traits.scale)
-        where = torch.tensor([[used.index(i) for i in window] for window in index], device=frames.device)
-        batch = frames[:, where].flatten(0, 1)
+        if sliding:
+            windows = frames.unfold(1, width, 1).movedim(-1, 2)
+        else:
+            windows = frames[:, torch.tensor([[used.index(i) for i in window] for window in index])]
+        batch = windows.flatten(0, 1).contiguous()
         out = net(batch if self.traits.mode == "window" else batch.squeeze(1))
         return out.unflatten(0, (frames.shape[0], len(index)))
 
