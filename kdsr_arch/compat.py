@@ -6,8 +6,9 @@ one of the two packages, from anywhere and in any order, and applies these patch
 1. With a CPU-only torch, torchvision's compiled operators may not load, and its import then fails on operators
    that do not exist: their schemas are declared first.
 2. ``torchvision.transforms.functional_tensor`` is gone since torchvision 0.17; basicsr still imports it.
-3. ``torchvision.ops.deform_conv2d`` without compiled operators is replaced by :mod:`kdsr_arch.ops.deform_conv`, so
-   that every deformable BasicSR network (EDVR, BasicVSR++, ...) runs everywhere.
+3. ``torchvision.ops.deform_conv2d`` is replaced by :mod:`kdsr_arch.ops.deform_conv` on the CPU, and everywhere without
+   compiled operators, so that every deformable BasicSR network (EDVR, BasicVSR++, ...) runs everywhere. The compiled
+   one is several times slower on the CPU, and ends the process where an offset is NaN.
 4. ``DCNv2Pack`` of basicsr looks at its offsets at every forward, for which a GPU is waited for, and floods the log
    where they are large: :mod:`kdsr_arch.ops.offset_monitor` watches them instead.
 5. basicsr compares versions through ``distutils``, which warns at every call of a deformable convolution and is no
@@ -53,7 +54,7 @@ def install() -> None:
         return
     sys.meta_path.insert(0, _Finder())
     if "torchvision" in sys.modules:
-        _alias_functional_tensor()
+        _adapt_torchvision()
 
 
 class _Finder:
@@ -98,8 +99,7 @@ class _Patching:
 
 @contextlib.contextmanager
 def _around_torchvision() -> Iterator[None]:
-    compiled = _load_compiled_ops()
-    if not compiled:
+    if not _load_compiled_ops():
         import torch
 
         library = torch.library.Library("torchvision", "FRAGMENT")
@@ -107,13 +107,7 @@ def _around_torchvision() -> Iterator[None]:
             library.define(schema)
         _declared.append(library)
     yield
-    _alias_functional_tensor()
-    if not compiled:
-        import torchvision
-
-        from kdsr_arch.ops.deform_conv import deform_conv2d
-
-        torchvision.ops.deform_conv2d = deform_conv2d
+    _adapt_torchvision()
 
 
 @contextlib.contextmanager
@@ -173,6 +167,19 @@ def _load_compiled_ops() -> bool:
             continue
         return hasattr(torch.ops.torchvision, "nms")
     return False
+
+
+def _adapt_torchvision() -> None:
+    _alias_functional_tensor()
+    import torchvision
+
+    from kdsr_arch.ops.deform_conv import deform_conv2d
+
+    def chosen(input: Any, *args: Any, **keywords: Any) -> Any:
+        return (deform_conv2d if _declared or not input.is_cuda else compiled)(input, *args, **keywords)
+
+    compiled = torchvision.ops.deform_conv2d
+    torchvision.ops.deform_conv2d = chosen
 
 
 def _alias_functional_tensor() -> None:
