@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import fractions
+from contextlib import suppress
 
 import cv2
 import numpy as np
 import pytest
 
-av = pytest.importorskip("av")
+with suppress(ImportError):
+    import av
 
 
 def texture(height, width, seed=0):
@@ -19,6 +21,7 @@ def texture(height, width, seed=0):
 @pytest.fixture
 def make_video():
     """Writes a small moving texture; returns the times of its frames in seconds."""
+    pytest.importorskip("av", reason="needs the extra: pip install av")
 
     def make(
         path,

@@ -2,7 +2,6 @@
 
 from fractions import Fraction
 
-import av
 import numpy as np
 import pytest
 import torch
@@ -19,6 +18,7 @@ from kdsr_arch.upscale.video_input import Decoder, probe
 from kdsr_arch.upscale.video_output import decode_times
 from tests.helpers.messages import missing, refuses
 
+av = pytest.importorskip("av", reason="needs the extra: pip install av")
 LOSSLESS = VideoOptions(codec="ffv1")
 
 
