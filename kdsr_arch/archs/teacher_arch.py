@@ -71,7 +71,7 @@ class BasicVSRPlusPlus(basicvsrpp_arch.BasicVSRPlusPlus):
         self.is_with_alignment = True
 
     def check_if_mirror_extended(self, lqs: Tensor) -> None:
-        """Note if the second half of the clip (B, T, 3, h, w) is the first one backwards; on the CPU, not in exports."""
+        """Note if the second half of the clip (B, T, 3, h, w) is the first backwards; never in exports or on CUDA."""
         self.is_mirror_extended = False
         if not (exporting() or lqs.is_cuda):  # it only spares flows: a graph cannot branch on values, a GPU would wait
             super().check_if_mirror_extended(lqs)

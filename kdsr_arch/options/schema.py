@@ -249,6 +249,12 @@ class Options(OpenSection):
         "auto", "GPUs to use: 'auto' (all there are), 0 (CPU), or a number."
     )
     manual_seed: Count = option(0, "Seed of everything random. Same seed, same results, however many workers.")
+    deterministic: bool = option(
+        False,
+        "On a GPU: the same bits again in every run and after every resume, by kernels that always add up in the same "
+        "order. Slower; torch warns where it has no such kernel (backward passes of warping, of deformable "
+        "convolution).",
+    )
     datasets: dict[str, DatasetOptions] = Field(
         description="Data sets: `train`; `val`, `val_2`, ... (while training and in tests); `test`, "
         "`test_1`, ... (tests)."

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import time
 from collections.abc import Mapping
@@ -68,7 +69,7 @@ class Trainer:
         self.opt, self.options, self.stop = opt, opt.train, stop or StopRequest()
         self.world, self.total = distributed.world_size(), self.options.total_iter
         get_logger().info(f"{opt.name}: {opt.model_type}, {self.world} process(es), {environment()}")
-        seed_everything(opt.manual_seed)
+        seed_everything(opt.manual_seed, opt.deterministic)
         Trackers.modules(opt)  # before anything is created
         about = {"net_g": {"network": opt.network_g.plain(), "scale": opt.scale}} if opt.scale else None
         keep, form = opt.logger.keep_last or 0, opt.logger.checkpoint_format
@@ -413,10 +414,18 @@ class Trainer:
         return True
 
 
-def seed_everything(seed: int) -> None:
-    """Seed Python's, NumPy's and torch's generators, differently on each process (initial weights are broadcast)."""
+def seed_everything(seed: int, deterministic: bool = False) -> None:
+    """Seed Python's, NumPy's and torch's generators, differently on each process (initial weights are broadcast).
+
+    Args:
+        seed: `manual_seed`.
+        deterministic: choose kernels that give the same bits every time, not the fastest ones.
+    """
     seed = (seed + distributed.rank()) % 2**32
     random.seed(seed)
     np.random.seed(seed)
     torch.manual_seed(seed)
-    torch.backends.cudnn.benchmark = True
+    if deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read by cuBLAS at its first product
+    torch.use_deterministic_algorithms(deterministic, warn_only=True)
+    torch.backends.cudnn.benchmark = not deterministic

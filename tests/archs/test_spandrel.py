@@ -46,12 +46,12 @@ def test_safetensors(compact, tmp_path):
     assert loaded.traits.scale == 2
 
 
-def test_teaches_rgb_and_y_students_with_taps_by_path(compact):
+def test_teaches_rgb_and_y_students_with_taps_by_path(compact, device):
     teacher = make_network({"type": "spandrel", "path": str(compact[1])})
     terms = {"out": {"type": "L1Loss"}, "tap": {"type": "L1Loss", "teacher": "body.4", "student": "expanding"}}
     for channels in (1, 3):
         student = make_network({"type": "FSRCNN", "scale": 2, "num_in_ch": channels, "d": 12, "s": 4, "m": 1})
-        batch = {"lq": torch.rand(2, 3, 8, 8), "gt": torch.rand(2, 3, 16, 16)}
+        batch = {"lq": torch.rand(2, 3, 8, 8, device=device), "gt": torch.rand(2, 3, 16, 16, device=device)}
         task = make_task(student, teacher, {"distill_opt": terms}, batch)
         assert task.reports[1].teacher == "model.body.4" and task.reports[1].teacher_shape == "1x8x8x8"
         losses = task(batch, 1).losses

@@ -82,6 +82,19 @@ def test_shipped_weights_are_there_from_any_folder(tmp_path, monkeypatch):
         open_network("package:kdsr_arch/weights/none.pth")
 
 
+def test_shipped_networks_restore_on_a_gpu_what_they_restore_on_the_cpu(cuda):
+    folder = locate("package:kdsr_arch/weights/EDVRSlim_x4_demo.pth").parent
+    for file in sorted(folder.glob("*.pth")):
+        results = []
+        for place in (torch.device("cpu"), cuda):
+            opened = open_network(file, device=place)
+            torch.manual_seed(0)
+            lq = torch.rand(4, 3, 32, 36) if opened.traits.mode != "image" else torch.rand(3, 32, 36)
+            restorer = Restorer(Runner(opened.net, opened.traits), place)
+            results.append((restorer.frames(lq, [1, 2]) if lq.dim() == 4 else restorer.image(lq)).cpu())
+        torch.testing.assert_close(*results, atol=2e-5, rtol=0, msg=lambda text, file=file: f"{file.stem}: {text}")
+
+
 def test_changed_weights_have_another_fingerprint(tmp_path):
     prints = []
     for seed in (0, 1):

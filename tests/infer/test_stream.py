@@ -27,11 +27,11 @@ def test_every_frame_once_with_its_context(total, count, context, skipped):
 
 @pytest.mark.parametrize("kind", ["bicubic", "window", "window_y", "recurrent"])
 @pytest.mark.parametrize("count", [1, 3, 20])
-def test_a_stream_is_the_clip(restorer, kind, count):
+def test_a_stream_is_the_clip(restorer, kind, count, device):
     lq = torch.rand(7, 3, 14, 18)
-    upscaler = restorer(kind)
-    runner = upscaler.runner
-    whole = runner.restore(lq) if kind == "bicubic" else runner.restore(lq[None])[0]
+    upscaler = restorer(kind, device=device)
+    runner, placed = upscaler.runner, lq.to(device)
+    whole = runner.restore(placed) if kind == "bicubic" else runner.restore(placed[None])[0]
     torch.testing.assert_close(torch.stack(list(upscaler.stream(lq, count))), whole, atol=1e-5, rtol=0)
 
 

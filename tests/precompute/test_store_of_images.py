@@ -29,13 +29,13 @@ MARGIN = 2 * 4 + 2  # HR pixels that the teacher reaches: four 3x3 layers at LR 
 
 
 @pytest.fixture
-def options(tmp_path):
+def options(tmp_path, num_gpu):
     write_textures(tmp_path / "hr", 2, 96, 112)
     torch.manual_seed(3)
     state = {key: 4 * value for key, value in make_network(TEACHER).state_dict().items()}  # away from the student
     save_tensors({"params": state}, tmp_path / "teacher.pth")
     opt = {
-        'name': 'cached', 'model_type': 'ImageDistillModel', 'scale': 2, 'num_gpu': 0,
+        'name': 'cached', 'model_type': 'ImageDistillModel', 'scale': 2, 'num_gpu': num_gpu,
         'datasets': {'train': {
             'name': 'noise', 'type': 'ImagePairDataset', 'dataroot_gt': str(tmp_path / 'hr'), 'gt_size': 48,
             'use_hflip': True, 'use_rot': True, 'num_worker_per_gpu': 0, 'batch_size_per_gpu': 4}},
