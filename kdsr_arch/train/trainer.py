@@ -38,7 +38,7 @@ from kdsr_arch.train.run_files import Checkpoints, folder_lock, open_folder
 from kdsr_arch.train.step_graph import StepGraph
 from kdsr_arch.train.validation import Validator
 
-# a GPU is asked once in so many iterations whether all losses were finite, so that it never waits in between
+# a GPU is asked once in so many iterations whether all losses were finite, and answers by the next question
 CHECK_PERIOD_CUDA = 16
 # iterations between agreements of all processes to stop: each makes the CPUs wait for one another
 STOP_PERIOD_CUDA = 10
@@ -217,8 +217,7 @@ class Trainer:
         if self.graph is not None and not measured and (weights := model.task.known_weights(iteration)):
             self._draw(cut=False)
             self.meter.add(self.graph.step(self.batch, iteration, weights), iteration)
-            if iteration % CHECK_PERIOD_CUDA == 0:
-                self.check_finite(iteration)
+            self._check_now_and_then(iteration)
             return
         model.optimizer.zero_grad(set_to_none=True)
         for micro in range(options.accumulation):  # one micro-batch lies on the device at a time
@@ -237,8 +236,7 @@ class Trainer:
         norm = gradient_norm(gradients)
         if not model.scaler.is_enabled():  # it meets infinite gradients itself
             self.meter.add({"grad_norm": norm}, iteration)
-        if self.device.type == "cpu" or iteration % CHECK_PERIOD_CUDA == 0:
-            self.check_finite(iteration)
+        self._check_now_and_then(iteration)
         clip_gradients(gradients, norm, options.grad_clip)
         scale = model.scaler.get_scale()
         model.scaler.step(model.optimizer)
@@ -303,6 +301,14 @@ class Trainer:
         return bool(agreed // 2), bool(agreed % 2)
 
     # ------------------------------------------------------------------------------------------ report, save, validate
+
+    def _check_now_and_then(self, iteration: int) -> None:
+        """Check each iteration on the CPU; on a GPU every few, of which one process alone waits for none."""
+        on_gpu = self.device.type == "cuda"
+        if on_gpu and iteration % CHECK_PERIOD_CUDA:
+            return
+        if not on_gpu or self.world > 1 or self.meter.suspects():
+            self.check_finite(iteration)
 
     def check_finite(self, iteration: int) -> None:
         """Raise NonFiniteError where a loss since the last line of the log was not finite; all processes call it."""

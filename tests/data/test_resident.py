@@ -46,9 +46,8 @@ def test_the_same_batches_as_the_loader(images, color, workers):
     assert_same(batches(images, color=color, resident="device", num_worker_per_gpu=workers), loaded)
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 @pytest.mark.parametrize("color", ["rgb", "y"])
-def test_the_same_batches_on_cuda(images, color):
+def test_the_same_batches_on_cuda(cuda, images, color):
     assert_same(batches(images, "cuda", color=color, resident="device"), batches(images, color=color))
 
 

@@ -107,12 +107,12 @@ WAYS: dict[str, dict[str, Any]] = {
 @pytest.mark.parametrize("kind", ["images", "clips"])
 def test_between_two_lines_of_the_log_no_step_waits_for_the_gpu(kind, way, cuda, no_waiting, tmp_path) -> None:
     opt = options(tmp_path, kind, **WAYS[way])
-    data = [to_device(batch, cuda) for batch in batches(kind, 2 * 15)]
+    data = [to_device(batch, cuda) for batch in batches(kind, 2 * 40)]
     trainer = prepared(opt, data[0], num_gpu=1)
     each = trainer.options.accumulation
     train(trainer, data[: 2 * each])  # measures what balances need, builds what is kept
     with no_waiting():
-        train(trainer, data[2 * each : 15 * each], 2)
+        train(trainer, data[2 * each : 40 * each], 2)
     figures = trainer.figures()
     assert set(figures) >= {"l_pix", "grad_norm", *(f"l_{name}" for name in opt["train"]["distill_opt"])}
     assert all(value == value for value in figures.values())

@@ -122,13 +122,13 @@ def test_a_later_part_of_an_accumulated_batch_is_looked_at() -> None:
 
 @pytest.mark.parametrize("asked", ["by the step", "by the loop"])
 def test_a_gpu_is_asked_seldom_and_the_first_iteration_is_named(asked) -> None:
-    trainer = prepared(options({"total_iter": 16}))
+    trainer = prepared(options({"total_iter": 32}))
     trainer.device = torch.device("cuda")  # all else stays on the CPU
-    data = images(16)
+    data = images(32)
     data[4]["lq"].fill_(NAN)
-    train(trainer, data[:15])
+    train(trainer, data[:31])
     with refuses("iteration 5", "l_pix", without=["batch"], kind=NonFiniteError):
-        trainer.check_finite(15) if asked == "by the loop" else train(trainer, data[15:], 15)
+        trainer.check_finite(31) if asked == "by the loop" else train(trainer, data[31:], 31)
 
 
 # ------------------------------------------------------------------------------------------------ gradient scaler

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+
 import pytest
 import torch
 
@@ -10,7 +12,6 @@ from tests.helpers.messages import refuses
 from tests.helpers.trainers import make_trainer, train
 
 SMALL = {"type": "MSRResNet", "num_feat": 8, "num_block": 1, "upscale": 2}
-cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 
 
 def options(num_gpu=1, **changes):
@@ -30,15 +31,14 @@ def trained(count=30, **changes):
     torch.manual_seed(1)
     data = images(count, "cuda")
     trainer = make_trainer(options(**changes), data[0])
-    with trainer.graph.on_stream() if trainer.graph else torch.no_grad().__class__():
+    with trainer.graph.on_stream() if trainer.graph else nullcontext():
         train(trainer, data)
     return trainer
 
 
-@cuda
 @pytest.mark.parametrize("changes", [{}, {"grad_clip": 0.01}, {"amp": "bf16"}, {"channels_last": True}],
                          ids=["plain", "clipped", "bf16", "channels_last"])  # fmt: skip
-def test_a_recorded_training_is_the_plain_one(changes):
+def test_a_recorded_training_is_the_plain_one(cuda, changes):
     plain, recorded = trained(cuda_graph=False, **changes), trained(**changes)
     assert recorded.graph._graph is not None and plain.graph is None
     for ours, theirs in zip(recorded.model.ema.net.parameters(), plain.model.ema.net.parameters(), strict=True):
@@ -46,8 +46,7 @@ def test_a_recorded_training_is_the_plain_one(changes):
     assert recorded.figures()["l_pix"] == pytest.approx(plain.figures()["l_pix"], rel=1e-4)
 
 
-@cuda
-def test_weights_that_change_reach_the_recorded_step():
+def test_weights_that_change_reach_the_recorded_step(cuda):
     schedule = {"constant": 1.0, "schedule": [[0, 1.0], [20, 0.25]]}
     terms = {
         "distill_opt": {"edges": {"type": "L1Loss", "teacher": "gt", "student": "output", "loss_weight": schedule}}
@@ -55,6 +54,26 @@ def test_weights_that_change_reach_the_recorded_step():
     plain, recorded = trained(cuda_graph=False, ratio_freq=7, **terms), trained(ratio_freq=7, **terms)
     for name, value in plain.figures().items():
         assert recorded.figures()[name] == pytest.approx(value, rel=1e-3)
+
+
+def test_no_recorded_step_waits_for_the_gpu(cuda, no_waiting):
+    torch.manual_seed(1)
+    data = images(60, "cuda")
+    trainer = make_trainer(options(grad_clip=0.5), data[0])
+    with trainer.graph.on_stream():
+        train(trainer, data[:10])
+        with no_waiting():
+            train(trainer, data[10:], 10)
+    assert trainer.graph._graph is not None and trainer.figures()["l_pix"] > 0
+
+
+def test_stages_are_recorded_one_by_one(cuda):
+    terms = {"finish": {"type": "MSELoss", "teacher": "gt", "student": "output"}}
+    stages = [{"iters": 15, "terms": ["pixel"], "freeze": ["conv_first"]}, {"iters": 15, "terms": ["finish"]}]
+    changes = {"distill_opt": terms, "stages": stages, "ratio_freq": 1000}
+    plain, recorded = trained(cuda_graph=False, **changes), trained(**changes)
+    for ours, theirs in zip(recorded.model.student.parameters(), plain.model.student.parameters(), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=2e-5)
 
 
 def test_without_cuda_the_steps_run_one_by_one():
