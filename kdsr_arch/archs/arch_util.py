@@ -104,6 +104,20 @@ def start_near_base(last: nn.Module, kind: str) -> None:
         parameter.mul_(0.0 if name.endswith("bias") else 0.1)
 
 
+@torch.no_grad()
+def carry_input(first: nn.Conv2d, last: nn.Conv2d, count: int, scale: int) -> None:
+    """Let a network's training start from its input with each pixel repeated.
+
+    Args:
+        first: a 3x3 convolution of the image, whose last ``count`` features shall be copies of it.
+        last: the 3x3 convolution before the pixel-shuffle, which shall add them up.
+        count: number of such features, at least the image's channels.
+        scale: of the pixel-shuffle.
+    """
+    first.weight[-count:, :, 1, 1] += torch.eye(count, first.in_channels)
+    last.weight[:, -count:, 1, 1] += torch.eye(first.in_channels, count).repeat_interleave(scale**2, 0)
+
+
 DIV2K_MEAN = (0.4488, 0.4371, 0.4040)
 
 

@@ -103,25 +103,46 @@ def idn_options(state: State) -> Options:
     return {"form": "y", "num_feat": state["conv1.weight"].shape[0], "num_block": _count(state, r"blocks\.(\d+)\.")}
 
 
+def _sizes(state: State, last: str, block: str) -> Options:
+    """The scale and width that the convolution before an RGB pixel-shuffle tells, and the number of blocks."""
+    channels, width = state[last].shape[:2]
+    return {"scale": round((channels / 3) ** 0.5), "num_feat": width, "num_block": _count(state, block)}
+
+
 def imdn_options(state: State) -> Options:
-    """Read IMDN's: scale, width and number of blocks."""
-    width, last = state["fea_conv.weight"].shape[0], state["upsampler.0.weight"].shape[0]
-    return {"scale": round((last / 3) ** 0.5), "num_feat": width, "num_block": _count(state, r"IMDB(\d+)\.") - 1}
+    """Read IMDN's: scale, width and number of blocks, which are numbered from 1."""
+    sizes = _sizes(state, "upsampler.0.weight", r"IMDB(\d+)\.")
+    return {**sizes, "num_block": sizes["num_block"] - 1}
 
 
 def smfanet_options(state: State) -> Options:
     """Read SMFANet's: scale, width and number of blocks."""
-    last, width = state["to_img.0.weight"].shape[:2]
-    return {"scale": round((last / 3) ** 0.5), "num_feat": width, "num_block": _count(state, r"feats\.(\d+)\.")}
+    return _sizes(state, "to_img.0.weight", r"feats\.(\d+)\.")
 
 
 def plainsr_options(state: State) -> Options:
-    """Read PlainSR's of an ECBSR: scale, channels, width, number of blocks, and whether it is folded."""
-    plain = "tail.edge" not in state
+    """Read PlainSR's of an ECBSR (folded or not) or of an ETDS: scale, channels, width, number of blocks."""
+    block = "ecb" if "tail.edge" in state else "plain"
+    form = {"act": "prelu", "residual": "repeat"} if "head.1.weight" in state else {"act": "relu", "residual": "none"}
     width, channels = state["head.0.weight"].shape[:2]
     scale = round((state["tail.bias"].shape[0] / channels) ** 0.5)
-    size = {"scale": scale, "num_in_ch": channels, "num_feat": width, "num_block": _count(state, r"body\.(\d+)\.")}
-    return {**size, "block": "plain" if plain else "ecb", "act": "prelu", "residual": "repeat"}
+    sizes = {"scale": scale, "num_in_ch": channels, "num_feat": width, "num_block": _count(state, r"body\.(\d+)\.")}
+    return {**sizes, "block": block, **form}
+
+
+def plainusr_options(state: State) -> Options:
+    """Read PlainUSR's: scale, the blocks' widths, and where it has attention, of how many channels."""
+    count = _count(state, r"blocks\.(\d+)\.")
+    widths = [state[f"blocks.{i}.0.weight"].shape[0] for i in range((count + 1) // 2)]
+    attention = state.get("blocks.0.3.body.0.weight")
+    form = {"attention": "middle"} if attention is None else {"num_attention_feat": attention.shape[0]}
+    return {"scale": round((state["tail.0.weight"].shape[0] / 3) ** 0.5), "widths": widths, **form}
+
+
+def span_options(state: State) -> Options:
+    """Read SPAN's: scale, width, number of blocks, and whether it is folded."""
+    block = "conv3xc" if "conv_1.skip" in state else "plain"
+    return {**_sizes(state, "upsampler.0.weight", r"blocks\.(\d+)\."), "block": block}
 
 
 def rcan_options(state: State) -> Options:
@@ -220,6 +241,12 @@ SOURCES = {
         Source("ecbsr-branches", "ECBSR in training form, BasicSR or xindongzhang/ECBSR", "PlainSR",
                (r"backbone\.0\.conv1x1_lpl\.k0", r"backbone\.0\.act\.weight"), names.ecbsr_from_official,
                plainsr_options, "the weights do not tell whether blocks add their input; taken as published, without"),
+        Source("etds", "ETDS for inference, ECNUSR/ETDS", "PlainSR", ("conv_first", r"backbone_convs\.0", "conv_clip"),
+               names.etds_from_official, plainsr_options),
+        Source("span", "SPAN, hongyuanyu/SPAN or the NTIRE challenges", "SPAN", (r"block_1\.c1_r", "conv_cat"),
+               names.span_from_official, span_options),
+        Source("plainusr", "PlainUSR for inference, icandle/PlainUSR", "PlainUSR",
+               (r"blockm\.body\.0", "head", r"tail\.0"), names.plainusr_from_official, plainusr_options),
         Source("rcan", "RCAN, yulunzhang/RCAN", "RCANTapped", (r"body\.0\.body\.0\.body\.3\.conv_du", r"tail\.1"),
                _table(names.RCAN_OFFICIAL), rcan_options),
         Source("rcan-fakd", "RCAN of FAKD", "RCANTapped", (r"body_group0\.body\.0", "body_tail"), names.rcan_from_fakd,

@@ -8,6 +8,7 @@ from basicsr.archs.ecbsr_arch import ECBSR
 from torch import nn
 
 from kdsr_arch.archs.ecbsr_arch import PlainSR
+from kdsr_arch.archs.etds_arch import ETDS
 from kdsr_arch.archs.reparam import ECB, Conv3XC
 from kdsr_arch.convert.names import ecb_from_official
 from kdsr_arch.convert.published import SOURCES, convert_state
@@ -139,3 +140,48 @@ def test_ecbsr_of_basicsr_converts(channels):
     torch.testing.assert_close(net(x), theirs(x))
     assert done.network == {"type": "PlainSR", "scale": 4, "num_in_ch": channels, "num_feat": 8, "num_block": 2,
                             "block": "ecb", "act": "prelu", "residual": "repeat"}  # fmt: skip
+
+
+def test_span_with_its_branches_converts():
+    """Spandrel's own network in training mode runs the branches one by one."""
+    span = pytest.importorskip("spandrel.architectures.SPAN.__arch.span")
+    theirs = randomize(span.SPAN(num_in_ch=3, num_out_ch=3, feature_channels=8, upscale=2)).double().train()
+    done = convert_state(SOURCES["span"], theirs.state_dict())
+    assert done.network == {"type": "SPAN", "scale": 2, "num_feat": 8, "num_block": 6, "block": "conv3xc"}
+    net = build("network", done.network, "network").double()
+    net.load_state_dict(done.params)
+    x = torch.rand(2, 3, 7, 9, dtype=torch.float64)
+    torch.testing.assert_close(net(x), theirs(x), atol=1e-7, rtol=1e-5)
+
+
+def test_etds_is_two_streams():
+    """The features, and the image carried beside them, as the paper's equations have them before the transformation."""
+    net = randomize(ETDS(2, 3, 8, 2, 4)).double()
+    x = torch.rand(2, 3, 6, 7, dtype=torch.float64)
+
+    def conv(inputs, layer, rows, columns):
+        return F.conv2d(inputs, layer.weight[rows][:, columns], layer.bias[rows], padding=1)
+
+    low, high, whole = slice(0, 4), slice(4, 8), slice(None)
+    y, r = (F.relu(conv(x, net.head[0], rows, whole)) for rows in (low, high))
+    for layer, _ in net.body:
+        mixed = F.conv2d(r, layer.weight[:, high], padding=1)
+        y, r = F.relu(conv(y, layer, whole, low) + mixed), F.relu(F.conv2d(r, layer.carry, layer.carry_bias, padding=1))
+    sr = conv(y, net.tail, whole, low) + F.conv2d(r, net.tail.weight[:, high], padding=1)
+    torch.testing.assert_close(net(x), F.pixel_shuffle(sr, 2))
+    plain = PlainSR(2, 3, 8, 2, act="relu", residual="none").double()
+    plain.load_state_dict(fold(net).state_dict())
+    torch.testing.assert_close(plain(x), net(x))
+
+
+def test_etds_starts_by_repeating_the_image():
+    net, x = ETDS(3, 3, 8, 2, 3), torch.rand(1, 3, 5, 6)
+    with torch.no_grad():
+        net.tail.weight[:, :5] = 0
+        net.tail.bias.zero_()
+    torch.testing.assert_close(net(x), x.repeat_interleave(3, 2).repeat_interleave(3, 3))
+
+
+def test_etds_wants_room_for_the_image():
+    with refuses("num_carried", "2"):
+        build("network", {"type": "ETDS", "num_carried": 2}, "network_g")
