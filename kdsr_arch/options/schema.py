@@ -76,7 +76,11 @@ class PathOptions(OpenSection):
     param_key_g: str | None = option(
         "params", "Which weights of that file: 'params', 'params_ema'; null: the file itself."
     )
-    strict_load_g: bool = option(True, "Refuse a file whose keys are not exactly the network's.")
+    strict_load_g: bool = option(
+        True,
+        "Refuse a file whose keys are not exactly the network's. false: take the layers that fit and say which do not: "
+        "the student starts from a network of another scale.",
+    )
     pretrain_network_t: str | None = option(None, "The teacher's weights (.pth, .safetensors).")
     param_key_t: str | None = option("params", "Which weights of the teacher's file.")
     strict_load_t: bool = option(True, "Refuse a teacher's file whose keys are not exactly the network's.")
