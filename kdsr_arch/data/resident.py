@@ -16,17 +16,14 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from kdsr_arch.data.augment import flip_number
+from kdsr_arch.data.augment import flip_number, to_tensor
 from kdsr_arch.data.image_dataset import ImagePairDataset
 from kdsr_arch.data.store.teacher_store import TeacherStore
 from kdsr_arch.errors import UserError
 from kdsr_arch.log import get_logger
-from kdsr_arch.ops.color import luma
 
 PLAN = "plan"
 """Key of a batch that is still to be cut: (B, 4) int64, each index, top, left (LR pixels), number of the flip."""
-
-_WHOLE = 255.0
 
 
 class PlannedDataset(Dataset):
@@ -60,7 +57,7 @@ class Resident:
 
     Args:
         dataset: the data set; its images are read once, whole.
-        device: where they are kept: 3 bytes a pixel of LR and HR, and 2 bytes a stored value.
+        device: where they are kept: 3 bytes a pixel of LR and HR (luma: 4), and 2 bytes a stored value.
         channels_last: memory order of the images that are cut.
 
     Raises:
@@ -69,10 +66,10 @@ class Resident:
 
     def __init__(self, dataset: ImagePairDataset, device: torch.device, channels_last: bool = False) -> None:
         self._layout = torch.channels_last if channels_last else torch.contiguous_format
-        self._color, self._patch = dataset.color, dataset.patch // dataset.scale
-        self._whole = torch.tensor(_WHOLE, device=device)  # a tensor: by a number, CUDA multiplies with its inverse
+        self._patch = dataset.patch // dataset.scale
+        self._values = (torch.arange(256) / 255).to(device)  # of a pixel; CUDA's division would round otherwise
         pairs = _read_all(dataset)
-        _check_memory(dataset, sum(lq.size + gt.size for lq, gt in pairs), device)
+        _check_memory(dataset, sum(lq.nbytes + gt.nbytes for lq, gt in pairs), device)
         self._lq = _Maps([lq for lq, _ in pairs], 1, device)
         self._gt = _Maps([gt for _, gt in pairs], dataset.scale, device)
         self._teacher = {} if dataset.teacher is None else _teacher_maps(dataset.teacher, dataset.entries, device)
@@ -88,9 +85,9 @@ class Resident:
         return cut
 
     def _image(self, maps: _Maps, plan: Tensor) -> Tensor:
-        values = maps.cut(plan, self._patch).float() / self._whole
-        if self._color == "y":
-            values = luma(list(values.unbind(1)))[:, None]
+        values = maps.cut(plan, self._patch)
+        if values.dtype == torch.uint8:
+            values = self._values[values.int()]
         return values.contiguous(memory_format=self._layout)
 
 
@@ -117,16 +114,16 @@ class _Maps:
         index, top, left, number = plan.unbind(1)
         if self.slots is not None:
             index = index * self._per_index + self.slots[number]
-        side = self._ratio * patch
+        side, width = self._ratio * patch, self._widths[index]
+        horizontal, vertical, transposed = (number & bit != 0 for bit in (1, 2, 4))
+        # a flip is a way to walk: where the first pixel lies, and how far it is to the next row and the next column
+        first = self._starts[index] + (self._ratio * top + vertical * (side - 1)) * width
+        first += self._ratio * left + horizontal * (side - 1)
+        down, right = torch.where(vertical, -width, width), 1 - 2 * horizontal.long()
+        down, right = torch.where(transposed, right, down), torch.where(transposed, down, right)
         step = torch.arange(side, device=plan.device)
-        flips = number[:, None, None]
-        horizontal, vertical, transposed = (flips & bit != 0 for bit in (1, 2, 4))
-        row = torch.where(transposed, step[None, None, :], step[None, :, None])
-        column = torch.where(transposed, step[None, :, None], step[None, None, :])
-        row = torch.where(vertical, side - 1 - row, row) + self._ratio * top[:, None, None]
-        column = torch.where(horizontal, side - 1 - column, column) + self._ratio * left[:, None, None]
-        places = self._starts[index][:, None, None] + row * self._widths[index][:, None, None] + column
-        return self._pixels[places].permute(0, 3, 1, 2)
+        rows, columns = first[:, None] + down[:, None] * step, right[:, None] * step
+        return self._pixels[rows[:, :, None] + columns[:, None, :]].permute(0, 3, 1, 2)
 
     _per_index = 1
 
@@ -138,15 +135,19 @@ class _Maps:
 
 
 def _read_all(dataset: ImagePairDataset) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Read (LR, HR) of every entry, uint8 (H, W, 3), side by side."""
+    """Read (LR, HR) of every entry, side by side: uint8 (H, W, 3), or luma in float32 (H, W, 1)."""
 
     def read(entry: tuple[str, str]) -> tuple[np.ndarray, np.ndarray]:
         dataset.size(*entry)
         lq, gt = dataset.pairs.read([entry[0]], [entry[1]], None)
-        return lq[0], gt[0]
+        return (lq[0], gt[0]) if dataset.color == "rgb" else (_luma(lq[0]), _luma(gt[0]))
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         return list(pool.map(read, dataset.entries))
+
+
+def _luma(image: np.ndarray) -> np.ndarray:
+    return to_tensor([image], color="y")[0].permute(1, 2, 0).numpy()
 
 
 def _teacher_maps(store: TeacherStore, entries: Sequence[tuple[str, str]], device: torch.device) -> dict[str, _Maps]:

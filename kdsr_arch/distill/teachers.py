@@ -177,13 +177,14 @@ class SelfEnsemble(nn.Module):
 
     def forward(self, lq: Tensor) -> Tensor:
         """Restore images (B, C, h, w) in [0, 1]."""
+        flips: tuple[tuple[int, ...], ...] = ((), (-1,), (-2,), (-2, -1))
         total = torch.zeros((), device=lq.device)
-        for turned in (False, True):
-            for axes in ((), (-1,), (-2,), (-2, -1)):
-                flipped = (lq.transpose(-1, -2) if turned else lq).flip(axes)
-                restored = self.net(flipped).flip(axes)
-                total = total + (restored.transpose(-1, -2) if turned else restored)
-        return total / 8
+        for turned in (False, True):  # four at a time: a GPU is no slower for four small images than for one
+            views = torch.cat([(lq.transpose(-1, -2) if turned else lq).flip(axes) for axes in flips])
+            parts = self.net(views).chunk(4)
+            mean = torch.stack([part.flip(axes) for part, axes in zip(parts, flips, strict=True)]).mean(0)
+            total = total + (mean.transpose(-1, -2) if turned else mean) / 2
+        return total
 
 
 # ---------------------------------------------------------------------------------------------------- read from a store

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from kdsr_arch.device import LateFlag
 from kdsr_arch.errors import UserError, one_of
 from kdsr_arch.losses.base import CRITERIA, DistillLoss
 from kdsr_arch.parallel import distributed
@@ -85,7 +86,7 @@ class ConvLSTM(nn.Module):
 
 
 RMS_MOMENTUM = 0.05
-LOOK_PERIOD = 16  # steps from one look at the value to the next: each makes a GPU wait
+LOOK_PERIOD = 16  # steps from one look at the value to the next; what is seen was asked for at the look before
 EPS = 1e-8
 
 
@@ -157,6 +158,7 @@ class TemporalMemoryLoss(DistillLoss):
         self.head: nn.Conv2d | None = None
         self.steps, self.fixed = 0, lstm == "frozen"
         self._low = torch.tensor(False)  # whether a value was under the threshold, wherever the values are
+        self._seen = LateFlag()
         self.register_buffer("rms", torch.tensor(0.0))
 
     def prepare(self, frames: Tensor) -> Tensor:
@@ -218,19 +220,23 @@ class TemporalMemoryLoss(DistillLoss):
             self.fixed = self.reaches_student
         elif not self.fixed:
             self._low = (value < self.threshold) | self._low.to(value.device)
-            self.fixed = self.steps % LOOK_PERIOD == 0 and bool(self._low)
+            if self.steps % LOOK_PERIOD == 0:
+                self.fixed = self._seen.read()
+                self._seen.ask(self._low)
         if self.fixed:
             for parameter in self.parameters():  # an optimizer leaves alone what has no gradient
                 parameter.grad = None
 
     def get_extra_state(self) -> Tensor:
         """Return steps taken, whether the memory is fixed and whether it is about to be, for the checkpoint."""
-        return torch.tensor([self.steps, self.fixed, bool(self._low)])  # no buffers: a GPU would be waited for
+        # no buffers: a GPU would be waited for
+        return torch.tensor([self.steps, self.fixed, bool(self._low), self._seen.read()])
 
     def set_extra_state(self, state: Tensor) -> None:
         """Take up the state of a checkpoint."""
         self.steps, self.fixed = int(state[0]), bool(state[1])
-        self._low = state[2:].any().cpu()  # of two numbers in a state of an earlier version
+        self._low = state[2:3].any().cpu()  # of two numbers in a state of an earlier version
+        self._seen.ask(state[3:].any().cpu())
 
     def _scaled(self, clip: Tensor, learn: bool = False) -> Tensor:
         clip = clip.to(torch.promote_types(clip.dtype, torch.float32))

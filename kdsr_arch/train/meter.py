@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from kdsr_arch.device import LateFlag
 from kdsr_arch.errors import UserError
 from kdsr_arch.log import progress_bar
 from kdsr_arch.parallel import distributed
@@ -66,7 +67,7 @@ class Meter:
     def __init__(self, device: torch.device) -> None:
         self.device = device
         self._entries: dict[tuple[str, ...], _Entry] = {}
-        self._question: tuple[Tensor, torch.cuda.Event | None] | None = None
+        self._bad = LateFlag()
 
     def add(self, values: Mapping[str, Tensor], iteration: int) -> None:
         """Take in the scalars of one iteration."""
@@ -83,13 +84,11 @@ class Meter:
         entry.count += 1
 
     def suspects(self) -> bool:
-        """Ask the device whether all was finite so far, and tell what it answered to the call before; never waits."""
-        before, self._question = self._question, None
+        """Ask the device whether all was finite so far, and tell what it answered to the call before."""
+        before = self._bad.read()
         if self._entries:
-            bad = torch.stack([(entry.first < _NEVER).any() for entry in self._entries.values()]).any()
-            answer = torch.empty((), dtype=torch.bool, pin_memory=bad.is_cuda).copy_(bad, non_blocking=True)
-            self._question = answer, torch.cuda.current_stream(self.device).record_event() if bad.is_cuda else None
-        return before is not None and (before[1] is None or before[1].query()) and bool(before[0])
+            self._bad.ask(torch.stack([(entry.first < _NEVER).any() for entry in self._entries.values()]).any())
+        return before
 
     def first_bad(self) -> tuple[int, list[str]]:
         """Find the first iteration with NaN or infinity since the last line of the log; waits for the device.
