@@ -89,10 +89,10 @@ class ECB(BranchedConv):
 
     def kernel(self) -> tuple[Tensor, Tensor]:
         """Return the weight and the bias of the sum of branches."""
-        edges = (self.edge_scale.unsqueeze(2) * self.edge).flatten(1).t() @ self.filters
-        weight = self.weight + edges.view_as(self.weight)
+        edges = (self.edge_scale.unsqueeze(2) * self.edge).flatten(1).t()
+        weight = torch.addmm(self.weight.reshape(-1, 9), edges, self.filters).view(self.weight.shape)
         weight = weight + torch.einsum("omyx,mi->oiyx", self.squeeze, self.expand)
-        return weight, self.bias + self.squeeze.sum((2, 3)) @ self.expand_bias
+        return weight, torch.addmv(self.bias, self.squeeze.sum((2, 3)), self.expand_bias)
 
 
 class Conv3XC(BranchedConv):
@@ -116,10 +116,11 @@ class Conv3XC(BranchedConv):
 
     def kernel(self) -> tuple[Tensor, Tensor]:
         """Return the weight and the bias of the sum of branches."""
-        weight = torch.einsum("nmyx,mi->niyx", self.middle, self.expand)
-        weight = torch.einsum("on,niyx->oiyx", self.squeeze, weight)
-        inner = self.middle.sum((2, 3)) @ self.expand_bias + self.middle_bias
-        return weight + F.pad(self.skip[..., None, None], (1, 1, 1, 1)), self.squeeze @ inner + self.bias
+        weight = self.expand.t().expand(len(self.middle), -1, -1) @ self.middle.flatten(2)
+        skip = F.pad(self.skip.unsqueeze(2), (4, 4)).flatten(1)
+        weight = torch.addmm(skip, self.squeeze, weight.flatten(1)).view(self.out_channels, self.in_channels, 3, 3)
+        bias = torch.addmv(self.middle_bias, self.middle.sum((2, 3)), self.expand_bias)
+        return weight, torch.addmv(self.bias, self.squeeze, bias)
 
 
 BLOCKS = ("plain", "ecb", "conv3xc")

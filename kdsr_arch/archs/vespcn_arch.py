@@ -136,7 +136,7 @@ class VESPCN(nn.Module):
         color: 'rgb' or 'y'.
         motion: compensate motion first.
         fusion: 'early' or 'slow'.
-        base: what the output is added to: 'none' (the paper), 'bilinear' or 'bicubic' of the center frame.
+        base: what the output is added to: 'none' (the paper), 'repeat', 'bilinear' or 'bicubic' of the center frame.
         block: 'residual' (with a skip around the body) or 'plain' (convolution and ReLU, the paper's).
         num_flow_feat, max_flow, coarse_gain: see MotionCompensation.
     """

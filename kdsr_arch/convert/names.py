@@ -216,6 +216,15 @@ def etds_from_official(state: Mapping[str, Tensor]) -> State:
     return rename(state, table) | tail
 
 
+HAESR_OFFICIAL: Table = [  # what is dropped are tables of indices
+    (r".*\.ext_unfold\..*", DROP),
+    (r"block0\.residual_layer\.0\.(.*)to_out\.0\.", r"block0.residual_layer.\1to_out."),
+    (r"block0\.residual_layer\.0\.", "block0.residual_layer."),
+    (r"(.*)to_out\.0\.", r"\1to_out."),
+    (r"(.*)to_v\.", r"\1to_kv."),
+]
+
+
 def edsr_from_fakd(state: Mapping[str, Tensor]) -> State:
     """Rename EDSR of FAKD, whose body comes in three parts of blocks numbered anew."""
     sizes = [1 + max((int(n.split(".")[1]) for n in state if n.startswith(f"body{i}.")), default=-1) for i in (1, 2)]

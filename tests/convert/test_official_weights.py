@@ -16,7 +16,7 @@ from kdsr_arch.archs.vdsr_arch import VDSR
 from kdsr_arch.commands import convert as command
 from kdsr_arch.convert.published import SOURCES, convert_file, convert_state, looks_like
 from kdsr_arch.evaluate import tester
-from kdsr_arch.infer.open import open_network
+from kdsr_arch.infer.open import open_network, read_weights
 from kdsr_arch.infer.runner import Runner
 from kdsr_arch.infer.traits import traits_of
 from kdsr_arch.metrics.psnr_metric import psnr
@@ -47,6 +47,7 @@ def expected():
 NEWER = [
     ("SMFANet/SMFANet_DF2K_x4.pth", "smfanet", 4, 32.25), ("SMFANet/SMFANet_plus_DF2K_x4.pth", "smfanet", 4, 32.51),
     pytest.param(("SMFANet/SMFANet_plus_DF2K_x2.pth", "smfanet", 2, 38.19), marks=pytest.mark.slow),
+    pytest.param(("HAESR/HAESR_x4.pth", "haesr", 4, 32.46), marks=pytest.mark.slow),
     ("ECBSR/ECBSR_M4C16_x4.pth", "ecbsr", 4, 30.89), ("ECBSR/ECBSR_M4C16_x2.pth", "ecbsr", 2, 37.17),
     ("ECBSR/ECBSR_M4C32_x4.pth", "ecbsr", 4, 31.25), ("ECBSR/ECBSR_M4C32_x2.pth", "ecbsr", 2, 37.40),
     ("ETDS/ETDS_M5C16_x4.pth", "etds", 4, 30.89), ("ETDS/ETDS_M5C16_x2.pth", "etds", 2, 37.18),
@@ -96,6 +97,7 @@ def test_newer_weights_on_set5(case, shared_data):
     path = shared_data / "weights" / file
     if not path.is_file():
         pytest.skip(f"no {path}")
+    assert looks_like(read_weights(path)) == [source]
     test_psnr_on_set5((path, source, scale, value, 0.01), shared_data)
 
 
