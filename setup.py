@@ -54,6 +54,7 @@ setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     python_requires=">=3.10,<3.13",
+    classifiers=["Programming Language :: Python :: 3.11", "Programming Language :: Python :: 3.12"],
     packages=[*find_packages(include=["kdsr_arch", "kdsr_arch.*"]), *OPTION_FILES],
     package_dir={"kdsr_arch": "kdsr_arch", **OPTION_FILES},
     package_data=PACKAGE_DATA,
