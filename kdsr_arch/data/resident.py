@@ -58,7 +58,8 @@ class Resident:
     Args:
         dataset: the data set; its images are read once, whole.
         device: where they are kept: 3 bytes a pixel of LR and HR (luma: 4), and 2 bytes a stored value.
-        channels_last: memory order of the images that are cut.
+        channels_last: memory order of the LR images. What a student's output is compared with has the memory order that
+            a pixel-shuffle gives.
 
     Raises:
         UserError: an image that cannot be read, or more than the device's memory holds.
@@ -67,7 +68,7 @@ class Resident:
     def __init__(self, dataset: ImagePairDataset, device: torch.device, channels_last: bool = False) -> None:
         self._layout = torch.channels_last if channels_last else torch.contiguous_format
         self._patch = dataset.patch // dataset.scale
-        self._values = (torch.arange(256) / 255).to(device)  # of a pixel; CUDA's division would round otherwise
+        self._whole = torch.tensor(255.0, device=device)  # a tensor: by a number, CUDA multiplies with its inverse
         pairs = _read_all(dataset)
         _check_memory(dataset, sum(lq.nbytes + gt.nbytes for lq, gt in pairs), device)
         self._lq = _Maps([lq for lq, _ in pairs], 1, device)
@@ -79,16 +80,14 @@ class Resident:
     def __call__(self, batch: Mapping[str, Any]) -> dict[str, Any]:
         """Cut what a batch of plans names: lq (B, C, h, w) and gt (B, C, H, W), float32 in [0, 1], and ``teacher``."""
         plan = batch[PLAN]
-        cut: dict[str, Any] = {"lq": self._image(self._lq, plan), "gt": self._image(self._gt, plan)}
+        cut: dict[str, Any] = {"lq": self._image(self._lq, plan, self._layout), "gt": self._image(self._gt, plan)}
         if self._teacher:
-            cut["teacher"] = {name: maps.cut(plan, self._patch) for name, maps in self._teacher.items()}
+            cut["teacher"] = {name: maps.cut(plan, self._patch).contiguous() for name, maps in self._teacher.items()}
         return cut
 
-    def _image(self, maps: _Maps, plan: Tensor) -> Tensor:
-        values = maps.cut(plan, self._patch)
-        if values.dtype == torch.uint8:
-            values = self._values[values.int()]
-        return values.contiguous(memory_format=self._layout)
+    def _image(self, maps: _Maps, plan: Tensor, layout: torch.memory_format = torch.contiguous_format) -> Tensor:
+        values = maps.cut(plan, self._patch).contiguous(memory_format=layout)
+        return values / self._whole if values.dtype == torch.uint8 else values
 
 
 class _Maps:

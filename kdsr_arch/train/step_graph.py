@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.optim import SGD, Optimizer
+from torch.optim import Optimizer
 
 from kdsr_arch.distill.taps import Batch
 from kdsr_arch.errors import UserError
@@ -130,11 +130,11 @@ def make_capturable(optimizer: Optimizer) -> None:
         UserError: the optimizer cannot.
     """
     for group in optimizer.param_groups:
-        if "capturable" not in group and not isinstance(optimizer, SGD):
+        if "capturable" not in group:
             raise UserError(
                 f"train.cuda_graph: {type(optimizer).__name__} cannot be recorded; take cuda_graph out, or use Adam"
             )
-        if group.get("capturable", True):
+        if group["capturable"]:
             continue
         group["capturable"] = True
         for parameter in group["params"]:
