@@ -21,7 +21,7 @@ from kdsr_arch.infer.stream import Restorer
 from kdsr_arch.log import progress_bar
 from kdsr_arch.upscale.segments import Encoded, WorkFolder, write_segment
 from kdsr_arch.upscale.video_input import Decoder, VideoInfo, probe
-from kdsr_arch.upscale.video_output import Coding, Encoder, assemble, check_container, choose_coding
+from kdsr_arch.upscale.video_output import Coding, Encoder, assemble, check_container, choose_coding, losses
 
 T = TypeVar("T")
 _END: Any = object()
@@ -40,6 +40,7 @@ class VideoOptions:
     crf: int = 16
     preset: str = "veryfast"
     partial: bool = False
+    progressive: bool = False
     segment_frames: int = 250
     network: str = ""
 
@@ -57,6 +58,8 @@ def upscale_video(restorer: Restorer, source: Path, target: Path, options: Video
     info = probe(source, options.partial)
     coding = choose_coding(info, restorer.traits.scale, options.codec, options.crf, options.preset)
     check_container(target, info, coding)
+    for lost in losses(info, coding):
+        print(f"note: {source}: {lost}", flush=True)
     stat = source.stat()
     depends_on = {
         "input": [str(source.resolve()), stat.st_size, stat.st_mtime_ns],
@@ -92,7 +95,7 @@ def _make_segments(
         print(f"going on after frame {bar.n}, kept in {work.folder}", flush=True)
     # of the frames that the first one to restore needs, one at least to know where to go on
     before = known[len(known) - min(max(restorer.context, 1), len(known)) :]
-    decoder = Decoder(info, options.partial)
+    decoder = Decoder(info, options.partial, options.progressive)
     writer = _SegmentWriter(info, coding, work, len(done), length)
     times: deque[tuple[int, int]] = deque()  # and durations, of frames whose results are to come
 
@@ -110,8 +113,8 @@ def _make_segments(
             behind.put((*times.popleft(), sr if sr.device.type == "cpu" else to_pixels(sr, info.dtype)))
             bar.update()
     writer.close()
-    if decoder.broken:
-        print(f"note: {decoder.broken}; {bar.n} frames were upscaled", flush=True)
+    for note in decoder.notes:
+        print(f"note: {note}; {bar.n} frames were upscaled", flush=True)
     return bar
 
 

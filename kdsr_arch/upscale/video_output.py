@@ -15,13 +15,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from kdsr_arch.data.prepare.decode_video import import_av, open_video
+from kdsr_arch.data.prepare.video_color import FULL, UNKNOWN
 from kdsr_arch.errors import UserError, nearest
 from kdsr_arch.upscale.segments import Encoded, Segment
-from kdsr_arch.upscale.video_input import VideoInfo, import_av, opened
+from kdsr_arch.upscale.video_input import VideoInfo, opened, video_stream
 
 FORMATS = {".mp4": "mp4", ".m4v": "mp4", ".mov": "mov", ".mkv": "matroska"}
 _BASE_LIMIT = 65535  # denominators of the frame rate that MPEG-4 can write
-_TAG_OF_MATRIX = {1: (1, 1, 1), 5: (6, 6, 6)}  # (primaries, transfer, matrix) of HD and SD video
+_TAG_OF_TABLE = {1: (1, 1, 1), 5: (6, 6, 6)}  # (primaries, transfer, matrix) of HD and SD video
 
 
 @dataclass(frozen=True)
@@ -67,13 +69,39 @@ def choose_coding(info: VideoInfo, scale: int, codec: str | None, crf: int, pres
         raise UserError(
             f"--codec {name}: no such video encoder in PyAV{nearest(name, known)}; it has {', '.join(known)}"
         )
-    wanted = info.pix_fmt.replace("yuvj", "yuv")
-    subsampling = next((s for s in ("444", "422") if s in wanted), "420")
-    deep = [f"yuv{subsampling}p10le", "yuv420p10le"] if info.depth > 8 else []
-    pix_fmt = next((f for f in [wanted, *deep, f"yuv{subsampling}p", "yuv420p"] if f in formats), formats[0])
-    unit = 1 if "444" in pix_fmt or "rgb" in pix_fmt or "gbr" in pix_fmt else 2
+    wanted = info.pix_fmt.replace("yuvj", "yuv").replace("yuva", "yuv")
+    chroma = _chroma(info.pix_fmt)
+    deep = [f"yuv{chroma}p10le", "yuv420p10le"] if info.depth > 8 else []
+    # never as gray, of which swscale and players disagree whether it is 0..255 or 16..235
+    same = [] if "gray" in wanted else [wanted]
+    pix_fmt = next((f for f in [*same, *deep, f"yuv{chroma}p", "yuv420p"] if f in formats), formats[0])
+    unit = 1 if _chroma(pix_fmt) == "444" else 2
     width, height = (n * scale // unit * unit for n in (info.width, info.height))
     return Coding(name, pix_fmt, _options(name, crf, preset), width, height)
+
+
+def _chroma(pix_fmt: str) -> str:
+    """Name the chroma of a pixel format, as far as encoders share it: 444, which RGB has too, 422 or 420."""
+    form = import_av().VideoFormat(pix_fmt, 16, 16)
+    if len(form.components) < 3 and pix_fmt != "pal8":
+        return "420"  # gray
+    return {(16, 16): "444", (8, 16): "422"}.get((form.chroma_width(16), form.chroma_height(16)), "420")
+
+
+def losses(info: VideoInfo, coding: Coding) -> list[str]:
+    """List what the written video lacks of the input, as sentences."""
+    form = import_av().VideoFormat(coding.pix_fmt)
+    depth = max(part.bits for part in form.components)
+    lost = []
+    if info.alpha:
+        lost.append("its transparency is not kept; colors are written as if it were opaque")
+    if depth < info.depth:
+        lost.append(f"{coding.codec} writes {depth} of its {info.depth} bits a color")
+    if (given := _chroma(info.pix_fmt)) > (made := _chroma(coding.pix_fmt)):
+        lost.append(
+            f"{coding.codec} writes its colors {given[0]}:{given[1]}:{given[2]} as {made[0]}:{made[1]}:{made[2]}"
+        )
+    return lost
 
 
 def _options(codec: str, crf: int, preset: str) -> dict[str, str]:
@@ -96,7 +124,7 @@ def _configure(context: Any, info: VideoInfo, coding: Coding) -> None:
     context.time_base = 1 / frame_rate(info)
     context.options = dict(coding.options)
     context.flags |= 1 << 22  # AV_CODEC_FLAG_GLOBAL_HEADER: parameter sets go to the head of the file
-    tags = _written_tags(info)
+    tags = _written_tags(info, is_rgb=context.format.is_rgb)
     context.color_primaries, context.color_trc, context.colorspace, context.color_range = tags
     if info.aspect:
         context.sample_aspect_ratio = info.aspect
@@ -108,14 +136,16 @@ def frame_rate(info: VideoInfo) -> Fraction:
     return rate if rate.numerator <= _BASE_LIMIT else 1 / (1 / rate).limit_denominator(_BASE_LIMIT)
 
 
-def _written_tags(info: VideoInfo) -> tuple[int, int, int, int]:
+def _written_tags(info: VideoInfo, is_rgb: bool) -> tuple[int, int, int, int]:
     """The input's tags; what it leaves open is written as it was read: players would guess anew by the new height."""
-    primaries, transfer, matrix, _ = info.tags
-    if matrix in (0, 2):
-        guess = _TAG_OF_MATRIX[info.matrix]
-        primaries, transfer = (g if t in (0, 2) else t for g, t in zip(guess, (primaries, transfer), strict=False))
+    primaries, transfer, matrix, _ = info.color.tags
+    if is_rgb:
+        return primaries, transfer, 0, FULL
+    if matrix in UNKNOWN:
+        guess = _TAG_OF_TABLE[info.color.table]
+        primaries, transfer = (g if t in UNKNOWN else t for g, t in zip(guess, (primaries, transfer), strict=False))
         matrix = guess[2]
-    return primaries, transfer, matrix, 2 if info.full_range else 1
+    return primaries, transfer, matrix, FULL if info.color.full_range else 1
 
 
 class Encoder:
@@ -145,10 +175,10 @@ class Encoder:
         frame = self._av.VideoFrame.from_ndarray(image, format="rgb24" if image.dtype == np.uint8 else "rgb48le")
         frame = frame.reformat(
             format=coding.pix_fmt,
-            src_colorspace=info.matrix,
-            dst_colorspace=info.matrix,
-            src_color_range=2,
-            dst_color_range=2 if info.full_range else 1,
+            src_colorspace=info.color.table,
+            dst_colorspace=info.color.table,
+            src_color_range=FULL,
+            dst_color_range=self._context.color_range,
             interpolation="BICUBIC",
         )
         frame.pts, frame.time_base = self._count, self._context.time_base
@@ -185,7 +215,7 @@ def check_container(path: Path, info: VideoInfo, coding: Coding) -> None:
     av = import_av()
     with opened(info.path) as source:
         try:
-            with av.open(os.devnull, "w", format=FORMATS[path.suffix.lower()]) as out:
+            with open_video(os.devnull, "w", FORMATS[path.suffix.lower()]) as out:
                 _prepare(out, source, info, coding)
             return
         except (av.FFmpegError, ValueError) as error:
@@ -204,10 +234,14 @@ def _prepare(out: Any, source: Any, info: VideoInfo, coding: Coding) -> tuple[An
     video.time_base = info.time_base
     if info.display_matrix is not None and hasattr(video, "set_display_matrix"):
         video.set_display_matrix(info.display_matrix)
+    given = video_stream(source, info.path)
+    video.disposition = given.disposition
+    video.metadata.update({k: v for k, v in given.metadata.items() if k.lower() in ("language", "title")})
     copied = {}
     for stream in source.streams:
         if stream.type in ("audio", "subtitle"):
             copied[stream.index] = copy = out.add_stream_from_template(stream)
+            copy.disposition = stream.disposition  # which sound is the default, which subtitles are forced
             copy.metadata.update({k: v for k, v in stream.metadata.items() if k.upper() not in ("DURATION", "ENCODER")})
     out.metadata.update({k: v for k, v in source.metadata.items() if k.lower() not in ("encoder", "duration")})
     if hasattr(source, "chapters") and hasattr(out, "set_chapters") and source.chapters():
@@ -242,7 +276,7 @@ def assemble(target: Path, info: VideoInfo, coding: Coding, segments: Sequence[S
 @contextmanager
 def _written(av: Any, target: Path, part: Path) -> Iterator[Any]:
     try:
-        with av.open(str(part), "w", format=FORMATS[target.suffix.lower()]) as out:
+        with open_video(part, "w", FORMATS[target.suffix.lower()]) as out:
             yield out
     except av.FFmpegError as error:
         raise UserError(f"{target}: cannot be written ({error.strerror or error})") from None
