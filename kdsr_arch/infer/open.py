@@ -15,12 +15,11 @@ from torch import Tensor, nn
 
 from kdsr_arch.errors import UserError, nearest
 from kdsr_arch.infer.traits import Traits, traits_of
-from kdsr_arch.io import SAFETENSORS, load_tensors, locate, read_safetensors
+from kdsr_arch.io import METADATA_KEY, SAFETENSORS, load_tensors, locate, read_safetensors
 from kdsr_arch.options.schema import PathOptions
 from kdsr_arch.options.yaml_reader import load_yaml, parse_value
 from kdsr_arch.registry import build
 
-METADATA_KEY = "kdsr"
 # what training code puts around weights
 _WRAPPERS = ("params_ema", "params", "state_dict", "model", "net", "generator")
 _DOWNLOADS = Path("experiments") / "pretrained_models"
