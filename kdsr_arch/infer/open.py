@@ -246,8 +246,8 @@ def _spec(path: Path | None, option_file: str | Path | None, network: str | None
     files = sorted((folder.parent if folder.name == "models" else folder).glob("*.yml"))  # NAME/models/net_g_N.pth
     if not same_name.is_file() and len(files) != 1:
         raise UserError(
-            f"{path}: which network is it? Give its option file (-opt FILE) or the network itself "
-            "(--network '{type: FSRCNN, scale: 4}')"
+            f"{path}: which network is it? Tell with --network: its option file, or the network itself, such as "
+            "'{type: FSRCNN, scale: 4}'"
         )
     return _from_option_file(same_name if same_name.is_file() else files[0])
 
