@@ -106,7 +106,7 @@ class DatasetOptions(Component):
     )
     cache_gb: PositiveFloat | None = option(None, "Memory that the cache may take, in GiB.")
     clips: list[str] | None = option(None, "ClipDataset: names of the clips to use. Default: all.")
-    exclude: list[str] | None = option(None, "ClipDataset: names of clips to leave out.")
+    exclude: list[str] | None = option(None, "ClipDataset, ImagePairDataset: names of clips or images to leave out.")
     frames: list[Int | None] | None = option(
         None,
         "ClipDataset: [start, stop] of the part of each clip to use.",
