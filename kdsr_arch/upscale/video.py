@@ -16,6 +16,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from kdsr_arch.errors import UserError
+from kdsr_arch.infer.cost import count_parameters
 from kdsr_arch.infer.pixels import to_float, to_pixels
 from kdsr_arch.infer.stream import Restorer
 from kdsr_arch.log import progress_bar
@@ -25,6 +26,8 @@ from kdsr_arch.upscale.video_output import Coding, Encoder, assemble, check_cont
 
 T = TypeVar("T")
 _END: Any = object()
+_LEAST_FRAMES, _MOST_FRAMES = 25, 250  # of a segment; each begins with a key frame, which costs bytes
+_SEGMENT_WORK = {"cpu": 30 * 50 * 10**9, "cuda": 30 * 5 * 10**12}  # multiply-adds in half a minute, about
 
 
 @dataclass(frozen=True)
@@ -32,7 +35,7 @@ class VideoOptions:
     """How a video is upscaled and written (see ``kdsr upscale --help``).
 
     Attributes:
-        segment_frames: frames of a segment, about: what an interrupted run may have to do again, ten seconds or so.
+        segment_frames: frames of a segment, about: what an interrupted run may have to do again; None chooses.
         network: differs between networks, weights and precisions; segments of another one are not used.
     """
 
@@ -41,7 +44,7 @@ class VideoOptions:
     preset: str = "veryfast"
     partial: bool = False
     progressive: bool = False
-    segment_frames: int = 250
+    segment_frames: int | None = None
     network: str = ""
 
 
@@ -60,17 +63,17 @@ def upscale_video(restorer: Restorer, source: Path, target: Path, options: Video
     check_container(target, info, coding)
     for lost in losses(info, coding):
         print(f"note: {source}: {lost}", flush=True)
-    stat = source.stat()
+    length, stat = segment_length(restorer, info, options.segment_frames), source.stat()
     depends_on = {
         "input": [str(source.resolve()), stat.st_size, stat.st_mtime_ns],
         "network": options.network,
         "tile": [restorer.tile, restorer.overlap, restorer.batch],
         "coding": [coding.codec, coding.pix_fmt, coding.options, coding.width, coding.height],
-        "segment": options.segment_frames,
+        "segment": length,
     }
     work = WorkFolder(target, depends_on)
     try:
-        bar = _make_segments(restorer, info, coding, options, work)
+        bar = _make_segments(restorer, info, coding, options, work, length)
         assemble(target, info, coding, work.done())
     except BaseException:
         if not work.done():  # nothing to go on from
@@ -80,12 +83,29 @@ def upscale_video(restorer: Restorer, source: Path, target: Path, options: Video
     return bar
 
 
+def segment_length(restorer: Restorer, info: VideoInfo, wanted: int | None = None) -> int:
+    """Choose the frames of a segment: those that the network takes about half a minute for, a second of video at least.
+
+    The time is guessed, not measured: a run that goes on must cut the video like one that was never interrupted. Most
+    networks take about one multiply-add for each parameter and LR pixel.
+
+    Args:
+        wanted: about so many.
+    """
+    at_once = restorer.at_once(info.height, info.width)
+    if wanted is None:
+        work = max(count_parameters(restorer.runner.net), 1) * info.height * info.width
+        wanted = min(
+            max(_SEGMENT_WORK.get(restorer.device.type, _SEGMENT_WORK["cpu"]) // work, _LEAST_FRAMES), _MOST_FRAMES
+        )
+    return -(-wanted // at_once) * at_once  # pieces end where segments end
+
+
 def _make_segments(
-    restorer: Restorer, info: VideoInfo, coding: Coding, options: VideoOptions, work: WorkFolder
+    restorer: Restorer, info: VideoInfo, coding: Coding, options: VideoOptions, work: WorkFolder, length: int
 ) -> tqdm:
     """Decode, restore, encode and store the segments that are not there yet; return the closed progress bar."""
     at_once = restorer.at_once(info.height, info.width)
-    length = -(-options.segment_frames // at_once) * at_once  # pieces end where segments end
     done = work.done()
     while done and len(done[-1].times) != length:  # the end of the video, or of a broken-off file
         done.pop()

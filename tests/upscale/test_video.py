@@ -1,5 +1,6 @@
 """Videos: what is kept, what is refused, what an interruption leaves."""
 
+from dataclasses import replace
 from fractions import Fraction
 
 import numpy as np
@@ -15,7 +16,7 @@ from kdsr_arch.errors import UserError
 from kdsr_arch.infer.pixels import to_float, to_pixels
 from kdsr_arch.upscale import video as video_module
 from kdsr_arch.upscale.images import Picture, write_picture
-from kdsr_arch.upscale.video import VideoOptions
+from kdsr_arch.upscale.video import VideoOptions, segment_length
 from kdsr_arch.upscale.video import upscale_video as upscale
 from kdsr_arch.upscale.video_input import probe
 from kdsr_arch.upscale.video_output import decode_times
@@ -82,6 +83,17 @@ def test_an_interrupted_run_goes_on_and_ends_the_same(restorer, make_video, tmp_
     assert "going on after frame" in capsys.readouterr().out and progress.n == 26
     assert packets(tmp_path / "b.mkv", "video") == packets(tmp_path / "whole.mkv", "video")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["a.mp4", "b.mkv", "whole.mkv"]
+
+
+def test_segments_are_shorter_where_frames_take_longer(restorer, make_video, tmp_path):
+    make_video(tmp_path / "a.mkv", n=2)
+    info = probe(tmp_path / "a.mkv")
+    assert segment_length(restorer("bicubic"), info) == 256  # whole pieces of 16
+    upscaler = restorer("window", batch=2)
+    upscaler.runner.net.heavy = torch.nn.Parameter(torch.zeros(10**6))
+    sizes = [(96, 64), (192, 128), (3840, 2160)]
+    lengths = [segment_length(upscaler, replace(info, width=width, height=height)) for width, height in sizes]
+    assert lengths[0] > lengths[1] > lengths[2] == 26
 
 
 def test_segments_of_other_settings_are_not_used(restorer, make_video, tmp_path, monkeypatch):
