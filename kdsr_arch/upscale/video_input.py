@@ -183,7 +183,7 @@ class Decoder:
     def notes(self) -> list[str]:
         notes = [self._broken] if self._broken else []
         if self._lost:
-            notes.append(f"{self.info.path}: {self._damage()}; the frames before them are shown longer")
+            notes.append(f"{self.info.path}: {self._damage()}; what could not be decoded is left out")
         if self._mended:
             notes.append(
                 f"{self.info.path}: {len(self._mended)} of its frames are damaged, the first at {self._mended[0]:.2f} "

@@ -49,6 +49,16 @@ def test_a_damaged_packet_costs_its_frame_and_is_told(restorer, make_video, tmp_
     assert "1 of its packets are damaged, the first at" in capsys.readouterr().out
 
 
+def test_what_a_transport_stream_calls_corrupt_is_told(restorer, make_video, tmp_path, capsys):
+    make_video(tmp_path / "a.ts", n=60)
+    data = bytearray((tmp_path / "a.ts").read_bytes())
+    place = 188 * (len(data) // 376)
+    data[place : place + 188] = np.random.default_rng(0).bytes(188)  # one of its packets of 188 bytes
+    (tmp_path / "a.ts").write_bytes(data)
+    assert upscale_video(restorer("bicubic"), tmp_path / "a.ts", tmp_path / "b.mkv").n >= 55
+    assert "of its packets are damaged, the first at" in capsys.readouterr().out
+
+
 def test_frames_that_the_decoder_mended_are_told(restorer, make_video, tmp_path, capsys, caplog):
     make_video(tmp_path / "a.mp4", n=30, codec="mpeg4")
     damage(tmp_path / "a.mp4", [0], skip=250)

@@ -72,15 +72,17 @@ def too_much_missing(seconds: float, promised: float | None) -> bool:
 
 
 def decoded_frames(container: Any, stream: Any, damaged: Callable[[Any], None]) -> Iterator[Any]:
-    """Decode what can be decoded; packets that cannot are handed to ``damaged``."""
+    """Decode what can be decoded; ``damaged`` is given each packet that cannot, or that its container calls corrupt."""
     stream.thread_type = "SLICE"  # with frames in parallel PyAV loses those behind a damaged one without a word
     for packet in container.demux(stream):
+        frames, corrupt = [], packet.is_corrupt
         try:
             frames = packet.decode()
         except import_av().error.InvalidDataError:
+            corrupt = True
+        if corrupt:
             damaged(packet)
-        else:
-            yield from frames
+        yield from frames
 
 
 VIDEO_SUFFIXES = frozenset({".mp4", ".mkv", ".mov", ".avi", ".webm", ".m4v", ".mpg", ".mpeg"})
