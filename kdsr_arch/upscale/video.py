@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
+import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
@@ -20,9 +21,18 @@ from kdsr_arch.infer.cost import count_parameters
 from kdsr_arch.infer.pixels import to_float, to_pixels
 from kdsr_arch.infer.stream import Restorer
 from kdsr_arch.log import progress_bar
+from kdsr_arch.ops.bicubic import upsample_bicubic
 from kdsr_arch.upscale.segments import Encoded, WorkFolder, write_segment
 from kdsr_arch.upscale.video_input import Decoder, VideoInfo, probe
-from kdsr_arch.upscale.video_output import Coding, Encoder, assemble, check_container, choose_coding, losses
+from kdsr_arch.upscale.video_output import (
+    Coding,
+    Encoder,
+    assemble,
+    check_container,
+    choose_coding,
+    has_alpha,
+    losses,
+)
 
 T = TypeVar("T")
 _END: Any = object()
@@ -115,22 +125,22 @@ def _make_segments(
         print(f"going on after frame {bar.n}, kept in {work.folder}", flush=True)
     # of the frames that the first one to restore needs, one at least to know where to go on
     before = known[len(known) - min(max(restorer.context, 1), len(known)) :]
-    decoder = Decoder(info, options.partial, options.progressive)
+    decoder = Decoder(info, options.partial, options.progressive, has_alpha(coding.pix_fmt))
     writer = _SegmentWriter(info, coding, work, len(done), length)
-    times: deque[tuple[int, int]] = deque()  # and durations, of frames whose results are to come
+    waiting: deque[tuple[int, int, Tensor]] = deque()  # times, durations and alpha of frames whose results are to come
 
     def noted(frames: Iterator[tuple[int, int, Tensor]]) -> Iterator[Tensor]:
         for pts, duration, lq in frames:
-            times.append((pts, duration))
-            yield lq
+            waiting.append((pts, duration, lq[3:]))
+            yield lq[:3]
 
     decoded = ((pts, duration, to_float(image)) for pts, duration, image in decoder.frames(*before[:1]))
     with bar, read_ahead(decoded) as frames, WriteBehind(writer.add) as behind:
-        context = [next(frames)[2] for _ in before]
+        context = [next(frames)[2][:3] for _ in before]
         context = context[len(context) - restorer.context :] if restorer.context else []
         for sr in restorer.stream(noted(frames), at_once, context):
             # on a GPU whole numbers are made there, as they travel faster; on the CPU the writing thread makes them
-            behind.put((*times.popleft(), sr if sr.device.type == "cpu" else to_pixels(sr, info.dtype)))
+            behind.put((*waiting.popleft(), sr if sr.device.type == "cpu" else to_pixels(sr, info.dtype)))
             bar.update()
     writer.close()
     for note in decoder.notes:
@@ -151,10 +161,13 @@ class _SegmentWriter:
         self._durations: list[int] = []
         self._frames: list[Encoded] = []
 
-    def add(self, item: tuple[int, int, Tensor | NDArray]) -> None:
-        """Encode one frame: its time, its duration, and its pixels."""
-        pts, duration, image = item
+    def add(self, item: tuple[int, int, Tensor, Tensor | NDArray]) -> None:
+        """Encode one frame: its time, its duration, its LR alpha (with no channel where it has none), its pixels."""
+        pts, duration, alpha, image = item
         pixels = to_pixels(image, self.info.dtype) if isinstance(image, Tensor) else image
+        if len(alpha):
+            enlarged = upsample_bicubic(alpha[None], pixels.shape[0] // alpha.shape[1])[0]
+            pixels = np.concatenate([pixels, to_pixels(enlarged, self.info.dtype)], axis=2)
         self._frames += self._encoder.add(pixels)
         self._times.append(pts)
         self._durations.append(duration)

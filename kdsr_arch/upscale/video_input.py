@@ -29,7 +29,7 @@ _HDR = {16: "HDR10 (PQ)", 18: "HLG"}  # transfer functions, ISO/IEC 23091-2
 
 
 class Frame(NamedTuple):
-    """A decoded frame: its time in the stream's units, how long it is shown (0: unknown), (h, w, 3) RGB."""
+    """A decoded frame: its time in the stream's units, how long it is shown (0: unknown), (h, w, 3) RGB or RGBA."""
 
     pts: int
     duration: int
@@ -161,6 +161,11 @@ def _display_matrix(frame: Any) -> tuple[int, ...] | None:
     return None
 
 
+def rgb_format(dtype: type[np.unsignedinteger], alpha: bool) -> str:
+    """Return FFmpeg's name of RGB, with or without alpha, in whole numbers of a type."""
+    return ("rgba" if alpha else "rgb24") if dtype == np.uint8 else ("rgba64le" if alpha else "rgb48le")
+
+
 class Decoder:
     """Reads the frames of a probed video in order.
 
@@ -168,13 +173,15 @@ class Decoder:
         info: from `probe`.
         partial: end quietly where the file breaks off, and leave out what is damaged, instead of raising.
         progressive: take frames that the file says to be interlaced as they are.
+        alpha: give RGBA.
 
     Attributes:
         notes: what the user should know about the frames read so far, as sentences.
     """
 
-    def __init__(self, info: VideoInfo, partial: bool = False, progressive: bool = False) -> None:
+    def __init__(self, info: VideoInfo, partial: bool = False, progressive: bool = False, alpha: bool = False) -> None:
         self.info, self.partial, self.progressive = info, partial, progressive
+        self._form = rgb_format(info.dtype, alpha)
         self._broken: str | None = None
         self._lost: list[float] = []
         self._mended: list[float] = []
@@ -223,7 +230,7 @@ class Decoder:
                     if start is None or pts >= start:
                         self._look(raw, float(pts * self.info.time_base))
                         count, last = count + 1, pts
-                        yield Frame(pts, int(raw.duration or 0), self._rgb(raw))
+                        yield Frame(pts, int(raw.duration or 0), self.info.color.rgb(raw, self._form))
             self._check_end(last)
         except UserError as error:
             if not self.partial or not count:
@@ -266,9 +273,6 @@ class Decoder:
             return int(raw.pts)
         step = max(round(1 / (self.info.rate * self.info.time_base)), 1)
         return 0 if last is None else last + step if raw.pts is None else last + 1
-
-    def _rgb(self, raw: Any) -> NDArray:
-        return self.info.color.rgb(raw, "rgb24" if self.info.dtype == np.uint8 else "rgb48le")
 
     def _check_end(self, last: int | None) -> None:
         """A file without an index simply ends: then its length tells whether all of it was there."""

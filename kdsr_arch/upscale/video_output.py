@@ -19,9 +19,10 @@ from kdsr_arch.data.prepare.decode_video import import_av, open_video
 from kdsr_arch.data.prepare.video_color import FULL, UNKNOWN
 from kdsr_arch.errors import UserError, nearest
 from kdsr_arch.upscale.segments import Encoded, Segment
-from kdsr_arch.upscale.video_input import VideoInfo, opened, video_stream
+from kdsr_arch.upscale.video_input import VideoInfo, opened, rgb_format, video_stream
 
 FORMATS = {".mp4": "mp4", ".m4v": "mp4", ".mov": "mov", ".mkv": "matroska"}
+_WITH_ALPHA = ("ffv1", "prores_ks", "qtrle")  # VP9 and HEVC keep transparency beside their packets, which is lost here
 _BASE_LIMIT = 65535  # denominators of the frame rate that MPEG-4 can write
 _TAG_OF_TABLE = {1: (1, 1, 1), 5: (6, 6, 6)}  # (primaries, transfer, matrix) of HD and SD video
 
@@ -69,15 +70,29 @@ def choose_coding(info: VideoInfo, scale: int, codec: str | None, crf: int, pres
         raise UserError(
             f"--codec {name}: no such video encoder in PyAV{nearest(name, known)}; it has {', '.join(known)}"
         )
-    wanted = info.pix_fmt.replace("yuvj", "yuv").replace("yuva", "yuv")
-    chroma = _chroma(info.pix_fmt)
-    deep = [f"yuv{chroma}p10le", "yuv420p10le"] if info.depth > 8 else []
-    # never as gray, of which swscale and players disagree whether it is 0..255 or 16..235
-    same = [] if "gray" in wanted else [wanted]
-    pix_fmt = next((f for f in [*same, *deep, f"yuv{chroma}p", "yuv420p"] if f in formats), formats[0])
+    pix_fmt = next((f for f in _wanted_formats(info, name) if f in formats), formats[0])
     unit = 1 if _chroma(pix_fmt) == "444" else 2
     width, height = (n * scale // unit * unit for n in (info.width, info.height))
     return Coding(name, pix_fmt, _options(name, crf, preset), width, height)
+
+
+def _wanted_formats(info: VideoInfo, codec: str) -> list[str]:
+    """List pixel formats for an input, the best first."""
+    chroma, deep = _chroma(info.pix_fmt), info.depth > 8
+    wanted = []
+    if has_alpha(info.pix_fmt) and codec in _WITH_ALPHA:
+        as_rgb = ["gbrap16le"] if deep else ["rgba", "argb", "bgra"]
+        wanted = [info.pix_fmt, *(as_rgb if import_av().VideoFormat(info.pix_fmt).is_rgb else [])]
+        wanted += [*([f"yuva{chroma}p10le"] if deep else []), f"yuva{chroma}p", "yuva444p10le"]
+    # never as gray, of which swscale and players disagree whether it is 0..255 or 16..235
+    same = [] if "gray" in info.pix_fmt else [info.pix_fmt.replace("yuvj", "yuv").replace("yuva", "yuv")]
+    deeper = [f"yuv{chroma}p10le", "yuv420p10le"] if deep else []
+    return [*wanted, *same, *deeper, f"yuv{chroma}p", "yuv420p"]
+
+
+def has_alpha(pix_fmt: str) -> bool:
+    """Tell whether a pixel format has transparency."""
+    return any(part.is_alpha for part in import_av().VideoFormat(pix_fmt).components)
 
 
 def _chroma(pix_fmt: str) -> str:
@@ -93,8 +108,9 @@ def losses(info: VideoInfo, coding: Coding) -> list[str]:
     form = import_av().VideoFormat(coding.pix_fmt)
     depth = max(part.bits for part in form.components)
     lost = []
-    if info.alpha:
-        lost.append("its transparency is not kept; colors are written as if it were opaque")
+    if info.alpha and not has_alpha(coding.pix_fmt):
+        advice = "" if not has_alpha(info.pix_fmt) else f"; --codec {' or '.join(_WITH_ALPHA)} keeps it"
+        lost.append(f"its transparency is lost: colors are written as if it were opaque{advice}")
     if depth < info.depth:
         lost.append(f"{coding.codec} writes {depth} of its {info.depth} bits a color")
     if (given := _chroma(info.pix_fmt)) > (made := _chroma(coding.pix_fmt)):
@@ -169,10 +185,10 @@ class Encoder:
             ) from None
 
     def add(self, image: NDArray) -> list[Encoded]:
-        """Encode (H, W, 3) RGB, uint8 or uint16; returns what is ready."""
+        """Encode (H, W, 3) RGB or (H, W, 4) RGBA, uint8 or uint16; returns what is ready."""
         coding, info = self.coding, self.info
         image = np.ascontiguousarray(image[: coding.height, : coding.width])
-        frame = self._av.VideoFrame.from_ndarray(image, format="rgb24" if image.dtype == np.uint8 else "rgb48le")
+        frame = self._av.VideoFrame.from_ndarray(image, format=rgb_format(image.dtype.type, image.shape[2] == 4))
         frame = frame.reformat(
             format=coding.pix_fmt,
             src_colorspace=info.color.table,

@@ -4,11 +4,14 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
+import torch
 
 from kdsr_arch.data.prepare.decode_video import decode_video
 from kdsr_arch.data.prepare.video_color import guessed_table
+from kdsr_arch.infer.pixels import to_pixels
+from kdsr_arch.ops.bicubic import upsample_bicubic
 from kdsr_arch.upscale.video import VideoOptions, upscale_video
-from kdsr_arch.upscale.video_input import probe
+from kdsr_arch.upscale.video_input import Decoder, probe
 from tests.helpers.messages import refuses
 from tests.helpers.videos import LOSSLESS, rgb
 
@@ -70,7 +73,8 @@ def test_gray_video_keeps_its_brightness(restorer, make_video, tmp_path):
 
 
 @pytest.mark.parametrize(("codec", "pix", "words"), [
-    ("ffv1", "yuva420p", "its transparency is not kept"), ("ffv1", "yuv420p12le", "libx264 writes 10 of its 12 bits"),
+    ("ffv1", "yuva420p", "its transparency is lost"), ("libvpx-vp9", "yuva420p", "its transparency is lost"),
+    ("ffv1", "yuv420p12le", "libx264 writes 10 of its 12 bits"),
 ])  # fmt: skip
 def test_what_is_lost_is_told_before_the_work(restorer, make_video, tmp_path, codec, pix, words, capsys):
     make_video(tmp_path / "a.mkv", n=2, codec=codec, pix=pix)
@@ -85,3 +89,31 @@ def test_ten_bits_stay_ten_bits(restorer, make_video, tmp_path):
     with av.open(str(tmp_path / "b.mkv")) as container:
         luma = next(container.decode(video=0)).to_ndarray(format="gray16le") >> 6
     assert len(np.unique(luma)) > 256
+
+
+@pytest.mark.parametrize(("source", "given", "target", "codec", "written"), [
+    ("a.mkv", ("ffv1", "yuva420p"), "b.mkv", "ffv1", "yuva420p"),
+    ("a.mov", ("qtrle", "argb"), "b.mov", "qtrle", "argb"),
+    ("a.mov", ("qtrle", "argb"), "b.mkv", "ffv1", "bgra"),
+    ("a.mov", ("prores_ks", "yuva444p10le"), "b.mov", "prores_ks", "yuva444p12le"),  # the decoder says 12
+])  # fmt: skip
+def test_transparency_is_kept_by_codecs_that_have_it(restorer, tmp_path, source, given, target, codec, written, capsys):
+    rng = np.random.default_rng(0)
+    alpha = np.kron(rng.integers(0, 2, (4, 6)), np.ones((16, 16))) * 255
+    images = [np.dstack([np.full((64, 96, 3), color), alpha]).astype(np.uint8) for color in (60, 120, 180)]
+    with av.open(str(tmp_path / source), "w") as out:
+        stream = out.add_stream(given[0], rate=25)
+        stream.width, stream.height, stream.pix_fmt = 96, 64, given[1]
+        for number, image in enumerate(images):
+            frame = av.VideoFrame.from_ndarray(image, format="rgba").reformat(format=given[1])
+            frame.pts, frame.time_base = number, Fraction(1, 25)
+            out.mux(stream.encode(frame))
+        out.mux(stream.encode())
+    upscale_video(restorer("bicubic"), tmp_path / source, tmp_path / target, VideoOptions(codec=codec))
+    assert "its transparency" not in capsys.readouterr().out and probe(tmp_path / target).pix_fmt == written
+    made = [frame.image for frame in Decoder(probe(tmp_path / target), alpha=True).frames()]
+    expected = to_pixels(upsample_bicubic(torch.from_numpy(alpha / 255).float()[None, None], 2)[0])[..., 0]
+    for image, color in zip(made, (60, 120, 180), strict=True):
+        scale = 257 if image.dtype == np.uint16 else 1
+        assert np.abs(image[..., 3] / scale - expected).max() <= 4
+        assert np.abs(image[..., :3] / scale - color).mean() <= 3
