@@ -20,10 +20,10 @@ from kdsr_arch.data.prepare.decode_video import (
     said_seconds,
     tagged_seconds,
     too_much_missing,
+    video_stream,
 )
 from kdsr_arch.data.prepare.video_color import VideoColor
 from kdsr_arch.errors import UserError
-from kdsr_arch.io import limit_decoder
 
 _HDR = {16: "HDR10 (PQ)", 18: "HLG"}  # transfer functions, ISO/IEC 23091-2
 
@@ -119,21 +119,6 @@ def probe(path: Path, partial: bool = False) -> VideoInfo:
                 "first (ffmpeg's filters zscale and tonemap do)"
             )
         return _info(path, container, stream, first, color)
-
-
-def video_stream(container: Any, path: Path) -> Any:
-    """Choose the video stream of a file.
-
-    Raises:
-        UserError: there is none, or none that can be decoded.
-    """
-    # a picture that music files carry counts as video with FFmpeg
-    streams = [s for s in container.streams.video if "attached_pic" not in str(s.disposition).lower()]
-    if not streams:
-        kinds = ", ".join(sorted({stream.type for stream in container.streams})) or "nothing"
-        raise UserError(f"{path}: has no video stream (it holds {kinds})")
-    limit_decoder(streams[0], path)
-    return streams[0]
 
 
 def _info(path: Path, container: Any, stream: Any, frame: Any, color: VideoColor) -> VideoInfo:

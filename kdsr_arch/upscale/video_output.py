@@ -15,11 +15,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from kdsr_arch.data.prepare.decode_video import import_av, open_video
+from kdsr_arch.data.prepare.decode_video import import_av, open_video, video_stream
 from kdsr_arch.data.prepare.video_color import FULL, UNKNOWN
 from kdsr_arch.errors import UserError, nearest
 from kdsr_arch.upscale.segments import Encoded, Segment
-from kdsr_arch.upscale.video_input import VideoInfo, opened, rgb_format, video_stream
+from kdsr_arch.upscale.video_input import VideoInfo, opened, rgb_format
 
 FORMATS = {".mp4": "mp4", ".m4v": "mp4", ".mov": "mov", ".mkv": "matroska"}
 _WITH_ALPHA = ("ffv1", "prores_ks", "qtrle")  # VP9 and HEVC keep transparency beside their packets, which is lost here

@@ -136,6 +136,24 @@ def test_refusals(restorer, make_video, tmp_path):
     assert not [p for p in tmp_path.iterdir() if "b.mp4" in p.name]
 
 
+def test_a_song_with_a_cover_is_no_video(restorer, tmp_path):
+    with av.open(str(tmp_path / "song.mp3"), "w") as out:
+        sound, cover = out.add_stream("libmp3lame", rate=44100), out.add_stream("png", rate=1)
+        cover.width, cover.height, cover.pix_fmt, cover.disposition = 16, 16, "rgb24", Disposition.attached_pic
+        picture = av.VideoFrame.from_ndarray(np.zeros((16, 16, 3), np.uint8), format="rgb24")
+        picture.pts, picture.time_base = 0, Fraction(1, 1)
+        out.mux([*cover.encode(picture), *cover.encode()])
+        for number in range(50):
+            frame = av.AudioFrame.from_ndarray(np.zeros((1, 1152), np.float32), format="fltp", layout="mono")
+            frame.sample_rate, frame.pts = 44100, 1152 * number
+            out.mux(sound.encode(frame))
+        out.mux(sound.encode())
+    with refuses(tmp_path / "song.mp3", "no video stream", "a cover picture, audio"):
+        upscale(restorer("bicubic"), tmp_path / "song.mp3", tmp_path / "b.mp4")
+    with refuses(tmp_path / "song.mp3", "no video stream"):
+        next(decode_video(tmp_path / "song.mp3"))
+
+
 def test_a_container_that_cannot_hold_the_codec(restorer, make_video, tmp_path):
     make_video(tmp_path / "a.mkv", n=3)
     with refuses(tmp_path / "b.mov", "libvpx-vp9", ".mkv"):

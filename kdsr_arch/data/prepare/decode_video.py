@@ -44,6 +44,23 @@ def open_video(path: str | Path, mode: str = "r", form: str | None = None) -> An
     return import_av().open(os.path.abspath(path), mode, format=form, metadata_errors="replace")
 
 
+def video_stream(container: Any, path: str | Path) -> Any:
+    """Choose the video stream of a file.
+
+    Raises:
+        UserError: there is none, or none that can be decoded.
+    """
+    # a picture that music and film files carry counts as video with FFmpeg
+    cover = import_av().stream.Disposition.attached_pic
+    streams = [stream for stream in container.streams.video if not stream.disposition & cover]
+    if not streams:
+        names = {"a cover picture" if stream.type == "video" else stream.type for stream in container.streams}
+        kinds = ", ".join(sorted(names)) or "nothing"
+        raise UserError(f"{path}: has no video stream (it holds {kinds})")
+    limit_decoder(streams[0], path)
+    return streams[0]
+
+
 def said_seconds(container: Any, stream: Any) -> float | None:
     """Read the length in seconds that the video stream says; the file's where it holds nothing else."""
     if container.format.name == "avi" and stream.frames and stream.average_rate:
@@ -100,14 +117,12 @@ def decode_video(path: str | Path) -> Iterator[np.ndarray]:
     av = import_av()
     try:
         with open_video(path) as container:
-            if not container.streams.video:
-                raise UserError(f"{path}: has no video stream")
-            limit_decoder(container.streams.video[0], path)
-            watch = _Watch(path, container)
+            stream = video_stream(container, path)
+            watch = _Watch(path, container, stream)
             color: VideoColor | None = None
-            for frame in container.decode(video=0):
+            for frame in container.decode(stream):
                 watch.see(frame)
-                color = color or VideoColor.of(path, container.streams.video[0].codec_context, frame)
+                color = color or VideoColor.of(path, stream.codec_context, frame)
                 image = color.rgb(frame)
                 # phones keep frames lying on their side; counter-clockwise, as NumPy counts
                 quarters = round(getattr(frame, "rotation", 0) / 90) % 4
@@ -121,11 +136,10 @@ class _Watch:
     """Looks at the frames of a video as they are decoded; they are never held back.
 
     Args:
-        container: the file, opened with PyAV.
+        container, stream: the file, opened with PyAV, and what is read of it.
     """
 
-    def __init__(self, path: str | Path, container: Any) -> None:
-        stream = container.streams.video[0]
+    def __init__(self, path: str | Path, container: Any, stream: Any) -> None:
         promised = promised_bytes(container, stream)
         if promised is not None:
             raise _truncated(path, f"its index ends at byte {promised:,}, the file at {container.size:,}")
