@@ -228,19 +228,28 @@ def check_container(path: Path, info: VideoInfo, coding: Coding) -> None:
     """
     check_format(path)
     Encoder(info, coding)  # refuses impossible settings
+    refusal = _refusal(path.suffix.lower(), info, coding)
+    if refusal is None:
+        return
+    kinds = "; ".join(f"{kind} {', '.join(codecs)}" for kind, codecs in info.streams.items())
+    other = next((suffix for suffix in (".mkv", ".mp4", ".mov") if _refusal(suffix, info, coding) is None), None)
+    advice = f"write {other} instead" if other else "take another --codec, or take streams out of the input first"
+    raise UserError(
+        f"{path}: {path.suffix} cannot hold {coding.codec} video with the input's streams "
+        f"({kinds or 'video only'}; {refusal}); {advice}"
+    )
+
+
+def _refusal(suffix: str, info: VideoInfo, coding: Coding) -> str | None:
+    """Return why a container cannot hold the output's streams, in FFmpeg's words; None where it can."""
     av = import_av()
     with opened(info.path) as source:
         try:
-            with open_video(os.devnull, "w", FORMATS[path.suffix.lower()]) as out:
+            with open_video(os.devnull, "w", FORMATS[suffix]) as out:
                 _prepare(out, source, info, coding)
-            return
         except (av.FFmpegError, ValueError) as error:
-            refusal = str(getattr(error, "strerror", None) or error)
-    kinds = "; ".join(f"{kind} {', '.join(codecs)}" for kind, codecs in info.streams.items())
-    raise UserError(
-        f"{path}: {path.suffix} cannot hold {coding.codec} video with the input's streams "
-        f"({kinds or 'video only'}; {refusal}); write .mkv instead"
-    )
+            return str(getattr(error, "strerror", None) or error)
+    return None
 
 
 def _prepare(out: Any, source: Any, info: VideoInfo, coding: Coding) -> tuple[Any, dict[int, Any]]:

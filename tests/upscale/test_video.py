@@ -169,6 +169,13 @@ def test_the_command(make_video, tmp_path, monkeypatch, capsys):
     assert main(words) == 2 and not missing(capsys.readouterr().err, "b.mp4", "--overwrite")
 
 
+@pytest.mark.parametrize(("codec", "names"), [("qtrle", ["write .mov instead"]), ("huffyuv", ["another --codec"])])
+def test_a_container_that_holds_the_streams_is_named(restorer, make_video, tmp_path, codec, names):
+    make_video(tmp_path / "a.mkv", n=3)
+    with refuses(tmp_path / "b.mkv", codec, *names, without=["write .mkv"]):
+        upscale(restorer("bicubic"), tmp_path / "a.mkv", tmp_path / "b.mkv", VideoOptions(codec=codec))
+
+
 def with_subtitles(path, target, disposition=Disposition.default):
     """The video of ``path`` with two lines of text and two chapters."""
     lines = target.with_suffix(".srt")
