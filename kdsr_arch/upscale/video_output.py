@@ -257,19 +257,19 @@ def _prepare(out: Any, source: Any, info: VideoInfo, coding: Coding) -> tuple[An
     video = out.add_stream(coding.codec, rate=frame_rate(info))
     _configure(video.codec_context, info, coding)
     video.time_base = info.time_base
-    if info.display_matrix is not None and hasattr(video, "set_display_matrix"):
+    if info.display_matrix is not None:
         video.set_display_matrix(info.display_matrix)
     given = video_stream(source, info.path)
-    video.disposition = given.disposition
+    video.disposition = given.disposition.value
     video.metadata.update({k: v for k, v in given.metadata.items() if k.lower() in ("language", "title")})
     copied = {}
     for stream in source.streams:
         if stream.type in ("audio", "subtitle"):
             copied[stream.index] = copy = out.add_stream_from_template(stream)
-            copy.disposition = stream.disposition  # which sound is the default, which subtitles are forced
+            copy.disposition = stream.disposition.value  # which sound is the default, which subtitles are forced
             copy.metadata.update({k: v for k, v in stream.metadata.items() if k.upper() not in ("DURATION", "ENCODER")})
     out.metadata.update({k: v for k, v in source.metadata.items() if k.lower() not in ("encoder", "duration")})
-    if hasattr(source, "chapters") and hasattr(out, "set_chapters") and source.chapters():
+    if source.chapters():
         out.set_chapters(source.chapters())
     out.start_encoding()
     return video, copied

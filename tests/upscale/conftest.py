@@ -80,7 +80,7 @@ def frame_of(image, pix, pts, context):
 def add_audio(out, disposition):
     stream = out.add_stream("aac", rate=44100)
     if disposition is not None:
-        stream.disposition = disposition
+        stream.disposition = disposition.value
     return stream
 
 

@@ -139,7 +139,7 @@ def test_refusals(restorer, make_video, tmp_path):
 def test_a_song_with_a_cover_is_no_video(restorer, tmp_path):
     with av.open(str(tmp_path / "song.mp3"), "w") as out:
         sound, cover = out.add_stream("libmp3lame", rate=44100), out.add_stream("png", rate=1)
-        cover.width, cover.height, cover.pix_fmt, cover.disposition = 16, 16, "rgb24", Disposition.attached_pic
+        cover.width, cover.height, cover.pix_fmt, cover.disposition = 16, 16, "rgb24", Disposition.attached_pic.value
         picture = av.VideoFrame.from_ndarray(np.zeros((16, 16, 3), np.uint8), format="rgb24")
         picture.pts, picture.time_base = 0, Fraction(1, 1)
         out.mux([*cover.encode(picture), *cover.encode()])
@@ -186,7 +186,7 @@ def with_subtitles(path, target, disposition=Disposition.default):
             text: out.add_stream_from_template(text.streams.subtitles[0]),
         }
         copies[text].metadata["language"] = "deu"
-        copies[text].disposition = disposition
+        copies[text].disposition = disposition.value
         out.set_chapters([{"id": i, "start": 200 * i, "end": 200 * (i + 1), "time_base": Fraction(1, 1000),
                            "metadata": {"title": name}} for i, name in enumerate(("one", "two"))])  # fmt: skip
         for opened, copy in copies.items():

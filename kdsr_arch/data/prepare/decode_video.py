@@ -28,11 +28,15 @@ def promised_bytes(container: Any, stream: Any) -> int | None:
 
 
 def import_av() -> Any:
-    """Import PyAV, or say how to get it."""
+    """Import PyAV, or say how to get it. Older ones read full-range colors wrongly and lose rotations."""
     try:
         import av
     except ImportError:
         raise UserError("videos need the package 'av': pip install 'kdsr[video]'") from None
+    if tuple(int(part) for part in av.__version__.split(".")[:2]) < (17, 1):
+        raise UserError(
+            f"videos need the package 'av' 17.1 or later, not {av.__version__}: pip install -U 'kdsr[video]'"
+        )
     return av
 
 
