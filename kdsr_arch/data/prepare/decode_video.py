@@ -157,6 +157,8 @@ class _Watch:
         depth = max(component.bits for component in frame.format.components)
         if depth > 8:
             notice(f"depth {self.path}", f"{self.path}: has {depth} bits a color; frames are rounded to 8 bits")
+        if frame.interlaced_frame:
+            notice(f"fields {self.path}", f"{self.path}: is interlaced; deinterlace it first (ffmpeg -vf bwdif)")
         if frame.is_corrupt:
             notice(
                 f"damage {self.path}",
