@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from kdsr_arch.device import pick_device
-from kdsr_arch.log import TextLog, get_logger
+from kdsr_arch.log import TextLog, get_logger, telling
 from kdsr_arch.options.load import telling_needs
 from kdsr_arch.options.schema import Options
 from kdsr_arch.parallel import distributed
@@ -53,7 +53,7 @@ def main(parts: Sequence[Callable[[], Options]], args: Any) -> int:
 
 def train(opt: Options, auto_resume: bool = False) -> int:
     """Run one training, on processes that have joined already; returns its exit code (see `main`)."""
-    with TextLog() as log, StopRequest() as stop:
+    with TextLog() as log, StopRequest() as stop, telling(log):
         finished = trainer_class(opt)(opt, stop, auto_resume).run(log)
         return 0 if finished else stop.exit_code
 
@@ -74,7 +74,7 @@ def dry_run(opt: Options) -> str:
     """
     alone = opt.datasets["train"].model_copy(update={"num_worker_per_gpu": 0})
     path = opt.path.model_copy(update={"resume_state": None})
-    with random_states_kept():
+    with random_states_kept(), telling():
         small = opt.model_copy(update={"datasets": {**opt.datasets, "train": alone}, "path": path})
         trainer = trainer_class(small)(small)
         trainer.close()

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from kdsr_arch.data.loader import first_sample, open_dataset, train_batches
 from kdsr_arch.distill.taps import Batch
-from kdsr_arch.errors import UserError
+from kdsr_arch.errors import Lost, ProgramFault, UserError, as_user_error
 from kdsr_arch.log import TextLog, get_logger
 from kdsr_arch.ops.offset_monitor import OffsetMonitor
 from kdsr_arch.optim.update import clip_gradients, gradient_norm
@@ -134,14 +134,11 @@ class Trainer:
             try:
                 with self.graph.on_stream() if self.graph else nullcontext():
                     finished = self._loop()
-            except UserError as error:  # add what is on the disk; the command line tells it
-                kept = f"the state of iteration {self.saved:,} is kept" if self.saved else "no state was saved yet"
-                if isinstance(error, NonFiniteError):
-                    error.args = (f"{error}. Training stopped; {kept}. Lower the learning rate or the term's weight",)
-                elif isinstance(error, distributed.ProcessLost):
-                    error.args = (f"{error}; {kept}, go on with --auto_resume",)
-                get_logger().error(str(error), extra={"quiet": True})
-                raise
+            except Exception as error:
+                fault = self._with_what_is_kept(as_user_error(error))
+                if fault is error:
+                    raise
+                raise fault from error
         spent = time.strftime("%H:%M:%S", time.gmtime(time.monotonic() - began))
         if finished:
             file = self.checkpoints.network_file("net_g", "latest")
@@ -149,6 +146,15 @@ class Trainer:
         else:
             get_logger().warning(f"Stopped at iteration {self.position:,} and saved; --auto_resume goes on from here")
         return finished
+
+    def _with_what_is_kept(self, fault: UserError) -> UserError:
+        """Add to the sentence that ends the training what is on the disk."""
+        kept = f"the state of iteration {self.saved:,} is kept" if self.saved else "no state was saved yet"
+        if isinstance(fault, NonFiniteError):
+            fault.args = (f"{fault}. Training stopped; {kept}. Lower the learning rate or the term's weight",)
+        elif isinstance(fault, Lost | ProgramFault):
+            fault.args = (f"{fault}; {kept}{', go on with --auto_resume' if self.saved else ''}",)
+        return fault
 
     def _open_logs(self, log: TextLog) -> None:
         """Take the experiment folder and open what is written there, on the main process; then resume."""
