@@ -73,7 +73,7 @@ def _unwrapped(content: Any) -> dict[str, Tensor]:
 
 def misfits(net: nn.Module, weights: Mapping[str, Tensor]) -> list[str]:
     """Say in which ways weights are not a network's: entries that it lacks, that it has not, of another shape."""
-    own = net.state_dict()
+    own, weights = ({k: v for k, v in d.items() if _is_weight(k, v)} for d in (net.state_dict(), weights))
     missing = [k for k in own if k not in weights]
     foreign = [k for k in weights if k not in own]
     reshaped = [k for k in own if k in weights and own[k].shape != weights[k].shape]
@@ -81,6 +81,10 @@ def misfits(net: nn.Module, weights: Mapping[str, Tensor]) -> list[str]:
     faults = [f"misses {_some(missing)}"] if missing else []
     faults += [f"has {_some(foreign)}, which the network has not"] if foreign else []
     return faults + ([f"has other shapes: {_some(shapes)}"] if shapes else [])
+
+
+def _is_weight(name: str, value: Any) -> bool:
+    return isinstance(value, Tensor) and not name.endswith("_extra_state")  # whose shape may change
 
 
 def _some(names: list[str]) -> str:

@@ -23,17 +23,11 @@ from kdsr_arch.options.schema import Options
 from kdsr_arch.parallel import distributed
 from kdsr_arch.records import environment
 from kdsr_arch.signals import Interrupted, StopRequest
-from kdsr_arch.train.checkpoint import (
-    alike_everywhere,
-    find_state,
-    fingerprint,
-    random_states,
-    random_states_kept,
-    set_random_states,
-)
+from kdsr_arch.train.checkpoint import random_states, random_states_kept, set_random_states
 from kdsr_arch.train.distill_model import DistillModel
 from kdsr_arch.train.history import History, Trackers
 from kdsr_arch.train.meter import Meter, NonFiniteError, Progress, stop_if_nonfinite
+from kdsr_arch.train.resume import alike_everywhere, find_state, fingerprint
 from kdsr_arch.train.run_files import Checkpoints, folder_lock, open_folder
 from kdsr_arch.train.step_graph import StepGraph
 from kdsr_arch.train.validation import Validator
@@ -71,16 +65,17 @@ class Trainer:
         get_logger().info(f"{opt.name}: {opt.model_type}, {self.world} process(es), {environment()}")
         seed_everything(opt.manual_seed, opt.deterministic)
         Trackers.modules(opt)  # before anything is created
-        about = {"net_g": {"network": opt.network_g.plain(), "scale": opt.scale}} if opt.scale else None
-        keep, form = opt.logger.keep_last or 0, opt.logger.checkpoint_format
-        self.checkpoints = Checkpoints(opt.folder, fingerprint(opt), keep, form, about)
-        self.state = find_state(opt, auto_resume)
-        self.position: int = self.state["iter"] if self.state else 0  # iterations done
-        alike_everywhere(opt, self.position)
-
         dataset = open_dataset(opt.datasets["train"], "datasets.train")
         self.model = self.build_model(first_sample(dataset, opt.manual_seed))
         self.device = self.model.device
+
+        about = {"net_g": {"network": opt.network_g.plain(), "scale": opt.scale}} if opt.scale else None
+        keep, form = opt.logger.keep_last or 0, opt.logger.checkpoint_format
+        self.checkpoints = Checkpoints(opt.folder, fingerprint(opt, self.model.teacher), keep, form, about)
+        self.saved_state = find_state(opt, self.model, auto_resume)
+        self.position: int = self.saved_state.content["iter"] if self.saved_state else 0  # iterations done
+        alike_everywhere(opt, self.position)
+
         self.resources = ExitStack()  # what is closed at the end
         self.batches = train_batches(opt, dataset, self.position, self.device, self.model.teacher_names())
         self.resources.callback(self.batches.close)
@@ -178,9 +173,9 @@ class Trainer:
         self.resources.callback(self.progress.bar.close)
         self.offsets = OffsetMonitor(nn.ModuleList(self.model.modules()), every=OFFSET_REPORT_PERIOD)
         self.resources.callback(self.offsets.remove)
-        if self.state is not None:
-            self.resume(self.state)
-            self.state = None
+        if self.saved_state is not None:
+            self.resume(self.saved_state.content, self.saved_state.schedule_anew)
+            self.saved_state = None
 
     # ---------------------------------------------------------------------------------------------------- the loop
 
@@ -367,14 +362,14 @@ class Trainer:
             "meter": self.meter.state(), "ratios": dict(self.ratios), "skipped": [self.skipped, self.skipped_in_a_row],
         }  # fmt: skip
 
-    def resume(self, state: Mapping[str, Any]) -> None:
+    def resume(self, state: Mapping[str, Any], schedule_anew: int = 0) -> None:
         """Resume from a saved state; to be called after the loader was started, which may draw random numbers.
 
         Raises:
             UserError: it belongs to other networks or terms, or does not hold what a state should.
         """
         try:
-            self.model.load_state(state["model"])
+            self.model.load_state(state["model"], schedule_anew)
             self.meter.load_state(state["meter"])
             self.ratios = dict(state["ratios"])
             self.skipped, self.skipped_in_a_row = (int(count) for count in state["skipped"])

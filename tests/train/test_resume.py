@@ -213,24 +213,6 @@ def test_longer_training_continues_a_finished_one(load, tmp_path) -> None:
     equal(*models)
 
 
-@pytest.mark.parametrize(
-    ("changes", "key"),
-    [
-        ({"network_g": {"num_feat": 6}}, "network_g"),
-        ({"name": "other"}, "name"),
-        ({"train": {"optim_g": {"type": "SGD"}}}, "optim_g.type"),
-        ({"model_type": "SRModel"}, "model_type"),
-    ],
-)
-def test_state_of_another_experiment_is_refused(changes, key, load, tmp_path) -> None:
-    entry.train(load(tmp_path))
-    state = tmp_path / "experiments" / "tiny" / "training_states" / "4.state"
-    options = {**changes, "path": {"resume_state": str(state)}}
-    with refuses(state, key, "path.pretrain_network_g"):
-        entry.train(load(tmp_path / "new", **options))
-    assert not (tmp_path / "new" / "experiments").exists()
-
-
 def test_named_state_is_resumed(load, tmp_path) -> None:
     entry.train(load(tmp_path / "whole"))
     source = tmp_path / "whole" / "experiments" / "tiny"
