@@ -91,12 +91,15 @@ def _some(names: list[str]) -> str:
     return ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
 
 
-def load_weights(net: nn.Module, path: str | Path, param_key: str | None = None, strict: bool = True) -> None:
+def load_weights(net: nn.Module, path: str | Path, param_key: str | None = None, strict: bool = True) -> float:
     """Fill `net` from a checkpoint file.
 
     Args:
         strict: every parameter must be there with its shape, and no other; otherwise the layers that fit are taken,
-            and the log says which were not: a network of another scale gives all but its last layer.
+            and a warning says which were not: a network of another scale gives all but its last layer.
+
+    Returns:
+        The part of the network that was filled, 1 for all: of its entries or of their values, whichever is less.
 
     Raises:
         UserError: the file is unusable (see `read_weights`) or does not fit; the keys are named.
@@ -115,7 +118,11 @@ def load_weights(net: nn.Module, path: str | Path, param_key: str | None = None,
     if faults:
         taken = f"{len(fitting)} of the {len(own)} entries of network {type(net).__name__} are taken from {path}"
         left = [name for name in own if name not in fitting]
-        get_logger().info(f"{taken}; not {_some(left)}" if left else taken)
+        unused = [name for name in weights if name not in fitting]
+        texts = [f"not {_some(left)}"] * bool(left) + [f"unused in the file: {_some(unused)}"] * bool(unused)
+        get_logger().warning("; ".join([taken, *texts]))
+    values = [sum(value.numel() for value in entries.values()) for entries in (fitting, own)]
+    return min(len(fitting) / max(len(own), 1), values[0] / max(values[1], 1))
 
 
 def _layer(name: str) -> str:
@@ -127,19 +134,24 @@ def load_pretrained(net: nn.Module, path: PathOptions, label: str) -> bool:
 
     Args:
         path: the section `path` of the options.
-        label: 'g', 't', 't2', ...
+        label: 'g', 't', 't2', ...; those with t are teachers.
 
     Returns:
         Whether the options name weights.
 
     Raises:
-        UserError: see `load_weights`.
+        UserError: see `load_weights`; or less than half of a teacher is filled.
     """
     weights = path.weights(label)
     if weights is None:
         return False
     try:
-        load_weights(net, *weights)
+        filled = load_weights(net, *weights)
+        if label.startswith("t") and filled < 0.5:
+            raise UserError(
+                f"{weights.path}: fills {filled:.0%} of the teacher {type(net).__name__}, and the rest would teach at "
+                "random; give the weights of this network"
+            )
     except UserError as error:
         raise UserError(f"path.pretrain_network_{label}: {error}") from None
     return True

@@ -83,7 +83,11 @@ class PathOptions(OpenSection):
     )
     pretrain_network_t: str | None = option(None, "The teacher's weights (.pth, .safetensors).")
     param_key_t: str | None = option("params", "Which weights of the teacher's file.")
-    strict_load_t: bool = option(True, "Refuse a teacher's file whose keys are not exactly the network's.")
+    strict_load_t: bool = option(
+        True,
+        "Refuse a teacher's file whose keys are not exactly the network's. false: what fits is told; half of the "
+        "teacher must.",
+    )
     resume_state: str | None = option(
         None,
         "A training state (.state) to resume from, exactly; later checkpoints of the experiment are set aside. With "
