@@ -41,9 +41,9 @@ class ProgramFault(UserError):
 
     @classmethod
     def of(cls, error: BaseException, what: str = "") -> ProgramFault:
-        """Make one of a caught exception: `what` went wrong, the exception, and the last own line that it passed."""
+        """Make one of a caught exception: `what` went wrong, the exception, and the last line outside of torch."""
         frames = traceback.extract_tb(error.__traceback__)
-        own = [frame for frame in frames if "site-packages" not in frame.filename] or frames
+        own = [frame for frame in frames if "site-packages/torch/" not in frame.filename] or frames
         place = f", in {Path(own[-1].filename).name}:{own[-1].lineno} ({own[-1].name})" if own else ""
         kind, text = type(error).__name__, first_line(error)
         message = f"{what}{kind if text == kind else f'{kind}: {text}'}{place}"

@@ -8,6 +8,7 @@ exact training state.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -17,7 +18,7 @@ from torch import nn
 
 from kdsr_arch.device import autocast, pick_device
 from kdsr_arch.distill.taps import Batch
-from kdsr_arch.errors import UserError
+from kdsr_arch.errors import ProgramFault, UserError
 from kdsr_arch.infer.cost import count_parameters
 from kdsr_arch.infer.open import load_weights, misfits
 from kdsr_arch.optim.update import Schedule, build_optimizer, clip_gradients, gradient_norm, load_optimizer
@@ -139,10 +140,24 @@ class BridgedModel:
         base = lookup("model", name)
         try:
             self.model = type(name, (Bridge, base), {"__doc__": base.__doc__})(values)
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise UserError(f"model_type {name}: BasicSR cannot build it from these options: {error!r}") from None
+        except UserError:
+            raise
+        except Exception as error:
+            raise self._refusal(error, name) from error
         if options.compile:
             self.model.net_g.compile()
+
+    def _refusal(self, error: Exception, name: str) -> UserError:
+        """Say why BasicSR cannot build the model."""
+        if isinstance(error, KeyError):
+            return UserError(f"model_type {name}: needs the option {error.args[0]}, which is missing")
+        if isinstance(error, OSError):
+            return UserError(f"model_type {name}: {error.filename}: {error.strerror}; check the path")
+        if self.device.type == "cpu" and re.search("CUDA|NVIDIA", str(error)):
+            return UserError(f"model_type {name}: BasicSR's class works on a CUDA device only, and there is none")
+        if isinstance(error, TypeError | ValueError | AttributeError | NotImplementedError):
+            return UserError(f"model_type {name}: BasicSR cannot build it from these options: {error!r}")
+        return ProgramFault.of(error, f"model_type {name}: ")
 
     def step(self, batch: Batch, iteration: int) -> None:
         """Take BasicSR's own step."""
