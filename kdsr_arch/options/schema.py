@@ -150,7 +150,7 @@ class WandbOptions(Section):
     """Weights & Biases; off without a project."""
 
     project: str | None = option(None, "Project to log to.")
-    resume_id: str | None = option(None, "Run to continue.")
+    resume_id: str | None = option(None, "Run to continue. Default: a resumed training continues its own.")
 
 
 def _best_form(value: Any) -> str | None:

@@ -158,12 +158,13 @@ class Trainer:
         if distributed.is_main():
             self.resources.enter_context(folder_lock(folder))
             try:
+                self.trackers = Trackers(self.opt, self.position)  # before an earlier run is renamed
+                self.resources.callback(self.trackers.close)
                 stamp = open_folder(self.opt, self.checkpoints, self.position)
                 log.open(folder / f"train_{folder.name}_{stamp}.log")
                 self.history = History(folder / "history.jsonl", self.position)
                 self.resources.callback(self.history.close)
-                self.trackers = Trackers(self.opt, folder / "tb_logger", self.position)
-                self.resources.callback(self.trackers.close)
+                self.trackers.open()
             except OSError as error:
                 raise UserError(
                     f"{folder}: the experiment folder cannot be written ({error.strerror or error})"
