@@ -124,6 +124,9 @@ class ValOptions(OpenSection):
     metrics: dict[str, MetricOptions] | None = option(
         None, "Metrics by a name of your choice; each is printed with its protocol."
     )
+    score_teacher: bool = option(
+        True, "Before a training begins, score the live teacher on the first validation set, and log it."
+    )
     pbar: bool = option(True, "Show a progress bar.")
     suffix: PlainName | None = option(None, "Ending of saved images' names. Default: the experiment's name.")
     tile: Positive | None = option(

@@ -6,7 +6,7 @@ import os
 import random
 import time
 from collections.abc import Mapping
-from contextlib import ExitStack, nullcontext
+from contextlib import AbstractContextManager, ExitStack, nullcontext, suppress
 from typing import Any
 
 import numpy as np
@@ -82,6 +82,9 @@ class Trainer:
         try:
             self.validator = Validator(opt, self.device)
             distributed.broadcast_modules(self.model.modules())
+            if not self.position:
+                with random_states_kept():
+                    self.validator.try_one(self.model.inference_network())
         except BaseException:
             self.close()
             raise
@@ -188,7 +191,9 @@ class Trainer:
         """
         logger = self.opt.logger
         with self.progress.paused():
-            if self.position and not self.validate():
+            if not self.position:
+                self._tell_teacher()
+            elif not self.validate():
                 return False
         for iteration in range(self.position + 1, self.total + 1):
             self.step(iteration)
@@ -205,6 +210,16 @@ class Trainer:
         if distributed.is_main():
             self.checkpoints.save_networks("latest", self.model.network_files())
         return True
+
+    def _tell_teacher(self) -> None:
+        """Tell what the teacher itself reaches on the first validation set: so much is there to be learned."""
+        val, teacher = self.opt.val, self.model.teacher
+        if teacher is not None and val is not None and val.score_teacher and val.metrics and self.validator.sets:
+            with suppress(Interrupted), random_states_kept(), self._interruptible():
+                get_logger().info(self.validator.score_of(teacher))
+
+    def _interruptible(self) -> AbstractContextManager[None]:
+        return nullcontext() if self.world > 1 else self.stop.interruptible()
 
     def step(self, iteration: int) -> None:
         """Take one training step: learning rate, each micro-batch forward and backward, average, clip, step, EMA.
@@ -402,7 +417,7 @@ class Trainer:
         self.check_finite(iteration)
         distributed.broadcast_buffers(self.model.modules())
         try:
-            with random_states_kept(), nullcontext() if self.world > 1 else self.stop.interruptible():
+            with random_states_kept(), self._interruptible():
                 results = self.validator.run(self.model.inference_network(), iteration, keys)
         except Interrupted:
             if self.saved != iteration:

@@ -145,18 +145,18 @@ def test_killed_between_saving_and_validating_repeats_the_validation(load, monke
 
 
 def test_signal_during_validation_leaves_at_once_and_loses_nothing(load, monkeypatch, tmp_path) -> None:
-    from kdsr_arch.evaluate.evaluator import Evaluator
+    from kdsr_arch.train.validation import Validator
 
     options = {"val": {"val_freq": 3}}  # no checkpoint is due at 3
     entry.train(load(tmp_path / "whole", **options))
-    original = Evaluator.run
+    original = Validator.run
 
     def interrupted(self: Any, *args: Any, **kwargs: Any) -> Any:
         os.kill(os.getpid(), signal.SIGTERM)
         return original(self, *args, **kwargs)
 
     with monkeypatch.context() as patched:
-        patched.setattr(Evaluator, "run", interrupted)
+        patched.setattr(Validator, "run", interrupted)
         assert entry.train(load(tmp_path / "broken", **options)) == 143
     folder = tmp_path / "broken" / "experiments" / "tiny"
     assert [p.name for p in (folder / "training_states").iterdir()] == ["3.state"]
