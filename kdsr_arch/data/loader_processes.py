@@ -63,7 +63,8 @@ def start_worker(number: int) -> None:
     """Call in each process before its first batch."""
     become_worker(needed_to_save=True)
     for name in ("SIGBUS", "SIGSEGV", "SIGFPE"):
-        signal.signal(getattr(signal, name), signal.SIG_DFL)  # torch's handlers print a line; the parent tells it
+        if hasattr(signal, name):  # Windows has no SIGBUS
+            signal.signal(getattr(signal, name), signal.SIG_DFL)  # torch's handlers print a line; the parent tells it
     queues.Queue._on_queue_feeder_error = _send_failure  # type: ignore[attr-defined]
 
 

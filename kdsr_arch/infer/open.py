@@ -17,6 +17,7 @@ from kdsr_arch.errors import UserError, nearest
 from kdsr_arch.infer.traits import Traits, traits_of
 from kdsr_arch.io import METADATA_KEY, SAFETENSORS, load_tensors, locate, read_safetensors
 from kdsr_arch.log import get_logger
+from kdsr_arch.options.documents import read_parts
 from kdsr_arch.options.schema import PathOptions
 from kdsr_arch.options.yaml_reader import load_yaml, parse_value
 from kdsr_arch.registry import build
@@ -264,7 +265,7 @@ def _spec(path: Path | None, option_file: str | Path | None, network: str | None
     if network is not None:
         return parsed_network(network), None
     if option_file is not None:
-        return _from_option_file(Path(option_file))
+        return _from_option_file(Path(option_file), path)
     assert path is not None
     if path.suffix.lower() == SAFETENSORS:
         facts = read_metadata(read_safetensors(path)[1], path)
@@ -277,7 +278,7 @@ def _spec(path: Path | None, option_file: str | Path | None, network: str | None
             f"{path}: which network is it? Tell with --network: its option file, or the network itself, such as "
             "'{type: FSRCNN, scale: 4}'"
         )
-    return _from_option_file(same_name if same_name.is_file() else files[0])
+    return _from_option_file(same_name if same_name.is_file() else files[0], path)
 
 
 def parsed_network(text: str) -> dict[str, Any]:
@@ -298,13 +299,29 @@ def parsed_network(text: str) -> dict[str, Any]:
     return spec
 
 
-def _from_option_file(path: Path) -> tuple[dict[str, Any], int | None]:
+def _from_option_file(path: Path, weights: Path | None) -> tuple[dict[str, Any], int | None]:
     options = load_yaml(path)
+    if "sequence" in options:
+        options = _part_of_sequence(path, weights)
     spec = options.get("network_g", options.get("network", options))
     if not isinstance(spec, Mapping) or not isinstance(spec.get("type"), str):
         raise UserError(f"{path}: has neither network_g nor network with a type")
     scale = options.get("scale") if spec is not options else None
     return dict(spec), scale if isinstance(scale, int) else None
+
+
+def _part_of_sequence(path: Path, weights: Path | None) -> dict[str, Any]:
+    """Return the options of the part that trained `weights`, by the folder where its training puts them."""
+    parts = {str(part.values["name"]).rpartition("/")[2]: part.values for part in read_parts(path)}
+    folders = [file.resolve().parent for file in (weights, path) if file is not None]
+    for folder in folders:
+        name = (folder.parent if folder.name == "models" else folder).name
+        if name in parts:
+            return parts[name]
+    raise UserError(
+        f"{path}: is a sequence of {', '.join(parts)}, and the folder of the weights is named like none of them; give "
+        "the network itself (--network '{type: FSRCNN, scale: 4}')"
+    )
 
 
 def read_metadata(metadata: Mapping[str, str], path: Path) -> dict[str, Any] | None:

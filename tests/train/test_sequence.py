@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import yaml
 
 from kdsr_arch.cli import main
 from kdsr_arch.errors import OptionErrors
+from kdsr_arch.infer.open import open_network
 from kdsr_arch.options import load_options, read_parts
 from kdsr_arch.options.documents import lay_over
 from tests.helpers.images import write_textures
@@ -170,3 +172,21 @@ def test_check_finds_what_would_stop_a_later_part(key, value, named, common, tmp
     parts[1][key] = value
     assert _check(tmp_path, common, parts) == 2
     assert not missing(capsys.readouterr().err, named)
+
+
+def test_what_a_part_trained_is_opened_upscaled_and_exported(common, tmp_path: Path):
+    file = _write(tmp_path / "options" / "s.yml", {"name": "whole", **common, "sequence": _parts(tmp_path, "whole")})
+    assert _train(file, tmp_path) == 0
+    folder = tmp_path / "experiments" / "whole"
+    weights = folder / "student" / "models" / "net_g_latest.pth"
+    assert [open_network(folder / part / "models" / "net_g_3.pth").network for part in ("teacher", "student")] == [
+        TEACHER,
+        STUDENT,
+    ]
+    assert open_network(weights, option_file=file).traits.scale == 2
+    image = next((tmp_path / "images").iterdir())
+    assert main(["upscale", str(image), "-o", str(tmp_path / "big.png"), "--weights", str(weights)]) == 0
+    assert main(["export", str(weights), "-o", str(tmp_path / "student.safetensors")]) == 0
+    elsewhere = shutil.copy(weights, tmp_path / "copy.pth")
+    with refuses(file, "teacher, student", "--network"):
+        open_network(elsewhere, option_file=file)
