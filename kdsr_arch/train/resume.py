@@ -159,7 +159,7 @@ def find_state(opt: Options, model: Any, auto_resume: bool) -> Saved | None:
     folder, path, content = opt.folder / "training_states", None, None
     if auto_resume:
         path, content, passed = find_latest(folder)
-        anew = "to start anew, leave --auto_resume out (the run so far is then renamed) or give another name"
+        anew = f"to start anew, leave --auto_resume out (the run so far is then renamed) or remove {opt.folder}"
         if passed and content is None:
             raise UserError(f"{folder}: none of its states can be used ({passed[0]}); {anew}")
         for reason in passed:

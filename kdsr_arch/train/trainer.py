@@ -80,6 +80,7 @@ class Trainer:
         self.batches = train_batches(opt, dataset, self.position, self.device, self.model.teacher_names())
         self.resources.callback(self.batches.close)
         try:
+            self.graph = self._step_graph()
             self.validator = Validator(opt, self.device)
             distributed.broadcast_modules(self.model.modules())
             if not self.position:
@@ -89,7 +90,6 @@ class Trainer:
             self.close()
             raise
         self.batch: Batch = {}
-        self.graph = self._step_graph()
         self.meter, self.ratios = Meter(self.device), dict[str, float]()
         self.skipped = self.skipped_in_a_row = 0  # steps that the gradient scaler left out
         self.waited = 0.0  # seconds for batches, since the last line of the log
@@ -150,7 +150,7 @@ class Trainer:
         kept = f"the state of iteration {self.saved:,} is kept" if self.saved else "no state was saved yet"
         if isinstance(fault, NonFiniteError):
             fault.args = (f"{fault}. Training stopped; {kept}. Lower the learning rate or the term's weight",)
-        elif isinstance(fault, Lost | ProgramFault):
+        elif kept not in str(fault) and (self.saved or isinstance(fault, Lost | ProgramFault)):
             fault.args = (f"{fault}; {kept}{', go on with --auto_resume' if self.saved else ''}",)
         return fault
 

@@ -125,7 +125,7 @@ def test_states_that_are_all_damaged_stop_the_resume(half, load, tmp_path) -> No
     for state in (folder / "training_states").iterdir():
         state.write_bytes(b"damaged")
     there = content(folder)
-    with refuses(folder / "training_states", "8.state", "--auto_resume", "name"):
+    with refuses(folder / "training_states", "8.state", "--auto_resume", folder):
         entry.train(load(), True)
     assert content(folder) == there and [p.name for p in folder.parent.glob("tiny*")] == ["tiny"]
 
