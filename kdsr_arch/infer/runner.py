@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -114,7 +115,15 @@ class Runner:
         """Run ``net`` on images, windows or a whole clip in its color."""
         if self.traits.upsampled_input:
             frames = upsample_bicubic(frames, self.traits.scale)
-        return net(frames)
+        return self._restored(net(frames))
+
+    def _restored(self, output: Any) -> Tensor:
+        if isinstance(output, Tensor):
+            return output
+        raise UserError(
+            f"network {type(self.net).__name__} returns a {type(output).__name__}, but must return the restored image "
+            "alone, as one tensor; terms reach what is inside a network by taps"
+        )
 
     def _windows(self, frames: Tensor, index: Sequence[Sequence[int]], net: nn.Module) -> Tensor:
         """Restore one frame of (B, T, C, h, w) for each list of frame numbers in ``index``: (B, N, C, H, W)."""
@@ -130,7 +139,7 @@ class Runner:
         else:
             windows = frames[:, torch.tensor([[used.index(i) for i in window] for window in index])]
         batch = windows.flatten(0, 1).contiguous()
-        out = net(batch if self.traits.mode == "window" else batch.squeeze(1))
+        out = self._restored(net(batch if self.traits.mode == "window" else batch.squeeze(1)))
         return out.unflatten(0, (frames.shape[0], len(index)))
 
     def _indices(self, total: int, clip: int | None, padding: str) -> Sequence[Sequence[int]]:

@@ -8,11 +8,15 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from kdsr_arch.data.loader import open_dataset
+from kdsr_arch.errors import ProgramFault, UserError, first_line
 from kdsr_arch.evaluate.evaluator import EvalResult, Evaluator
 from kdsr_arch.options.schema import Options, ValOptions
+from kdsr_arch.parallel import distributed
+
+_TRIED = 8  # frames of a clip that a first look takes
 
 
 @dataclass
@@ -44,6 +48,15 @@ class Best:
             return False
         self.records[dataset][metric] = {"value": value, "iter": iteration}
         return True
+
+
+def _beginning(sample: Mapping[str, Any], count: int) -> Mapping[str, Any]:
+    """Cut a clip to its first frames; other samples stay as they are."""
+    lq = sample["lq"]
+    if lq.dim() != 4 or "gt_index" in sample or len(lq) <= count:
+        return sample
+    cut = {key: value for key, value in sample.items() if isinstance(value, Tensor | list) and len(value) == len(lq)}
+    return {**sample, **{key: value[:count] for key, value in cut.items()}}
 
 
 class Validator:
@@ -81,6 +94,36 @@ class Validator:
             place = self.folder / key / f"{iteration:08d}" if self.save_images else None
             results[key] = evaluator.run(net, dataset, self.device, save_dir=place)
         return results
+
+    def try_one(self, net: nn.Module) -> None:
+        """Restore and score the first image of each data set, of a clip its first frames; nothing is kept of it.
+
+        Raises:
+            UserError: it cannot be scored.
+            ProgramFault: the network fails on it.
+        """
+        for key, (dataset, evaluator) in self.sets.items():
+            samples = [_beginning(dataset[0], _TRIED + evaluator.rule.skip_first + evaluator.rule.skip_last)]
+            try:
+                evaluator.run(net, samples, self.device, progress=False)
+            except UserError as error:
+                raise UserError(f"datasets.{key}: {error}") from None
+            except Exception as error:
+                shape = "x".join(map(str, samples[0]["lq"].shape))
+                what = f"datasets.{key}: network {type(net).__name__} fails on the first input, {shape}: "
+                raise ProgramFault.of(error, what) from error
+
+    def score_of(self, teacher: nn.Module) -> str:
+        """Score the teacher on the first data set; return a line for the log."""
+        key, (dataset, evaluator) = next(iter(self.sets.items()))
+        # an error of the program on one of many processes must end them all
+        expected = UserError if distributed.world_size() > 1 else (UserError, RuntimeError)
+        try:
+            result = evaluator.run(teacher, dataset, self.device)
+        except expected as error:
+            return f"The teacher cannot be scored on {evaluator.name}: {first_line(error)}"
+        shown = ", ".join(f"{metric} {value:.4f}" for metric, value in result.mean.items())
+        return f"The teacher on {result.dataset or key}: {shown}  [{result.protocol}]"
 
     def judge(self, results: Mapping[str, EvalResult], iteration: int) -> dict[str, Any] | None:
         """Update the best values; return the deciding one's record when it is new."""
