@@ -71,6 +71,7 @@ class spandrel(nn.Module):  # the name that option files know
             multiple=max(1, size.multiple_of),
             min_size=max(1, size.minimum),
             taps=InnerPaths(self.model, "model", aliases),
+            half=descriptor.supports_half,
         )
 
     def forward(self, x: Tensor) -> Tensor:

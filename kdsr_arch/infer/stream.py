@@ -12,6 +12,7 @@ from torch import Tensor
 
 from kdsr_arch.device import autocast
 from kdsr_arch.errors import UserError
+from kdsr_arch.infer.pixels import finite
 from kdsr_arch.infer.runner import Runner, window_indices
 from kdsr_arch.infer.traits import Traits
 
@@ -55,6 +56,17 @@ class Restorer:
     def context(self) -> int:
         """Frames on either side that restoring one frame may need."""
         return RECURRENT_CONTEXT if self.traits.mode == "recurrent" else self.traits.num_frame // 2
+
+    def checked(self, sr: Tensor, where: str) -> Tensor:
+        """Return what was restored of ``where`` (a file, a frame) if all of it is finite.
+
+        Raises:
+            UserError: NaN or infinity, with the network's name and precision.
+        """
+        network = f"{where}: network {self.runner.name}"
+        return (
+            finite(sr, network) if self.amp == "no" else finite(sr, network, f"try fp32, as {self.amp} may not hold it")
+        )
 
     def at_once(self, height: int, width: int) -> int:
         """Choose the frames per call of the network for LR frames of this size."""

@@ -131,16 +131,18 @@ def choose_amp(precision: str, device: torch.device, opened: Opened) -> str:
     """Choose 'no', 'fp16' or 'bf16' for a network.
 
     Args:
-        precision: 'auto' (fp16 on CUDA), 'fp32', 'fp16' or 'bf16'; an ONNX file has its own.
+        precision: 'auto' (fp16 on CUDA, unless the network cannot), 'fp32', 'fp16' or 'bf16'; an ONNX file has its own.
 
     Raises:
         UserError: fp16 on the CPU.
     """
-    if not opened.network or precision == "fp32" or (precision == "auto" and device.type == "cpu"):
+    if precision == "auto":
+        precision = "fp16" if device.type != "cpu" and opened.traits.half else "fp32"
+    if not opened.network or precision == "fp32":
         return "no"
     if precision == "fp16" and device.type == "cpu":
         raise UserError("--precision fp16 needs a CUDA device; on the CPU take fp32 or bf16")
-    return "fp16" if precision == "auto" else precision
+    return precision
 
 
 def fingerprint(opened: Opened, amp: str) -> str:

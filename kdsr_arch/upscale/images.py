@@ -38,11 +38,13 @@ class Picture:
         color: (H, W, 3) RGB or (H, W, 1) gray, uint8 or uint16.
         alpha: (H, W, 1) of the same type, or None.
         profile: the ICC profile, kept from file to file.
+        name: where it comes from, for messages.
     """
 
     color: NDArray
     alpha: NDArray | None = None
     profile: bytes | None = None
+    name: str = "the image"
 
 
 def read_picture(path: Path) -> Picture:
@@ -59,8 +61,8 @@ def read_picture(path: Path) -> Picture:
             profile = image.info.get("icc_profile")
             deep = _decode_deep(data) if path.suffix.lower() in _DEEP else None
             if deep is not None:
-                return _split(deep, profile)
-            return _split(np.asarray(_plain(ImageOps.exif_transpose(image))), profile)
+                return _split(deep, profile, str(path))
+            return _split(np.asarray(_plain(ImageOps.exif_transpose(image))), profile, str(path))
     except PILLOW_STUMBLES as error:
         raise UserError(f"{path}: cannot be read as an image ({error})") from None
 
@@ -85,12 +87,12 @@ def _plain(image: Image.Image) -> Image.Image:
     return image.convert("RGBA" if transparent else "RGB")
 
 
-def _split(array: NDArray, profile: bytes | None) -> Picture:
+def _split(array: NDArray, profile: bytes | None, name: str) -> Picture:
     array = array[..., None] if array.ndim == 2 else array
     channels = array.shape[2]
     if channels in (2, 4):
-        return Picture(array[..., :-1], array[..., -1:], profile)
-    return Picture(array, None, profile)
+        return Picture(array[..., :-1], array[..., -1:], profile, name)
+    return Picture(array, None, profile, name)
 
 
 def check_suffix(path: Path, picture: Picture | None = None) -> None:
@@ -158,7 +160,7 @@ def _network_input(restorer: Restorer, picture: Picture) -> Tensor:
 
 
 def _finish(restorer: Restorer, picture: Picture, sr: Tensor) -> Picture:
-    dtype = picture.color.dtype.type
+    dtype, sr = picture.color.dtype.type, restorer.checked(sr, picture.name)
     if picture.color.shape[2] == 1 and len(sr) == 3:
         sr = sr.mean(0, keepdim=True)
     alpha = picture.alpha

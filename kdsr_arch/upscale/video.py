@@ -107,7 +107,9 @@ def _make_segments(
         context = context[len(context) - restorer.context :] if restorer.context else []
         for sr in restorer.stream(noted(frames), at_once, context):
             # on a GPU whole numbers are made there, as they travel faster; on the CPU the writing thread makes them
-            behind.put((*times.popleft(), sr if sr.device.type == "cpu" else to_pixels(sr, info.dtype)))
+            pts, duration = times.popleft()
+            restorer.checked(sr, f"{info.path}, at {float((pts - info.start) * info.time_base):.2f} s")
+            behind.put((pts, duration, sr if sr.device.type == "cpu" else to_pixels(sr, info.dtype)))
             bar.update()
     writer.close()
     if decoder.broken:

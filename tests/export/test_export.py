@@ -171,6 +171,16 @@ def test_bad_input_is_one_sentence_and_leaves_nothing(weights, tmp_path, capsys)
         read_facts(tmp_path / "foreign.pt2")
 
 
+@pytest.mark.parametrize("ending", [".onnx", ".pt2", ".safetensors"])
+def test_weights_that_give_nan_are_not_exported(weights, tmp_path, ending, capsys):
+    stored = torch.load(weights(FSRCNN), weights_only=True)
+    stored["params"]["shrinking.0.0.weight"][0] = torch.nan
+    save_tensors(stored, tmp_path / "net.pth")
+    out = tmp_path / f"a{ending}"
+    assert main(["export", str(tmp_path / "net.pth"), "-o", str(out), "--network", FSRCNN]) == 2
+    assert "NaN" in capsys.readouterr().err and not out.exists()
+
+
 def test_interpolation_is_inside_the_graph(weights):
     vdsr = "{type: VDSR, scale: 3, num_in_ch: 1}"
     student = open_network(weights(vdsr), network=vdsr)

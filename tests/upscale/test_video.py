@@ -85,6 +85,22 @@ def test_ten_bits_stay_ten_bits(restorer, make_video, tmp_path):
     assert len(np.unique(luma)) > 256
 
 
+def test_frames_that_are_not_finite_stop_the_video(restorer, make_video, tmp_path):
+    make_video(tmp_path / "a.mp4", n=6)
+    upscaler = restorer("bicubic")
+    inner, calls = upscaler.runner.net, []
+
+    class Failing(torch.nn.Module):
+        def forward(self, x):
+            calls.append(None)
+            return inner(x) if len(calls) <= 3 else inner(x) * torch.nan
+
+    upscaler.runner.net, upscaler.batch, upscaler.runner.name = Failing(), 1, "Failing"
+    with refuses(tmp_path / "a.mp4", "0.12 s", "Failing", "NaN"):
+        upscale(upscaler, tmp_path / "a.mp4", tmp_path / "b.mp4")
+    assert not (tmp_path / "b.mp4").exists()
+
+
 def test_odd_sizes(restorer, make_video, tmp_path):
     make_video(tmp_path / "a.mkv", n=3, w=47, h=33, codec="ffv1")
     upscale(restorer("bicubic"), tmp_path / "a.mkv", tmp_path / "b.mp4")
