@@ -15,7 +15,8 @@ from kdsr_arch.errors import UserError
 from kdsr_arch.infer.open import Opened, open_network
 from kdsr_arch.infer.runner import Runner
 from kdsr_arch.infer.stream import Restorer
-from kdsr_arch.upscale.images import check_suffix, upscale_file, upscale_folder
+from kdsr_arch.upscale.images import upscale_file, upscale_folder
+from kdsr_arch.upscale.picture_output import check_target
 from kdsr_arch.upscale.video import VideoOptions, upscale_video
 from kdsr_arch.upscale.video_output import check_format
 
@@ -98,7 +99,7 @@ def check_output(source: Path, target: Path, kind: str, overwrite: bool) -> None
     if target.is_dir():
         raise UserError(f"{target}: is a folder; name the file to write, as in {target / source.name}")
     if kind == "image":
-        check_suffix(target)
+        check_target(target)
     else:
         check_format(target)
     if target.exists() and not overwrite:

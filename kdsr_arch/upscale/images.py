@@ -1,150 +1,25 @@
-"""Images as people have them, upscaled one by one, by folders, or as the frames of a clip.
-
-Kept are 8 and 16 bits, gray, transparency and color profiles; a camera's rotation is applied.
-"""
+"""Images upscaled one by one, by folders, or as the frames of a clip."""
 
 from __future__ import annotations
 
-import io
 from collections import deque
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
 from torch import Tensor
 
 from kdsr_arch.data.sources import IMAGE_SUFFIXES, natural
-from kdsr_arch.data.store.codec import PILLOW_STUMBLES, decode_image
 from kdsr_arch.errors import UserError
 from kdsr_arch.infer.pixels import to_float, to_pixels
 from kdsr_arch.infer.stream import Restorer
-from kdsr_arch.io import write_bytes
 from kdsr_arch.log import progress_bar
 from kdsr_arch.ops.bicubic import upsample_bicubic
-
-_DEEP = {".png", ".tif", ".tiff"}
-_OPAQUE = {".jpg", ".jpeg", ".bmp", ".ppm", ".pgm"}
-
-
-@dataclass(frozen=True)
-class Picture:
-    """A decoded image.
-
-    Attributes:
-        color: (H, W, 3) RGB or (H, W, 1) gray, uint8 or uint16.
-        alpha: (H, W, 1) of the same type, or None.
-        profile: the ICC profile, kept from file to file.
-        name: where it comes from, for messages.
-    """
-
-    color: NDArray
-    alpha: NDArray | None = None
-    profile: bytes | None = None
-    name: str = "the image"
-
-
-def read_picture(path: Path) -> Picture:
-    """Read an image, upright.
-
-    Raises:
-        UserError: no image, damaged, or of a kind that cannot be read.
-    """
-    try:
-        data = path.read_bytes()
-        with Image.open(io.BytesIO(data)) as image:
-            if getattr(image, "n_frames", 1) > 1:
-                raise UserError(f"{path}: an animation; write its frames as images or as a video first")
-            profile = image.info.get("icc_profile")
-            deep = _decode_deep(data) if path.suffix.lower() in _DEEP else None
-            if deep is not None:
-                return _split(deep, profile, str(path))
-            return _split(np.asarray(_plain(ImageOps.exif_transpose(image))), profile, str(path))
-    except PILLOW_STUMBLES as error:
-        raise UserError(f"{path}: cannot be read as an image ({error})") from None
-
-
-def _decode_deep(data: bytes) -> NDArray | None:
-    """The pixels of a 16-bit file, RGB(A) or gray; None for 8-bit ones (Pillow drops the lower bits of 16)."""
-    image = decode_image(data)
-    if image is None or image.dtype != np.uint16:
-        return None
-    if image.ndim == 3:
-        image = cv2.cvtColor(image, cv2.COLOR_BGRA2RGBA if image.shape[2] == 4 else cv2.COLOR_BGR2RGB)
-    return image
-
-
-def _plain(image: Image.Image) -> Image.Image:
-    """L, LA, RGB or RGBA."""
-    if image.mode in ("L", "LA", "RGB", "RGBA"):
-        return image
-    if image.mode in ("1", "I", "I;16", "F"):
-        return image.convert("L")
-    transparent = image.mode in ("PA", "La", "RGBa") or "transparency" in image.info
-    return image.convert("RGBA" if transparent else "RGB")
-
-
-def _split(array: NDArray, profile: bytes | None, name: str) -> Picture:
-    array = array[..., None] if array.ndim == 2 else array
-    channels = array.shape[2]
-    if channels in (2, 4):
-        return Picture(array[..., :-1], array[..., -1:], profile, name)
-    return Picture(array, None, profile, name)
-
-
-def check_suffix(path: Path, picture: Picture | None = None) -> None:
-    """Refuse a name whose format cannot hold the picture.
-
-    Raises:
-        UserError: unknown suffix, or one without 16 bits or transparency where the picture has them.
-    """
-    suffix = path.suffix.lower()
-    if suffix not in IMAGE_SUFFIXES:
-        raise UserError(
-            f"{path}: '{path.suffix}' is no image format to write; take one of {', '.join(sorted(IMAGE_SUFFIXES))}"
-        )
-    if picture is None:
-        return
-    if picture.color.dtype == np.uint16 and suffix not in _DEEP:
-        raise UserError(f"{path}: the image has 16 bits a channel, which {suffix} cannot hold; write .png or .tif")
-    if picture.alpha is not None and suffix in _OPAQUE:
-        raise UserError(f"{path}: the image is transparent, which {suffix} cannot hold; write .png, .tif or .webp")
-
-
-def write_picture(path: Path, picture: Picture) -> None:
-    """Write an image, whole or not at all, in the format of the name."""
-    check_suffix(path, picture)
-    parts = [picture.color] if picture.alpha is None else [picture.color, picture.alpha]
-    array = np.concatenate(parts, axis=2)
-    if array.dtype != np.uint16:
-        return write_bytes(path, _encode(path, array, picture.profile))
-    if array.shape[2] == 2:  # neither format's writer takes gray with alpha
-        array = np.concatenate([array[..., :1]] * 3 + [array[..., 1:]], axis=2)
-    if array.shape[2] > 1:
-        array = cv2.cvtColor(array, cv2.COLOR_RGBA2BGRA if array.shape[2] == 4 else cv2.COLOR_RGB2BGR)
-    done, encoded = cv2.imencode(path.suffix.lower(), array)
-    if not done:
-        raise UserError(f"{path}: an image of shape {array.shape} cannot be written in this format")
-    write_bytes(path, encoded.tobytes())
-
-
-def _encode(path: Path, array: NDArray, profile: bytes | None) -> bytes:
-    image = Image.fromarray(array[..., 0] if array.shape[2] == 1 else array)
-    suffix = path.suffix.lower()
-    keywords: dict = {"icc_profile": profile} if profile else {}
-    if suffix in (".jpg", ".jpeg"):
-        keywords |= {"quality": 95, "subsampling": 0}
-    elif suffix == ".webp":
-        keywords |= {"lossless": True}
-    buffer = io.BytesIO()
-    try:
-        image.save(buffer, Image.registered_extensions()[suffix], **keywords)
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path}: cannot be written in this format ({error})") from None
-    return buffer.getvalue()
+from kdsr_arch.upscale.picture import Picture, read_picture
+from kdsr_arch.upscale.picture_output import check_target, write_picture
 
 
 def upscale_picture(restorer: Restorer, picture: Picture) -> Picture:
@@ -155,8 +30,37 @@ def upscale_picture(restorer: Restorer, picture: Picture) -> Picture:
 
 def _network_input(restorer: Restorer, picture: Picture) -> Tensor:
     """(C, h, w): gray images stay gray for Y networks, and become three equal channels for RGB ones."""
-    lq = to_float(picture.color)
+    lq = to_float(picture.color if picture.alpha is None else bled(picture.color, picture.alpha))
     return lq.expand(3, -1, -1).contiguous() if len(lq) == 1 and restorer.traits.color == "rgb" else lq
+
+
+def bled(color: NDArray, alpha: NDArray) -> NDArray:
+    """Let colors run into what is wholly transparent, so that nothing hidden there is mixed into what is seen.
+
+    Args:
+        color: (H, W, C), whole numbers.
+        alpha: (H, W, 1).
+
+    Returns:
+        the same color where alpha is not 0; elsewhere means of ever wider surroundings.
+    """
+    seen = (alpha > 0).astype(np.float32)
+    if not 0 < seen.mean() < 1:
+        return color
+    levels = [(color * seen, seen)]
+    while not levels[-1][1].all():
+        size = [-(-side // 2) for side in levels[-1][1].shape[1::-1]]
+        total, weight = levels[-1]
+        levels.append((_resized(total, size, cv2.INTER_AREA), _resized(weight, size, cv2.INTER_AREA)))
+    filled = levels[-1][0] / levels[-1][1]
+    for total, weight in levels[-2::-1]:
+        wide = _resized(filled, weight.shape[1::-1], cv2.INTER_LINEAR)
+        filled = np.where(weight > 0, total / np.maximum(weight, 1e-9), wide)
+    return filled.round().astype(color.dtype)
+
+
+def _resized(image: NDArray, size: Sequence[int], how: int) -> NDArray:
+    return cv2.resize(image, size, interpolation=how).reshape(size[1], size[0], image.shape[2])
 
 
 def _finish(restorer: Restorer, picture: Picture, sr: Tensor) -> Picture:
@@ -171,9 +75,9 @@ def _finish(restorer: Restorer, picture: Picture, sr: Tensor) -> Picture:
 
 def upscale_file(restorer: Restorer, source: Path, target: Path) -> None:
     """Upscale one image file."""
-    check_suffix(target)
+    check_target(target)
     picture = read_picture(source)
-    check_suffix(target, picture)
+    check_target(target, picture, restorer.traits.scale)
     write_picture(target, upscale_picture(restorer, picture))
 
 

@@ -9,7 +9,9 @@ from kdsr_arch.infer.runner import Runner
 from kdsr_arch.infer.stream import Restorer
 from kdsr_arch.infer.traits import Traits
 from kdsr_arch.upscale.dispatch import choose_amp
-from kdsr_arch.upscale.images import Picture, upscale_file, upscale_folder, write_picture
+from kdsr_arch.upscale.images import upscale_file, upscale_folder
+from kdsr_arch.upscale.picture import Picture
+from kdsr_arch.upscale.picture_output import write_picture
 from tests.helpers.messages import refuses
 from tests.helpers.options import evaluator
 

@@ -11,14 +11,9 @@ from PIL import Image, ImageCms
 from kdsr_arch.cli import main
 from kdsr_arch.infer.pixels import to_float
 from kdsr_arch.ops.bicubic import upsample_bicubic
-from kdsr_arch.upscale.images import (
-    Picture,
-    read_picture,
-    upscale_file,
-    upscale_folder,
-    upscale_picture,
-    write_picture,
-)
+from kdsr_arch.upscale.images import upscale_file, upscale_folder, upscale_picture
+from kdsr_arch.upscale.picture import Picture, read_picture
+from kdsr_arch.upscale.picture_output import write_picture
 from tests.helpers.messages import refuses
 from tests.helpers.options import evaluator
 
