@@ -134,7 +134,7 @@ class Restorer:
                 with torch.inference_mode():
                     return self.frames(lq, wanted)
             except RuntimeError as error:
-                if not isinstance(error, torch.OutOfMemoryError) and "can't allocate memory" not in str(error):
+                if not is_out_of_memory(error):
                     raise
                 self._smaller[size] = tile = (self.tile_of(*size) or max(size)) // 2
                 if tile < _SMALLEST_TILE:
@@ -153,6 +153,13 @@ class Restorer:
 
         side = max(tile, traits.min_size) if tile else 0
         return restore_tiled(call, lq, traits.scale, side, self.overlap, traits.lr_multiple)
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Tell whether memory ran out, on a GPU or for torch, NumPy or OpenCV on the CPU."""
+    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
+        return True
+    return any(sign in str(error) for sign in ("can't allocate memory", "Insufficient memory"))
 
 
 def pieces(

@@ -5,17 +5,19 @@ from __future__ import annotations
 import argparse
 import hashlib
 import os
+import sys
 from pathlib import Path
 
 import torch
 
 from kdsr_arch.data.sources import IMAGE_SUFFIXES
 from kdsr_arch.device import pick_device
-from kdsr_arch.errors import UserError
+from kdsr_arch.errors import UserError, printable
 from kdsr_arch.infer.open import Opened, open_network
 from kdsr_arch.infer.runner import Runner
 from kdsr_arch.infer.stream import Restorer
-from kdsr_arch.upscale.images import upscale_file, upscale_folder
+from kdsr_arch.locks import claimed
+from kdsr_arch.upscale.images import memory_for, upscale_file, upscale_folder
 from kdsr_arch.upscale.picture_output import check_target
 from kdsr_arch.upscale.video import VideoOptions, upscale_video
 from kdsr_arch.upscale.video_output import check_format
@@ -25,9 +27,16 @@ _MIN_TILE = 8
 
 
 def run_upscale(args: argparse.Namespace) -> int:
-    """Run the command; returns its exit code."""
+    """Run the command; returns its exit code: 1 where some images of a folder could not be upscaled."""
     kind = kind_of(args.input)
     check_output(args.input, args.output, kind, args.overwrite)
+    # that of a folder lies in it: one may write there and not beside it
+    place = args.output / "upscale" if kind == "folder" else args.output
+    with claimed(place, "is writing here; wait for it, or choose another output"):
+        return _run(args, kind)
+
+
+def _run(args: argparse.Namespace, kind: str) -> int:
     for name, high in (("overlap", 1024), ("batch", 1024), ("threads", 1024), ("crf", 63)):
         if not 0 <= getattr(args, name) <= high:
             raise UserError(f"--{name} {getattr(args, name)}: expected 0 to {high}")
@@ -45,19 +54,24 @@ def run_upscale(args: argparse.Namespace) -> int:
     amp = choose_amp(args.precision, device, opened)
     print(_describe(opened, device, amp), flush=True)
     restorer = Restorer(Runner(opened.net, opened.traits), device, amp, int(text), args.overlap, args.batch)
-    _upscale(args, kind, restorer, fingerprint(opened, amp))
-    return 0
+    with memory_for(str(args.input)):
+        return _upscale(args, kind, restorer, fingerprint(opened, amp))
 
 
-def _upscale(args: argparse.Namespace, kind: str, restorer: Restorer, network: str) -> None:
+def _upscale(args: argparse.Namespace, kind: str, restorer: Restorer, network: str) -> int:
     if kind == "folder":
-        count = upscale_folder(restorer, args.input, args.output, sequence=args.sequence, overwrite=args.overwrite)
-        print(f"{args.output}: {count} images")
-        return
+        count, failures = upscale_folder(
+            restorer, args.input, args.output, sequence=args.sequence, overwrite=args.overwrite, network=network
+        )
+        print(f"{args.output}: {count} images", flush=True)
+        if failures:
+            lines = [f"{len(failures)} could not be upscaled:", *failures]
+            print(printable("\n  ".join(lines)), file=sys.stderr)
+        return 1 if failures else 0
     if kind == "image":
         upscale_file(restorer, args.input, args.output)
         print(f"{args.output}: done")
-        return
+        return 0
     options = VideoOptions(args.codec, args.crf, args.preset, args.partial, network=network)
     try:
         bar = upscale_video(restorer, args.input, args.output, options)
@@ -66,6 +80,7 @@ def _upscale(args: argparse.Namespace, kind: str, restorer: Restorer, network: s
         raise
     rate = (bar.n - bar.initial) / max(bar.format_dict["elapsed"], 1e-9)
     print(f"{args.output}: {bar.n} frames, {rate:.2f} frames/s")
+    return 0
 
 
 def kind_of(path: Path) -> str:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,17 +17,34 @@ from torch import Tensor
 from kdsr_arch.data.sources import IMAGE_SUFFIXES, natural
 from kdsr_arch.errors import UserError
 from kdsr_arch.infer.pixels import to_float, to_pixels
-from kdsr_arch.infer.stream import Restorer
+from kdsr_arch.infer.stream import Restorer, is_out_of_memory
+from kdsr_arch.io import read_json, write_bytes
 from kdsr_arch.log import progress_bar
 from kdsr_arch.ops.bicubic import upsample_bicubic
 from kdsr_arch.upscale.picture import Picture, read_picture
 from kdsr_arch.upscale.picture_output import check_target, write_picture
 
 
+class Unusable(UserError):
+    """One image cannot be upscaled; the others of its folder may be."""
+
+
+@contextmanager
+def memory_for(name: str) -> Iterator[None]:
+    """Say in a sentence that memory is too small for what ``name`` names, wherever it runs out."""
+    try:
+        yield
+    except (MemoryError, RuntimeError, cv2.error) as error:
+        if not is_out_of_memory(error):
+            raise
+        raise Unusable(f"{name}: too little memory to hold it enlarged; close other programs, or cut it") from None
+
+
 def upscale_picture(restorer: Restorer, picture: Picture) -> Picture:
     """Upscale one image on its own: a video network is shown it as every frame of its window."""
-    lq = _network_input(restorer, picture)
-    return _finish(restorer, picture, restorer.piece([lq], [0])[0].cpu())
+    with memory_for(picture.name):
+        lq = _network_input(restorer, picture)
+        return _finish(restorer, picture, restorer.piece([lq], [0])[0].cpu())
 
 
 def _network_input(restorer: Restorer, picture: Picture) -> Tensor:
@@ -76,9 +95,18 @@ def _finish(restorer: Restorer, picture: Picture, sr: Tensor) -> Picture:
 def upscale_file(restorer: Restorer, source: Path, target: Path) -> None:
     """Upscale one image file."""
     check_target(target)
-    picture = read_picture(source)
-    check_target(target, picture, restorer.traits.scale)
+    picture = _usable(source, target, restorer)
     write_picture(target, upscale_picture(restorer, picture))
+
+
+def _usable(source: Path, target: Path, restorer: Restorer) -> Picture:
+    """Read a picture that the target's format will hold."""
+    try:
+        picture = read_picture(source)
+        check_target(target, picture, restorer.traits.scale)
+    except UserError as error:
+        raise Unusable(str(error)) from None
+    return picture
 
 
 def list_images(folder: Path) -> list[Path]:
@@ -100,55 +128,105 @@ def list_images(folder: Path) -> list[Path]:
 
 
 def upscale_folder(
-    restorer: Restorer, source: Path, target: Path, *, sequence: bool = False, overwrite: bool = False
-) -> int:
+    restorer: Restorer,
+    source: Path,
+    target: Path,
+    *,
+    sequence: bool = False,
+    overwrite: bool = False,
+    network: str = "",
+) -> tuple[int, list[str]]:
     """Upscale every image of a folder, names and sub-folders kept.
 
-    What is in the output already is left alone, so that a second call goes on.
+    What is in the output already is left alone, so that a second call goes on. An unreadable image ends its sequence.
 
     Args:
         sequence: each folder's images are the frames of one clip.
         overwrite: make what is there anew.
+        network: differs between networks, weights and precisions; images of another one are not added to.
 
     Returns:
-        The number of images written.
+        The number of images written, and a sentence for each that could not be made.
     """
     images = list_images(source)
     places = {path: target / path.relative_to(source) for path in images}
-    wanted = [path for path in images if overwrite or not places[path].exists()]
+    wanted = {path for path in images if overwrite or not places[path].exists()}
+    record = _Record(target, network, sequence)
     if len(wanted) < len(images):
+        record.compare()
         kept = f"{len(images) - len(wanted)} of {len(images)} images"
         print(f"{kept} are in {target} already and are left as they are", flush=True)
+    record.write(replacing=overwrite)
+    count, failures = 0, []
     with progress_bar(target.name, len(wanted), "images") as bar:
-        clips = [[path] for path in wanted]
-        if sequence:  # the images of each folder that has something to do
-            folders = dict.fromkeys(path.parent for path in wanted)
-            clips = [[path for path in images if path.parent == folder] for folder in folders]
-        for clip in clips:
-            for path, picture in _upscale_clip(restorer, clip):
-                if path in wanted:
-                    write_picture(places[path], picture)
-                    bar.update()
-    return len(wanted)
+        for clip in _clips(images, wanted) if sequence else ([path] for path in images if path in wanted):
+            try:
+                for path, picture in _upscale_clip(restorer, {path: places[path] for path in clip}):
+                    if path in wanted:
+                        write_picture(places[path], picture)
+                        bar.update()
+                        count += 1
+            except Unusable as error:
+                failures.append(str(error))
+    record.write(replacing=False)
+    return count, failures
 
 
-def _upscale_clip(restorer: Restorer, clip: list[Path]) -> Iterator[tuple[Path, Picture]]:
-    """Upscale images of one size, each seeing its neighbors; each picture waits for its result."""
-    first = read_picture(clip[0])
+def _clips(images: Sequence[Path], wanted: Collection[Path]) -> list[list[Path]]:
+    """The images of each folder that has something to do."""
+    folders = dict.fromkeys(path.parent for path in images if path in wanted)
+    return [[path for path in images if path.parent == folder] for folder in folders]
+
+
+class _Record:
+    """What a folder's images were made with, in a hidden file among them."""
+
+    def __init__(self, target: Path, network: str, sequence: bool) -> None:
+        self.target, self.file = target, target / ".upscale.json"
+        self.made_with = {"network": network, "sequence": sequence}
+
+    def compare(self) -> None:
+        """Refuse to add to images of another network; one that says nothing of itself is trusted."""
+        if not self.file.is_file():
+            return
+        given = read_json(self.file, dict, "remove it, or name another folder")
+        if given.pop("replacing", False):
+            raise UserError(f"{self.target}: its images were being replaced; say --overwrite to make them all anew")
+        if given != self.made_with:
+            raise UserError(
+                f"{self.target}: its images were made with other weights, another precision or in the other way of "
+                "--sequence; say --overwrite to make them all anew, or name another folder"
+            )
+
+    def write(self, replacing: bool) -> None:
+        """Say what is made now, and whether older images may still be among them."""
+        write_bytes(self.file, json.dumps(self.made_with | ({"replacing": True} if replacing else {})).encode())
+
+
+def _upscale_clip(restorer: Restorer, clip: Mapping[Path, Path]) -> Iterator[tuple[Path, Picture]]:
+    """Upscale images of one size to their places, each seeing its neighbors; each picture waits for its result."""
     waiting: deque[tuple[Path, Picture]] = deque()
+    head = next(iter(clip))
+    first = _usable(head, clip[head], restorer)
 
     def frames() -> Iterator[Tensor]:
-        for path in clip:
-            picture = first if path == clip[0] else read_picture(path)
+        for path, place in clip.items():
+            picture = first if path == head else _usable(path, place, restorer)
             if picture.color.shape != first.color.shape:
                 size, other = ("x".join(map(str, each.color.shape)) for each in (picture, first))
-                raise UserError(
-                    f"{path}: {size} pixels and channels, but {clip[0].name} has {other}; the frames of a sequence "
+                raise Unusable(
+                    f"{path}: {size} pixels and channels, but {head.name} has {other}; the frames of a sequence "
                     "must be of one size"
                 )
             waiting.append((path, picture))
             yield _network_input(restorer, picture)
 
-    for sr in restorer.stream(frames(), restorer.at_once(*first.color.shape[:2])):
-        path, picture = waiting.popleft()
-        yield path, _finish(restorer, picture, sr.cpu())
+    results = restorer.stream(frames(), restorer.at_once(*first.color.shape[:2]))
+    while True:
+        with memory_for(waiting[0][1].name if waiting else str(head)):
+            sr = next(results, None)
+            if sr is None:
+                return
+            path, picture = waiting.popleft()
+            made = _finish(restorer, picture, sr.cpu())
+        yield path, made

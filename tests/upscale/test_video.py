@@ -101,6 +101,17 @@ def test_frames_that_are_not_finite_stop_the_video(restorer, make_video, tmp_pat
     assert not (tmp_path / "b.mp4").exists()
 
 
+def test_too_little_memory_for_a_frame_is_told(make_video, tmp_path, monkeypatch, capsys):
+    def full(*_):
+        raise MemoryError
+
+    make_video(tmp_path / "a.mp4", n=2)
+    monkeypatch.setattr(video_module, "to_pixels", full)
+    network = ["--network", "{type: Bicubic, scale: 2}"]
+    assert main(["upscale", str(tmp_path / "a.mp4"), "-o", str(tmp_path / "b.mp4"), *network]) == 2
+    assert not missing(capsys.readouterr().err, tmp_path / "a.mp4", "memory")
+
+
 def test_odd_sizes(restorer, make_video, tmp_path):
     make_video(tmp_path / "a.mkv", n=3, w=47, h=33, codec="ffv1")
     upscale(restorer("bicubic"), tmp_path / "a.mkv", tmp_path / "b.mp4")
