@@ -10,8 +10,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from kdsr_arch.errors import UserError
+from kdsr_arch.infer.open import read_weights
 from kdsr_arch.infer.traits import Traits
-from kdsr_arch.io import load_tensors, locate
+from kdsr_arch.io import locate
 from kdsr_arch.registry import ARCH_REGISTRY
 
 _ENDINGS = (".pth", ".pt", ".ckpt", ".safetensors")
@@ -94,9 +95,7 @@ def _describe(path: str) -> Any:
     place = locate(path)
     if place.suffix.lower() not in _ENDINGS:
         raise UserError(f"{place}: weights end in {', '.join(_ENDINGS)}")
-    weights = load_tensors(place, "file of weights")
-    if not isinstance(weights, Mapping) or not weights:
-        raise UserError(f"{place}: holds no network weights")
+    weights = read_weights(place)
     try:
         descriptor = library.ModelLoader(device="cpu").load_from_state_dict(canonicalize_state_dict(weights))
     except library.UnsupportedModelError:

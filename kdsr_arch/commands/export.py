@@ -30,9 +30,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Export, compare, tell."""
+    from kdsr_arch.convert.recognize import open_any
     from kdsr_arch.export.form import prepare
     from kdsr_arch.export.formats import FORMATS, OPSET, format_of
-    from kdsr_arch.infer.open import open_network
 
     kind, opset = format_of(args.output), args.opset or OPSET
     if args.int8 is not None and (kind != "onnx" or args.fp16):
@@ -45,9 +45,9 @@ def run(args: argparse.Namespace) -> int:
         raise UserError(f"{args.output.parent}: no such folder to write {args.output.name} in")
     if Path(args.weights).resolve() == args.output.resolve():
         raise UserError(f"{args.output}: is the file of weights itself; choose another name")
-    student = open_network(
-        args.weights, args.network, option_file=args.option_file, scale=args.scale, param_key=args.param_key,
-        root=args.root,
+    student = open_any(
+        args.weights, args.network, args.scale, option_file=args.option_file, scale=args.scale,
+        param_key=args.param_key, root=args.root,
     )  # fmt: skip
     if not student.network:
         raise UserError(f"{student.weights}: is an exported network already")

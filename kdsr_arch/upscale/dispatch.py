@@ -10,10 +10,11 @@ from pathlib import Path
 
 import torch
 
+from kdsr_arch.convert.recognize import open_any
 from kdsr_arch.data.sources import IMAGE_SUFFIXES
 from kdsr_arch.device import pick_device
 from kdsr_arch.errors import UserError, printable
-from kdsr_arch.infer.open import Opened, open_network
+from kdsr_arch.infer.open import Opened
 from kdsr_arch.infer.runner import Runner
 from kdsr_arch.infer.stream import Restorer
 from kdsr_arch.locks import claimed
@@ -49,7 +50,7 @@ def _run(args: argparse.Namespace, kind: str) -> int:
         raise UserError("--device cuda: no CUDA device is available; take --device cpu")
     device = pick_device(0 if args.device == "cpu" else "auto")
     default = None if args.network is not None else DEFAULT_WEIGHTS
-    opened = open_network(args.weights or default, args.network, device=device, root=args.root)
+    opened = open_any(args.weights or default, args.network, args.scale, device=device, root=args.root)
     _check_network(opened, args.scale)
     amp = choose_amp(args.precision, device, opened)
     print(_describe(opened, device, amp), flush=True)
