@@ -15,6 +15,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--overwrite", action="store_true", help="replace what is there")
     text = "a folder's images are the frames of one clip: video networks see their neighbors"
     add("--sequence", action="store_true", help=text)
+    text = "of images in lossy formats, 1 to 100 (default: 95, and lossless WebP)"
+    add("--quality", type=int, metavar="N", help=text)
 
     add = parser.add_argument_group("network").add_argument
     text = "a .pth, .safetensors or .onnx file, or the name of shipped weights or of a file in "

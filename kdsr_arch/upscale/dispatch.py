@@ -11,7 +11,6 @@ from pathlib import Path
 import torch
 
 from kdsr_arch.convert.recognize import open_any
-from kdsr_arch.data.sources import IMAGE_SUFFIXES
 from kdsr_arch.device import pick_device
 from kdsr_arch.errors import UserError, printable
 from kdsr_arch.infer.open import Opened
@@ -19,6 +18,7 @@ from kdsr_arch.infer.runner import Runner
 from kdsr_arch.infer.stream import Restorer
 from kdsr_arch.locks import claimed
 from kdsr_arch.upscale.images import memory_for, upscale_file, upscale_folder
+from kdsr_arch.upscale.picture import is_still, picture_suffixes
 from kdsr_arch.upscale.picture_output import check_target
 from kdsr_arch.upscale.video import VideoOptions, upscale_video
 from kdsr_arch.upscale.video_output import check_format
@@ -38,6 +38,8 @@ def run_upscale(args: argparse.Namespace) -> int:
 
 
 def _run(args: argparse.Namespace, kind: str) -> int:
+    if args.quality is not None and not (kind != "video" and 1 <= args.quality <= 100):
+        raise UserError(f"--quality {args.quality}: is that of images, 1 to 100; the quality of videos is --crf")
     for name, high in (("overlap", 1024), ("batch", 1024), ("threads", 1024), ("crf", 63)):
         if not 0 <= getattr(args, name) <= high:
             raise UserError(f"--{name} {getattr(args, name)}: expected 0 to {high}")
@@ -62,15 +64,16 @@ def _run(args: argparse.Namespace, kind: str) -> int:
 def _upscale(args: argparse.Namespace, kind: str, restorer: Restorer, network: str) -> int:
     if kind == "folder":
         count, failures = upscale_folder(
-            restorer, args.input, args.output, sequence=args.sequence, overwrite=args.overwrite, network=network
-        )
+            restorer, args.input, args.output, sequence=args.sequence, overwrite=args.overwrite, network=network,
+            quality=args.quality,
+        )  # fmt: skip
         print(f"{args.output}: {count} images", flush=True)
         if failures:
             lines = [f"{len(failures)} could not be upscaled:", *failures]
             print(printable("\n  ".join(lines)), file=sys.stderr)
         return 1 if failures else 0
     if kind == "image":
-        upscale_file(restorer, args.input, args.output)
+        upscale_file(restorer, args.input, args.output, args.quality)
         print(f"{args.output}: done")
         return 0
     options = VideoOptions(args.codec, args.crf, args.preset, args.partial, network=network)
@@ -94,7 +97,7 @@ def kind_of(path: Path) -> str:
         return "folder"
     if not path.is_file():
         raise UserError(f"{path}: no such file or folder to upscale")
-    return "image" if path.suffix.lower() in IMAGE_SUFFIXES else "video"
+    return "image" if path.suffix.lower() in picture_suffixes() or is_still(path) else "video"
 
 
 def check_output(source: Path, target: Path, kind: str, overwrite: bool) -> None:

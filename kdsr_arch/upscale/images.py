@@ -21,7 +21,7 @@ from kdsr_arch.infer.stream import Restorer, is_out_of_memory
 from kdsr_arch.io import read_json, write_bytes
 from kdsr_arch.log import progress_bar
 from kdsr_arch.ops.bicubic import upsample_bicubic
-from kdsr_arch.upscale.picture import Picture, read_picture
+from kdsr_arch.upscale.picture import Picture, picture_suffixes, read_picture
 from kdsr_arch.upscale.picture_output import check_target, write_picture
 
 
@@ -92,11 +92,11 @@ def _finish(restorer: Restorer, picture: Picture, sr: Tensor) -> Picture:
     return replace(picture, color=to_pixels(sr, dtype), alpha=alpha)
 
 
-def upscale_file(restorer: Restorer, source: Path, target: Path) -> None:
-    """Upscale one image file."""
-    check_target(target)
+def upscale_file(restorer: Restorer, source: Path, target: Path, quality: int | None = None) -> None:
+    """Upscale one image file; ``quality`` is that of a lossy format."""
+    check_target(target, quality=quality)
     picture = _usable(source, target, restorer)
-    write_picture(target, upscale_picture(restorer, picture))
+    write_picture(target, upscale_picture(restorer, picture), quality)
 
 
 def _usable(source: Path, target: Path, restorer: Restorer) -> Picture:
@@ -118,7 +118,7 @@ def list_images(folder: Path) -> list[Path]:
     images = [
         path
         for path in folder.rglob("*")
-        if path.suffix.lower() in IMAGE_SUFFIXES
+        if path.suffix.lower() in picture_suffixes()
         and path.is_file()
         and not any(part.startswith(".") for part in path.relative_to(folder).parts)
     ]
@@ -135,6 +135,7 @@ def upscale_folder(
     sequence: bool = False,
     overwrite: bool = False,
     network: str = "",
+    quality: int | None = None,
 ) -> tuple[int, list[str]]:
     """Upscale every image of a folder, names and sub-folders kept.
 
@@ -144,6 +145,7 @@ def upscale_folder(
         sequence: each folder's images are the frames of one clip.
         overwrite: make what is there anew.
         network: differs between networks, weights and precisions; images of another one are not added to.
+        quality: of the images in lossy formats.
 
     Returns:
         The number of images written, and a sentence for each that could not be made.
@@ -163,7 +165,7 @@ def upscale_folder(
             try:
                 for path, picture in _upscale_clip(restorer, {path: places[path] for path in clip}):
                     if path in wanted:
-                        write_picture(places[path], picture)
+                        write_picture(places[path], picture, quality)
                         bar.update()
                         count += 1
             except Unusable as error:

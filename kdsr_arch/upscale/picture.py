@@ -5,12 +5,14 @@ Kept are 8 and 16 bits, gray, transparency, color profiles, EXIF, the resolution
 
 from __future__ import annotations
 
+import importlib
 import io
 import re
 import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +30,7 @@ _OF_PIXELS = (0xA002, 0xA003, 0xA005, 0x927C)  # width, height, another group; a
 # who took or made the picture, with what, when, its title and rating; not how its pixels are laid out in the file
 _ABOUT = (0x010E, 0x010F, 0x0110, 0x0131, 0x0132, 0x013B, 0x013C, 0x4746, *range(0x9C9B, 0x9CA0), 0x8298)
 _BITS, _PHOTOMETRIC, _SAMPLE_FORMAT, _EXTRA = 258, 262, 339, 338  # tags of TIFF
+_MOVING = {".apng", ".avifs", ".gif"}
 _WHITE_IS_ZERO, _PREMULTIPLIED = 0, (1,)
 
 
@@ -84,9 +87,28 @@ def _warnings_told(path: Path) -> Iterator[None]:
         notice("Pillow", f"{path}: {' '.join(str(told[0].message).split())} (said once)")
 
 
+@cache
+def picture_suffixes() -> frozenset[str]:
+    """The endings of the files that `read_picture` reads, but for those of animations."""
+    known = _formats()
+    return frozenset(suffix for suffix, form in Image.registered_extensions().items() if form in known) - _MOVING
+
+
+def is_still(path: Path) -> bool:
+    """Tell whether a file is one that `read_picture` reads, whatever its name: of one picture."""
+    try:
+        with Image.open(path, formats=_formats()) as image:
+            return getattr(image, "n_frames", 1) == 1
+    except PILLOW_STUMBLES:
+        return False
+
+
+@cache
 def _formats() -> list[str]:
     """Those of pixels that this Pillow reads; others (PostScript) would start programs."""
     Image.init()
+    with suppress(ImportError):
+        importlib.import_module("pillow_heif").register_heif_opener()
     wanted = ("PNG", "JPEG", "MPO", "WEBP", "BMP", "TIFF", "PPM", "GIF", "TGA", "JPEG2000", "AVIF", "HEIF")
     return [name for name in wanted if name in Image.OPEN]
 
@@ -96,7 +118,7 @@ def _take_first(image: Image.Image, path: Path) -> None:
     count = getattr(image, "n_frames", 1)
     if count < 2:
         return
-    if image.format not in ("MPO", "TIFF"):
+    if image.format not in ("MPO", "TIFF", "HEIF"):
         raise UserError(f"{path}: an animation; write its frames as images or as a video first")
     notice(f"first of {image.format}", f"{path}: holds {count} pictures; the first is taken (said once)")
 

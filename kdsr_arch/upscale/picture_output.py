@@ -19,78 +19,96 @@ from PIL.TiffImagePlugin import ImageFileDirectory_v2
 from kdsr_arch.data.sources import IMAGE_SUFFIXES
 from kdsr_arch.errors import UserError, notice
 from kdsr_arch.io import write_bytes
-from kdsr_arch.upscale.picture import Picture, exif_tags
+from kdsr_arch.upscale.picture import Picture, exif_tags, picture_suffixes
 
-_DEEP = {".png", ".tif", ".tiff", ".ppm", ".pgm"}
-_OPAQUE = {".jpg", ".jpeg", ".bmp", ".ppm", ".pgm"}
-_WITHOUT_PROFILE = {".bmp", ".ppm", ".pgm"}
-_LARGEST = {".webp": 16383, ".jpg": 65500, ".jpeg": 65500}  # height and width
+# formats by the names that Pillow gives them
+_DEEP = {"PNG", "TIFF", "PPM"}
+_OPAQUE = {"JPEG", "BMP", "PPM"}
+_WITHOUT_PROFILE = {"BMP", "PPM", "TGA"}
+_LOSSY = {"JPEG", "WEBP", "AVIF", "HEIF"}
+_LARGEST = {"WEBP": 16383, "JPEG": 65500, "TGA": 65535, "AVIF": 65535}  # height and width
+_QUALITY = 95
 _IHDR_END = 33
 
 
-def check_target(path: Path, picture: Picture | None = None, scale: int = 1) -> None:
+def check_target(path: Path, picture: Picture | None = None, scale: int = 1, quality: int | None = None) -> None:
     """Refuse a name whose format cannot hold the picture, enlarged.
 
     Raises:
         UserError: unknown suffix, one without 16 bits or transparency where the picture has them, or too large for it.
     """
-    suffix = path.suffix.lower()
-    if suffix not in IMAGE_SUFFIXES:
-        raise UserError(
-            f"{path}: '{path.suffix}' is no image format to write; take one of {', '.join(sorted(IMAGE_SUFFIXES))}"
-        )
+    suffix, form = path.suffix.lower(), _format(path)
+    if quality is not None and form not in _LOSSY:
+        raise UserError(f"{path}: --quality {quality}: {suffix} loses nothing; write .jpg, .webp or .avif")
     if picture is None:
         return
-    if picture.color.dtype == np.uint16 and suffix not in _DEEP:
+    if picture.color.dtype == np.uint16 and form not in _DEEP:
         raise UserError(f"{path}: the image has 16 bits a channel, which {suffix} cannot hold; write .png or .tif")
-    if picture.alpha is not None and suffix in _OPAQUE:
+    if picture.alpha is not None and form in _OPAQUE:
         raise UserError(f"{path}: the image is transparent, which {suffix} cannot hold; write .png, .tif or .webp")
     height, width = (side * scale for side in picture.color.shape[:2])
-    if max(height, width) > _LARGEST.get(suffix, max(height, width)):
-        raise UserError(f"{path}: {width}x{height} pixels are more than {suffix} can hold; write .png or .tif")
+    full = form == "TIFF" and 4 * height * width * picture.color.itemsize >= 2**32
+    if full or max(height, width) > _LARGEST.get(form, max(height, width)):
+        raise UserError(f"{path}: {width}x{height} pixels are more than {suffix} can hold; write .png")
 
 
-def write_picture(path: Path, picture: Picture) -> None:
-    """Write an image, whole or not at all, in the format of the name."""
+def _format(path: Path) -> str:
+    """The format that a name asks for."""
+    suffix = path.suffix.lower()
+    form = Image.registered_extensions().get(suffix, "")
+    if suffix not in picture_suffixes() or form not in Image.SAVE:
+        known = ", ".join(sorted(IMAGE_SUFFIXES))
+        raise UserError(f"{path}: '{path.suffix}' is no image format to write; take one of {known}")
+    return form
+
+
+def write_picture(path: Path, picture: Picture, quality: int | None = None) -> None:
+    """Write an image, whole or not at all, in the format of the name.
+
+    Args:
+        path: the file.
+        picture: as the format holds it.
+        quality: of formats that are lossy, 1 to 100; absent: 95, and lossless WebP.
+    """
     check_target(path, picture)
-    suffix, about = path.suffix.lower(), dict(picture.about)
-    if suffix in _WITHOUT_PROFILE and about.pop("icc_profile", None):
-        notice(f"profile {suffix}", f"{path}: {suffix} holds no color profile; the image's is dropped (said once)")
+    form, about = _format(path), dict(picture.about)
     parts = [picture.color] if picture.alpha is None else [picture.color, picture.alpha]
     array = np.concatenate(parts, axis=2)
-    if array.dtype == np.uint16 and array.shape[2] == 2:  # no reader of such files takes gray with alpha
+    unheard = array.dtype == np.uint16 and array.shape[2] == 2  # no reader of such files takes gray with alpha
+    if unheard:
         array = np.concatenate([array[..., :1]] * 3 + [array[..., 1:]], axis=2)
-        about.pop("icc_profile", None)
-    if suffix in (".tif", ".tiff"):
+    if (form in _WITHOUT_PROFILE or unheard) and about.pop("icc_profile", None):
+        notice(f"profile {form}", f"{path}: holds no such color profile; the image's is dropped (said once)")
+    if form == "TIFF":
         return write_bytes(path, _tiff(array, about))
     if array.dtype != np.uint16:
-        return write_bytes(path, _encode(path, array, about))
+        return write_bytes(path, _encode(path, array, _keywords(about, form, quality)))
+    suffix = ".png" if form == "PNG" else ".pgm" if array.shape[2] == 1 else ".ppm"
     done, encoded = cv2.imencode(suffix, array[..., [2, 1, 0, 3][: array.shape[2]]] if array.shape[2] > 1 else array)
     if not done:
         raise UserError(f"{path}: an image of shape {array.shape} cannot be written in this format")
-    write_bytes(path, _with_chunks(encoded.tobytes(), about) if suffix == ".png" else encoded.tobytes())
+    write_bytes(path, _with_chunks(encoded.tobytes(), about) if form == "PNG" else encoded.tobytes())
 
 
-def _keywords(about: Mapping[str, Any], suffix: str) -> dict[str, Any]:
+def _keywords(about: Mapping[str, Any], form: str, quality: int | None = None) -> dict[str, Any]:
     """What Pillow's writer of a format is given."""
     keywords = {key: value for key, value in about.items() if key != "text"}
-    if suffix == ".png":
+    if form == "PNG":
         info = PngInfo()
         for key, text in about.get("text", {}).items():
             info.add_text(key, text, zip=len(text) > 1000)
         keywords["pnginfo"] = info
-    elif suffix in (".jpg", ".jpeg"):
-        keywords |= {"quality": 95, "subsampling": 0}
-    elif suffix == ".webp":
-        keywords |= {"lossless": True}
+    elif form == "WEBP":
+        keywords |= {"lossless": True, "exact": True} if quality is None else {"quality": quality}
+    elif form in _LOSSY:
+        keywords |= {"quality": quality or _QUALITY, "subsampling": "4:4:4"}
     return keywords
 
 
-def _encode(path: Path, array: NDArray, about: Mapping[str, Any]) -> bytes:
-    image = Image.fromarray(array[..., 0] if array.shape[2] == 1 else array)
-    suffix, buffer = path.suffix.lower(), io.BytesIO()
+def _encode(path: Path, array: NDArray, keywords: Mapping[str, Any]) -> bytes:
+    image, buffer = Image.fromarray(array[..., 0] if array.shape[2] == 1 else array), io.BytesIO()
     try:
-        image.save(buffer, Image.registered_extensions()[suffix], **_keywords(about, suffix))
+        image.save(buffer, _format(path), **keywords)
     except (OSError, ValueError) as error:
         raise UserError(f"{path}: cannot be written in this format ({error})") from None
     return buffer.getvalue()
@@ -99,7 +117,7 @@ def _encode(path: Path, array: NDArray, about: Mapping[str, Any]) -> bytes:
 def _with_chunks(png: bytes, about: Mapping[str, Any]) -> bytes:
     """Put what Pillow writes of an image beside its pixels into another writer's PNG."""
     buffer = io.BytesIO()
-    Image.new("L", (1, 1)).save(buffer, "PNG", **_keywords(about, ".png"))
+    Image.new("L", (1, 1)).save(buffer, "PNG", **_keywords(about, "PNG"))
     donor = buffer.getvalue()
     return png[:_IHDR_END] + donor[_IHDR_END : donor.rindex(b"IDAT") - 4] + png[_IHDR_END:]  # before it, its length
 

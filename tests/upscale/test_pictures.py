@@ -12,8 +12,9 @@ from PIL.PngImagePlugin import PngInfo
 from PIL.TiffImagePlugin import IFDRational
 
 from kdsr_arch import errors
+from kdsr_arch.upscale.dispatch import kind_of
 from kdsr_arch.upscale.images import bled, upscale_file, upscale_picture
-from kdsr_arch.upscale.picture import Picture, read_picture
+from kdsr_arch.upscale.picture import Picture, picture_suffixes, read_picture
 from kdsr_arch.upscale.picture_output import write_picture
 from tests.helpers.messages import missing, refuses
 
@@ -291,3 +292,36 @@ def test_what_a_format_cannot_hold_is_told_before_the_work(restorer, tmp_path, e
     upscaler.piece = None
     with refuses(tmp_path / f"b{ending}", f"{2 * width}x2"):
         upscale_file(upscaler, tmp_path / "a.png", tmp_path / f"b{ending}")
+
+
+def test_what_pillow_reads_is_an_image_whatever_it_is_called(tmp_path):
+    image = Image.fromarray(noise(8, 9, 3))
+    for name in ("a.jfif", "a.tga", "a.jp2", "a.avif"):
+        if name[1:] in picture_suffixes():
+            image.save(tmp_path / name)
+            assert kind_of(tmp_path / name) == "image" and read_picture(tmp_path / name).color.shape == (8, 9, 3)
+    image.save(tmp_path / "still", "PNG")
+    image.save(tmp_path / "still.gif")
+    image.save(tmp_path / "moving.gif", save_all=True, append_images=[Image.fromarray(noise(8, 9, 3))])
+    (tmp_path / "a.mkv").write_bytes(b"\x1aE\xdf\xa3")
+    kinds = {name: kind_of(tmp_path / name) for name in ("still", "still.gif", "moving.gif", "a.mkv")}
+    assert kinds == {"still": "image", "still.gif": "image", "moving.gif": "video", "a.mkv": "video"}
+
+
+def test_programs_are_not_started_by_a_picture(tmp_path):
+    (tmp_path / "a.png").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\nshowpage\n")
+    with refuses(tmp_path / "a.png"):
+        read_picture(tmp_path / "a.png")
+
+
+@pytest.mark.parametrize("ending", [".jpg", ".webp"])
+def test_quality_is_that_of_lossy_formats(restorer, tmp_path, ending):
+    image = noise(32, 32, 3)
+    write_picture(tmp_path / "a.png", Picture(image))
+    sizes = []
+    for quality in (20, 60, None):
+        upscale_file(restorer("bicubic"), tmp_path / "a.png", tmp_path / f"b{ending}", quality)
+        sizes.append((tmp_path / f"b{ending}").stat().st_size)
+    assert sizes == sorted(set(sizes))
+    with refuses("b.png", "--quality 20"):
+        upscale_file(restorer("bicubic"), tmp_path / "a.png", tmp_path / "b.png", 20)
