@@ -25,6 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     text = "the network of the weights, as YAML text or file, where no .yml lies beside them"
     add("--network", metavar="YAML", help=text)
     add("--scale", type=int, help="refuse weights of another scale than this")
+    add("--outscale", type=int, metavar="N", help="enlarge by N: what the network makes is resized (MATLAB's bicubic)")
 
     add = parser.add_argument_group("computing").add_argument
     add("--device", choices=["auto", "cpu", "cuda"], default="auto", help="where to run (default: auto)")

@@ -14,6 +14,7 @@ from kdsr_arch.convert.recognize import open_any
 from kdsr_arch.device import pick_device
 from kdsr_arch.errors import UserError, printable
 from kdsr_arch.infer.open import Opened
+from kdsr_arch.infer.rescale import rescaled
 from kdsr_arch.infer.runner import Runner
 from kdsr_arch.infer.stream import Restorer
 from kdsr_arch.locks import claimed
@@ -38,6 +39,8 @@ def run_upscale(args: argparse.Namespace) -> int:
 
 
 def _run(args: argparse.Namespace, kind: str) -> int:
+    if args.outscale is not None and not 1 <= args.outscale <= 16:
+        raise UserError(f"--outscale {args.outscale}: expected 1 to 16")
     if args.quality is not None and not (kind != "video" and 1 <= args.quality <= 100):
         raise UserError(f"--quality {args.quality}: is that of images, 1 to 100; the quality of videos is --crf")
     for name, high in (("overlap", 1024), ("batch", 1024), ("threads", 1024), ("crf", 63)):
@@ -55,8 +58,12 @@ def _run(args: argparse.Namespace, kind: str) -> int:
     opened = open_any(args.weights or default, args.network, args.scale, device=device, root=args.root)
     _check_network(opened, args.scale)
     amp = choose_amp(args.precision, device, opened)
+    if args.outscale is not None:
+        opened = rescaled(opened, args.outscale)
     print(_describe(opened, device, amp), flush=True)
-    restorer = Restorer(Runner(opened.net, opened.traits), device, amp, int(text), args.overlap, args.batch)
+    runner = Runner(opened.net, opened.traits)
+    runner.name = opened.label  # as the user knows it
+    restorer = Restorer(runner, device, amp, int(text), args.overlap, args.batch)
     with memory_for(str(args.input)):
         return _upscale(args, kind, restorer, fingerprint(opened, amp))
 
