@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,16 +24,18 @@ class ImagePairDataset(PairDataset):
 
     Args (beside those of :class:`PairDataset`):
         filename_tmpl: the name of an image's stored LR, ``'{}x4'`` for DIV2K.
+        exclude: keys of images to leave out: their names without suffix, with the folder they lie in.
     """
 
     filename_tmpl: str = "{}"
+    exclude: Sequence[str] = ()
 
     def __post_init__(self) -> None:
         super().__post_init__()
         self.pairs = FramePairs(self)
         if self.train and self.pairs.gt is None:
             raise UserError(f"{self.name}: dataroot_gt is missing: training needs the ground truth")
-        self.entries = self._matched_keys()
+        self.entries = self._without_excluded(self._matched_keys())
         sizes = {gt_key: self.size(lq_key, gt_key) for lq_key, gt_key in self.entries[:_CHECKED_AT_START]}
         self._open_teacher(sizes)
         lq_keys, gt_keys = ([pair[side] for pair in self.entries] for side in (0, 1))
@@ -55,6 +58,16 @@ class ImagePairDataset(PairDataset):
         if strays:
             raise UserError(f"{self.pairs.gt.name}: no HR image for {self.pairs.lq.where(min(strays))}")
         return matched
+
+    def _without_excluded(self, matched: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
+        origin, keys = (self.pairs.gt or self.pairs.lq).name, {gt_key for _, gt_key in matched}
+        for name in self.exclude:
+            if name not in keys:
+                raise UserError(f"{origin}: no image '{name}' to exclude{nearest(name, keys)}")
+        kept = [(lq_key, gt_key) for lq_key, gt_key in matched if gt_key not in set(self.exclude)]
+        if not kept:
+            raise UserError(f"{origin}: no image is left after 'exclude'")
+        return kept
 
     def teacher_views(self, num_frame: int, reverse: bool) -> list[View]:
         """List what a teacher is run on (kdsr cache-teacher): each image.

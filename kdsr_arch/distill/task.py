@@ -269,13 +269,16 @@ class DistillTask(nn.Module):
         self._record(norms, output, measured)
         pixel, ratios = norms["l_pix"] * output.weights["l_pix"], dict[str, float]()
         for term in measured:
-            weighted = output.weights[f"l_{term.name}"] * norms[f"l_{term.name}"]
-            ratio = ratios[term.name] = weighted / pixel if pixel > 0 else math.nan
-            if ratio < INERT and term.name not in self._inert and not term.weight.ramps(iteration):
+            norm = norms[f"l_{term.name}"]
+            ratio = ratios[term.name] = output.weights[f"l_{term.name}"] * norm / pixel if pixel > 0 else math.nan
+            # the weight of a balance may be of an older measurement: it follows any gradient, but not none
+            inert = ratio < INERT and (norm == 0 or term.weight.balance is None)
+            if inert and term.name not in self._inert and not term.weight.ramps(iteration):
                 self._inert.add(term.name)
+                advice = "Check where it taps" if norm == 0 else "Raise its loss_weight, or use {balance: r}"
                 get_logger().warning(
                     f"term '{term.name}' is inert at iteration {iteration}: its gradient on the student is "
-                    f"{ratio:.1e} of the pixel loss's. Raise its loss_weight, or use {{balance: r}}"
+                    f"{ratio:.1e} of the pixel loss's. {advice}"
                 )
         return ratios
 

@@ -15,8 +15,9 @@ import kdsr_arch
 from kdsr_arch.archs.arch_util import SubPixelDeconv
 from kdsr_arch.export.graphs import graph_form
 from kdsr_arch.infer.fold import fold, foldable
-from kdsr_arch.infer.open import METADATA_KEY, Opened
+from kdsr_arch.infer.open import Opened
 from kdsr_arch.infer.traits import Traits
+from kdsr_arch.io import METADATA_KEY
 from kdsr_arch.ops.bicubic import upsample_bicubic
 
 _LAYOUTS = {"image": "(N, C, h, w)", "window": "(N, n, C, h, w)", "recurrent": "(N, T, C, h, w)"}

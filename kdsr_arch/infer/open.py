@@ -15,13 +15,12 @@ from torch import Tensor, nn
 
 from kdsr_arch.errors import UserError, nearest
 from kdsr_arch.infer.traits import Traits, traits_of
-from kdsr_arch.io import SAFETENSORS, load_tensors, locate, read_safetensors
+from kdsr_arch.io import METADATA_KEY, SAFETENSORS, load_tensors, locate, read_safetensors
 from kdsr_arch.log import get_logger
 from kdsr_arch.options.schema import PathOptions
 from kdsr_arch.options.yaml_reader import load_yaml, parse_value
 from kdsr_arch.registry import build
 
-METADATA_KEY = "kdsr"
 # what training code puts around weights, and before their names
 _WRAPPERS = ("params_ema", "params-ema", "params", "model_state_dict", "state_dict", "model", "net", "generator")
 _PREFIXES = ("module.", "_orig_mod.")  # of DataParallel and averages, and of torch.compile
@@ -304,8 +303,8 @@ def _spec(path: Path | None, option_file: str | Path | None, network: str | None
     files = sorted((folder.parent if folder.name == "models" else folder).glob("*.yml"))  # NAME/models/net_g_N.pth
     if not same_name.is_file() and len(files) != 1:
         raise Unrecognized(
-            f"{path}: which network is it? Give its option file (-opt FILE) or the network itself "
-            "(--network '{type: FSRCNN, scale: 4}')"
+            f"{path}: which network is it? Tell with --network: its option file, or the network itself, such as "
+            "'{type: FSRCNN, scale: 4}'"
         )
     return _from_option_file(same_name if same_name.is_file() else files[0])
 

@@ -111,7 +111,7 @@ class DatasetOptions(Component):
         "crops there. Never changes results. Default: crops are cut on the CPU.",
     )
     clips: list[str] | None = option(None, "ClipDataset: names of the clips to use. Default: all.")
-    exclude: list[str] | None = option(None, "ClipDataset: names of clips to leave out.")
+    exclude: list[str] | None = option(None, "ClipDataset, ImagePairDataset: names of clips or images to leave out.")
     frames: list[Int | None] | None = option(
         None,
         "ClipDataset: [start, stop] of the part of each clip to use.",

@@ -18,6 +18,7 @@ from kdsr_arch.data.store.codec import decode_image
 from kdsr_arch.errors import UserError, nearest
 from kdsr_arch.io import read_json
 from kdsr_arch.options.schema import MetricOptions
+from kdsr_arch.report.labels import label_folders
 
 METRICS: dict[str, dict[str, Any]] = {
     "psnr": {"type": "calculate_psnr", "test_y_channel": True},
@@ -59,17 +60,8 @@ def find_methods(folders: Sequence[Path], names: Sequence[str] | None = None) ->
     Raises:
         UserError: not a folder, no images, or as many names as folders are not given.
     """
-    if names is not None and len(names) != len(folders):
-        raise UserError(f"--names: {len(names)} names for {len(folders)} folders; give one for each")
-    parts = [folder.resolve().parts[1:] or ("/",) for folder in folders]
-    labels = list(names or ["/".join(part) for part in parts])
-    if names is None:  # the folders' own names, with as many parents as tell them apart
-        shortened = (["/".join(part[-depth:]) for part in parts] for depth in range(1, max(map(len, parts)) + 1))
-        labels = next((short for short in shortened if len(set(short)) == len(short)), labels)
-    if len(set(labels)) < len(labels):
-        raise UserError(f"--names: names must differ, got {', '.join(labels)}")
     methods = []
-    for folder, label in zip(folders, labels, strict=True):
+    for folder, label in zip(folders, label_folders(folders, names), strict=True):
         if not folder.is_dir():
             raise UserError(f"{folder}: no such results folder to compare")
         root = folder / "visualization" if (folder / "visualization").is_dir() else folder

@@ -411,7 +411,7 @@ class Trainer:
             get_logger().info(self.validator.text(results, iteration))
             for key, result in results.items():
                 self.history.add("val", iteration, dataset=key, protocol=result.protocol, **result.mean)
-                self.trackers.add(f"metrics/{key}", result.mean, iteration)
+                self.trackers.add(f"metrics/{self.opt.datasets[key].name or key}", result.mean, iteration)
             if best is not None:
                 self.checkpoints.save_networks("best", self.model.network_files())
                 self.checkpoints.save_record(best)

@@ -276,6 +276,19 @@ def test_an_inert_term_is_named_once(caplog):
     assert [("weak" in r.message, "inert" in r.message) for r in caplog.records] == [(True, True)]
 
 
+def test_a_balanced_term_is_not_inert_by_an_old_measurement(caplog, monkeypatch):
+    task = make({"spatial": {**TERMS["spatial"], "loss_weight": {"balance": 1.0}}})
+    norms_now = {"l_pix": 1.0, "l_spatial": 1e6}
+    monkeypatch.setattr(task, "_norms", lambda *_: dict(norms_now))
+    task.measure(task(clips(), 1), 1)
+    norms_now["l_spatial"] = 1.0  # a million times less than what the weight is of
+    assert task.measure(task(clips(), 2), 2)["spatial"] < 1e-3 and not caplog.records
+    norms_now["l_spatial"] = 0.0
+    task.measure(task(clips(), 3), 3)
+    (said,) = caplog.messages
+    assert "spatial" in said and "taps" in said and "balance" not in said
+
+
 def test_state_is_restored_exactly():
     terms = {
         **TERMS,

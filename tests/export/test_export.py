@@ -132,7 +132,7 @@ def test_network_is_found_beside_the_weights(weights, tmp_path):
     (tmp_path / "run/models").mkdir(parents=True)
     weights(FSRCNN).rename(tmp_path / "run/models/net_g_latest.pth")
     path = tmp_path / "run/models/net_g_latest.pth"
-    with refuses(path, "-opt", "--network"):
+    with refuses(path, "--network"):
         open_network(path)
     (tmp_path / "run/opt.yml").write_text(f"scale: 2\nnetwork_g: {FSRCNN}\n")
     assert open_network(path).traits.scale == 2

@@ -11,8 +11,9 @@ import yaml
 from kdsr_arch.options import Options, complete, load_options, load_yaml, read_parts
 from tests.helpers import ROOT
 from tests.helpers.images import write_textures
+from tests.helpers.options import shipped_files
 
-FILES = sorted(path.relative_to(ROOT) for path in (ROOT / "options").rglob("*.yml"))
+FILES = shipped_files()
 TRAIN = [file for file in FILES if "train" in (load_yaml(ROOT / file).get("datasets") or {})]
 BENCHES = [file for file in FILES if file.parts[1] == "bench"]
 SEQUENCES = [file for file in FILES if "sequence" in load_yaml(ROOT / file)]

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from kdsr_arch.train import entry
 from kdsr_arch.train.meter import Meter, NonFiniteError
@@ -50,7 +51,9 @@ def test_files_of_a_run(run, num_gpu) -> None:
     expected = {"history.jsonl", "tiny.yml", "models/net_g_best.pth", "models/best.json", "models/net_g_latest.pth"}
     expected |= {f"models/net_g_{n}.pth" for n in (4, 8)} | {f"training_states/{n}.state" for n in (4, 8)}
     assert expected <= names
-    assert any(n.startswith("tb_logger/events") for n in names)
+    (events,) = (n for n in names if n.startswith("tb_logger/events"))
+    tags = set(EventAccumulator(str(folder / events)).Reload().Tags()["scalars"])
+    assert {"losses/l_pix", "train/lr", "metrics/Val/psnr"} <= tags  # as BasicSR has them
     assert any(n.startswith("train_tiny_") and n.endswith(".log") for n in names)
     assert sum(n.startswith("visualization/") for n in names) == 2 * 6
     assert names - expected == {n for n in names if n.startswith(("tb_logger/", "train_tiny_", "visualization/"))}

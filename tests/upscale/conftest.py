@@ -33,6 +33,7 @@ def make_video():
         rate=25,
         vfr=False,
         audio=False,
+        sounds=(None,),
         subs=False,
         rotation=None,
         tags=None,
@@ -52,7 +53,7 @@ def make_video():
                 context.sample_aspect_ratio = aspect
             if rotation:
                 video.set_display_rotation(rotation)
-            streams = [add_audio(out)] if audio else []
+            streams = [add_audio(out, disposition) for disposition in sounds] if audio else []
             pts = [int(t) for t in np.cumsum(np.random.default_rng(1).integers(20, 80, n))] if vfr else list(range(n))
             for i in range(n):
                 image = np.full((h, w, 3), color, np.uint8) if color else big[i : i + h, i : i + w]
@@ -79,8 +80,11 @@ def frame_of(image, pix, pts, context):
     return frame
 
 
-def add_audio(out):
-    return out.add_stream("aac", rate=44100)
+def add_audio(out, disposition):
+    stream = out.add_stream("aac", rate=44100)
+    if disposition is not None:
+        stream.disposition = disposition.value
+    return stream
 
 
 def sound(out, stream, seconds):
