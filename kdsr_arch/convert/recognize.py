@@ -33,7 +33,8 @@ def open_any(
         found = _by_spandrel(path, device) or _by_converters(path, more.get("param_key"), scale, device)
         if found is None:
             raise UserError(f"{unknown}. Neither spandrel (extra 'teachers') nor kdsr convert knows it") from None
-    print(f"{path}: nothing says what it is; it looks like {found.network['type']} x{found.traits.scale}", flush=True)
+    kind = f"{found.net.architecture} of spandrel" if hasattr(found.net, "architecture") else found.network["type"]
+    print(f"{path}: nothing says what it is; it looks like {kind}, x{found.traits.scale}", flush=True)
     return found
 
 

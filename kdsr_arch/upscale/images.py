@@ -78,6 +78,11 @@ def bled(color: NDArray, alpha: NDArray) -> NDArray:
     return filled.round().astype(color.dtype)
 
 
+def seen(image: NDArray) -> NDArray:
+    """Return (H, W, 4) pixels without what is hidden in the transparent ones; others as they are."""
+    return np.dstack([bled(image[..., :3], image[..., 3:]), image[..., 3:]]) if image.shape[2] == 4 else image
+
+
 def _resized(image: NDArray, size: Sequence[int], how: int) -> NDArray:
     return cv2.resize(image, size, interpolation=how).reshape(size[1], size[0], image.shape[2])
 
