@@ -24,7 +24,10 @@ from kdsr_arch.upscale.picture_output import check_target
 from kdsr_arch.upscale.video import VideoOptions, upscale_video
 from kdsr_arch.upscale.video_output import FORMATS, check_format
 
-DEFAULT_WEIGHTS = "VESPCN_RT_x4_demo"
+SHIPPED = {  # --quality, and the scale -> weights
+    ("fast", 4): "PlainSR_x4_20k",
+    ("balanced", 4): "PlainSR_x4_50k",
+}
 _MIN_TILE = 8
 
 
@@ -41,8 +44,8 @@ def run_upscale(args: argparse.Namespace) -> int:
 def _run(args: argparse.Namespace, kind: str) -> int:
     if args.outscale is not None and not 1 <= args.outscale <= 16:
         raise UserError(f"--outscale {args.outscale}: expected 1 to 16")
-    if args.quality is not None and not (kind != "video" and 1 <= args.quality <= 100):
-        raise UserError(f"--quality {args.quality}: is that of images, 1 to 100; the quality of videos is --crf")
+    if args.image_quality is not None and not (kind != "video" and 1 <= args.image_quality <= 100):
+        raise UserError(f"--image-quality {args.image_quality}: expected 1 to 100, for images; that of videos is --crf")
     for name, high in (("overlap", 1024), ("batch", 1024), ("threads", 1024), ("crf", 63)):
         if not 0 <= getattr(args, name) <= high:
             raise UserError(f"--{name} {getattr(args, name)}: expected 0 to {high}")
@@ -54,8 +57,7 @@ def _run(args: argparse.Namespace, kind: str) -> int:
     if args.device == "cuda" and not torch.cuda.is_available():
         raise UserError("--device cuda: no CUDA device is available; take --device cpu")
     device = pick_device(0 if args.device == "cpu" else "auto")
-    default = None if args.network is not None else DEFAULT_WEIGHTS
-    opened = open_any(args.weights or default, args.network, args.scale, device=device, root=args.root)
+    opened = open_any(_weights(args), args.network, args.scale, device=device, root=args.root)
     _check_network(opened, args.scale)
     amp = choose_amp(args.precision, device, opened)
     if args.outscale is not None:
@@ -68,11 +70,26 @@ def _run(args: argparse.Namespace, kind: str) -> int:
         return _upscale(args, kind, restorer, fingerprint(opened, amp))
 
 
+def _weights(args: argparse.Namespace) -> str | None:
+    """Return the file or name of the weights that the command line means."""
+    if args.quality and (args.weights or args.network):
+        raise UserError("--quality chooses among the shipped students: take it out, or --weights and --network")
+    if args.weights or args.network:
+        return args.weights
+    wanted = args.quality or "balanced", args.scale or 4
+    if wanted not in SHIPPED:
+        scales = sorted(scale for quality, scale in SHIPPED if quality == wanted[0])
+        raise UserError(
+            f"--scale {wanted[1]}: the shipped students enlarge by {', '.join(map(str, scales))}; give --weights"
+        )
+    return SHIPPED[wanted]
+
+
 def _upscale(args: argparse.Namespace, kind: str, restorer: Restorer, network: str) -> int:
     if kind == "folder":
         count, failures = upscale_folder(
             restorer, args.input, args.output, sequence=args.sequence, overwrite=args.overwrite, network=network,
-            quality=args.quality,
+            quality=args.image_quality,
         )  # fmt: skip
         print(f"{args.output}: {count} images", flush=True)
         if failures:
@@ -80,7 +97,7 @@ def _upscale(args: argparse.Namespace, kind: str, restorer: Restorer, network: s
             print(printable("\n  ".join(lines)), file=sys.stderr)
         return 1 if failures else 0
     if kind == "image":
-        upscale_file(restorer, args.input, args.output, args.quality)
+        upscale_file(restorer, args.input, args.output, args.image_quality)
         print(f"{args.output}: done")
         return 0
     options = VideoOptions(args.codec, args.crf, args.preset, args.partial, args.progressive, network=network)

@@ -39,7 +39,7 @@ def check_target(path: Path, picture: Picture | None = None, scale: int = 1, qua
     """
     suffix, form = path.suffix.lower(), _format(path)
     if quality is not None and form not in _LOSSY:
-        raise UserError(f"{path}: --quality {quality}: {suffix} loses nothing; write .jpg, .webp or .avif")
+        raise UserError(f"{path}: --image-quality {quality}: {suffix} loses nothing; write .jpg, .webp or .avif")
     if picture is None:
         return
     if picture.color.dtype == np.uint16 and form not in _DEEP:

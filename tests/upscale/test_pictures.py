@@ -323,5 +323,5 @@ def test_quality_is_that_of_lossy_formats(restorer, tmp_path, ending):
         upscale_file(restorer("bicubic"), tmp_path / "a.png", tmp_path / f"b{ending}", quality)
         sizes.append((tmp_path / f"b{ending}").stat().st_size)
     assert sizes == sorted(set(sizes))
-    with refuses("b.png", "--quality 20"):
+    with refuses("b.png", "--image-quality 20"):
         upscale_file(restorer("bicubic"), tmp_path / "a.png", tmp_path / "b.png", 20)
