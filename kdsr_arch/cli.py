@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from kdsr_arch import __version__
-from kdsr_arch.errors import UserError, tell_os_error
+from kdsr_arch.errors import UserError, printable, tell_os_error
 from kdsr_arch.signals import Ended, ending_on_signals, outlive_readers
 
 _FIRST = ("train", "test", "check", "demo")
@@ -47,12 +47,6 @@ def build_parser(command: str | None = None) -> argparse.ArgumentParser:
             module.add_arguments(child)
             child.set_defaults(run=module.run)
     return parser
-
-
-def printable(text: str) -> str:
-    """A message that quotes a file may hold what steers a terminal: such characters are shown as ``\\x1b``."""
-    shown = (c if c.isprintable() or c in "\n\t" else c.encode("unicode_escape").decode() for c in text)
-    return "".join(shown)
 
 
 def main(argv: Sequence[str] | None = None, root: Path | None = None) -> int:

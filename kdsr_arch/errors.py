@@ -105,6 +105,12 @@ def first_line(error: BaseException) -> str:
     return next(iter(str(error).strip().splitlines()), "") or type(error).__name__
 
 
+def printable(text: str) -> str:
+    """A message that quotes a file may hold what steers a terminal: such characters are shown as ``\\x1b``."""
+    shown = (c if c.isprintable() or c in "\n\t" else c.encode("unicode_escape").decode() for c in text)
+    return "".join(shown)
+
+
 _said: set[str] = set()
 
 

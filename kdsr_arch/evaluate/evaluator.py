@@ -141,7 +141,8 @@ class Evaluator:
         results: list[NDArray] = []
         truths: list[NDArray] = []
         for done, frame in enumerate(restored_frames(restorer, item, wanted, self.padding)):
-            result = to_bgr(frame)
+            name = item.name if item.kind == "image" else f"{item.name}, frame {item.frames[wanted[done]]}"
+            result = to_bgr(restorer.checked(frame, name))
             if folder is not None:
                 place = folder if item.kind == "image" else folder / item.name
                 write_png(place / f"{item.frames[wanted[done]]}{self.tail}.png", result)
