@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from unittest import mock
 
 import cv2
 import numpy as np
@@ -11,7 +12,8 @@ import pytest
 import yaml
 from scipy import stats
 
-from kdsr_arch.bench.curves import _common, histories, levels, plot_bench
+from kdsr_arch.bench import curves
+from kdsr_arch.bench.curves import _common, histories, levels, plot_bench, plot_costs
 from kdsr_arch.bench.plan import Plan, override, read_bench, set_budget
 from kdsr_arch.bench.run import Outcome, note_outcome, outcome, outcomes_of, run_bench
 from kdsr_arch.bench.summary import markdown, paired, spread, spread_text, summarize, write_tables
@@ -169,6 +171,27 @@ def test_what_is_only_tested_stands_with_its_cost(bench: Path, tmp_path: Path):
         "| network | val psnr | parameters | G multiply-adds (320x180) | ms per 320x180 frame (1 CPU thread) |" in page
     )
     assert "| tiny | 30.000 | 1,234 | 2.50 | 7 |" in page
+
+
+def test_psnr_is_drawn_against_cost_without_labels_on_one_another(tmp_path: Path):
+    frame = {"milliseconds": 1.0, "width": 320, "height": 180, "device": "cpu", "threads": 1}
+
+    def tested(row: str, adds: float, psnr: float, parameters: int = 10) -> Outcome:
+        cost = {"parameters": parameters, "multiply_adds": adds, **frame}
+        return Outcome(row=row, reference=True, val={"Set5": {"psnr": psnr}}, seconds=1, ratios={}, cost=cost)
+
+    nets = [tested("ours", 1e9, 31.0), tested("another one", 1.02e9, 30.98), tested("third", 9e9, 32.0)]
+    drawn = {}
+    with mock.patch.object(curves, "_free_places", side_effect=curves._free_places) as places:
+        picture = plot_costs([*nets, tested("bicubic", 0.0, 28.0, parameters=0)], tmp_path / "costs.png")
+        (axes, points), _ = places.call_args
+        shifts = dict(zip(points, curves._free_places(axes, points), strict=True))
+    for row, (x, y) in points.items():
+        px, py = axes.transData.transform((x, y)) * 72 / axes.figure.dpi
+        dx, dy = shifts[row]
+        drawn[row] = (px + dx, py + dy, px + dx + 4.6 * len(row), py + dy + 10)
+    assert set(drawn) == {"ours", "another one", "third"} and picture.stat().st_size > 5000
+    assert not any(curves._overlap(drawn[a], drawn[b]) for a in drawn for b in drawn if a != b)
 
 
 def test_a_misspelt_key_is_refused_with_the_nearest(bench: Path):
