@@ -12,10 +12,10 @@ from typing import Any
 
 import lmdb
 import numpy as np
-from PIL import Image
 
 from kdsr_arch.data.augment import Crop, cut
-from kdsr_arch.data.store.codec import PILLOW_STUMBLES, codec_of
+from kdsr_arch.data.image_file import PILLOW_STUMBLES, image_size
+from kdsr_arch.data.store.codec import codec_of
 from kdsr_arch.data.store.lmdb_store import check_lmdb, reading
 from kdsr_arch.errors import UserError, nearest
 
@@ -177,8 +177,7 @@ class FolderSource(FrameSource):
         if key not in self._sizes:
             path = self.path(key)
             try:
-                with Image.open(path) as image:  # reads the header only
-                    self._sizes[key] = (image.height, image.width)
+                self._sizes[key] = image_size(path)
             except PILLOW_STUMBLES:
                 raise UserError(f"{path}: not a readable image; replace or remove it") from None
         return self._sizes[key]

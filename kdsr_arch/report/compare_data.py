@@ -13,8 +13,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from kdsr_arch.data.image_file import decode_image
 from kdsr_arch.data.sources import IMAGE_SUFFIXES, FrameSource, natural, open_source
-from kdsr_arch.data.store.codec import decode_image
 from kdsr_arch.errors import UserError, nearest
 from kdsr_arch.io import read_json
 from kdsr_arch.options.schema import MetricOptions

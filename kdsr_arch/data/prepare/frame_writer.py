@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from kdsr_arch.data.augment import Crop
+from kdsr_arch.data.image_file import turned
 from kdsr_arch.data.pairs import DegradedSource
 from kdsr_arch.data.prepare.workers import ordered_map
 from kdsr_arch.data.sources import (
@@ -141,8 +142,9 @@ def _encoded(job: Job, *, codec: Codec, low: Mapping[str, Any] | None) -> tuple[
     label, source, key, crop = job
     try:
         data = source.encoded(key) if isinstance(codec, ImageFileCodec) and not crop else None
-        # a PNG of 8 bits a channel, RGB, not interlaced is taken as it is
+        # a PNG of 8 bits a channel, RGB, not interlaced, upright is taken as it is
         plain = data and data[:4] == b"\x89PNG" and data[24:26] == b"\x08\x02" and data[28:29] == b"\0"
+        plain = data and plain and turned(data) == 1
         frame = source.get(key, crop)
         values = [_Value(label.side, data if data and plain else codec.encode(frame), frame.shape[:2])]
         if low and not label.side:

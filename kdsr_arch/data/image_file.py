@@ -1,0 +1,131 @@
+"""Image files: how large, which way up, whole or cut short, and their pixels. Every reader of images goes through here.
+
+A camera held upright stores the rows of its sensor, and EXIF says how to turn them. Sizes and pixels are those of the
+turned image, as every viewer shows it.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+import struct
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+import cv2
+import numpy as np
+from PIL import Image
+
+# what Pillow raises over files that are no image, or a damaged one
+PILLOW_STUMBLES = (
+    *(OSError, SyntaxError, ValueError, TypeError, LookupError, AttributeError, ArithmeticError, MemoryError),
+    *(EOFError, RuntimeError, struct.error, zlib.error, Image.DecompressionBombError),
+)
+_ORIENTATION = 0x0112  # EXIF's tag: 1 is upright; from 5 on, height and width change places
+_EXIF_REACH = 1 << 18  # a JPEG's EXIF comes before its pixels, and in its first parts
+_JPEG_MARKER = re.compile(rb"\xff([^\x00\xd0-\xd7\xff])")  # between pixels 0xff is followed by 0, or restarts them
+_START_OF_IMAGE, _END_OF_IMAGE = 0xD8, 0xD9
+
+
+def png_chunks(file: BinaryIO) -> Iterator[tuple[bytes, int, int]]:
+    """Yield the name, start and end of each chunk of a PNG up to IEND; the last may end beyond the file."""
+    start, name = 8, b""
+    while name != b"IEND":
+        file.seek(start)
+        head = file.read(8)
+        if len(head) < 8:
+            return
+        name, end = head[4:], start + 12 + int.from_bytes(head[:4], "big")
+        yield name, start, end
+        start = end
+
+
+def is_whole(data: bytes) -> bool:
+    """Return False for an image file that is cut short; bytes behind its end (a phone's film) do not matter.
+
+    Some decoders fill what is missing with gray, silently, or make room for what a PNG's chunk says it holds.
+    """
+    if data.startswith(b"\x89PNG"):
+        return any(name == b"IEND" and end <= len(data) for name, _, end in png_chunks(io.BytesIO(data)))
+    if data.startswith(b"\xff\xd8"):
+        return _jpeg_ends(data)
+    if data.startswith(b"RIFF") and data[8:12] == b"WEBP":
+        return int.from_bytes(data[4:8], "little") + 8 <= len(data)
+    return len(data) > 0
+
+
+def _jpeg_ends(data: bytes) -> bool:
+    """Walk a JPEG from part to part, over the thumbnails in them, and return whether its own end is there."""
+    found = _JPEG_MARKER.search(data, 2)
+    while found and found[1][0] not in (_START_OF_IMAGE, _END_OF_IMAGE):
+        length = int.from_bytes(data[found.end() : found.end() + 2], "big")
+        found = _JPEG_MARKER.search(data, found.end() + length)
+    return found is not None and found[1][0] == _END_OF_IMAGE
+
+
+def _orientation(image: Image.Image, file: BinaryIO) -> int:
+    """Return EXIF's orientation, 1 to 8. A TIFF's is 1: OpenCV and Pillow turn those themselves."""
+    try:
+        if image.format != "PNG":
+            return 1 if image.format == "TIFF" else image.getexif().get(_ORIENTATION, 1)
+        exif = Image.Exif()  # Pillow would decode the PNG to find it
+        for name, start, end in png_chunks(file):
+            if name == b"eXIf":
+                file.seek(start + 8)
+                exif.load(b"Exif\0\0" + file.read(end - start - 12))
+        return exif.get(_ORIENTATION, 1)
+    except PILLOW_STUMBLES:
+        return 1
+
+
+def _header(file: BinaryIO) -> tuple[int, int, int]:
+    """Return height and width as stored, and the orientation."""
+    with Image.open(file) as image:
+        return image.height, image.width, _orientation(image, file)
+
+
+def image_size(file: str | Path | bytes | memoryview) -> tuple[int, int]:
+    """Return (H, W) of an image file, or of its bytes, upright; the pixels are not decoded.
+
+    Raises:
+        OSError: the file cannot be opened; any of PILLOW_STUMBLES: it is no image.
+    """
+    with io.BytesIO(file) if isinstance(file, bytes | memoryview) else open(file, "rb") as handle:
+        height, width, turn = _header(handle)
+    return (width, height) if turn in (5, 6, 7, 8) else (height, width)
+
+
+def turned(data: bytes) -> int:
+    """Return the orientation of an encoded image, 1 where its bytes are upright."""
+    may_say = (
+        data.startswith(b"\x89PNG")
+        or (data.startswith(b"\xff\xd8") and re.search(rb"Exif\0|http://ns.adobe.com/xap", data[:_EXIF_REACH]))
+        or (data[8:16] == b"WEBPVP8X" and data[20] & 8)
+    )
+    try:
+        return _header(io.BytesIO(data))[2] if may_say else 1
+    except PILLOW_STUMBLES:
+        return 1
+
+
+def upright(image: np.ndarray, orientation: int) -> np.ndarray:
+    """Turn pixels (H, W, ...) as EXIF's orientation asks."""
+    if orientation in (5, 6, 7, 8):
+        image = image.swapaxes(0, 1)
+    down, right = orientation in (3, 4, 7, 8), orientation in (2, 3, 6, 7)
+    return np.ascontiguousarray(image[:: -1 if down else 1, :: -1 if right else 1])
+
+
+def decode_image(data: bytes | bytearray | memoryview, flags: int = cv2.IMREAD_UNCHANGED) -> np.ndarray | None:
+    """Decode an image file to upright pixels in OpenCV's order; None for what is no whole image, or one too large."""
+    data = bytes(data)
+    try:
+        if not is_whole(data):
+            return None
+        stored = flags if flags == cv2.IMREAD_UNCHANGED else flags | cv2.IMREAD_IGNORE_ORIENTATION
+        image = cv2.imdecode(np.frombuffer(data, np.uint8), stored)
+    except cv2.error:
+        return None
+    return None if image is None else upright(image, turned(data))
