@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from kdsr_arch import __version__
-from kdsr_arch.errors import UserError
+from kdsr_arch.errors import UserError, printable
 from kdsr_arch.signals import Ended, ending_on_signals, outlive_readers
 
 _FIRST = ("train", "test", "check", "demo")
@@ -59,12 +59,6 @@ def _tell_os_error(error: OSError) -> str | None:
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
         return f"no permission to use{place or ' a file or folder'}; choose another folder or change its permissions"
     return None
-
-
-def printable(text: str) -> str:
-    """A message that quotes a file may hold what steers a terminal: such characters are shown as ``\\x1b``."""
-    shown = (c if c.isprintable() or c in "\n\t" else c.encode("unicode_escape").decode() for c in text)
-    return "".join(shown)
 
 
 def main(argv: Sequence[str] | None = None, root: Path | None = None) -> int:

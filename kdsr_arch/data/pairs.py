@@ -25,7 +25,8 @@ from kdsr_arch.data.augment import (
     random_flip,
     to_tensor,
 )
-from kdsr_arch.data.sources import FrameSource, LmdbSource, WrappedSource, open_source, side_name
+from kdsr_arch.data.names import side_name
+from kdsr_arch.data.sources import FrameSource, LmdbSource, WrappedSource, open_source
 from kdsr_arch.data.store.lmdb_store import reading
 from kdsr_arch.data.store.teacher_store import TeacherStore
 from kdsr_arch.errors import UserError, notice
@@ -156,6 +157,10 @@ class PairOptions:
     io_backend: Mapping[str, Any] | None = None
     degradation: str = "BI"
     border: str = "symmetric"
+
+    def roots(self) -> list[Path]:
+        """Return the folders and stores that are named."""
+        return [Path(root).expanduser() for root in (self.dataroot_gt, self.dataroot_lq) if root]
 
 
 class FramePairs:

@@ -5,9 +5,8 @@ from __future__ import annotations
 import abc
 import copy
 import os
-import re
 from collections.abc import Iterable, Iterator, Sequence
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 import lmdb
@@ -15,60 +14,12 @@ import numpy as np
 
 from kdsr_arch.data.augment import Crop, cut
 from kdsr_arch.data.image_file import PILLOW_STUMBLES, image_size
+from kdsr_arch.data.names import group_clips, meta_file, natural, read_meta_info, safe_key, stored_key, unreadable
 from kdsr_arch.data.store.codec import codec_of
 from kdsr_arch.data.store.lmdb_store import check_lmdb, reading
 from kdsr_arch.errors import UserError, nearest
 
-_LONGEST = 400  # characters of a key: LMDB takes 511 bytes
-
-
-def natural(text: str) -> list[tuple[int, int, str]]:
-    """Return a sort key under which ``im2`` comes before ``im10``."""
-    parts = re.findall(r"\d+|\D+", text)
-    return [(0, int(p), p) if p.isdecimal() and p.isascii() else (1, 0, p) for p in parts]
-
-
-def safe_key(key: str, origin: str) -> str:
-    """Return ``key`` unchanged; raise UserError when it could reach outside its data root, or is too long.
-
-    Args:
-        key: relative, with forward slashes.
-        origin: the file that names the key, for the message.
-    """
-    if len(key) > _LONGEST:
-        raise UserError(f"{origin}: a key of {len(key)} characters; no more than {_LONGEST} are possible")
-    path = PurePosixPath(key)
-    outside = path.is_absolute() or ".." in path.parts or "\\" in key or "\0" in key or re.match(r"[A-Za-z]:", key)
-    if outside or not path.parts:
-        raise UserError(f"{origin}: the key '{key}' reaches outside the data root; keys are relative paths below it")
-    return key
-
-
-def read_lines(path: Path) -> list[str]:
-    """Return the lines of a list file; raise UserError when it cannot be read."""
-    try:
-        return path.read_text(encoding="utf-8").splitlines()
-    except OSError as error:
-        raise _unreadable(error) from None
-    except UnicodeDecodeError:
-        raise UserError(f"{path}: is not a text file in UTF-8") from None
-
-
-def clip_of(key: str) -> str:
-    """Return the clip a frame belongs to: ``00001/0001/im4`` -> ``00001/0001``; an empty string without a folder."""
-    return key.rpartition("/")[0]
-
-
-def group_clips(keys: Iterable[str]) -> dict[str, list[str]]:
-    """Group frame keys by clip, clips and frames in natural order."""
-    clips: dict[str, list[str]] = {}
-    for key in sorted(keys, key=natural):
-        clips.setdefault(clip_of(key), []).append(key)
-    return clips
-
-
 IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".ppm", ".pgm"})
-_MOST_SIDE = 1 << 31
 
 
 class FrameSource(abc.ABC):
@@ -193,14 +144,14 @@ class FolderSource(FrameSource):
         try:
             facts = self.path(key).stat()
         except OSError as error:
-            raise _unreadable(error) from None
+            raise unreadable(error) from None
         return f"{self._files[key]} {facts.st_size} {facts.st_mtime_ns}"
 
     def encoded(self, key: str) -> bytes:
         try:
             return self.path(key).read_bytes()
         except OSError as error:
-            raise _unreadable(error) from None
+            raise unreadable(error) from None
 
     def detached(self, key: str) -> FolderSource:
         alone = copy.copy(self)
@@ -324,50 +275,8 @@ class MemorySource(FrameSource):
         return cut(self._frames[key], crop, self.where(key))
 
 
-def stored_key(key: str, side: str = "") -> bytes:
-    """Return the key of a frame in data.mdb; raise UserError for a name that is no UTF-8."""
-    try:
-        return (f"{side}/{key}" if side else key).encode()
-    except UnicodeEncodeError:
-        raise UserError(f"the name {key!r} is not valid UTF-8; rename the file") from None
-
-
-def meta_file(side: str = "") -> str:
-    """Return the name of the list of a store's frames, or of their version ``side``."""
-    return f"meta_info_{side}.txt" if side else "meta_info.txt"
-
-
-def side_name(scale: int, kind: str, border: str) -> str:
-    """Name the LR frames that a store keeps beside their HR: ``x4_BI_symmetric``, ``x4_BD``."""
-    return f"x{scale}_{kind}" + (f"_{border}" if kind == "BI" else "")
-
-
 def _refuse(error: OSError) -> None:
-    raise _unreadable(error)
-
-
-def _unreadable(error: OSError) -> UserError:
-    return UserError(f"{error.filename}: cannot be read ({error.strerror})")
-
-
-def read_meta_info(path: Path) -> dict[str, tuple[int, int]]:
-    """Read frame sizes (H, W) by key from BasicSR's ``meta_info.txt``."""
-    shapes: dict[str, tuple[int, int]] = {}
-    for number, line in enumerate(read_lines(path), 1):
-        if not line.strip():
-            continue
-        head, _, rest = line.partition(" (")
-        try:
-            height, width = (int(v) for v in rest.partition(")")[0].split(",")[:2])
-        except ValueError:
-            height = width = -1
-        if not (0 < height < _MOST_SIDE and 0 < width < _MOST_SIDE):
-            raise UserError(f"{path}, line {number}: expected 'key.png (h,w,c) level', got '{line[:200]}'")
-        key = head[: -len(Path(head).suffix)] if Path(head).suffix else head
-        shapes[safe_key(key, f"{path}, line {number}")] = (height, width)
-    if not shapes:
-        raise UserError(f"{path}: lists no frames")
-    return shapes
+    raise unreadable(error)
 
 
 def open_source(root: str | Path, io_backend: str | None = None, only: Iterable[str] | None = None) -> FrameSource:

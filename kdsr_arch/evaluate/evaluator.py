@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from kdsr_arch.errors import UserError
+from kdsr_arch.errors import UserError, printable
 from kdsr_arch.evaluate.items import Item, items_of
 from kdsr_arch.evaluate.protocol import describe_degradation, describe_protocol, rule_from
 from kdsr_arch.infer.pixels import to_bgr, write_png
@@ -177,7 +177,7 @@ class Evaluator:
             inner = [frame for record in group for frame in record.frames]
             frames += inner
             values = {**_mean(inner), **_mean([record.whole for record in group])}
-            per_item.append((group[0].group, values, len(inner)))
+            per_item.append((printable(group[0].group, kept=""), values, len(inner)))
         mean = _mean([values for _, values, count in per_item if count])
         clips = records[0].kind != "image"
         protocol = describe_protocol(self.metrics, self.rule, self.degradation, clips, records[0].channels)

@@ -200,5 +200,5 @@ def write_results(report: TestReport, folder: Path) -> list[Path]:
     """Write ``results.csv``, ``results.md`` and ``results.json`` into ``folder``, each whole or not at all."""
     texts = {"results.csv": csv_text(report), "results.md": markdown(report), "results.json": json_text(report)}
     for name, text in texts.items():
-        write_bytes(folder / name, text.encode())
+        write_bytes(folder / name, text.encode(errors="backslashreplace"))
     return [folder / name for name in texts]

@@ -12,7 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from kdsr_arch.data.sources import group_clips, open_source
+from kdsr_arch.data.names import group_clips
+from kdsr_arch.data.sources import open_source
 from kdsr_arch.errors import UserError
 from kdsr_arch.export.form import Prepared, metadata
 from kdsr_arch.export.formats import OPSET, onnx_bytes, onnx_runner

@@ -12,21 +12,13 @@ from typing import Any, NamedTuple
 
 from kdsr_arch.data.augment import Crop
 from kdsr_arch.data.image_file import turned
+from kdsr_arch.data.names import clip_of, listed_name, meta_file, natural, safe_key, side_name, stored_key
 from kdsr_arch.data.pairs import DegradedSource
 from kdsr_arch.data.prepare.workers import ordered_map
-from kdsr_arch.data.sources import (
-    FrameSource,
-    MemorySource,
-    clip_of,
-    meta_file,
-    natural,
-    safe_key,
-    side_name,
-    stored_key,
-)
+from kdsr_arch.data.sources import FrameSource, MemorySource
 from kdsr_arch.data.store.codec import Codec, ImageFileCodec, codec_of
 from kdsr_arch.data.store.lmdb_store import LmdbWriter
-from kdsr_arch.errors import UserError, notice
+from kdsr_arch.errors import UserError, notice, printable
 from kdsr_arch.io import replace_file
 from kdsr_arch.log import progress_bar
 from kdsr_arch.records import available_cores
@@ -260,7 +252,8 @@ class _Run:
         self._commit()
         files = {meta_file(side): "".join(lines) for side, lines in self._lines.items()}
         if self.skipped:
-            files[SKIPPED_FILE] = "".join(f"{key}\t{reason}\n" for _, key, reason in self.skipped)
+            lines = (printable(f"{key}\t{reason}", kept="\t") for _, key, reason in self.skipped)
+            files[SKIPPED_FILE] = "".join(f"{line}\n" for line in lines)
         self.writer.finish(files)
         return self._shapes[""]
 
@@ -293,5 +286,8 @@ def write_clips(
 
 def write_clip_list(shapes: ClipShapes, path: str | Path) -> None:
     """Write a ``meta_info_file``: one line ``clip frames (h,w,3)`` per clip."""
-    lines = [f"{clip} {n} ({h},{w},3)\n" for clip, (n, h, w) in sorted(shapes.items(), key=lambda s: natural(s[0]))]
+    lines = [
+        f"{listed_name(clip)} {n} ({h},{w},3)\n"
+        for clip, (n, h, w) in sorted(shapes.items(), key=lambda s: natural(s[0]))
+    ]
     replace_file(Path(path), lambda file: file.write("".join(lines).encode()))

@@ -10,6 +10,7 @@ import numpy as np
 
 from kdsr_arch.data.augment import Crop
 from kdsr_arch.data.clip_dataset import first_gap, listed_clips
+from kdsr_arch.data.names import clip_of, natural
 from kdsr_arch.data.pairs import DegradedSource
 from kdsr_arch.data.prepare.decode_video import (
     VIDEO_SUFFIXES,
@@ -20,7 +21,7 @@ from kdsr_arch.data.prepare.decode_video import (
     take,
 )
 from kdsr_arch.data.prepare.frame_writer import ClipShapes, Entry, Making, write_clip_list, write_clips, write_frames
-from kdsr_arch.data.sources import FolderSource, FrameSource, LmdbSource, clip_of, natural, open_source
+from kdsr_arch.data.sources import FolderSource, FrameSource, LmdbSource, open_source
 from kdsr_arch.errors import UserError, notice
 
 REDS4 = ("000", "011", "015", "020")
