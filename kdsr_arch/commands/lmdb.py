@@ -112,8 +112,8 @@ def run(args: argparse.Namespace) -> int:
 
 def kind_of(source: Path) -> str:
     """Tell what a folder holds, by the names in it."""
+    from kdsr_arch.data.image_file import IMAGE_SUFFIXES
     from kdsr_arch.data.prepare.decode_video import VIDEO_SUFFIXES
-    from kdsr_arch.data.sources import IMAGE_SUFFIXES
 
     if source.is_file():
         return "videos"

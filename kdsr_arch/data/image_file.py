@@ -18,6 +18,7 @@ import cv2
 import numpy as np
 from PIL import Image
 
+IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".ppm", ".pgm"})
 # what Pillow raises over files that are no image, or a damaged one
 PILLOW_STUMBLES = (
     *(OSError, SyntaxError, ValueError, TypeError, LookupError, AttributeError, ArithmeticError, MemoryError),

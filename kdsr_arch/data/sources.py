@@ -13,13 +13,11 @@ import lmdb
 import numpy as np
 
 from kdsr_arch.data.augment import Crop, cut
-from kdsr_arch.data.image_file import PILLOW_STUMBLES, image_size
+from kdsr_arch.data.image_file import IMAGE_SUFFIXES, PILLOW_STUMBLES, image_size
 from kdsr_arch.data.names import group_clips, meta_file, natural, read_meta_info, safe_key, stored_key, unreadable
 from kdsr_arch.data.store.codec import codec_of
 from kdsr_arch.data.store.lmdb_store import check_lmdb, reading
 from kdsr_arch.errors import UserError, nearest
-
-IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".ppm", ".pgm"})
 
 
 class FrameSource(abc.ABC):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+from collections import Counter
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -91,6 +92,9 @@ def run(opt: Options, folder: Path | None = None, progress: bool = True) -> Test
         (open_dataset(section, f"datasets.{key}"), Evaluator(section, val, scale))
         for key, section in sorted(sections.items())
     ]
+    counts = Counter(evaluator.name for _, evaluator in jobs)
+    if twice := [name for name, count in counts.items() if count > 1]:
+        raise UserError(f"datasets: {counts[twice[0]]} test sets are named '{twice[0]}'; give each a name of its own")
     results = []
     for dataset, evaluator in jobs:
         frames = folder / "visualization" / evaluator.name if val.save_img else None

@@ -112,7 +112,16 @@ class Runner:
         """Run ``net`` on images, windows or a whole clip in its color."""
         if self.traits.upsampled_input:
             frames = upsample_bicubic(frames, self.traits.scale)
-        return net(frames)
+        return self._checked(net(frames), frames)
+
+    def _checked(self, out: Tensor, given: Tensor) -> Tensor:
+        """Refuse colors that a network makes of luma: only luma of RGB has a meaning here."""
+        if given.shape[-3] == 1 and out.shape[-3] > 1:
+            raise UserError(
+                f"network {self.name} is given 1 channel and gives {out.shape[-3]}: luma comes out of luma, or RGB out "
+                "of RGB (num_in_ch, num_out_ch)"
+            )
+        return out
 
     def _windows(self, frames: Tensor, index: Sequence[Sequence[int]], net: nn.Module) -> Tensor:
         """Restore one frame of (B, T, C, h, w) for each list of frame numbers in ``index``: (B, N, C, H, W)."""
@@ -122,7 +131,7 @@ class Runner:
             frames = upsample_bicubic(frames, self.traits.scale)
         where = torch.tensor([[used.index(i) for i in window] for window in index], device=frames.device)
         batch = frames[:, where].flatten(0, 1)
-        out = net(batch if self.traits.mode == "window" else batch.squeeze(1))
+        out = self._checked(net(batch if self.traits.mode == "window" else batch.squeeze(1)), batch)
         return out.unflatten(0, (frames.shape[0], len(index)))
 
     def _indices(self, total: int, clip: int | None, padding: str) -> Sequence[Sequence[int]]:

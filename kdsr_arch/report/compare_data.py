@@ -13,9 +13,9 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from kdsr_arch.data.image_file import decode_image
+from kdsr_arch.data.image_file import IMAGE_SUFFIXES, decode_image
 from kdsr_arch.data.names import natural
-from kdsr_arch.data.sources import IMAGE_SUFFIXES, FrameSource, open_source
+from kdsr_arch.data.sources import FrameSource, open_source
 from kdsr_arch.errors import UserError, nearest
 from kdsr_arch.io import read_json
 from kdsr_arch.options.schema import MetricOptions

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from kdsr_arch.data.sources import IMAGE_SUFFIXES
+from kdsr_arch.data.image_file import IMAGE_SUFFIXES
 from kdsr_arch.device import pick_device
 from kdsr_arch.errors import UserError
 from kdsr_arch.infer.open import Opened, open_network

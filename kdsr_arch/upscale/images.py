@@ -17,9 +17,8 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from kdsr_arch.data.image_file import PILLOW_STUMBLES, decode_image
+from kdsr_arch.data.image_file import IMAGE_SUFFIXES, PILLOW_STUMBLES, decode_image
 from kdsr_arch.data.names import natural
-from kdsr_arch.data.sources import IMAGE_SUFFIXES
 from kdsr_arch.errors import UserError
 from kdsr_arch.infer.pixels import to_float, to_pixels
 from kdsr_arch.infer.stream import Restorer
