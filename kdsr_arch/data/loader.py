@@ -21,6 +21,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 
+from kdsr_arch.data.basicsr_sets import checked_files, read_item
 from kdsr_arch.data.store.lmdb_store import close_all
 from kdsr_arch.data.store.teacher_store import TeacherStore
 from kdsr_arch.errors import UserError
@@ -28,7 +29,7 @@ from kdsr_arch.log import get_logger
 from kdsr_arch.options.schema import Options
 from kdsr_arch.options.schema_data import DatasetOptions
 from kdsr_arch.parallel import distributed
-from kdsr_arch.registry import build
+from kdsr_arch.registry import build, is_basicsr, lookup
 from kdsr_arch.signals import become_worker
 
 _QUEUE = 2  # batches that each worker loads ahead
@@ -120,7 +121,7 @@ class SeededDataset(Dataset):
             random.seed(first)
             np.random.seed(second)
             torch.default_generator.manual_seed(third)
-            return self.dataset[key.dataset_index]
+            return read_item(self.dataset, key.dataset_index)
         finally:
             random.setstate(states[0])
             np.random.set_state(states[1])
@@ -306,7 +307,10 @@ def open_dataset(options: DatasetOptions, key: str) -> Any:
             _prepare(part)
     except OSError as error:
         raise UserError(f"{key}: {error.filename or ''}: {error.strerror or error}") from None
-    return build("data set", options, key, offer={"phase": phase, "scale": options.scale, "name": options.name})
+    offer = {"phase": phase, "scale": options.scale, "name": options.name}
+    foreign = is_basicsr(lookup("data set", options.type))
+    with checked_files(options) if foreign else contextlib.nullcontext():
+        return build("data set", options, key, offer=offer)
 
 
 def _prepare(options: DatasetOptions) -> None:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from kdsr_arch.data.basicsr_sets import read_item
 from kdsr_arch.errors import UserError, notice, printable
 from kdsr_arch.evaluate.items import Item, items_of
 from kdsr_arch.evaluate.protocol import describe_degradation, describe_protocol, rule_from
@@ -135,7 +136,9 @@ class Evaluator:
             bar_format="{desc}: {percentage:3.0f}%|{bar}| [{elapsed}<{remaining}{postfix}]",
         )  # fmt: skip
         with evaluating(net), torch.inference_mode(), bar:
-            return self._summarize(_gathered((i, self._sample(restorer, samples[i], folder, bar)) for i in mine))
+            return self._summarize(
+                _gathered((i, self._sample(restorer, read_item(samples, i), folder, bar)) for i in mine)
+            )
 
     def _sample(self, restorer: Restorer, sample: Mapping[str, Any], folder: Path | None, bar: tqdm) -> list[_Record]:
         items = list(items_of(sample, restorer.traits.mode, self.roots))
