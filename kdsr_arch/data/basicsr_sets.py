@@ -63,6 +63,8 @@ def read_item(dataset: Any, index: int) -> Any:
     except Exception as error:
         if isinstance(error, UserError) or not is_basicsr(type(dataset)):
             raise
+        if isinstance(error, KeyError) and error.args[0] not in dataset.opt:
+            raise UserError(f"{type(dataset).__name__}: needs the key {error.args[0]!r} in its section") from error
         item = _item(dataset, index)
         torn = next(filter(_is_torn, _files(item)), None)
         where, reason = torn or " and ".join(map(str, item)) or f"item {index}", first_line(error)

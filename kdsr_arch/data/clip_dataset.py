@@ -12,12 +12,11 @@ from typing import Any
 import numpy as np
 
 from kdsr_arch.data.names import read_list
-from kdsr_arch.data.pairs import FramePairs, PairDataset
+from kdsr_arch.data.pair_dataset import CHECKED_FIRST, PairDataset
+from kdsr_arch.data.pairs import FramePairs
 from kdsr_arch.data.store.teacher_store import View, view_key
 from kdsr_arch.errors import UserError, nearest, notice
 from kdsr_arch.registry import DATASET_REGISTRY
-
-_CHECKED_AT_START = 1000  # clips whose frames are all compared at once; of larger folders, each when it is first used
 
 
 @dataclass(frozen=True)
@@ -147,16 +146,16 @@ class ClipDataset(PairDataset):
         if self.train and self.padding != "replicate":
             raise UserError(f"{self.name}: padding '{self.padding}' is for tests only; in training use replicate")
         self.intervals = sorted(self.interval_list)
+        self.counts = self.clip_length + self.num_frame - 1, self.clip_length
         listed = listed_clips(self.meta_info_file, self.roots()) if self.meta_info_file else {}
         wanted = list(self.clips or listed)
         self.pairs = FramePairs(self, wanted or None)
         self.selected = self._select(wanted, listed)
         self._sizes: dict[str, tuple[int, int]] = {}
-        for clip in self.selected if len(self.selected) <= _CHECKED_AT_START else self.selected[:1]:
-            self.size(clip)
+        self.selected = self._sound(self.selected, lambda clip: (clip.lq, clip.gt.values()), self.size)
         self.entries = self._starts() if self.train else self.selected
-        clips = self.selected[:_CHECKED_AT_START]
-        self._open_teacher({clip.name: self.size(clip) for clip in clips})
+        clips = self.selected[:CHECKED_FIRST]
+        self._open_teacher((clip.name, self.size(clip)) for clip in clips)
         if (store := self.teacher) is not None:
             frames = store.num_frame
             if frames > self.num_frame:

@@ -7,12 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from kdsr_arch.data.pairs import FramePairs, PairDataset
+from kdsr_arch.data.pair_dataset import CHECKED_FIRST, PairDataset
+from kdsr_arch.data.pairs import FramePairs
 from kdsr_arch.data.store.teacher_store import View
 from kdsr_arch.errors import UserError, nearest
 from kdsr_arch.registry import DATASET_REGISTRY
-
-_CHECKED_AT_START = 1000  # images whose sizes are looked at before training; further ones when they are first used
 
 
 @DATASET_REGISTRY.register()
@@ -32,8 +31,8 @@ class ImagePairDataset(PairDataset):
         if self.train and self.pairs.gt is None:
             raise UserError(f"{self.name}: dataroot_gt is missing: training needs the ground truth")
         self.entries = self._matched_keys()
-        sizes = {gt_key: self.size(lq_key, gt_key) for lq_key, gt_key in self.entries[:_CHECKED_AT_START]}
-        self._open_teacher(sizes)
+        self.entries = self._sound(self.entries, lambda pair: (pair[:1], pair[1:]), lambda pair: self.size(*pair))
+        self._open_teacher((gt_key, self.size(lq_key, gt_key)) for lq_key, gt_key in self.entries[:CHECKED_FIRST])
         lq_keys, gt_keys = ([pair[side] for pair in self.entries] for side in (0, 1))
         self._fill_cache(lq_keys, gt_keys if self.pairs.gt is not None else [])
 

@@ -310,7 +310,21 @@ def open_dataset(options: DatasetOptions, key: str) -> Any:
     offer = {"phase": phase, "scale": options.scale, "name": options.name}
     foreign = is_basicsr(lookup("data set", options.type))
     with checked_files(options) if foreign else contextlib.nullcontext():
-        return build("data set", options, key, offer=offer)
+        dataset = build("data set", options, key, offer=offer)
+    if phase == "train" and (options.batch_size_per_gpu or 1) > 1:
+        _check_shapes(dataset, key)
+    return dataset
+
+
+def _check_shapes(dataset: Any, key: str) -> None:
+    """Raise UserError where samples make no batch: whole images of several sizes, or parts of a mixture that differ."""
+    shapes = sorted(dataset.sample_shapes()) if hasattr(dataset, "sample_shapes") else []
+    if len(shapes) > 1:
+        some = ", ".join("x".join(map(str, shape)) for shape in shapes[:3]) + ", ..." * (len(shapes) > 3)
+        raise UserError(
+            f"{key}: its samples have several shapes ({some}), which make no batch: set gt_size, to train on crops of "
+            "one size (of all parts of a mixture), or batch_size_per_gpu: 1"
+        )
 
 
 def _prepare(options: DatasetOptions) -> None:

@@ -1,4 +1,4 @@
-"""Pairs of LR and HR frames, stored side by side or LR made from HR; frames in memory; the base class of data sets."""
+"""Pairs of LR and HR frames, stored side by side or LR made from HR; frames in memory."""
 
 from __future__ import annotations
 
@@ -11,24 +11,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from kdsr_arch.data.augment import (
-    NO_FLIP,
     Crop,
-    Flip,
-    allowed_flips,
     check_crop,
     cut,
-    random_crop,
-    random_flip,
-    to_tensor,
 )
 from kdsr_arch.data.names import side_name
 from kdsr_arch.data.sources import FrameSource, LmdbSource, WrappedSource, open_source
 from kdsr_arch.data.store.lmdb_store import reading
-from kdsr_arch.data.store.teacher_store import TeacherStore
 from kdsr_arch.errors import UserError, notice
 from kdsr_arch.ops.bicubic import imresize_uint8
 from kdsr_arch.ops.degrade import bd_downsample
@@ -190,6 +181,14 @@ class FramePairs:
         self.lq: FrameSource = lq or DegradedSource(gt, self.scale, degradation, border)  # type: ignore[arg-type]
         self._stores = {source.root for source in (self.lq, self.gt) if isinstance(source, LmdbSource)}
 
+    def inspect(self, lq_keys: Iterable[str], gt_keys: Iterable[str], decode: bool) -> None:
+        """Look at all these frames at once (:meth:`FrameSource.inspect`)."""
+        made = isinstance(self.lq, DegradedSource)  # of the HR, frame by frame
+        if not made:
+            self.lq.inspect(dict.fromkeys(lq_keys), decode)
+        if self.gt is not None:
+            self.gt.inspect(dict.fromkeys((*lq_keys, *gt_keys) if made else gt_keys), decode)
+
     def check(self, lq_key: str, gt_key: str) -> tuple[int, int]:
         """Return the LR size (h, w) of a pair; raise UserError when the HR is not ``scale`` times as large.
 
@@ -280,90 +279,3 @@ def _read_unique(source: FrameSource, keys: Sequence[str], crop: Crop | None) ->
     unique = list(dict.fromkeys(keys))
     frames = dict(zip(unique, source.get_many(unique, crop), strict=True))
     return [frames[key] for key in keys]
-
-
-@dataclass(kw_only=True, eq=False)
-class PairDataset(PairOptions, torch.utils.data.Dataset):
-    """What our data sets of frames share: their keywords, the draw of crops and flips, the teacher's store.
-
-    Args (beside those of :class:`PairOptions`):
-        phase: 'train' gives crops; 'val' and 'test' give whole frames.
-        gt_size: side of the HR crop of a training sample, a multiple of the scale; None for whole frames.
-        use_hflip, use_rot: horizontal flip; vertical flip and 90-degree rotation.
-        color: 'rgb' or 'y'.
-        cache, cache_gb: decoded frames in memory (:meth:`FramePairs.cache`); by default 'auto' in training, else none.
-        teacher_cache: a store of a teacher's outputs for these frames (kdsr cache-teacher), read by the same crops; for
-            training.
-
-    Attributes:
-        train: whether samples are crops for training.
-        patch: side of the HR crop, 0 for whole frames.
-        entries: what each index stands for.
-        pairs: the frames.
-        teacher: the store, or None.
-
-    Raises:
-        UserError: whatever is wrong with the data, naming the file or key.
-    """
-
-    phase: str = "train"
-    gt_size: int | None = None
-    use_hflip: bool = False
-    use_rot: bool = False
-    color: str = "rgb"
-    cache: bool | str | None = None
-    cache_gb: float | None = None
-    teacher_cache: str | Path | None = None
-
-    def __post_init__(self) -> None:
-        self.train = self.phase.startswith("train")
-        self.patch = (self.gt_size or 0) if self.train else 0
-        self.entries: Sequence[Any] = ()
-        self.pairs: FramePairs  # opened by the subclass, which knows the clips to look for
-        self.teacher: TeacherStore | None = None
-        if self.patch % self.scale:
-            raise UserError(f"{self.name}: gt_size {self.patch} is not a multiple of the scale {self.scale}")
-
-    def _fill_cache(self, lq_keys: Sequence[str], gt_keys: Sequence[str]) -> None:
-        mode = ("auto" if self.train else False) if self.cache is None else self.cache
-        self.pairs.cache(mode, self.cache_gb, lq_keys, gt_keys)
-
-    def _open_teacher(self, sizes: Mapping[str, tuple[int, int]]) -> None:
-        """Open the store and check it against the LR sizes of images or clips."""
-        if self.train and self.teacher_cache:
-            self.teacher = TeacherStore(self.teacher_cache)
-            flips = allowed_flips(self.use_hflip, self.use_rot)
-            self.teacher.check(self.scale, sizes, flips, self.patch // self.scale)
-
-    def _draw(self, rng: np.random.Generator, group: str, size: tuple[int, int]) -> tuple[Crop | None, Flip]:
-        """Draw where an image or clip of an LR size is cut (anywhere, or where the teacher was run), and its flip."""
-        if self.teacher is not None and self.teacher.crops:
-            crops = self.teacher.crops[group]
-            crop: Crop | None = Crop(*crops[int(rng.integers(len(crops)))])
-        else:
-            crop = random_crop(rng, size, self.patch // self.scale) if self.patch else None
-        return crop, random_flip(rng, self.use_hflip, self.use_rot)
-
-    def _tensors(
-        self, lq_keys: Sequence[str], gt_keys: Sequence[str], crop: Crop | None = None, flip: Flip = NO_FLIP
-    ) -> tuple[Tensor, Tensor | None]:
-        """LR frames (T, C, h, w) and HR frames (G, C, H, W), None without HR keys."""
-        lq, gt = self.pairs.read(lq_keys, gt_keys, crop)
-        return to_tensor(lq, flip, self.color), to_tensor(gt, flip, self.color) if gt else None
-
-    def __len__(self) -> int:
-        return len(self.entries)
-
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        """Return a whole test item; in training, a sample with random numbers from NumPy's global generator."""
-        if not self.train:
-            return self.whole(index)
-        return self.sample(index, np.random.default_rng(np.random.randint(2**31)))
-
-    def sample(self, index: int, rng: np.random.Generator) -> dict[str, Any]:
-        """Return a training sample that depends on ``index`` and ``rng`` only."""
-        raise NotImplementedError
-
-    def whole(self, index: int) -> dict[str, Any]:
-        """Return a test item."""
-        raise NotImplementedError

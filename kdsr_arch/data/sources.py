@@ -6,6 +6,8 @@ import abc
 import copy
 import os
 from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +16,12 @@ import numpy as np
 
 from kdsr_arch.data.augment import Crop, cut
 from kdsr_arch.data.image_file import IMAGE_SUFFIXES, PILLOW_STUMBLES, image_size
+from kdsr_arch.data.inspect_files import inspect_files
 from kdsr_arch.data.names import group_clips, meta_file, natural, read_meta_info, safe_key, stored_key, unreadable
 from kdsr_arch.data.store.codec import codec_of
 from kdsr_arch.data.store.lmdb_store import check_lmdb, reading
 from kdsr_arch.errors import UserError, nearest
+from kdsr_arch.records import available_cores
 
 
 class FrameSource(abc.ABC):
@@ -55,6 +59,13 @@ class FrameSource(abc.ABC):
         """Return keys by clip, both in natural order. Frames that lie in no folder form the clip ``''``."""
         return group_clips(self.keys())
 
+    def inspect(self, keys: Iterable[str], decode: bool = False) -> None:  # noqa: B027  (frames in memory are sound)
+        """Look at many frames at once, so that :meth:`size` knows them, and refuses those that are at fault.
+
+        Args:
+            decode: decode each frame, instead of reading its header.
+        """
+
     def where(self, key: str) -> str:
         """Name a frame for messages."""
         return f"{self.name}: '{key}'"
@@ -88,6 +99,7 @@ class FolderSource(FrameSource):
         folders = [""] if only is None else [safe_key(clip, self.name) for clip in only]
         self._files: dict[str, str] = {}
         self._sizes: dict[str, tuple[int, int]] = {}
+        self._faults: dict[str, str] = {}
         for folder in folders:
             self._scan(folder, deep=only is None)
         if not self._files:
@@ -123,13 +135,19 @@ class FolderSource(FrameSource):
         return sorted(self._files, key=natural)
 
     def size(self, key: str) -> tuple[int, int]:
+        if key in self._faults:
+            raise UserError(self._faults[key])
         if key not in self._sizes:
-            path = self.path(key)
-            try:
-                self._sizes[key] = image_size(path)
-            except PILLOW_STUMBLES:
-                raise UserError(f"{path}: not a readable image; replace or remove it") from None
+            self._sizes[key] = _look(self.path(key))
         return self._sizes[key]
+
+    def inspect(self, keys: Iterable[str], decode: bool = False) -> None:
+        files = {key: self._files[key] for key in keys}
+        for key, result in inspect_files(self.root, files, partial(_look, decode=decode), decode).items():
+            if isinstance(result, str):
+                self._faults[key] = result
+            else:
+                self._sizes[key] = result
 
     def get(self, key: str, crop: Crop | None = None) -> np.ndarray:
         data = self.encoded(key)
@@ -157,6 +175,17 @@ class FolderSource(FrameSource):
         return alone
 
 
+def _look(path: Path, decode: bool = False) -> tuple[int, int]:
+    """Return the size (H, W) of an image file, by its header or decoded; raise UserError where it is at fault."""
+    try:
+        if decode:
+            data = path.read_bytes()
+            return codec_of(data).verify(data, str(path))
+        return image_size(path)
+    except PILLOW_STUMBLES:
+        raise UserError(f"{path}: not a readable image; replace or remove it") from None
+
+
 class LmdbSource(FrameSource):
     """An LMDB store in BasicSR's layout: ``NAME.lmdb/{data.mdb, meta_info.txt}``.
 
@@ -175,6 +204,7 @@ class LmdbSource(FrameSource):
         self.name = f"{root} ({side})" if side else str(root)
         check_lmdb(self.root)
         self._shapes = read_meta_info(self.root / meta_file(side))
+        self._faults: dict[str, str] = {}
 
     def sides(self) -> list[str]:
         """Return the further versions that the store keeps."""
@@ -189,7 +219,26 @@ class LmdbSource(FrameSource):
 
     def size(self, key: str) -> tuple[int, int]:
         self._known(key)
+        if key in self._faults:
+            raise UserError(self._faults[key])
         return self._shapes[key]
+
+    def inspect(self, keys: Iterable[str], decode: bool = False) -> None:
+        keys = list(keys) if decode else []  # the list of the store gives sizes
+        with reading(self.root), ThreadPoolExecutor(available_cores()) as pool:  # opened once, for all threads
+            found = zip(keys, pool.map(self.fault, keys), strict=True)
+            self._faults |= {key: reason for key, reason in found if reason}
+
+    def fault(self, key: str) -> str:
+        """Check all that can be checked of a value; say what is wrong with it, or nothing."""
+        try:
+            for _, data in self.values([key]):
+                size, listed = codec_of(data).verify(data, self.where(key)), self._shapes[key]
+                if size != listed:
+                    return f"{self.where(key)}: is {size[0]}x{size[1]}, listed as {listed[0]}x{listed[1]}"
+        except UserError as error:
+            return str(error)
+        return ""
 
     def _known(self, key: str) -> None:
         if key not in self._shapes:
@@ -251,6 +300,9 @@ class WrappedSource(FrameSource):
 
     def where(self, key: str) -> str:
         return self.source.where(key)
+
+    def inspect(self, keys: Iterable[str], decode: bool = False) -> None:
+        self.source.inspect(keys, decode)
 
     def stamp(self, key: str) -> str:
         return self.source.stamp(key)

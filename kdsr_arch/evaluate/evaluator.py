@@ -24,7 +24,7 @@ from kdsr_arch.infer.runner import Runner, evaluating
 from kdsr_arch.infer.stream import Restorer
 from kdsr_arch.infer.traits import traits_of
 from kdsr_arch.log import progress_bar
-from kdsr_arch.metrics.measure import measure, split_metrics
+from kdsr_arch.metrics.measure import check_size, measure, split_metrics
 from kdsr_arch.ops.color import y_to_gray
 from kdsr_arch.options.schema import ValOptions
 from kdsr_arch.options.schema_data import DatasetOptions
@@ -139,6 +139,17 @@ class Evaluator:
             return self._summarize(
                 _gathered((i, self._sample(restorer, read_item(samples, i), folder, bar)) for i in mine)
             )
+
+    def check(self, dataset: Any) -> None:
+        """Raise UserError where an image of one of our data sets is too small for a metric, before any is run."""
+        sizes = getattr(dataset, "sizes", {})
+        if sizes and self.ground_truth:
+            smallest = min(sizes, key=min)
+            for name, metric in self.image_metrics.items():
+                try:
+                    check_size(smallest[0] * self.scale, smallest[1] * self.scale, metric)
+                except UserError as error:
+                    raise UserError(f"{sizes[smallest]}: val.metrics.{name}: {error}") from None
 
     def _sample(self, restorer: Restorer, sample: Mapping[str, Any], folder: Path | None, bar: tqdm) -> list[_Record]:
         items = list(items_of(sample, restorer.traits.mode, self.roots))

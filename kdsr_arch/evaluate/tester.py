@@ -92,6 +92,8 @@ def run(opt: Options, folder: Path | None = None, progress: bool = True) -> Test
         (open_dataset(section, f"datasets.{key}"), Evaluator(section, val, scale))
         for key, section in sorted(sections.items())
     ]
+    for dataset, evaluator in jobs:
+        evaluator.check(dataset)
     counts = Counter(evaluator.name for _, evaluator in jobs)
     if twice := [name for name, count in counts.items() if count > 1]:
         raise UserError(f"datasets: {counts[twice[0]]} test sets are named '{twice[0]}'; give each a name of its own")

@@ -101,6 +101,17 @@ class DatasetOptions(Component):
         "ImagePairDataset, ClipDataset: what the teacher made of these images or frames (`kdsr cache-teacher`); it is "
         "then read instead of run.",
     )
+    verify: Literal["first", "headers", "decode"] | None = option(
+        None,
+        "ImagePairDataset, ClipDataset: what is looked at before anything else, so that a small, mismatched or damaged "
+        "image is found at the start: the headers of all files ('headers', the default), all pixels ('decode'), or "
+        "the headers of the first 1,000 images or clips ('first'). Files that have not changed are remembered.",
+    )
+    skip_bad: bool | None = option(
+        None,
+        "ImagePairDataset, ClipDataset: leave out images or clips that are at fault, and list them in the log, instead "
+        "of stopping.",
+    )
     cache: bool | Literal["auto"] | None = option(
         None, "Keep decoded frames in memory: true, false, or 'auto' (if they all fit). Default: 'auto' in training."
     )

@@ -68,6 +68,8 @@ class Validator:
             key: (open_dataset(section, f"datasets.{key}"), Evaluator(section, val, opt.scale or 1))
             for key, section in sections.items()
         }
+        for dataset, evaluator in self.sets.values():
+            evaluator.check(dataset)
         self.every = {key: section.val_freq or val.val_freq for key, section in sections.items()}
         self.best = Best()
         kept = opt.logger.keep_best or {}

@@ -80,15 +80,8 @@ def verify(
 
 def _check(job: tuple[LmdbSource, str]) -> Fault | None:
     source, key = job
-    try:
-        for _, data in source.values([key]):
-            size = codec_of(data).verify(data, source.where(key))
-            if size != source.size(key):
-                listed = source.size(key)
-                return Fault(key, f"is {size[0]}x{size[1]}, listed as {listed[0]}x{listed[1]}")
-    except UserError as error:
-        return Fault(key, str(error))
-    return None
+    reason = source.fault(key)
+    return Fault(key, reason) if reason else None
 
 
 def export(root: str | Path, folder: str | Path, side: str = "", processes: int | None = None) -> int:
