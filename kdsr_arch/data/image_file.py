@@ -12,11 +12,11 @@ import struct
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, Literal
 
 import cv2
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".ppm", ".pgm"})
 # what Pillow raises over files that are no image, or a damaged one
@@ -25,8 +25,11 @@ PILLOW_STUMBLES = (
     *(EOFError, RuntimeError, struct.error, zlib.error, Image.DecompressionBombError),
 )
 _ORIENTATION = 0x0112  # EXIF's tag: 1 is upright; from 5 on, height and width change places
+_TIFF_WIDTH, _TIFF_HEIGHT = 256, 257  # tags of TIFF
+_EXIF_MARKS = (b"Exif\0", b"http://ns.adobe.com/xap")
 _EXIF_REACH = 1 << 18  # a JPEG's EXIF comes before its pixels, and in its first parts
 _JPEG_MARKER = re.compile(rb"\xff([^\x00\xd0-\xd7\xff])")  # between pixels 0xff is followed by 0, or restarts them
+_PPM_HEADER = re.compile(rb"P[2356](?:(?:\s+|#[^\n]*\n)+\d+){2}(?:\s+|#[^\n]*\n)+(\d+)\s")
 _START_OF_IMAGE, _END_OF_IMAGE = 0xD8, 0xD9
 
 
@@ -43,6 +46,10 @@ def png_chunks(file: BinaryIO) -> Iterator[tuple[bytes, int, int]]:
         start = end
 
 
+def _exif_chunks(file: BinaryIO) -> list[tuple[int, int]]:
+    return [(start, end) for name, start, end in png_chunks(file) if name == b"eXIf"]
+
+
 def is_whole(data: bytes) -> bool:
     """Return False for an image file that is cut short; bytes behind its end (a phone's film) do not matter.
 
@@ -51,7 +58,7 @@ def is_whole(data: bytes) -> bool:
     if data.startswith(b"\x89PNG"):
         return any(name == b"IEND" and end <= len(data) for name, _, end in png_chunks(io.BytesIO(data)))
     if data.startswith(b"\xff\xd8"):
-        return _jpeg_ends(data)
+        return data.endswith(b"\xff\xd9") or _jpeg_ends(data)  # the walk takes a quarter of the decoding
     if data.startswith(b"RIFF") and data[8:12] == b"WEBP":
         return int.from_bytes(data[4:8], "little") + 8 <= len(data)
     return len(data) > 0
@@ -72,10 +79,9 @@ def _orientation(image: Image.Image, file: BinaryIO) -> int:
         if image.format != "PNG":
             return 1 if image.format == "TIFF" else image.getexif().get(_ORIENTATION, 1)
         exif = Image.Exif()  # Pillow would decode the PNG to find it
-        for name, start, end in png_chunks(file):
-            if name == b"eXIf":
-                file.seek(start + 8)
-                exif.load(b"Exif\0\0" + file.read(end - start - 12))
+        for start, end in _exif_chunks(file):
+            file.seek(start + 8)
+            exif.load(b"Exif\0\0" + file.read(end - start - 12))
         return exif.get(_ORIENTATION, 1)
     except PILLOW_STUMBLES:
         return 1
@@ -83,8 +89,29 @@ def _orientation(image: Image.Image, file: BinaryIO) -> int:
 
 def _header(file: BinaryIO) -> tuple[int, int, int]:
     """Return height and width as stored, and the orientation."""
-    with Image.open(file) as image:
-        return image.height, image.width, _orientation(image, file)
+    try:
+        with Image.open(file) as image:
+            return image.height, image.width, _orientation(image, file)
+    except UnidentifiedImageError:
+        return (*_tiff_size(file), 1)
+
+
+def _tiff_size(file: BinaryIO) -> tuple[int, int]:
+    """Read height and width of a TIFF's first picture; Pillow does not know those of three floating-point channels."""
+    file.seek(0)
+    head = file.read(8)
+    order: Literal["little", "big"] = "little" if head[:2] == b"II" else "big"
+    if head[:4] not in (b"II*\0", b"MM\0*"):
+        raise ValueError("no known image format")
+    file.seek(int.from_bytes(head[4:], order))
+    sides = {_TIFF_HEIGHT: 0, _TIFF_WIDTH: 0}
+    for _ in range(int.from_bytes(file.read(2), order)):
+        tag, kind, _, value = struct.unpack("<HHI4s" if order == "little" else ">HHI4s", file.read(12))
+        if tag in sides:  # of 16 bits (kind 3) or 32
+            sides[tag] = int.from_bytes(value[: 2 if kind == 3 else 4], order)
+    if not all(0 < side < 1 << 31 for side in sides.values()):
+        raise ValueError("a TIFF without a size")
+    return sides[_TIFF_HEIGHT], sides[_TIFF_WIDTH]
 
 
 def image_size(file: str | Path | bytes | memoryview) -> tuple[int, int]:
@@ -101,8 +128,8 @@ def image_size(file: str | Path | bytes | memoryview) -> tuple[int, int]:
 def turned(data: bytes) -> int:
     """Return the orientation of an encoded image, 1 where its bytes are upright."""
     may_say = (
-        data.startswith(b"\x89PNG")
-        or (data.startswith(b"\xff\xd8") and re.search(rb"Exif\0|http://ns.adobe.com/xap", data[:_EXIF_REACH]))
+        (data.startswith(b"\x89PNG") and _exif_chunks(io.BytesIO(data)))
+        or (data.startswith(b"\xff\xd8") and any(data.find(mark, 0, _EXIF_REACH) > 0 for mark in _EXIF_MARKS))
         or (data[8:16] == b"WEBPVP8X" and data[20] & 8)
     )
     try:
@@ -120,13 +147,41 @@ def upright(image: np.ndarray, orientation: int) -> np.ndarray:
 
 
 def decode_image(data: bytes | bytearray | memoryview, flags: int = cv2.IMREAD_UNCHANGED) -> np.ndarray | None:
-    """Decode an image file to upright pixels in OpenCV's order; None for what is no whole image, or one too large."""
+    """Decode an image file to pixels as they are stored, in OpenCV's order; None for what is no whole image.
+
+    None also for an image that is too large.
+    """
     data = bytes(data)
     try:
-        if not is_whole(data):
-            return None
         stored = flags if flags == cv2.IMREAD_UNCHANGED else flags | cv2.IMREAD_IGNORE_ORIENTATION
-        image = cv2.imdecode(np.frombuffer(data, np.uint8), stored)
+        return cv2.imdecode(np.frombuffer(data, np.uint8), stored) if is_whole(data) else None
     except cv2.error:
         return None
+
+
+def decode_upright(data: bytes | bytearray | memoryview, flags: int = cv2.IMREAD_UNCHANGED) -> np.ndarray | None:
+    """Decode an image file as :func:`decode_image` does, turned as EXIF says."""
+    data = bytes(data)
+    image = decode_image(data, flags)
     return None if image is None else upright(image, turned(data))
+
+
+def unsigned(pixels: np.ndarray, data: bytes | memoryview) -> np.ndarray:
+    """Return pixels as uint8 or uint16, whose largest value is white.
+
+    Args:
+        pixels: as OpenCV decodes them.
+        data: the image file. A PPM says itself what white is.
+
+    Raises:
+        ValueError: it is not known what white is.
+    """
+    if pixels.dtype == np.uint16 and (header := _PPM_HEADER.match(bytes(data[:1000]))):
+        return (pixels * (65535 / int(header[1]))).round().clip(0, 65535).astype(np.uint16)
+    if np.issubdtype(pixels.dtype, np.floating):
+        if not (np.isfinite(pixels).all() and pixels.min() >= 0 and pixels.max() <= 1):
+            raise ValueError("its values reach beyond 0 to 1, so that its white is not known; scale them first")
+        return (pixels * 65535).round().astype(np.uint16)
+    if pixels.dtype not in (np.uint8, np.uint16):
+        raise ValueError(f"the white of {pixels.dtype} values is not known; save it with 8 or 16 bits or as float")
+    return pixels

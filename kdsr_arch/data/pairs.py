@@ -69,7 +69,10 @@ class CachedSource(WrappedSource):
         height, width = self.size(key)
         place = np.frombuffer(self._frames, np.uint8, height * width * 3, offset).reshape(height, width, 3)
         if not self._filled[number]:
-            place[...] = self.source.get(key)
+            frame = self.source.get(key)
+            if frame.dtype != np.uint8:  # there is room for 8 bits
+                return cut(frame, crop, self.where(key))
+            place[...] = frame
             self._filled[number] = 1  # only now: another process must never see half a frame
         place.flags.writeable = False
         return cut(place, crop, self.where(key))

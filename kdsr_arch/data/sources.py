@@ -45,7 +45,7 @@ class FrameSource(abc.ABC):
 
     @abc.abstractmethod
     def get(self, key: str, crop: Crop | None = None) -> np.ndarray:
-        """Return a frame, or its part under ``crop``: uint8 (h, w, 3) RGB, not to be written to.
+        """Return a frame, or its part under ``crop``: (h, w, 3) RGB, uint8 or uint16, not to be written to.
 
         Raises:
             UserError: the key is unknown, the frame does not decode, or the crop leaves the frame.

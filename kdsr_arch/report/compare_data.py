@@ -13,7 +13,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from kdsr_arch.data.image_file import IMAGE_SUFFIXES, decode_image
+from kdsr_arch.data.augment import eight_bits
+from kdsr_arch.data.image_file import IMAGE_SUFFIXES, decode_upright
 from kdsr_arch.data.names import natural
 from kdsr_arch.data.sources import FrameSource, open_source
 from kdsr_arch.errors import UserError, nearest
@@ -97,7 +98,7 @@ def common_images(methods: Sequence[Method]) -> list[str]:
 
 def read_image(path: Path) -> NDArray[np.uint8]:
     """Read an image as (H, W, 3) uint8 BGR."""
-    image = decode_image(path.read_bytes(), cv2.IMREAD_COLOR) if path.is_file() else None
+    image = decode_upright(path.read_bytes(), cv2.IMREAD_COLOR) if path.is_file() else None
     if image is None:
         raise UserError(f"{path}: cannot be read as an image")
     return image.astype(np.uint8, copy=False)
@@ -150,7 +151,7 @@ class Truth:
         place = self.where(name)
         if place is None:
             raise UserError(f"--gt: has no image for '{name}'")
-        image = place[0].get(place[1])[..., ::-1]
+        image = eight_bits(place[0].get(place[1]))[..., ::-1]
         if not all(0 <= have - want < 8 for have, want in zip(image.shape[:2], shape[:2], strict=True)):
             size = f"{image.shape[1]}x{image.shape[0]}"
             raise UserError(f"--gt: '{place[1]}' is {size}, the results {shape[1]}x{shape[0]}")

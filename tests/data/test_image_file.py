@@ -11,7 +11,7 @@ from PIL import Image, ImageOps
 
 from kdsr_arch.data.augment import Crop
 from kdsr_arch.data.image_dataset import ImagePairDataset
-from kdsr_arch.data.image_file import decode_image, image_size
+from kdsr_arch.data.image_file import decode_upright, image_size
 from kdsr_arch.data.prepare.plans import convert_images
 from kdsr_arch.data.sources import FolderSource, LmdbSource
 from kdsr_arch.data.store.codec import ImageFileCodec
@@ -49,7 +49,7 @@ def test_every_reader_turns_images_as_a_viewer_does(tmp_path, form, turn):
     assert ImageFileCodec().size(data, "a") == ImageFileCodec().verify(data, "a") == expected.shape[:2]
     np.testing.assert_allclose(source.get("a"), expected, atol=2)  # two JPEG decoders
     np.testing.assert_allclose(read_picture(path).color, expected, atol=2)
-    np.testing.assert_allclose(decode_image(data, cv2.IMREAD_COLOR)[..., ::-1], expected, atol=2)
+    np.testing.assert_allclose(decode_upright(data, cv2.IMREAD_COLOR)[..., ::-1], expected, atol=2)
     crop = Crop(3, 5, 17, 29)
     np.testing.assert_array_equal(source.get("a", crop), crop.of(source.get("a")))
 
@@ -80,7 +80,7 @@ def test_what_stands_behind_an_images_end_does_not_matter(form, progressive, beh
     data = encoded(
         texture(40, 64, np.random.default_rng(0)), form, **{"progressive": progressive} if form == "JPEG" else {}
     )
-    np.testing.assert_array_equal(decode_image(data + behind), decode_image(data))
+    np.testing.assert_array_equal(decode_upright(data + behind), decode_upright(data))
     assert ImageFileCodec().verify(data + behind, "a") == (40, 64)
 
 
@@ -93,9 +93,9 @@ def test_a_jpeg_cut_short_is_refused_whatever_ends_in_it(tmp_path):
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, "JPEG", exif=exif.tobytes() + thumbnail, quality=95, restart_marker_rows=1)
     data = buffer.getvalue()
-    assert data.count(b"\xff\xd9") == 2 and decode_image(data) is not None
+    assert data.count(b"\xff\xd9") == 2 and decode_upright(data) is not None
     for kept in (len(data) - 1, len(data) - 2, len(data) // 2, 60):
-        assert decode_image(data[:kept]) is None
+        assert decode_upright(data[:kept]) is None
     with refuses("torn", "decode"):
         ImageFileCodec().decode(data[: len(data) // 2], "torn")
 

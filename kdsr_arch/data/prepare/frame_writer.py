@@ -148,7 +148,7 @@ def _encoded(job: Job, *, codec: Codec, low: Mapping[str, Any] | None) -> tuple[
             values.append(_Value(_low_side(low), codec.encode(small), small.shape[:2]))
         return label, values
     except UserError as error:
-        return label, _Bad(error)
+        return label, _Bad(error if label.where in str(error) else f"{label.where}: {error}")
 
 
 def _low_side(low: Mapping[str, Any]) -> str:

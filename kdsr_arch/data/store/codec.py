@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 
 from kdsr_arch.data.augment import Crop, cut
-from kdsr_arch.data.image_file import PILLOW_STUMBLES, decode_image, image_size, png_chunks
+from kdsr_arch.data.image_file import PILLOW_STUMBLES, decode_upright, image_size, png_chunks, unsigned
 from kdsr_arch.data.store.tiled_codec import Buffer, TiledCodec
 from kdsr_arch.errors import UserError, notice
 
@@ -41,7 +41,10 @@ class Codec(Protocol):
         """Describe a value by its first 64 bytes, for messages."""
 
     def decode(self, data: Buffer, name: str, crop: Crop | None = None) -> np.ndarray:
-        """Decode the frame, or its part under ``crop``: uint8 (h, w, 3) RGB, C-contiguous, owned by the caller."""
+        """Decode the frame, or its part under ``crop``: (h, w, 3) RGB, C-contiguous, owned by the caller.
+
+        uint8; uint16 of an image file that holds more than 8 bits a channel.
+        """
 
     def encode(self, frame: np.ndarray) -> bytes:
         """Return the bytes of a uint8 (H, W, 3) RGB frame, lossless."""
@@ -80,12 +83,13 @@ class ImageFileCodec:
         return "image files"
 
     def decode(self, data: Buffer, name: str, crop: Crop | None = None) -> np.ndarray:
-        image = decode_image(data)
+        image = decode_upright(data)
         if image is None:
             raise _refuse_undecodable(name)
-        image = cut(image, crop, name)
-        if image.dtype != np.uint8:
-            raise UserError(f"{name}: {image.dtype} pixels; only 8-bit images are supported: convert it first")
+        try:
+            image = unsigned(cut(image, crop, name), bytes(data[:1000]))
+        except ValueError as error:
+            raise UserError(f"{name}: {error}") from None
         if image.ndim == 2 or image.shape[2] == 1:
             return cv2.cvtColor(image, cv2.COLOR_GRAY2RGB)
         if image.shape[2] == 4:
