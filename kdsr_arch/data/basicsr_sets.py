@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from kdsr_arch.data.image_file import IMAGE_SUFFIXES, decode_image
+from kdsr_arch.data.image_file import READABLE, decode_image
 from kdsr_arch.data.names import read_lines
 from kdsr_arch.data.sources import LmdbSource
 from kdsr_arch.data.store.codec import ImageFileCodec, codec_of
@@ -97,4 +97,4 @@ def _files(item: Iterable[Path]) -> Iterator[Path]:
 
 
 def _is_torn(path: Path) -> bool:
-    return path.suffix.lower() in IMAGE_SUFFIXES and decode_image(path.read_bytes()) is None
+    return path.suffix.lower() in READABLE and decode_image(path.read_bytes()) is None

@@ -10,7 +10,8 @@ import io
 import re
 import struct
 import zlib
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import BinaryIO, Literal
 
@@ -19,6 +20,16 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".ppm", ".pgm"})
+# further endings of images that are read, as far as this OpenCV does
+READABLE = IMAGE_SUFFIXES | {".jfif", ".jpe", *(end for end in (".jp2", ".avif") if cv2.haveImageWriter(f"a{end}"))}
+_OTHER_IMAGES = frozenset(
+    {
+        *(".gif", ".apng", ".heic", ".heif", ".jxl", ".jp2", ".j2k", ".jpx", ".avif", ".tga", ".psd", ".svg", ".exr"),
+        *(".hdr", ".pfm", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".raf", ".rw2", ".ico", ".pbm", ".dds"),
+    }
+)
+# what network drives and other systems lay beside one's files: thumbnails, what was deleted
+_SYSTEM_FOLDERS = frozenset({"@eadir", "@tmp", "#recycle", "@recycle", "#snapshot", "__macosx", "$recycle.bin"})
 # what Pillow raises over files that are no image, or a damaged one
 PILLOW_STUMBLES = (
     *(OSError, SyntaxError, ValueError, TypeError, LookupError, AttributeError, ArithmeticError, MemoryError),
@@ -31,6 +42,17 @@ _EXIF_REACH = 1 << 18  # a JPEG's EXIF comes before its pixels, and in its first
 _JPEG_MARKER = re.compile(rb"\xff([^\x00\xd0-\xd7\xff])")  # between pixels 0xff is followed by 0, or restarts them
 _PPM_HEADER = re.compile(rb"P[2356](?:(?:\s+|#[^\n]*\n)+\d+){2}(?:\s+|#[^\n]*\n)+(\d+)\s")
 _START_OF_IMAGE, _END_OF_IMAGE = 0xD8, 0xD9
+
+
+def is_shown(name: str) -> bool:
+    """Return False for hidden files and folders, and those that network drives add (Synology's thumbnails)."""
+    return not name.startswith(".") and name.lower() not in _SYSTEM_FOLDERS
+
+
+def passed_over(names: Iterable[str]) -> str:
+    """Count the images among file names that are of no kind that is read: ``12 .gif, 3 .heic``, or nothing."""
+    counts = Counter(suffix for name in names if (suffix := Path(name).suffix.lower()) in _OTHER_IMAGES - READABLE)
+    return ", ".join(f"{count:,} {suffix}" for suffix, count in sorted(counts.items()))
 
 
 def png_chunks(file: BinaryIO) -> Iterator[tuple[bytes, int, int]]:

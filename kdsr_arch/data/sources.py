@@ -15,12 +15,12 @@ import lmdb
 import numpy as np
 
 from kdsr_arch.data.augment import Crop, cut
-from kdsr_arch.data.image_file import IMAGE_SUFFIXES, PILLOW_STUMBLES, image_size
+from kdsr_arch.data.image_file import PILLOW_STUMBLES, READABLE, image_size, is_shown, passed_over
 from kdsr_arch.data.inspect_files import inspect_files
 from kdsr_arch.data.names import group_clips, meta_file, natural, read_meta_info, safe_key, stored_key, unreadable
 from kdsr_arch.data.store.codec import codec_of
 from kdsr_arch.data.store.lmdb_store import check_lmdb, reading
-from kdsr_arch.errors import UserError, nearest
+from kdsr_arch.errors import UserError, nearest, notice
 from kdsr_arch.records import available_cores
 
 
@@ -100,23 +100,33 @@ class FolderSource(FrameSource):
         self._files: dict[str, str] = {}
         self._sizes: dict[str, tuple[int, int]] = {}
         self._faults: dict[str, str] = {}
+        self._others: list[str] = []  # files that are no images, as far as their names tell
         for folder in folders:
             self._scan(folder, deep=only is None)
+        others = passed_over(self._others)
         if not self._files:
-            raise UserError(f"{root}: no images here ({', '.join(sorted(IMAGE_SUFFIXES))})")
+            found = f", but {others}" if others else ""
+            raise UserError(f"{root}: no images here ({', '.join(sorted(READABLE))}){found}")
+        if others:
+            notice(
+                f"others {root}", f"{root}: images of other kinds are passed over ({others}); convert them to use them"
+            )
 
     def _scan(self, folder: str, deep: bool) -> None:
         top = self.root / folder
         if not top.is_dir():
             raise UserError(f"{top}: this clip's folder does not exist")
         for path, subfolders, files in os.walk(top, onerror=_refuse, followlinks=True):
-            subfolders[:] = sorted(d for d in subfolders if not d.startswith(".")) if deep else []
+            subfolders[:] = sorted(filter(is_shown, subfolders)) if deep else []
             for link in (Path(path, subfolder) for subfolder in subfolders):
                 if link.is_symlink() and link.parent.resolve().is_relative_to(link.resolve()):
                     raise UserError(f"{link}: is a link to a folder above it; remove the link")
             for file in files:
                 suffix = Path(file).suffix
-                if file.startswith(".") or suffix.lower() not in IMAGE_SUFFIXES:
+                if not is_shown(file):
+                    continue
+                if suffix.lower() not in READABLE:
+                    self._others.append(file)
                     continue
                 relative = (Path(path).relative_to(self.root) / file).as_posix()
                 key = relative[: -len(suffix)]

@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
-from kdsr_arch.data.image_file import IMAGE_SUFFIXES
+from kdsr_arch.data.image_file import READABLE
 from kdsr_arch.data.names import without_suffix
 from kdsr_arch.errors import UserError
 
@@ -97,7 +97,7 @@ def _single(sample: Mapping[str, Any], roots: Sequence[str]) -> Item:
 
 def _bare(name: str) -> str:
     """Return a name without an image's suffix; what else stands behind a dot belongs to it, as in ``render.1001``."""
-    return without_suffix(name) if PurePath(name).suffix.lower() in IMAGE_SUFFIXES else name
+    return without_suffix(name) if PurePath(name).suffix.lower() in READABLE else name
 
 
 def _file_name(path: str, roots: Sequence[str]) -> str:

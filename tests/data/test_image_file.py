@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
+from kdsr_arch import errors
 from kdsr_arch.data.augment import Crop
 from kdsr_arch.data.image_dataset import ImagePairDataset
 from kdsr_arch.data.image_file import decode_upright, image_size
-from kdsr_arch.data.prepare.plans import convert_images
+from kdsr_arch.data.prepare.plans import convert_images, find_clips
 from kdsr_arch.data.sources import FolderSource, LmdbSource
 from kdsr_arch.data.store.codec import ImageFileCodec
 from kdsr_arch.upscale.images import read_picture
@@ -106,3 +107,33 @@ def test_a_checksum_is_compared_up_to_the_pngs_end():
     flipped[60] ^= 1
     with refuses("a"):
         ImageFileCodec().verify(bytes(flipped), "a")
+
+
+@pytest.mark.parametrize("suffix", [".jfif", ".jpe", ".JPG", ".jp2", ".avif"])
+def test_further_kinds_of_images_are_taken(tmp_path, suffix):
+    frame = texture(40, 64, np.random.default_rng(0))
+    form = {".jfif": ".jpg", ".jpe": ".jpg", ".JPG": ".jpg"}.get(suffix, suffix)
+    if not cv2.haveImageWriter(f"a{form}"):
+        pytest.skip(f"this OpenCV knows no {form}")
+    (tmp_path / f"a{suffix}").write_bytes(cv2.imencode(form, frame)[1].tobytes())
+    source = FolderSource(tmp_path)
+    assert source.size("a") == (40, 64) and np.abs(source.get("a").astype(int) - frame[..., ::-1]).mean() < 12
+
+
+def test_other_kinds_are_counted_and_thumbnails_are_none(tmp_path, caplog, monkeypatch):
+    monkeypatch.setattr(errors, "_said", set())
+    data = encoded(texture(40, 64, np.random.default_rng(0)), "PNG")
+    names = ["a.png", "clip/b.png", "c.gif", "d.gif", "clip/e.HEIC", "notes.txt", ".hidden.gif"]
+    strays = ["@eaDir/a.png/SYNOPHOTO_THUMB_M.jpg", "clip/@eaDir/b.png", "#recycle/z.png", "__MACOSX/a.png", "._a.png"]
+    for name in names + strays:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(data)
+    for _ in range(2):
+        assert FolderSource(tmp_path).keys() == ["a", "clip/b"]
+    said = [record.message for record in caplog.records]
+    assert len(said) == 1 and "2 .gif, 1 .heic" in said[0] and str(tmp_path) in said[0]
+    assert list(find_clips(tmp_path)) == ["clip"]
+    (tmp_path / "only").mkdir()
+    (tmp_path / "only" / "a.gif").write_bytes(data)
+    with refuses(tmp_path / "only", "1 .gif"):
+        FolderSource(tmp_path / "only")
