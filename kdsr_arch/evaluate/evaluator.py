@@ -55,8 +55,8 @@ class EvalResult:
     ground_truth: list[str] = field(default_factory=list)
 
     def __str__(self) -> str:
-        values = ", ".join(f"{name} {value:.4f}" for name, value in self.mean.items())
-        return f"{self.dataset}: {values or 'no metrics'} ({self.protocol}; mean over {len(self.per_item)} {self.unit})"
+        values = ", ".join(f"{name} {value:.4f}" for name, value in self.mean.items()) or "nothing scored"
+        return f"{self.dataset}: {values} ({self.protocol}; mean over {len(self.per_item)} {self.unit})"
 
 
 @dataclass(frozen=True)
@@ -210,7 +210,9 @@ class Evaluator:
             per_item.append((printable(group[0].group, kept=""), values, len(inner)))
         mean = _mean([values for _, values, count in per_item if count])
         clips = records[0].kind != "image"
-        protocol = describe_protocol(self.metrics, self.rule, self.degradation, clips, records[0].channels)
+        protocol = f"no ground truth, {self.degradation}"
+        if frames:
+            protocol = describe_protocol(self.metrics, self.rule, self.degradation, clips, records[0].channels)
         ordered = {name: mean[name] for name in self.metrics if name in mean}
         unit = "clips" if clips else "images"
         return EvalResult(ordered, per_item, protocol, _mean(frames), self.name, unit, self.ground_truth)
