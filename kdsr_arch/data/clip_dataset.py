@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -37,7 +37,7 @@ class Clip:
         return len(self.lq)
 
 
-def listed_clips(path: str | Path, roots: Iterable[str | Path] = ()) -> dict[str, int | None]:
+def listed_clips(path: str | Path, roots: Mapping[Path, str] | None = None) -> dict[str, int | None]:
     """Read the clips named in a list file (:func:`read_list`), with their frame counts where the file gives them."""
     clips = {listed.name: listed.frames for listed in read_list(path, roots)}
     if not clips:
@@ -147,7 +147,7 @@ class ClipDataset(PairDataset):
             raise UserError(f"{self.name}: padding '{self.padding}' is for tests only; in training use replicate")
         self.intervals = sorted(self.interval_list)
         self.counts = self.clip_length + self.num_frame - 1, self.clip_length
-        listed = listed_clips(self.meta_info_file, self.roots()) if self.meta_info_file else {}
+        listed = listed_clips(self.meta_info_file, self.named_roots()) if self.meta_info_file else {}
         wanted = list(self.clips or listed)
         self.pairs = FramePairs(self, wanted or None)
         self.selected = self._select(wanted, listed)

@@ -7,7 +7,7 @@ stores it must be UTF-8.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
@@ -57,6 +57,13 @@ def safe_key(key: str, origin: str) -> str:
             "backslashes and drive letters"
         )
     return key
+
+
+def distinct_names(folders: Sequence[Path]) -> list[str]:
+    """Return the folders' own names, with as many parents as tell them apart; whole paths where nothing does."""
+    parts = [folder.resolve().parts[1:] or ("/",) for folder in folders]
+    shortened = (["/".join(part[-depth:]) for part in parts] for depth in range(1, max(map(len, parts)) + 1))
+    return next((short for short in shortened if len(set(short)) == len(short)), ["/".join(part) for part in parts])
 
 
 def stored_key(key: str, side: str = "") -> bytes:
@@ -134,20 +141,20 @@ class Listed(NamedTuple):
     frames: int | None
 
 
-def read_list(path: str | Path, roots: Iterable[str | Path] = (), counts: bool = True) -> Iterator[Listed]:
+def read_list(path: str | Path, roots: Mapping[Path, str] | None = None, counts: bool = True) -> Iterator[Listed]:
     """Yield the names in a list of clips or images.
 
     A line is ``000 100 (720,1280,3)`` (with ``counts``), ``0001.png (480,480,3)`` (without), or a name alone. Names may
     hold spaces. A line that begins with ``#`` is a comment; ``./#1`` is the name ``#1``.
 
     Args:
-        roots: folders that the names lie in: names that are absolute paths into one are taken as relative to it.
+        roots: folders that the names lie in, with what names in them begin with: absolute paths become such names.
 
     Raises:
         UserError: the list cannot be read, or names what lies outside the roots.
     """
     path = Path(path).expanduser()
-    folders = [folder for root in roots for folder in (Path(root), Path(root).absolute(), Path(root).resolve())]
+    folders = [(folder, own) for root, own in (roots or {}).items() for folder in (root.absolute(), root.resolve())]
     for number, line in enumerate(read_lines(path), 1):
         text, where = line.strip(), f"{path}, line {number}"
         if not text or text.startswith("#"):
@@ -156,10 +163,8 @@ def read_list(path: str | Path, roots: Iterable[str | Path] = (), counts: bool =
         if counts and not found and _ENDS_IN_SIZE.search(text):
             raise UserError(f"{where}: expected 'clip frames (h,w,c)' or a clip's name, got '{text}'")
         name = PurePosixPath(found["name"] if found else text)
-        for folder in folders if name.is_absolute() else ():
-            if name.is_relative_to(folder):
-                name = name.relative_to(folder)
-                break
+        inside = ((folder, own) for folder, own in folders if name.is_relative_to(folder))
+        name = next((PurePosixPath(own) / name.relative_to(folder) for folder, own in inside), name)
         yield Listed(where, safe_key(str(name), where), int(found["count"]) if found and counts else None)
 
 

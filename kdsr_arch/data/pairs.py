@@ -17,6 +17,7 @@ from kdsr_arch.data.augment import (
     check_crop,
     cut,
 )
+from kdsr_arch.data.joined_source import JoinedSource, part_of, root_names
 from kdsr_arch.data.names import side_name
 from kdsr_arch.data.sources import FrameSource, LmdbSource, WrappedSource, open_source
 from kdsr_arch.data.store.lmdb_store import reading
@@ -137,8 +138,9 @@ class PairOptions:
     Args:
         name: of the data set, for messages.
         scale: HR sides over LR sides.
-        dataroot_gt, dataroot_lq: folder or LMDB; without ``dataroot_lq`` the LR is made by ``degradation``, or read
-            from the HR's own store where that keeps such LR; without ``dataroot_gt`` there is LR only, for testing.
+        dataroot_gt, dataroot_lq: folder or LMDB, or several of them, whose frames are named ``ROOT/NAME``; without
+            ``dataroot_lq`` the LR is made by ``degradation``, or read from the HR's own store where that keeps such LR;
+            without ``dataroot_gt`` there is LR only, for testing.
         io_backend: ``{type: disk | lmdb}``; by default the roots decide.
         degradation: 'BI', 'BD' or 'none' (:class:`DegradedSource`).
         border: 'symmetric' or 'replicate'.
@@ -146,15 +148,30 @@ class PairOptions:
 
     name: str = "data set"
     scale: int = 1
-    dataroot_gt: str | Path | None = None
-    dataroot_lq: str | Path | None = None
+    dataroot_gt: str | Path | Sequence[str | Path] | None = None
+    dataroot_lq: str | Path | Sequence[str | Path] | None = None
     io_backend: Mapping[str, Any] | None = None
     degradation: str = "BI"
     border: str = "symmetric"
 
-    def roots(self) -> list[Path]:
-        """Return the folders and stores that are named."""
-        return [Path(root).expanduser() for root in (self.dataroot_gt, self.dataroot_lq) if root]
+    def roots(self) -> tuple[list[Path], list[Path]]:
+        """Return the HR and the LR folders and stores that are named."""
+        gt, lq = (
+            [Path(root).expanduser() for root in ([value] if isinstance(value, str | Path) else value or [])]
+            for value in (self.dataroot_gt, self.dataroot_lq)
+        )
+        return gt, lq
+
+    def named_roots(self) -> dict[Path, str]:
+        """Return the roots with what the names of their frames begin with: nothing, where there is one on each side."""
+        gt, lq = self.roots()
+        names = root_names(gt or lq, self.name) if max(len(gt), len(lq)) > 1 else [""]
+        return {root: name for side in (lq, gt) for root, name in zip(side, names, strict=False)}
+
+
+def _joined(sources: Mapping[str, FrameSource]) -> FrameSource | None:
+    """Return the source of the one root, which has no name, or those of several as one."""
+    return sources.get("", JoinedSource(sources)) if sources else None
 
 
 class FramePairs:
@@ -169,20 +186,50 @@ class FramePairs:
 
     def __init__(self, options: PairOptions, only: Sequence[str] | None = None) -> None:
         self.scale, name = options.scale, options.name
-        roots, degradation, border = (options.dataroot_gt, options.dataroot_lq), options.degradation, options.border
-        backend = (options.io_backend or {}).get("type")
-        if not any(roots):
+        gt_roots, lq_roots = options.roots()
+        if not gt_roots and not lq_roots:
             raise UserError(f"{name}: dataroot_gt (or dataroot_lq) is missing")
-        gt, lq = (open_source(Path(r).expanduser(), backend, only) if r else None for r in roots)
-        self.stored = lq is not None
-        side = side_name(self.scale, degradation, border)
-        if lq is None and degradation == "none":
+        if gt_roots and lq_roots and len(gt_roots) != len(lq_roots):
+            raise UserError(f"{name}: dataroot_gt names {len(gt_roots)} roots, dataroot_lq {len(lq_roots)}")
+        if not lq_roots and options.degradation == "none":
             raise UserError(f"{name}: degradation 'none' needs LR frames in dataroot_lq")
+        self.stored = bool(lq_roots)
+        self._stores: set[Path] = set()
+        names = options.named_roots()
+        labels = [names[root] for root in gt_roots or lq_roots]
+        sides: dict[str, tuple[FrameSource | None, FrameSource | None]] = {}
+        for number, label in enumerate(labels):
+            wanted = part_of(only, label) if label else only
+            if wanted is None or wanted:
+                gt_root, lq_root = (roots[number] if roots else None for roots in (gt_roots, lq_roots))
+                sides[label] = self._open(options, gt_root, lq_root, wanted)
+        if not sides:
+            raise UserError(
+                f"{name}: of several data roots, names of clips begin with the root's ({', '.join(labels)})"
+            )
+        self.gt = _joined({label: gt for label, (gt, _) in sides.items() if gt is not None})
+        made = {label: self._degraded(options, gt) for label, (gt, _) in sides.items() if gt is not None}
+        given = {label: lq for label, (_, lq) in sides.items() if lq is not None}
+        # LR of all roots is made in one source, which reads the HR of a frame once for both sides
+        lq = _joined(made | given) if given or self.gt is None else self._degraded(options, self.gt)
+        assert lq is not None
+        self.lq: FrameSource = lq
+
+    def _open(
+        self, options: PairOptions, gt_root: Path | None, lq_root: Path | None, only: Sequence[str] | None
+    ) -> tuple[FrameSource | None, FrameSource | None]:
+        """Open both sides of one root; no LR where it is made from the HR of all roots."""
+        backend = (options.io_backend or {}).get("type")
+        gt, lq = (open_source(root, backend, only) if root else None for root in (gt_root, lq_root))
+        side = side_name(options.scale, options.degradation, options.border)
         if lq is None and isinstance(gt, LmdbSource) and side in gt.sides():
             lq = LmdbSource(gt.root, side)
-        self.gt: FrameSource | None = gt
-        self.lq: FrameSource = lq or DegradedSource(gt, self.scale, degradation, border)  # type: ignore[arg-type]
-        self._stores = {source.root for source in (self.lq, self.gt) if isinstance(source, LmdbSource)}
+        self._stores |= {source.root for source in (gt, lq) if isinstance(source, LmdbSource)}
+        return gt, lq
+
+    @staticmethod
+    def _degraded(options: PairOptions, gt: FrameSource) -> DegradedSource:
+        return DegradedSource(gt, options.scale, options.degradation, options.border)
 
     def inspect(self, lq_keys: Iterable[str], gt_keys: Iterable[str], decode: bool) -> None:
         """Look at all these frames at once (:meth:`FrameSource.inspect`)."""

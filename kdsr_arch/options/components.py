@@ -120,6 +120,11 @@ def _dataset_faults(opt: Options, dataset: DatasetOptions, key: str) -> Iterator
     backend = (dataset.io_backend.type if dataset.io_backend else None) or "disk"
     for name in ("dataroot_gt", "dataroot_lq") if is_basicsr(cls) else ():  # ours find LMDB out by themselves
         root = getattr(dataset, name)
+        if isinstance(root, list):
+            yield (
+                f"{key}.{name}",
+                f"must be one folder: {dataset.type} takes no list; ImagePairDataset, ClipDataset do",
+            )
         if isinstance(root, str) and root.rstrip("/").endswith(".lmdb") != (backend == "lmdb"):
             expected = "end in .lmdb" if backend == "lmdb" else "not end in .lmdb (or set io_backend.type: lmdb)"
             yield f"{key}.{name}", f"must {expected}, as io_backend.type is {backend}"

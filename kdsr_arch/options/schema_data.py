@@ -50,14 +50,16 @@ class DatasetOptions(Component):
     name: PlainName | None = option(None, "The data set's name in logs, tables and result folders. Default: its key.")
     dataroot_gt: Names | None = option(
         None,
-        "Ground truth (HR): a folder, or an LMDB folder NAME.lmdb. Relative to the current folder or, where it is not "
-        "there, to the project's folder.",
+        "Ground truth (HR): a folder, or an LMDB folder NAME.lmdb; for ImagePairDataset and ClipDataset also a list of "
+        "them, whose frames are then named ROOT/NAME. Relative to the current folder or, where it is not there, to the "
+        "project's folder.",
     )
     dataroot_lq: Names | None = option(
         None, "Low-resolution input, paired with dataroot_gt. ClipDataset makes it from the HR frames without it."
     )
     meta_info_file: str | None = option(
-        None, "A text file that lists the clips or images to use, one a line (BasicSR's meta_info form)."
+        None,
+        "A text file that lists the clips or images to use, one a line (BasicSR's meta_info form, or names alone).",
     )
     io_backend: IoBackendOptions | None = option(None, "How frames are read.")
     scale: Positive | None = option(None, "Set from the top-level `scale`; need not be written.")
@@ -117,7 +119,7 @@ class DatasetOptions(Component):
     )
     cache_gb: PositiveFloat | None = option(None, "Memory that the cache may take, in GiB.")
     clips: list[str] | None = option(None, "ClipDataset: names of the clips to use. Default: all.")
-    exclude: list[str] | None = option(None, "ClipDataset: names of clips to leave out.")
+    exclude: list[str] | None = option(None, "ImagePairDataset, ClipDataset: names of images or clips to leave out.")
     frames: list[Int | None] | None = option(
         None,
         "ClipDataset: [start, stop] of the part of each clip to use.",

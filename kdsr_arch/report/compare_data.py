@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from kdsr_arch.data.augment import eight_bits
 from kdsr_arch.data.image_file import READABLE, decode_upright, is_shown
-from kdsr_arch.data.names import natural
+from kdsr_arch.data.names import distinct_names, natural
 from kdsr_arch.data.sources import FrameSource, open_source
 from kdsr_arch.errors import UserError, nearest
 from kdsr_arch.io import read_json
@@ -63,11 +63,7 @@ def find_methods(folders: Sequence[Path], names: Sequence[str] | None = None) ->
     """
     if names is not None and len(names) != len(folders):
         raise UserError(f"--names: {len(names)} names for {len(folders)} folders; give one for each")
-    parts = [folder.resolve().parts[1:] or ("/",) for folder in folders]
-    labels = list(names or ["/".join(part) for part in parts])
-    if names is None:  # the folders' own names, with as many parents as tell them apart
-        shortened = (["/".join(part[-depth:]) for part in parts] for depth in range(1, max(map(len, parts)) + 1))
-        labels = next((short for short in shortened if len(set(short)) == len(short)), labels)
+    labels = list(names) if names is not None else distinct_names(folders)
     if len(set(labels)) < len(labels):
         raise UserError(f"--names: names must differ, got {', '.join(labels)}")
     methods = []

@@ -86,10 +86,11 @@ def test_lists_as_editors_and_scripts_write_them(tmp_path):
         "./#1",
     ]
     (tmp_path / "list.txt").write_bytes(b"\xef\xbb\xbf" + "\r\n".join(lines).encode())
-    clips = listed_clips(tmp_path / "list.txt", [root])
+    clips = listed_clips(tmp_path / "list.txt", {root: ""})
     assert clips == {"000": 100, "clip 2": None, "my clip": None, "011": 7, "#1": None}
     with refuses("list.txt, line 5", f"{root}/my clip"):
-        listed_clips(tmp_path / "list.txt", [tmp_path / "other"])
+        listed_clips(tmp_path / "list.txt", {tmp_path / "other": ""})
+    assert "B/my clip" in listed_clips(tmp_path / "list.txt", {root: "B"})  # of several roots
     (tmp_path / "images.txt").write_text("0001_s001.png (480,480,3)\nphoto 1 (2).png (480,480,3) 1\nbare.png\n")
     names = [(listed.name, listed.frames) for listed in read_list(tmp_path / "images.txt", counts=False)]
     assert names == [("0001_s001.png", None), ("photo 1 (2).png", None), ("bare.png", None)]
