@@ -72,18 +72,25 @@ def _exif_chunks(file: BinaryIO) -> list[tuple[int, int]]:
     return [(start, end) for name, start, end in png_chunks(file) if name == b"eXIf"]
 
 
-def is_whole(data: bytes) -> bool:
+def is_whole(file: BinaryIO) -> bool:
     """Return False for an image file that is cut short; bytes behind its end (a phone's film) do not matter.
 
     Some decoders fill what is missing with gray, silently, or make room for what a PNG's chunk says it holds.
     """
-    if data.startswith(b"\x89PNG"):
-        return any(name == b"IEND" and end <= len(data) for name, _, end in png_chunks(io.BytesIO(data)))
-    if data.startswith(b"\xff\xd8"):
-        return data.endswith(b"\xff\xd9") or _jpeg_ends(data)  # the walk takes a quarter of the decoding
-    if data.startswith(b"RIFF") and data[8:12] == b"WEBP":
-        return int.from_bytes(data[4:8], "little") + 8 <= len(data)
-    return len(data) > 0
+    length = file.seek(0, io.SEEK_END)
+    file.seek(0)
+    head = file.read(12)
+    if head.startswith(b"\x89PNG"):
+        return any(name == b"IEND" and end <= length for name, _, end in png_chunks(file))
+    if head.startswith(b"\xff\xd8"):
+        file.seek(-2, io.SEEK_END)
+        if file.read() == b"\xff\xd9":  # spares the walk, which takes a quarter of the time of decoding
+            return True
+        file.seek(0)
+        return _jpeg_ends(file.read())
+    if head.startswith(b"RIFF") and head[8:] == b"WEBP":
+        return int.from_bytes(head[4:8], "little") + 8 <= length
+    return length > 0
 
 
 def _jpeg_ends(data: bytes) -> bool:
@@ -140,9 +147,11 @@ def image_size(file: str | Path | bytes | memoryview) -> tuple[int, int]:
     """Return (H, W) of an image file, or of its bytes, upright; the pixels are not decoded.
 
     Raises:
-        OSError: the file cannot be opened; any of PILLOW_STUMBLES: it is no image.
+        OSError: the file cannot be opened; any of PILLOW_STUMBLES: it is no image, or cut short.
     """
     with io.BytesIO(file) if isinstance(file, bytes | memoryview) else open(file, "rb") as handle:
+        if not is_whole(handle):
+            raise ValueError("cut short")
         height, width, turn = _header(handle)
     return (width, height) if turn in (5, 6, 7, 8) else (height, width)
 
@@ -176,7 +185,7 @@ def decode_image(data: bytes | bytearray | memoryview, flags: int = cv2.IMREAD_U
     data = bytes(data)
     try:
         stored = flags if flags == cv2.IMREAD_UNCHANGED else flags | cv2.IMREAD_IGNORE_ORIENTATION
-        return cv2.imdecode(np.frombuffer(data, np.uint8), stored) if is_whole(data) else None
+        return cv2.imdecode(np.frombuffer(data, np.uint8), stored) if is_whole(io.BytesIO(data)) else None
     except cv2.error:
         return None
 

@@ -107,8 +107,8 @@ class PairDataset(PairOptions, torch.utils.data.Dataset):
     def _tell(self, faults: Sequence[str], count: int) -> None:
         """Raise the first fault, or with `skip_bad` list them."""
         if faults and (not self.skip_bad or len(faults) == count):
-            others = f" ({len(faults) - 1} others of {count} are at fault as well)" if len(faults) > 1 else ""
-            raise UserError(f"{faults[0]}{others}")
+            total = f" ({len(faults)} of {count} are at fault)" if len(faults) > 1 else ""
+            raise UserError(f"{faults[0]}{total}")
         logger = logging.getLogger("kdsr")
         if faults:
             logger.warning(f"{self.name}: {len(faults)} of {count} are at fault and left out (skip_bad):")

@@ -193,7 +193,7 @@ def _look(path: Path, decode: bool = False) -> tuple[int, int]:
             return codec_of(data).verify(data, str(path))
         return image_size(path)
     except PILLOW_STUMBLES:
-        raise UserError(f"{path}: not a readable image; replace or remove it") from None
+        raise UserError(f"{path}: truncated, damaged or not an image; replace or remove it") from None
 
 
 class LmdbSource(FrameSource):

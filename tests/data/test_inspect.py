@@ -39,15 +39,31 @@ def write(path: Path, height: int, width: int) -> None:
     cv2.imwrite(str(path), texture(96, 96, np.random.default_rng(0))[:height, :width])
 
 
-def cut_short(path: Path) -> None:
-    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+def flip(path: Path) -> None:
+    """Damage a PNG in the middle of its pixels."""
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 255
+    path.write_bytes(bytes(data))
 
 
 def damage(folder: Path) -> None:
-    """One image too small, one no image, one cut short."""
+    """One image too small, one no image, one with a damaged byte."""
     write(folder / "1.png", 30, 80)
     (folder / "3.png").write_text("a page of a web site")
-    cut_short(folder / "4.png")
+    flip(folder / "4.png")
+
+
+@pytest.mark.parametrize("suffix", [".png", ".jpg", ".webp"])
+@pytest.mark.parametrize("lost", [1, 20, 0.5])
+def test_a_file_cut_short_is_found_without_decoding_it(tmp_path, suffix, lost):
+    write_textures(tmp_path, 3, 64, 80)
+    file = tmp_path / f"a{suffix}"
+    write(file, 64, 80)
+    assert len(ImagePairDataset(dataroot_gt=tmp_path, **COMMON)) == 4
+    data = file.read_bytes()
+    file.write_bytes(data[: -lost if lost >= 1 else int(len(data) * lost)])
+    with refuses(file, "truncated"):
+        ImagePairDataset(dataroot_gt=tmp_path, **COMMON)
 
 
 def test_the_last_image_is_looked_at_like_the_first(images, monkeypatch):
@@ -64,9 +80,9 @@ def test_the_last_image_is_looked_at_like_the_first(images, monkeypatch):
 
 def test_what_is_at_fault_is_left_out_and_listed(images, caplog):
     damage(images)
-    with refuses(images / "1.png", "1 others of 6"):
+    with refuses(images / "1.png", "2 of 6"):
         ImagePairDataset(dataroot_gt=images, **COMMON)
-    with refuses(images / "1.png", "2 others of 6"):
+    with refuses(images / "1.png", "3 of 6"):
         ImagePairDataset(dataroot_gt=images, verify="decode", **COMMON)
     with caplog.at_level(logging.WARNING, "kdsr"):
         dataset = ImagePairDataset(dataroot_gt=images, verify="decode", skip_bad=True, **COMMON)
@@ -80,7 +96,7 @@ def test_what_is_at_fault_is_left_out_and_listed(images, caplog):
         dataset.sample(index, np.random.default_rng(0))
     for name in ("0", "2", "5"):
         (images / f"{name}.png").write_bytes(b"")
-    with refuses(images / "0.png", "5 others of 6"):  # nothing is left
+    with refuses(images / "0.png", "6 of 6"):  # nothing is left
         ImagePairDataset(dataroot_gt=images, verify="decode", skip_bad=True, **COMMON)
 
 
@@ -89,7 +105,7 @@ def test_pairs_clips_and_stores_too(tmp_path, caplog):
         write_textures(tmp_path / "gt" / clip, 3, 64, 80)
         write_textures(tmp_path / "lq" / clip, 3, 32, 40)
     convert_clips(tmp_path / "gt", tmp_path / "gt.lmdb")
-    cut_short(tmp_path / "gt" / "a" / "2.png")
+    flip(tmp_path / "gt" / "a" / "2.png")
     write(tmp_path / "lq" / "b" / "1.png", 32, 44)
     roots = {"dataroot_gt": tmp_path / "gt", "dataroot_lq": tmp_path / "lq"}
     dataset = ClipDataset(**roots, **COMMON, verify="decode", skip_bad=True)
