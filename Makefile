@@ -6,7 +6,7 @@ PIP    := $(PY) -m pip install --quiet --disable-pip-version-check --no-deps
 STAMP  := $(VENV)/.installed
 JOBS   ?= 2
 
-.PHONY: setup demo test check lint types clean
+.PHONY: setup demo test test-cuda check lint types clean
 
 setup: $(STAMP)
 
@@ -26,6 +26,10 @@ demo: $(STAMP)
 
 test: $(STAMP) lint types
 	OMP_NUM_THREADS=1 $(PY) -m pytest -n $(JOBS) tests
+
+# Where a GPU is; in an environment of one's own, with torch for CUDA: `python -m pytest --device cuda -m device`.
+test-cuda: $(STAMP)
+	$(PY) -m pytest -n $(JOBS) --device cuda -m device tests
 
 check: $(STAMP) lint types
 	OMP_NUM_THREADS=1 $(PY) -m pytest -n $(JOBS) -m "not slow" tests

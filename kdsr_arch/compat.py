@@ -6,9 +6,12 @@ one of the two packages, from anywhere and in any order, and applies these patch
 1. With a CPU-only torch, torchvision's compiled operators may not load, and its import then fails on operators
    that do not exist: their schemas are declared first.
 2. ``torchvision.transforms.functional_tensor`` is gone since torchvision 0.17; basicsr still imports it.
-3. ``torchvision.ops.deform_conv2d`` without compiled operators is replaced by :mod:`kdsr_arch.ops.deform_conv`, so
-   that every deformable BasicSR network (EDVR, BasicVSR++, ...) runs everywhere.
-4. basicsr compares versions through ``distutils``, which warns at every call of a deformable convolution and is no
+3. ``torchvision.ops.deform_conv2d`` is replaced by :mod:`kdsr_arch.ops.deform_conv` on the CPU, and everywhere without
+   compiled operators, so that every deformable BasicSR network (EDVR, BasicVSR++, ...) runs everywhere. The compiled
+   one is several times slower on the CPU, and ends the process where an offset is NaN.
+4. ``DCNv2Pack`` of basicsr looks at its offsets at every forward, for which a GPU is waited for, and floods the log
+   where they are large: :mod:`kdsr_arch.ops.offset_monitor` watches them instead.
+5. basicsr compares versions through ``distutils``, which warns at every call of a deformable convolution and is no
    part of Python 3.12.
 
 This is the one module that touches ``sys.modules`` or patches a third-party package. It imports nothing heavy.
@@ -51,7 +54,7 @@ def install() -> None:
         return
     sys.meta_path.insert(0, _Finder())
     if "torchvision" in sys.modules:
-        _alias_functional_tensor()
+        _adapt_torchvision()
 
 
 class _Finder:
@@ -96,8 +99,7 @@ class _Patching:
 
 @contextlib.contextmanager
 def _around_torchvision() -> Iterator[None]:
-    compiled = _load_compiled_ops()
-    if not compiled:
+    if not _load_compiled_ops():
         import torch
 
         library = torch.library.Library("torchvision", "FRAGMENT")
@@ -105,13 +107,7 @@ def _around_torchvision() -> Iterator[None]:
             library.define(schema)
         _declared.append(library)
     yield
-    _alias_functional_tensor()
-    if not compiled:
-        import torchvision
-
-        from kdsr_arch.ops.deform_conv import deform_conv2d
-
-        torchvision.ops.deform_conv2d = deform_conv2d
+    _adapt_torchvision()
 
 
 @contextlib.contextmanager
@@ -129,12 +125,26 @@ def _around_basicsr() -> Iterator[None]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # escape sequences and deprecations of a 2022 release
             yield
+            _let_alignments_run()
     finally:  # the rest of the program keeps the distutils it had
         for name, module in saved.items():
             if module is None:
                 sys.modules.pop(name, None)
             else:
                 sys.modules[name] = module
+
+
+def _let_alignments_run() -> None:
+    import torch
+    import torchvision
+    from basicsr.archs.arch_util import DCNv2Pack
+
+    def forward(self: Any, x: Any, feat: Any) -> Any:
+        *offsets, mask = self.conv_offset(feat).chunk(3, dim=1)
+        sides = self.stride, self.padding, self.dilation
+        return torchvision.ops.deform_conv2d(x, torch.cat(offsets, 1), self.weight, self.bias, *sides, mask.sigmoid())
+
+    DCNv2Pack.forward = forward
 
 
 _AROUND: dict[str, Callable[[], AbstractContextManager[None]]] = {
@@ -157,6 +167,19 @@ def _load_compiled_ops() -> bool:
             continue
         return hasattr(torch.ops.torchvision, "nms")
     return False
+
+
+def _adapt_torchvision() -> None:
+    _alias_functional_tensor()
+    import torchvision
+
+    from kdsr_arch.ops.deform_conv import deform_conv2d
+
+    def chosen(input: Any, *args: Any, **keywords: Any) -> Any:
+        return (deform_conv2d if _declared or not input.is_cuda else compiled)(input, *args, **keywords)
+
+    compiled = torchvision.ops.deform_conv2d
+    torchvision.ops.deform_conv2d = chosen
 
 
 def _alias_functional_tensor() -> None:

@@ -28,3 +28,22 @@ def autocast(device: torch.device, amp: str = "no") -> contextlib.AbstractContex
     if amp == "no":
         return contextlib.nullcontext()
     return torch.autocast(device.type, dtype=AMP_DTYPES[amp])
+
+
+class LateFlag:
+    """A yes or no from a device, read so long after it was asked that the CPU need not wait."""
+
+    def __init__(self) -> None:
+        self._answer = torch.tensor(False)
+        self._made: torch.cuda.Event | None = None
+
+    def ask(self, flag: torch.Tensor) -> None:
+        """Have a boolean scalar sent to the CPU."""
+        self._answer = torch.empty((), dtype=torch.bool, pin_memory=flag.is_cuda).copy_(flag, non_blocking=True)
+        self._made = torch.cuda.current_stream(flag.device).record_event() if flag.is_cuda else None
+
+    def read(self) -> bool:
+        """Return what was asked for last; no where nothing was."""
+        if self._made is not None:
+            self._made.synchronize()
+        return bool(self._answer)

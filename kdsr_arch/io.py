@@ -35,7 +35,8 @@ if TYPE_CHECKING:  # torch takes seconds to import, which commands that need non
 
 SAFETENSORS = ".safetensors"
 PACKAGE = "package:"
-_GROUPS, _DIGEST, _ABOUT = "kdsr_groups", "kdsr_sha256", "kdsr"
+METADATA_KEY = "kdsr"  # under which files of weights and exported networks tell their network
+_GROUPS, _DIGEST = "kdsr_groups", "kdsr_sha256"
 _INSTALL = 'pip install safetensors (or "kdsr[export]")'
 
 # the ways in which zipfile, the unpickler and torch stumble over bytes that are no checkpoint
@@ -305,7 +306,7 @@ def write_groups(
             )
     tensors = {name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()}
     metadata = {"format": "pt", _GROUPS: json.dumps(list(groups)), _DIGEST: _digest(tensors)}
-    content = save(tensors, metadata=metadata | ({_ABOUT: json.dumps(about)} if about else {}))
+    content = save(tensors, metadata=metadata | ({METADATA_KEY: json.dumps(about)} if about else {}))
     write_whole(path, lambda handle: handle.write(content))
 
 

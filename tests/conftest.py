@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,61 @@ import kdsr_arch  # noqa: F401  (basicsr can be imported from here on)
 from tests.helpers.data import data_folder, vector_folders
 
 torch.set_num_threads(1)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add `--device`."""
+    parser.addoption("--device", choices=("cpu", "cuda"), default="cpu", help="where tests marked `device` run")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Refuse a device that is not there; have convolutions on a GPU computed in float32, as on the CPU."""
+    if config.getoption("--device") == "cuda" and not torch.cuda.is_available():
+        raise pytest.UsageError("--device cuda: torch finds no CUDA device here")
+    torch.backends.cudnn.allow_tf32 = False
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # as `deterministic` sets it: read once in a process
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what asks for the device."""
+    for item in items:
+        if "device" in getattr(item, "fixturenames", ()):
+            item.add_marker("device")
+
+
+@pytest.fixture(scope="session")
+def device(request: pytest.FixtureRequest) -> torch.device:
+    """The device that --device names."""
+    return torch.device(request.config.getoption("--device"))
+
+
+@pytest.fixture(scope="session")
+def num_gpu(device: torch.device) -> int:
+    """The option `num_gpu` that takes a training there."""
+    return int(device.type == "cuda")
+
+
+@pytest.fixture(scope="session")
+def cuda(device: torch.device) -> torch.device:
+    """The device of a test that the CPU cannot run."""
+    return device if device.type == "cuda" else pytest.skip("needs a GPU: pytest --device cuda")
+
+
+@pytest.fixture
+def no_waiting(cuda: torch.device) -> Callable[[], AbstractContextManager[None]]:
+    """``with no_waiting():`` whatever in there has the CPU wait for the GPU raises."""
+
+    @contextmanager
+    def watch() -> Iterator[None]:
+        torch.cuda.synchronize(cuda)
+        torch.cuda.set_sync_debug_mode("error")
+        try:
+            yield
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+
+    return watch
 
 
 @pytest.fixture(scope="session")

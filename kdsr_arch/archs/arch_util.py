@@ -33,13 +33,15 @@ class Base(nn.Module):
 
     Args:
         scale: enlargement factor.
-        kind: 'none', 'bilinear' (PyTorch's, corners not aligned) or 'bicubic' (MATLAB's).
+        kind: 'none', 'repeat' (each pixel repeated), 'bilinear' (PyTorch's, corners not aligned) or 'bicubic'
+            (MATLAB's).
+        key: what option files call the kind, for messages.
     """
 
-    def __init__(self, scale: int, kind: str) -> None:
+    def __init__(self, scale: int, kind: str, key: str = "base") -> None:
         super().__init__()
         self.scale = scale
-        self.kind = one_of("network", "base", kind, ("none", "bilinear", "bicubic"))
+        self.kind = one_of("network", key, kind, ("none", "repeat", "bilinear", "bicubic"))
 
     def forward(self, sr: Tensor, lq: Tensor) -> Tensor:
         """Add the enlarged ``lq`` (B, C, h, w) to ``sr`` (B, C, H, W)."""
@@ -47,6 +49,9 @@ class Base(nn.Module):
             return sr
         if self.kind == "bicubic":
             return sr + upsample_bicubic(lq, self.scale)
+        if self.kind == "repeat":
+            copies = lq.unsqueeze(2).expand(-1, -1, self.scale**2, -1, -1)
+            return sr + F.pixel_shuffle(copies.flatten(1, 2), self.scale)
         return sr + F.interpolate(lq, scale_factor=self.scale, mode="bilinear", align_corners=False)
 
 
@@ -93,12 +98,24 @@ class FusedHead(nn.Module):
 
 
 @torch.no_grad()
-def start_near_base(last: nn.Conv2d, kind: str) -> None:
+def start_near_base(last: nn.Module, kind: str) -> None:
     """Shrink the last convolution of a network with a base, whose training then starts from the base's quality."""
-    if kind != "none":
-        last.weight.mul_(0.1)
-        if last.bias is not None:
-            last.bias.zero_()
+    for name, parameter in last.named_parameters() if kind != "none" else ():
+        parameter.mul_(0.0 if name.endswith("bias") else 0.1)
+
+
+@torch.no_grad()
+def carry_input(first: nn.Conv2d, last: nn.Conv2d, count: int, scale: int) -> None:
+    """Let a network's training start from its input with each pixel repeated.
+
+    Args:
+        first: a 3x3 convolution of the image, whose last ``count`` features shall be copies of it.
+        last: the 3x3 convolution before the pixel-shuffle, which shall add them up.
+        count: number of such features, at least the image's channels.
+        scale: of the pixel-shuffle.
+    """
+    first.weight[-count:, :, 1, 1] += torch.eye(count, first.in_channels)
+    last.weight[:, -count:, 1, 1] += torch.eye(first.in_channels, count).repeat_interleave(scale**2, 0)
 
 
 DIV2K_MEAN = (0.4488, 0.4371, 0.4040)

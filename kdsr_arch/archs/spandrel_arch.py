@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.modules.module import register_module_buffer_registration_hook
 
-from kdsr_arch.errors import UserError
+from kdsr_arch.errors import UserError, notice
 from kdsr_arch.infer.traits import Traits
 from kdsr_arch.io import load_tensors, locate
 from kdsr_arch.registry import ARCH_REGISTRY
 
 _ENDINGS = (".pth", ".pt", ".ckpt", ".safetensors")
+_OF_WINDOWS = ("relative_position_index", "rpe_biases")  # buffers by which spandrel knows networks with attention
 _LR_FEATURE = ("conv_after_body", "conv_body", "body")  # what many architectures call the feature before upsampling
 
 
@@ -97,7 +102,13 @@ def _describe(path: str) -> Any:
     if not isinstance(weights, Mapping) or not weights:
         raise UserError(f"{place}: holds no network weights")
     try:
-        descriptor = library.ModelLoader(device="cpu").load_from_state_dict(canonicalize_state_dict(weights))
+        weights = canonicalize_state_dict(weights)
+        with _own_buffers():
+            if (near := _nearly(weights, library)) is None:
+                descriptor = library.ModelLoader(device="cpu").load_from_state_dict(weights)
+            else:
+                architecture, lacks = near
+                descriptor = architecture.load(_with_windows(weights, architecture.name, lacks, place))
     except library.UnsupportedModelError:
         raise UserError(f"{place}: weights of no architecture that spandrel {version('spandrel')} knows") from None
     except (RuntimeError, KeyError, ValueError, TypeError, AttributeError, IndexError) as error:
@@ -110,3 +121,69 @@ def _describe(path: str) -> Any:
     if channels not in ((1, 1), (3, 3)):
         raise UserError(f"{place}: {name} takes {channels[0]} and gives {channels[1]} channels; only RGB and Y work")
     return descriptor
+
+
+# ------------------------------------------------------------------- files that hold parameters, but not all buffers
+
+
+@contextmanager
+def _own_buffers() -> Iterator[None]:
+    """Let networks that are built here keep the buffers that a file lacks: masks and indices of windows.
+
+    Statistics of a batch normalization are learned, and as before an error where they are missing.
+    """
+    handles: list[Any] = []
+
+    def registered(module: nn.Module, name: str, buffer: Tensor | None) -> None:
+        def fill(module: nn.Module, state: dict[str, Any], prefix: str, *_: Any) -> None:
+            own = module._buffers.get(name)
+            if own is not None and name not in module._non_persistent_buffers_set:
+                state.setdefault(prefix + name, own)
+
+        if buffer is not None and not name.startswith("running_"):
+            handles.append(module.register_load_state_dict_pre_hook(fill))
+
+    handles.append(register_module_buffer_registration_hook(registered))
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _missing(condition: Any, weights: Mapping[str, Any]) -> list[str]:
+    """The keys that weights lack of those by which spandrel knows an architecture."""
+    if isinstance(condition, str):
+        return [] if condition in weights else [condition]
+    parts = [_missing(part, weights) for part in condition._keys]
+    return [key for part in parts for key in part] if condition._kind == "all" else min(parts, key=len)
+
+
+def _nearly(weights: Mapping[str, Any], library: Any) -> tuple[Any, list[str]] | None:
+    """Find the architecture that weights would be of if they had the buffers of its windows; None if they are whole."""
+    known = [support.architecture for support in library.MAIN_REGISTRY.architectures("detection")]
+    if any(architecture.detect(weights) for architecture in known):
+        return None
+    for architecture in known:
+        lacks = _missing(architecture._detect, weights) if hasattr(architecture._detect, "_keys") else []
+        if lacks and all(key.rpartition(".")[2].startswith(_OF_WINDOWS) for key in lacks):
+            return architecture, lacks
+    return None
+
+
+def _with_windows(weights: Mapping[str, Any], name: str, lacks: Sequence[str], place: Path) -> dict[str, Any]:
+    """Add the buffer from which spandrel reads the windows of a DAT.
+
+    Raises:
+        UserError: they cannot be told from the parameters.
+    """
+    width, hidden = weights["conv_first.weight"].shape[0], weights.get("layers.0.blocks.0.ffn.fc1.weight")
+    # of the published DATs light (60 channels) and DAT (fourfold hidden) have 8x32; DAT-S and DAT-2 differ in this only
+    if name != "DAT" or not (width == 60 or (hidden is not None and len(hidden) == 4 * width)):
+        raise UserError(
+            f"{place}: lacks {', '.join(lacks)}, from which spandrel reads the windows of a {name}; save the network's "
+            "whole state_dict"
+        )
+    notice(f"windows {place}", f"{place}: lacks the buffers of its windows; they are taken to be 8x32, as published")
+    windows = torch.cartesian_prod(torch.arange(-7, 8), torch.arange(-31, 32)).float()
+    return {**weights, "layers.0.blocks.0.attn.attns.0.rpe_biases": windows}

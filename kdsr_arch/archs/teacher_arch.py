@@ -71,9 +71,9 @@ class BasicVSRPlusPlus(basicvsrpp_arch.BasicVSRPlusPlus):
         self.is_with_alignment = True
 
     def check_if_mirror_extended(self, lqs: Tensor) -> None:
-        """Note if the second half of the clip (B, T, 3, h, w) is the first one backwards; never so in an export."""
+        """Note if the second half of the clip (B, T, 3, h, w) is the first backwards; never in exports or on CUDA."""
         self.is_mirror_extended = False
-        if not exporting():  # it only spares flows: a graph, which cannot branch on values, computes them
+        if not (exporting() or lqs.is_cuda):  # it only spares flows: a graph cannot branch on values, a GPU would wait
             super().check_if_mirror_extended(lqs)
 
     def forward(self, lqs: Tensor) -> Tensor:

@@ -60,8 +60,7 @@ class MotionCompensation(nn.Module):
         """
         batch, num_frame, _, height, width = x.shape
         center = num_frame // 2
-        order = [i for i in range(num_frame) if i != center]
-        neighbors = x[:, order].flatten(0, 1)
+        neighbors = torch.cat((x[:, :center], x[:, center + 1 :]), 1).flatten(0, 1)
         target = x[:, center]
         flow = self.flow(target.repeat_interleave(num_frame - 1, 0), neighbors)
         warped = backward_warp(neighbors, flow, border="border")
@@ -137,7 +136,7 @@ class VESPCN(nn.Module):
         color: 'rgb' or 'y'.
         motion: compensate motion first.
         fusion: 'early' or 'slow'.
-        base: what the output is added to: 'none' (the paper), 'bilinear' or 'bicubic' of the center frame.
+        base: what the output is added to: 'none' (the paper), 'repeat', 'bilinear' or 'bicubic' of the center frame.
         block: 'residual' (with a skip around the body) or 'plain' (convolution and ReLU, the paper's).
         num_flow_feat, max_flow, coarse_gain: see MotionCompensation.
     """

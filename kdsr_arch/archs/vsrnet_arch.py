@@ -73,8 +73,7 @@ class FlowCompensation(nn.Module):
             return x
         num_frame = x.shape[1]
         center = num_frame // 2
-        order = [i for i in range(num_frame) if i != center]
-        neighbors = x[:, order].flatten(0, 1)
+        neighbors = torch.cat((x[:, :center], x[:, center + 1 :]), 1).flatten(0, 1)
         flow = self.flow(x[:, center].repeat_interleave(num_frame - 1, 0), neighbors)
         warped = backward_warp(neighbors, flow, border="border").view(x.shape[0], num_frame - 1, *x.shape[2:])
         return torch.cat([warped[:, :center], x[:, center : center + 1], warped[:, center:]], 1)

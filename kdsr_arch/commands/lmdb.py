@@ -10,6 +10,12 @@ from typing import Any
 from kdsr_arch.errors import UserError
 
 _KINDS = ("auto", "images", "clips", "videos", "reds", "vimeo")
+_OWN: dict[str, dict[str, Any]] = {  # arguments of one kind of source, with what they are by default
+    "images": {"patch": 0, "step": 0, "strip": ""},
+    "clips": {"clips": None},
+    "videos": {"exclude": [], "halve": False, "multiple": 4},
+    "vimeo": {"split": "train"},
+}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -20,14 +26,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     create.add_argument("out", type=Path, help="the store, NAME.lmdb; a folder for REDS and Vimeo-90K")
     create.add_argument("--kind", choices=_KINDS, default="auto", help="what the source is (default: found out)")
     add = create.add_argument
-    add("--patch", type=int, default=0, help="images: side of sub-images (default: whole images)")
-    add("--step", type=int, default=0, help="images: distance of sub-images (default: their side)")
-    add("--strip", default="", help="images: ending to take off the names, such as x4 for DIV2K's LR")
+    add("--patch", type=int, help="images: side of sub-images (default: whole images)")
+    add("--step", type=int, help="images: distance of sub-images (default: their side)")
+    add("--strip", help="images: ending to take off the names, such as x4 for DIV2K's LR")
     add("--clips", nargs="+", help="clips: take these only")
-    add("--exclude", nargs="+", default=[], help="videos: leave these out")
+    add("--exclude", nargs="+", help="videos: leave these out")
     add("--halve", action="store_true", help="videos: halve the size, which cleans compressed video")
-    add("--multiple", type=int, default=4, help="videos: crop sides to multiples of this (default: 4)")
-    add("--split", default="train", help="Vimeo-90K: the list file sep_SPLITlist.txt (default: train)")
+    add("--multiple", type=int, help="videos: crop sides to multiples of this (default: 4)")
+    add("--split", help="Vimeo-90K: the list file sep_SPLITlist.txt (default: train)")
+    create.set_defaults(**{name: value for own in _OWN.values() for name, value in own.items()})
     add_making(create)
     info = actions.add_parser("info", help="what a store holds")
     verify = actions.add_parser("verify", help="read and check every value")
@@ -136,6 +143,10 @@ def _create(args: argparse.Namespace) -> int:
     kind = kind_of(args.source) if args.kind == "auto" else args.kind
     if alone and kind in ("videos", "reds"):
         raise UserError(f"--lr-only is not for {kind}; --lr keeps LR beside HR")
+    for other, own in _OWN.items():
+        for name, value in own.items():
+            if other != kind and getattr(args, name) != value:
+                raise UserError(f"--{name} is for {other}, but {args.source} holds {kind}; leave it out")
     if kind == "images":
         parts = {"patch": args.patch, "step": args.step, "strip": args.strip}
         plans.convert_images(args.source, args.out, **parts, degrade=alone, making=making)

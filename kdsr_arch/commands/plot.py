@@ -24,15 +24,11 @@ def run(args: argparse.Namespace) -> int:
     Raises:
         UserError: a folder without a history.jsonl, or a metric that was not measured.
     """
+    from kdsr_arch.report.labels import label_folders
     from kdsr_arch.report.training_curves import plot_curves
 
-    if args.names is not None and len(args.names) != len(args.folders):
-        raise UserError(f"--names: {len(args.names)} names for {len(args.folders)} folders; give one for each")
-    labels = args.names or [folder.resolve().name for folder in args.folders]
-    if len(set(labels)) < len(labels):
-        raise UserError(f"two folders have one name ({', '.join(labels)}); tell them apart with --names")
     if args.output.suffix.lower() != ".png":
         raise UserError(f"{args.output}: plots are written as .png")
-    folders = dict(zip(labels, args.folders, strict=True))
+    folders = dict(zip(label_folders(args.folders, args.names), args.folders, strict=True))
     print(plot_curves(folders, args.output, metric=args.metric, dataset=args.dataset, loss=args.loss))
     return 0

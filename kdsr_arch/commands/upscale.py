@@ -35,10 +35,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--threads", type=int, default=0, metavar="N", help="CPU threads of the network")
 
     add = parser.add_argument_group("video").add_argument
-    add("--codec", help="encoder: libx264 (default), libx265, libsvtav1, libvpx-vp9, ffv1, mpeg4")
+    text = "encoder: libx264 (default), libx265, libsvtav1, libvpx-vp9, mpeg4; ffv1, prores_ks, qtrle keep transparency"
+    add("--codec", help=text)
     add("--crf", type=int, default=16, help="quality, lower is better (default: 16)")
     add("--preset", default="veryfast", help="speed of libx264 and libx265 (default: veryfast)")
-    add("--partial", action="store_true", help="upscale what can be decoded of a truncated video")
+    add("--partial", action="store_true", help="upscale what can be decoded of a truncated or damaged video")
+    text = "take frames that the file says to be interlaced as they are"
+    add("--progressive", action="store_true", help=text)
 
 
 def run(args: argparse.Namespace) -> int:

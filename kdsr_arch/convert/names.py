@@ -110,6 +110,121 @@ def fsrcnn_from_yjn870(state: Mapping[str, Tensor]) -> State:
     return rename(state, table)
 
 
+_EDGE_BRANCHES = ("conv1x1_sbx", "conv1x1_sby", "conv1x1_lpl")
+
+
+def ecb_from_official(state: Mapping[str, Tensor]) -> State:
+    """Convert one block of ECBSR with its branches: ``conv3x3.weight``, ``conv1x1_sbx.k0``, ... to our ``ECB``'s.
+
+    The biases behind the branches are summed; those before the edge filters have no effect.
+    """
+    import torch
+
+    edges = [{part: state[f"{branch}.{part}"] for part in ("k0", "scale", "bias")} for branch in _EDGE_BRANCHES]
+    return {
+        "weight": state["conv3x3.weight"],
+        "bias": sum((edge["bias"] for edge in edges), state["conv3x3.bias"] + state["conv1x1_3x3.b1"]),
+        "expand": state["conv1x1_3x3.k0"].flatten(1),
+        "expand_bias": state["conv1x1_3x3.b0"],
+        "squeeze": state["conv1x1_3x3.k1"],
+        "edge": torch.stack([edge["k0"].flatten(1) for edge in edges]),
+        "edge_scale": torch.stack([edge["scale"].flatten() for edge in edges]),
+    }
+
+
+def ecbsr_from_official(state: Mapping[str, Tensor]) -> State:
+    """Rename ECBSR for ``PlainSR``: ``backbone.N`` is the head, the body's layers, or the tail, folded or not."""
+    last = max(int(name.split(".")[1]) for name in state)
+    out: State = {}
+    for i in range(last + 1):
+        layer = {name.split(".", 2)[2]: value for name, value in state.items() if name.startswith(f"backbone.{i}.")}
+        place = "head" if i == 0 else f"body.{i - 1}"
+        conv, act = ("tail.", "") if i == last else (f"{place}.0.", f"{place}.1.weight")
+        folded = {name.removeprefix("0."): value for name, value in layer.items() if name.startswith("0.")}
+        whole = ecb_from_official(layer) if "conv3x3.weight" in layer else folded
+        out |= {f"{conv}{name}": value for name, value in whole.items()}
+        if act:
+            out[act] = layer["act.weight" if "act.weight" in layer else "1.weight"]
+    return out
+
+
+def conv3xc_from_official(state: Mapping[str, Tensor]) -> State:
+    """Convert one block of SPAN: its branches to our ``Conv3XC``'s (the folded copy beside them is stale), or folded.
+
+    Args:
+        state: ``conv.0.weight``, ``sk.weight``, ..., or ``eval_conv.weight`` and ``eval_conv.bias`` alone.
+    """
+    if "conv.0.weight" not in state:
+        return {name.removeprefix("eval_conv."): value for name, value in state.items()}
+    return {
+        "expand": state["conv.0.weight"].flatten(1),
+        "expand_bias": state["conv.0.bias"],
+        "middle": state["conv.1.weight"],
+        "middle_bias": state["conv.1.bias"],
+        "squeeze": state["conv.2.weight"].flatten(1),
+        "skip": state["sk.weight"].flatten(1),
+        "bias": state["conv.2.bias"] + state["sk.bias"],
+    }
+
+
+def span_from_official(state: Mapping[str, Tensor]) -> State:
+    """Rename SPAN: ``block_3`` -> ``blocks.2``, each convolution folded or with its branches."""
+    out: State = {}
+    layers: dict[str, State] = {}
+    for name, value in state.items():
+        parts = re.match(r"(conv_[12]|block_\d+\.c[123]_r)\.(.+)", name)
+        if parts is None:
+            out[name] = value
+        else:
+            layers.setdefault(parts[1], {})[parts[2]] = value
+    for place, layer in layers.items():
+        ours = re.sub(r"block_(\d+)", lambda match: f"blocks.{int(match[1]) - 1}", place)
+        out |= {f"{ours}.{name}": value for name, value in conv3xc_from_official(layer).items()}
+    return out
+
+
+def plainusr_from_official(state: Mapping[str, Tensor]) -> State:
+    """Rename PlainUSR for inference: its blocks are ``block1``, ..., ``blockm`` in the middle, ..."""
+    last = max(int(m[1]) for m in (re.match(r"block(\d+)\.", name) for name in state) if m)
+
+    def place(match: re.Match[str]) -> str:
+        number = last // 2 if match[1] == "m" else int(match[1]) - (int(match[1]) <= last // 2)
+        return f"blocks.{number}."
+
+    return rename(state, [(r"block(\d+|m)\.body\.", place)])
+
+
+def etds_from_official(state: Mapping[str, Tensor]) -> State:
+    """Convert ETDS in its form for inference to ``PlainSR(act='relu', residual='none')``.
+
+    Its last two layers clip the image to [0, 1] as 1 - relu(1 - relu(1 - y)); ours gives y. At x3 they have a channel
+    more than the image, which is always 1.
+    """
+    import torch
+
+    clip, bias = state["conv_clip.weight"].flatten(1), state["conv_clip.bias"]
+    if not torch.equal(clip, -torch.eye(len(clip))) or not torch.equal(bias, torch.ones(len(clip))):
+        raise UserError(
+            "its layer 'conv_clip' does more than clip to [0, 1]; only ETDS converted for inference is known"
+        )
+    channels = state["conv_first.weight"].shape[1]
+    used = len(clip) - len(clip) % channels
+    table: Table = [
+        (r"conv_first\.", "head.0."), (r"backbone_convs\.(\d+)\.", r"body.\1.0."), (r"conv_(last|clip)\..*", DROP)
+    ]  # fmt: skip
+    tail = {"tail.weight": -state["conv_last.weight"][:used], "tail.bias": 1 - state["conv_last.bias"][:used]}
+    return rename(state, table) | tail
+
+
+HAESR_OFFICIAL: Table = [  # what is dropped are tables of indices
+    (r".*\.ext_unfold\..*", DROP),
+    (r"block0\.residual_layer\.0\.(.*)to_out\.0\.", r"block0.residual_layer.\1to_out."),
+    (r"block0\.residual_layer\.0\.", "block0.residual_layer."),
+    (r"(.*)to_out\.0\.", r"\1to_out."),
+    (r"(.*)to_v\.", r"\1to_kv."),
+]
+
+
 def edsr_from_fakd(state: Mapping[str, Tensor]) -> State:
     """Rename EDSR of FAKD, whose body comes in three parts of blocks numbered anew."""
     sizes = [1 + max((int(n.split(".")[1]) for n in state if n.startswith(f"body{i}.")), default=-1) for i in (1, 2)]

@@ -10,14 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from kdsr_arch.convert import names
+from kdsr_arch.convert import names, sizes
 from kdsr_arch.convert.names import State, rename
+from kdsr_arch.convert.sizes import Options
 from kdsr_arch.errors import UserError, nearest
 
 if TYPE_CHECKING:  # as in names
     from torch import Tensor
-
-Options = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -47,140 +46,8 @@ class Source:
         return all(any(re.match(mark, name) for name in state) for mark in self.marks)
 
 
-def _count(state: State, pattern: str) -> int:
-    """One more than the largest number that the pattern's group finds among the names."""
-    numbers = [int(m[1]) for m in (re.match(pattern, name) for name in state) if m]
-    return max(numbers, default=-1) + 1
-
-
-def _shuffled_scale(state: State, prefix: str) -> int:
-    """The enlargement of convolutions followed by pixel-shuffles under ``prefix``."""
-    scale = 1
-    for name, value in state.items():
-        if name.startswith(prefix) and name.endswith("weight"):
-            scale *= round((value.shape[0] / value.shape[1]) ** 0.5)
-    return scale
-
-
 def _table(table: names.Table) -> Callable[[Mapping[str, Tensor]], State]:
     return lambda state: rename(state, table)
-
-
-def carn_options(state: State) -> Options:
-    """Read the options of CARN or CARN-M from its entries: scale (or all three), width, groups."""
-    multi = any(name.startswith("upsample.up2") for name in state)
-    width = state["entry.weight"].shape[0]
-    group = width // state["b1.b1.body.0.weight"].shape[1]
-    options: Options = {"multi_scale": multi, "num_feat": width, "group": group}
-    if not multi:
-        first = state["upsample.up.body.0.weight"]
-        scale = round((first.shape[0] / width) ** 0.5)
-        options["scale"] = scale ** (2 if "upsample.up.body.3.weight" in state else 1)
-    return options
-
-
-def fsrcnn_options(state: State) -> Options:
-    """Read FSRCNN's: channels, d, s and m of the paper, and the form of the PReLU; nothing tells the scale."""
-    d, channels = state["feature_extraction.0.0.weight"].shape[:2]
-    return {
-        "num_in_ch": channels,
-        "d": d,
-        "s": state["shrinking.0.0.weight"].shape[0],
-        "m": _count(state, r"mapping\.(\d+)\."),
-        "prelu": "channel" if state["feature_extraction.0.1.weight"].numel() > 1 else "single",
-    }
-
-
-def vdsr_options(state: State) -> Options:
-    """Read VDSR's: channels, width, number of layers, whether they have a bias."""
-    width, channels = state["input.weight"].shape[:2]
-    layers = _count(state, r"residual_layer\.(\d+)\.") + 2
-    return {"num_in_ch": channels, "num_feat": width, "num_layer": layers, "bias": "input.bias" in state}
-
-
-def idn_options(state: State) -> Options:
-    """Read IDN's in its Y form: width and number of blocks; nothing tells the scale."""
-    return {"form": "y", "num_feat": state["conv1.weight"].shape[0], "num_block": _count(state, r"blocks\.(\d+)\.")}
-
-
-def imdn_options(state: State) -> Options:
-    """Read IMDN's: scale, width and number of blocks."""
-    width, last = state["fea_conv.weight"].shape[0], state["upsampler.0.weight"].shape[0]
-    return {"scale": round((last / 3) ** 0.5), "num_feat": width, "num_block": _count(state, r"IMDB(\d+)\.") - 1}
-
-
-def rcan_options(state: State) -> Options:
-    """Read RCAN's: width, groups, blocks in each, squeeze factor and scale."""
-    width = state["conv_first.weight"].shape[0]
-    squeezed = state["body.0.residual_group.0.rcab.3.attention.1.weight"].shape[0]
-    return {
-        "num_feat": width,
-        "num_group": _count(state, r"body\.(\d+)\."),
-        "num_block": _count(state, r"body\.0\.residual_group\.(\d+)\."),
-        "squeeze_factor": width // squeezed,
-        "upscale": _shuffled_scale(state, "upsample."),
-    }
-
-
-def edsr_options(state: State) -> Options:
-    """Read EDSR's: width, number of blocks and scale; the authors' network of 256 channels scales its residuals."""
-    width = state["conv_first.weight"].shape[0]
-    size = {"num_feat": width, "num_block": _count(state, r"body\.(\d+)\.")}
-    return {**size, "res_scale": 0.1 if width == 256 else 1, "upscale": _shuffled_scale(state, "upsample.")}
-
-
-def san_options(state: State) -> Options:
-    """Read SAN's: scale, groups, blocks in each, width and both reductions."""
-    width = state["head.0.weight"].shape[0]
-    return {
-        "scale": _shuffled_scale(state, "tail.0."),
-        "num_group": _count(state, r"RG\.(\d+)\."),
-        "num_block": _count(state, r"RG\.0\.rcab\.(\d+)\."),
-        "num_feat": width,
-        "reduction": width // state["RG.0.soca.conv_du.0.weight"].shape[0],
-        "nonlocal_reduction": width // state["non_local.non_local.theta.weight"].shape[0],
-    }
-
-
-def pisr_teacher_options(state: State) -> Options:
-    """Read those of PISR's teacher: its decoder, an FSRCNN."""
-    decoder = {name.removeprefix("decoder."): value for name, value in state.items() if name.startswith("decoder.")}
-    return {"decoder": {"type": "FSRCNN", **fsrcnn_options(decoder)}}
-
-
-def edvr_options(state: State) -> Options:
-    """Read EDVR's: width, window, deformable groups, depths, and whether it has predeblurring and TSA."""
-    width = state["feature_extraction.0.conv1.weight"].shape[0]
-    fusion = state.get("fusion.feat_fusion.weight")
-    fusion = state["fusion.weight"] if fusion is None else fusion
-    return {
-        "num_feat": width,
-        "num_frame": fusion.shape[1] // width,
-        "deformable_groups": state["pcd_align.cas_dcnpack.conv_offset.weight"].shape[0] // 27,
-        "num_extract_block": _count(state, r"feature_extraction\.(\d+)\."),
-        "num_reconstruct_block": _count(state, r"reconstruction\.(\d+)\."),
-        "hr_in": "predeblur.stride_conv_hr1.weight" in state,
-        "with_predeblur": "predeblur.conv_first.weight" in state,
-        "with_tsa": "fusion.feat_fusion.weight" in state,
-    }
-
-
-def vespcn_options(state: State) -> Options:
-    """Read VESPCN's: of the RGB network with motion compensation, or of the plain network on Y."""
-    width = state["conv_up.weight"].shape[1]
-    if "conv_last.weight" in state:  # with motion compensation, RGB
-        count = _count(state, r"body\.(\d+)\.")
-        return {"num_feat": width, "num_block": count, "scale": _shuffled_scale(state, "conv_up."), "coarse_gain": 1}
-    scale = round(state["conv_up.weight"].shape[0] ** 0.5)
-    return {"block": "plain", "num_feat": width, "num_hr_feat": 0, "num_block": 3, "color": "y", "motion": False,
-            "scale": scale}  # fmt: skip
-
-
-def vsrnet_options(state: State) -> Options:
-    """Read VSRNet's: its defaults, or the window of the form with early fusion and without flow."""
-    if "conv1.1.weight" in state:
-        return {}
-    return {"num_frame": state["conv1.0.weight"].shape[1], "fusion": "early", "flow": "none"}
 
 
 ANY_SCALE = "the weights do not tell their scale: give the one they were trained for"
@@ -188,40 +55,55 @@ SOURCES = {
     source.name: source
     for source in (
         Source("carn", "CARN, nmhkahn/CARN-pytorch", "CARN", (r"b1\.b3\.body", r"c3\.body", "entry"), dict,
-               carn_options),
+               sizes.carn_options),
         Source("carn-m", "CARN-M, nmhkahn/CARN-pytorch", "CARN_M", (r"b1\.b1\.body\.4", r"c3\.body", "entry"), dict,
-               carn_options),
+               sizes.carn_options),
         Source("fsrcnn", "FSRCNN, yjn870/FSRCNN-pytorch", "FSRCNN", ("first_part", "mid_part", "last_part"),
-               names.fsrcnn_from_yjn870, fsrcnn_options, ANY_SCALE),
+               names.fsrcnn_from_yjn870, sizes.fsrcnn_options, ANY_SCALE),
         Source("vdsr", "VDSR, twtygqyy/pytorch-vdsr", "VDSR", (r"residual_layer\.0\.conv", "input", "output"), dict,
-               vdsr_options, "one set of weights serves x2, x3 and x4"),
+               sizes.vdsr_options, "one set of weights serves x2, x3 and x4"),
         Source("idn-caffe", "IDN, Zheng222/IDN-Caffe (blobs as npz)", "IDN", ("conv3_6", "down1", "upsample"),
-               names.idn_from_caffe, idn_options, ANY_SCALE),
-        Source("imdn", "IMDN, Zheng222/IMDN", "IMDN", (r"IMDB1\.cca", "LR_conv", "fea_conv"), dict, imdn_options),
+               names.idn_from_caffe, sizes.idn_options, ANY_SCALE),
+        Source("imdn", "IMDN, Zheng222/IMDN", "IMDN", (r"IMDB1\.cca", "LR_conv", "fea_conv"), dict, sizes.imdn_options),
+        Source("smfanet", "SMFANet and SMFANet+, Zheng-MJ/SMFANet", "SMFANet", (r"feats\.0\.smfa\.belt", "to_img"),
+               dict, sizes.smfanet_options),
+        Source("ecbsr", "ECBSR folded, ECNUSR/ETDS", "PlainSR", (r"backbone\.0\.0\.weight", r"backbone\.0\.1\."),
+               names.ecbsr_from_official, sizes.plainsr_options),
+        Source("ecbsr-branches", "ECBSR in training form, BasicSR or xindongzhang/ECBSR", "PlainSR",
+               (r"backbone\.0\.conv1x1_lpl\.k0", r"backbone\.0\.act\.weight"), names.ecbsr_from_official,
+               sizes.plainsr_options, "the weights do not tell whether blocks add their input: taken as if not"),
+        Source("etds", "ETDS for inference, ECNUSR/ETDS", "PlainSR", ("conv_first", r"backbone_convs\.0", "conv_clip"),
+               names.etds_from_official, sizes.plainsr_options),
+        Source("span", "SPAN, hongyuanyu/SPAN or the NTIRE challenges", "SPAN", (r"block_1\.c1_r", "conv_cat"),
+               names.span_from_official, sizes.span_options),
+        Source("plainusr", "PlainUSR for inference, icandle/PlainUSR", "PlainUSR",
+               (r"blockm\.body\.0", "head", r"tail\.0"), names.plainusr_from_official, sizes.plainusr_options),
+        Source("haesr", "HAESR, Amazingren/NTIRE2026_ESR", "HAESR", (r"block0\.residual_layer\.0\.SLA1", "up"),
+               _table(names.HAESR_OFFICIAL), sizes.haesr_options),
         Source("rcan", "RCAN, yulunzhang/RCAN", "RCANTapped", (r"body\.0\.body\.0\.body\.3\.conv_du", r"tail\.1"),
-               _table(names.RCAN_OFFICIAL), rcan_options),
+               _table(names.RCAN_OFFICIAL), sizes.rcan_options),
         Source("rcan-fakd", "RCAN of FAKD", "RCANTapped", (r"body_group0\.body\.0", "body_tail"), names.rcan_from_fakd,
-               rcan_options),
+               sizes.rcan_options),
         Source("san", "SAN, daitao/SAN or FAKD's copy", "SAN", (r"RG\.0\.soca", r"non_local\.non_local"), dict,
-               san_options),
+               sizes.san_options),
         Source("edsr", "EDSR, the authors' names", "EDSRTapped", (r"head\.0", r"body\.0\.body\.0\.weight", r"tail\.1"),
-               _table(names.EDSR_OFFICIAL), edsr_options),
+               _table(names.EDSR_OFFICIAL), sizes.edsr_options),
         Source("edsr-fakd", "EDSR of FAKD", "EDSRTapped", (r"body1\.0\.body\.0", r"body3\.0"), names.edsr_from_fakd,
-               edsr_options),
+               sizes.edsr_options),
         Source("pisr-teacher", "PISR's teacher, cvlab-yonsei/PISR", "PISRTeacher", (r"backbone\.network\.encoder",),
-               _table(names.PISR_TEACHER), pisr_teacher_options, ANY_SCALE),
+               _table(names.PISR_TEACHER), sizes.pisr_teacher_options, ANY_SCALE),
         Source("pisr", "PISR's FSRCNN, cvlab-yonsei/PISR", "FSRCNN", (r"backbone\.network\.expanding",),
-               _table(names.PISR_STUDENT), fsrcnn_options, ANY_SCALE),
+               _table(names.PISR_STUDENT), sizes.fsrcnn_options, ANY_SCALE),
         Source("edvr", "EDVR, xinntao/EDVR", "EDVR", (r"pcd_align\.L3_dcnpack", "recon_trunk", "HRconv"),
-               _table(names.EDVR_OFFICIAL), edvr_options),
+               _table(names.EDVR_OFFICIAL), sizes.edvr_options),
         Source("vespcn-loseal", "VESPCN, LoSealL/VideoSuperResolution", "VESPCN", (r"mc\.flownet", r"sr\.entry"),
-               names.vespcn_from_loseal, vespcn_options),
+               names.vespcn_from_loseal, sizes.vespcn_options),
         Source("vespcn-hwio", "VESPCN without motion, HighVoltageRocknRoll/sr", "VESPCN", (r"vespcn\.conv5\.kernel",),
-               names.vespcn_from_hwio, vespcn_options),
+               names.vespcn_from_hwio, sizes.vespcn_options),
         Source("vsrnet", "VSRNet, usstdqq/vsrnet_pytorch", "VSRNet", (r"conv1_f0\.", r"conv3\."),
-               names.vsrnet_from_usstdqq, vsrnet_options, ANY_SCALE),
+               names.vsrnet_from_usstdqq, sizes.vsrnet_options, ANY_SCALE),
         Source("vsrnet-hwio", "VSRNet of 3 frames, HighVoltageRocknRoll/sr", "VSRNet", (r"vsrnet\.conv3\.kernel",),
-               names.vsrnet_from_hwio, vsrnet_options, ANY_SCALE),
+               names.vsrnet_from_hwio, sizes.vsrnet_options, ANY_SCALE),
     )
 }  # fmt: skip
 

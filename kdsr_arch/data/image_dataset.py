@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from kdsr_arch.data.augment import Crop, Flip
 from kdsr_arch.data.names import read_list, without_suffix
 from kdsr_arch.data.pair_dataset import CHECKED_FIRST, PairDataset
 from kdsr_arch.data.pairs import FramePairs
@@ -78,7 +79,7 @@ class ImagePairDataset(PairDataset):
         without = {key(name, f"{self.name}: exclude") for name in self.exclude}
         chosen = [name for name in keys if name not in without]
         if not chosen:
-            raise UserError(f"{self.name}: no image is left after 'meta_info_file' and 'exclude'")
+            raise UserError(f"{source.name}: no image is left after 'meta_info_file' and 'exclude'")
         return chosen
 
     def teacher_views(self, num_frame: int, reverse: bool) -> list[View]:
@@ -104,6 +105,11 @@ class ImagePairDataset(PairDataset):
             raise UserError(f"{source.where(key)} gives {shape} pixels, smaller than the patch of gt_size {self.patch}")
         return height, width
 
+    def place(self, index: int, rng: np.random.Generator) -> tuple[Crop | None, Flip]:
+        """Draw where a training sample is cut, in LR pixels, and how it is flipped."""
+        lq_key, gt_key = self.entries[index]
+        return self._draw(rng, gt_key, self.size(lq_key, gt_key))
+
     def sample(self, index: int, rng: np.random.Generator) -> dict[str, Any]:
         """Return a training sample that depends on ``index`` and ``rng`` only.
 
@@ -112,7 +118,7 @@ class ImagePairDataset(PairDataset):
             holds, by name, each (C', H', W') float16.
         """
         lq_key, gt_key = self.entries[index]
-        crop, flip = self._draw(rng, gt_key, self.size(lq_key, gt_key))
+        crop, flip = self.place(index, rng)
         lq, gt = self._tensors([lq_key], [gt_key], crop, flip)
         assert gt is not None
         item: dict[str, Any] = {"lq": lq[0], "gt": gt[0], "key": gt_key}

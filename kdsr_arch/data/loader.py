@@ -12,7 +12,7 @@ import contextlib
 import functools
 import random
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,6 +22,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 
 from kdsr_arch.data.basicsr_sets import checked_files, read_item
+from kdsr_arch.data.resident import PlannedDataset, Resident
 from kdsr_arch.data.store.lmdb_store import close_all
 from kdsr_arch.data.store.teacher_store import TeacherStore
 from kdsr_arch.errors import UserError
@@ -187,6 +188,9 @@ class Batches(Iterator[dict[str, Any]]):
         device: where the batches are wanted.
         channels_last: memory order of images.
 
+    Attributes:
+        expand: makes of a batch what a training step takes: the batch itself, or what it names on the device.
+
     Raises:
         UserError: a sample that cannot be read.
     """
@@ -205,6 +209,7 @@ class Batches(Iterator[dict[str, Any]]):
         self._ahead = int(on_cuda)  # batches under way while the caller works on the last
         self._waiting: deque[tuple[Any, torch.cuda.Event | None]] = deque()
         self._failure: Exception | None = None
+        self.expand: Callable[[Mapping[str, Any]], Mapping[str, Any]] = lambda batch: batch
         loader = DataLoader(
             SeededDataset(dataset, sampler.seed),
             batch_sampler=sampler,
@@ -212,7 +217,7 @@ class Batches(Iterator[dict[str, Any]]):
             num_workers=workers,
             worker_init_fn=_start_worker,
             prefetch_factor=_QUEUE if workers else None,
-            pin_memory=torch.cuda.is_available(),
+            pin_memory=on_cuda,
             # it draws a base seed when it starts: from a generator of its own, so that the training's stays as it is
             generator=torch.Generator().manual_seed(0),
         )
@@ -286,7 +291,15 @@ def train_batches(
         total_iter=opt.train.total_iter,
         accumulation=opt.train.accumulation,
     )
-    return Batches(dataset, sampler, section.num_worker_per_gpu, device, opt.train.channels_last)
+    channels_last = opt.train.channels_last
+    if section.resident is None:
+        return Batches(dataset, sampler, section.num_worker_per_gpu, device, channels_last)
+    planned = PlannedDataset(dataset)
+    resident = Resident(planned.dataset, torch.device(device), channels_last)
+    close_all()  # workers are forked from this process and must inherit no open store
+    batches = Batches(planned, sampler, section.num_worker_per_gpu, device)
+    batches.expand = resident
+    return batches
 
 
 # ------------------------------------------------------------------------------------------------------- opening data

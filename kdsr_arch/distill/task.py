@@ -111,6 +111,7 @@ class DistillTask(nn.Module):
         self._frozen: tuple[str, ...] = ()
         self._still: list[nn.Module] = []
         self._inert: set[str] = set()  # terms that were warned of
+        self.static_weights: dict[str, Tensor] = {}  # read in place of the numbers while a CUDA graph is recorded
         self.to(device)
         self.reports = self._dry_run({key: _first(sample[key]) for key in ("lq", "gt", "teacher") if key in sample})
         self._trainable = {p: p.requires_grad for p in self.parameters()}
@@ -180,6 +181,13 @@ class DistillTask(nn.Module):
     def _stage(self, iteration: int) -> Stage:
         return next(stage for stage in self._stages if iteration <= stage.last)
 
+    def stage_number(self, iteration: int) -> int:
+        """Return the number of the stage that an iteration belongs to."""
+        return self._stages.index(self._stage(iteration))
+
+    def _active(self, iteration: int) -> list[Term]:
+        return [t for t in self._terms() if t.name in self._stage(iteration).terms and t.runs(iteration)]
+
     def set_stage(self, iteration: int) -> None:
         """Freeze and thaw as the iteration's stage says: parameters, and the statistics of normalization layers, which
         are then used as they stand. Safe to repeat, in any order.
@@ -207,7 +215,7 @@ class DistillTask(nn.Module):
             iteration: counted from 1; it alone decides the active terms and the schedules.
         """
         lq, gt, stage = batch["lq"], batch["gt"], self._stage(iteration)
-        active = [t for t in self._terms() if t.name in stage.terms and t.runs(iteration)]
+        active = self._active(iteration)
         theirs = self._teacher_features(active, batch)
         sr, taps = self._student.run(batch, self._paths(active, "student"))
         with torch.autocast(lq.device.type, enabled=False):
@@ -225,16 +233,25 @@ class DistillTask(nn.Module):
             shown = [*(["l_pix"] if PIXEL in stage.terms else []), *(f"l_{term.name}" for term in active)]
             if not shown:
                 raise UserError(f"train: no loss is active in iteration {iteration}: check stages and weights")
-            output.losses = {name: output.raw[name] * output.weights[name] for name in shown}
+            weights = output.weights | self.static_weights
+            output.losses = {name: output.raw[name] * weights[name] for name in shown}
         return output
+
+    def known_weights(self, iteration: int) -> dict[str, float] | None:
+        """Return the weights of the losses that an iteration trains; None where a balance is to be measured first."""
+        active = self._active(iteration)
+        if any(term.weight.wants_measure() and term.reaches_student() for term in active):
+            return None
+        pixel = {"l_pix": self._pixel_weight.at(iteration)} if PIXEL in self._stage(iteration).terms else {}
+        return pixel | {f"l_{term.name}": term.weight_at(iteration) for term in active}
 
     def after_step(self, output: TaskOutput, iteration: int) -> None:
         """Tell the losses that ask for it their value; to be called after the optimizer's step."""
-        for term in self._terms():
-            name = f"l_{term.name}"
-            if term.listens and name in output.raw:
-                value = {name: float(output.raw[name].detach())}  # waits for the device
-                term.loss.after_step(distributed.mean_values(value)[name], iteration)
+        listening = [term for term in self._terms() if term.listens and f"l_{term.name}" in output.raw]
+        values = [output.raw[f"l_{term.name}"].detach().clone() for term in listening]
+        distributed.average(values)
+        for term, value in zip(listening, values, strict=True):
+            term.loss.after_step(value, iteration)
 
     def measure(self, output: TaskOutput, iteration: int) -> dict[str, float]:
         """Measure each term's weighted gradient on the student over the pixel loss's, before ``backward``.
@@ -252,13 +269,16 @@ class DistillTask(nn.Module):
         self._record(norms, output, measured)
         pixel, ratios = norms["l_pix"] * output.weights["l_pix"], dict[str, float]()
         for term in measured:
-            weighted = output.weights[f"l_{term.name}"] * norms[f"l_{term.name}"]
-            ratio = ratios[term.name] = weighted / pixel if pixel > 0 else math.nan
-            if ratio < INERT and term.name not in self._inert and not term.weight.ramps(iteration):
+            norm = norms[f"l_{term.name}"]
+            ratio = ratios[term.name] = output.weights[f"l_{term.name}"] * norm / pixel if pixel > 0 else math.nan
+            # the weight of a balance may be of an older measurement: it follows any gradient, but not none
+            inert = ratio < INERT and (norm == 0 or term.weight.balance is None)
+            if inert and term.name not in self._inert and not term.weight.ramps(iteration):
                 self._inert.add(term.name)
+                advice = "Check where it taps" if norm == 0 else "Raise its loss_weight, or use {balance: r}"
                 get_logger().warning(
                     f"term '{term.name}' is inert at iteration {iteration}: its gradient on the student is "
-                    f"{ratio:.1e} of the pixel loss's. Raise its loss_weight, or use {{balance: r}}"
+                    f"{ratio:.1e} of the pixel loss's. {advice}"
                 )
         return ratios
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -39,11 +40,12 @@ def build_teacher(opt: Options) -> nn.Module | None:
             raise UserError(
                 f"path.pretrain_network_{label}: missing; a teacher without trained weights has nothing to teach"
             )
-    if len(members) < 2:
-        return next(iter(members.values()), None)
+    if not members:
+        return None
     for net in members.values():
         net.eval()
-    return Ensemble(members, opt.scale)
+    teacher = Ensemble(members, opt.scale) if len(members) > 1 else next(iter(members.values()))
+    return SelfEnsemble(teacher, opt.scale) if opt.teacher.self_ensemble else teacher
 
 
 def weights_digests(opt: Options) -> dict[str, str]:
@@ -71,6 +73,11 @@ def stored_teacher(opt: Options) -> CachedTeacher | None:
         raise UserError(
             f"{path}: was made by another teacher ({changed[0]} differs); make it again with "
             "kdsr cache-teacher, or take datasets.train.teacher_cache out"
+        )
+    if named and teacher.store.info.get("self_ensemble", False) != opt.teacher.self_ensemble:
+        raise UserError(
+            f"{path}: was made with another teacher.self_ensemble; set it as it was, or make the store again with "
+            "kdsr cache-teacher"
         )
     digests = teacher.store.info.get("weights") or {}  # none in a store of an earlier version
     for key, digest in weights_digests(opt).items() if digests else ():
@@ -150,6 +157,34 @@ class Ensemble(nn.Module):
     def forward(self, lq: Tensor) -> Tensor:
         """Return the members' mean for images (B, C, h, w) or frames (B, n, C, h, w) in [0, 1]; see Member."""
         return torch.stack([self.get_submodule(name)(lq) for name in self.names]).mean(0)
+
+
+class SelfEnsemble(nn.Module):
+    """The mean of what an image network makes of the eight flips and rotations of its input, turned back.
+
+    Source: Timofte et al., "Seven ways to improve example-based single image super resolution", CVPR 2016. It turns
+    with its input, exactly. Only its output can be tapped.
+
+    Raises:
+        UserError: a network of clips, or one that is given the ground truth.
+    """
+
+    def __init__(self, net: nn.Module, scale: int | None = None) -> None:
+        super().__init__()
+        self.net, self.traits = net, replace(traits_of(net, scale), taps={})
+        if self.traits.mode != "image" or self.traits.input == "gt":
+            raise UserError("teacher.self_ensemble: is for teachers of single images; take it out")
+
+    def forward(self, lq: Tensor) -> Tensor:
+        """Restore images (B, C, h, w) in [0, 1]."""
+        flips: tuple[tuple[int, ...], ...] = ((), (-1,), (-2,), (-2, -1))
+        total = torch.zeros((), device=lq.device)
+        for turned in (False, True):  # four at a time: a GPU is no slower for four small images than for one
+            views = torch.cat([(lq.transpose(-1, -2) if turned else lq).flip(axes) for axes in flips])
+            parts = self.net(views).chunk(4)
+            mean = torch.stack([part.flip(axes) for part, axes in zip(parts, flips, strict=True)]).mean(0)
+            total = total + (mean.transpose(-1, -2) if turned else mean) / 2
+        return total
 
 
 # ---------------------------------------------------------------------------------------------------- read from a store

@@ -14,8 +14,10 @@ from torch import Tensor, nn
 import kdsr_arch
 from kdsr_arch.archs.arch_util import SubPixelDeconv
 from kdsr_arch.export.graphs import graph_form
-from kdsr_arch.infer.open import METADATA_KEY, Opened
+from kdsr_arch.infer.fold import fold, foldable
+from kdsr_arch.infer.open import Opened
 from kdsr_arch.infer.traits import Traits
+from kdsr_arch.io import METADATA_KEY
 from kdsr_arch.ops.bicubic import upsample_bicubic
 
 _LAYOUTS = {"image": "(N, C, h, w)", "window": "(N, n, C, h, w)", "recurrent": "(N, T, C, h, w)"}
@@ -167,15 +169,15 @@ def _as_sub_pixel(module: nn.Module) -> SubPixelDeconv | None:
 def reparametrize(net: nn.Module) -> tuple[nn.Module, list[str]]:
     """Copy a network for inference, equal to rounding; returns the copy and what was changed in it.
 
-    A network's own ``for_inference()`` comes first; then every transposed convolution becomes a convolution and a
-    pixel-shuffle. Activations (PReLU) are kept.
+    A network's own ``for_inference()`` comes first; then layers of several branches are folded, and every transposed
+    convolution becomes a convolution and a pixel-shuffle. Activations (PReLU) are kept.
     """
     changes = []
     if hasattr(net, "for_inference"):
         net = cast(nn.Module, net.for_inference())  # type: ignore[operator]
         changes.append(f"{type(net).__name__}.for_inference")
-    else:
-        net = copy.deepcopy(net)
+    changes += [f"{path}: {type(net.get_submodule(path)).__name__} -> convolution" for path in foldable(net)]
+    net = fold(net)
     for path, module in list(net.named_modules()):
         deconv = _as_sub_pixel(module)
         if deconv is not None and path:

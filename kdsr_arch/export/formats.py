@@ -18,8 +18,8 @@ from torch import Tensor
 from kdsr_arch.errors import UserError
 from kdsr_arch.export.form import Prepared, metadata
 from kdsr_arch.infer.onnx_net import open_session
-from kdsr_arch.infer.open import METADATA_KEY, read_metadata
-from kdsr_arch.io import read_safetensors, write_bytes
+from kdsr_arch.infer.open import read_metadata
+from kdsr_arch.io import METADATA_KEY, read_safetensors, write_bytes
 from kdsr_arch.ops.exporting import export_form
 
 OPSET = 18

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from kdsr_arch.infer.fold import fold, foldable
 from kdsr_arch.infer.runner import Runner, evaluating
 from kdsr_arch.infer.traits import Traits, traits_of
 
@@ -159,8 +160,8 @@ def count_flops(net: nn.Module, *inputs: Any) -> int:
 
 
 def count_parameters(net: nn.Module) -> int:
-    """Count trainable and frozen parameters, shared ones once."""
-    return sum(parameter.numel() for parameter in net.parameters())
+    """Count trainable and frozen parameters, shared ones once; of layers that fold, those that are left then."""
+    return sum(parameter.numel() for parameter in (fold(net) if foldable(net) else net).parameters())
 
 
 def _deform_conv_operations(*args: Any, out_shape: torch.Size, **kwargs: Any) -> int:

@@ -15,12 +15,12 @@ from torch import Tensor, nn
 
 from kdsr_arch.errors import UserError, nearest
 from kdsr_arch.infer.traits import Traits, traits_of
-from kdsr_arch.io import SAFETENSORS, load_tensors, locate, read_safetensors
+from kdsr_arch.io import METADATA_KEY, SAFETENSORS, load_tensors, locate, read_safetensors
+from kdsr_arch.log import get_logger
 from kdsr_arch.options.schema import PathOptions
 from kdsr_arch.options.yaml_reader import load_yaml, parse_value
 from kdsr_arch.registry import build
 
-METADATA_KEY = "kdsr"
 # what training code puts around weights
 _WRAPPERS = ("params_ema", "params", "state_dict", "model", "net", "generator")
 _DOWNLOADS = Path("experiments") / "pretrained_models"
@@ -91,13 +91,16 @@ def load_weights(net: nn.Module, path: str | Path, param_key: str | None = None,
     """Fill `net` from a checkpoint file.
 
     Args:
-        strict: every parameter must be there with its shape, and no other; otherwise what fits is taken.
+        strict: every parameter must be there with its shape, and no other; otherwise the layers that fit are taken,
+            and the log says which were not: a network of another scale gives all but its last layer.
 
     Raises:
         UserError: the file is unusable (see `read_weights`) or does not fit; the keys are named.
     """
     weights, own = read_weights(path, param_key), net.state_dict()
-    fitting = {k: v for k, v in weights.items() if k in own and v.shape == own[k].shape}
+    # of a layer that trains as several branches some may fit, but those are worth nothing without the others
+    reshaped = {_layer(k) for k, v in weights.items() if k in own and v.shape != own[k].shape}
+    fitting = {k: v for k, v in weights.items() if k in own and _layer(k) not in reshaped}
     faults = misfits(net, weights)
     if faults and (strict or not fitting):
         raise UserError(
@@ -105,6 +108,14 @@ def load_weights(net: nn.Module, path: str | Path, param_key: str | None = None,
             "or set strict_load to false to take what fits"
         )
     net.load_state_dict(fitting, strict=False)
+    if faults:
+        taken = f"{len(fitting)} of the {len(own)} entries of network {type(net).__name__} are taken from {path}"
+        left = [name for name in own if name not in fitting]
+        get_logger().info(f"{taken}; not {_some(left)}" if left else taken)
+
+
+def _layer(name: str) -> str:
+    return name.rpartition(".")[0]
 
 
 def load_pretrained(net: nn.Module, path: PathOptions, label: str) -> bool:
@@ -247,8 +258,8 @@ def _spec(path: Path | None, option_file: str | Path | None, network: str | None
     files = sorted((folder.parent if folder.name == "models" else folder).glob("*.yml"))  # NAME/models/net_g_N.pth
     if not same_name.is_file() and len(files) != 1:
         raise UserError(
-            f"{path}: which network is it? Give its option file (-opt FILE) or the network itself "
-            "(--network '{type: FSRCNN, scale: 4}')"
+            f"{path}: which network is it? Tell with --network: its option file, or the network itself, such as "
+            "'{type: FSRCNN, scale: 4}'"
         )
     return _from_option_file(same_name if same_name.is_file() else files[0])
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from kdsr_arch.errors import UserError
+from kdsr_arch.infer.fold import fold, foldable
 from kdsr_arch.infer.traits import Traits, unwrap
 from kdsr_arch.ops.bicubic import upsample_bicubic
 from kdsr_arch.ops.color import rgb_to_y, rgb_to_ycbcr, ycbcr_to_rgb
@@ -95,12 +97,12 @@ class Runner:
         return ycbcr_to_rgb(torch.cat([sr, chroma], dim=-3))
 
     def inference_net(self) -> nn.Module:
-        """Return the network's form for inference, if it has one (``for_inference``); made anew when weights change.
+        """Return the network's form for inference (``for_inference``, `fold`), if any; made anew when weights change.
 
         A network that somebody watches through hooks is run as it is.
         """
-        make = getattr(self.net, "for_inference", None)
-        if make is None or self.net.training or any(m._forward_hooks for m in self.net.modules()):
+        make = getattr(self.net, "for_inference", None) or (foldable(self.net) and partial(fold, self.net))
+        if not make or self.net.training or any(m._forward_hooks for m in self.net.modules()):
             return self.net
         tensors = (*self.net.parameters(), *self.net.buffers())
         version = tuple((t.data_ptr(), 0 if t.is_inference() else t._version) for t in tensors)
@@ -125,12 +127,18 @@ class Runner:
 
     def _windows(self, frames: Tensor, index: Sequence[Sequence[int]], net: nn.Module) -> Tensor:
         """Restore one frame of (B, T, C, h, w) for each list of frame numbers in ``index``: (B, N, C, H, W)."""
+        first, width = index[0][0], len(index[0])
         used = sorted({i for window in index for i in window})
-        frames = frames[:, used]
+        # as in training: a list of numbers would have to be sent to a GPU, and waited for
+        sliding = [*map(list, index)] == [[*range(i, i + width)] for i in range(first, first + len(index))]
+        frames = frames[:, first : used[-1] + 1] if sliding else frames[:, used]
         if self.traits.upsampled_input:  # each frame once, however many windows share it
             frames = upsample_bicubic(frames, self.traits.scale)
-        where = torch.tensor([[used.index(i) for i in window] for window in index], device=frames.device)
-        batch = frames[:, where].flatten(0, 1)
+        if sliding:
+            windows = frames.unfold(1, width, 1).movedim(-1, 2)
+        else:
+            windows = frames[:, torch.tensor([[used.index(i) for i in window] for window in index])]
+        batch = windows.flatten(0, 1).contiguous()
         out = self._checked(net(batch if self.traits.mode == "window" else batch.squeeze(1)), batch)
         return out.unflatten(0, (frames.shape[0], len(index)))
 

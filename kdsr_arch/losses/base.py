@@ -70,8 +70,13 @@ class DistillLoss(nn.Module):
         """
         raise NotImplementedError(f"{type(self).__name__} does not define forward")
 
-    def after_step(self, value: float, iteration: int) -> None:
-        """Note the term's unweighted value after each optimizer step; lasting state must be in buffers."""
+    def after_step(self, value: Tensor, iteration: int) -> None:
+        """Note the term's unweighted value after each optimizer step; lasting state must be in buffers.
+
+        Args:
+            value: a scalar on its device, the mean over processes; to read it makes a GPU wait.
+            iteration: counted from 1.
+        """
 
 
 CRITERIA: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"l1": F.l1_loss, "l2": F.mse_loss}

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from kdsr_arch.device import LateFlag
 from kdsr_arch.errors import UserError, one_of
 from kdsr_arch.losses.base import CRITERIA, DistillLoss
 from kdsr_arch.parallel import distributed
@@ -85,6 +86,7 @@ class ConvLSTM(nn.Module):
 
 
 RMS_MOMENTUM = 0.05
+LOOK_PERIOD = 16  # steps from one look at the value to the next; what is seen was asked for at the look before
 EPS = 1e-8
 
 
@@ -113,7 +115,7 @@ class TemporalMemoryLoss(DistillLoss):
             features, which stands still once a ConvLSTM that learned is fixed.
         cells: 'last' (published), or 'all': the mean over the cells of all frames.
         criterion: 'l2' (published; the mean squared difference) or 'l1'.
-        threshold: the value under which a trained ConvLSTM is fixed for good.
+        threshold: the value under which a trained ConvLSTM is fixed for good; looked at every 16 steps.
     """
 
     clip = True
@@ -155,6 +157,8 @@ class TemporalMemoryLoss(DistillLoss):
         self.lstm: ConvLSTM | None = None
         self.head: nn.Conv2d | None = None
         self.steps, self.fixed = 0, lstm == "frozen"
+        self._low = torch.tensor(False)  # whether a value was under the threshold, wherever the values are
+        self._seen = LateFlag()
         self.register_buffer("rms", torch.tensor(0.0))
 
     def prepare(self, frames: Tensor) -> Tensor:
@@ -209,24 +213,30 @@ class TemporalMemoryLoss(DistillLoss):
             return self.criterion(cells_s[-1], cells_t[-1])
         return torch.stack([self.criterion(s, t) for s, t in zip(cells_s, cells_t, strict=True)]).mean()
 
-    def after_step(self, value: float, iteration: int) -> None:
+    def after_step(self, value: Tensor, iteration: int) -> None:
         """Count steps; fix the ConvLSTM when its pretraining ends, or by the 1e-8 rule."""
         self.steps += 1
         if self.mode == "pretrained":
             self.fixed = self.reaches_student
-        elif value < self.threshold:
-            self.fixed = True
+        elif not self.fixed:
+            self._low = (value < self.threshold) | self._low.to(value.device)
+            if self.steps % LOOK_PERIOD == 0:
+                self.fixed = self._seen.read()
+                self._seen.ask(self._low)
         if self.fixed:
             for parameter in self.parameters():  # an optimizer leaves alone what has no gradient
                 parameter.grad = None
 
     def get_extra_state(self) -> Tensor:
-        """Return steps taken and whether the memory is fixed, for the checkpoint."""
-        return torch.tensor([self.steps, self.fixed])  # not buffers: reading those would wait for the GPU
+        """Return steps taken, whether the memory is fixed and whether it is about to be, for the checkpoint."""
+        # no buffers: a GPU would be waited for
+        return torch.tensor([self.steps, self.fixed, bool(self._low), self._seen.read()])
 
     def set_extra_state(self, state: Tensor) -> None:
         """Take up the state of a checkpoint."""
         self.steps, self.fixed = int(state[0]), bool(state[1])
+        self._low = state[2:3].any().cpu()  # of two numbers in a state of an earlier version
+        self._seen.ask(state[3:].any().cpu())
 
     def _scaled(self, clip: Tensor, learn: bool = False) -> Tensor:
         clip = clip.to(torch.promote_types(clip.dtype, torch.float32))

@@ -227,9 +227,9 @@ def _gradients(
             grad_samples.flatten(2, 3), image, grid, _BILINEAR, _ZEROS, False, [True, True]
         )
         grad_image += grad_block
-        grad_shift = grad_grid.flip(-1).mul_(grad_grid.new_tensor([2 / side for side in image.shape[2:]]))
-        grad_shift = grad_shift.view(len(grid), geo.taps, bottom - top, geo.out[1], 2)
-        geo.shifts(grad_offset, top, bottom)[:] = grad_shift.permute(0, 1, 4, 2, 3)
+        grad_shift = grad_grid.view(len(grid), geo.taps, bottom - top, geo.out[1], 2)
+        for number, (axis, side) in enumerate(((1, image.shape[2]), (0, image.shape[3]))):  # dy before dx
+            geo.shifts(grad_offset, top, bottom)[:, :, number] = grad_shift[..., axis] * (2 / side)
     grad_x = grad_image.view(geo.batch, x.shape[1], *image.shape[2:])[:, :, : geo.image[0], : geo.image[1]]
     grad_weight = grad_matrix.view(geo.batch, *weight.shape).sum(0)
     return grad_x, grad_offset, grad_mask, grad_weight

@@ -6,7 +6,6 @@ outside of the image, the alignment yields zeros and does not recover. Means bel
 
 from __future__ import annotations
 
-import logging
 from functools import partial
 from typing import Any
 
@@ -18,7 +17,6 @@ from torch.utils.hooks import RemovableHandle
 class OffsetMonitor:
     """Remembers the largest mean offset of each deformable alignment of a network, without waiting for the device.
 
-    While one is at work, basicsr's own warning is silent: it comes at every forward pass of every module beyond 50.
     Call :meth:`remove` at the end.
 
     Args:
@@ -36,9 +34,6 @@ class OffsetMonitor:
             predictor = getattr(module, "conv_offset", None)
             if isinstance(predictor, nn.Module):
                 self._handles.append(predictor.register_forward_hook(partial(self._record, name, module)))
-        # an object of its own, so that monitors do not share it
-        self._silence = lambda record: not record.getMessage().startswith("Offset abs mean is ")
-        logging.getLogger("basicsr").addFilter(self._silence)
 
     def __len__(self) -> int:
         """Count the watched modules."""
@@ -86,4 +81,3 @@ class OffsetMonitor:
         for handle in self._handles:
             handle.remove()
         self._handles.clear()
-        logging.getLogger("basicsr").removeFilter(self._silence)

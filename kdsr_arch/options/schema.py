@@ -52,6 +52,11 @@ class TeacherOptions(Section):
 
     amp: Amp = option("no", "Precision of the teacher's forward pass: 'no', 'bf16', 'fp16'.")
     compile: bool = option(False, "Run the teacher through torch.compile.")
+    self_ensemble: bool = option(
+        False,
+        "The teacher is the mean over the eight flips and rotations of its input (x8 self-ensemble): better, and eight "
+        "times as slow, so best stored with `kdsr cache-teacher`. Only its output can be tapped.",
+    )
 
 
 class Pretrained(NamedTuple):
@@ -71,7 +76,11 @@ class PathOptions(OpenSection):
     param_key_g: str | None = option(
         "params", "Which weights of that file: 'params', 'params_ema'; null: the file itself."
     )
-    strict_load_g: bool = option(True, "Refuse a file whose keys are not exactly the network's.")
+    strict_load_g: bool = option(
+        True,
+        "Refuse a file whose keys are not exactly the network's. false: take the layers that fit and say which do not: "
+        "the student starts from a network of another scale.",
+    )
     pretrain_network_t: str | None = option(None, "The teacher's weights (.pth, .safetensors).")
     param_key_t: str | None = option("params", "Which weights of the teacher's file.")
     strict_load_t: bool = option(True, "Refuse a teacher's file whose keys are not exactly the network's.")
@@ -244,6 +253,12 @@ class Options(OpenSection):
         "auto", "GPUs to use: 'auto' (all there are), 0 (CPU), or a number."
     )
     manual_seed: Count = option(0, "Seed of everything random. Same seed, same results, however many workers.")
+    deterministic: bool = option(
+        False,
+        "On a GPU: the same bits again in every run and after every resume, by kernels that always add up in the same "
+        "order. Slower; torch warns where it has no such kernel (backward passes of warping, of deformable "
+        "convolution).",
+    )
     datasets: dict[str, DatasetOptions] = Field(
         description="Data sets: `train`; `val`, `val_2`, ... (while training and in tests); `test`, "
         "`test_1`, ... (tests)."

@@ -39,7 +39,7 @@ class DatasetOptions(Component):
     own: ClassVar[frozenset[str]] = frozenset(
         {
             *("type", "name", "scale", "prepare", "val_freq", "batch_size_per_gpu", "num_worker_per_gpu"),
-            *("dataset_enlarge_ratio", "skip_first", "skip_last", "center_frame_only"),
+            *("dataset_enlarge_ratio", "resident", "skip_first", "skip_last", "center_frame_only"),
         }
     )
 
@@ -118,8 +118,13 @@ class DatasetOptions(Component):
         None, "Keep decoded frames in memory: true, false, or 'auto' (if they all fit). Default: 'auto' in training."
     )
     cache_gb: PositiveFloat | None = option(None, "Memory that the cache may take, in GiB.")
+    resident: Literal["device"] | None = option(
+        None,
+        "ImagePairDataset: 'device' keeps all images, and a teacher_cache of whole images, on the device and cuts the "
+        "crops there. Never changes results. Default: crops are cut on the CPU.",
+    )
     clips: list[str] | None = option(None, "ClipDataset: names of the clips to use. Default: all.")
-    exclude: list[str] | None = option(None, "ImagePairDataset, ClipDataset: names of images or clips to leave out.")
+    exclude: list[str] | None = option(None, "ClipDataset, ImagePairDataset: names of clips or images to leave out.")
     frames: list[Int | None] | None = option(
         None,
         "ClipDataset: [start, stop] of the part of each clip to use.",

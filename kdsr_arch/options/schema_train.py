@@ -226,6 +226,11 @@ class TrainOptions(OpenSection):
     amp: Amp = option("no", "Automatic mixed precision: 'no', 'bf16', 'fp16' (with a gradient scaler).")
     channels_last: bool = option(False, "Keep images in channels-last memory order; faster on some machines.")
     compile: bool = option(False, "Run the student through torch.compile.")
+    cuda_graph: bool = option(
+        False,
+        "Record the training step as one CUDA graph, which small networks need to keep a GPU busy. Never changes "
+        "results; not for several processes, amp fp16 or accumulation.",
+    )
     grad_clip: PositiveFloat | None = option(None, "Largest norm of the gradient; longer ones are cut. Default: none.")
     accumulation: Positive = option(1, "Batches whose gradients are summed before each optimizer step.")
     ratio_freq: Positive = option(
@@ -259,6 +264,8 @@ class TrainOptions(OpenSection):
         """Refuse options without any loss, and a schedule, stages or weights that do not fit the rest."""
         if not any(value for key, value in {**vars(self), **(self.model_extra or {})}.items() if key.endswith("_opt")):
             yield "pixel_opt", "is required, but missing: there is no loss at all"
+        if self.cuda_graph and (self.amp == "fp16" or self.accumulation > 1):
+            yield "cuda_graph", "records steps of one batch in 'no' or 'bf16': amp fp16 and accumulation exclude it"
         periods = self.scheduler.periods if self.scheduler else None
         if periods and self.total_iter and sum(periods) < self.total_iter - 1:
             yield "scheduler.periods", f"end at iteration {sum(periods)}, before total_iter ({self.total_iter})"

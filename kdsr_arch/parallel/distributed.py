@@ -75,7 +75,13 @@ def start(launcher: str = "none", use_cuda: bool = False, options: DistOptions |
     if launcher == "none":
         return
     if use_cuda:
-        torch.cuda.set_device(local_rank() % torch.cuda.device_count())
+        number, there = local_rank(), torch.cuda.device_count()
+        if number >= there and options.backend == "nccl":
+            raise UserError(
+                f"process {number} of this machine has no GPU of its own, and nccl lets none share one: start {there} "
+                "processes a machine, or set dist_params.backend to gloo"
+            )
+        torch.cuda.set_device(number % there)
     limit = timedelta(seconds=options.timeout)
     backend = options.backend if use_cuda else "gloo"
     try:

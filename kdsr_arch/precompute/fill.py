@@ -56,7 +56,8 @@ def plan_of(opt: Options, taps: Sequence[str] | None, crops: int, one_orientatio
         named = [term.teacher or term.at or [] for term in terms]
         taps = [tap for names in named for tap in ([names] if isinstance(names, str) else names)]
         taps = [tap for tap in taps if tap not in (OUTPUT, "lq", "gt")]
-    return Plan(tuple(dict.fromkeys(taps)), crops, (0,) if one_orientation else tuple(flips), not one_orientation)
+    one = one_orientation or opt.teacher.self_ensemble  # which turns with its input, exactly
+    return Plan(tuple(dict.fromkeys(taps)), crops, (0,) if one else tuple(flips), not one_orientation)
 
 
 _STORED_FOR = ("ImagePairDataset", "ClipDataset")
@@ -92,7 +93,8 @@ def fill_store(opt: Options, path: Path, plan: Plan) -> Probe | None:
             "scale": dataset.scale, "color": teacher.traits.color, "orientations": list(plan.orientations),
             "num_frame": teacher.traits.num_frame, "backwards": plan.backwards, "dtype": "float16",
             "aliases": {k: v for k, v in teacher.aliases.items() if k != v}, "teacher": recipe["teacher"],
-            "weights": recipe["weights"], "images": filling.images, "crops": filling.crops,
+            "weights": recipe["weights"], "self_ensemble": recipe["self_ensemble"], "images": filling.images,
+            "crops": filling.crops,
             **{key: filling.state[key] for key in ("names", "bytes", "seconds", "border")},
         }  # fmt: skip
         writer.finish({INFO: json.dumps(info)})
@@ -104,7 +106,7 @@ def _recipe(opt: Options, plan: Plan, dataset: Any) -> dict[str, Any]:
     train = opt.datasets["train"]
     return {
         "teacher": {key: network.plain() for key, network in opt.teachers.items()}, "weights": weights_digests(opt),
-        "amp": opt.teacher.amp, **asdict(plan), "seed": opt.manual_seed,
+        "amp": opt.teacher.amp, "self_ensemble": opt.teacher.self_ensemble, **asdict(plan), "seed": opt.manual_seed,
         "scale": dataset.scale, "gt_size": dataset.patch, "color": dataset.color,
         "degradation": None if dataset.pairs.stored else [train.degradation, train.border],
     }  # fmt: skip

@@ -15,11 +15,12 @@ from numpy.typing import NDArray
 
 from kdsr_arch.data.augment import eight_bits
 from kdsr_arch.data.image_file import READABLE, decode_upright, is_shown
-from kdsr_arch.data.names import distinct_names, natural
+from kdsr_arch.data.names import natural
 from kdsr_arch.data.sources import FrameSource, open_source
 from kdsr_arch.errors import UserError, nearest
 from kdsr_arch.io import read_json
 from kdsr_arch.options.schema import MetricOptions
+from kdsr_arch.report.labels import label_folders
 
 METRICS: dict[str, dict[str, Any]] = {
     "psnr": {"type": "calculate_psnr", "test_y_channel": True},
@@ -61,13 +62,8 @@ def find_methods(folders: Sequence[Path], names: Sequence[str] | None = None) ->
     Raises:
         UserError: not a folder, no images, or as many names as folders are not given.
     """
-    if names is not None and len(names) != len(folders):
-        raise UserError(f"--names: {len(names)} names for {len(folders)} folders; give one for each")
-    labels = list(names) if names is not None else distinct_names(folders)
-    if len(set(labels)) < len(labels):
-        raise UserError(f"--names: names must differ, got {', '.join(labels)}")
     methods = []
-    for folder, label in zip(folders, labels, strict=True):
+    for folder, label in zip(folders, label_folders(folders, names), strict=True):
         if not folder.is_dir():
             raise UserError(f"{folder}: no such results folder to compare")
         root = folder / "visualization" if (folder / "visualization").is_dir() else folder

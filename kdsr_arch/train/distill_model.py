@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.optim import Optimizer
 
 from kdsr_arch.data.loader import to_device
 from kdsr_arch.device import pick_device
@@ -19,6 +20,8 @@ from kdsr_arch.infer.open import load_pretrained
 from kdsr_arch.optim.update import EMA, Schedule, build_optimizer
 from kdsr_arch.options.schema import Options
 from kdsr_arch.registry import MODEL_REGISTRY, build
+
+_KERNELS = ("capturable", "foreach", "fused")  # what chooses between an optimizer's implementations
 
 
 class DistillModel:
@@ -109,7 +112,7 @@ class DistillModel:
             if self.ema:
                 self.ema.net.load_state_dict(state["net_g_ema"] or state["net_g"])
             self.task.load_train_only_state(state["train_only"])
-            self.optimizer.load_state_dict(state["optimizer"])
+            self.optimizer.load_state_dict(_with_own_kernels(state["optimizer"], self.optimizer))
         except (RuntimeError, ValueError, KeyError, TypeError) as error:
             reason = " ".join(str(error).split())[:300]
             raise UserError(f"the training state belongs to other networks or terms: {reason}") from None
@@ -136,6 +139,13 @@ def cpu_copy(state: Any) -> Any:
     if isinstance(state, (list, tuple)):
         return type(state)(cpu_copy(v) for v in state)
     return state
+
+
+def _with_own_kernels(state: Mapping[str, Any], optimizer: Optimizer) -> dict[str, Any]:
+    """Let an optimizer go on as it computes itself, whatever computed its state: a graph's way is one for GPUs only."""
+    own = [{key: group[key] for key in _KERNELS if key in group} for group in optimizer.param_groups]
+    groups = [saved | kernels for saved, kernels in zip(state["param_groups"], own, strict=False)]
+    return {**state, "param_groups": [*groups, *state["param_groups"][len(groups) :]]}
 
 
 def use_channels_last(net: nn.Module) -> None:

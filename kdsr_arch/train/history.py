@@ -113,12 +113,15 @@ class Trackers:
         )
 
     def add(self, prefix: str, values: Mapping[str, float], iteration: int) -> None:
-        """Record scalars under `prefix/name`; where they cannot be written, say so once and go on without."""
+        """Record scalars under BasicSR's tags, for charts of both: `losses/l_NAME`, everything else `PREFIX/NAME`.
+
+        Where they cannot be written, say so once and go on without.
+        """
         if self._writer is None:
             return
         try:
             for name, value in values.items():
-                self._writer.add_scalar(f"{prefix}/{name}", value, iteration)
+                self._writer.add_scalar(f"{'losses' if name.startswith('l_') else prefix}/{name}", value, iteration)
         except OSError as error:
             get_logger().warning(f"TensorBoard's log cannot be written ({why_not_written(error)}): it ends here")
             self._writer = None

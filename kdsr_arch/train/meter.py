@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from kdsr_arch.device import LateFlag
 from kdsr_arch.errors import UserError
 from kdsr_arch.log import progress_bar
 from kdsr_arch.parallel import distributed
@@ -66,6 +67,7 @@ class Meter:
     def __init__(self, device: torch.device) -> None:
         self.device = device
         self._entries: dict[tuple[str, ...], _Entry] = {}
+        self._bad = LateFlag()
 
     def add(self, values: Mapping[str, Tensor], iteration: int) -> None:
         """Take in the scalars of one iteration."""
@@ -80,6 +82,13 @@ class Meter:
         entry.total += new
         entry.first = torch.where(torch.isfinite(new), entry.first, entry.first.clamp(max=iteration))
         entry.count += 1
+
+    def suspects(self) -> bool:
+        """Ask the device whether all was finite so far, and tell what it answered to the call before."""
+        before = self._bad.read()
+        if self._entries:
+            self._bad.ask(torch.stack([(entry.first < _NEVER).any() for entry in self._entries.values()]).any())
+        return before
 
     def first_bad(self) -> tuple[int, list[str]]:
         """Find the first iteration with NaN or infinity since the last line of the log; waits for the device.

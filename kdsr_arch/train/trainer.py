@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import time
 from collections.abc import Mapping
@@ -10,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from kdsr_arch.data.loader import first_sample, open_dataset, train_batches
 from kdsr_arch.distill.taps import Batch
@@ -34,9 +35,10 @@ from kdsr_arch.train.distill_model import DistillModel
 from kdsr_arch.train.history import History, Trackers
 from kdsr_arch.train.meter import Meter, NonFiniteError, Progress, stop_if_nonfinite
 from kdsr_arch.train.run_files import Checkpoints, folder_lock, open_folder
+from kdsr_arch.train.step_graph import StepGraph
 from kdsr_arch.train.validation import Validator
 
-# a GPU is asked once in so many iterations whether all losses were finite, so that it never waits in between
+# a GPU is asked once in so many iterations whether all losses were finite, and answers by the next question
 CHECK_PERIOD_CUDA = 16
 # iterations between agreements of all processes to stop: each makes the CPUs wait for one another
 STOP_PERIOD_CUDA = 10
@@ -67,7 +69,7 @@ class Trainer:
         self.opt, self.options, self.stop = opt, opt.train, stop or StopRequest()
         self.world, self.total = distributed.world_size(), self.options.total_iter
         get_logger().info(f"{opt.name}: {opt.model_type}, {self.world} process(es), {environment()}")
-        seed_everything(opt.manual_seed)
+        seed_everything(opt.manual_seed, opt.deterministic)
         Trackers.modules(opt)  # before anything is created
         about = {"net_g": {"network": opt.network_g.plain(), "scale": opt.scale}} if opt.scale else None
         keep, form = opt.logger.keep_last or 0, opt.logger.checkpoint_format
@@ -89,6 +91,7 @@ class Trainer:
             self.close()
             raise
         self.batch: Batch = {}
+        self.graph = self._step_graph()
         self.meter, self.ratios = Meter(self.device), dict[str, float]()
         self.skipped = self.skipped_in_a_row = 0  # steps that the gradient scaler left out
         self.waited = 0.0  # seconds for batches, since the last line of the log
@@ -97,6 +100,16 @@ class Trainer:
     def build_model(self, sample: Batch) -> DistillModel:
         """Build what is trained, tried on a batch of one."""
         return DistillModel(self.opt, sample)
+
+    def _step_graph(self) -> StepGraph | None:
+        if not self.options.cuda_graph:
+            return None
+        if self.world > 1:
+            raise UserError("train.cuda_graph: is for one process; take it out, or train without a launcher")
+        if self.device.type != "cuda":
+            get_logger().info("train.cuda_graph: there is no CUDA device here; the steps run without a graph")
+            return None
+        return StepGraph(self.model, self._learn)
 
     def close(self) -> None:
         """Send the loader's workers home, close the logs, release the folder."""
@@ -119,7 +132,8 @@ class Trainer:
             self._open_logs(log)
             began = time.monotonic()
             try:
-                finished = self._loop()
+                with self.graph.on_stream() if self.graph else nullcontext():
+                    finished = self._loop()
             except UserError as error:  # add what is on the disk; the command line tells it
                 kept = f"the state of iteration {self.saved:,} is kept" if self.saved else "no state was saved yet"
                 if isinstance(error, NonFiniteError):
@@ -199,12 +213,18 @@ class Trainer:
         model, options = self.model, self.options
         model.schedule.advance(iteration)
         model.task.set_stage(iteration)
+        measured = len(model.task.terms) > 0 and (iteration == 1 or iteration % options.ratio_freq == 0)
+        if self.graph is not None and not measured and (weights := model.task.known_weights(iteration)):
+            self._draw(cut=False)
+            self.meter.add(self.graph.step(self.batch, iteration, weights), iteration)
+            self._check_now_and_then(iteration)
+            return
         model.optimizer.zero_grad(set_to_none=True)
         for micro in range(options.accumulation):  # one micro-batch lies on the device at a time
             self._draw()
             output = model.task(self.batch, iteration)
             self.meter.add(output.losses, iteration)
-            if micro == 0 and (iteration == 1 or iteration % options.ratio_freq == 0):
+            if micro == 0 and measured:
                 self.ratios = model.task.measure(output, iteration)
             loss = torch.stack(list(output.losses.values())).sum() / options.accumulation
             model.scaler.scale(loss).backward()
@@ -216,8 +236,7 @@ class Trainer:
         norm = gradient_norm(gradients)
         if not model.scaler.is_enabled():  # it meets infinite gradients itself
             self.meter.add({"grad_norm": norm}, iteration)
-        if self.device.type == "cpu" or iteration % CHECK_PERIOD_CUDA == 0:
-            self.check_finite(iteration)
+        self._check_now_and_then(iteration)
         clip_gradients(gradients, norm, options.grad_clip)
         scale = model.scaler.get_scale()
         model.scaler.step(model.optimizer)
@@ -230,11 +249,30 @@ class Trainer:
             model.ema.update(model.student)
         model.task.after_step(output, iteration)
 
-    def _draw(self) -> None:
-        """Take the next micro-batch; the time that goes by waiting for it is shown in the log."""
+    def _learn(self, batch: Batch, iteration: int) -> dict[str, Tensor]:
+        """Take a step of one micro-batch without ever waiting for the device, as a graph records it."""
+        model = self.model
+        model.optimizer.zero_grad(set_to_none=True)
+        losses = model.task(self.batches.expand(batch), iteration).losses
+        torch.stack(list(losses.values())).sum().backward()
+        gradients = [p.grad for p in model.parameters if p.grad is not None]
+        norm = gradient_norm(gradients)
+        clip_gradients(gradients, norm, self.options.grad_clip)
+        model.optimizer.step()
+        if model.ema:
+            model.ema.update(model.student)
+        return {name: loss.detach() for name, loss in losses.items()} | {"grad_norm": norm}
+
+    def _draw(self, cut: bool = True) -> None:
+        """Take the next micro-batch; the time that goes by waiting for it is shown in the log.
+
+        Args:
+            cut: cut what is resident on the device.
+        """
         began = time.perf_counter()
         self.batch = {}  # its memory is free before the next one is drawn
-        self.batch = next(self.batches)
+        batch = next(self.batches)
+        self.batch = self.batches.expand(batch) if cut else batch
         self.waited += time.perf_counter() - began
 
     def _count_skipped(self, scale: float) -> None:
@@ -263,6 +301,14 @@ class Trainer:
         return bool(agreed // 2), bool(agreed % 2)
 
     # ------------------------------------------------------------------------------------------ report, save, validate
+
+    def _check_now_and_then(self, iteration: int) -> None:
+        """Check each iteration on the CPU; on a GPU every few, of which one process alone waits for none."""
+        on_gpu = self.device.type == "cuda"
+        if on_gpu and iteration % CHECK_PERIOD_CUDA:
+            return
+        if not on_gpu or self.world > 1 or self.meter.suspects():
+            self.check_finite(iteration)
 
     def check_finite(self, iteration: int) -> None:
         """Raise NonFiniteError where a loss since the last line of the log was not finite; all processes call it."""
@@ -365,7 +411,7 @@ class Trainer:
             get_logger().info(self.validator.text(results, iteration))
             for key, result in results.items():
                 self.history.add("val", iteration, dataset=key, protocol=result.protocol, **result.mean)
-                self.trackers.add(f"metrics/{key}", result.mean, iteration)
+                self.trackers.add(f"metrics/{self.opt.datasets[key].name or key}", result.mean, iteration)
             if best is not None:
                 self.checkpoints.save_networks("best", self.model.network_files())
                 self.checkpoints.save_record(best)
@@ -374,10 +420,18 @@ class Trainer:
         return True
 
 
-def seed_everything(seed: int) -> None:
-    """Seed Python's, NumPy's and torch's generators, differently on each process (initial weights are broadcast)."""
+def seed_everything(seed: int, deterministic: bool = False) -> None:
+    """Seed Python's, NumPy's and torch's generators, differently on each process (initial weights are broadcast).
+
+    Args:
+        seed: `manual_seed`.
+        deterministic: choose kernels that give the same bits every time, not the fastest ones.
+    """
     seed = (seed + distributed.rank()) % 2**32
     random.seed(seed)
     np.random.seed(seed)
     torch.manual_seed(seed)
-    torch.backends.cudnn.benchmark = True
+    if deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read by cuBLAS at its first product
+    torch.use_deterministic_algorithms(deterministic, warn_only=True)
+    torch.backends.cudnn.benchmark = not deterministic

@@ -17,7 +17,7 @@ from kdsr_arch.infer.runner import Runner
 from kdsr_arch.infer.stream import Restorer
 from kdsr_arch.upscale.images import check_suffix, upscale_file, upscale_folder
 from kdsr_arch.upscale.video import VideoOptions, upscale_video
-from kdsr_arch.upscale.video_output import check_format
+from kdsr_arch.upscale.video_output import FORMATS, check_format
 
 DEFAULT_WEIGHTS = "VESPCN_RT_x4_demo"
 _MIN_TILE = 8
@@ -57,7 +57,7 @@ def _upscale(args: argparse.Namespace, kind: str, restorer: Restorer, network: s
         upscale_file(restorer, args.input, args.output)
         print(f"{args.output}: done")
         return
-    options = VideoOptions(args.codec, args.crf, args.preset, args.partial, network=network)
+    options = VideoOptions(args.codec, args.crf, args.preset, args.partial, args.progressive, network=network)
     try:
         bar = upscale_video(restorer, args.input, args.output, options)
     except KeyboardInterrupt:
@@ -91,6 +91,11 @@ def check_output(source: Path, target: Path, kind: str, overwrite: bool) -> None
     if kind == "folder":
         if target.is_file():
             raise UserError(f"{target}: is a file, but a folder of images was given; name a folder")
+        if not target.exists() and target.suffix.lower() in {*FORMATS, *IMAGE_SUFFIXES}:
+            raise UserError(
+                f"{target}: names a file, but the images of a folder are written into a folder; name one, as in "
+                f"{target.with_suffix('')}"
+            )
         if target.resolve().is_relative_to(source.resolve()):
             raise UserError(f"{target}: lies inside the input folder; choose another place")
         _check_writable(target)

@@ -10,21 +10,34 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
+import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 from tqdm import tqdm
 
 from kdsr_arch.errors import UserError
+from kdsr_arch.infer.cost import count_parameters
 from kdsr_arch.infer.pixels import to_float, to_pixels
 from kdsr_arch.infer.stream import Restorer
 from kdsr_arch.log import progress_bar
+from kdsr_arch.ops.bicubic import upsample_bicubic
 from kdsr_arch.upscale.segments import Encoded, WorkFolder, write_segment
 from kdsr_arch.upscale.video_input import Decoder, VideoInfo, probe
-from kdsr_arch.upscale.video_output import Coding, Encoder, assemble, check_container, choose_coding
+from kdsr_arch.upscale.video_output import (
+    Coding,
+    Encoder,
+    assemble,
+    check_container,
+    choose_coding,
+    has_alpha,
+    losses,
+)
 
 T = TypeVar("T")
 _END: Any = object()
+_LEAST_FRAMES, _MOST_FRAMES = 25, 250  # of a segment; each begins with a key frame, which costs bytes
+_SEGMENT_WORK = {"cpu": 30 * 50 * 10**9, "cuda": 30 * 5 * 10**12}  # multiply-adds in half a minute, about
 
 
 @dataclass(frozen=True)
@@ -32,7 +45,7 @@ class VideoOptions:
     """How a video is upscaled and written (see ``kdsr upscale --help``).
 
     Attributes:
-        segment_frames: frames of a segment, about: what an interrupted run may have to do again, ten seconds or so.
+        segment_frames: frames of a segment, about: what an interrupted run may have to do again; None chooses.
         network: differs between networks, weights and precisions; segments of another one are not used.
     """
 
@@ -40,7 +53,8 @@ class VideoOptions:
     crf: int = 16
     preset: str = "veryfast"
     partial: bool = False
-    segment_frames: int = 250
+    progressive: bool = False
+    segment_frames: int | None = None
     network: str = ""
 
 
@@ -57,17 +71,19 @@ def upscale_video(restorer: Restorer, source: Path, target: Path, options: Video
     info = probe(source, options.partial)
     coding = choose_coding(info, restorer.traits.scale, options.codec, options.crf, options.preset)
     check_container(target, info, coding)
-    stat = source.stat()
+    for lost in losses(info, coding):
+        print(f"note: {source}: {lost}", flush=True)
+    length, stat = segment_length(restorer, info, options.segment_frames), source.stat()
     depends_on = {
         "input": [str(source.resolve()), stat.st_size, stat.st_mtime_ns],
         "network": options.network,
         "tile": [restorer.tile, restorer.overlap, restorer.batch],
         "coding": [coding.codec, coding.pix_fmt, coding.options, coding.width, coding.height],
-        "segment": options.segment_frames,
+        "segment": length,
     }
     work = WorkFolder(target, depends_on)
     try:
-        bar = _make_segments(restorer, info, coding, options, work)
+        bar = _make_segments(restorer, info, coding, options, work, length)
         assemble(target, info, coding, work.done())
     except BaseException:
         if not work.done():  # nothing to go on from
@@ -77,12 +93,29 @@ def upscale_video(restorer: Restorer, source: Path, target: Path, options: Video
     return bar
 
 
+def segment_length(restorer: Restorer, info: VideoInfo, wanted: int | None = None) -> int:
+    """Choose the frames of a segment: those that the network takes about half a minute for, a second of video at least.
+
+    The time is guessed, not measured: a run that goes on must cut the video like one that was never interrupted. Most
+    networks take about one multiply-add for each parameter and LR pixel.
+
+    Args:
+        wanted: about so many.
+    """
+    at_once = restorer.at_once(info.height, info.width)
+    if wanted is None:
+        work = max(count_parameters(restorer.runner.net), 1) * info.height * info.width
+        wanted = min(
+            max(_SEGMENT_WORK.get(restorer.device.type, _SEGMENT_WORK["cpu"]) // work, _LEAST_FRAMES), _MOST_FRAMES
+        )
+    return -(-wanted // at_once) * at_once  # pieces end where segments end
+
+
 def _make_segments(
-    restorer: Restorer, info: VideoInfo, coding: Coding, options: VideoOptions, work: WorkFolder
+    restorer: Restorer, info: VideoInfo, coding: Coding, options: VideoOptions, work: WorkFolder, length: int
 ) -> tqdm:
     """Decode, restore, encode and store the segments that are not there yet; return the closed progress bar."""
     at_once = restorer.at_once(info.height, info.width)
-    length = -(-options.segment_frames // at_once) * at_once  # pieces end where segments end
     done = work.done()
     while done and len(done[-1].times) != length:  # the end of the video, or of a broken-off file
         done.pop()
@@ -92,26 +125,26 @@ def _make_segments(
         print(f"going on after frame {bar.n}, kept in {work.folder}", flush=True)
     # of the frames that the first one to restore needs, one at least to know where to go on
     before = known[len(known) - min(max(restorer.context, 1), len(known)) :]
-    decoder = Decoder(info, options.partial)
+    decoder = Decoder(info, options.partial, options.progressive, has_alpha(coding.pix_fmt))
     writer = _SegmentWriter(info, coding, work, len(done), length)
-    times: deque[tuple[int, int]] = deque()  # and durations, of frames whose results are to come
+    waiting: deque[tuple[int, int, Tensor]] = deque()  # times, durations and alpha of frames whose results are to come
 
     def noted(frames: Iterator[tuple[int, int, Tensor]]) -> Iterator[Tensor]:
         for pts, duration, lq in frames:
-            times.append((pts, duration))
-            yield lq
+            waiting.append((pts, duration, lq[3:]))
+            yield lq[:3]
 
     decoded = ((pts, duration, to_float(image)) for pts, duration, image in decoder.frames(*before[:1]))
     with bar, read_ahead(decoded) as frames, WriteBehind(writer.add) as behind:
-        context = [next(frames)[2] for _ in before]
+        context = [next(frames)[2][:3] for _ in before]
         context = context[len(context) - restorer.context :] if restorer.context else []
         for sr in restorer.stream(noted(frames), at_once, context):
             # on a GPU whole numbers are made there, as they travel faster; on the CPU the writing thread makes them
-            behind.put((*times.popleft(), sr if sr.device.type == "cpu" else to_pixels(sr, info.dtype)))
+            behind.put((*waiting.popleft(), sr if sr.device.type == "cpu" else to_pixels(sr, info.dtype)))
             bar.update()
     writer.close()
-    if decoder.broken:
-        print(f"note: {decoder.broken}; {bar.n} frames were upscaled", flush=True)
+    for note in decoder.notes:
+        print(f"note: {note}; {bar.n} frames were upscaled", flush=True)
     return bar
 
 
@@ -128,10 +161,13 @@ class _SegmentWriter:
         self._durations: list[int] = []
         self._frames: list[Encoded] = []
 
-    def add(self, item: tuple[int, int, Tensor | NDArray]) -> None:
-        """Encode one frame: its time, its duration, and its pixels."""
-        pts, duration, image = item
+    def add(self, item: tuple[int, int, Tensor, Tensor | NDArray]) -> None:
+        """Encode one frame: its time, its duration, its LR alpha (with no channel where it has none), its pixels."""
+        pts, duration, alpha, image = item
         pixels = to_pixels(image, self.info.dtype) if isinstance(image, Tensor) else image
+        if len(alpha):
+            enlarged = upsample_bicubic(alpha[None], pixels.shape[0] // alpha.shape[1])[0]
+            pixels = np.concatenate([pixels, to_pixels(enlarged, self.info.dtype)], axis=2)
         self._frames += self._encoder.add(pixels)
         self._times.append(pts)
         self._durations.append(duration)

@@ -12,19 +12,24 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from kdsr_arch.data.prepare.decode_video import missing_seconds, promised_bytes, said_seconds, tagged_seconds
+from kdsr_arch.data.prepare.decode_video import (
+    decoded_frames,
+    import_av,
+    open_video,
+    promised_bytes,
+    said_seconds,
+    tagged_seconds,
+    too_much_missing,
+    video_stream,
+)
+from kdsr_arch.data.prepare.video_color import VideoColor
 from kdsr_arch.errors import UserError
-from kdsr_arch.io import limit_decoder
 
 _HDR = {16: "HDR10 (PQ)", 18: "HLG"}  # transfer functions, ISO/IEC 23091-2
-_UNKNOWN = (0, 2, None)
-_BT709, _BT601, _FULL = 1, 5, 2
-_MATRICES = {1: 1, 4: 4, 5: 5, 6: 5, 7: 7, 9: 9, 10: 9}  # matrix coefficients -> swscale's tables
-_HD_LINES = 720  # without a tag players take BT.709 from here on, BT.601 below
 
 
 class Frame(NamedTuple):
-    """A decoded frame: its time in the stream's units, how long it is shown (0: unknown), (h, w, 3) RGB."""
+    """A decoded frame: its time in the stream's units, how long it is shown (0: unknown), (h, w, 3) RGB or RGBA."""
 
     pts: int
     duration: int
@@ -43,9 +48,8 @@ class VideoInfo:
         frames: their number as the file tells it; 0 where it does not.
         pix_fmt: the pixel format.
         depth: bits per component.
-        tags: (primaries, transfer, matrix, range) as the file tells them.
-        matrix: swscale's table for YUV <-> RGB, guessed from the height where the file does not tell.
-        full_range: YUV in 0..255 instead of 16..235.
+        color: how its colors are stored.
+        alpha: whether it has transparency.
         aspect: of one pixel, or None.
         display_matrix: how players turn the frames, as nine 32-bit numbers, or None.
         seconds: length as the file tells it, or None.
@@ -61,9 +65,8 @@ class VideoInfo:
     frames: int
     pix_fmt: str
     depth: int
-    tags: tuple[int, int, int, int]
-    matrix: int
-    full_range: bool
+    color: VideoColor
+    alpha: bool
     aspect: Fraction | None
     display_matrix: tuple[int, ...] | None
     seconds: float | None
@@ -76,23 +79,13 @@ class VideoInfo:
         return np.uint8 if self.depth <= 8 else np.uint16
 
 
-def import_av() -> Any:
-    """Import PyAV, or say how to get it."""
-    try:
-        import av
-    except ImportError:
-        raise UserError("videos need the package 'av': pip install 'kdsr[video]'") from None
-    return av
-
-
 @contextmanager
 def opened(path: Path) -> Iterator[Any]:
     """Open the file as PyAV's container; errors of its decoder become sentences."""
-    av = import_av()
     try:
-        with av.open(str(path), metadata_errors="replace") as container:
+        with open_video(path) as container:
             yield container
-    except av.FFmpegError as error:
+    except import_av().FFmpegError as error:
         raise UserError(
             f"{path}: truncated, damaged or no video ({error.strerror or error}); copy or download it again"
         ) from None
@@ -109,60 +102,39 @@ def probe(path: Path, partial: bool = False) -> VideoInfo:
         UserError: no video stream, HDR, interlaced, truncated, or nothing that decodes.
     """
     with opened(path) as container:
-        stream = _video_stream(container, path)
+        stream = video_stream(container, path)
         promised = None if partial else promised_bytes(container, stream)
         if promised is not None:  # its index points beyond the end of the file; said before hours of work
             raise UserError(
                 f"{path}: truncated: its index ends at byte {promised:,}, the file at {container.size:,}; copy "
                 "or download it again, or say --partial to upscale what is there"
             )
-        first = next(container.decode(stream), None)
+        first = next(decoded_frames(container, stream, lambda _: None), None)
         if first is None:
             raise UserError(f"{path}: not one frame of its video can be decoded; the file is truncated or damaged")
-        tags = _tags(stream.codec_context, first)
-        if tags[1] in _HDR:
+        color = VideoColor.of(path, stream.codec_context, first)
+        if color.tags[1] in _HDR:
             raise UserError(
-                f"{path}: is HDR, {_HDR[tags[1]]}, which the networks were not made for; convert it to SDR "
+                f"{path}: is HDR, {_HDR[color.tags[1]]}, which the networks were not made for; convert it to SDR "
                 "first (ffmpeg's filters zscale and tonemap do)"
             )
-        if first.interlaced_frame:
-            raise UserError(f"{path}: is interlaced; deinterlace it first (ffmpeg -vf bwdif)")
-        return _info(path, container, stream, first, tags)
+        return _info(path, container, stream, first, color)
 
 
-def _video_stream(container: Any, path: Path) -> Any:
-    # a picture that music files carry counts as video with FFmpeg
-    streams = [s for s in container.streams.video if "attached_pic" not in str(s.disposition).lower()]
-    if not streams:
-        kinds = ", ".join(sorted({stream.type for stream in container.streams})) or "nothing"
-        raise UserError(f"{path}: has no video stream (it holds {kinds})")
-    limit_decoder(streams[0], path)
-    streams[0].thread_type = "AUTO"
-    return streams[0]
-
-
-def _tags(context: Any, frame: Any) -> tuple[int, int, int, int]:
-    def known(name: str) -> int:
-        value = getattr(context, name, None)
-        return int(getattr(frame, name, 2) if value in _UNKNOWN else value)
-
-    return known("color_primaries"), known("color_trc"), known("colorspace"), known("color_range")
-
-
-def _info(path: Path, container: Any, stream: Any, frame: Any, tags: tuple[int, int, int, int]) -> VideoInfo:
+def _info(path: Path, container: Any, stream: Any, frame: Any, color: VideoColor) -> VideoInfo:
     pix_fmt = frame.format.name
     rate = stream.average_rate or stream.guessed_rate or Fraction(25)
-    matrix = _MATRICES.get(tags[2], _BT709 if min(frame.height, frame.width) >= _HD_LINES else _BT601)
     frames = int(stream.frames) or round((tagged_seconds(stream) or 0) * rate)
     kinds: dict[str, list[str]] = {}
     for other in container.streams:
         if other is not stream and other.type in ("audio", "subtitle"):
             kinds.setdefault(other.type, []).append(other.codec_context.name if other.codec_context else "unknown")
+    # VP8 and VP9 keep transparency beside the stream, where FFmpeg's own decoders leave it
+    alpha = any(part.is_alpha for part in frame.format.components) or stream.metadata.get("alpha_mode") == "1"
     return VideoInfo(
         path=path, width=frame.width, height=frame.height, time_base=stream.time_base, rate=Fraction(rate),
         frames=frames, pix_fmt=pix_fmt, depth=max(part.bits for part in frame.format.components),
-        tags=tags, matrix=matrix, full_range=tags[3] == _FULL or pix_fmt.startswith("yuvj"),
-        aspect=stream.sample_aspect_ratio or None, display_matrix=_display_matrix(frame),
+        color=color, alpha=alpha, aspect=stream.sample_aspect_ratio or None, display_matrix=_display_matrix(frame),
         seconds=said_seconds(container, stream), start=int(stream.start_time or 0), streams=kinds,
     )  # fmt: skip
 
@@ -174,57 +146,110 @@ def _display_matrix(frame: Any) -> tuple[int, ...] | None:
     return None
 
 
+def rgb_format(dtype: type[np.unsignedinteger], alpha: bool) -> str:
+    """Return FFmpeg's name of RGB, with or without alpha, in whole numbers of a type."""
+    return ("rgba" if alpha else "rgb24") if dtype == np.uint8 else ("rgba64le" if alpha else "rgb48le")
+
+
 class Decoder:
     """Reads the frames of a probed video in order.
 
     Args:
         info: from `probe`.
-        partial: end quietly where the file breaks off, instead of raising.
+        partial: end quietly where the file breaks off, and leave out what is damaged, instead of raising.
+        progressive: take frames that the file says to be interlaced as they are.
+        alpha: give RGBA.
+
+    Attributes:
+        notes: what the user should know about the frames read so far, as sentences.
     """
 
-    def __init__(self, info: VideoInfo, partial: bool = False) -> None:
-        self.info, self.partial = info, partial
-        self.broken: str | None = None
+    def __init__(self, info: VideoInfo, partial: bool = False, progressive: bool = False, alpha: bool = False) -> None:
+        self.info, self.partial, self.progressive = info, partial, progressive
+        self._form = rgb_format(info.dtype, alpha)
+        self._broken: str | None = None
+        self._lost: list[float] = []
+        self._mended: list[float] = []
+
+    @property
+    def notes(self) -> list[str]:
+        notes = [self._broken] if self._broken else []
+        if self._lost:
+            notes.append(f"{self.info.path}: {self._damage()}; what could not be decoded is left out")
+        if self._mended:
+            notes.append(
+                f"{self.info.path}: {len(self._mended)} of its frames are damaged, the first at {self._mended[0]:.2f} "
+                "s; they were upscaled as the decoder mended them"
+            )
+        return notes
+
+    def _damage(self) -> str:
+        return f"{len(self._lost)} of its packets are damaged, the first at {self._lost[0]:.2f} s"
+
+    def _lose(self, packet: Any) -> None:
+        """Count a packet that cannot be decoded.
+
+        Raises:
+            UserError: too many are gone, unless `partial`.
+        """
+        info = self.info
+        when = packet.pts if packet.pts is not None else packet.dts
+        self._lost.append(float((when or info.start) * info.time_base))
+        if not self.partial and too_much_missing(len(self._lost) / float(info.rate), info.seconds):
+            raise UserError(
+                f"{info.path}: {self._damage()}; copy or download it again, or say --partial to upscale what is there"
+            )
 
     def frames(self, start: int | None = None) -> Iterator[Frame]:
         """Decode the frames from time ``start`` on (all by default); times strictly increase.
 
         Raises:
-            UserError: the file breaks off or is damaged, unless `partial`.
+            UserError: the file breaks off or is damaged, unless `partial`; its frames change size or are interlaced.
         """
         count, last = 0, None
         try:
             with opened(self.info.path) as container:
-                stream = _video_stream(container, self.info.path)
+                stream = video_stream(container, self.info.path)
                 for raw in self._raw(container, stream, start):
-                    if (raw.width, raw.height) != (self.info.width, self.info.height):
-                        raise UserError(
-                            f"{self.info.path}: the frame size changes from {self.info.width}x"
-                            f"{self.info.height} to {raw.width}x{raw.height} at {raw.time:.2f} s; cut it "
-                            "there"
-                        )
                     pts = self._pts(raw, last)
                     if start is None or pts >= start:
+                        self._look(raw, float(pts * self.info.time_base))
                         count, last = count + 1, pts
-                        yield Frame(pts, int(raw.duration or 0), self._rgb(raw))
+                        yield Frame(pts, int(raw.duration or 0), self.info.color.rgb(raw, self._form))
             self._check_end(last)
         except UserError as error:
             if not self.partial or not count:
                 raise
-            self.broken = str(error)
+            self._broken = str(error)
+
+    def _look(self, raw: Any, seconds: float) -> None:
+        """Refuse a frame of another kind than the first, and take note of a damaged one."""
+        info = self.info
+        if (raw.width, raw.height) != (info.width, info.height):
+            raise UserError(
+                f"{info.path}: the frame size changes from {info.width}x{info.height} to {raw.width}x{raw.height} at "
+                f"{seconds:.2f} s; cut it there"
+            )
+        if raw.interlaced_frame and not self.progressive:
+            raise UserError(
+                f"{info.path}: is interlaced at {seconds:.2f} s; deinterlace it first (ffmpeg -vf bwdif), or say "
+                "--progressive if its frames show no combs"
+            )
+        if raw.is_corrupt:
+            self._mended.append(seconds)
 
     def _raw(self, container: Any, stream: Any, start: int | None) -> Iterator[Any]:
         """Decoded frames; with ``start``, from the key frame before it."""
         if start is None:
-            yield from container.decode(stream)
+            yield from decoded_frames(container, stream, self._lose)
             return
         container.seek(start, stream=stream, backward=True)
-        decoded = container.decode(stream)
+        decoded = decoded_frames(container, stream, self._lose)
         first = next(decoded, None)
         if first is None or first.pts is None or first.pts > start:  # the index is off: read from the beginning
             container.seek(stream.start_time or 0, stream=stream, backward=True)
-            decoded = container.decode(stream)
-            first = next(decoded)
+            yield from decoded_frames(container, stream, self._lose)
+            return
         yield first
         yield from decoded
 
@@ -234,21 +259,13 @@ class Decoder:
         step = max(round(1 / (self.info.rate * self.info.time_base)), 1)
         return 0 if last is None else last + step if raw.pts is None else last + 1
 
-    def _rgb(self, raw: Any) -> NDArray:
-        info = self.info
-        levels = 2 if info.full_range else 1
-        yuv = {} if raw.format.is_rgb else {"src_colorspace": info.matrix, "src_color_range": levels}
-        form = "rgb24" if info.dtype == np.uint8 else "rgb48le"
-        rgb = raw.reformat(format=form, dst_colorspace=info.matrix, dst_color_range=2, interpolation="BICUBIC", **yuv)
-        return rgb.to_ndarray()
-
     def _check_end(self, last: int | None) -> None:
         """A file without an index simply ends: then its length tells whether all of it was there."""
         info = self.info
-        if last is None:
+        if last is None or info.seconds is None:
             return
         ended = float((last - info.start) * info.time_base) + 1 / float(info.rate)
-        if missing_seconds(info.seconds, ended):
+        if too_much_missing(info.seconds - ended, info.seconds):
             raise UserError(
                 f"{info.path}: truncated: it should last {info.seconds:.1f} s, but its frames end after "
                 f"{ended:.1f} s; copy or download it again, or say --partial to upscale what is there"

@@ -15,13 +15,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from kdsr_arch.data.prepare.decode_video import import_av, open_video, video_stream
+from kdsr_arch.data.prepare.video_color import FULL, UNKNOWN
 from kdsr_arch.errors import UserError, nearest
 from kdsr_arch.upscale.segments import Encoded, Segment
-from kdsr_arch.upscale.video_input import VideoInfo, import_av, opened
+from kdsr_arch.upscale.video_input import VideoInfo, opened, rgb_format
 
 FORMATS = {".mp4": "mp4", ".m4v": "mp4", ".mov": "mov", ".mkv": "matroska"}
+_WITH_ALPHA = ("ffv1", "prores_ks", "qtrle")  # VP9 and HEVC keep transparency beside their packets, which is lost here
 _BASE_LIMIT = 65535  # denominators of the frame rate that MPEG-4 can write
-_TAG_OF_MATRIX = {1: (1, 1, 1), 5: (6, 6, 6)}  # (primaries, transfer, matrix) of HD and SD video
+_TAG_OF_TABLE = {1: (1, 1, 1), 5: (6, 6, 6)}  # (primaries, transfer, matrix) of HD and SD video
 
 
 @dataclass(frozen=True)
@@ -67,13 +70,54 @@ def choose_coding(info: VideoInfo, scale: int, codec: str | None, crf: int, pres
         raise UserError(
             f"--codec {name}: no such video encoder in PyAV{nearest(name, known)}; it has {', '.join(known)}"
         )
-    wanted = info.pix_fmt.replace("yuvj", "yuv")
-    subsampling = next((s for s in ("444", "422") if s in wanted), "420")
-    deep = [f"yuv{subsampling}p10le", "yuv420p10le"] if info.depth > 8 else []
-    pix_fmt = next((f for f in [wanted, *deep, f"yuv{subsampling}p", "yuv420p"] if f in formats), formats[0])
-    unit = 1 if "444" in pix_fmt or "rgb" in pix_fmt or "gbr" in pix_fmt else 2
+    pix_fmt = next((f for f in _wanted_formats(info, name) if f in formats), formats[0])
+    unit = 1 if _chroma(pix_fmt) == "444" else 2
     width, height = (n * scale // unit * unit for n in (info.width, info.height))
     return Coding(name, pix_fmt, _options(name, crf, preset), width, height)
+
+
+def _wanted_formats(info: VideoInfo, codec: str) -> list[str]:
+    """List pixel formats for an input, the best first."""
+    chroma, deep = _chroma(info.pix_fmt), info.depth > 8
+    wanted = []
+    if has_alpha(info.pix_fmt) and codec in _WITH_ALPHA:
+        as_rgb = ["gbrap16le"] if deep else ["rgba", "argb", "bgra"]
+        wanted = [info.pix_fmt, *(as_rgb if import_av().VideoFormat(info.pix_fmt).is_rgb else [])]
+        wanted += [*([f"yuva{chroma}p10le"] if deep else []), f"yuva{chroma}p", "yuva444p10le"]
+    # never as gray, of which swscale and players disagree whether it is 0..255 or 16..235
+    same = [] if "gray" in info.pix_fmt else [info.pix_fmt.replace("yuvj", "yuv").replace("yuva", "yuv")]
+    deeper = [f"yuv{chroma}p10le", "yuv420p10le"] if deep else []
+    return [*wanted, *same, *deeper, f"yuv{chroma}p", "yuv420p"]
+
+
+def has_alpha(pix_fmt: str) -> bool:
+    """Tell whether a pixel format has transparency."""
+    return any(part.is_alpha for part in import_av().VideoFormat(pix_fmt).components)
+
+
+def _chroma(pix_fmt: str) -> str:
+    """Name the chroma of a pixel format, as far as encoders share it: 444, which RGB has too, 422 or 420."""
+    form = import_av().VideoFormat(pix_fmt, 16, 16)
+    if len(form.components) < 3 and pix_fmt != "pal8":
+        return "420"  # gray
+    return {(16, 16): "444", (8, 16): "422"}.get((form.chroma_width(16), form.chroma_height(16)), "420")
+
+
+def losses(info: VideoInfo, coding: Coding) -> list[str]:
+    """List what the written video lacks of the input, as sentences."""
+    form = import_av().VideoFormat(coding.pix_fmt)
+    depth = max(part.bits for part in form.components)
+    lost = []
+    if info.alpha and not has_alpha(coding.pix_fmt):
+        advice = "" if not has_alpha(info.pix_fmt) else f"; --codec {' or '.join(_WITH_ALPHA)} keeps it"
+        lost.append(f"its transparency is lost: colors are written as if it were opaque{advice}")
+    if depth < info.depth:
+        lost.append(f"{coding.codec} writes {depth} of its {info.depth} bits a color")
+    if (given := _chroma(info.pix_fmt)) > (made := _chroma(coding.pix_fmt)):
+        lost.append(
+            f"{coding.codec} writes its colors {given[0]}:{given[1]}:{given[2]} as {made[0]}:{made[1]}:{made[2]}"
+        )
+    return lost
 
 
 def _options(codec: str, crf: int, preset: str) -> dict[str, str]:
@@ -96,7 +140,7 @@ def _configure(context: Any, info: VideoInfo, coding: Coding) -> None:
     context.time_base = 1 / frame_rate(info)
     context.options = dict(coding.options)
     context.flags |= 1 << 22  # AV_CODEC_FLAG_GLOBAL_HEADER: parameter sets go to the head of the file
-    tags = _written_tags(info)
+    tags = _written_tags(info, is_rgb=context.format.is_rgb)
     context.color_primaries, context.color_trc, context.colorspace, context.color_range = tags
     if info.aspect:
         context.sample_aspect_ratio = info.aspect
@@ -108,14 +152,16 @@ def frame_rate(info: VideoInfo) -> Fraction:
     return rate if rate.numerator <= _BASE_LIMIT else 1 / (1 / rate).limit_denominator(_BASE_LIMIT)
 
 
-def _written_tags(info: VideoInfo) -> tuple[int, int, int, int]:
+def _written_tags(info: VideoInfo, is_rgb: bool) -> tuple[int, int, int, int]:
     """The input's tags; what it leaves open is written as it was read: players would guess anew by the new height."""
-    primaries, transfer, matrix, _ = info.tags
-    if matrix in (0, 2):
-        guess = _TAG_OF_MATRIX[info.matrix]
-        primaries, transfer = (g if t in (0, 2) else t for g, t in zip(guess, (primaries, transfer), strict=False))
+    primaries, transfer, matrix, _ = info.color.tags
+    if is_rgb:
+        return primaries, transfer, 0, FULL
+    if matrix in UNKNOWN:
+        guess = _TAG_OF_TABLE[info.color.table]
+        primaries, transfer = (g if t in UNKNOWN else t for g, t in zip(guess, (primaries, transfer), strict=False))
         matrix = guess[2]
-    return primaries, transfer, matrix, 2 if info.full_range else 1
+    return primaries, transfer, matrix, FULL if info.color.full_range else 1
 
 
 class Encoder:
@@ -139,16 +185,16 @@ class Encoder:
             ) from None
 
     def add(self, image: NDArray) -> list[Encoded]:
-        """Encode (H, W, 3) RGB, uint8 or uint16; returns what is ready."""
+        """Encode (H, W, 3) RGB or (H, W, 4) RGBA, uint8 or uint16; returns what is ready."""
         coding, info = self.coding, self.info
         image = np.ascontiguousarray(image[: coding.height, : coding.width])
-        frame = self._av.VideoFrame.from_ndarray(image, format="rgb24" if image.dtype == np.uint8 else "rgb48le")
+        frame = self._av.VideoFrame.from_ndarray(image, format=rgb_format(image.dtype.type, image.shape[2] == 4))
         frame = frame.reformat(
             format=coding.pix_fmt,
-            src_colorspace=info.matrix,
-            dst_colorspace=info.matrix,
-            src_color_range=2,
-            dst_color_range=2 if info.full_range else 1,
+            src_colorspace=info.color.table,
+            dst_colorspace=info.color.table,
+            src_color_range=FULL,
+            dst_color_range=self._context.color_range,
             interpolation="BICUBIC",
         )
         frame.pts, frame.time_base = self._count, self._context.time_base
@@ -182,19 +228,28 @@ def check_container(path: Path, info: VideoInfo, coding: Coding) -> None:
     """
     check_format(path)
     Encoder(info, coding)  # refuses impossible settings
+    refusal = _refusal(path.suffix.lower(), info, coding)
+    if refusal is None:
+        return
+    kinds = "; ".join(f"{kind} {', '.join(codecs)}" for kind, codecs in info.streams.items())
+    other = next((suffix for suffix in (".mkv", ".mp4", ".mov") if _refusal(suffix, info, coding) is None), None)
+    advice = f"write {other} instead" if other else "take another --codec, or take streams out of the input first"
+    raise UserError(
+        f"{path}: {path.suffix} cannot hold {coding.codec} video with the input's streams "
+        f"({kinds or 'video only'}; {refusal}); {advice}"
+    )
+
+
+def _refusal(suffix: str, info: VideoInfo, coding: Coding) -> str | None:
+    """Return why a container cannot hold the output's streams, in FFmpeg's words; None where it can."""
     av = import_av()
     with opened(info.path) as source:
         try:
-            with av.open(os.devnull, "w", format=FORMATS[path.suffix.lower()]) as out:
+            with open_video(os.devnull, "w", FORMATS[suffix]) as out:
                 _prepare(out, source, info, coding)
-            return
         except (av.FFmpegError, ValueError) as error:
-            refusal = str(getattr(error, "strerror", None) or error)
-    kinds = "; ".join(f"{kind} {', '.join(codecs)}" for kind, codecs in info.streams.items())
-    raise UserError(
-        f"{path}: {path.suffix} cannot hold {coding.codec} video with the input's streams "
-        f"({kinds or 'video only'}; {refusal}); write .mkv instead"
-    )
+            return str(getattr(error, "strerror", None) or error)
+    return None
 
 
 def _prepare(out: Any, source: Any, info: VideoInfo, coding: Coding) -> tuple[Any, dict[int, Any]]:
@@ -202,15 +257,19 @@ def _prepare(out: Any, source: Any, info: VideoInfo, coding: Coding) -> tuple[An
     video = out.add_stream(coding.codec, rate=frame_rate(info))
     _configure(video.codec_context, info, coding)
     video.time_base = info.time_base
-    if info.display_matrix is not None and hasattr(video, "set_display_matrix"):
+    if info.display_matrix is not None:
         video.set_display_matrix(info.display_matrix)
+    given = video_stream(source, info.path)
+    video.disposition = given.disposition.value
+    video.metadata.update({k: v for k, v in given.metadata.items() if k.lower() in ("language", "title")})
     copied = {}
     for stream in source.streams:
         if stream.type in ("audio", "subtitle"):
             copied[stream.index] = copy = out.add_stream_from_template(stream)
+            copy.disposition = stream.disposition.value  # which sound is the default, which subtitles are forced
             copy.metadata.update({k: v for k, v in stream.metadata.items() if k.upper() not in ("DURATION", "ENCODER")})
     out.metadata.update({k: v for k, v in source.metadata.items() if k.lower() not in ("encoder", "duration")})
-    if hasattr(source, "chapters") and hasattr(out, "set_chapters") and source.chapters():
+    if source.chapters():
         out.set_chapters(source.chapters())
     out.start_encoding()
     return video, copied
@@ -242,7 +301,7 @@ def assemble(target: Path, info: VideoInfo, coding: Coding, segments: Sequence[S
 @contextmanager
 def _written(av: Any, target: Path, part: Path) -> Iterator[Any]:
     try:
-        with av.open(str(part), "w", format=FORMATS[target.suffix.lower()]) as out:
+        with open_video(part, "w", FORMATS[target.suffix.lower()]) as out:
             yield out
     except av.FFmpegError as error:
         raise UserError(f"{target}: cannot be written ({error.strerror or error})") from None

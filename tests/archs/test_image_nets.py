@@ -10,12 +10,18 @@ from torch import nn
 from kdsr_arch.archs import san_arch
 from kdsr_arch.archs.arch_util import SubPixelDeconv
 from kdsr_arch.archs.carn_arch import CARN, CARN_M
+from kdsr_arch.archs.ecbsr_arch import PlainSR
+from kdsr_arch.archs.etds_arch import ETDS
 from kdsr_arch.archs.fsrcnn_arch import FSRCNN
+from kdsr_arch.archs.haesr_arch import HAESR
 from kdsr_arch.archs.idn_arch import IDN
 from kdsr_arch.archs.imdn_arch import IMDN
 from kdsr_arch.archs.pisr_arch import PISRTeacher
+from kdsr_arch.archs.plainusr_arch import PlainUSR
 from kdsr_arch.archs.rcan_arch import EDSRTapped, RCANTapped, fakd_groups
 from kdsr_arch.archs.san_arch import SAN
+from kdsr_arch.archs.smfanet_arch import SMFANet
+from kdsr_arch.archs.span_arch import SPAN
 from kdsr_arch.archs.srkd_arch import SNSR, TNSR
 from kdsr_arch.archs.vdsr_arch import VDSR
 from kdsr_arch.convert.published import SOURCES, convert_state
@@ -198,6 +204,11 @@ COUNTS = [
     (lambda: PISRTeacher({"type": "FSRCNN"}), 98_728), (lambda: PISRTeacher({"type": "FSRCNN"}).encoder, 86_084),
     (lambda: SAN(4), 15_862_584), (lambda: SAN(4, num_group=6), 4_997_618),
     (lambda: IMDN(2), 694_404), (lambda: IMDN(3), 703_059), (lambda: IMDN(4), 715_176),
+    (lambda: PlainSR(4), 16_768), (lambda: PlainSR(4, num_feat=32), 51_920), (lambda: PlainSR(2), 11_548),
+    (lambda: SPAN(4, 28), 150_688), (lambda: SPAN(4), 426_288), (lambda: ETDS(4).tail, 6_960),
+    (lambda: PlainUSR(4), 68_612), (lambda: PlainUSR(2, (16, 8), "middle"), 13_628),
+    (lambda: HAESR(4), 352_869),
+    (lambda: SMFANet(4), 197_328), (lambda: SMFANet(4, 48, 12), 495_888), (lambda: SMFANet(2, 48, 12), 480_300),
 ]  # fmt: skip
 
 
@@ -234,7 +245,10 @@ SMALL = [
     TNSR(2, num_feat=4, num_block=3), SNSR(3, num_feat=4), SNSR(4, num_feat=4), FSRCNN(3, d=6, s=4, m=2),
     VDSR(2, num_feat=4, num_layer=4), IDN(3, num_feat=16, num_block=2), IDN(2, "rgb", num_feat=16, num_block=1),
     CARN(3, num_feat=4), CARN_M(4, num_feat=8, group=2), EDSRTapped(num_feat=4, num_block=3, upscale=3),
-    SAN(2, 3, 1, 16, 4), IMDN(3, 16, 2),
+    SAN(2, 3, 1, 16, 4), IMDN(3, 16, 2), SMFANet(3, 8, 2), HAESR(2, 16),
+    PlainSR(3, 1, 8, 2, "ecb", "relu", "bicubic"),
+    PlainSR(2, 3, 8, 0, "conv3xc", "prelu", "none"), ETDS(2, 1, 8, 2, 3), SPAN(3, 8, 2, "conv3xc"),
+    PlainUSR(3, (8, 4), block="ecb"), PlainUSR(2, (8, 4), "middle"),
     RCANTapped(num_feat=8, num_group=3, num_block=1, squeeze_factor=4),
 ]  # fmt: skip
 
@@ -244,7 +258,7 @@ def test_traits_and_taps(net):
     """Output size and channels, every tap fires, f_sr is of HR size and f_lr of LR size, gradients are complete."""
     traits = traits_of(net)
     channels = 1 if traits.color == "y" else 3
-    h, w = 7, 10
+    h, w = max(7, traits.min_size), max(10, traits.min_size)
     factor = traits.scale if traits.upsampled_input else 1
     paths = sorted(set(traits.taps.values()))
     with Recorder(net, paths) as taps:

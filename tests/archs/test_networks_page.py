@@ -7,6 +7,7 @@ import re
 import pytest
 import yaml
 
+from kdsr_arch.infer.cost import count_parameters
 from kdsr_arch.infer.traits import Traits, traits_of
 from kdsr_arch.registry import ARCH_REGISTRY, register_all
 from tests.helpers import ROOT
@@ -37,7 +38,7 @@ def test_a_row_is_true(options: str, parameters: str, takes: str, aliases: str) 
     register_all()
     keywords = yaml.safe_load(options)
     net = ARCH_REGISTRY.get(keywords.pop("type"))(**keywords)
-    assert f"{sum(p.numel() for p in net.parameters()):,}" == parameters
+    assert f"{count_parameters(net):,}" == parameters
     traits = traits_of(net, keywords.get("scale") or keywords.get("upscale") or 4)
     assert _input(traits) == takes
     assert set(aliases.split(", ")) <= set(traits.taps)

@@ -46,12 +46,12 @@ def test_safetensors(compact, tmp_path):
     assert loaded.traits.scale == 2
 
 
-def test_teaches_rgb_and_y_students_with_taps_by_path(compact):
+def test_teaches_rgb_and_y_students_with_taps_by_path(compact, device):
     teacher = make_network({"type": "spandrel", "path": str(compact[1])})
     terms = {"out": {"type": "L1Loss"}, "tap": {"type": "L1Loss", "teacher": "body.4", "student": "expanding"}}
     for channels in (1, 3):
         student = make_network({"type": "FSRCNN", "scale": 2, "num_in_ch": channels, "d": 12, "s": 4, "m": 1})
-        batch = {"lq": torch.rand(2, 3, 8, 8), "gt": torch.rand(2, 3, 16, 16)}
+        batch = {"lq": torch.rand(2, 3, 8, 8, device=device), "gt": torch.rand(2, 3, 16, 16, device=device)}
         task = make_task(student, teacher, {"distill_opt": terms}, batch)
         assert task.reports[1].teacher == "model.body.4" and task.reports[1].teacher_shape == "1x8x8x8"
         losses = task(batch, 1).losses
@@ -68,6 +68,53 @@ def test_teaches_rgb_and_y_students_with_taps_by_path(compact):
             batch,
             scale=4,
         )
+
+
+def without(state, *names):
+    return {key: value for key, value in state.items() if key.rpartition(".")[2] not in names}
+
+
+WINDOWS = ("rpe_biases", "relative_position_index", "attn_mask_0", "attn_mask_1")
+
+
+def test_buffers_that_a_file_lacks_are_those_of_the_architecture(tmp_path, caplog):
+    from spandrel.architectures.DAT import DAT
+
+    torch.manual_seed(0)
+    net = DAT(
+        embed_dim=60, split_size=[8, 32], depth=[3], num_heads=[6], expansion_factor=2, upscale=2,
+        upsampler="pixelshuffledirect",
+    ).eval()  # fmt: skip
+    for names in (WINDOWS, WINDOWS[2:]):
+        save_tensors({"params": without(net.state_dict(), *names)}, tmp_path / "dat.pth")
+        loaded = make_network({"type": "spandrel", "path": str(tmp_path / "dat.pth")}).eval()
+        x = torch.rand(1, 3, 20, 36)
+        with torch.no_grad():
+            torch.testing.assert_close(loaded(x), net(x))
+    assert "dat.pth" in caplog.text and "8x32" in caplog.text
+    with pytest.raises(RuntimeError, match="attn_mask_0"):  # filled while it is built, and never after
+        loaded.model.load_state_dict(without(net.state_dict(), "attn_mask_0"))
+
+
+def test_buffers_that_cannot_be_told_are_named(tmp_path):
+    from spandrel.architectures.SwinIR import SwinIR
+
+    net = SwinIR(embed_dim=12, depths=[2], num_heads=[2], window_size=4, upscale=2, upsampler="pixelshuffledirect")
+    save_tensors({"params": without(net.state_dict(), "relative_position_index")}, tmp_path / "swin.pth")
+    with refuses("swin.pth", "SwinIR", "layers.0.residual_group.blocks.0.attn.relative_position_index", "state_dict"):
+        make_network({"type": "spandrel", "path": str(tmp_path / "swin.pth")})
+    save_tensors({"params": without(net.state_dict(), "attn_mask")}, tmp_path / "swin.pth")
+    assert make_network({"type": "spandrel", "path": str(tmp_path / "swin.pth")}).architecture == "SwinIR"
+
+
+def test_learned_statistics_that_a_file_lacks_are_not_made_up(tmp_path):
+    from spandrel.architectures.DAT import DAT
+
+    net = DAT(embed_dim=60, split_size=[8, 32], depth=[1], num_heads=[6], upsampler="pixelshuffledirect")
+    for names in (["running_mean"], ["running_var"]):  # spandrel knows a DAT by the former
+        save_tensors({"params": without(net.state_dict(), *names)}, tmp_path / "dat.pth")
+        with refuses(tmp_path / "dat.pth", "spandrel"):
+            make_network({"type": "spandrel", "path": str(tmp_path / "dat.pth")})
 
 
 class Harm:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import av
 import numpy as np
 import pytest
 
@@ -23,6 +22,8 @@ from kdsr_arch.data.prepare.plans import (
 from kdsr_arch.data.sources import FolderSource, LmdbSource
 from kdsr_arch.errors import UserError
 from tests.helpers.messages import refuses
+
+av = pytest.importorskip("av", reason="needs the extra: pip install av")
 
 
 def write_video(path: Path, frames: list[np.ndarray]) -> Path:

@@ -47,6 +47,16 @@ def samples(dataset, count=30):
     return [dataset.sample(i % len(dataset), np.random.default_rng(i)) for i in range(count)]
 
 
+def test_images_can_be_left_out(images, low):
+    for changes in ({}, {"dataroot_lq": str(low), "filename_tmpl": "{}x4"}):
+        dataset = ImagePairDataset(**options(images, exclude=["0001"], **changes))
+        assert [gt_key for _, gt_key in dataset.entries] == ["0000", "0002"]
+    with refuses(images, "'001'", near="0001"):
+        ImagePairDataset(**options(images, exclude=["001"]))
+    with refuses(images, "exclude"):
+        ImagePairDataset(**options(images, exclude=["0000", "0001", "0002"]))
+
+
 def test_folder_lmdb_cache_and_stored_lr_give_identical_tensors(images, low, tmp_path):
     source = FolderSource(images)
     write_frames((Entry(source, key, key) for key in source), tmp_path / "gt.lmdb")

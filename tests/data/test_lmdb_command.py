@@ -16,6 +16,7 @@ from kdsr_arch.data.pairs import DegradedSource
 from kdsr_arch.data.prepare.store_tools import verify
 from kdsr_arch.data.sources import FolderSource, LmdbSource
 from kdsr_arch.data.store.codec import codec_of
+from tests.helpers.messages import missing
 
 
 @pytest.fixture
@@ -46,6 +47,12 @@ def test_create_tells_what_it_made(kdsr, clip_root, tmp_path, store):
     assert code == 2 and err.startswith("error: ") and "exists already" in err
     code, out, err = kdsr("create", clip_root, tmp_path / "b.lmdb", "--codec", "raw")
     assert code == 0 and "b.lmdb: 100%" in err and "13/13" in err and "frames/s" in err
+
+
+@pytest.mark.parametrize("words", [["--multiple", 8], ["--halve"], ["--patch", 32], ["--split", "test"]])
+def test_arguments_for_another_kind_of_source_are_refused(kdsr, clip_root, tmp_path, words):
+    code, _, err = kdsr("create", clip_root, tmp_path / "b.lmdb", *words)
+    assert code == 2 and not missing(err, words[0], clip_root, "clips") and not (tmp_path / "b.lmdb").exists()
 
 
 def test_what_a_source_is_is_found_out(kdsr, frames, tmp_path, save):

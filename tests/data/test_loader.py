@@ -29,7 +29,9 @@ class Numbers(torch.utils.data.Dataset):
         return {"lq": torch.tensor(index), "gt": torch.from_numpy(rng.random(3)), "key": str(index)}
 
 
-def batches(workers: int = 0, accumulation: int = 1, dataset: Numbers | None = None, device: str = "cpu") -> Batches:
+def batches(
+    workers: int = 0, accumulation: int = 1, dataset: Numbers | None = None, device: str | torch.device = "cpu"
+) -> Batches:
     sampler = PlannedSampler(7, 2, seed=3, total_iter=5, accumulation=accumulation)
     return Batches(dataset or Numbers(), sampler, workers, device)
 
@@ -47,12 +49,20 @@ def test_the_same_micro_batches_in_the_same_order(ahead, accumulation):
     assert drawn(source) == plain and len(plain) == 5 * accumulation and len(plain[0][0]) == 2
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
-def test_the_same_micro_batches_on_cuda():
-    source = batches(2, 3, device="cuda")
+@pytest.mark.parametrize("workers", [0, 2])
+def test_the_same_micro_batches_on_the_device(workers, device):
+    source = batches(workers, 3, device=device)
     first = next(source)
-    assert first["lq"].device.type == "cuda"
+    assert first["lq"].device.type == device.type
     assert [(first["lq"].tolist(), first["gt"].tolist(), first["key"]), *drawn(source)] == drawn(batches(0, 3))
+
+
+def test_drawing_does_not_wait_for_the_gpu(cuda, no_waiting):
+    source = batches(2, 3, device=cuda)
+    kept = [next(source)]
+    with no_waiting():
+        kept += [next(source) for _ in range(10)]
+    assert [batch["lq"].tolist() for batch in kept] == [numbers for numbers, _, _ in drawn(batches(0, 3))][:11]
 
 
 def test_close_ends_the_workers():

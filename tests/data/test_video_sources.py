@@ -109,3 +109,10 @@ def test_what_there_is_of_a_truncated_file_can_be_taken(tmp_path):
     command = ["lmdb", "create", str(tmp_path / "a.mkv"), str(tmp_path / "a.lmdb"), "--quiet", "--skip-bad"]
     assert main(command) == 0
     assert 30 < len(open_source(tmp_path / "a.lmdb").keys()) < 70
+
+
+def test_a_pyav_that_is_too_old_is_told(tmp_path, monkeypatch):
+    path = write(tmp_path / "a.mkv", pictures(2))
+    monkeypatch.setattr(av, "__version__", "16.0.1")
+    with refuses("17.1", "16.0.1", "pip install"):
+        list(decode_video(path))

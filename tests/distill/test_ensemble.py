@@ -7,7 +7,7 @@ from torch import nn
 from kdsr_arch.archs.fsrcnn_arch import FSRCNN
 from kdsr_arch.archs.vdsr_arch import VDSR
 from kdsr_arch.archs.vespcn_arch import VESPCN
-from kdsr_arch.distill.teachers import Ensemble, build_teacher
+from kdsr_arch.distill.teachers import Ensemble, SelfEnsemble, build_teacher
 from kdsr_arch.infer.runner import Runner
 from kdsr_arch.infer.traits import Traits
 from kdsr_arch.io import save_tensors
@@ -91,3 +91,25 @@ def test_built_from_options_with_the_weights_of_each(tmp_path):
     with refuses("path.pretrain_network_t2"):
         build_teacher(make_options(opt))
     assert build_teacher(make_options({"network_g": SMALL})) is None
+
+
+def test_a_self_ensemble_is_the_mean_of_eight_and_turns_with_its_input():
+    net, lq = make_network(SMALL).eval(), torch.rand(1, 3, 6, 9)
+    ensemble = SelfEnsemble(net, 2)
+    with torch.no_grad():
+        views = [
+            torch.rot90(net(torch.rot90(image, turns, (-2, -1))), -turns, (-2, -1))
+            for image in (lq,)
+            for turns in range(4)
+        ]
+        mirrored = [
+            torch.rot90(net(torch.rot90(lq.flip(-1), turns, (-2, -1))), -turns, (-2, -1)).flip(-1) for turns in range(4)
+        ]
+        torch.testing.assert_close(ensemble(lq), torch.stack(views + mirrored).mean(0))
+        turned = torch.rot90(ensemble(lq), 1, (-2, -1))
+        torch.testing.assert_close(ensemble(torch.rot90(lq, 1, (-2, -1))), turned)
+
+
+def test_only_images_are_self_ensembled():
+    with refuses("teacher.self_ensemble: is for teachers of single images"):
+        SelfEnsemble(VESPCN(num_feat=8, num_hr_feat=8, num_flow_feat=4), 4)

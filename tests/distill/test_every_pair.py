@@ -52,7 +52,7 @@ TERMS = {
 
 @pytest.mark.parametrize("student_type", STUDENTS)
 @pytest.mark.parametrize("teacher_type", TEACHERS)
-def test_one_step(teacher_type, student_type):
+def test_one_step(teacher_type, student_type, device):
     options, side = TEACHERS[teacher_type]
     teacher = build_network({"type": teacher_type, **options})
     student = build_network({"type": student_type, **STUDENTS[student_type]})
@@ -60,7 +60,8 @@ def test_one_step(teacher_type, student_type):
     if student_type == "VESPCN":
         terms["motion"] = {"type": "MotionCompensationLoss", "student": "motion", "loss_weight": 0.01}
     window = max(traits_of(net, 4).num_frame for net in (teacher, student))
-    lq, gt = torch.rand(1, 1 + window, 3, side, side), torch.rand(1, 2, 3, 4 * side, 4 * side)
+    lq = torch.rand(1, 1 + window, 3, side, side, device=device)
+    gt = torch.rand(1, 2, 3, 4 * side, 4 * side, device=device)
     batch, values = {"lq": lq, "gt": gt}, {"pixel_opt": {"type": "CharbonnierLoss"}, "distill_opt": terms}
     task = make_task(student, teacher, values, batch, scale=4)
     before = {name: p.detach().clone() for name, p in student.named_parameters()}
@@ -72,7 +73,7 @@ def test_one_step(teacher_type, student_type):
     assert all(torch.isfinite(p).all() for p in student.parameters())
     assert any(not torch.equal(p, before[name]) for name, p in student.named_parameters())
     assert all(p.grad is None for p in teacher.parameters())
-    _assert_file_restores(student, {"type": student_type, **STUDENTS[student_type]}, lq[..., :12, :12])
+    _assert_file_restores(student.cpu(), {"type": student_type, **STUDENTS[student_type]}, lq[..., :12, :12].cpu())
 
 
 def _assert_file_restores(student, opt, lq):

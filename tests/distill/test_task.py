@@ -30,9 +30,9 @@ def batch(lq, gt):
     return {"lq": lq, "gt": gt}
 
 
-def clips(count=2, length=3, num_frame=5, size=8):
-    frames = torch.rand(count, length + num_frame - 1, 3, size, size)
-    return batch(frames, torch.rand(count, length, 3, 2 * size, 2 * size))
+def clips(count=2, length=3, num_frame=5, size=8, device="cpu"):
+    frames = torch.rand(count, length + num_frame - 1, 3, size, size, device=device)
+    return batch(frames, torch.rand(count, length, 3, 2 * size, 2 * size, device=device))
 
 
 def make(terms=None, student=None, teacher=None, data=None, of_teacher=None, **options):
@@ -64,6 +64,7 @@ def norms(loss, params):
 PRECISIONS = {
     "plain": ("", {}),
     "bf16": ("", {"amp": "bf16", "of_teacher": {"amp": "bf16"}}),
+    "fp16": ("", {"amp": "fp16", "of_teacher": {"amp": "fp16"}}),
     "compiled": ("eager", {"compile": True, "of_teacher": {"compile": True}}),
     "compiled aot bf16": ("aot_eager", {"compile": True, "amp": "bf16"}),
 }
@@ -75,14 +76,14 @@ def compile_by(monkeypatch, backend):
 
 
 @pytest.mark.parametrize(("backend", "options"), PRECISIONS.values(), ids=PRECISIONS)
-def test_every_term_teaches_the_student_and_never_the_teacher(backend, options, monkeypatch):
+def test_every_term_teaches_the_student_and_never_the_teacher(backend, options, monkeypatch, device):
     compile_by(monkeypatch, backend)
-    task = make(**options)
+    task = make(data=clips(device=device), **options)
     teacher = task._teacher.net
     before = copy.deepcopy(teacher.state_dict())
     params = list(task.student.parameters())
     for iteration in (1, 2):
-        output = task(clips(), iteration)
+        output = task(clips(device=device), iteration)
         assert set(output.losses) == {"l_pix", "l_spatial", "l_temporal", "l_hint", "l_output"}
         for name, loss in output.losses.items():
             assert loss.shape == () and loss.dtype == torch.float32 and norms(loss, params) > 0, name
@@ -116,10 +117,10 @@ def test_values_are_those_of_the_definition():
     torch.testing.assert_close(output.raw["l_pix"], ((s - gt).square() + 1e-12).sqrt().mean(), rtol=1e-4, atol=1e-6)
 
 
-def test_compiled_gives_the_losses_of_the_bare_networks(monkeypatch):
+def test_compiled_gives_the_losses_of_the_bare_networks(monkeypatch, device):
     compile_by(monkeypatch, "aot_eager")
-    data = clips()
-    bare, compiled = make(), make(compile=True, of_teacher={"compile": True})
+    data = clips(device=device)
+    bare, compiled = make(data=data), make(data=data, compile=True, of_teacher={"compile": True})
     for iteration in (1, 2):
         a, b = bare(data, iteration), compiled(data, iteration)
         for name in a.raw:
@@ -273,6 +274,19 @@ def test_an_inert_term_is_named_once(caplog):
         for iteration in (1, 2):
             task.measure(task(clips(), iteration), iteration)
     assert [("weak" in r.message, "inert" in r.message) for r in caplog.records] == [(True, True)]
+
+
+def test_a_balanced_term_is_not_inert_by_an_old_measurement(caplog, monkeypatch):
+    task = make({"spatial": {**TERMS["spatial"], "loss_weight": {"balance": 1.0}}})
+    norms_now = {"l_pix": 1.0, "l_spatial": 1e6}
+    monkeypatch.setattr(task, "_norms", lambda *_: dict(norms_now))
+    task.measure(task(clips(), 1), 1)
+    norms_now["l_spatial"] = 1.0  # a million times less than what the weight is of
+    assert task.measure(task(clips(), 2), 2)["spatial"] < 1e-3 and not caplog.records
+    norms_now["l_spatial"] = 0.0
+    task.measure(task(clips(), 3), 3)
+    (said,) = caplog.messages
+    assert "spatial" in said and "taps" in said and "balance" not in said
 
 
 def test_state_is_restored_exactly():

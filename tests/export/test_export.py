@@ -50,7 +50,7 @@ def test_transposed_convolutions_become_phases(shape):
             torch.testing.assert_close(fast(x), nn.ConvTranspose2d.forward(net[1], net[0](x)), atol=1e-6, rtol=1e-5)
 
 
-def test_onnx_of_an_image_network(weights, tmp_path, capsys):
+def test_onnx_of_an_image_network(weights, tmp_path, capsys, device):
     onnx = pytest.importorskip("onnx")
     out = tmp_path / "net.onnx"
     assert main(["export", str(weights(FSRCNN)), "-o", str(out), "--network", FSRCNN]) == 0
@@ -59,11 +59,16 @@ def test_onnx_of_an_image_network(weights, tmp_path, capsys):
     model = onnx.load(str(out))
     kinds = [node.op_type for node in model.graph.node]
     assert "ConvTranspose" not in kinds and kinds.count("PRelu") == 4 and "DepthToSpace" in kinds
-    student = open_network(tmp_path / "net.pth", network=FSRCNN)
+    student, exported = (
+        open_network(tmp_path / "net.pth", network=FSRCNN, device=device),
+        open_network(out, device=device),
+    )
     run = onnx_runner(out.read_bytes())
     for size in ((8, 8), (31, 50), (77, 16)):
         lq = torch.rand(3, 1, *size)
-        assert (run(lq) - student.net(lq)).abs().max() < 1e-5
+        expected = student.net(lq.to(device))
+        assert (run(lq) - expected.cpu()).abs().max() < 1e-5
+        assert (exported.net(lq.to(device)) - expected).abs().max() < 1e-5
     facts = read_facts(out)
     assert (facts["scale"], facts["color"], facts["mode"], facts["opset"]) == (2, "y", "image", 18)
     assert facts["network"] == {"type": "FSRCNN", "scale": 2, "d": 8, "s": 4, "m": 1} and facts["version"]

@@ -206,6 +206,7 @@ def test_a_text_bomb_in_a_png_is_not_unpacked(tmp_path: Path, monkeypatch: pytes
 
 
 def test_a_video_of_an_unknown_codec(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("av", reason="needs the extra: pip install av")
     data = videos._video("mp4", "mpeg4")
     assert data is not None
     said = refused("videos", data.replace(b"mp4v", b"xxxx").replace(b"esds", b"free"), tmp_path, monkeypatch)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,18 @@ from kdsr_arch.evaluate.evaluator import Evaluator
 from kdsr_arch.options.schema import MetricOptions, Options, Run, TeacherOptions, ValOptions
 from kdsr_arch.options.schema_data import DatasetOptions
 from kdsr_arch.options.schema_train import TrainOptions
+from tests.helpers import ROOT
 
 OPTIMIZER = {"type": "Adam", "lr": 1e-3}
+
+
+def shipped_files() -> list[Path]:
+    """The option files that git knows, not those that someone put beside them; all of them in an unpacked package."""
+    if (ROOT / ".git").exists():
+        words = ["git", "-C", str(ROOT), "ls-files", "-z", "options/*.yml"]
+        names = subprocess.run(words, check=True, capture_output=True, text=True).stdout.split("\0")
+        return sorted(Path(name) for name in names if name)
+    return sorted(path.relative_to(ROOT) for path in (ROOT / "options").rglob("*.yml"))
 
 
 def train_options(values: Mapping[str, Any]) -> TrainOptions:

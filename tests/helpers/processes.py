@@ -102,8 +102,9 @@ class Child(Process):
 
 
 def environment(**variables: str) -> dict[str, str]:
-    """Return the environment of a subprocess: one thread, imports from this repository."""
-    return {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", **variables}
+    """Return the environment of a subprocess: one thread, imports from this repository before others."""
+    places = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+    return {**os.environ, "PYTHONPATH": places, "OMP_NUM_THREADS": "1", **variables}
 
 
 def free_port() -> str:

@@ -24,7 +24,7 @@ class Neighbors(nn.Module):
 
 
 def small_restorer(kind: str, **keywords: Any) -> Restorer:
-    """Make a restorer of a small x2 network: 'bicubic', 'window', 'window_y' or 'recurrent'."""
+    """Make a restorer of a small x2 network: 'bicubic', 'window', 'window_y' or 'recurrent'; `device`: the CPU."""
     if kind == "recurrent":
         net: nn.Module = Neighbors()
     elif kind == "bicubic":
@@ -36,4 +36,5 @@ def small_restorer(kind: str, **keywords: Any) -> Restorer:
         with torch.no_grad():
             for parameter in net.parameters():
                 parameter.add_(0.03 * torch.randn_like(parameter))
-    return Restorer(Runner(net.eval(), traits_of(net)), torch.device("cpu"), **{"overlap": 32, **keywords})
+    given = {"device": torch.device("cpu"), "overlap": 32, **keywords}
+    return Restorer(Runner(net.eval().to(given["device"]), traits_of(net)), **given)

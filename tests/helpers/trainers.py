@@ -8,6 +8,7 @@ from unittest import mock
 
 import torch
 
+from kdsr_arch.data.loader import to_device
 from kdsr_arch.train import trainer as module
 from kdsr_arch.train.trainer import Trainer
 from tests.helpers.options import make_options
@@ -20,6 +21,7 @@ class Batches(Iterator[Batch]):
 
     def __init__(self, data: Sequence[Batch] = ()) -> None:
         self._data = iter(data)
+        self.expand = lambda batch: batch
 
     def __next__(self) -> Batch:
         return next(self._data)
@@ -41,7 +43,7 @@ def make_trainer(values: Mapping[str, Any], sample: Batch, kind: type = Trainer)
 
 def train(trainer: Trainer, data: Sequence[Batch], start: int = 0) -> None:
     """Take a step for each `accumulation` micro-batches of `data`, after iteration `start`."""
-    trainer.batches = Batches(data)  # type: ignore[assignment]
+    trainer.batches = Batches([to_device(batch, trainer.model.device) for batch in data])  # type: ignore[assignment]
     for iteration in range(start + 1, start + 1 + len(data) // trainer.options.accumulation):
         trainer.step(iteration)
         trainer.position = iteration

@@ -45,7 +45,7 @@ def restored(opened):
 
 def test_the_network_lies_beside_the_weights(tmp_path):
     net = write_weights(tmp_path / "student.pth")
-    with refuses("student.pth", "-opt", "--network"):
+    with refuses("student.pth", "--network", without=["-opt"]):  # not every command has that
         open_network(str(tmp_path / "student.pth"))
     (tmp_path / "student.yml").write_text(yaml.safe_dump({"network": TINY, "scale": 2}))
     model = open_network(str(tmp_path / "student.pth"))
@@ -80,6 +80,19 @@ def test_shipped_weights_are_there_from_any_folder(tmp_path, monkeypatch):
     assert (opened.traits.scale, opened.label, opened.network["type"]) == (4, "EDVRSlim_x4_demo", "EDVRSlim")
     with refuses("package:kdsr_arch/weights/none.pth", "none.pth"):
         open_network("package:kdsr_arch/weights/none.pth")
+
+
+def test_shipped_networks_restore_on_a_gpu_what_they_restore_on_the_cpu(cuda):
+    folder = locate("package:kdsr_arch/weights/EDVRSlim_x4_demo.pth").parent
+    for file in sorted(folder.glob("*.pth")):
+        results = []
+        for place in (torch.device("cpu"), cuda):
+            opened = open_network(file, device=place)
+            torch.manual_seed(0)
+            lq = torch.rand(4, 3, 32, 36) if opened.traits.mode != "image" else torch.rand(3, 32, 36)
+            restorer = Restorer(Runner(opened.net, opened.traits), place)
+            results.append((restorer.frames(lq, [1, 2]) if lq.dim() == 4 else restorer.image(lq)).cpu())
+        torch.testing.assert_close(*results, atol=1e-4, rtol=0, msg=lambda text, file=file: f"{file.stem}: {text}")
 
 
 def test_changed_weights_have_another_fingerprint(tmp_path):

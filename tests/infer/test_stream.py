@@ -5,7 +5,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kdsr_arch.infer.stream import pieces
+from kdsr_arch.infer.runner import Runner
+from kdsr_arch.infer.stream import Restorer, pieces
 from kdsr_arch.infer.traits import Traits
 from tests.helpers.messages import refuses
 
@@ -27,11 +28,11 @@ def test_every_frame_once_with_its_context(total, count, context, skipped):
 
 @pytest.mark.parametrize("kind", ["bicubic", "window", "window_y", "recurrent"])
 @pytest.mark.parametrize("count", [1, 3, 20])
-def test_a_stream_is_the_clip(restorer, kind, count):
+def test_a_stream_is_the_clip(restorer, kind, count, device):
     lq = torch.rand(7, 3, 14, 18)
-    upscaler = restorer(kind)
-    runner = upscaler.runner
-    whole = runner.restore(lq) if kind == "bicubic" else runner.restore(lq[None])[0]
+    upscaler = restorer(kind, device=device)
+    runner, placed = upscaler.runner, lq.to(device)
+    whole = runner.restore(placed) if kind == "bicubic" else runner.restore(placed[None])[0]
     torch.testing.assert_close(torch.stack(list(upscaler.stream(lq, count))), whole, atol=1e-5, rtol=0)
 
 
@@ -69,6 +70,31 @@ def test_tiles_are_halved_where_memory_runs_out(restorer):
     upscaler.runner.net = Limited()
     torch.testing.assert_close(upscaler.piece([lq], [0]), expected, atol=1e-5, rtol=0)
     assert upscaler.tile_of(100, 120) == 30 and sizes[0] == (100, 120)
+
+
+class Wide(torch.nn.Sequential):
+    """A kilobyte of feature map for each LR pixel."""
+
+    traits = Traits("image", 2)
+
+    def __init__(self):
+        convolutions = torch.nn.Conv2d(3, 256, 3, padding=1), torch.nn.Conv2d(256, 12, 3, padding=1)
+        super().__init__(convolutions[0], torch.nn.ReLU(), convolutions[1], torch.nn.PixelShuffle(2))
+
+
+def test_tiles_are_halved_where_a_gpu_has_no_memory_left(cuda):
+    net, lq = Wide().eval(), torch.rand(3, 512, 512)
+    expected = Restorer(Runner(net, net.traits), torch.device("cpu")).piece([lq], [0])
+    upscaler = Restorer(Runner(net.to(cuda), net.traits), cuda, overlap=2)
+    torch.cuda.empty_cache()
+    allowed = torch.cuda.memory_reserved() + (300 << 20)
+    torch.cuda.set_per_process_memory_fraction(allowed / torch.cuda.mem_get_info()[1])
+    try:
+        restored = upscaler.piece([lq], [0])
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0)
+    assert 32 <= upscaler.tile_of(512, 512) <= 256
+    torch.testing.assert_close(restored.cpu(), expected, atol=1e-4, rtol=0)
 
 
 def test_too_little_memory_at_last(restorer):

@@ -8,8 +8,6 @@ from kdsr_arch.infer.runner import Runner
 from kdsr_arch.infer.stream import Restorer, _spans, restore_tiled
 from kdsr_arch.infer.traits import Traits
 
-CPU = torch.device("cpu")
-
 
 class Local(nn.Module):
     """Three 3x3 convolutions, strided and enlarged again for a multiple of 4: a receptive field of some 20 pixels."""
@@ -32,8 +30,9 @@ class Local(nn.Module):
 @pytest.mark.parametrize("size", [(37, 52), (24, 24), (8, 70)])
 @pytest.mark.parametrize("tile", [8, 13, 64])
 @pytest.mark.parametrize("strided", [False, True])
-def test_images(size, tile, strided):
-    runner, lq = Runner(Local(strided=strided), Local(strided=strided).traits), torch.rand(1, 3, *size)
+def test_images(size, tile, strided, device):
+    net, lq = Local(strided=strided).to(device), torch.rand(1, 3, *size, device=device)
+    runner = Runner(net, net.traits)
     traits = runner.traits
     whole = runner.restore(lq)
     tiled = restore_tiled(runner.restore, lq, 2, tile, overlap=16, multiple=traits.multiple)
@@ -48,11 +47,11 @@ def test_too_little_overlap_is_noticed():
 
 
 @pytest.mark.parametrize("mode,num_frame", [("window", 3), ("recurrent", 1)])
-def test_clips(mode, num_frame):
-    net = Local(mode, num_frame)
+def test_clips(mode, num_frame, device):
+    net = Local(mode, num_frame).to(device)
     runner = Runner(net, net.traits)
     lq = torch.rand(4, 3, 30, 44)
-    whole, tiled = (Restorer(runner, CPU, tile=tile, overlap=8).frames(lq, [0, 1, 2, 3]) for tile in (0, 12))
+    whole, tiled = (Restorer(runner, device, tile=tile, overlap=8).frames(lq, [0, 1, 2, 3]) for tile in (0, 12))
     assert whole.shape == (4, 3, 60, 88)
     assert (whole - tiled).abs().max() < 1e-5
 

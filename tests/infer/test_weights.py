@@ -102,6 +102,29 @@ def test_what_fits_is_taken_when_not_strict(net: torch.nn.Module, tmp_path: Path
         load_weights(net, store(tmp_path / "y.pth", {"params": {"foreign": torch.ones(1)}}), strict=False)
 
 
+@pytest.mark.parametrize("block", ["plain", "ecb", "conv3xc"])
+def test_a_network_of_another_scale_gives_all_but_its_tail(
+    block: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The tail stays as it is, whole: of a Conv3XC's branches some have shapes that do not depend on the scale."""
+    small, large = (
+        build("network", {"type": "PlainSR", "scale": scale, "num_block": 1, "block": block}, "network_g")
+        for scale in (2, 4)
+    )
+    before = {k: v.clone() for k, v in large.state_dict().items()}
+    path = PathOptions(pretrain_network_g=str(store(tmp_path / "x2.pth", {"params": small.state_dict()})))
+    with refuses("x2.pth", "tail.", "(12,", "(48,", "strict_load"):
+        load_pretrained(large, path, "g")
+    with caplog.at_level("INFO", "kdsr"):
+        load_pretrained(large, path.model_copy(update={"strict_load_g": False}), "g")
+    given = small.state_dict()
+    for name, value in large.state_dict().items():
+        assert torch.equal(value, (before if name.startswith("tail") else given)[name]), name
+    tail = sum(name.startswith("tail.") for name in before)
+    said = caplog.messages[-1]
+    assert f"{len(before) - tail} of the {len(before)} entries" in said and "x2.pth" in said and "not tail." in said
+
+
 def test_the_option_is_named(net: torch.nn.Module, tmp_path: Path) -> None:
     with refuses("path.pretrain_network_t", tmp_path / "none.pth"):
         load_pretrained(net, PathOptions(pretrain_network_t=str(tmp_path / "none.pth")), "t")

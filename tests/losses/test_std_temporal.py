@@ -28,7 +28,7 @@ def step_loss(loss, student, teacher, optimizer=None, iteration=1):
         optimizer.zero_grad()
         value.backward()
         optimizer.step()
-    loss.after_step(value.item(), iteration)
+    loss.after_step(value.detach(), iteration)
     return value.item()
 
 
@@ -94,11 +94,21 @@ def test_trained_lstm_is_fixed_for_good_under_the_threshold():
     loss = built(threshold=0.5)
     optimizer = torch.optim.Adam(loss.parameters(), 1e-2)
     student, teacher = torch.randn(SHAPE).requires_grad_(), torch.randn(SHAPE)
-    loss.after_step(0.6, 1)
+    for iteration in range(1, 17):
+        loss.after_step(torch.tensor(0.6), iteration)
     assert not loss.fixed
-    loss.after_step(0.4, 2)
+    resumed = {24: built(threshold=0.5), 40: built(threshold=0.5)}
+    for iteration in range(17, 49):  # one value under the threshold is enough, a resume in between no harm
+        loss.after_step(torch.tensor(0.4 if iteration == 20 else 0.6), iteration)
+        for start, again in resumed.items():
+            if iteration == start:
+                again.set_extra_state(loss.get_extra_state())
+            if iteration > start:
+                again.after_step(torch.tensor(0.6), iteration)
+        assert loss.fixed == (iteration == 48)  # seen at 32, read at the next look
+    assert all(again.fixed for again in resumed.values())
     weight = loss.lstm.weight.detach().clone()
-    for iteration in range(3, 5):
+    for iteration in range(49, 51):
         step_loss(loss, student, 100 * teacher, optimizer, iteration)
     assert loss.fixed and torch.equal(loss.lstm.weight, weight) and student.grad.abs().sum() > 0
 

@@ -247,7 +247,6 @@ def test_bad_input_is_named(call, names):
         call()
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
-def test_cuda_equals_cpu():
+def test_cuda_equals_cpu(cuda):
     x = torch.rand(2, 3, 40, 36)
-    torch.testing.assert_close(imresize(x.to("cuda"), 0.25).cpu(), imresize(x, 0.25), atol=2e-6, rtol=0)
+    torch.testing.assert_close(imresize(x.to(cuda), 0.25).cpu(), imresize(x, 0.25), atol=2e-6, rtol=0)

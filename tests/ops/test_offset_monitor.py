@@ -70,7 +70,7 @@ def test_reports_the_module_once_per_interval_without_a_flood(messages):
         assert "1 of 2 modules" in reports[0] and "60 pixels in wild" in reports[0]
         assert messages == []
     net(x)
-    assert len(messages) == 1 and "Offset abs mean" in messages[0]  # nothing is silent any more
+    assert messages == []  # basicsr's own look, for which a GPU would be waited for, is gone everywhere
     assert len(net.wild.conv_offset._forward_hooks) == 0
 
 

@@ -14,15 +14,15 @@ SIZES = [(8, 8), (7, 13), (1, 5), (48, 31)]
 
 @pytest.mark.parametrize("border", ["zeros", "border"])
 @pytest.mark.parametrize("size", SIZES)
-def test_zero_flow_is_the_identity_to_the_bit(size, border):
-    x = torch.randn(2, 3, *size)
-    assert torch.equal(backward_warp(x, torch.zeros(2, 2, *size), border), x)
+def test_zero_flow_is_the_identity_to_the_bit(size, border, device):
+    x = torch.randn(2, 3, *size, device=device)
+    assert torch.equal(backward_warp(x, torch.zeros(2, 2, *size, device=device), border), x)
 
 
 @pytest.mark.parametrize("border", ["zeros", "border"])
-def test_whole_shift_is_exact(border):
-    x = torch.randn(1, 2, 11, 14)
-    flow = torch.tensor([3.0, -2.0]).view(1, 2, 1, 1).expand(1, 2, 11, 14)
+def test_whole_shift_is_exact(border, device):
+    x = torch.randn(1, 2, 11, 14, device=device)
+    flow = torch.tensor([3.0, -2.0], device=device).view(1, 2, 1, 1).expand(1, 2, 11, 14)
     padded = F.pad(x, (0, 3, 2, 0), mode="constant" if border == "zeros" else "replicate")
     assert torch.equal(backward_warp(x, flow, border), padded[:, :, :11, 3:])
 

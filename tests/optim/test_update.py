@@ -8,15 +8,15 @@ from torch import nn
 from kdsr_arch.optim.update import EMA
 
 
-def test_parameters_follow_basicsrs_formula_and_buffers_are_copied() -> None:
-    net = nn.Sequential(nn.Conv2d(2, 3, 1), nn.BatchNorm2d(3))
+def test_parameters_follow_basicsrs_formula_and_buffers_are_copied(device: torch.device) -> None:
+    net = nn.Sequential(nn.Conv2d(2, 3, 1), nn.BatchNorm2d(3)).to(device)
     average = EMA(net, 0.9)
     expected = {k: p.detach().clone() for k, p in net.named_parameters()}
     for _ in range(3):
         with torch.no_grad():
             for p in net.parameters():
                 p.add_(torch.randn_like(p))
-        net(torch.randn(2, 2, 4, 4))  # moves the statistics
+        net(torch.randn(2, 2, 4, 4, device=device))  # moves the statistics
         average.update(net)
         for k, p in net.named_parameters():
             expected[k].mul_(0.9).add_(p.data, alpha=1 - 0.9)

@@ -235,6 +235,12 @@ def test_fault_of_the_stages(faults: Callable[..., list[str]], stages: list[dict
     assert any(fault in line for line in lines), lines
 
 
+@pytest.mark.parametrize("beside", [{"amp": "fp16"}, {"accumulation": 2}])
+def test_what_a_cuda_graph_excludes(faults: Callable[..., list[str]], beside: dict[str, Any]) -> None:
+    lines = faults({f"train.{key}": value for key, value in {"cuda_graph": True, **beside}.items()})
+    assert len(lines) == 1 and "train.cuda_graph: records steps of one batch" in lines[0], lines
+
+
 def test_window_of_a_video_network(faults: Callable[..., list[str]]) -> None:
     reds = {
         "type": "REDSDataset", "dataroot_gt": "a", "dataroot_lq": "b", "meta_info_file": "m", "val_partition": "REDS4",

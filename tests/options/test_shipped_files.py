@@ -11,8 +11,9 @@ import yaml
 from kdsr_arch.options import Options, complete, load_options, load_yaml, read_parts
 from tests.helpers import ROOT
 from tests.helpers.images import write_textures
+from tests.helpers.options import shipped_files
 
-FILES = sorted(path.relative_to(ROOT) for path in (ROOT / "options").rglob("*.yml"))
+FILES = shipped_files()
 TRAIN = [file for file in FILES if "train" in (load_yaml(ROOT / file).get("datasets") or {})]
 BENCHES = [file for file in FILES if file.parts[1] == "bench"]
 SEQUENCES = [file for file in FILES if "sequence" in load_yaml(ROOT / file)]
@@ -28,7 +29,8 @@ def frames(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def _on_small_data(opt: Options, frames: Path) -> None:
     """Put one small clip, or its frames as images, in place of the data, with small crops."""
     for _, dataset in opt.all_datasets():
-        for key in ("dataroot_lq", "meta_info_file", "clips", "exclude", "frames", "prepare", "filename_tmpl"):
+        unset = ["dataroot_lq", "meta_info_file", "clips", "exclude", "frames", "prepare", "filename_tmpl"]
+        for key in (*unset, "teacher_cache"):
             setattr(dataset, key, None)
         if dataset.dataroot_gt:
             dataset.dataroot_gt = str(frames if "Image" in dataset.type else frames.parent)

@@ -92,6 +92,15 @@ def test_missing_launcher_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
         distributed.start("none")
 
 
+def test_processes_that_would_have_to_share_a_gpu_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    group = {"RANK": "2", "LOCAL_RANK": "2", "WORLD_SIZE": "3", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1"}
+    for key, value in group.items():
+        monkeypatch.setenv(key, value)
+    with refuses("process 2", "start 2", "dist_params.backend", "gloo"):
+        distributed.start("pytorch", use_cuda=True)
+
+
 @pytest.mark.parametrize(
     ("nodes", "first"),
     [

@@ -32,7 +32,7 @@ REACH = 4 * 5 + 2  # HR pixels that it looks at beyond its own: five layers at L
 
 
 @pytest.fixture
-def options(tmp_path):
+def options(tmp_path, num_gpu):
     """Makes an option file that distils from a teacher into a small VESPCN on two moving clips."""
     for clip in range(2):
         (tmp_path / f"hr/{clip}").mkdir(parents=True)
@@ -63,7 +63,8 @@ def options(tmp_path):
             **train,
         }
         opt = {
-            'name': 'cached', 'model_type': 'VideoDistillModel', 'scale': 4, 'num_gpu': 0, 'datasets': {'train': data},
+            'name': 'cached', 'model_type': 'VideoDistillModel', 'scale': 4, 'num_gpu': num_gpu,
+            'datasets': {'train': data},
             'network_g': {'type': 'VESPCN', 'num_feat': 4, 'num_hr_feat': 4, 'num_block': 1, 'num_flow_feat': 4},
             'network_t': dict(teacher), 'path': {'pretrain_network_t': str(tmp_path / 'teacher.pth')},
             'train': {'total_iter': 4, 'optim_g': {'type': 'Adam', 'lr': 1e-3}, 'pixel_opt': {'type': 'L1Loss'},

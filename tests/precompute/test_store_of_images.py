@@ -11,7 +11,7 @@ import yaml
 
 from kdsr_arch.cli import main
 from kdsr_arch.data.augment import Crop, apply_flip
-from kdsr_arch.data.loader import open_dataset
+from kdsr_arch.data.loader import open_dataset, train_batches
 from kdsr_arch.data.store.teacher_store import INFO, OUTPUT, TeacherStore
 from kdsr_arch.distill.teachers import build_teacher, stored_teacher
 from kdsr_arch.io import save_tensors
@@ -29,13 +29,13 @@ MARGIN = 2 * 4 + 2  # HR pixels that the teacher reaches: four 3x3 layers at LR 
 
 
 @pytest.fixture
-def options(tmp_path):
+def options(tmp_path, num_gpu):
     write_textures(tmp_path / "hr", 2, 96, 112)
     torch.manual_seed(3)
     state = {key: 4 * value for key, value in make_network(TEACHER).state_dict().items()}  # away from the student
     save_tensors({"params": state}, tmp_path / "teacher.pth")
     opt = {
-        'name': 'cached', 'model_type': 'ImageDistillModel', 'scale': 2, 'num_gpu': 0,
+        'name': 'cached', 'model_type': 'ImageDistillModel', 'scale': 2, 'num_gpu': num_gpu,
         'datasets': {'train': {
             'name': 'noise', 'type': 'ImagePairDataset', 'dataroot_gt': str(tmp_path / 'hr'), 'gt_size': 48,
             'use_hflip': True, 'use_rot': True, 'num_worker_per_gpu': 0, 'batch_size_per_gpu': 4}},
@@ -102,6 +102,21 @@ def test_crops_are_the_live_teachers_everywhere_and_give_the_live_loss(options, 
     assert set(with_store) == set(without) and "l_body" in without
     for name in ("l_pix", "l_out", "l_body"):
         assert with_store[name] == pytest.approx(without[name], rel=1e-3)
+
+
+@pytest.mark.parametrize("one", [True, False], ids=["turned", "each_orientation"])
+def test_the_device_holds_what_the_loader_reads(options, tmp_path, one):
+    opt = stored(options, tmp_path / "store.lmdb", one=one)
+    kept = loaded(options, teacher_cache=str(tmp_path / "store.lmdb"), resident="device")
+    for batch, ours in zip(drawn(opt), drawn(kept), strict=True):
+        assert set(batch["teacher"]) == set(ours["teacher"]) == {OUTPUT, "body"}
+        for name, maps in batch["teacher"].items():
+            assert torch.equal(maps, ours["teacher"][name])
+
+
+def drawn(opt):
+    batches = train_batches(opt, opened(opt), 0)
+    return [batches.expand(batch) for batch in batches]
 
 
 @pytest.mark.parametrize("crops", [0, 3])

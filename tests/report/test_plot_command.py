@@ -6,6 +6,7 @@ import cv2
 import pytest
 
 from kdsr_arch.cli import main
+from kdsr_arch.report.labels import label_folders
 
 
 def experiment(path):
@@ -25,6 +26,15 @@ def test_curves_are_drawn(tmp_path):
     runs = [experiment(tmp_path / name) for name in ("alone", "std")]
     assert plot(*runs, "-o", tmp_path / "curves.png", "--names", "alone", "taught") == 0
     assert cv2.imread(str(tmp_path / "curves.png")).std() > 5
+
+
+@pytest.mark.parametrize(("folders", "labels"), [
+    (["a/std", "a/alone"], ["std", "alone"]),
+    (["a/std", "b/std"], ["a/std", "b/std"]),
+    (["a/std", "b/std", "a/alone"], ["a/std", "b/std", "a/alone"]),
+])  # fmt: skip
+def test_folders_are_told_apart_by_their_parents(tmp_path, folders, labels):
+    assert label_folders([tmp_path / folder for folder in folders]) == labels
 
 
 @pytest.mark.parametrize(

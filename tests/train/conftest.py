@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
 
 from kdsr_arch.options import Options, load_options
@@ -57,6 +58,13 @@ def base_options(data: Path) -> dict[str, Any]:
         },
         "logger": {"print_freq": 3, "save_checkpoint_freq": 4},
     }
+
+
+@pytest.fixture
+def placed(num_gpu: int) -> Iterator[dict[str, Any]]:
+    """Options that take a training to the device of --device, and have it give the same bits there every time."""
+    yield {"num_gpu": num_gpu, "deterministic": True}
+    torch.use_deterministic_algorithms(False)
 
 
 @pytest.fixture(scope="session")

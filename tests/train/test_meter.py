@@ -32,6 +32,18 @@ def test_the_first_culprit_is_named_even_when_looked_for_late(bad: float) -> Non
     assert meter.first_bad() == (2, ["b"])
 
 
+def test_suspicion_comes_one_question_late_and_without_waiting(device: torch.device) -> None:
+    meter = Meter(device)
+    assert not meter.suspects()
+    meter.add({"a": torch.tensor(1.0, device=device)}, 1)
+    assert not meter.suspects()
+    meter.add({"a": torch.tensor(float("nan"), device=device)}, 2)
+    assert not meter.suspects()
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    assert meter.suspects() and meter.first_bad() == (2, ["a"])
+
+
 def test_state_carries_the_open_window() -> None:
     whole, first, second = Meter(CPU), Meter(CPU), Meter(CPU)
     for it in range(1, 6):

@@ -122,20 +122,20 @@ def test_a_later_part_of_an_accumulated_batch_is_looked_at() -> None:
 
 @pytest.mark.parametrize("asked", ["by the step", "by the loop"])
 def test_a_gpu_is_asked_seldom_and_the_first_iteration_is_named(asked) -> None:
-    trainer = prepared(options({"total_iter": 16}))
+    trainer = prepared(options({"total_iter": 32}))
     trainer.device = torch.device("cuda")  # all else stays on the CPU
-    data = images(16)
+    data = images(32)
     data[4]["lq"].fill_(NAN)
-    train(trainer, data[:15])
+    train(trainer, data[:31])
     with refuses("iteration 5", "l_pix", without=["batch"], kind=NonFiniteError):
-        trainer.check_finite(15) if asked == "by the loop" else train(trainer, data[15:], 15)
+        trainer.check_finite(31) if asked == "by the loop" else train(trainer, data[31:], 31)
 
 
 # ------------------------------------------------------------------------------------------------ gradient scaler
 
 
-def test_the_scaler_s_skips_are_counted_and_leave_the_average_alone() -> None:
-    trainer = prepared(options({"amp": "fp16"}))
+def test_the_scaler_s_skips_are_counted_and_leave_the_average_alone(num_gpu) -> None:
+    trainer = prepared(options({"amp": "fp16"}, num_gpu=num_gpu))
     model = trainer.model
     data = images(4)
     train(trainer, data[:2])
@@ -152,9 +152,9 @@ def test_the_scaler_s_skips_are_counted_and_leave_the_average_alone() -> None:
     assert trainer.training_state([])["skipped"] == [1, 0]
 
 
-def test_a_scaler_that_never_finds_a_scale_stops_the_training(monkeypatch) -> None:
+def test_a_scaler_that_never_finds_a_scale_stops_the_training(monkeypatch, num_gpu) -> None:
     monkeypatch.setattr(trainer_module, "SCALER_PATIENCE", 3)
-    trainer = prepared(options({"amp": "fp16"}))
+    trainer = prepared(options({"amp": "fp16"}, num_gpu=num_gpu))
     trainer.model.student.conv_hr.register_forward_hook(lambda n, i, out: Exploding.apply(out))
     with refuses("3 steps", "train.amp", "bf16", kind=NonFiniteError):
         train(trainer, images(4))

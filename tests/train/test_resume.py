@@ -92,15 +92,16 @@ def kinds(teacher: str) -> dict[str, dict[str, Any]]:
         "distilled": {**taught, "train": {"distill_opt": DISTILL}},
         "staged": {**taught, "train": {"distill_opt": DISTILL, "stages": STAGES, "grad_clip": 0.5, "warmup_iter": 6}},
         "accumulated": {"train": {"accumulation": 2, "optim_g": {"type": "AdamW", "lr": 1e-3}}},
+        "fp16": {"train": {"amp": "fp16"}},
         "bf16": {**taught, "train": {"amp": "bf16", "distill_opt": DISTILL, "channels_last": True}},
         "SRModel": {"model_type": "SRModel", "val": {"val_freq": 2}},
     }
 
 
-@pytest.mark.parametrize("kind", ["alone", "distilled", "staged", "accumulated", "bf16", "SRModel"])
+@pytest.mark.parametrize("kind", ["alone", "distilled", "staged", "accumulated", "fp16", "bf16", "SRModel"])
 @pytest.mark.parametrize("stop_at", [2, 4, 5])
-def test_resumed_equals_unbroken(kind, stop_at, load, interrupt, teacher, tmp_path) -> None:
-    options = kinds(teacher)[kind]
+def test_resumed_equals_unbroken(kind, stop_at, load, interrupt, teacher, placed, tmp_path) -> None:
+    options = {**kinds(teacher)[kind], **placed}
     assert entry.train(load(tmp_path / "whole", **options)) == 0
     interrupt(stop_at, signal.SIGTERM)
     assert entry.train(load(tmp_path / "broken", **options)) == 128 + signal.SIGTERM
@@ -163,7 +164,7 @@ def test_signal_during_validation_leaves_at_once_and_loses_nothing(load, monkeyp
     same_outcome(tmp_path / "whole" / "experiments" / "tiny", folder)
 
 
-def test_random_numbers_drawn_by_the_network_go_on(load, interrupt, monkeypatch, tmp_path) -> None:
+def test_random_numbers_drawn_by_the_network_go_on(load, interrupt, placed, monkeypatch, tmp_path) -> None:
     original = DistillModel.__init__
 
     def with_noise(self: DistillModel, opt: Any, sample: Any) -> None:
@@ -175,10 +176,10 @@ def test_random_numbers_drawn_by_the_network_go_on(load, interrupt, monkeypatch,
         self.student.conv_first.register_forward_hook(hook)
 
     monkeypatch.setattr(DistillModel, "__init__", with_noise)
-    entry.train(load(tmp_path / "whole"))
+    entry.train(load(tmp_path / "whole", **placed))
     interrupt(5, signal.SIGTERM)
-    entry.train(load(tmp_path / "broken"))
-    entry.train(load(tmp_path / "broken"), True)
+    entry.train(load(tmp_path / "broken", **placed))
+    entry.train(load(tmp_path / "broken", **placed), True)
     same_outcome(*(tmp_path / part / "experiments" / "tiny" for part in ("whole", "broken")))
 
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import fractions
+from contextlib import suppress
 
 import cv2
 import numpy as np
 import pytest
 
-av = pytest.importorskip("av")
+with suppress(ImportError):
+    import av
 
 
 def texture(height, width, seed=0):
@@ -19,6 +21,7 @@ def texture(height, width, seed=0):
 @pytest.fixture
 def make_video():
     """Writes a small moving texture; returns the times of its frames in seconds."""
+    pytest.importorskip("av", reason="needs the extra: pip install av")
 
     def make(
         path,
@@ -30,6 +33,7 @@ def make_video():
         rate=25,
         vfr=False,
         audio=False,
+        sounds=(None,),
         subs=False,
         rotation=None,
         tags=None,
@@ -49,7 +53,7 @@ def make_video():
                 context.sample_aspect_ratio = aspect
             if rotation:
                 video.set_display_rotation(rotation)
-            streams = [add_audio(out)] if audio else []
+            streams = [add_audio(out, disposition) for disposition in sounds] if audio else []
             pts = [int(t) for t in np.cumsum(np.random.default_rng(1).integers(20, 80, n))] if vfr else list(range(n))
             for i in range(n):
                 image = np.full((h, w, 3), color, np.uint8) if color else big[i : i + h, i : i + w]
@@ -76,8 +80,11 @@ def frame_of(image, pix, pts, context):
     return frame
 
 
-def add_audio(out):
-    return out.add_stream("aac", rate=44100)
+def add_audio(out, disposition):
+    stream = out.add_stream("aac", rate=44100)
+    if disposition is not None:
+        stream.disposition = disposition.value
+    return stream
 
 
 def sound(out, stream, seconds):

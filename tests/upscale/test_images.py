@@ -102,15 +102,15 @@ def test_a_sequence_sees_its_neighbors(restorer, tmp_path):
 
 @pytest.mark.parametrize("kind", ["bicubic", "window", "window_y"])
 @pytest.mark.parametrize("tile", [0, 12])
-def test_evaluation_restores_the_same_frames_to_the_bit(restorer, tmp_path, kind, tile):
+def test_evaluation_restores_the_same_frames_to_the_bit(restorer, tmp_path, kind, tile, device):
     frames = noise(5, 21, 27, 3)
     for i, frame in enumerate(frames):
         write_picture(tmp_path / "in" / f"{i}.png", Picture(frame))
-    upscaler = restorer(kind, tile=tile, overlap=4)
+    upscaler = restorer(kind, device=device, tile=tile, overlap=4)
     upscale_folder(upscaler, tmp_path / "in", tmp_path / "out", sequence=True)
     sample = {"lq": torch.stack([to_float(f) for f in frames]), "name": "clip", "frames": list("01234")}
     tested = evaluator(2, tile=tile or None, tile_overlap=4, metrics=None)
-    tested.run(upscaler.runner.net, [sample], torch.device("cpu"), tmp_path / "tested", progress=False)
+    tested.run(upscaler.runner.net, [sample], device, tmp_path / "tested", progress=False)
     for i in range(5):
         same = read_picture(tmp_path / "tested" / "clip" / f"{i}.png").color
         assert np.array_equal(read_picture(tmp_path / "out" / f"{i}.png").color, same)

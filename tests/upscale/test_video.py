@@ -1,8 +1,8 @@
 """Videos: what is kept, what is refused, what an interruption leaves."""
 
+from dataclasses import replace
 from fractions import Fraction
 
-import av
 import numpy as np
 import pytest
 import torch
@@ -11,35 +11,20 @@ from hypothesis import strategies as st
 from tqdm import tqdm
 
 from kdsr_arch.cli import main
+from kdsr_arch.data.prepare.decode_video import decode_video
 from kdsr_arch.errors import UserError
 from kdsr_arch.infer.pixels import to_float, to_pixels
 from kdsr_arch.upscale import video as video_module
-from kdsr_arch.upscale.video import VideoOptions, upscale_video
-from kdsr_arch.upscale.video_input import Decoder, probe
+from kdsr_arch.upscale.images import Picture, write_picture
+from kdsr_arch.upscale.video import VideoOptions, segment_length
+from kdsr_arch.upscale.video import upscale_video as upscale
+from kdsr_arch.upscale.video_input import probe
 from kdsr_arch.upscale.video_output import decode_times
 from tests.helpers.messages import missing, refuses
+from tests.helpers.videos import LOSSLESS, packets, rgb, times
 
-LOSSLESS = VideoOptions(codec="ffv1")
-
-
-def upscale(restorer, source, target, options=None):
-    return upscale_video(restorer, source, target, options)
-
-
-def times(path):
-    with av.open(str(path)) as container:
-        return [frame.time for frame in container.decode(video=0)]
-
-
-def rgb(path):
-    """What a player shows: FFmpeg's own reading of the tags."""
-    return np.stack([frame.image for frame in Decoder(probe(path)).frames()])
-
-
-def packets(path, kind):
-    with av.open(str(path)) as container:
-        stream = getattr(container.streams, kind)[0]
-        return [(float(p.pts * p.time_base), bytes(p)) for p in container.demux(stream) if p.size]
+av = pytest.importorskip("av", reason="needs the extra: pip install av")
+Disposition = av.stream.Disposition
 
 
 @pytest.mark.parametrize("kind", ["window", "window_y", "recurrent"])
@@ -65,24 +50,6 @@ def test_variable_frame_rate_sound_and_rotation_are_kept(restorer, make_video, t
         frame = next(container.decode(video=0))
         assert (frame.rotation, frame.width, frame.height) == (90, 96, 64)
         assert container.streams.video[0].sample_aspect_ratio == Fraction(4, 3)
-
-
-@pytest.mark.parametrize("tags", [(1, 1, 1, 1), (6, 6, 6, 1), (1, 1, 1, 2), None])
-def test_colors_and_their_tags_are_kept(restorer, make_video, tmp_path, tags):
-    make_video(tmp_path / "a.mp4", n=3, tags=tags, color=(200, 60, 30))
-    upscale(restorer("bicubic"), tmp_path / "a.mp4", tmp_path / "b.mp4")
-    info = probe(tmp_path / "b.mp4")
-    assert info.tags == (tags or (6, 6, 6, 1))  # what was not told is told as it was read
-    assert np.abs(rgb(tmp_path / "b.mp4").astype(int) - (200, 60, 30)).max() <= 4
-
-
-def test_ten_bits_stay_ten_bits(restorer, make_video, tmp_path):
-    make_video(tmp_path / "a.mkv", n=4, codec="ffv1", pix="yuv420p10le")
-    upscale(restorer("bicubic"), tmp_path / "a.mkv", tmp_path / "b.mkv", LOSSLESS)
-    assert probe(tmp_path / "b.mkv").pix_fmt == "yuv420p10le"
-    with av.open(str(tmp_path / "b.mkv")) as container:
-        luma = next(container.decode(video=0)).to_ndarray(format="gray16le") >> 6
-    assert len(np.unique(luma)) > 256
 
 
 def test_odd_sizes(restorer, make_video, tmp_path):
@@ -118,6 +85,17 @@ def test_an_interrupted_run_goes_on_and_ends_the_same(restorer, make_video, tmp_
     assert sorted(p.name for p in tmp_path.iterdir()) == ["a.mp4", "b.mkv", "whole.mkv"]
 
 
+def test_segments_are_shorter_where_frames_take_longer(restorer, make_video, tmp_path):
+    make_video(tmp_path / "a.mkv", n=2)
+    info = probe(tmp_path / "a.mkv")
+    assert segment_length(restorer("bicubic"), info) == 256  # whole pieces of 16
+    upscaler = restorer("window", batch=2)
+    upscaler.runner.net.heavy = torch.nn.Parameter(torch.zeros(10**6))
+    sizes = [(96, 64), (192, 128), (3840, 2160)]
+    lengths = [segment_length(upscaler, replace(info, width=width, height=height)) for width, height in sizes]
+    assert lengths[0] > lengths[1] > lengths[2] == 26
+
+
 def test_segments_of_other_settings_are_not_used(restorer, make_video, tmp_path, monkeypatch):
     make_video(tmp_path / "a.mp4", n=12)
     with monkeypatch.context() as patch:
@@ -136,21 +114,6 @@ def test_decoding_times_law(order, gaps):
     decoded = decode_times(shown, order)
     assert all(a < b for a, b in zip(decoded, decoded[1:], strict=False))
     assert all(dts <= shown[number] for dts, number in zip(decoded, order, strict=True))
-
-
-def test_truncated_files_are_told_and_partly_taken(restorer, make_video, tmp_path, capsys):
-    for name in ("a.mkv", "a.mp4"):
-        make_video(tmp_path / name, n=100, options={"movflags": "+faststart"} if name == "a.mp4" else None)
-        data = (tmp_path / name).read_bytes()
-        (tmp_path / name).write_bytes(data[: int(0.6 * len(data))])
-    with refuses(tmp_path / "a.mkv", "truncated", "4.0 s", "2.2 s", "--partial"):
-        upscale(restorer("bicubic"), tmp_path / "a.mkv", tmp_path / "b.mkv")
-    with refuses(tmp_path / "a.mp4", "truncated"):  # the index lies at the end
-        upscale(restorer("bicubic"), tmp_path / "a.mp4", tmp_path / "b.mp4")
-    assert not (tmp_path / "b.mkv").exists()
-    progress = upscale(restorer("bicubic"), tmp_path / "a.mkv", tmp_path / "b.mkv", VideoOptions(partial=True))
-    assert 30 < progress.n == len(times(tmp_path / "b.mkv")) < 100
-    assert "frames were upscaled" in capsys.readouterr().out
 
 
 def test_refusals(restorer, make_video, tmp_path):
@@ -173,6 +136,24 @@ def test_refusals(restorer, make_video, tmp_path):
     assert not [p for p in tmp_path.iterdir() if "b.mp4" in p.name]
 
 
+def test_a_song_with_a_cover_is_no_video(restorer, tmp_path):
+    with av.open(str(tmp_path / "song.mp3"), "w") as out:
+        sound, cover = out.add_stream("libmp3lame", rate=44100), out.add_stream("png", rate=1)
+        cover.width, cover.height, cover.pix_fmt, cover.disposition = 16, 16, "rgb24", Disposition.attached_pic.value
+        picture = av.VideoFrame.from_ndarray(np.zeros((16, 16, 3), np.uint8), format="rgb24")
+        picture.pts, picture.time_base = 0, Fraction(1, 1)
+        out.mux([*cover.encode(picture), *cover.encode()])
+        for number in range(50):
+            frame = av.AudioFrame.from_ndarray(np.zeros((1, 1152), np.float32), format="fltp", layout="mono")
+            frame.sample_rate, frame.pts = 44100, 1152 * number
+            out.mux(sound.encode(frame))
+        out.mux(sound.encode())
+    with refuses(tmp_path / "song.mp3", "no video stream", "a cover picture, audio"):
+        upscale(restorer("bicubic"), tmp_path / "song.mp3", tmp_path / "b.mp4")
+    with refuses(tmp_path / "song.mp3", "no video stream"):
+        next(decode_video(tmp_path / "song.mp3"))
+
+
 def test_a_container_that_cannot_hold_the_codec(restorer, make_video, tmp_path):
     make_video(tmp_path / "a.mkv", n=3)
     with refuses(tmp_path / "b.mov", "libvpx-vp9", ".mkv"):
@@ -188,7 +169,14 @@ def test_the_command(make_video, tmp_path, monkeypatch, capsys):
     assert main(words) == 2 and not missing(capsys.readouterr().err, "b.mp4", "--overwrite")
 
 
-def with_subtitles(path, target):
+@pytest.mark.parametrize(("codec", "names"), [("qtrle", ["write .mov instead"]), ("huffyuv", ["another --codec"])])
+def test_a_container_that_holds_the_streams_is_named(restorer, make_video, tmp_path, codec, names):
+    make_video(tmp_path / "a.mkv", n=3)
+    with refuses(tmp_path / "b.mkv", codec, *names, without=["write .mkv"]):
+        upscale(restorer("bicubic"), tmp_path / "a.mkv", tmp_path / "b.mkv", VideoOptions(codec=codec))
+
+
+def with_subtitles(path, target, disposition=Disposition.default):
     """The video of ``path`` with two lines of text and two chapters."""
     lines = target.with_suffix(".srt")
     lines.write_text("1\n00:00:00,000 --> 00:00:00,150\nfirst\n\n2\n00:00:00,200 --> 00:00:00,350\nsecond\n")
@@ -198,6 +186,7 @@ def with_subtitles(path, target):
             text: out.add_stream_from_template(text.streams.subtitles[0]),
         }
         copies[text].metadata["language"] = "deu"
+        copies[text].disposition = disposition.value
         out.set_chapters([{"id": i, "start": 200 * i, "end": 200 * (i + 1), "time_base": Fraction(1, 1000),
                            "metadata": {"title": name}} for i, name in enumerate(("one", "two"))])  # fmt: skip
         for opened, copy in copies.items():
@@ -222,12 +211,57 @@ def test_subtitles_and_chapters_are_copied(restorer, make_video, tmp_path):
     assert not (tmp_path / "b.mp4").exists()
 
 
-def test_interlaced_and_hlg_are_refused_with_what_to_do(restorer, make_video, tmp_path):
+@pytest.mark.parametrize("target", ["b.mkv", "b.mp4"])
+def test_dispositions_are_kept(restorer, make_video, tmp_path, target):
+    """A player takes the same sound and the same subtitles as before."""
+    make_video(tmp_path / "a.mkv", n=12, audio=True, sounds=[Disposition.dub, Disposition.default])
+    upscale(restorer("bicubic"), tmp_path / "a.mkv", tmp_path / target)
+    with av.open(str(tmp_path / target)) as container:
+        assert [s.disposition for s in container.streams.audio] == [Disposition.dub, Disposition.default]
+
+
+def test_forced_subtitles_stay_forced(restorer, make_video, tmp_path):
+    make_video(tmp_path / "a.mkv", n=12)
+    with_subtitles(tmp_path / "a.mkv", tmp_path / "text.mkv", Disposition.forced)
+    upscale(restorer("bicubic"), tmp_path / "text.mkv", tmp_path / "b.mkv")
+    with av.open(str(tmp_path / "b.mkv")) as container:
+        assert container.streams.subtitles[0].disposition == Disposition.forced
+
+
+def test_names_with_a_colon(make_video, tmp_path, monkeypatch, capsys):
+    make_video(tmp_path / "a.mkv", n=3)
+    (tmp_path / "a.mkv").rename(tmp_path / "Movie: part 1.mkv")
+    monkeypatch.chdir(tmp_path)
+    assert main(["upscale", "Movie: part 1.mkv", "-o", "x: 2.mkv", "--network", "{type: Bicubic, scale: 2}"]) == 0
+    assert len(list(decode_video("x: 2.mkv"))) == 3
+
+
+def test_a_clip_that_becomes_interlaced(restorer, make_video, tmp_path):
+    make_video(tmp_path / "a.h264", n=4)
+    make_video(tmp_path / "fields.h264", n=4, options={"x264-params": "interlaced=1:tff=1"})
+    with (tmp_path / "a.h264").open("ab") as file:
+        file.write((tmp_path / "fields.h264").read_bytes())
+    with refuses(tmp_path / "a.h264", "interlaced at 0.16 s", "bwdif", "--progressive"):
+        upscale(restorer("bicubic"), tmp_path / "a.h264", tmp_path / "b.mkv")
+    upscale(restorer("bicubic"), tmp_path / "a.h264", tmp_path / "b.mkv", VideoOptions(progressive=True))
+    assert len(times(tmp_path / "b.mkv")) == 8
+
+
+def test_interlaced_and_hlg_are_refused_with_what_to_do(restorer, make_video, tmp_path, caplog):
     make_video(tmp_path / "fields.mkv", n=4, options={"x264-params": "interlaced=1:tff=1"})
+    list(decode_video(tmp_path / "fields.mkv"))  # which may be told falsely: training data are only warned of
+    assert "fields.mkv: is interlaced" in caplog.text
     make_video(tmp_path / "hlg.mkv", n=2, pix="yuv420p10le", tags=(9, 18, 9, 1))
     for name, names in {"fields.mkv": ["interlaced", "bwdif"], "hlg.mkv": ["HLG", "SDR"]}.items():
         with refuses(tmp_path / name, *names):
             upscale(restorer("bicubic"), tmp_path / name, tmp_path / "b.mkv")
+
+
+def test_a_folder_of_frames_is_not_written_into_a_folder_called_like_a_video(tmp_path, monkeypatch, capsys):
+    write_picture(tmp_path / "in" / "1.png", Picture(np.zeros((8, 8, 3), np.uint8)))
+    monkeypatch.chdir(tmp_path)
+    assert main(["upscale", "in", "-o", "out.mp4", "--sequence", "--network", "{type: Bicubic, scale: 2}"]) == 2
+    assert not missing(capsys.readouterr().err, "out.mp4", "folder") and not (tmp_path / "out.mp4").exists()
 
 
 def test_where_a_video_cannot_go(make_video, tmp_path, monkeypatch, capsys):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import cv2
 import numpy as np
 
 from kdsr_arch.data.augment import Crop
+from kdsr_arch.data.prepare.video_color import VideoColor
 from kdsr_arch.data.sources import FrameSource
 from kdsr_arch.errors import UserError, notice
 from kdsr_arch.io import limit_decoder
@@ -25,8 +27,48 @@ def promised_bytes(container: Any, stream: Any) -> int | None:
     return last.pos + last.size if last.pos + last.size > container.size else None
 
 
+def import_av() -> Any:
+    """Import PyAV, or say how to get it. Older ones read full-range colors wrongly and lose rotations."""
+    try:
+        import av
+    except ImportError:
+        raise UserError("videos need the package 'av': pip install 'kdsr[video]'") from None
+    if tuple(int(part) for part in av.__version__.split(".")[:2]) < (17, 1):
+        raise UserError(
+            f"videos need the package 'av' 17.1 or later, not {av.__version__}: pip install -U 'kdsr[video]'"
+        )
+    return av
+
+
+def open_video(path: str | Path, mode: str = "r", form: str | None = None) -> Any:
+    """Open a video file as PyAV's container.
+
+    FFmpeg takes what stands before a colon in a name for a protocol, but not in a whole path.
+    """
+    return import_av().open(os.path.abspath(path), mode, format=form, metadata_errors="replace")
+
+
+def video_stream(container: Any, path: str | Path) -> Any:
+    """Choose the video stream of a file.
+
+    Raises:
+        UserError: there is none, or none that can be decoded.
+    """
+    # a picture that music and film files carry counts as video with FFmpeg
+    cover = import_av().stream.Disposition.attached_pic
+    streams = [stream for stream in container.streams.video if not stream.disposition & cover]
+    if not streams:
+        names = {"a cover picture" if stream.type == "video" else stream.type for stream in container.streams}
+        kinds = ", ".join(sorted(names)) or "nothing"
+        raise UserError(f"{path}: has no video stream (it holds {kinds})")
+    limit_decoder(streams[0], path)
+    return streams[0]
+
+
 def said_seconds(container: Any, stream: Any) -> float | None:
     """Read the length in seconds that the video stream says; the file's where it holds nothing else."""
+    if container.format.name == "avi" and stream.frames and stream.average_rate:
+        return float(stream.frames / stream.average_rate)  # the duration is shortened where the file is cut
     if stream.duration:
         return float(stream.duration * stream.time_base)
     tagged = tagged_seconds(stream)
@@ -45,9 +87,23 @@ def tagged_seconds(stream: Any) -> float | None:
     return 3600 * hours + 60 * minutes + seconds
 
 
-def missing_seconds(promised: float | None, ended: float) -> bool:
-    """Return whether frames that end after ``ended`` seconds are too few for a file that says ``promised``."""
-    return promised is not None and ended < promised - max(1.0, 0.02 * promised)
+def too_much_missing(seconds: float, promised: float | None) -> bool:
+    """Return whether ``seconds`` are too much to miss of a file that says that it lasts ``promised``."""
+    return seconds > max(1.0, 0.02 * (promised or 0))
+
+
+def decoded_frames(container: Any, stream: Any, damaged: Callable[[Any], None]) -> Iterator[Any]:
+    """Decode what can be decoded; ``damaged`` is given each packet that cannot, or that its container calls corrupt."""
+    stream.thread_type = "SLICE"  # with frames in parallel PyAV loses those behind a damaged one without a word
+    for packet in container.demux(stream):
+        frames, corrupt = [], packet.is_corrupt
+        try:
+            frames = packet.decode()
+        except import_av().error.InvalidDataError:
+            corrupt = True
+        if corrupt:
+            damaged(packet)
+        yield from frames
 
 
 VIDEO_SUFFIXES = frozenset({".mp4", ".mkv", ".mov", ".avi", ".webm", ".m4v", ".mpg", ".mpeg"})
@@ -62,19 +118,16 @@ def decode_video(path: str | Path) -> Iterator[np.ndarray]:
     Raises:
         UserError: PyAV is missing, or the file is no video, breaks off or is truncated.
     """
+    av = import_av()
     try:
-        import av
-    except ImportError:
-        raise UserError("reading videos needs the package 'av': pip install av") from None
-    try:
-        with av.open(str(path), metadata_errors="replace") as container:
-            if not container.streams.video:
-                raise UserError(f"{path}: has no video stream")
-            limit_decoder(container.streams.video[0], path)
-            watch = _Watch(path, container)
-            for frame in container.decode(video=0):
+        with open_video(path) as container:
+            stream = video_stream(container, path)
+            watch = _Watch(path, container, stream)
+            color: VideoColor | None = None
+            for frame in container.decode(stream):
                 watch.see(frame)
-                image = frame.to_ndarray(format="rgb24")
+                color = color or VideoColor.of(path, stream.codec_context, frame)
+                image = color.rgb(frame)
                 # phones keep frames lying on their side; counter-clockwise, as NumPy counts
                 quarters = round(getattr(frame, "rotation", 0) / 90) % 4
                 yield np.ascontiguousarray(np.rot90(image, quarters))
@@ -87,11 +140,10 @@ class _Watch:
     """Looks at the frames of a video as they are decoded; they are never held back.
 
     Args:
-        container: the file, opened with PyAV.
+        container, stream: the file, opened with PyAV, and what is read of it.
     """
 
-    def __init__(self, path: str | Path, container: Any) -> None:
-        stream = container.streams.video[0]
+    def __init__(self, path: str | Path, container: Any, stream: Any) -> None:
         promised = promised_bytes(container, stream)
         if promised is not None:
             raise _truncated(path, f"its index ends at byte {promised:,}, the file at {container.size:,}")
@@ -105,6 +157,14 @@ class _Watch:
         depth = max(component.bits for component in frame.format.components)
         if depth > 8:
             notice(f"depth {self.path}", f"{self.path}: has {depth} bits a color; frames are rounded to 8 bits")
+        if frame.interlaced_frame:
+            notice(f"fields {self.path}", f"{self.path}: is interlaced; deinterlace it first (ffmpeg -vf bwdif)")
+        if frame.is_corrupt:
+            notice(
+                f"damage {self.path}",
+                f"{self.path}: has damaged frames, the first at {frame.time or 0:.2f} s; they are taken as the decoder "
+                "mended them",
+            )
         if frame.time is None:
             return
         if self.first is None or self.last is None:
@@ -126,7 +186,7 @@ class _Watch:
         if self.first is None or self.last is None:
             return
         ended = self.last - self.first + self.shortest
-        if missing_seconds(self.promised, ended):
+        if self.promised and too_much_missing(self.promised - ended, self.promised):
             raise _truncated(self.path, f"it should last {self.promised:.1f} s, but its frames end after {ended:.1f} s")
 
 

@@ -209,15 +209,28 @@ class TeacherStore:
         tensors = {}
         with reading(self.path) as transaction:
             for name, form in self.names.items():
-                ratio, channels = form["ratio"], form["channels"]
-                value = transaction.get(_value_key(key, number, name, place))
-                if value is None or len(value) != 2 * channels * height * width * ratio * ratio:
-                    what = f"'{name}' of image '{key}'"
-                    raise UserError(f"{self.path}: {what} is missing or damaged; make the store again")
-                maps = np.frombuffer(value, np.float16).reshape(channels, height * ratio, width * ratio)
-                y, x, h, w = inside.scaled(ratio)
+                maps = self._maps(transaction.get(_value_key(key, number, name, place)), key, name, (height, width))
+                y, x, h, w = inside.scaled(form["ratio"])
                 tensors[name] = torch.from_numpy(np.array(apply_flip(maps[:, y : y + h, x : x + w], flip), order="C"))
         return tensors
+
+    def whole(self, key: str, number: int) -> dict[str, np.ndarray]:
+        """Read every map, of those kept, of a whole image as it lies: name -> (C, H, W) float16.
+
+        Args:
+            number: the orientation that the teacher was run on, one of :attr:`orientations`.
+        """
+        height, width = self.images[key]
+        with reading(self.path) as transaction:
+            values = {name: transaction.get(_value_key(key, number, name, None)) for name in self.names}
+            return {name: self._maps(value, key, name, (height, width)).copy() for name, value in values.items()}
+
+    def _maps(self, value: Any, key: str, name: str, size: tuple[int, int]) -> np.ndarray:
+        """Shape a value as the (C, H, W) that it should hold for an LR image of a size."""
+        ratio, channels = self.names[name]["ratio"], self.names[name]["channels"]
+        if value is None or len(value) != 2 * channels * size[0] * size[1] * ratio * ratio:
+            raise UserError(f"{self.path}: '{name}' of image '{key}' is missing or damaged; make the store again")
+        return np.frombuffer(value, np.float16).reshape(channels, size[0] * ratio, size[1] * ratio)
 
 
 def stored_maps(

@@ -15,6 +15,7 @@ from kdsr_arch.train.checkpoint import fingerprint
 from tests.fuzz.mutate import READABLE, json_mutator
 from tests.fuzz.target import Target
 from tests.helpers import ROOT
+from tests.helpers.options import shipped_files
 
 _KINDS = ("network", "loss", "data set", "metric", "model", "optimizer", "scheduler")
 
@@ -30,7 +31,7 @@ def _with_outputs(values: dict) -> dict:
 @cache
 def seeds() -> list[bytes]:
     """Return every shipped option file."""
-    files = sorted(path for path in (ROOT / "options").rglob("*.yml") if path.parent.name != "bench")
+    files = [ROOT / file for file in shipped_files() if file.parts[1] != "bench"]
     return [json.dumps(_with_outputs(load_yaml(file))).encode() for file in files]
 
 
