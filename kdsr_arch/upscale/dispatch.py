@@ -19,7 +19,10 @@ from kdsr_arch.upscale.images import check_suffix, upscale_file, upscale_folder
 from kdsr_arch.upscale.video import VideoOptions, upscale_video
 from kdsr_arch.upscale.video_output import FORMATS, check_format
 
-DEFAULT_WEIGHTS = "VESPCN_RT_x4_demo"
+SHIPPED = {  # --quality, and the scale -> weights
+    ("fast", 4): "PlainSR_x4_20k",
+    ("balanced", 4): "PlainSR_x4_50k",
+}
 _MIN_TILE = 8
 
 
@@ -38,14 +41,28 @@ def run_upscale(args: argparse.Namespace) -> int:
     if args.device == "cuda" and not torch.cuda.is_available():
         raise UserError("--device cuda: no CUDA device is available; take --device cpu")
     device = pick_device(0 if args.device == "cpu" else "auto")
-    default = None if args.network is not None else DEFAULT_WEIGHTS
-    opened = open_network(args.weights or default, args.network, device=device, root=args.root)
+    opened = open_network(_weights(args), args.network, device=device, root=args.root)
     _check_network(opened, args.scale)
     amp = choose_amp(args.precision, device, opened)
     print(_describe(opened, device, amp), flush=True)
     restorer = Restorer(Runner(opened.net, opened.traits), device, amp, int(text), args.overlap, args.batch)
     _upscale(args, kind, restorer, fingerprint(opened, amp))
     return 0
+
+
+def _weights(args: argparse.Namespace) -> str | None:
+    """Return the file or name of the weights that the command line means."""
+    if args.quality and (args.weights or args.network):
+        raise UserError("--quality chooses among the shipped students: take it out, or --weights and --network")
+    if args.weights or args.network:
+        return args.weights
+    wanted = args.quality or "balanced", args.scale or 4
+    if wanted not in SHIPPED:
+        scales = sorted(scale for quality, scale in SHIPPED if quality == wanted[0])
+        raise UserError(
+            f"--scale {wanted[1]}: the shipped students enlarge by {', '.join(map(str, scales))}; give --weights"
+        )
+    return SHIPPED[wanted]
 
 
 def _upscale(args: argparse.Namespace, kind: str, restorer: Restorer, network: str) -> None:

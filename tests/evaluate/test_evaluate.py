@@ -88,7 +88,7 @@ def test_images_equal_basicsr():
         for metric in METRICS:
             assert values[metric] == pytest.approx(by_basicsr(restored, sample["gt"], metric), abs=1e-6)
     assert result.mean["psnr"] == pytest.approx(np.mean([v["psnr"] for _, v, _ in result.per_item]))
-    assert result.unit == "images" and result.protocol == "Y channel, crop 2, stored LR x2"
+    assert result.unit == "images" and result.protocol == "Y channel, crop 2, BI x2"
 
 
 @pytest.mark.parametrize("padding", ["replicate", "reflection", "reflection_circle", "circle"])
