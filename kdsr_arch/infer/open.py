@@ -17,6 +17,7 @@ from kdsr_arch.errors import UserError, nearest
 from kdsr_arch.infer.traits import Traits, traits_of
 from kdsr_arch.io import METADATA_KEY, SAFETENSORS, load_tensors, locate, read_safetensors
 from kdsr_arch.log import get_logger
+from kdsr_arch.options.documents import read_parts
 from kdsr_arch.options.schema import PathOptions
 from kdsr_arch.options.yaml_reader import load_yaml, parse_value
 from kdsr_arch.registry import build
@@ -73,7 +74,7 @@ def _unwrapped(content: Any) -> dict[str, Tensor]:
 
 def misfits(net: nn.Module, weights: Mapping[str, Tensor]) -> list[str]:
     """Say in which ways weights are not a network's: entries that it lacks, that it has not, of another shape."""
-    own = net.state_dict()
+    own, weights = ({k: v for k, v in d.items() if _is_weight(k, v)} for d in (net.state_dict(), weights))
     missing = [k for k in own if k not in weights]
     foreign = [k for k in weights if k not in own]
     reshaped = [k for k in own if k in weights and own[k].shape != weights[k].shape]
@@ -83,16 +84,23 @@ def misfits(net: nn.Module, weights: Mapping[str, Tensor]) -> list[str]:
     return faults + ([f"has other shapes: {_some(shapes)}"] if shapes else [])
 
 
+def _is_weight(name: str, value: Any) -> bool:
+    return isinstance(value, Tensor) and not name.endswith("_extra_state")  # whose shape may change
+
+
 def _some(names: list[str]) -> str:
     return ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
 
 
-def load_weights(net: nn.Module, path: str | Path, param_key: str | None = None, strict: bool = True) -> None:
+def load_weights(net: nn.Module, path: str | Path, param_key: str | None = None, strict: bool = True) -> float:
     """Fill `net` from a checkpoint file.
 
     Args:
         strict: every parameter must be there with its shape, and no other; otherwise the layers that fit are taken,
-            and the log says which were not: a network of another scale gives all but its last layer.
+            and a warning says which were not: a network of another scale gives all but its last layer.
+
+    Returns:
+        The part of the network that was filled, 1 for all: of its entries or of their values, whichever is less.
 
     Raises:
         UserError: the file is unusable (see `read_weights`) or does not fit; the keys are named.
@@ -111,7 +119,11 @@ def load_weights(net: nn.Module, path: str | Path, param_key: str | None = None,
     if faults:
         taken = f"{len(fitting)} of the {len(own)} entries of network {type(net).__name__} are taken from {path}"
         left = [name for name in own if name not in fitting]
-        get_logger().info(f"{taken}; not {_some(left)}" if left else taken)
+        unused = [name for name in weights if name not in fitting]
+        texts = [f"not {_some(left)}"] * bool(left) + [f"unused in the file: {_some(unused)}"] * bool(unused)
+        get_logger().warning("; ".join([taken, *texts]))
+    values = [sum(value.numel() for value in entries.values()) for entries in (fitting, own)]
+    return min(len(fitting) / max(len(own), 1), values[0] / max(values[1], 1))
 
 
 def _layer(name: str) -> str:
@@ -123,19 +135,24 @@ def load_pretrained(net: nn.Module, path: PathOptions, label: str) -> bool:
 
     Args:
         path: the section `path` of the options.
-        label: 'g', 't', 't2', ...
+        label: 'g', 't', 't2', ...; those with t are teachers.
 
     Returns:
         Whether the options name weights.
 
     Raises:
-        UserError: see `load_weights`.
+        UserError: see `load_weights`; or less than half of a teacher is filled.
     """
     weights = path.weights(label)
     if weights is None:
         return False
     try:
-        load_weights(net, *weights)
+        filled = load_weights(net, *weights)
+        if label.startswith("t") and filled < 0.5:
+            raise UserError(
+                f"{weights.path}: fills {filled:.0%} of the teacher {type(net).__name__}, and the rest would teach at "
+                "random; give the weights of this network"
+            )
     except UserError as error:
         raise UserError(f"path.pretrain_network_{label}: {error}") from None
     return True
@@ -248,7 +265,7 @@ def _spec(path: Path | None, option_file: str | Path | None, network: str | None
     if network is not None:
         return parsed_network(network), None
     if option_file is not None:
-        return _from_option_file(Path(option_file))
+        return _from_option_file(Path(option_file), path)
     assert path is not None
     if path.suffix.lower() == SAFETENSORS:
         facts = read_metadata(read_safetensors(path)[1], path)
@@ -261,7 +278,7 @@ def _spec(path: Path | None, option_file: str | Path | None, network: str | None
             f"{path}: which network is it? Tell with --network: its option file, or the network itself, such as "
             "'{type: FSRCNN, scale: 4}'"
         )
-    return _from_option_file(same_name if same_name.is_file() else files[0])
+    return _from_option_file(same_name if same_name.is_file() else files[0], path)
 
 
 def parsed_network(text: str) -> dict[str, Any]:
@@ -282,13 +299,29 @@ def parsed_network(text: str) -> dict[str, Any]:
     return spec
 
 
-def _from_option_file(path: Path) -> tuple[dict[str, Any], int | None]:
+def _from_option_file(path: Path, weights: Path | None) -> tuple[dict[str, Any], int | None]:
     options = load_yaml(path)
+    if "sequence" in options:
+        options = _part_of_sequence(path, weights)
     spec = options.get("network_g", options.get("network", options))
     if not isinstance(spec, Mapping) or not isinstance(spec.get("type"), str):
         raise UserError(f"{path}: has neither network_g nor network with a type")
     scale = options.get("scale") if spec is not options else None
     return dict(spec), scale if isinstance(scale, int) else None
+
+
+def _part_of_sequence(path: Path, weights: Path | None) -> dict[str, Any]:
+    """Return the options of the part that trained `weights`, by the folder where its training puts them."""
+    parts = {str(part.values["name"]).rpartition("/")[2]: part.values for part in read_parts(path)}
+    folders = [file.resolve().parent for file in (weights, path) if file is not None]
+    for folder in folders:
+        name = (folder.parent if folder.name == "models" else folder).name
+        if name in parts:
+            return parts[name]
+    raise UserError(
+        f"{path}: is a sequence of {', '.join(parts)}, and the folder of the weights is named like none of them; give "
+        "the network itself (--network '{type: FSRCNN, scale: 4}')"
+    )
 
 
 def read_metadata(metadata: Mapping[str, str], path: Path) -> dict[str, Any] | None:

@@ -6,7 +6,7 @@ import os
 import random
 import time
 from collections.abc import Mapping
-from contextlib import ExitStack, nullcontext
+from contextlib import AbstractContextManager, ExitStack, nullcontext, suppress
 from typing import Any
 
 import numpy as np
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from kdsr_arch.data.loader import first_sample, open_dataset, train_batches
 from kdsr_arch.distill.taps import Batch
-from kdsr_arch.errors import UserError
+from kdsr_arch.errors import Lost, ProgramFault, UserError, as_user_error
 from kdsr_arch.log import TextLog, get_logger
 from kdsr_arch.ops.offset_monitor import OffsetMonitor
 from kdsr_arch.optim.update import clip_gradients, gradient_norm
@@ -23,17 +23,11 @@ from kdsr_arch.options.schema import Options
 from kdsr_arch.parallel import distributed
 from kdsr_arch.records import environment
 from kdsr_arch.signals import Interrupted, StopRequest
-from kdsr_arch.train.checkpoint import (
-    alike_everywhere,
-    find_state,
-    fingerprint,
-    random_states,
-    random_states_kept,
-    set_random_states,
-)
+from kdsr_arch.train.checkpoint import random_states, random_states_kept, set_random_states
 from kdsr_arch.train.distill_model import DistillModel
 from kdsr_arch.train.history import History, Trackers
 from kdsr_arch.train.meter import Meter, NonFiniteError, Progress, stop_if_nonfinite
+from kdsr_arch.train.resume import alike_everywhere, find_state, fingerprint
 from kdsr_arch.train.run_files import Checkpoints, folder_lock, open_folder
 from kdsr_arch.train.step_graph import StepGraph
 from kdsr_arch.train.validation import Validator
@@ -71,27 +65,31 @@ class Trainer:
         get_logger().info(f"{opt.name}: {opt.model_type}, {self.world} process(es), {environment()}")
         seed_everything(opt.manual_seed, opt.deterministic)
         Trackers.modules(opt)  # before anything is created
-        about = {"net_g": {"network": opt.network_g.plain(), "scale": opt.scale}} if opt.scale else None
-        keep, form = opt.logger.keep_last or 0, opt.logger.checkpoint_format
-        self.checkpoints = Checkpoints(opt.folder, fingerprint(opt), keep, form, about)
-        self.state = find_state(opt, auto_resume)
-        self.position: int = self.state["iter"] if self.state else 0  # iterations done
-        alike_everywhere(opt, self.position)
-
         dataset = open_dataset(opt.datasets["train"], "datasets.train")
         self.model = self.build_model(first_sample(dataset, opt.manual_seed))
         self.device = self.model.device
+
+        about = {"net_g": {"network": opt.network_g.plain(), "scale": opt.scale}} if opt.scale else None
+        keep, form = opt.logger.keep_last or 0, opt.logger.checkpoint_format
+        self.checkpoints = Checkpoints(opt.folder, fingerprint(opt, self.model.teacher), keep, form, about)
+        self.saved_state = find_state(opt, self.model, auto_resume)
+        self.position: int = self.saved_state.content["iter"] if self.saved_state else 0  # iterations done
+        alike_everywhere(opt, self.position)
+
         self.resources = ExitStack()  # what is closed at the end
         self.batches = train_batches(opt, dataset, self.position, self.device, self.model.teacher_names())
         self.resources.callback(self.batches.close)
         try:
+            self.graph = self._step_graph()
             self.validator = Validator(opt, self.device)
             distributed.broadcast_modules(self.model.modules())
+            if not self.position:
+                with random_states_kept():
+                    self.validator.try_one(self.model.inference_network())
         except BaseException:
             self.close()
             raise
         self.batch: Batch = {}
-        self.graph = self._step_graph()
         self.meter, self.ratios = Meter(self.device), dict[str, float]()
         self.skipped = self.skipped_in_a_row = 0  # steps that the gradient scaler left out
         self.waited = 0.0  # seconds for batches, since the last line of the log
@@ -134,14 +132,11 @@ class Trainer:
             try:
                 with self.graph.on_stream() if self.graph else nullcontext():
                     finished = self._loop()
-            except UserError as error:  # add what is on the disk; the command line tells it
-                kept = f"the state of iteration {self.saved:,} is kept" if self.saved else "no state was saved yet"
-                if isinstance(error, NonFiniteError):
-                    error.args = (f"{error}. Training stopped; {kept}. Lower the learning rate or the term's weight",)
-                elif isinstance(error, distributed.ProcessLost):
-                    error.args = (f"{error}; {kept}, go on with --auto_resume",)
-                get_logger().error(str(error), extra={"quiet": True})
-                raise
+            except Exception as error:
+                fault = self._with_what_is_kept(as_user_error(error))
+                if fault is error:
+                    raise
+                raise fault from error
         spent = time.strftime("%H:%M:%S", time.gmtime(time.monotonic() - began))
         if finished:
             file = self.checkpoints.network_file("net_g", "latest")
@@ -150,6 +145,15 @@ class Trainer:
             get_logger().warning(f"Stopped at iteration {self.position:,} and saved; --auto_resume goes on from here")
         return finished
 
+    def _with_what_is_kept(self, fault: UserError) -> UserError:
+        """Add to the sentence that ends the training what is on the disk."""
+        kept = f"the state of iteration {self.saved:,} is kept" if self.saved else "no state was saved yet"
+        if isinstance(fault, NonFiniteError):
+            fault.args = (f"{fault}. Training stopped; {kept}. Lower the learning rate or the term's weight",)
+        elif kept not in str(fault) and (self.saved or isinstance(fault, Lost | ProgramFault)):
+            fault.args = (f"{fault}; {kept}{', go on with --auto_resume' if self.saved else ''}",)
+        return fault
+
     def _open_logs(self, log: TextLog) -> None:
         """Take the experiment folder and open what is written there, on the main process; then resume."""
         self.history: History | None = None
@@ -157,12 +161,13 @@ class Trainer:
         if distributed.is_main():
             self.resources.enter_context(folder_lock(folder))
             try:
+                self.trackers = Trackers(self.opt, self.position)  # before an earlier run is renamed
+                self.resources.callback(self.trackers.close)
                 stamp = open_folder(self.opt, self.checkpoints, self.position)
                 log.open(folder / f"train_{folder.name}_{stamp}.log")
                 self.history = History(folder / "history.jsonl", self.position)
                 self.resources.callback(self.history.close)
-                self.trackers = Trackers(self.opt, folder / "tb_logger", self.position)
-                self.resources.callback(self.trackers.close)
+                self.trackers.open()
             except OSError as error:
                 raise UserError(
                     f"{folder}: the experiment folder cannot be written ({error.strerror or error})"
@@ -172,9 +177,9 @@ class Trainer:
         self.resources.callback(self.progress.bar.close)
         self.offsets = OffsetMonitor(nn.ModuleList(self.model.modules()), every=OFFSET_REPORT_PERIOD)
         self.resources.callback(self.offsets.remove)
-        if self.state is not None:
-            self.resume(self.state)
-            self.state = None
+        if self.saved_state is not None:
+            self.resume(self.saved_state.content, self.saved_state.schedule_anew)
+            self.saved_state = None
 
     # ---------------------------------------------------------------------------------------------------- the loop
 
@@ -186,7 +191,9 @@ class Trainer:
         """
         logger = self.opt.logger
         with self.progress.paused():
-            if self.position and not self.validate():
+            if not self.position:
+                self._tell_teacher()
+            elif not self.validate():
                 return False
         for iteration in range(self.position + 1, self.total + 1):
             self.step(iteration)
@@ -203,6 +210,16 @@ class Trainer:
         if distributed.is_main():
             self.checkpoints.save_networks("latest", self.model.network_files())
         return True
+
+    def _tell_teacher(self) -> None:
+        """Tell what the teacher itself reaches on the first validation set: so much is there to be learned."""
+        val, teacher = self.opt.val, self.model.teacher
+        if teacher is not None and val is not None and val.score_teacher and val.metrics and self.validator.sets:
+            with suppress(Interrupted), random_states_kept(), self._interruptible():
+                get_logger().info(self.validator.score_of(teacher))
+
+    def _interruptible(self) -> AbstractContextManager[None]:
+        return nullcontext() if self.world > 1 else self.stop.interruptible()
 
     def step(self, iteration: int) -> None:
         """Take one training step: learning rate, each micro-batch forward and backward, average, clip, step, EMA.
@@ -361,14 +378,14 @@ class Trainer:
             "meter": self.meter.state(), "ratios": dict(self.ratios), "skipped": [self.skipped, self.skipped_in_a_row],
         }  # fmt: skip
 
-    def resume(self, state: Mapping[str, Any]) -> None:
+    def resume(self, state: Mapping[str, Any], schedule_anew: int = 0) -> None:
         """Resume from a saved state; to be called after the loader was started, which may draw random numbers.
 
         Raises:
             UserError: it belongs to other networks or terms, or does not hold what a state should.
         """
         try:
-            self.model.load_state(state["model"])
+            self.model.load_state(state["model"], schedule_anew)
             self.meter.load_state(state["meter"])
             self.ratios = dict(state["ratios"])
             self.skipped, self.skipped_in_a_row = (int(count) for count in state["skipped"])
@@ -400,7 +417,7 @@ class Trainer:
         self.check_finite(iteration)
         distributed.broadcast_buffers(self.model.modules())
         try:
-            with random_states_kept(), nullcontext() if self.world > 1 else self.stop.interruptible():
+            with random_states_kept(), self._interruptible():
                 results = self.validator.run(self.model.inference_network(), iteration, keys)
         except Interrupted:
             if self.saved != iteration:

@@ -8,14 +8,19 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from kdsr_arch.data.basicsr_sets import read_item
 from kdsr_arch.data.loader import open_dataset
 from kdsr_arch.data.pair_dataset import PairDataset
+from kdsr_arch.errors import ProgramFault, UserError, first_line
 from kdsr_arch.evaluate.evaluator import EvalResult, Evaluator
 from kdsr_arch.options.schema import Options, ValOptions
 from kdsr_arch.options.schema_data import DatasetOptions
+from kdsr_arch.parallel import distributed
 from kdsr_arch.registry import is_basicsr
+
+_TRIED = 8  # frames of a clip that a first look takes
 
 
 @dataclass
@@ -54,6 +59,15 @@ def _has_truth(dataset: Any, section: DatasetOptions) -> bool:
     if isinstance(dataset, PairDataset):
         return dataset.pairs.gt is not None
     return bool(section.dataroot_gt) or not is_basicsr(type(dataset))
+
+
+def _beginning(sample: Mapping[str, Any], count: int) -> Mapping[str, Any]:
+    """Cut a clip to its first frames; other samples stay as they are."""
+    lq = sample["lq"]
+    if lq.dim() != 4 or "gt_index" in sample or len(lq) <= count:
+        return sample
+    cut = {key: value for key, value in sample.items() if isinstance(value, Tensor | list) and len(value) == len(lq)}
+    return {**sample, **{key: value[:count] for key, value in cut.items()}}
 
 
 class Validator:
@@ -95,6 +109,37 @@ class Validator:
             place = self.folder / key / f"{iteration:08d}" if self.save_images else None
             results[key] = evaluator.run(net, dataset, self.device, save_dir=place)
         return results
+
+    def try_one(self, net: nn.Module) -> None:
+        """Restore and score the first image of each data set, of a clip its first frames; nothing is kept of it.
+
+        Raises:
+            UserError: it cannot be scored.
+            ProgramFault: the network fails on it.
+        """
+        for key, (dataset, evaluator) in self.sets.items():
+            samples = [_beginning(read_item(dataset, 0), _TRIED + evaluator.rule.skip_first + evaluator.rule.skip_last)]
+            try:
+                evaluator.run(net, samples, self.device, progress=False)
+            except UserError as error:
+                raise UserError(f"datasets.{key}: {error}") from None
+            except Exception as error:
+                shape = "x".join(map(str, samples[0]["lq"].shape))
+                what = f"datasets.{key}: network {type(net).__name__} fails on the first input, {shape}: "
+                raise ProgramFault.of(error, what) from error
+
+    def score_of(self, teacher: nn.Module) -> str:
+        """Score the teacher on the data set that decides; return a line for the log."""
+        key = self.first or next(iter(self.sets))
+        dataset, evaluator = self.sets[key]
+        # an error of the program on one of many processes must end them all
+        expected = UserError if distributed.world_size() > 1 else (UserError, RuntimeError)
+        try:
+            result = evaluator.run(teacher, dataset, self.device)
+        except expected as error:
+            return f"The teacher cannot be scored on {evaluator.name}: {first_line(error)}"
+        shown = ", ".join(f"{metric} {value:.4f}" for metric, value in result.mean.items())
+        return f"The teacher on {result.dataset or key}: {shown}  [{result.protocol}]"
 
     def judge(self, results: Mapping[str, EvalResult], iteration: int) -> dict[str, Any] | None:
         """Update the best values; return the deciding one's record when it is new."""

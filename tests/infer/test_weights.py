@@ -11,7 +11,7 @@ from kdsr_arch.errors import UserError
 from kdsr_arch.infer.open import load_pretrained, load_weights, read_weights
 from kdsr_arch.options.schema import PathOptions
 from kdsr_arch.registry import build
-from tests.helpers.messages import refuses
+from tests.helpers.messages import missing, refuses
 
 NET = {"type": "MSRResNet", "num_feat": 4, "num_block": 1, "upscale": 2}
 
@@ -100,6 +100,24 @@ def test_what_fits_is_taken_when_not_strict(net: torch.nn.Module, tmp_path: Path
     assert torch.equal(net.state_dict()["conv_last.weight"], deeper["conv_last.weight"])
     with refuses("y.pth", "MSRResNet", "conv_first.weight", "foreign"):
         load_weights(net, store(tmp_path / "y.pth", {"params": {"foreign": torch.ones(1)}}), strict=False)
+
+
+def test_what_was_taken_is_a_warning_with_counts_and_names(net, tmp_path: Path, caplog) -> None:
+    weights = {k: v for k, v in net.state_dict().items() if k != "conv_last.bias"} | {"foreign": torch.ones(1)}
+    path = PathOptions(pretrain_network_t=store(tmp_path / "x.pth", {"params": weights}), strict_load_t=False)
+    assert load_pretrained(net, path, "t")
+    (record,) = caplog.records
+    count = len(net.state_dict())
+    assert record.levelname == "WARNING"
+    assert not missing(record.getMessage(), f"{count - 1} of the {count}", "x.pth", "conv_last.bias", "foreign")
+
+
+@pytest.mark.parametrize("kept", [["conv_first.bias"], ["conv_first.weight", "conv_last.weight"]])
+def test_a_teacher_of_which_less_than_half_is_filled_is_refused(kept, net, tmp_path: Path) -> None:
+    file = store(tmp_path / "x.pth", {"params": {name: net.state_dict()[name] for name in kept}})
+    with refuses("path.pretrain_network_t", "x.pth", "MSRResNet", "%"):
+        load_pretrained(net, PathOptions(pretrain_network_t=file, strict_load_t=False), "t")
+    assert load_pretrained(net, PathOptions(pretrain_network_g=file, strict_load_g=False), "g")
 
 
 @pytest.mark.parametrize("block", ["plain", "ecb", "conv3xc"])

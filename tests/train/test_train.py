@@ -17,6 +17,7 @@ from kdsr_arch.train.meter import Meter, NonFiniteError
 from kdsr_arch.train.trainer import Trainer
 from tests.helpers.messages import refuses
 from tests.helpers.networks import make_network
+from tests.helpers.trainers import Batches
 
 STUDENT = ("num_in_ch", "num_out_ch", "num_feat", "num_block", "upscale")  # keywords of the student of conftest.py
 TEACHER = {"type": "MSRResNet", "num_in_ch": 3, "num_out_ch": 3, "num_feat": 12, "num_block": 1, "upscale": 2}
@@ -180,7 +181,7 @@ def test_non_finite_input_is_named(load) -> None:
     trainer = Trainer(load())
     batch = next(trainer.batches)
     batch["lq"][0, 0, 0, 0] = float("nan")
-    trainer.batches = iter([batch])
+    trainer.batches = Batches([batch])
     before = {k: v.clone() for k, v in trainer.model.student.state_dict().items()}
     with refuses("iteration 1", "l_pix", "batch", "lq", without=["gt"], kind=NonFiniteError):
         trainer.step(1)
