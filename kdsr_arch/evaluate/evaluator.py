@@ -161,7 +161,8 @@ class Evaluator:
         results: list[NDArray] = []
         truths: list[NDArray] = []
         for done, frame in enumerate(restored_frames(restorer, item, wanted, self.padding)):
-            result = to_bgr(frame)
+            name = item.name if item.kind == "image" else f"{item.name}, frame {item.frames[wanted[done]]}"
+            result = to_bgr(restorer.checked(frame, name))
             if folder is not None:
                 self._save(folder, item, item.frames[wanted[done]], frame, result)
             truth = _truth(item, wanted[done], result, self.scale)

@@ -182,6 +182,16 @@ def test_command_stores_measures_and_records(options, tmp_path, capsys):
     assert gain.live > 0
 
 
+@pytest.mark.parametrize("iterations", [1, 5])
+def test_a_short_training_is_measured_by_its_own_steps(options, tmp_path, iterations):
+    opt = yaml.safe_load(options.read_text())
+    schedule = {"type": "CosineAnnealingRestartLR", "periods": [iterations], "restart_weights": [1], "eta_min": 0}
+    opt["train"] |= {"total_iter": iterations, "scheduler": schedule}
+    arguments = ["-opt", str(written(tmp_path, opt)), "-o", str(tmp_path / "store.lmdb"), "--crops", "1"]
+    assert main(["cache-teacher", *arguments]) == 0
+    assert json.loads((tmp_path / "store.lmdb" / INFO).read_text())["gain"]["stored"] > 0
+
+
 @pytest.mark.parametrize(
     ("change", "names"),
     [
