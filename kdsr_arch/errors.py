@@ -105,9 +105,9 @@ def first_line(error: BaseException) -> str:
     return next(iter(str(error).strip().splitlines()), "") or type(error).__name__
 
 
-def printable(text: str) -> str:
-    """A message that quotes a file may hold what steers a terminal: such characters are shown as ``\\x1b``."""
-    shown = (c if c.isprintable() or c in "\n\t" else c.encode("unicode_escape").decode() for c in text)
+def printable(text: str, kept: str = "\n\t") -> str:
+    """Show what steers a terminal, breaks a line or is no character as ``\\x1b``: names of files may hold any of it."""
+    shown = (c if c.isprintable() or c in kept else c.encode("unicode_escape").decode() for c in text)
     return "".join(shown)
 
 

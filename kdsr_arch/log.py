@@ -15,7 +15,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from kdsr_arch.errors import ProgramFault, as_user_error
+from kdsr_arch.errors import ProgramFault, as_user_error, printable
 from kdsr_arch.io import why_not_written
 from kdsr_arch.parallel import distributed
 
@@ -36,7 +36,7 @@ class _Console(logging.Handler):
             return
         prefix = "" if record.levelno < logging.WARNING else f"{record.levelname.lower()}: "
         try:
-            tqdm.write(prefix + record.getMessage(), file=sys.stderr)
+            tqdm.write(prefix + printable(record.getMessage()), file=sys.stderr)
             sys.stderr.flush()
         except OSError:  # whoever was listening is gone (a closed pipe or terminal); the log file goes on
             return
@@ -46,7 +46,7 @@ class _File(logging.handlers.RotatingFileHandler):
     """The text log: bounded, and never a reason to stop; where it cannot be written the console is told once."""
 
     def __init__(self, path: Path) -> None:
-        super().__init__(path, maxBytes=LOG_BYTES, backupCount=LOG_PARTS, encoding="utf-8")
+        super().__init__(path, maxBytes=LOG_BYTES, backupCount=LOG_PARTS, encoding="utf-8", errors="backslashreplace")
         self.setFormatter(_FORMAT)
         self._failed = False
 

@@ -33,14 +33,14 @@ class _Output(io.FileIO):
 
 
 def outlive_readers() -> None:
-    """Let a command finish its work when whoever reads its output has left."""
+    """Let a command finish its work when whoever reads its output has left, or a file's name is no text to print."""
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
         raw = getattr(getattr(stream, "buffer", None), "raw", getattr(stream, "buffer", None))
         if stream is getattr(sys, f"__{name}__") and type(raw) is io.FileIO:  # no test's, no Windows console's
             output: Any = _Output(raw.fileno(), "wb", closefd=False)
             buffer = output if stream.write_through else io.BufferedWriter(output)
-            form = {"encoding": stream.encoding, "errors": stream.errors, "line_buffering": stream.line_buffering}
+            form = {"encoding": stream.encoding, "errors": "backslashreplace", "line_buffering": stream.line_buffering}
             setattr(sys, name, io.TextIOWrapper(buffer, **form, write_through=stream.write_through))
 
 

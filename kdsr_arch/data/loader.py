@@ -21,6 +21,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 
+from kdsr_arch.data.basicsr_sets import checked_files, read_item
 from kdsr_arch.data.loader_processes import Failure, Watched, start_worker
 from kdsr_arch.data.resident import PlannedDataset, Resident
 from kdsr_arch.data.store.lmdb_store import close_all
@@ -30,7 +31,7 @@ from kdsr_arch.log import get_logger
 from kdsr_arch.options.schema import Options
 from kdsr_arch.options.schema_data import DatasetOptions
 from kdsr_arch.parallel import distributed
-from kdsr_arch.registry import build
+from kdsr_arch.registry import build, is_basicsr, lookup
 
 _QUEUE = 2  # batches that each worker loads ahead
 
@@ -117,7 +118,7 @@ class SeededDataset(Dataset):
             random.seed(first)
             np.random.seed(second)
             torch.default_generator.manual_seed(third)
-            return self.dataset[key.dataset_index]
+            return read_item(self.dataset, key.dataset_index)
         finally:
             random.setstate(states[0])
             np.random.set_state(states[1])
@@ -322,7 +323,24 @@ def open_dataset(options: DatasetOptions, key: str) -> Any:
             _prepare(part)
     except OSError as error:
         raise UserError(f"{key}: {error.filename or ''}: {error.strerror or error}") from None
-    return build("data set", options, key, offer={"phase": phase, "scale": options.scale, "name": options.name})
+    offer = {"phase": phase, "scale": options.scale, "name": options.name}
+    foreign = is_basicsr(lookup("data set", options.type))
+    with checked_files(options) if foreign else contextlib.nullcontext():
+        dataset = build("data set", options, key, offer=offer)
+    if phase == "train" and (options.batch_size_per_gpu or 1) > 1:
+        _check_shapes(dataset, key)
+    return dataset
+
+
+def _check_shapes(dataset: Any, key: str) -> None:
+    """Raise UserError where samples make no batch: whole images of several sizes, or parts of a mixture that differ."""
+    shapes = sorted(dataset.sample_shapes()) if hasattr(dataset, "sample_shapes") else []
+    if len(shapes) > 1:
+        some = ", ".join("x".join(map(str, shape)) for shape in shapes[:3]) + ", ..." * (len(shapes) > 3)
+        raise UserError(
+            f"{key}: its samples have several shapes ({some}), which make no batch: set gt_size, to train on crops of "
+            "one size (of all parts of a mixture), or batch_size_per_gpu: 1"
+        )
 
 
 def _prepare(options: DatasetOptions) -> None:

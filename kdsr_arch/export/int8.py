@@ -12,7 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from kdsr_arch.data.sources import group_clips, open_source
+from kdsr_arch.data.augment import eight_bits
+from kdsr_arch.data.names import group_clips
+from kdsr_arch.data.sources import open_source
 from kdsr_arch.errors import UserError
 from kdsr_arch.export.form import Prepared, metadata
 from kdsr_arch.export.formats import OPSET, onnx_bytes, onnx_runner
@@ -111,7 +113,7 @@ def _pairs(prepared: Prepared, frames: Path) -> Iterator[tuple[Tensor, Tensor]]:
     for keys, index in places[:: -(-len(places) // MOST_FRAMES)]:
         length = prepared.frames or 1
         window = window_indices(index, len(keys), length | 1)[:length]
-        loaded = [source.get(keys[i]) for i in window]
+        loaded = [eight_bits(source.get(keys[i])) for i in window]
         yield _pair(prepared, loaded, window.index(index) if traits.mode == "recurrent" else length // 2)
 
 

@@ -182,8 +182,8 @@ class LoggerOptions(Section):
     keep_best: KeepBest | None = option(
         None,
         "Also keep the networks of the best validations, as net_g_best_METRIC_N: how many by the first metric, or "
-        "{metric: number, ...}; measured on the first validation set. net_g_best, the best of all by the first metric, "
-        "is there in any case.",
+        "{metric: number, ...}; measured on the first validation set with a ground truth. net_g_best, the best of all "
+        "by the first metric, is there in any case.",
     )
     checkpoint_format: Literal["pth", "safetensors"] = option(
         "pth", "Files of networks: 'pth' (BasicSR's) or 'safetensors'; both are read wherever weights are named."

@@ -14,7 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from kdsr_arch.data.sources import IMAGE_SUFFIXES, natural
+from kdsr_arch.data.image_file import IMAGE_SUFFIXES, is_shown
+from kdsr_arch.data.names import natural
 from kdsr_arch.errors import UserError
 from kdsr_arch.infer.pixels import to_float, to_pixels
 from kdsr_arch.infer.stream import Restorer, is_out_of_memory
@@ -125,7 +126,7 @@ def list_images(folder: Path) -> list[Path]:
         for path in folder.rglob("*")
         if path.suffix.lower() in picture_suffixes()
         and path.is_file()
-        and not any(part.startswith(".") for part in path.relative_to(folder).parts)
+        and all(map(is_shown, path.relative_to(folder).parts))
     ]
     if not images:
         raise UserError(f"{folder}: holds no images ({', '.join(sorted(IMAGE_SUFFIXES))})")

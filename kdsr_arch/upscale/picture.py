@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageCms, UnidentifiedImageError
 
-from kdsr_arch.data.store.codec import PILLOW_STUMBLES
+from kdsr_arch.data.image_file import PILLOW_STUMBLES, upright
 from kdsr_arch.errors import UserError, notice
 
 _SPACES = {1: b"GRAY", 3: b"RGB "}  # of a color profile, by the channels that it fits
@@ -68,7 +68,7 @@ def read_picture(path: Path) -> Picture:
             array = _deep(data, image, path) if depth > 8 else np.asarray(_plain(image, about, path))
             if image.format == "PNG" and array.ndim == 2 and "transparency" in image.info:
                 array = _with_key(array, image.info["transparency"], depth)
-            array = _upright(array[..., None] if array.ndim == 2 else array, turned)
+            array = upright(array[..., None] if array.ndim == 2 else array, turned)
     except UnidentifiedImageError:
         return _float_picture(data, path)
     except PILLOW_STUMBLES as error:
@@ -216,14 +216,6 @@ def _with_key(array: NDArray, key: int, depth: int) -> NDArray:
     step = 1 if depth == 1 else peak // (2**depth - 1)  # Pillow has scaled it already where there is only 0 and 1
     alpha = np.where(array == key * step, 0, peak)
     return np.stack([array, alpha.astype(array.dtype)], 2)
-
-
-def _upright(array: NDArray, orientation: int) -> NDArray:
-    """Turn (H, W, C) as EXIF's orientation, 1 to 8, asks."""
-    if orientation in (5, 6, 7, 8):
-        array = array.swapaxes(0, 1)
-    down, right = orientation in (3, 4, 7, 8), orientation in (2, 3, 6, 7)
-    return np.ascontiguousarray(array[:: -1 if down else 1, :: -1 if right else 1])
 
 
 def _about(image: Image.Image, path: Path) -> dict[str, Any]:

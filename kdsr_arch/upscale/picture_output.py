@@ -16,7 +16,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from PIL.TiffImagePlugin import ImageFileDirectory_v2
 
-from kdsr_arch.data.sources import IMAGE_SUFFIXES
+from kdsr_arch.data.image_file import IMAGE_SUFFIXES
 from kdsr_arch.errors import UserError, notice
 from kdsr_arch.io import write_bytes
 from kdsr_arch.upscale.picture import Picture, exif_tags, picture_suffixes
