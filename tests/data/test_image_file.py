@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import io
+import struct
 
 import cv2
 import numpy as np
 import pytest
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, features
 
 from kdsr_arch import errors
 from kdsr_arch.data.augment import Crop
 from kdsr_arch.data.image_dataset import ImagePairDataset
-from kdsr_arch.data.image_file import decode_upright, image_size
+from kdsr_arch.data.image_file import READABLE, decode_upright, image_size
 from kdsr_arch.data.prepare.plans import convert_images, find_clips
 from kdsr_arch.data.sources import FolderSource, LmdbSource
 from kdsr_arch.data.store.codec import ImageFileCodec
@@ -21,7 +22,9 @@ from tests.helpers.images import texture
 from tests.helpers.messages import refuses
 
 TURNS = range(1, 9)
-LOSSLESS = {"PNG": {}, "WEBP": {"lossless": True}, "TIFF": {}, "JPEG": {"quality": 100, "subsampling": 0}}
+FORMS = {"PNG": {}, "WEBP": {"lossless": True}, "TIFF": {}, "JPEG": {"quality": 100, "subsampling": 0}}
+if features.check("avif") and ".avif" in READABLE:
+    FORMS["AVIF"] = {"quality": 100, "subsampling": "4:4:4"}
 
 
 def encoded(pixels: np.ndarray, form: str, turn: int = 1, **more) -> bytes:
@@ -30,7 +33,7 @@ def encoded(pixels: np.ndarray, form: str, turn: int = 1, **more) -> bytes:
     exif[0x0112] = turn
     said = {"tiffinfo": {0x0112: turn}} if form == "TIFF" else {"exif": exif.tobytes()}
     buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, form, **LOSSLESS[form], **said, **more)
+    Image.fromarray(pixels).save(buffer, form, **FORMS[form], **said, **more)
     return buffer.getvalue()
 
 
@@ -39,7 +42,7 @@ def viewed(data: bytes) -> np.ndarray:
     return np.asarray(ImageOps.exif_transpose(Image.open(io.BytesIO(data))).convert("RGB"))
 
 
-@pytest.mark.parametrize("form", LOSSLESS)
+@pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("turn", TURNS)
 def test_every_reader_turns_images_as_a_viewer_does(tmp_path, form, turn):
     data = encoded(texture(40, 64, np.random.default_rng(turn)), form, turn)
@@ -137,3 +140,27 @@ def test_other_kinds_are_counted_and_thumbnails_are_none(tmp_path, caplog, monke
     (tmp_path / "only" / "a.gif").write_bytes(data)
     with refuses(tmp_path / "only", "1 .gif"):
         FolderSource(tmp_path / "only")
+
+
+@pytest.mark.parametrize(("kind", "white"), [(b"P5", 100), (b"P5", 1000), (b"P6", 1), (b"P2", 100), (b"P2", 1000)])
+def test_white_of_a_ppm_is_what_it_says(tmp_path, kind, white):
+    """Training and upscaling read half of white as half, whatever number stands for it."""
+    values = np.array([[0, white // 2, white]] * 2)
+    if kind == b"P2":
+        pixels = b" ".join(b"%d" % value for value in values.flat) + b"\n"
+    else:
+        pixels = np.repeat(values, 3 if kind == b"P6" else 1).astype(">u2" if white > 255 else "u1").tobytes()
+    (path := tmp_path / "a.ppm").write_bytes(b"%s\n# 3 cats\n3 2\n%d\n" % (kind, white) + pixels)
+    for image in (FolderSource(tmp_path).get("a"), read_picture(path).color):
+        peak = np.iinfo(image.dtype).max
+        np.testing.assert_allclose(image[..., 0], values * peak / white, atol=0.5)
+
+
+def test_a_tiff_whose_white_is_zero(tmp_path):
+    """Pillow and OpenCV leave 16 bits as they are stored; this one says that zero is white."""
+    entries = [(256, 3, 2), (257, 3, 1), (258, 3, 16), (259, 3, 1), (262, 3, 0), (273, 4, 8), (277, 3, 1), (278, 3, 1)]
+    table = b"".join(struct.pack("<HHII", tag, kind, 1, value) for tag, kind, value in [*entries, (279, 4, 4)])
+    head, pixels = b"II*\0" + struct.pack("<I", 12), struct.pack("<HH", 0, 60000)
+    (path := tmp_path / "a.tif").write_bytes(head + pixels + struct.pack("<H", 9) + table + bytes(4))
+    for image in (FolderSource(tmp_path).get("a"), read_picture(path).color):
+        np.testing.assert_array_equal(image[0, :, 0], [65535, 5535])
