@@ -78,6 +78,11 @@ def test_small_images_and_mismatched_pairs_are_named(data, height, width):
         drawn(data, PAIRED, **images(data))
 
 
+def test_a_missing_key_is_named(data):
+    with refuses("datasets.train", "needs the key 'meta_info'"):
+        opened(data, {"type": "RealESRGANDataset", **DISK, **PLAIN})
+
+
 def test_a_blank_line_in_a_list_is_named(data):
     (data / "list.txt").write_text("a/1 7 (64,80,3)\n\nb/2 7 (64,80,3)\n")
     with refuses(data / "list.txt", "line 2"):

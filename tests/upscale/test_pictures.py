@@ -12,7 +12,7 @@ from PIL.PngImagePlugin import PngInfo
 from PIL.TiffImagePlugin import IFDRational
 
 from kdsr_arch import errors
-from kdsr_arch.upscale.dispatch import kind_of
+from kdsr_arch.upscale.dispatch import check_output, kind_of
 from kdsr_arch.upscale.images import bled, upscale_file, upscale_picture
 from kdsr_arch.upscale.picture import Picture, picture_suffixes, read_picture
 from kdsr_arch.upscale.picture_output import write_picture
@@ -306,6 +306,8 @@ def test_what_pillow_reads_is_an_image_whatever_it_is_called(tmp_path):
     (tmp_path / "a.mkv").write_bytes(b"\x1aE\xdf\xa3")
     kinds = {name: kind_of(tmp_path / name) for name in ("still", "still.gif", "moving.gif", "a.mkv")}
     assert kinds == {"still": "image", "still.gif": "image", "moving.gif": "video", "a.mkv": "video"}
+    with refuses("moving.gif", "animation", ".png", ".mp4"):
+        check_output(tmp_path / "moving.gif", tmp_path / "a.png", "video", overwrite=False)
 
 
 def test_programs_are_not_started_by_a_picture(tmp_path):
