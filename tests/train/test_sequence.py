@@ -163,15 +163,18 @@ def test_check_tries_every_part_before_any_is_trained(common, tmp_path: Path, ca
     ("key", "value", "named"),
     [
         ("train", {"distill_opt": {"pisr": {**TAUGHT["pisr"], "at": "expandin"}}}, "train.distill_opt.pisr"),
-        ("network_t", {**TEACHER, "wide": 6}, "path.pretrain_network_t"),
+        ("network_t", {**TEACHER, "wide": 6}, "experiments/whole/teacher/models/net_g_latest.pth"),
     ],
 )
-def test_check_finds_what_would_stop_a_later_part(key, value, named, common, tmp_path: Path, capsys):
+def test_what_would_stop_a_later_part_is_found_before_any_training(key, value, named, common, tmp_path: Path, capsys):
     """A tap that does not exist, and a teacher that is not the network which the part before trains."""
     parts = _parts(tmp_path, "whole")
     parts[1][key] = value
     assert _check(tmp_path, common, parts) == 2
     assert not missing(capsys.readouterr().err, named)
+    assert _train(tmp_path / "options" / "s.yml", tmp_path) == 2
+    assert not missing(capsys.readouterr().err, named)
+    assert not (tmp_path / "experiments").exists()  # no part was trained before it
 
 
 def test_what_a_part_trained_is_opened_upscaled_and_exported(common, tmp_path: Path):
