@@ -10,11 +10,11 @@ from typing import Any
 from kdsr_arch.errors import UserError
 
 _KINDS = ("auto", "images", "clips", "videos", "reds", "vimeo")
-_OWN: dict[str, dict[str, Any]] = {  # arguments of one kind of source, with what they are by default
+_OWN: dict[str, dict[str, Any]] = {  # arguments of one kind of source, with what they are where they are not given
     "images": {"patch": 0, "step": 0, "strip": ""},
     "clips": {"clips": None},
-    "videos": {"exclude": [], "halve": False, "multiple": 4},
-    "vimeo": {"split": "train"},
+    "videos": {"exclude": [], "halve": False, "multiple": None},
+    "vimeo": {"split": None},
 }
 
 
@@ -153,12 +153,13 @@ def _create(args: argparse.Namespace) -> int:
     elif kind == "clips":
         plans.convert_clips(args.source, args.out, only=args.clips, degrade=alone, making=making)
     elif kind == "videos":
-        parts = {"halved": args.halve, "multiple": args.multiple, "exclude": args.exclude}
+        multiple = 4 if args.multiple is None else args.multiple
+        parts = {"halved": args.halve, "multiple": multiple, "exclude": args.exclude}
         plans.prepare_video_clips(args.source, args.out, **parts, making=making)
     elif kind == "reds":
         plans.prepare_reds(args.source, args.out, making)
     else:
-        plans.prepare_vimeo(args.source, args.out, split=args.split, degrade=alone, making=making)
+        plans.prepare_vimeo(args.source, args.out, split=args.split or "train", degrade=alone, making=making)
     for store in [args.out] if args.out.suffix == ".lmdb" else sorted(args.out.glob("*.lmdb")):
         tell_store(store)
     return 0
