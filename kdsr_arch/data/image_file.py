@@ -123,17 +123,12 @@ def _header(file: BinaryIO) -> tuple[int, int, int]:
     try:
         with Image.open(file) as image:
             return image.height, image.width, _orientation(image, file)
-    except UnidentifiedImageError:
-        return (*_tiff_size(file), 1)
-
-
-def _tiff_size(file: BinaryIO) -> tuple[int, int]:
-    """Read height and width of a TIFF's first picture; Pillow does not know those of three floating-point channels."""
-    tags = _tiff_tags(file)
-    height, width = tags.get(_TIFF_HEIGHT, 0), tags.get(_TIFF_WIDTH, 0)
-    if not all(0 < side < 1 << 31 for side in (height, width)):
-        raise ValueError("a TIFF without a size")
-    return height, width
+    except UnidentifiedImageError:  # Pillow does not know TIFFs of three floating-point channels
+        tags = _tiff_tags(file)
+        height, width = tags.get(_TIFF_HEIGHT, 0), tags.get(_TIFF_WIDTH, 0)
+        if not all(0 < side < 1 << 31 for side in (height, width)):
+            raise ValueError("a TIFF without a size") from None
+        return height, width, tags.get(_ORIENTATION, 1)
 
 
 def _tiff_tags(file: BinaryIO) -> dict[int, int]:

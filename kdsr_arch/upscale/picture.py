@@ -64,6 +64,8 @@ def read_picture(path: Path) -> Picture:
             image.load()
             depth, about = _depth(image, data), _about(image, path)
             array = _deep(data, path) if depth > 8 else np.asarray(_plain(image, about, path))
+            if image.mode == "LA" and array.shape[2] == 4:  # OpenCV makes three of one gray
+                array = array[..., [0, 3]]
             if image.format == "PNG" and array.ndim == 2 and "transparency" in image.info:
                 array = _with_key(array, image.info["transparency"], depth)
             array = upright(array[..., None] if array.ndim == 2 else array, turned)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import struct
 
 import cv2
 import numpy as np
@@ -140,27 +139,3 @@ def test_other_kinds_are_counted_and_thumbnails_are_none(tmp_path, caplog, monke
     (tmp_path / "only" / "a.gif").write_bytes(data)
     with refuses(tmp_path / "only", "1 .gif"):
         FolderSource(tmp_path / "only")
-
-
-@pytest.mark.parametrize(("kind", "white"), [(b"P5", 100), (b"P5", 1000), (b"P6", 1), (b"P2", 100), (b"P2", 1000)])
-def test_white_of_a_ppm_is_what_it_says(tmp_path, kind, white):
-    """Training and upscaling read half of white as half, whatever number stands for it."""
-    values = np.array([[0, white // 2, white]] * 2)
-    if kind == b"P2":
-        pixels = b" ".join(b"%d" % value for value in values.flat) + b"\n"
-    else:
-        pixels = np.repeat(values, 3 if kind == b"P6" else 1).astype(">u2" if white > 255 else "u1").tobytes()
-    (path := tmp_path / "a.ppm").write_bytes(b"%s\n# 3 cats\n3 2\n%d\n" % (kind, white) + pixels)
-    for image in (FolderSource(tmp_path).get("a"), read_picture(path).color):
-        peak = np.iinfo(image.dtype).max
-        np.testing.assert_allclose(image[..., 0], values * peak / white, atol=0.5)
-
-
-def test_a_tiff_whose_white_is_zero(tmp_path):
-    """Pillow and OpenCV leave 16 bits as they are stored; this one says that zero is white."""
-    entries = [(256, 3, 2), (257, 3, 1), (258, 3, 16), (259, 3, 1), (262, 3, 0), (273, 4, 8), (277, 3, 1), (278, 3, 1)]
-    table = b"".join(struct.pack("<HHII", tag, kind, 1, value) for tag, kind, value in [*entries, (279, 4, 4)])
-    head, pixels = b"II*\0" + struct.pack("<I", 12), struct.pack("<HH", 0, 60000)
-    (path := tmp_path / "a.tif").write_bytes(head + pixels + struct.pack("<H", 9) + table + bytes(4))
-    for image in (FolderSource(tmp_path).get("a"), read_picture(path).color):
-        np.testing.assert_array_equal(image[0, :, 0], [65535, 5535])
