@@ -97,6 +97,14 @@ def test_a_sequence_trains_what_its_parts_train_as_files_of_their_own(common, tm
     assert any(not torch.equal(start[f"decoder.{key}"], value) for key, value in whole.items()), "the student trained"
 
 
+def test_what_a_part_trains_is_found_below_root(common, tmp_path: Path):
+    """The option file lies in one project, `--root` is another folder: relative paths name what lies there."""
+    (tmp_path / "out").mkdir()
+    file = _write(tmp_path / "options" / "s.yml", {"name": "whole", **common, "sequence": _parts(Path(), "whole")})
+    assert _train(file, tmp_path / "out") == 0
+    assert _weights(tmp_path / "out", "whole/student")
+
+
 def test_auto_resume_passes_over_finished_parts(common, tmp_path: Path, caplog):
     file = _write(tmp_path / "options" / "s.yml", {"name": "whole", **common, "sequence": _parts(tmp_path, "whole")})
     assert _train(file, tmp_path) == 0
