@@ -18,8 +18,9 @@ from kdsr_arch.parallel import distributed
 from kdsr_arch.registry import lookup
 from kdsr_arch.signals import StopRequest
 from kdsr_arch.train.bridge import BridgedTrainer
-from kdsr_arch.train.checkpoint import random_states_kept
+from kdsr_arch.train.checkpoint import load_state, random_states_kept
 from kdsr_arch.train.distill_model import DistillModel
+from kdsr_arch.train.resume import changes, fingerprint
 from kdsr_arch.train.run_files import is_finished
 from kdsr_arch.train.trainer import Trainer
 
@@ -42,7 +43,8 @@ def main(parts: Sequence[Callable[[], Options]], args: Any) -> int:
     on_gpu = pick_device(first.num_gpu).type == "cuda"
     with distributed.joined(args.launcher, on_gpu, first.dist_params):
         if len(parts) > 1:
-            get_logger().info(f"Trying the {len(parts)} parts of the sequence")
+            with TextLog():
+                get_logger().info(f"Trying the {len(parts)} parts of the sequence")
             for _ in dry_runs([part() for part in parts]):  # a later part's fault would show after days
                 pass
         for number, part in enumerate(parts, 1):
@@ -51,13 +53,26 @@ def main(parts: Sequence[Callable[[], Options]], args: Any) -> int:
             assert opt.train is not None
             done = len(parts) > 1 and args.auto_resume and is_finished(opt.folder, opt.train.total_iter)
             if distributed.from_main(done):
-                get_logger().info(f"{opt.name} ({number} of {len(parts)}): finished already")
+                _tell_finished(opt, f"{number} of {len(parts)}")
                 continue
             with telling_needs(opt):
                 code = train(opt, args.auto_resume)
             if code:
                 return code
     return 0
+
+
+def _tell_finished(opt: Options, which: str) -> None:
+    assert opt.train is not None
+    state = load_state(opt.folder / "training_states" / f"{opt.train.total_iter}.state")
+    changed = changes(state["fingerprint"], fingerprint(opt))
+    with TextLog():
+        get_logger().info(f"{opt.name} ({which}): finished already")
+        if changed:
+            get_logger().warning(
+                f"These options changed since {opt.name} was trained, and do not take effect: "
+                f"{', '.join(map(str, changed))}; to train it anew, remove {opt.folder}"
+            )
 
 
 def train(opt: Options, auto_resume: bool = False) -> int:

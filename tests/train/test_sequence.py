@@ -105,18 +105,24 @@ def test_what_a_part_trains_is_found_below_root(common, tmp_path: Path):
     assert _weights(tmp_path / "out", "whole/student")
 
 
-def test_auto_resume_passes_over_finished_parts(common, tmp_path: Path, caplog):
-    file = _write(tmp_path / "options" / "s.yml", {"name": "whole", **common, "sequence": _parts(tmp_path, "whole")})
+def test_auto_resume_passes_over_finished_parts(common, tmp_path: Path, capsys):
+    parts = _parts(tmp_path, "whole")
+    file = _write(tmp_path / "options" / "s.yml", {"name": "whole", **common, "sequence": parts})
     assert _train(file, tmp_path) == 0
     student, teacher = (tmp_path / "experiments" / "whole" / part for part in ("student", "teacher"))
     expected = _weights(tmp_path, "whole/student")
     (student / "models" / "net_g_latest.pth").unlink()  # as where the student's part was cut off
     (student / "training_states" / "3.state").unlink()
     before = (teacher / "models" / "net_g_latest.pth").stat().st_mtime_ns
+    parts[0]["train"] = {**parts[0]["train"], "optim_g": {"type": "Adam", "lr": 0.5}}
+    _write(file, {"name": "whole", **common, "sequence": parts})
+    capsys.readouterr()
     assert _train(file, tmp_path, "--auto_resume") == 0
     assert (teacher / "models" / "net_g_latest.pth").stat().st_mtime_ns == before
     assert all(torch.equal(value, expected[key]) for key, value in _weights(tmp_path, "whole/student").items())
-    assert "whole/teacher (1 of 2): finished already" in caplog.text
+    said = capsys.readouterr().err
+    assert "whole/teacher (1 of 2): finished already" in said
+    assert not missing(said, "do not take effect", "train.optim_g.lr: 0.001 -> 0.5", teacher)
 
 
 def test_mappings_are_merged_types_replaced_and_null_takes_away():
