@@ -13,7 +13,6 @@ from kdsr_arch.device import autocast
 from kdsr_arch.errors import UserError, nearest
 from kdsr_arch.infer.runner import Runner
 from kdsr_arch.infer.traits import Traits, unwrap
-from kdsr_arch.ops.color import rgb_to_y
 
 Batch = Mapping[str, Any]
 """A micro-batch: ``lq`` (B, C, h, w) or clips (B, T, C, h, w) with T = N + num_frame - 1; ``gt`` (B, C, H, W), or
@@ -226,13 +225,6 @@ class Side:
 def flat(images: Tensor) -> Tensor:
     """Reshape (B, N, C, H, W) to (B * N, C, H, W); images (B, C, H, W) stay."""
     return images.flatten(0, 1) if images.dim() == 5 else images
-
-
-def matched_colors(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
-    """Give both as luma (BT.601, [0, 1]) where one has a single channel and the other is RGB; else as they are."""
-    if a.shape[-3] == b.shape[-3]:
-        return a, b
-    return tuple(rgb_to_y(x.float()) if x.shape[-3] == 3 else x for x in (a, b))  # type: ignore[return-value]
 
 
 # ------------------------------------------------------------------------------------------------------------- one form

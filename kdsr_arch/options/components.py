@@ -200,7 +200,8 @@ def _train_faults(opt: Options, unread: Mapping[str, str]) -> Iterator[Fault]:
     for name, term in opt.train.distill_opt.items():
         yield from _spec_faults("loss", term, f"train.distill_opt.{name}")
         loss, sides = registered("loss", term.type), [term.teacher] if isinstance(term.teacher, str) else term.teacher
-        served = not opt.lacks("network_t") or getattr(loss, "sides", "both") == "student"
+        alone = getattr(loss, "sides", "both") in ("student", "none") and not getattr(loss, "live_teacher", False)
+        served = not opt.lacks("network_t") or alone
         if loss is not None and not served and not (sides and set(sides) <= set(DATA)):
             yield f"train.distill_opt.{name}", "compares with a teacher, but there is no network_t"
 
