@@ -266,7 +266,8 @@ class LiveTrainer(Trainer):
 
     def build_model(self, sample: Batch) -> DistillModel:
         """Build what is trained, without the store."""
-        return DistillModel(self.opt.model_copy(update={"datasets": {}}), sample)
+        live = self.opt.model_copy(update={"datasets": {}})
+        return lookup("model", live.model_type)(live, sample)
 
 
 def _steps(trainer: Trainer, count: int) -> tuple[float, float]:

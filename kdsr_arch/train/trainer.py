@@ -22,6 +22,7 @@ from kdsr_arch.optim.update import clip_gradients, gradient_norm
 from kdsr_arch.options.schema import Options
 from kdsr_arch.parallel import distributed
 from kdsr_arch.records import environment
+from kdsr_arch.registry import lookup
 from kdsr_arch.signals import Interrupted, StopRequest
 from kdsr_arch.train.checkpoint import (
     alike_everywhere,
@@ -98,8 +99,8 @@ class Trainer:
         self.saved, self.saved_at = self.position, time.monotonic()
 
     def build_model(self, sample: Batch) -> DistillModel:
-        """Build what is trained, tried on a batch of one."""
-        return DistillModel(self.opt, sample)
+        """Build what is trained, tried on a batch of one: a DistillModel, or a class of the user's derived from it."""
+        return lookup("model", self.opt.model_type)(self.opt, sample)
 
     def _step_graph(self) -> StepGraph | None:
         if not self.options.cuda_graph:
