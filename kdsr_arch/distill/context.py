@@ -25,7 +25,11 @@ def make_context(student: Side, teacher: Side | CachedTeacher | None, batch: Bat
         assert isinstance(teacher, Side)
         return teacher.run({"lq": images, "gt": images}, ())[0].float()
 
-    return Context(batch["lq"], batch["gt"], clock, student.traits.scale, restore, teach, student.net)
+    def resume(path: str, value: Tensor) -> Tensor:
+        assert isinstance(teacher, Side)
+        return teacher.resume(batch["lq"], path, value).float()
+
+    return Context(batch["lq"], batch["gt"], clock, student.traits.scale, restore, teach, resume, student.net)
 
 
 def check_live(teacher: Side | CachedTeacher | None, term: str) -> None:

@@ -216,6 +216,28 @@ class Side:
             self._copies = recorder.copies if recorder.copies is not None else frozenset(paths)
         return sr, taps
 
+    def resume(self, lq: Tensor, path: str, value: Tensor) -> Tensor:
+        """Run the network on images with what the module at `path` returns replaced by `value`.
+
+        Raises:
+            UserError: a module that fires more than once, or returns another shape.
+        """
+        fires = 0
+
+        def hook(module: nn.Module, args: Any, output: Any) -> Tensor:
+            nonlocal fires
+            fires += 1
+            if fires > 1 or not isinstance(output, Tensor) or output.shape != value.shape:
+                raise UserError(f"tap '{path}' of the {self.name} must fire once with one map {tuple(value.shape)}")
+            return value.clone()  # what comes behind may work in place
+
+        handle = self.net.get_submodule(path).register_forward_hook(hook)
+        try:
+            with self._precision:
+                return Runner(self.net, self.traits).forward(lq)
+        finally:
+            handle.remove()
+
     def compile(self) -> None:
         """Compile the network where the options ask for it; the network itself stays as it is."""
         if self._compiled:

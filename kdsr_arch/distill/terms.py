@@ -7,7 +7,7 @@ import statistics
 from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import astuple, dataclass
+from dataclasses import astuple, dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -281,6 +281,7 @@ class Term(nn.Module):
         ours, theirs = self._arranged(student, teacher)
         alone = self.sides == "student"
         if self._trait("context"):
+            context = replace(context, taps=tuple(self.teacher))
             return _scalar(self.loss(*(side for side in (ours, theirs) if side), context))
         if self._trait("multi"):
             return _scalar(self.loss(ours) if alone else self.loss(ours, theirs))

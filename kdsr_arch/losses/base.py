@@ -27,7 +27,10 @@ class Context:
         scale: of both networks.
         student: runs the student on other LR images, as it is trained: float32, in the student's color.
         teacher: runs the live teacher likewise, without gradients; fails where there is none (see ``live_teacher``).
+        resume: runs the live teacher on ``lq`` with what its module at a path returns replaced; gradients reach what
+            it is replaced by, through the layers behind it.
         network: the student itself.
+        taps: the module paths that the term taps in the teacher.
     """
 
     lq: Tensor
@@ -36,7 +39,9 @@ class Context:
     scale: int
     student: Callable[[Tensor], Tensor]
     teacher: Callable[[Tensor], Tensor]
+    resume: Callable[[str, Tensor], Tensor]
     network: nn.Module
+    taps: tuple[str, ...] = ()
 
 
 class DistillLoss(nn.Module):
