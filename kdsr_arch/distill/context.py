@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from kdsr_arch.distill.taps import Batch, Side
 from kdsr_arch.distill.teachers import CachedTeacher
@@ -29,7 +29,12 @@ def make_context(student: Side, teacher: Side | CachedTeacher | None, batch: Bat
         assert isinstance(teacher, Side)
         return teacher.resume(batch["lq"], path, value).float()
 
-    return Context(batch["lq"], batch["gt"], clock, student.traits.scale, restore, teach, resume, student.net)
+    @torch.no_grad()
+    def run(network: nn.Module, images: Tensor) -> Tensor:
+        return student.call(images, network).float()
+
+    scale, net = student.traits.scale, student.net
+    return Context(batch["lq"], batch["gt"], clock, scale, restore, teach, resume, net, run)
 
 
 def check_live(teacher: Side | CachedTeacher | None, term: str) -> None:

@@ -216,6 +216,11 @@ class Side:
             self._copies = recorder.copies if recorder.copies is not None else frozenset(paths)
         return sr, taps
 
+    def call(self, lq: Tensor, net: nn.Module) -> Tensor:
+        """Run `net`, which is like this side's network, on images as that one is run; never compiled."""
+        with self._precision:
+            return Runner(net, self.traits).forward(lq)
+
     def resume(self, lq: Tensor, path: str, value: Tensor) -> Tensor:
         """Run the network on images with what the module at `path` returns replaced by `value`.
 
@@ -233,8 +238,7 @@ class Side:
 
         handle = self.net.get_submodule(path).register_forward_hook(hook)
         try:
-            with self._precision:
-                return Runner(self.net, self.traits).forward(lq)
+            return self.call(lq, self.net)
         finally:
             handle.remove()
 

@@ -221,6 +221,8 @@ class Term(nn.Module):
         ours, theirs = self._arranged(student, teacher)
         if isinstance(self.loss, DistillLoss):
             self.loss.setup([_shape(v) for v in ours], [_shape(v) for v in theirs])
+            if self.asks_context():
+                self.loss.begin(context)
             self.loss.to(context.lq.device)
         self._try(student, teacher, context)
         return [self._row(layer, student, teacher) for layer in range(max(len(student), len(teacher), 1))]

@@ -30,6 +30,7 @@ class Context:
         resume: runs the live teacher on ``lq`` with what its module at a path returns replaced; gradients reach what
             it is replaced by, through the layers behind it.
         network: the student itself.
+        run: runs another network in the student's place, a copy of it say, without gradients.
         taps: the module paths that the term taps in the teacher.
     """
 
@@ -41,6 +42,7 @@ class Context:
     teacher: Callable[[Tensor], Tensor]
     resume: Callable[[str, Tensor], Tensor]
     network: nn.Module
+    run: Callable[[nn.Module, Tensor], Tensor]
     taps: tuple[str, ...] = ()
 
 
@@ -95,6 +97,9 @@ class DistillLoss(nn.Module):
                 ``forward`` will get, or a tuple of them where the tap records a tuple.
             teacher_shapes: likewise; empty for a term of the student alone.
         """
+
+    def begin(self, context: Context) -> None:
+        """Build what depends on the networks: called once after ``setup``, where ``context`` is True."""
 
     def forward(self, student: Features, teacher: Features = None) -> Tensor:
         """Return the unweighted loss, a scalar, of what the taps recorded; every term defines it.

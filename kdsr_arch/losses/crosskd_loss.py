@@ -23,7 +23,8 @@ class CrossKDLoss(DistillLoss):
     Source: "Cross Knowledge Distillation for Image Super-Resolution" (ICVIP 2022), of whose abstract this is the idea:
     "cascading the student into the teacher network". UNCERTAIN, hence options: the target and the distance.
 
-    Runs the live teacher. For image networks.
+    Runs the live teacher. For image networks. A teacher that computes in 0..255 (``img_range: 255``) makes little of
+    features in [0, 1] until the convolution has grown.
 
     Args:
         target: 'gt', the ground truth, or 'teacher', what the whole teacher makes.

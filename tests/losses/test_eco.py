@@ -18,7 +18,9 @@ def nearest(x):
 @pytest.mark.parametrize("mix_input", [True, False])
 def test_by_hand(iteration, share, mix_input):
     lq, gt, taught = torch.rand(2, 3, 4, 4), torch.rand(2, 3, 8, 8), torch.rand(2, 3, 8, 8) * 2 - 0.5
-    context = Context(lq, gt, torch.tensor(float(iteration)), 2, nearest, nearest, None, nn.Conv2d(1, 1, 1))
+    context = Context(
+        lq, gt, torch.tensor(float(iteration)), 2, nearest, nearest, None, nn.Identity(), lambda net, x: net(x)
+    )
     inside = taught.clamp(0, 1)
     given = (1 - share) * imresize(inside, 0.5) + share * lq if mix_input else lq
     expected = (nearest(given) - (1 - share) * inside - share * gt).abs().mean()
@@ -27,7 +29,15 @@ def test_by_hand(iteration, share, mix_input):
 
 def test_what_it_refuses():
     context = Context(
-        torch.rand(1, 3, 4, 4), torch.rand(1, 3, 8, 8), torch.tensor(1.0), 2, nearest, nearest, None, nn.ReLU()
+        torch.rand(1, 3, 4, 4),
+        torch.rand(1, 3, 8, 8),
+        torch.tensor(1.0),
+        2,
+        nearest,
+        nearest,
+        None,
+        nn.Identity(),
+        lambda net, x: net(x),
     )
     with refuses("ECOLoss", "iters"):
         ECOLoss(iters=0)

@@ -86,6 +86,7 @@ def test_space_time_distillation_resumes_exactly(tmp_path: Path, placed: dict[st
 UPCYCLED = {
     "DUKD": {"type": "DUKDLoss", "zoom_in": 2},
     "ECO": {"type": "ECOLoss", "iters": 3},
+    "DCKD": {"type": "HistoryContrastLoss", "negatives": 2, "every": 1},
 }
 
 
