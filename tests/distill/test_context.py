@@ -1,17 +1,20 @@
 """Terms that run the networks themselves: through the task, with stages, a stored teacher, and a graph's clock."""
 
+from functools import partial
+
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
-import kdsr_arch.losses.dukd_loss
-import kdsr_arch.losses.eco_loss  # noqa: F401
+from kdsr_arch.distill import taps
 from kdsr_arch.distill.context import CLOCK
 from kdsr_arch.losses.base import DistillLoss
-from kdsr_arch.registry import LOSS_REGISTRY
+from kdsr_arch.registry import LOSS_REGISTRY, register_all
 from tests.helpers.messages import refuses
 from tests.helpers.networks import Image, Window
 from tests.helpers.options import make_task
 
+register_all()
 PIXEL = {"type": "L1Loss"}
 DUKD = {"type": "DUKDLoss", "zoom_in": 2}
 ECO = {"type": "ECOLoss", "iters": 10}
@@ -21,10 +24,10 @@ def images(count=2, size=8):
     return {"lq": torch.rand(count, 3, size, size), "gt": torch.rand(count, 3, 2 * size, 2 * size)}
 
 
-def make(terms, data=None, teacher=None, student=None, **options):
+def make(terms, data=None, teacher=None, student=None, of_teacher=None, **options):
     torch.manual_seed(1)
-    values = {"pixel_opt": PIXEL, "distill_opt": terms, **options}
-    return make_task(student or Image(4), Image(8) if teacher is None else teacher, values, data or images()).train()
+    values, networks = {"pixel_opt": PIXEL, "distill_opt": terms, **options}, (student or Image(4), teacher or Image(8))
+    return make_task(*networks, values, data or images(), **(of_teacher or {})).train()
 
 
 @pytest.mark.parametrize("term", [DUKD, ECO], ids=["DUKD", "ECO"])
@@ -74,11 +77,55 @@ def test_a_recorded_step_reads_the_iteration_anew():
     assert not torch.equal(make({"eco": ECO})(data, 1).raw["l_eco"], plain)
 
 
+class NothingRead(TorchDispatchMode):
+    """Fails where a value is read on the CPU, or a shape depends on one, which a CUDA graph cannot record."""
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        name = func.overloadpacket.__name__
+        assert name not in ("_local_scalar_dense", "nonzero", "masked_select", "is_nonzero", "equal", "unique"), name
+        return func(*args, **(kwargs or {}))
+
+
+TERMS = {
+    "DUKD": DUKD,
+    "ECO": ECO,
+    "CrossKD": {"type": "CrossKDLoss", "at": "f_lr", "target": "teacher"},
+    "consistency": {"type": "LabelConsistencyLoss"},
+    "history": {"type": "HistoryContrastLoss", "every": 2},
+    "FFT": {"type": "FFTLoss", "student": "output", "teacher": "gt"},
+    "wavelets": {"type": "WaveletLoss"},
+}
+
+
+@pytest.mark.parametrize("name", TERMS)
+def test_a_step_reads_nothing(name):
+    task, data = make({"term": TERMS[name]}), images()
+    with pytest.raises(AssertionError), NothingRead():
+        torch.rand(1).item()
+    with NothingRead():
+        sum(task(data, 3).losses.values()).backward()
+    assert task.student.head.weight.grad.abs().sum() > 0
+
+
+@pytest.mark.parametrize("name", TERMS)
+def test_a_compiled_student_learns_the_same(name, monkeypatch):
+    torch._dynamo.reset()
+    monkeypatch.setattr(taps, "compile_network", partial(taps.compile_network, backend="eager"))
+    data, values = images(), []
+    for compiled in (False, True):
+        task = make({"term": TERMS[name]}, compile=compiled, of_teacher={"compile": compiled})
+        torch.manual_seed(3)
+        values.append(task(data, 3).raw["l_term"])
+    torch.testing.assert_close(*values)
+
+
 def test_what_is_refused():
     with refuses("train.distill_opt.zoom", "network_t", "teacher_cache"):
         make_task(Image(4), None, {"pixel_opt": PIXEL, "distill_opt": {"zoom": DUKD}}, images())
     with refuses("train.distill_opt.zoom", "`student`"):
         make({"zoom": {**DUKD, "student": "output"}})
+    with refuses("train.distill_opt.zoom", "`at`"):
+        make({"zoom": {**DUKD, "at": "f_lr"}})
     with refuses("train.distill_opt.eco", "`student`"):
         make({"eco": {**ECO, "student": "output"}})
     with refuses("layer_weights"):
