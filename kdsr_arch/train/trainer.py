@@ -18,6 +18,7 @@ from kdsr_arch.ops.offset_monitor import OffsetMonitor
 from kdsr_arch.options.schema import Options
 from kdsr_arch.parallel import distributed
 from kdsr_arch.records import environment
+from kdsr_arch.registry import lookup
 from kdsr_arch.signals import Interrupted, StopRequest
 from kdsr_arch.train.checkpoint import random_states, random_states_kept, seed_everything, set_random_states
 from kdsr_arch.train.distill_model import DistillModel
@@ -89,8 +90,8 @@ class Trainer(Steps):
         self.saved, self.saved_at = self.position, time.monotonic()
 
     def build_model(self, sample: Batch) -> DistillModel:
-        """Build what is trained, tried on a batch of one."""
-        return DistillModel(self.opt, sample)
+        """Build what is trained, tried on a batch of one: a DistillModel, or a class of the user's derived from it."""
+        return lookup("model", self.opt.model_type)(self.opt, sample)
 
     def close(self) -> None:
         """Send the loader's workers home, close the logs, release the folder."""
