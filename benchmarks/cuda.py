@@ -23,7 +23,7 @@ import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -46,6 +46,7 @@ EDSR = {"type": "EDSR", "num_in_ch": 3, "num_out_ch": 3, "num_feat": 64, "num_bl
 SMALL = {"type": "PlainSR", "num_feat": 16, "num_block": 5}
 FAST = {"amp": "bf16", "compile": True, "channels_last": True}
 Figures = dict[str, Any]
+Parts = Iterator[tuple[str, Any]]
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"  # a rehearsal
 
 
@@ -139,7 +140,7 @@ def basicsr(values: Mapping[str, Any], folder: Path) -> Figures:
     return rates(values["datasets"]["train"], 1 / float(times[-1]))
 
 
-def edsr(data: Path, folder: Path, steps: int) -> Figures:
+def edsr(data: Path, folder: Path, steps: int) -> Parts:
     """Compare with BasicSR's own training command."""
     values = options(data, EDSR, 16, 48, steps)
     runs: dict[str, Callable[[], Figures]] = {
@@ -151,12 +152,12 @@ def edsr(data: Path, folder: Path, steps: int) -> Figures:
             values, folder, "device", cuda_graph=True, **FAST
         ),
     }
-    return {name: attempt(name, run) for name, run in runs.items()}
+    for name, run in runs.items():
+        yield name, attempt(name, run)
 
 
-def distill(data: Path, folder: Path, steps: int) -> Figures:
+def distill(data: Path, folder: Path, steps: int) -> Parts:
     """Time space-time distillation beside the bare loop; the published terms, and those of the default option file."""
-    figures = {}
     for amp in ("no", "bf16"):
         for terms in ("published", "light"):
             args = argparse.Namespace(device=DEVICE, size=32, batch=4, clip=5, steps=steps // 5, amp=amp)
@@ -167,13 +168,11 @@ def distill(data: Path, folder: Path, steps: int) -> Figures:
                 measured = distill_overhead.measure(student, teacher, distill_overhead.TERMS[terms], args)
                 return measured | {"peak_mib": peak()}
 
-            figures[f"{terms}, amp {amp}"] = attempt(f"distill {terms} {amp}", run)
-    return figures
+            yield f"{terms}, amp {amp}", attempt(f"distill {terms} {amp}", run)
 
 
-def small(data: Path, folder: Path, steps: int) -> Figures:
+def small(data: Path, folder: Path, steps: int) -> Parts:
     """Find the rate of a small network, by what feeds it and how its step is started."""
-    figures = {}
     for batch, patch in ((16, 48), (64, 48), (64, 64), (256, 48)):
         values = options(data, SMALL, batch, patch, 3 * steps)
         for name, feed, train in (
@@ -186,18 +185,16 @@ def small(data: Path, folder: Path, steps: int) -> Figures:
             if batch > 16 and name == "loader, fp32":
                 continue
             label = f"batch {batch}, {patch}x{patch}, {name}"
-            figures[label] = attempt(label, lambda v=values, f=feed, t=train: ours(v, folder, f, **t))
-    return figures
+            yield label, attempt(label, lambda v=values, f=feed, t=train: ours(v, folder, f, **t))
 
 
-def frames(data: Path, folder: Path, steps: int) -> Figures:
+def frames(data: Path, folder: Path, steps: int) -> Parts:
     """Time one frame after the other, as a player would restore them."""
     nets = {
         "PlainSR 19k x4": SMALL | {"scale": 4},
         "PlainSR 53k x4": {"type": "PlainSR", "num_feat": 24, "num_block": 8, "scale": 4},
         "FSRCNN x4": {"type": "FSRCNN", "scale": 4},
     }
-    figures = {}
     for name, spec in nets.items():
         net = build("network", spec, "network").to(DEVICE).eval().to(memory_format=torch.channels_last)
         channels = 1 if name.startswith("FSRCNN") else 3
@@ -205,8 +202,8 @@ def frames(data: Path, folder: Path, steps: int) -> Figures:
             for amp in ("no", "fp16"):
                 lq = torch.rand(1, channels, height, width, device=DEVICE).to(memory_format=torch.channels_last)
                 with torch.inference_mode(), autocast(lq.device, amp):
-                    figures[f"{name}, {width}x{height}, amp {amp}"] = attempt(name, lambda n=net, x=lq: timed(n, x))
-    return figures
+                    taken = attempt(name, lambda n=net, x=lq: timed(n, x))
+                yield f"{name}, {width}x{height}, amp {amp}", taken
 
 
 def timed(net: torch.nn.Module, lq: torch.Tensor, count: int = 100) -> float:
@@ -258,8 +255,9 @@ def main() -> None:
         folder = Path(made)
         prepare(args.data, folder)
         for part in args.parts:
-            result[part] = PARTS[part](folder, folder, args.steps)
-            save(args.out, result, DEVICE)
+            for name, figures in PARTS[part](folder, folder, args.steps):
+                result.setdefault(part, {})[name] = figures
+                save(args.out, result, DEVICE)  # at once: the time on a GPU may end in the middle
 
 
 if __name__ == "__main__":

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import ast
-import errno
 import importlib
 import logging
 import os
@@ -17,7 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from kdsr_arch import __version__
-from kdsr_arch.errors import UserError
+from kdsr_arch.errors import UserError, printable, tell_os_error
 from kdsr_arch.signals import Ended, ending_on_signals, outlive_readers
 
 _FIRST = ("train", "test", "check", "demo")
@@ -50,23 +49,6 @@ def build_parser(command: str | None = None) -> argparse.ArgumentParser:
     return parser
 
 
-def _tell_os_error(error: OSError) -> str | None:
-    """Return a sentence for what a user can mend; None for anything else, which is a fault of the program."""
-    place = f" {error.filename}" if error.filename else ""
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        place = place or " the output"
-        return f"no space left on the disk to write{place}; make room and start again with --auto_resume"
-    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-        return f"no permission to use{place or ' a file or folder'}; choose another folder or change its permissions"
-    return None
-
-
-def printable(text: str) -> str:
-    """A message that quotes a file may hold what steers a terminal: such characters are shown as ``\\x1b``."""
-    shown = (c if c.isprintable() or c in "\n\t" else c.encode("unicode_escape").decode() for c in text)
-    return "".join(shown)
-
-
 def main(argv: Sequence[str] | None = None, root: Path | None = None) -> int:
     """Run the console script.
 
@@ -94,7 +76,7 @@ def main(argv: Sequence[str] | None = None, root: Path | None = None) -> int:
     except UserError as error:
         message, reported = str(error), error.reported
     except OSError as error:
-        sentence = _tell_os_error(error)
+        sentence = tell_os_error(error)
         if sentence is None:
             raise
         message, reported = sentence, getattr(error, "reported", None)

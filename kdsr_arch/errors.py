@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import difflib
+import errno
 import logging
+import traceback
 from collections.abc import Collection, Iterable
+from pathlib import Path
 from typing import TypeVar
 
 T = TypeVar("T")
@@ -19,6 +22,32 @@ class UserError(Exception):
     """
 
     reported: bool | None = None
+
+
+class Lost(UserError):
+    """A process that the work needs has ended before its time; a restart may go on from where it was."""
+
+
+class ProgramFault(UserError):
+    """An exception that nobody foresaw: a fault of this program, or of a class that the user brought.
+
+    Attributes:
+        trace: its traceback, for a log file; the message is for the screen.
+    """
+
+    def __init__(self, message: str, trace: str) -> None:
+        super().__init__(message)
+        self.trace = trace
+
+    @classmethod
+    def of(cls, error: BaseException, what: str = "") -> ProgramFault:
+        """Make one of a caught exception: `what` went wrong, the exception, and the last line outside of torch."""
+        frames = traceback.extract_tb(error.__traceback__)
+        own = [frame for frame in frames if "site-packages/torch/" not in frame.filename] or frames
+        place = f", in {Path(own[-1].filename).name}:{own[-1].lineno} ({own[-1].name})" if own else ""
+        kind, text = type(error).__name__, first_line(error)
+        message = f"{what}{kind if text == kind else f'{kind}: {text}'}{place}"
+        return cls(message, "".join(traceback.format_exception(error)))
 
 
 class OptionErrors(UserError):
@@ -52,9 +81,34 @@ def one_of(owner: str, key: str, value: T, known: Collection[T]) -> T:
     return value
 
 
+def as_user_error(error: Exception) -> UserError:
+    """Return an exception as a sentence: itself, what the user can mend of it, or a `ProgramFault`."""
+    if isinstance(error, UserError):
+        return error
+    sentence = tell_os_error(error) if isinstance(error, OSError) else None
+    return UserError(sentence) if sentence else ProgramFault.of(error)
+
+
+def tell_os_error(error: OSError) -> str | None:
+    """Return a sentence for what a user can mend; None for anything else, which is a fault of the program."""
+    place = f" {error.filename}" if error.filename else ""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        place = place or " the output"
+        return f"no space left on the disk to write{place}; make room and start again with --auto_resume"
+    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return f"no permission to use{place or ' a file or folder'}; choose another folder or change its permissions"
+    return None
+
+
 def first_line(error: BaseException) -> str:
     """Return the first line of an error's message, or its class where it has none."""
     return next(iter(str(error).strip().splitlines()), "") or type(error).__name__
+
+
+def printable(text: str, kept: str = "\n\t") -> str:
+    """Show what steers a terminal, breaks a line or is no character as ``\\x1b``: names of files may hold any of it."""
+    shown = (c if c.isprintable() or c in kept else c.encode("unicode_escape").decode() for c in text)
+    return "".join(shown)
 
 
 _said: set[str] = set()

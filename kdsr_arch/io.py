@@ -238,7 +238,7 @@ def load_tensors(path: Path, what: str = "checkpoint") -> Any:
     import torch
 
     if not path.is_file():
-        raise UserError(f"{path}: no such {what}")
+        raise UserError(f"{path}: no such file")
     try:
         path.open("rb").close()
     except OSError as error:

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import logging
 import logging.handlers
+import os
 import sys
+import tempfile
 import threading
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
+from kdsr_arch.errors import ProgramFault, as_user_error, printable
 from kdsr_arch.io import why_not_written
 from kdsr_arch.parallel import distributed
 
@@ -32,7 +36,7 @@ class _Console(logging.Handler):
             return
         prefix = "" if record.levelno < logging.WARNING else f"{record.levelname.lower()}: "
         try:
-            tqdm.write(prefix + record.getMessage(), file=sys.stderr)
+            tqdm.write(prefix + printable(record.getMessage()), file=sys.stderr)
             sys.stderr.flush()
         except OSError:  # whoever was listening is gone (a closed pipe or terminal); the log file goes on
             return
@@ -42,7 +46,7 @@ class _File(logging.handlers.RotatingFileHandler):
     """The text log: bounded, and never a reason to stop; where it cannot be written the console is told once."""
 
     def __init__(self, path: Path) -> None:
-        super().__init__(path, maxBytes=LOG_BYTES, backupCount=LOG_PARTS, encoding="utf-8")
+        super().__init__(path, maxBytes=LOG_BYTES, backupCount=LOG_PARTS, encoding="utf-8", errors="backslashreplace")
         self.setFormatter(_FORMAT)
         self._failed = False
 
@@ -64,12 +68,16 @@ class TextLog:
     """The project's and BasicSR's messages, on the console and, once `open` was called, in a file.
 
     Only the main process speaks; the others report errors.
+
+    Attributes:
+        path: the file, None until it is open.
     """
 
     def __init__(self) -> None:
         # keeps what is said before the log file can be opened
         self._early = logging.handlers.MemoryHandler(sys.maxsize, flushLevel=sys.maxsize)
         self._handlers: list[logging.Handler] = [_Console(), self._early]
+        self.path: Path | None = None
 
     def __enter__(self) -> TextLog:
         from basicsr.utils.logger import initialized_logger
@@ -103,6 +111,32 @@ class TextLog:
             logger.removeHandler(self._early)
             logger.addHandler(handler)
         self._handlers = [handler, *[h for h in self._handlers if h is not self._early]]
+        self.path = path
+
+
+@contextmanager
+def telling(log: TextLog | None = None) -> Iterator[None]:
+    """Raise what ends the block as a sentence for the user; write it into the log, with the traceback if it has one.
+
+    The traceback of a `ProgramFault` goes into a file of its own where no log file was opened.
+    """
+    try:
+        yield
+    except Exception as error:
+        fault = as_user_error(error)
+        trace, path = getattr(fault, "trace", ""), log.path if log is not None else None
+        if log is not None:
+            get_logger().error(f"{fault}\n{trace}".rstrip(), extra={"quiet": True})
+        if isinstance(fault, ProgramFault):
+            if path is None and distributed.is_main():
+                handle, name = tempfile.mkstemp(".txt", "kdsr_traceback_")
+                with os.fdopen(handle, "w", encoding="utf-8") as file:
+                    file.write(trace)
+                path = Path(name)
+            fault.args = (f"{fault}. The traceback is in {path or 'the log file of this run'}",)
+        if fault is error:
+            raise
+        raise fault from error
 
 
 class _Lines:

@@ -33,14 +33,14 @@ class _Output(io.FileIO):
 
 
 def outlive_readers() -> None:
-    """Let a command finish its work when whoever reads its output has left."""
+    """Let a command finish its work when whoever reads its output has left, or a file's name is no text to print."""
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
         raw = getattr(getattr(stream, "buffer", None), "raw", getattr(stream, "buffer", None))
         if stream is getattr(sys, f"__{name}__") and type(raw) is io.FileIO:  # no test's, no Windows console's
             output: Any = _Output(raw.fileno(), "wb", closefd=False)
             buffer = output if stream.write_through else io.BufferedWriter(output)
-            form = {"encoding": stream.encoding, "errors": stream.errors, "line_buffering": stream.line_buffering}
+            form = {"encoding": stream.encoding, "errors": "backslashreplace", "line_buffering": stream.line_buffering}
             setattr(sys, name, io.TextIOWrapper(buffer, **form, write_through=stream.write_through))
 
 
@@ -76,22 +76,22 @@ def ending_on_signals() -> Iterator[None]:
 
 
 def become_worker(needed_to_save: bool = False) -> None:
-    """Call in a worker process: it has one thread and ignores SIGINT, which reaches the whole process group.
+    """Call in a worker process: it has one thread and ignores what reaches the whole process group, SIGINT and SIGHUP.
 
-    Parallelism comes from the workers, and the parent answers the signal.
+    Parallelism comes from the workers, and the parent answers the signals.
 
     Args:
-        needed_to_save: the worker also outlives the first SIGTERM, since a training needs it until it has saved; the
-            second one comes from the parent, which ends its workers.
+        needed_to_save: the worker ignores SIGTERM as well, since a training needs it until it has saved; its parent
+            ends it by SIGKILL.
     """
     import cv2  # a command without workers needs neither
     import torch
 
     cv2.setNumThreads(0)
     torch.set_num_threads(1)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    if needed_to_save:
-        signal.signal(signal.SIGTERM, lambda *_: signal.signal(signal.SIGTERM, signal.SIG_DFL))
+    ignored = ("SIGINT", "SIGHUP", *(["SIGTERM"] if needed_to_save else []))
+    for number in (getattr(signal, name) for name in ignored if hasattr(signal, name)):  # Windows has no SIGHUP
+        signal.signal(number, signal.SIG_IGN)
 
 
 def _in_main_thread() -> bool:

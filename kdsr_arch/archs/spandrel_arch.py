@@ -14,8 +14,9 @@ from torch.nn import functional as F
 from torch.nn.modules.module import register_module_buffer_registration_hook
 
 from kdsr_arch.errors import UserError, notice
+from kdsr_arch.infer.open import read_weights
 from kdsr_arch.infer.traits import Traits
-from kdsr_arch.io import load_tensors, locate
+from kdsr_arch.io import locate
 from kdsr_arch.registry import ARCH_REGISTRY
 
 _ENDINGS = (".pth", ".pt", ".ckpt", ".safetensors")
@@ -76,6 +77,7 @@ class spandrel(nn.Module):  # the name that option files know
             multiple=max(1, size.multiple_of),
             min_size=max(1, size.minimum),
             taps=InnerPaths(self.model, "model", aliases),
+            half=descriptor.supports_half,
         )
 
     def forward(self, x: Tensor) -> Tensor:
@@ -98,9 +100,7 @@ def _describe(path: str) -> Any:
     place = locate(path)
     if place.suffix.lower() not in _ENDINGS:
         raise UserError(f"{place}: weights end in {', '.join(_ENDINGS)}")
-    weights = load_tensors(place, "file of weights")
-    if not isinstance(weights, Mapping) or not weights:
-        raise UserError(f"{place}: holds no network weights")
+    weights = read_weights(place)
     try:
         weights = canonicalize_state_dict(weights)
         with _own_buffers():

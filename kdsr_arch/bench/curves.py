@@ -1,4 +1,4 @@
-"""Learning curves of a bench: one line per row, the mean over its seeds, with their range as a band."""
+"""The pictures of a bench: learning curves (mean of the seeds, their range as a band), and PSNR against cost."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from kdsr_arch.bench.plan import Run
 from kdsr_arch.bench.run import Outcome, outcome
 from kdsr_arch.options import load_yaml
-from kdsr_arch.report.style import PALETTE, drawing
+from kdsr_arch.report.style import PALETTE, drawing, plain_ticks
 from kdsr_arch.report.training_curves import Curve, loss_curve, smooth, val_curve
 from kdsr_arch.train.history import logged_number, read_history
 
@@ -86,6 +86,64 @@ def plot_bench(rows: Histories, out: Path, name: str = "", levels: Mapping[str, 
         if right.lines:
             right.legend(fontsize=8, loc="upper right")
     return out
+
+
+def plot_costs(outcomes: Sequence[Outcome], out: Path, bold: str = "ours") -> Path:
+    """Draw the PSNR, the mean over the data sets, of what was tested against its multiply-adds.
+
+    Args:
+        outcomes: of tests that measured costs.
+        out: the PNG to write.
+        bold: networks whose names begin so are set off.
+
+    Raises:
+        UserError: matplotlib is not installed, or the file cannot be written.
+    """
+    points = {o.row: _cost_point(o) for o in outcomes if o.cost and o.cost["parameters"]}
+    with drawing(out, width=7.6, height=4.8) as (axes,):
+        colors = {row: PALETTE[int(row.startswith(bold))] for row in points}
+        for row, point in points.items():
+            axes.scatter(*point, s=52 if row.startswith(bold) else 30, color=colors[row], zorder=3)
+        axes.set(xscale="log", xlabel=f"G multiply-adds for a {_frame(outcomes)} frame")
+        axes.set_ylabel(f"PSNR, mean of {', '.join(outcomes[0].val)}")
+        axes.margins(0.12)
+        for (row, point), shift in zip(points.items(), _free_places(axes, points), strict=True):
+            weight = "bold" if row.startswith(bold) else "normal"
+            axes.annotate(
+                row, point, shift, textcoords="offset points", fontsize=8, color=colors[row], fontweight=weight
+            )
+        plain_ticks(axes.xaxis)
+    return out
+
+
+def _cost_point(result: Outcome) -> tuple[float, float]:
+    assert result.cost is not None
+    psnr = [float(scores["psnr"]) for scores in result.val.values() if "psnr" in scores]
+    return result.cost["multiply_adds"] / 1e9, sum(psnr) / len(psnr)
+
+
+def _frame(outcomes: Sequence[Outcome]) -> str:
+    return next(f"{o.cost['width']}x{o.cost['height']}" for o in outcomes if o.cost)
+
+
+def _free_places(axes: Axes, points: Mapping[str, tuple[float, float]]) -> list[tuple[float, float]]:
+    """Choose for each label a place around its point, in points, where it overlaps others least."""
+    high, wide = 10.0, 4.6  # of a line, and of a letter
+    at = {row: axes.transData.transform(point) * 72 / axes.figure.dpi for row, point in points.items()}
+    taken = [(x - 3, y - 3, x + 3, y + 3) for x, y in at.values()]
+    chosen: list[tuple[float, float]] = []
+    for row, (x, y) in at.items():
+        width = wide * len(row)
+        shifts = [(dx, float(dy)) for dy in (3, -10, 12, -20) for dx in (6.0, -6 - width)]
+        boxes = [(x + dx, y + dy, x + dx + width, y + dy + high) for dx, dy in shifts]
+        best = min(range(len(boxes)), key=lambda i: sum(_overlap(boxes[i], other) for other in taken))
+        taken.append(boxes[best])
+        chosen.append(shifts[best])
+    return chosen
+
+
+def _overlap(a: Sequence[float], b: Sequence[float]) -> float:
+    return max(0.0, min(a[2], b[2]) - max(a[0], b[0])) * max(0.0, min(a[3], b[3]) - max(a[1], b[1]))
 
 
 def _band(axes: Axes, curves: Sequence[Curve], label: str, style: Mapping[str, Any]) -> list[float]:

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
+from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
@@ -35,6 +36,7 @@ class Outcome(BaseModel):
         val: the validation.
         seconds: what it took.
         ratios: the mean ratio of each term's gradient to the pixel loss's.
+        cost: parameters, multiply-adds and time of a frame, where a test measured them (val.speed_size).
     """
 
     row: str = ""
@@ -45,6 +47,7 @@ class Outcome(BaseModel):
     val: Scores
     seconds: float
     ratios: dict[str, float]
+    cost: dict[str, Any] | None = None
 
 
 def outcome(run: Run) -> Outcome | None:
@@ -74,13 +77,15 @@ def note_outcome(run: Run, seconds: float) -> None:
         run: a finished run.
         seconds: what it took.
     """
+    cost = None
     if run.length:
         final, ratios = _trained(run)
     else:  # the means that `kdsr test` wrote
-        results = read_json(run.experiment / "results.json", dict, "run the bench again")["results"]
+        report = read_json(run.experiment / "results.json", dict, "run the bench again")
+        results, cost = report["results"], report.get("cost")
         final, ratios = {each["dataset"]: {**each["mean"], "protocol": each["protocol"]} for each in results}, {}
     if final or run.reference:  # a teacher may have been trained without a validation set
-        text = json.dumps({"val": final, "seconds": seconds, "ratios": ratios}).encode()
+        text = json.dumps({"val": final, "seconds": seconds, "ratios": ratios, "cost": cost}).encode()
         write_whole(run.marker, lambda handle: handle.write(text))
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from kdsr_arch.bench.plan import BenchOptions
 from kdsr_arch.bench.run import Outcome
+from kdsr_arch.infer.cost import where_run
 from kdsr_arch.records import markdown_table
 
 
@@ -34,8 +35,23 @@ def spread(numbers: list[float]) -> dict[str, Any]:
     return {"mean": statistics.fmean(numbers), "std": deviation, "values": numbers}
 
 
+def paired(differences: list[float]) -> dict[str, Any]:
+    """Return the :func:`spread` of differences of pairs, and ``half``: how far their mean may be off.
+
+    That is half of the 95 % interval of Student's t ("The probable error of a mean", Biometrika 1908); None where there
+    is a single pair, which tells nothing.
+    """
+    from scipy.stats import t
+
+    entry, count = spread(differences), len(differences)
+    half = float(t.ppf(0.975, count - 1)) * entry["std"] / count**0.5 if count > 1 else None
+    return {**entry, "half": half}
+
+
 def spread_text(entry: Mapping[str, Any], digits: int, sign: str = "") -> str:
-    """Write a :func:`spread` as "mean ± deviation"; a single value has no spread, which is not the same as one of zero.
+    """Write a :func:`spread` as "mean ± deviation", :func:`paired` differences as "mean ± half of their interval".
+
+    A single value has neither, which is not the same as zero.
 
     Args:
         entry: the spread.
@@ -43,13 +59,14 @@ def spread_text(entry: Mapping[str, Any], digits: int, sign: str = "") -> str:
         sign: '+' to show that of positive means as well.
     """
     mean = f"{entry['mean']:{sign}.{digits}f}"
-    return f"{mean} ± {entry['std']:.{digits}f}" if len(entry["values"]) > 1 else mean
+    off = entry["half"] if "half" in entry else entry["std"]
+    return f"{mean} ± {off:.{digits}f}" if len(entry["values"]) > 1 else mean
 
 
 def summarize(outcomes: Sequence[Outcome]) -> list[dict[str, Any]]:
     """Return one record per (row, budget): the :func:`spread` of each data set's metrics.
 
-    `gain` is the PSNR over the first row's of the same budget, see :func:`gains`.
+    `gain` is the PSNR over the first row's of the same budget, see :func:`gains` and :func:`paired`.
     """
     groups: dict[tuple[str, int], list[Outcome]] = {}
     for outcome in outcomes:
@@ -76,7 +93,8 @@ def _summary(row: str, budget: int, group: Sequence[Outcome], plain: Sequence[Ou
         "seeds": len(group),
         "reference": group[0].reference,
         "metrics": {key: spread(numbers) for key, numbers in values.items()},
-        "gain": spread(over_first) if over_first else None,
+        "gain": paired(over_first) if over_first else None,
+        "cost": next((outcome.cost for outcome in group if outcome.cost), None),
         "ratios": {key: statistics.fmean(numbers) for key, numbers in ratios.items()},
         "seconds": statistics.fmean(seconds) if seconds else None,
     }
@@ -87,15 +105,34 @@ def markdown(summary: Sequence[Mapping[str, Any]], *, command: str, protocol: st
     rows = [record for record in summary if not record["reference"]]
     references = [record for record in summary if record["reference"] and record["metrics"]]
     first = rows[0]["row"] if rows else "-"
-    lines = [f"Protocol: {protocol}. Mean ± sample standard deviation over the seeds.", "", f"Command: `{command}`", ""]
+    said = " Mean ± sample standard deviation over the seeds; of gains, half of the paired 95 % t-interval."
+    lines = [f"Protocol: {protocol}.{said if rows else ''}", "", f"Command: `{command}`", ""]
     lines += [note, ""] if note else []
     for budget in sorted({record["budget"] for record in rows}) or [0]:
         records = [*references, *(record for record in rows if record["budget"] == budget)]
         columns = sorted({key for record in records for key in record["metrics"]})
         header = ["row", "seeds", *columns, f"psnr over '{first}'", "gradient ratios", "s/run"]
         lines += [f"### {budget:,} iterations", ""] if rows else []
-        lines += [markdown_table(header, [_cells(record, columns) for record in records], numbers=False), ""]
+        cells = [_cells(record, columns) for record in records]
+        if not rows and any(record.get("cost") for record in records):
+            header = ["network", *columns, *_cost_header(records)]
+            cells = [[cell[0], *cell[2 : 2 + len(columns)], *_cost(r)] for cell, r in zip(cells, records, strict=True)]
+        lines += [markdown_table(header, cells, numbers=False), ""]
     return "\n".join(lines)
+
+
+def _cost_header(records: Sequence[Mapping[str, Any]]) -> list[str]:
+    cost = next(record["cost"] for record in records if record.get("cost"))
+    frame = f"{cost['width']}x{cost['height']}"
+    where = where_run(cost["device"], cost["threads"])
+    return ["parameters", f"G multiply-adds ({frame})", f"ms per {frame} frame ({where})"]
+
+
+def _cost(record: Mapping[str, Any]) -> list[str]:
+    cost = record.get("cost")
+    if not cost:
+        return ["-"] * 3
+    return [f"{cost['parameters']:,}", f"{cost['multiply_adds'] / 1e9:.2f}", f"{cost['milliseconds']:.0f}"]
 
 
 def _cells(record: Mapping[str, Any], columns: Sequence[str]) -> list[str]:
@@ -116,19 +153,20 @@ def compare_order(outcomes: Sequence[Outcome], order: Sequence[str]) -> list[dic
         order: rows, the published worst first.
 
     Returns:
-        {budget, lower, higher, difference (see :func:`spread`; paired by seed, mean over the data sets), verdict}:
-        'holds' or 'reversed' where the difference is more than its spread, else 'within the spread'; 'one seed' where
-        there is none. What has not been run yet is left out.
+        {budget, lower, higher, difference (see :func:`paired`; by seed, mean over the data sets), verdict}: 'holds' or
+        'reversed' where the 95 % interval excludes zero, else 'undecided'; 'one seed' where there is none. What has
+        not been run yet is left out.
     """
     records = []
     for budget in sorted({outcome.budget for outcome in outcomes if not outcome.reference}):
         rows = {row: [o for o in outcomes if (o.row, o.budget) == (row, budget)] for row in order}
         for lower, higher in pairwise(order):
             if differences := gains(rows[higher], rows[lower]):
-                difference = spread(differences)
-                verdict = "holds" if difference["mean"] > 0 else "reversed"
-                verdict = verdict if abs(difference["mean"]) > difference["std"] else "within the spread"
-                verdict = verdict if len(difference["values"]) > 1 else "one seed"
+                difference = paired(differences)
+                verdict = "one seed"
+                if difference["half"] is not None:
+                    verdict = "holds" if difference["mean"] > 0 else "reversed"
+                    verdict = verdict if abs(difference["mean"]) > difference["half"] else "undecided"
                 pair = {"budget": budget, "lower": lower, "higher": higher}
                 records.append({**pair, "difference": difference, "verdict": verdict})
     return records
@@ -148,7 +186,8 @@ def write_tables(outcomes: Sequence[Outcome], target: Path, bench: BenchOptions,
         compared = compare_order(outcomes, bench.published.order)
         record["published"] = {**bench.published.model_dump(), "found": compared}
         if compared:
-            order = f"{bench.published.source}: {' < '.join(bench.published.order)}. PSNR paired by seed:"
+            order = f"{bench.published.source}: {' < '.join(bench.published.order)}. "
+            order += "PSNR paired by seed, ± half of the 95 % t-interval:"
             page += f"### The published order\n\n{order}\n\n"
         for pair in compared:
             difference = spread_text(pair["difference"], 3, "+")

@@ -11,7 +11,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("file", type=Path, help="the bench file (YAML): base options, rows, seeds, budgets")
     parser.add_argument("-o", "--output", type=Path, help="results without suffix (default: experiments/results/NAME)")
     parser.add_argument("--jobs", type=int, help="runs side by side (default: the file's)")
-    parser.add_argument("--curves", action="store_true", help="also draw learning curves: OUTPUT_curves.png")
+    parser.add_argument("--curves", action="store_true", help="also draw learning curves, or PSNR against cost")
     parser.add_argument("--only", nargs="+", metavar="ROW", help="run these rows only; the table keeps what is done")
 
 
@@ -38,7 +38,10 @@ def run(args: argparse.Namespace) -> int:
     print(page.read_text(encoding="utf-8"))
     outcomes = outcomes_of(runs)
     if args.curves:
-        from kdsr_arch.bench.curves import histories, levels, plot_bench
+        from kdsr_arch.bench.curves import histories, levels, plot_bench, plot_costs
 
-        print(plot_bench(histories(runs), target.with_name(f"{target.name}_curves.png"), *levels(outcomes)))
+        if plan.rows():
+            print(plot_bench(histories(runs), target.with_name(f"{target.name}_curves.png"), *levels(outcomes)))
+        elif any(outcome.cost for outcome in outcomes):
+            print(plot_costs(outcomes, target.with_name(f"{target.name}.png")))
     return 0 if len(outcomes) == len(runs) else 1

@@ -1,17 +1,12 @@
-"""`kdsr check -opt FILE`: find every fault of an option file, and run one sample through, without training."""
+"""`kdsr check -opt FILE`: find every fault of an option file, and run a sample through each part, without training."""
 
 from __future__ import annotations
 
 import argparse
 import json
-from pathlib import Path
-from typing import TYPE_CHECKING
 
 from kdsr_arch.commands.common import add_option_file, load, load_parts
 from kdsr_arch.errors import UserError
-
-if TYPE_CHECKING:
-    from kdsr_arch.options import Options
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -44,20 +39,8 @@ def run(args: argparse.Namespace) -> int:
     parts = [part() for part in load_parts(args)]
     print(f"{args.opt}: the options are sound")
     if not args.no_dry_run:
-        for number, opt in enumerate(parts):
-            _dry_run(opt, parts[:number])
+        from kdsr_arch.train.entry import dry_runs
+
+        for text in dry_runs(parts):
+            print(text, flush=True)
     return 0
-
-
-def _dry_run(opt: Options, earlier: list[Options]) -> None:
-    """Run one sample through a training, unless it waits for weights that an earlier part of the sequence writes."""
-    from kdsr_arch.options.load import missing_inputs, telling_needs
-    from kdsr_arch.train.entry import dry_run
-
-    missing = [Path(path) for path in missing_inputs(opt)]
-    for part in earlier:
-        if any((part.folder / "models") in path.parents for path in missing):
-            print(f"{opt.name}: no dry run yet, it starts from weights that {part.name} will write")
-            return
-    with telling_needs(opt):
-        print(dry_run(opt))

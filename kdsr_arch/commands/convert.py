@@ -28,7 +28,7 @@ def run(args: argparse.Namespace) -> int:
 
     if args.source == "list":
         for source in SOURCES.values():
-            print(f"{source.name:14s}{source.origin} -> {source.arch}")
+            print(f"{source.name:16s}{source.origin} -> {source.arch}")
         return 0
     if args.file is None or args.output is None:
         raise UserError("kdsr convert needs a file and -o OUT: kdsr convert SOURCE FILE -o OUT")

@@ -22,6 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--fp16", action="store_true", help="compute in half precision; inputs stay float32")
     text = "quantize (ONNX), calibrated on the HR frames of a folder or LMDB"
     add("--int8", type=Path, metavar="FRAMES", help=text)
+    add("--max-loss", type=float, metavar="DB", help="PSNR that --int8 may lose; more is not written (default: 0.5)")
     add("--opset", type=int, help="of ONNX (default: 18)")
     add("--frames", type=int, help="clip length of a recurrent network, which the file fixes")
     add("--keep-form", action="store_true", help="do not fold away what only training needs")
@@ -29,31 +30,34 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Export, compare, tell."""
+    from kdsr_arch.convert.recognize import open_any
     from kdsr_arch.export.form import prepare
     from kdsr_arch.export.formats import FORMATS, OPSET, format_of
-    from kdsr_arch.infer.open import open_network
 
     kind, opset = format_of(args.output), args.opset or OPSET
     if args.int8 is not None and (kind != "onnx" or args.fp16):
         raise UserError("--int8 makes an .onnx file of its own precision: leave --fp16 out, and let its name end so")
+    if args.max_loss is not None and (args.int8 is None or not args.max_loss >= 0):
+        raise UserError(f"--max-loss {args.max_loss:g}: is what --int8 may lose in dB, 0 or more")
     if args.opset is not None and (kind != "onnx" or not 18 <= args.opset <= 23):
         raise UserError(f"--opset {args.opset}: is for .onnx files, 18 to 23")
     if not args.output.absolute().parent.is_dir():
         raise UserError(f"{args.output.parent}: no such folder to write {args.output.name} in")
     if Path(args.weights).resolve() == args.output.resolve():
         raise UserError(f"{args.output}: is the file of weights itself; choose another name")
-    student = open_network(
-        args.weights, args.network, option_file=args.option_file, scale=args.scale, param_key=args.param_key,
-        root=args.root,
+    student = open_any(
+        args.weights, args.network, args.scale, option_file=args.option_file, scale=args.scale,
+        param_key=args.param_key, root=args.root,
     )  # fmt: skip
     if not student.network:
         raise UserError(f"{student.weights}: is an exported network already")
     reparam = not args.keep_form and kind != "safetensors"  # which holds the weights as they were trained
     prepared = prepare(student, half=args.fp16, frames=args.frames, reparam=reparam)
     if args.int8 is not None:
-        from kdsr_arch.export.int8 import quantize
+        from kdsr_arch.export.int8 import MAX_LOSS, quantize
 
-        print(quantize(prepared, args.int8, args.output, opset))
+        max_loss = MAX_LOSS if args.max_loss is None else args.max_loss
+        print(quantize(prepared, args.int8, args.output, opset, max_loss))
     else:
         more = {"opset": opset} if kind == "onnx" else {}
         for deviation in FORMATS[kind](prepared, args.output, **more):

@@ -125,8 +125,8 @@ def run(args: argparse.Namespace) -> int:
 
 def kind_of(source: Path) -> str:
     """Tell what a folder holds, by the names in it."""
+    from kdsr_arch.data.image_file import READABLE, is_shown
     from kdsr_arch.data.prepare.decode_video import VIDEO_SUFFIXES
-    from kdsr_arch.data.sources import IMAGE_SUFFIXES
 
     if source.is_file():
         return "videos"
@@ -136,10 +136,10 @@ def kind_of(source: Path) -> str:
         return "vimeo"
     if (source / "train_sharp").is_dir() or (source / "train" / "train_sharp").is_dir():
         return "reds"
-    names = [path for path in source.iterdir() if not path.name.startswith(".")]
+    names = [path for path in source.iterdir() if is_shown(path.name)]
     if any(path.suffix.lower() in VIDEO_SUFFIXES for path in names):
         return "videos"
-    return "images" if any(path.suffix.lower() in IMAGE_SUFFIXES for path in names) else "clips"
+    return "images" if any(path.suffix.lower() in READABLE for path in names) else "clips"
 
 
 def _create(args: argparse.Namespace) -> int:

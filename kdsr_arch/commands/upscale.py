@@ -15,14 +15,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--overwrite", action="store_true", help="replace what is there")
     text = "a folder's images are the frames of one clip: video networks see their neighbors"
     add("--sequence", action="store_true", help=text)
+    text = "of images in lossy formats, 1 to 100 (default: 95, and lossless WebP)"
+    add("--image-quality", type=int, metavar="N", help=text)
 
     add = parser.add_argument_group("network").add_argument
     text = "a .pth, .safetensors or .onnx file, or the name of shipped weights or of a file in "
-    text += "experiments/pretrained_models (default: the shipped real-time student)"
+    text += "experiments/pretrained_models (default: a shipped student)"
     add("--weights", metavar="FILE|NAME", help=text)
+    text = "the shipped student: fast (20,000 parameters) or balanced (50,000, the default)"
+    add("--quality", choices=["fast", "balanced"], help=text)
     text = "the network of the weights, as YAML text or file, where no .yml lies beside them"
     add("--network", metavar="YAML", help=text)
-    add("--scale", type=int, help="refuse weights of another scale than this")
+    add("--scale", type=int, help="take the shipped student of this scale, or refuse weights of another one")
+    add("--outscale", type=int, metavar="N", help="enlarge by N: what the network makes is resized (MATLAB's bicubic)")
 
     add = parser.add_argument_group("computing").add_argument
     add("--device", choices=["auto", "cpu", "cuda"], default="auto", help="where to run (default: auto)")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -108,6 +108,15 @@ SOURCES = {
 }  # fmt: skip
 
 
+def own_part(state: Mapping[str, Tensor], sources: Iterable[Source]) -> Mapping[str, Tensor]:
+    """The entries under one prefix where those, and not all, look like one of the sources; else all of them."""
+    for prefix in ("", *dict.fromkeys(f"{name.partition('.')[0]}." for name in state)):
+        part = {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
+        if any(source.matches(part) for source in sources):
+            return part
+    return state
+
+
 def looks_like(state: Mapping[str, Tensor]) -> list[str]:
     """List the sources whose marks a file of these entries shows."""
     return [name for name, source in SOURCES.items() if source.matches(state)]
@@ -148,7 +157,7 @@ def convert_file(source: str, path: Path, scale: int | None = None) -> Converted
 
     if source not in SOURCES:
         raise UserError(f"unknown source '{source}'{nearest(source, SOURCES)}: use one of {', '.join(SOURCES)}")
-    state = read_weights(path)
+    state = own_part(read_weights(path), [SOURCES[source]])
     try:
         return convert_state(SOURCES[source], state, scale)
     except UserError as error:
@@ -181,6 +190,7 @@ def convert_state(source: Source, state: Mapping[str, Tensor], scale: int | None
     faults = misfits(net, params)
     if faults:
         raise UserError(f"does not fit {type(net).__name__} ({source.origin}): {'; '.join(faults)}")
+    params = {name: params[name] for name in net.state_dict()}  # without the number of a step and the like
     traits = traits_of(net)
     if scale not in (None, traits.scale):
         raise UserError(f"is of scale {traits.scale}, not {scale}")

@@ -1,4 +1,4 @@
-"""Crops and flips of uint8 frames, and their way into tensors.
+"""Crops and flips of frames, and their way into tensors.
 
 A flip is one of the eight symmetries of a square: left to right, then top to bottom, then rows and columns exchanged.
 """
@@ -94,8 +94,13 @@ def undo_flip(planes: np.ndarray, flip: Flip) -> np.ndarray:
     return apply_flip(planes.swapaxes(-1, -2) if transposed else planes, (horizontal, vertical, False))
 
 
+def eight_bits(frame: np.ndarray) -> np.ndarray:
+    """Round a frame of 16 bits to 8; return one of 8 bits as it is."""
+    return frame if frame.dtype == np.uint8 else ((frame.astype(np.uint32) * 255 + 32767) // 65535).astype(np.uint8)
+
+
 def to_tensor(frames: Sequence[np.ndarray], flip: Flip = NO_FLIP, color: str = "rgb") -> torch.Tensor:
-    """Turn uint8 (H, W, 3) RGB frames of one size into a float32 tensor (T, C, H, W) in [0, 1].
+    """Turn uint8 or uint16 (H, W, 3) RGB frames of one size into a float32 tensor (T, C, H, W) in [0, 1].
 
     Args:
         color: 'rgb', or 'y' for the luma of BT.601 in studio range (C = 1).
@@ -104,7 +109,9 @@ def to_tensor(frames: Sequence[np.ndarray], flip: Flip = NO_FLIP, color: str = "
 
     from kdsr_arch.ops.color import luma
 
+    if len({frame.dtype for frame in frames}) > 1:
+        frames = [frame if frame.dtype == np.uint16 else frame.astype(np.uint16) * 257 for frame in frames]
     planes = apply_flip(np.stack(frames).transpose(0, 3, 1, 2), flip)
     values = np.array(planes, np.float32, order="C")  # NumPy: a patch is so small that torch's calls would cost more
-    values /= 255
+    values /= np.iinfo(frames[0].dtype).max
     return torch.from_numpy(luma(list(values.swapaxes(0, 1)))[:, None] if color == "y" else values)

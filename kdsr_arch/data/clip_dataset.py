@@ -11,13 +11,12 @@ from typing import Any
 
 import numpy as np
 
-from kdsr_arch.data.pairs import FramePairs, PairDataset
-from kdsr_arch.data.sources import read_lines, safe_key
+from kdsr_arch.data.names import read_list
+from kdsr_arch.data.pair_dataset import CHECKED_FIRST, PairDataset
+from kdsr_arch.data.pairs import FramePairs
 from kdsr_arch.data.store.teacher_store import View, view_key
 from kdsr_arch.errors import UserError, nearest, notice
 from kdsr_arch.registry import DATASET_REGISTRY
-
-_CHECKED_AT_START = 1000  # clips whose frames are all compared at once; of larger folders, each when it is first used
 
 
 @dataclass(frozen=True)
@@ -38,21 +37,9 @@ class Clip:
         return len(self.lq)
 
 
-def listed_clips(path: str | Path) -> dict[str, int | None]:
-    """Read the clips named in a list file, with their frame counts where the file gives them.
-
-    Lines are ``000 100 (720,1280,3)``, ``00001/0001 7 (256,448,3)`` or a name alone.
-    """
-    clips: dict[str, int | None] = {}
-    for number, line in enumerate(read_lines(Path(path).expanduser()), 1):
-        name, *rest = line.split() or [""]
-        if not name:
-            continue
-        if rest and not rest[0].isdecimal():
-            raise UserError(f"{path}, line {number}: expected 'clip frames (h,w,c)' or a clip's name, got '{line}'")
-        if rest and len(rest[0]) > 9:
-            raise UserError(f"{path}, line {number}: a clip of more than 999,999,999 frames")
-        clips[safe_key(name.strip("/"), f"{path}, line {number}")] = int(rest[0]) if rest else None
+def listed_clips(path: str | Path, roots: Mapping[Path, str] | None = None) -> dict[str, int | None]:
+    """Read the clips named in a list file (:func:`read_list`), with their frame counts where the file gives them."""
+    clips = {listed.name: listed.frames for listed in read_list(path, roots)}
     if not clips:
         raise UserError(f"{path}: lists no clips")
     return clips
@@ -159,16 +146,16 @@ class ClipDataset(PairDataset):
         if self.train and self.padding != "replicate":
             raise UserError(f"{self.name}: padding '{self.padding}' is for tests only; in training use replicate")
         self.intervals = sorted(self.interval_list)
-        listed = listed_clips(self.meta_info_file) if self.meta_info_file else {}
+        self.counts = self.clip_length + self.num_frame - 1, self.clip_length
+        listed = listed_clips(self.meta_info_file, self.named_roots()) if self.meta_info_file else {}
         wanted = list(self.clips or listed)
         self.pairs = FramePairs(self, wanted or None)
         self.selected = self._select(wanted, listed)
         self._sizes: dict[str, tuple[int, int]] = {}
-        for clip in self.selected if len(self.selected) <= _CHECKED_AT_START else self.selected[:1]:
-            self.size(clip)
+        self.selected = self._sound(self.selected, lambda clip: (clip.lq, clip.gt.values()), self.size)
         self.entries = self._starts() if self.train else self.selected
-        clips = self.selected[:_CHECKED_AT_START]
-        self._open_teacher({clip.name: self.size(clip) for clip in clips})
+        clips = self.selected[:CHECKED_FIRST]
+        self._open_teacher((clip.name, self.size(clip)) for clip in clips)
         if (store := self.teacher) is not None:
             frames = store.num_frame
             if frames > self.num_frame:
@@ -187,7 +174,8 @@ class ClipDataset(PairDataset):
             wanted = list(lq_clips)
         for name in (*wanted, *self.exclude):
             if name not in lq_clips:
-                raise UserError(f"{origin}: no clip '{name}'{nearest(name, lq_clips)}")
+                named = f", which {self.meta_info_file} lists" if name in listed else ""
+                raise UserError(f"{origin}: no clip '{name}'{named}{nearest(name, lq_clips)}")
         clips = []
         for name in wanted:
             if name in self.exclude or (listed and name not in listed):

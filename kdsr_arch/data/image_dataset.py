@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from kdsr_arch.data.augment import Crop, Flip
-from kdsr_arch.data.pairs import FramePairs, PairDataset
+from kdsr_arch.data.names import read_list, without_suffix
+from kdsr_arch.data.pair_dataset import CHECKED_FIRST, PairDataset
+from kdsr_arch.data.pairs import FramePairs
+from kdsr_arch.data.sources import FrameSource
 from kdsr_arch.data.store.teacher_store import View
 from kdsr_arch.errors import UserError, nearest
 from kdsr_arch.registry import DATASET_REGISTRY
-
-_CHECKED_AT_START = 1000  # images whose sizes are looked at before training; further ones when they are first used
 
 
 @DATASET_REGISTRY.register()
@@ -24,10 +26,11 @@ class ImagePairDataset(PairDataset):
 
     Args (beside those of :class:`PairDataset`):
         filename_tmpl: the name of an image's stored LR, ``'{}x4'`` for DIV2K.
-        exclude: keys of images to leave out: their names without suffix, with the folder they lie in.
+        meta_info_file, exclude: the images to take, all by default, and those to leave out; with or without suffix.
     """
 
     filename_tmpl: str = "{}"
+    meta_info_file: str | Path | None = None
     exclude: Sequence[str] = ()
 
     def __post_init__(self) -> None:
@@ -35,19 +38,19 @@ class ImagePairDataset(PairDataset):
         self.pairs = FramePairs(self)
         if self.train and self.pairs.gt is None:
             raise UserError(f"{self.name}: dataroot_gt is missing: training needs the ground truth")
-        self.entries = self._without_excluded(self._matched_keys())
-        sizes = {gt_key: self.size(lq_key, gt_key) for lq_key, gt_key in self.entries[:_CHECKED_AT_START]}
-        self._open_teacher(sizes)
+        self.entries = self._matched_keys()
+        self.entries = self._sound(self.entries, lambda pair: (pair[:1], pair[1:]), lambda pair: self.size(*pair))
+        self._open_teacher((gt_key, self.size(lq_key, gt_key)) for lq_key, gt_key in self.entries[:CHECKED_FIRST])
         lq_keys, gt_keys = ([pair[side] for pair in self.entries] for side in (0, 1))
         self._fill_cache(lq_keys, gt_keys if self.pairs.gt is not None else [])
 
     def _matched_keys(self) -> list[tuple[str, str]]:
-        """(LR key, HR key) of every image."""
+        """(LR key, HR key) of every image that is wanted."""
         if self.pairs.gt is None or not self.pairs.stored:
-            return [(key, key) for key in self.pairs.lq]
+            return [(key, key) for key in self._chosen(self.pairs.lq)]
         known = set(self.pairs.lq.keys())
         matched = []
-        for gt_key in self.pairs.gt:
+        for gt_key in self._chosen(self.pairs.gt):
             folder, slash, name = gt_key.rpartition("/")
             lq_key = f"{folder}{slash}{self.filename_tmpl.format(name)}"
             matched.append((lq_key, gt_key))
@@ -55,19 +58,29 @@ class ImagePairDataset(PairDataset):
                 hint = nearest(lq_key, known)
                 raise UserError(f"{self.pairs.lq.name}: no LR image '{lq_key}' for {self.pairs.gt.where(gt_key)}{hint}")
         strays = known - {lq_key for lq_key, _ in matched}
-        if strays:
+        if strays and not self.meta_info_file and not self.exclude:
             raise UserError(f"{self.pairs.gt.name}: no HR image for {self.pairs.lq.where(min(strays))}")
         return matched
 
-    def _without_excluded(self, matched: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
-        origin, keys = (self.pairs.gt or self.pairs.lq).name, {gt_key for _, gt_key in matched}
-        for name in self.exclude:
-            if name not in keys:
-                raise UserError(f"{origin}: no image '{name}' to exclude{nearest(name, keys)}")
-        kept = [(lq_key, gt_key) for lq_key, gt_key in matched if gt_key not in set(self.exclude)]
-        if not kept:
-            raise UserError(f"{origin}: no image is left after 'exclude'")
-        return kept
+    def _chosen(self, source: FrameSource) -> list[str]:
+        """Choose those keys that the list file names, in its order, and `exclude` does not."""
+        keys = source.keys()
+        known = set(keys)
+
+        def key(name: str, where: str) -> str:
+            found = next((key for key in (name, without_suffix(name)) if key in known), None)
+            if found is None:
+                raise UserError(f"{where}: no image '{name}' in {source.name}{nearest(name, keys[:5000])}")
+            return found
+
+        if self.meta_info_file:
+            listed = read_list(self.meta_info_file, self.named_roots(), counts=False)
+            keys = [key(entry.name, entry.where) for entry in listed]
+        without = {key(name, f"{self.name}: exclude") for name in self.exclude}
+        chosen = [name for name in keys if name not in without]
+        if not chosen:
+            raise UserError(f"{source.name}: no image is left after 'meta_info_file' and 'exclude'")
+        return chosen
 
     def teacher_views(self, num_frame: int, reverse: bool) -> list[View]:
         """List what a teacher is run on (kdsr cache-teacher): each image.

@@ -21,6 +21,8 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 
+from kdsr_arch.data.basicsr_sets import checked_files, read_item
+from kdsr_arch.data.loader_processes import Failure, Watched, start_worker
 from kdsr_arch.data.resident import PlannedDataset, Resident
 from kdsr_arch.data.store.lmdb_store import close_all
 from kdsr_arch.data.store.teacher_store import TeacherStore
@@ -29,8 +31,7 @@ from kdsr_arch.log import get_logger
 from kdsr_arch.options.schema import Options
 from kdsr_arch.options.schema_data import DatasetOptions
 from kdsr_arch.parallel import distributed
-from kdsr_arch.registry import build
-from kdsr_arch.signals import become_worker
+from kdsr_arch.registry import build, is_basicsr, lookup
 
 _QUEUE = 2  # batches that each worker loads ahead
 
@@ -96,10 +97,6 @@ class PlannedSampler(Sampler[list[SampleKey]]):
         return SampleKey(iteration, index_in_batch, index)
 
 
-class _Failure(str):
-    """A sentence about bad data on its way from a worker; DataLoader would wrap the error in a traceback."""
-
-
 class SeededDataset(Dataset):
     """Makes the sample of a :class:`SampleKey`, its random numbers from seed, iteration and index in batch alone.
 
@@ -111,7 +108,7 @@ class SeededDataset(Dataset):
         self.dataset, self.seed = dataset, seed
 
     def draw(self, key: SampleKey) -> Any:
-        """Make the sample; raise UserError when it cannot be read."""
+        """Make the sample; raise UserError when it cannot be read, and whatever a data set of others raises."""
         entropy = [self.seed, key.iteration, key.index_in_batch]
         if hasattr(self.dataset, "sample"):
             return self.dataset.sample(key.dataset_index, np.random.default_rng(entropy))
@@ -121,7 +118,7 @@ class SeededDataset(Dataset):
             random.seed(first)
             np.random.seed(second)
             torch.default_generator.manual_seed(third)
-            return self.dataset[key.dataset_index]
+            return read_item(self.dataset, key.dataset_index)
         finally:
             random.setstate(states[0])
             np.random.set_state(states[1])
@@ -130,8 +127,9 @@ class SeededDataset(Dataset):
     def __getitem__(self, key: SampleKey) -> Any:
         try:
             return self.draw(key)
-        except UserError as error:
-            return _Failure(error)
+        except Exception as error:
+            name = type(self.dataset).__name__
+            return Failure.of(error, f"sample {key.dataset_index} of {name} (iteration {key.iteration + 1}): ")
 
 
 def first_sample(dataset: Dataset, seed: int) -> dict[str, Any]:
@@ -147,12 +145,11 @@ def first_sample(dataset: Dataset, seed: int) -> dict[str, Any]:
 
 
 def _collate(samples: list[Any]) -> Any:
-    failures = [sample for sample in samples if isinstance(sample, _Failure)]
-    return failures[0] if failures else default_collate(samples)
-
-
-def _start_worker(worker: int) -> None:
-    become_worker(needed_to_save=True)
+    failures = [sample for sample in samples if isinstance(sample, Failure)]
+    try:
+        return failures[0] if failures else default_collate(samples)
+    except Exception as error:
+        return Failure.of(error, f"{len(samples)} samples do not make a batch: ")
 
 
 # ------------------------------------------------------------------------------------------------------------- batches
@@ -177,8 +174,7 @@ def to_device(batch: Any, device: torch.device, channels_last: bool = False) -> 
 class Batches(Iterator[dict[str, Any]]):
     """The micro-batches that a sampler plans, on a device; on CUDA the next one is copied while the caller works.
 
-    An error of drawing a batch is raised when that batch is due: those before it are given. To be closed: workers that
-    outlive it would be waited for when the program ends.
+    An error of drawing a batch is raised when that batch is due: those before it are given. To be closed.
 
     Args:
         dataset: ours or BasicSR's, in its training phase.
@@ -192,6 +188,8 @@ class Batches(Iterator[dict[str, Any]]):
 
     Raises:
         UserError: a sample that cannot be read.
+        ProgramFault: the data set, or the joining of its samples, raised something else.
+        Lost: a worker died.
     """
 
     def __init__(
@@ -214,27 +212,27 @@ class Batches(Iterator[dict[str, Any]]):
             batch_sampler=sampler,
             collate_fn=_collate,
             num_workers=workers,
-            worker_init_fn=_start_worker,
+            worker_init_fn=start_worker,
             prefetch_factor=_QUEUE if workers else None,
             pin_memory=on_cuda,
             # it draws a base seed when it starts: from a generator of its own, so that the training's stays as it is
             generator=torch.Generator().manual_seed(0),
         )
-        self._source: Iterator[Any] | None = iter(loader)  # starts the workers
+        self._source: Watched | None = Watched(loader)  # starts the workers
 
     def __next__(self) -> dict[str, Any]:
         while self._source is not None and len(self._waiting) <= self._ahead:
             try:
                 batch = next(self._source)
-                if isinstance(batch, _Failure):
-                    raise UserError(str(batch))
+                if isinstance(batch, Failure):
+                    raise batch.error()
                 with torch.cuda.stream(self._stream) if self._stream is not None else contextlib.nullcontext():
                     batch = to_device(batch, self._device, self._channels_last)
                 copied = self._stream.record_event() if self._stream is not None else None
                 self._waiting.append((batch, copied))
             except Exception as error:  # there are no more batches after the last, or after a failure
                 self._failure = None if isinstance(error, StopIteration) else error
-                self._source = None
+                self.end_workers()
         if not self._waiting:
             failure, self._failure = self._failure, None
             raise failure or StopIteration
@@ -247,8 +245,14 @@ class Batches(Iterator[dict[str, Any]]):
 
     def close(self) -> None:
         """Send the workers home; harmless when there are none."""
-        self._source = None  # the only reference to the loader's iterator, whose end is that of its workers
+        self.end_workers()
         self._waiting.clear()
+
+    def end_workers(self) -> None:
+        """Send the workers home, and keep what was drawn."""
+        if self._source is not None:
+            self._source.close()
+            self._source = None
 
 
 def _keep(batch: Any, stream: torch.cuda.Stream) -> None:
@@ -319,7 +323,24 @@ def open_dataset(options: DatasetOptions, key: str) -> Any:
             _prepare(part)
     except OSError as error:
         raise UserError(f"{key}: {error.filename or ''}: {error.strerror or error}") from None
-    return build("data set", options, key, offer={"phase": phase, "scale": options.scale, "name": options.name})
+    offer = {"phase": phase, "scale": options.scale, "name": options.name}
+    foreign = is_basicsr(lookup("data set", options.type))
+    with checked_files(options) if foreign else contextlib.nullcontext():
+        dataset = build("data set", options, key, offer=offer)
+    if phase == "train" and (options.batch_size_per_gpu or 1) > 1:
+        _check_shapes(dataset, key)
+    return dataset
+
+
+def _check_shapes(dataset: Any, key: str) -> None:
+    """Raise UserError where samples make no batch: whole images of several sizes, or parts of a mixture that differ."""
+    shapes = sorted(dataset.sample_shapes()) if hasattr(dataset, "sample_shapes") else []
+    if len(shapes) > 1:
+        some = ", ".join("x".join(map(str, shape)) for shape in shapes[:3]) + ", ..." * (len(shapes) > 3)
+        raise UserError(
+            f"{key}: its samples have several shapes ({some}), which make no batch: set gt_size, to train on crops of "
+            "one size (of all parts of a mixture), or batch_size_per_gpu: 1"
+        )
 
 
 def _prepare(options: DatasetOptions) -> None:

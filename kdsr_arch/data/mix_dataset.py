@@ -50,6 +50,10 @@ class MixDataset(torch.utils.data.Dataset):
             raise UserError(f"weights {weights} do not fit {len(parts)} data sets: one positive number each")
         self._ends = np.rint(np.cumsum(shares / shares.sum()) * sum(self.lengths)).astype(int)
 
+    def sample_shapes(self) -> set[tuple[int, ...]]:
+        """Return the shapes of the samples of all parts."""
+        return {shape for part in self.parts if hasattr(part, "sample_shapes") for shape in part.sample_shapes()}
+
     def __len__(self) -> int:
         return int(self._ends[-1])
 

@@ -1,4 +1,4 @@
-"""Pairs of LR and HR frames, stored side by side or LR made from HR; frames in memory; the base class of data sets."""
+"""Pairs of LR and HR frames, stored side by side or LR made from HR; frames in memory."""
 
 from __future__ import annotations
 
@@ -11,23 +11,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from kdsr_arch.data.augment import (
-    NO_FLIP,
     Crop,
-    Flip,
-    allowed_flips,
     check_crop,
     cut,
-    random_crop,
-    random_flip,
-    to_tensor,
 )
-from kdsr_arch.data.sources import FrameSource, LmdbSource, WrappedSource, open_source, side_name
+from kdsr_arch.data.joined_source import JoinedSource, part_of, root_names
+from kdsr_arch.data.names import side_name
+from kdsr_arch.data.sources import FrameSource, LmdbSource, WrappedSource, open_source
 from kdsr_arch.data.store.lmdb_store import reading
-from kdsr_arch.data.store.teacher_store import TeacherStore
 from kdsr_arch.errors import UserError, notice
 from kdsr_arch.ops.bicubic import imresize_uint8
 from kdsr_arch.ops.degrade import bd_downsample
@@ -77,7 +70,10 @@ class CachedSource(WrappedSource):
         height, width = self.size(key)
         place = np.frombuffer(self._frames, np.uint8, height * width * 3, offset).reshape(height, width, 3)
         if not self._filled[number]:
-            place[...] = self.source.get(key)
+            frame = self.source.get(key)
+            if frame.dtype != np.uint8:  # there is room for 8 bits
+                return cut(frame, crop, self.where(key))
+            place[...] = frame
             self._filled[number] = 1  # only now: another process must never see half a frame
         place.flags.writeable = False
         return cut(place, crop, self.where(key))
@@ -142,8 +138,9 @@ class PairOptions:
     Args:
         name: of the data set, for messages.
         scale: HR sides over LR sides.
-        dataroot_gt, dataroot_lq: folder or LMDB; without ``dataroot_lq`` the LR is made by ``degradation``, or read
-            from the HR's own store where that keeps such LR; without ``dataroot_gt`` there is LR only, for testing.
+        dataroot_gt, dataroot_lq: folder or LMDB, or several of them, whose frames are named ``ROOT/NAME``; without
+            ``dataroot_lq`` the LR is made by ``degradation``, or read from the HR's own store where that keeps such LR;
+            without ``dataroot_gt`` there is LR only, for testing.
         io_backend: ``{type: disk | lmdb}``; by default the roots decide.
         degradation: 'BI', 'BD' or 'none' (:class:`DegradedSource`).
         border: 'symmetric' or 'replicate'.
@@ -151,11 +148,30 @@ class PairOptions:
 
     name: str = "data set"
     scale: int = 1
-    dataroot_gt: str | Path | None = None
-    dataroot_lq: str | Path | None = None
+    dataroot_gt: str | Path | Sequence[str | Path] | None = None
+    dataroot_lq: str | Path | Sequence[str | Path] | None = None
     io_backend: Mapping[str, Any] | None = None
     degradation: str = "BI"
     border: str = "symmetric"
+
+    def roots(self) -> tuple[list[Path], list[Path]]:
+        """Return the HR and the LR folders and stores that are named."""
+        gt, lq = (
+            [Path(root).expanduser() for root in ([value] if isinstance(value, str | Path) else value or [])]
+            for value in (self.dataroot_gt, self.dataroot_lq)
+        )
+        return gt, lq
+
+    def named_roots(self) -> dict[Path, str]:
+        """Return the roots with what the names of their frames begin with: nothing, where there is one on each side."""
+        gt, lq = self.roots()
+        names = root_names(gt or lq, self.name) if max(len(gt), len(lq)) > 1 else [""]
+        return {root: name for side in (lq, gt) for root, name in zip(side, names, strict=False)}
+
+
+def _joined(sources: Mapping[str, FrameSource]) -> FrameSource | None:
+    """Return the source of the one root, which has no name, or those of several as one."""
+    return sources.get("", JoinedSource(sources)) if sources else None
 
 
 class FramePairs:
@@ -170,20 +186,58 @@ class FramePairs:
 
     def __init__(self, options: PairOptions, only: Sequence[str] | None = None) -> None:
         self.scale, name = options.scale, options.name
-        roots, degradation, border = (options.dataroot_gt, options.dataroot_lq), options.degradation, options.border
-        backend = (options.io_backend or {}).get("type")
-        if not any(roots):
+        gt_roots, lq_roots = options.roots()
+        if not gt_roots and not lq_roots:
             raise UserError(f"{name}: dataroot_gt (or dataroot_lq) is missing")
-        gt, lq = (open_source(Path(r).expanduser(), backend, only) if r else None for r in roots)
-        self.stored = lq is not None
-        side = side_name(self.scale, degradation, border)
-        if lq is None and degradation == "none":
+        if gt_roots and lq_roots and len(gt_roots) != len(lq_roots):
+            raise UserError(f"{name}: dataroot_gt names {len(gt_roots)} roots, dataroot_lq {len(lq_roots)}")
+        if not lq_roots and options.degradation == "none":
             raise UserError(f"{name}: degradation 'none' needs LR frames in dataroot_lq")
+        self.stored = bool(lq_roots)
+        self._stores: set[Path] = set()
+        names = options.named_roots()
+        labels = [names[root] for root in gt_roots or lq_roots]
+        sides: dict[str, tuple[FrameSource | None, FrameSource | None]] = {}
+        for number, label in enumerate(labels):
+            wanted = part_of(only, label) if label else only
+            if wanted is None or wanted:
+                gt_root, lq_root = (roots[number] if roots else None for roots in (gt_roots, lq_roots))
+                sides[label] = self._open(options, gt_root, lq_root, wanted)
+        if not sides:
+            raise UserError(
+                f"{name}: of several data roots, names of clips begin with the root's ({', '.join(labels)})"
+            )
+        self.gt = _joined({label: gt for label, (gt, _) in sides.items() if gt is not None})
+        made = {label: self._degraded(options, gt) for label, (gt, _) in sides.items() if gt is not None}
+        given = {label: lq for label, (_, lq) in sides.items() if lq is not None}
+        # LR of all roots is made in one source, which reads the HR of a frame once for both sides
+        lq = _joined(made | given) if given or self.gt is None else self._degraded(options, self.gt)
+        assert lq is not None
+        self.lq: FrameSource = lq
+
+    def _open(
+        self, options: PairOptions, gt_root: Path | None, lq_root: Path | None, only: Sequence[str] | None
+    ) -> tuple[FrameSource | None, FrameSource | None]:
+        """Open both sides of one root; no LR where it is made from the HR of all roots."""
+        backend = (options.io_backend or {}).get("type")
+        gt, lq = (open_source(root, backend, only) if root else None for root in (gt_root, lq_root))
+        side = side_name(options.scale, options.degradation, options.border)
         if lq is None and isinstance(gt, LmdbSource) and side in gt.sides():
             lq = LmdbSource(gt.root, side)
-        self.gt: FrameSource | None = gt
-        self.lq: FrameSource = lq or DegradedSource(gt, self.scale, degradation, border)  # type: ignore[arg-type]
-        self._stores = {source.root for source in (self.lq, self.gt) if isinstance(source, LmdbSource)}
+        self._stores |= {source.root for source in (gt, lq) if isinstance(source, LmdbSource)}
+        return gt, lq
+
+    @staticmethod
+    def _degraded(options: PairOptions, gt: FrameSource) -> DegradedSource:
+        return DegradedSource(gt, options.scale, options.degradation, options.border)
+
+    def inspect(self, lq_keys: Iterable[str], gt_keys: Iterable[str], decode: bool) -> None:
+        """Look at all these frames at once (:meth:`FrameSource.inspect`)."""
+        made = isinstance(self.lq, DegradedSource)  # of the HR, frame by frame
+        if not made:
+            self.lq.inspect(dict.fromkeys(lq_keys), decode)
+        if self.gt is not None:
+            self.gt.inspect(dict.fromkeys((*lq_keys, *gt_keys) if made else gt_keys), decode)
 
     def check(self, lq_key: str, gt_key: str) -> tuple[int, int]:
         """Return the LR size (h, w) of a pair; raise UserError when the HR is not ``scale`` times as large.
@@ -275,90 +329,3 @@ def _read_unique(source: FrameSource, keys: Sequence[str], crop: Crop | None) ->
     unique = list(dict.fromkeys(keys))
     frames = dict(zip(unique, source.get_many(unique, crop), strict=True))
     return [frames[key] for key in keys]
-
-
-@dataclass(kw_only=True, eq=False)
-class PairDataset(PairOptions, torch.utils.data.Dataset):
-    """What our data sets of frames share: their keywords, the draw of crops and flips, the teacher's store.
-
-    Args (beside those of :class:`PairOptions`):
-        phase: 'train' gives crops; 'val' and 'test' give whole frames.
-        gt_size: side of the HR crop of a training sample, a multiple of the scale; None for whole frames.
-        use_hflip, use_rot: horizontal flip; vertical flip and 90-degree rotation.
-        color: 'rgb' or 'y'.
-        cache, cache_gb: decoded frames in memory (:meth:`FramePairs.cache`); by default 'auto' in training, else none.
-        teacher_cache: a store of a teacher's outputs for these frames (kdsr cache-teacher), read by the same crops; for
-            training.
-
-    Attributes:
-        train: whether samples are crops for training.
-        patch: side of the HR crop, 0 for whole frames.
-        entries: what each index stands for.
-        pairs: the frames.
-        teacher: the store, or None.
-
-    Raises:
-        UserError: whatever is wrong with the data, naming the file or key.
-    """
-
-    phase: str = "train"
-    gt_size: int | None = None
-    use_hflip: bool = False
-    use_rot: bool = False
-    color: str = "rgb"
-    cache: bool | str | None = None
-    cache_gb: float | None = None
-    teacher_cache: str | Path | None = None
-
-    def __post_init__(self) -> None:
-        self.train = self.phase.startswith("train")
-        self.patch = (self.gt_size or 0) if self.train else 0
-        self.entries: Sequence[Any] = ()
-        self.pairs: FramePairs  # opened by the subclass, which knows the clips to look for
-        self.teacher: TeacherStore | None = None
-        if self.patch % self.scale:
-            raise UserError(f"{self.name}: gt_size {self.patch} is not a multiple of the scale {self.scale}")
-
-    def _fill_cache(self, lq_keys: Sequence[str], gt_keys: Sequence[str]) -> None:
-        mode = ("auto" if self.train else False) if self.cache is None else self.cache
-        self.pairs.cache(mode, self.cache_gb, lq_keys, gt_keys)
-
-    def _open_teacher(self, sizes: Mapping[str, tuple[int, int]]) -> None:
-        """Open the store and check it against the LR sizes of images or clips."""
-        if self.train and self.teacher_cache:
-            self.teacher = TeacherStore(self.teacher_cache)
-            flips = allowed_flips(self.use_hflip, self.use_rot)
-            self.teacher.check(self.scale, sizes, flips, self.patch // self.scale)
-
-    def _draw(self, rng: np.random.Generator, group: str, size: tuple[int, int]) -> tuple[Crop | None, Flip]:
-        """Draw where an image or clip of an LR size is cut (anywhere, or where the teacher was run), and its flip."""
-        if self.teacher is not None and self.teacher.crops:
-            crops = self.teacher.crops[group]
-            crop: Crop | None = Crop(*crops[int(rng.integers(len(crops)))])
-        else:
-            crop = random_crop(rng, size, self.patch // self.scale) if self.patch else None
-        return crop, random_flip(rng, self.use_hflip, self.use_rot)
-
-    def _tensors(
-        self, lq_keys: Sequence[str], gt_keys: Sequence[str], crop: Crop | None = None, flip: Flip = NO_FLIP
-    ) -> tuple[Tensor, Tensor | None]:
-        """LR frames (T, C, h, w) and HR frames (G, C, H, W), None without HR keys."""
-        lq, gt = self.pairs.read(lq_keys, gt_keys, crop)
-        return to_tensor(lq, flip, self.color), to_tensor(gt, flip, self.color) if gt else None
-
-    def __len__(self) -> int:
-        return len(self.entries)
-
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        """Return a whole test item; in training, a sample with random numbers from NumPy's global generator."""
-        if not self.train:
-            return self.whole(index)
-        return self.sample(index, np.random.default_rng(np.random.randint(2**31)))
-
-    def sample(self, index: int, rng: np.random.Generator) -> dict[str, Any]:
-        """Return a training sample that depends on ``index`` and ``rng`` only."""
-        raise NotImplementedError
-
-    def whole(self, index: int) -> dict[str, Any]:
-        """Return a test item."""
-        raise NotImplementedError

@@ -57,7 +57,7 @@ class Resident:
 
     Args:
         dataset: the data set; its images are read once, whole.
-        device: where they are kept: 3 bytes a pixel of LR and HR (luma: 4), and 2 bytes a stored value.
+        device: where they are kept: 3 bytes a pixel of LR and HR (luma: 4; 16 bits: 12), and 2 bytes a stored value.
         channels_last: memory order of the LR images. What a student's output is compared with has the memory order that
             a pixel-shuffle gives.
 
@@ -134,19 +134,22 @@ class _Maps:
 
 
 def _read_all(dataset: ImagePairDataset) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Read (LR, HR) of every entry, side by side: uint8 (H, W, 3), or luma in float32 (H, W, 1)."""
+    """Read (LR, HR) of every entry, side by side: uint8 (H, W, 3), or float32 of luma and where there are 16 bits."""
 
     def read(entry: tuple[str, str]) -> tuple[np.ndarray, np.ndarray]:
         dataset.size(*entry)
         lq, gt = dataset.pairs.read([entry[0]], [entry[1]], None)
-        return (lq[0], gt[0]) if dataset.color == "rgb" else (_luma(lq[0]), _luma(gt[0]))
+        return (lq[0], gt[0]) if dataset.color == "rgb" else (_values(lq[0], "y"), _values(gt[0], "y"))
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        return list(pool.map(read, dataset.entries))
+        pairs = list(pool.map(read, dataset.entries))
+    if any(image.dtype == np.uint16 for pair in pairs for image in pair):
+        pairs = [(_values(lq), _values(gt)) for lq, gt in pairs]
+    return pairs
 
 
-def _luma(image: np.ndarray) -> np.ndarray:
-    return to_tensor([image], color="y")[0].permute(1, 2, 0).numpy()
+def _values(image: np.ndarray, color: str = "rgb") -> np.ndarray:
+    return to_tensor([image], color=color)[0].permute(1, 2, 0).numpy()
 
 
 def _teacher_maps(store: TeacherStore, entries: Sequence[tuple[str, str]], device: torch.device) -> dict[str, _Maps]:

@@ -5,70 +5,23 @@ from __future__ import annotations
 import abc
 import copy
 import os
-import re
 from collections.abc import Iterable, Iterator, Sequence
-from pathlib import Path, PurePosixPath
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import lmdb
 import numpy as np
-from PIL import Image
 
 from kdsr_arch.data.augment import Crop, cut
-from kdsr_arch.data.store.codec import PILLOW_STUMBLES, codec_of
+from kdsr_arch.data.image_file import PILLOW_STUMBLES, READABLE, image_size, is_shown, passed_over
+from kdsr_arch.data.inspect_files import inspect_files
+from kdsr_arch.data.names import group_clips, meta_file, natural, read_meta_info, safe_key, stored_key, unreadable
+from kdsr_arch.data.store.codec import codec_of
 from kdsr_arch.data.store.lmdb_store import check_lmdb, reading
-from kdsr_arch.errors import UserError, nearest
-
-_LONGEST = 400  # characters of a key: LMDB takes 511 bytes
-
-
-def natural(text: str) -> list[tuple[int, int, str]]:
-    """Return a sort key under which ``im2`` comes before ``im10``."""
-    parts = re.findall(r"\d+|\D+", text)
-    return [(0, int(p), p) if p.isdecimal() and p.isascii() else (1, 0, p) for p in parts]
-
-
-def safe_key(key: str, origin: str) -> str:
-    """Return ``key`` unchanged; raise UserError when it could reach outside its data root, or is too long.
-
-    Args:
-        key: relative, with forward slashes.
-        origin: the file that names the key, for the message.
-    """
-    if len(key) > _LONGEST:
-        raise UserError(f"{origin}: a key of {len(key)} characters; no more than {_LONGEST} are possible")
-    path = PurePosixPath(key)
-    outside = path.is_absolute() or ".." in path.parts or "\\" in key or "\0" in key or re.match(r"[A-Za-z]:", key)
-    if outside or not path.parts:
-        raise UserError(f"{origin}: the key '{key}' reaches outside the data root; keys are relative paths below it")
-    return key
-
-
-def read_lines(path: Path) -> list[str]:
-    """Return the lines of a list file; raise UserError when it cannot be read."""
-    try:
-        return path.read_text(encoding="utf-8").splitlines()
-    except OSError as error:
-        raise _unreadable(error) from None
-    except UnicodeDecodeError:
-        raise UserError(f"{path}: is not a text file in UTF-8") from None
-
-
-def clip_of(key: str) -> str:
-    """Return the clip a frame belongs to: ``00001/0001/im4`` -> ``00001/0001``; an empty string without a folder."""
-    return key.rpartition("/")[0]
-
-
-def group_clips(keys: Iterable[str]) -> dict[str, list[str]]:
-    """Group frame keys by clip, clips and frames in natural order."""
-    clips: dict[str, list[str]] = {}
-    for key in sorted(keys, key=natural):
-        clips.setdefault(clip_of(key), []).append(key)
-    return clips
-
-
-IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".ppm", ".pgm"})
-_MOST_SIDE = 1 << 31
+from kdsr_arch.errors import UserError, nearest, notice
+from kdsr_arch.records import available_cores
 
 
 class FrameSource(abc.ABC):
@@ -92,7 +45,7 @@ class FrameSource(abc.ABC):
 
     @abc.abstractmethod
     def get(self, key: str, crop: Crop | None = None) -> np.ndarray:
-        """Return a frame, or its part under ``crop``: uint8 (h, w, 3) RGB, not to be written to.
+        """Return a frame, or its part under ``crop``: (h, w, 3) RGB, uint8 or uint16, not to be written to.
 
         Raises:
             UserError: the key is unknown, the frame does not decode, or the crop leaves the frame.
@@ -105,6 +58,13 @@ class FrameSource(abc.ABC):
     def clips(self) -> dict[str, list[str]]:
         """Return keys by clip, both in natural order. Frames that lie in no folder form the clip ``''``."""
         return group_clips(self.keys())
+
+    def inspect(self, keys: Iterable[str], decode: bool = False) -> None:  # noqa: B027  (frames in memory are sound)
+        """Look at many frames at once, so that :meth:`size` knows them, and refuses those that are at fault.
+
+        Args:
+            decode: decode each frame, instead of reading its header.
+        """
 
     def where(self, key: str) -> str:
         """Name a frame for messages."""
@@ -139,23 +99,34 @@ class FolderSource(FrameSource):
         folders = [""] if only is None else [safe_key(clip, self.name) for clip in only]
         self._files: dict[str, str] = {}
         self._sizes: dict[str, tuple[int, int]] = {}
+        self._faults: dict[str, str] = {}
+        self._others: list[str] = []  # files that are no images, as far as their names tell
         for folder in folders:
             self._scan(folder, deep=only is None)
+        others = passed_over(self._others)
         if not self._files:
-            raise UserError(f"{root}: no images here ({', '.join(sorted(IMAGE_SUFFIXES))})")
+            found = f", but {others}" if others else ""
+            raise UserError(f"{root}: no images here ({', '.join(sorted(READABLE))}){found}")
+        if others:
+            notice(
+                f"others {root}", f"{root}: images of other kinds are passed over ({others}); convert them to use them"
+            )
 
     def _scan(self, folder: str, deep: bool) -> None:
         top = self.root / folder
         if not top.is_dir():
             raise UserError(f"{top}: this clip's folder does not exist")
         for path, subfolders, files in os.walk(top, onerror=_refuse, followlinks=True):
-            subfolders[:] = sorted(d for d in subfolders if not d.startswith(".")) if deep else []
+            subfolders[:] = sorted(filter(is_shown, subfolders)) if deep else []
             for link in (Path(path, subfolder) for subfolder in subfolders):
                 if link.is_symlink() and link.parent.resolve().is_relative_to(link.resolve()):
                     raise UserError(f"{link}: is a link to a folder above it; remove the link")
             for file in files:
                 suffix = Path(file).suffix
-                if file.startswith(".") or suffix.lower() not in IMAGE_SUFFIXES:
+                if not is_shown(file):
+                    continue
+                if suffix.lower() not in READABLE:
+                    self._others.append(file)
                     continue
                 relative = (Path(path).relative_to(self.root) / file).as_posix()
                 key = relative[: -len(suffix)]
@@ -174,14 +145,19 @@ class FolderSource(FrameSource):
         return sorted(self._files, key=natural)
 
     def size(self, key: str) -> tuple[int, int]:
+        if key in self._faults:
+            raise UserError(self._faults[key])
         if key not in self._sizes:
-            path = self.path(key)
-            try:
-                with Image.open(path) as image:  # reads the header only
-                    self._sizes[key] = (image.height, image.width)
-            except PILLOW_STUMBLES:
-                raise UserError(f"{path}: not a readable image; replace or remove it") from None
+            self._sizes[key] = _look(self.path(key))
         return self._sizes[key]
+
+    def inspect(self, keys: Iterable[str], decode: bool = False) -> None:
+        files = {key: self._files[key] for key in keys}
+        for key, result in inspect_files(self.root, files, partial(_look, decode=decode), decode).items():
+            if isinstance(result, str):
+                self._faults[key] = result
+            else:
+                self._sizes[key] = result
 
     def get(self, key: str, crop: Crop | None = None) -> np.ndarray:
         data = self.encoded(key)
@@ -194,19 +170,30 @@ class FolderSource(FrameSource):
         try:
             facts = self.path(key).stat()
         except OSError as error:
-            raise _unreadable(error) from None
+            raise unreadable(error) from None
         return f"{self._files[key]} {facts.st_size} {facts.st_mtime_ns}"
 
     def encoded(self, key: str) -> bytes:
         try:
             return self.path(key).read_bytes()
         except OSError as error:
-            raise _unreadable(error) from None
+            raise unreadable(error) from None
 
     def detached(self, key: str) -> FolderSource:
         alone = copy.copy(self)
         alone._files, alone._sizes = {key: self._files[key]}, {}
         return alone
+
+
+def _look(path: Path, decode: bool = False) -> tuple[int, int]:
+    """Return the size (H, W) of an image file, by its header or decoded; raise UserError where it is at fault."""
+    try:
+        if decode:
+            data = path.read_bytes()
+            return codec_of(data).verify(data, str(path))
+        return image_size(path)
+    except PILLOW_STUMBLES:
+        raise UserError(f"{path}: truncated, damaged or not an image; replace or remove it") from None
 
 
 class LmdbSource(FrameSource):
@@ -227,6 +214,7 @@ class LmdbSource(FrameSource):
         self.name = f"{root} ({side})" if side else str(root)
         check_lmdb(self.root)
         self._shapes = read_meta_info(self.root / meta_file(side))
+        self._faults: dict[str, str] = {}
 
     def sides(self) -> list[str]:
         """Return the further versions that the store keeps."""
@@ -241,7 +229,26 @@ class LmdbSource(FrameSource):
 
     def size(self, key: str) -> tuple[int, int]:
         self._known(key)
+        if key in self._faults:
+            raise UserError(self._faults[key])
         return self._shapes[key]
+
+    def inspect(self, keys: Iterable[str], decode: bool = False) -> None:
+        keys = list(keys) if decode else []  # the list of the store gives sizes
+        with reading(self.root), ThreadPoolExecutor(available_cores()) as pool:  # opened once, for all threads
+            found = zip(keys, pool.map(self.fault, keys), strict=True)
+            self._faults |= {key: reason for key, reason in found if reason}
+
+    def fault(self, key: str) -> str:
+        """Check all that can be checked of a value; say what is wrong with it, or nothing."""
+        try:
+            for _, data in self.values([key]):
+                size, listed = codec_of(data).verify(data, self.where(key)), self._shapes[key]
+                if size != listed:
+                    return f"{self.where(key)}: is {size[0]}x{size[1]}, listed as {listed[0]}x{listed[1]}"
+        except UserError as error:
+            return str(error)
+        return ""
 
     def _known(self, key: str) -> None:
         if key not in self._shapes:
@@ -304,6 +311,9 @@ class WrappedSource(FrameSource):
     def where(self, key: str) -> str:
         return self.source.where(key)
 
+    def inspect(self, keys: Iterable[str], decode: bool = False) -> None:
+        self.source.inspect(keys, decode)
+
     def stamp(self, key: str) -> str:
         return self.source.stamp(key)
 
@@ -325,50 +335,8 @@ class MemorySource(FrameSource):
         return cut(self._frames[key], crop, self.where(key))
 
 
-def stored_key(key: str, side: str = "") -> bytes:
-    """Return the key of a frame in data.mdb; raise UserError for a name that is no UTF-8."""
-    try:
-        return (f"{side}/{key}" if side else key).encode()
-    except UnicodeEncodeError:
-        raise UserError(f"the name {key!r} is not valid UTF-8; rename the file") from None
-
-
-def meta_file(side: str = "") -> str:
-    """Return the name of the list of a store's frames, or of their version ``side``."""
-    return f"meta_info_{side}.txt" if side else "meta_info.txt"
-
-
-def side_name(scale: int, kind: str, border: str) -> str:
-    """Name the LR frames that a store keeps beside their HR: ``x4_BI_symmetric``, ``x4_BD``."""
-    return f"x{scale}_{kind}" + (f"_{border}" if kind == "BI" else "")
-
-
 def _refuse(error: OSError) -> None:
-    raise _unreadable(error)
-
-
-def _unreadable(error: OSError) -> UserError:
-    return UserError(f"{error.filename}: cannot be read ({error.strerror})")
-
-
-def read_meta_info(path: Path) -> dict[str, tuple[int, int]]:
-    """Read frame sizes (H, W) by key from BasicSR's ``meta_info.txt``."""
-    shapes: dict[str, tuple[int, int]] = {}
-    for number, line in enumerate(read_lines(path), 1):
-        if not line.strip():
-            continue
-        head, _, rest = line.partition(" (")
-        try:
-            height, width = (int(v) for v in rest.partition(")")[0].split(",")[:2])
-        except ValueError:
-            height = width = -1
-        if not (0 < height < _MOST_SIDE and 0 < width < _MOST_SIDE):
-            raise UserError(f"{path}, line {number}: expected 'key.png (h,w,c) level', got '{line[:200]}'")
-        key = head[: -len(Path(head).suffix)] if Path(head).suffix else head
-        shapes[safe_key(key, f"{path}, line {number}")] = (height, width)
-    if not shapes:
-        raise UserError(f"{path}: lists no frames")
-    return shapes
+    raise unreadable(error)
 
 
 def open_source(root: str | Path, io_backend: str | None = None, only: Iterable[str] | None = None) -> FrameSource:

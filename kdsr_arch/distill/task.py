@@ -159,6 +159,11 @@ class DistillTask(nn.Module):
         """Render the terms as the dry run met them: term | loss | taps | shapes (one sample) | adapter | weight."""
         return table(self.reports)
 
+    @property
+    def teacher(self) -> nn.Module | None:
+        """The live teacher; None without one, or where its outputs are read from a store."""
+        return self._teacher.net if isinstance(self._teacher, Side) else None
+
     def teacher_names(self) -> set[str]:
         """Return what the terms of all stages read of the teacher: its output and taps; empty where none needs it."""
         asking = [term for term in self._terms() if term.needs_teacher()]
@@ -173,8 +178,13 @@ class DistillTask(nn.Module):
         return dict(self.terms.state_dict())
 
     def load_train_only_state(self, state: Mapping[str, Any]) -> None:
-        """Put a :meth:`train_only_state` back; RuntimeError where it is of other terms or shapes."""
-        self.terms.load_state_dict(dict(state))
+        """Put a :meth:`train_only_state` back; RuntimeError where it is of other shapes, or lacks modules.
+
+        Terms without modules may have come or gone; new ones begin without measurements.
+        """
+        missing, foreign = self.terms.load_state_dict(dict(state), strict=False)
+        if wrong := [name for name in (*missing, *foreign) if not name.endswith("_extra_state")]:
+            raise RuntimeError(f"the state and train.distill_opt differ in {', '.join(wrong[:4])}")
 
     # ------------------------------------------------------------------------------------------------ training
 

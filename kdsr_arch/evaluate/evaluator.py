@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from kdsr_arch.errors import UserError
+from kdsr_arch.data.basicsr_sets import read_item
+from kdsr_arch.errors import UserError, notice, printable
 from kdsr_arch.evaluate.items import Item, items_of
 from kdsr_arch.evaluate.protocol import describe_degradation, describe_protocol, rule_from
 from kdsr_arch.infer.pixels import to_bgr, write_png
@@ -22,7 +24,8 @@ from kdsr_arch.infer.runner import Runner, evaluating
 from kdsr_arch.infer.stream import Restorer
 from kdsr_arch.infer.traits import traits_of
 from kdsr_arch.log import progress_bar
-from kdsr_arch.metrics.measure import measure, split_metrics
+from kdsr_arch.metrics.measure import check_size, measure, split_metrics
+from kdsr_arch.ops.color import y_to_gray
 from kdsr_arch.options.schema import ValOptions
 from kdsr_arch.options.schema_data import DatasetOptions
 from kdsr_arch.parallel import distributed
@@ -52,8 +55,8 @@ class EvalResult:
     ground_truth: list[str] = field(default_factory=list)
 
     def __str__(self) -> str:
-        values = ", ".join(f"{name} {value:.4f}" for name, value in self.mean.items())
-        return f"{self.dataset}: {values or 'no metrics'} ({self.protocol}; mean over {len(self.per_item)} {self.unit})"
+        values = ", ".join(f"{name} {value:.4f}" for name, value in self.mean.items()) or "nothing scored"
+        return f"{self.dataset}: {values} ({self.protocol}; mean over {len(self.per_item)} {self.unit})"
 
 
 @dataclass(frozen=True)
@@ -89,8 +92,11 @@ class Evaluator:
         self.degradation = describe_degradation(dataset, scale)
         self.padding = dataset.padding or "replicate"
         self.tile, self.overlap = val.tile or 0, val.tile_overlap
-        roots = dataset.dataroot_gt or []
-        self.ground_truth = [os.path.abspath(root) for root in ([roots] if isinstance(roots, str) else roots)]
+        self._saved = Counter[Path]()  # results written by this run
+        self.is_luma = dataset.color == "y"
+        truths, inputs = (_listed(root) for root in (dataset.dataroot_gt, dataset.dataroot_lq))
+        self.ground_truth = [os.path.abspath(root) for root in truths]
+        self.roots = [*inputs, *truths, *map(os.path.abspath, inputs), *self.ground_truth]
         self.tail, self.bar = f"_{val.suffix}" if val.suffix else "", val.pbar
 
     def run(
@@ -124,15 +130,29 @@ class Evaluator:
         restorer = Restorer(Runner(net, traits_of(net, self.scale)), device, tile=self.tile, overlap=self.overlap)
         mine = range(rank, total, distributed.world_size())
         folder = Path(save_dir) if save_dir is not None else None
+        self._saved.clear()
         bar = progress_bar(
             f"Test {self.name}", len(mine), leave=False, disable=not (progress and self.bar and rank == 0),
             bar_format="{desc}: {percentage:3.0f}%|{bar}| [{elapsed}<{remaining}{postfix}]",
         )  # fmt: skip
         with evaluating(net), torch.inference_mode(), bar:
-            return self._summarize(_gathered((i, self._sample(restorer, samples[i], folder, bar)) for i in mine))
+            return self._summarize(
+                _gathered((i, self._sample(restorer, read_item(samples, i), folder, bar)) for i in mine)
+            )
+
+    def check(self, dataset: Any) -> None:
+        """Raise UserError where an image of one of our data sets is too small for a metric, before any is run."""
+        sizes = getattr(dataset, "sizes", {})
+        if sizes and self.ground_truth:
+            smallest = min(sizes, key=min)
+            for name, metric in self.image_metrics.items():
+                try:
+                    check_size(smallest[0] * self.scale, smallest[1] * self.scale, metric)
+                except UserError as error:
+                    raise UserError(f"{sizes[smallest]}: val.metrics.{name}: {error}") from None
 
     def _sample(self, restorer: Restorer, sample: Mapping[str, Any], folder: Path | None, bar: tqdm) -> list[_Record]:
-        items = list(items_of(sample, restorer.traits.mode))
+        items = list(items_of(sample, restorer.traits.mode, self.roots))
         return [self._item(restorer, item, folder, bar, 1 / len(items)) for item in items]
 
     def _item(self, restorer: Restorer, item: Item, folder: Path | None, bar: tqdm, share: float) -> _Record:
@@ -141,10 +161,10 @@ class Evaluator:
         results: list[NDArray] = []
         truths: list[NDArray] = []
         for done, frame in enumerate(restored_frames(restorer, item, wanted, self.padding)):
-            result = to_bgr(frame)
+            name = item.name if item.kind == "image" else f"{item.name}, frame {item.frames[wanted[done]]}"
+            result = to_bgr(restorer.checked(frame, name))
             if folder is not None:
-                place = folder if item.kind == "image" else folder / item.name
-                write_png(place / f"{item.frames[wanted[done]]}{self.tail}.png", result)
+                self._save(folder, item, item.frames[wanted[done]], frame, result)
             truth = _truth(item, wanted[done], result, self.scale)
             if truth is not None:
                 values.append({name: measure(result, truth, option) for name, option in self.image_metrics.items()})
@@ -155,6 +175,17 @@ class Evaluator:
             bar.update(share / len(wanted))
         channels = 1 if item.gt is not None and item.gt.shape[-3] == 1 else 3
         return _Record(item.name, item.kind, values, self._whole(item, results, truths), channels)
+
+    def _save(self, folder: Path, item: Item, name: str, frame: Tensor, result: NDArray) -> None:
+        """Write a restored frame as it is seen: luma in full range; never over another result of this run."""
+        parts = [*PurePosixPath("" if item.kind == "image" else item.name).parts, *PurePosixPath(name).parts]
+        place = folder.joinpath(*(part for part in parts if part not in ("/", "..")))
+        self._saved[place] += 1
+        if (number := self._saved[place]) > 1:
+            notice(f"saved {place}", f"{self.name}: several results are named '{name}'; they are numbered from _2 on")
+        ending = f"_{number}" if number > 1 else ""
+        picture = to_bgr(y_to_gray(frame)) if self.is_luma and len(frame) == 1 else result
+        write_png(place.with_name(f"{place.name}{ending}{self.tail}.png"), picture)
 
     def _whole(self, item: Item, results: list[NDArray], truths: list[NDArray]) -> dict[str, float]:
         if not self.clip_metrics or not truths:
@@ -177,13 +208,19 @@ class Evaluator:
             inner = [frame for record in group for frame in record.frames]
             frames += inner
             values = {**_mean(inner), **_mean([record.whole for record in group])}
-            per_item.append((group[0].group, values, len(inner)))
+            per_item.append((printable(group[0].group, kept=""), values, len(inner)))
         mean = _mean([values for _, values, count in per_item if count])
         clips = records[0].kind != "image"
-        protocol = describe_protocol(self.metrics, self.rule, self.degradation, clips, records[0].channels)
+        protocol = f"no ground truth, {self.degradation}"
+        if frames:
+            protocol = describe_protocol(self.metrics, self.rule, self.degradation, clips, records[0].channels)
         ordered = {name: mean[name] for name in self.metrics if name in mean}
         unit = "clips" if clips else "images"
         return EvalResult(ordered, per_item, protocol, _mean(frames), self.name, unit, self.ground_truth)
+
+
+def _listed(root: str | list[str] | None) -> list[str]:
+    return [root] if isinstance(root, str) else root or []
 
 
 def restored_frames(restorer: Restorer, item: Item, wanted: list[int], padding: str) -> Iterator[Tensor]:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import PurePath
 from typing import Any
 
 from torch import Tensor
 
+from kdsr_arch.data.image_file import READABLE
+from kdsr_arch.data.names import without_suffix
 from kdsr_arch.errors import UserError
 
 _NAME_KEYS = ("name", "folder", "lq_path", "gt_path", "key")
@@ -42,12 +44,13 @@ class Item:
         return self.gt[self.truths.index(index)] if index in self.truths else None
 
 
-def items_of(sample: Mapping[str, Any], mode: str) -> Iterator[Item]:
+def items_of(sample: Mapping[str, Any], mode: str, roots: Sequence[str] = ()) -> Iterator[Item]:
     """List the items of one sample of a data set (ours or BasicSR's), or of one collated batch of them.
 
     Args:
         sample: holds 'lq' and, unless there is none, 'gt'; names under name, folder, lq_path, gt_path or key.
         mode: the network's mode, which decides what a nameless (B, C, h, w) is.
+        roots: folders of the data, below which a file's path tells it from those of the same name in other folders.
     """
     if "lq" not in sample:
         raise UserError(f"a test sample has no 'lq', only {sorted(sample)}: is the data set one for testing?")
@@ -60,10 +63,10 @@ def items_of(sample: Mapping[str, Any], mode: str) -> Iterator[Item]:
         listed = bool(names) and isinstance(names[0], (list, tuple)) and len(names[0]) == len(lq)
         collated = listed if names else mode == "image"
     if not collated:
-        yield _single(sample)
+        yield _single(sample, roots)
         return
     for i in range(len(lq)):
-        yield _single({key: _pick(value, i, len(lq)) for key, value in sample.items()})
+        yield _single({key: _pick(value, i, len(lq)) for key, value in sample.items()}, roots)
 
 
 def _pick(value: Any, index: int, size: int) -> Any:
@@ -76,12 +79,12 @@ def _pick(value: Any, index: int, size: int) -> Any:
     return value
 
 
-def _single(sample: Mapping[str, Any]) -> Item:
+def _single(sample: Mapping[str, Any], roots: Sequence[str]) -> Item:
     lq, gt = sample["lq"], sample.get("gt")
     kind = "image" if lq.dim() == 3 else "window" if gt is not None and gt.dim() == 3 else "clip"
     key = next((key for key in _NAME_KEYS if key in sample), "")
     name = str(sample.get(key, "item"))
-    name = PurePath(name).stem if key.endswith("_path") else name
+    name = _file_name(name, roots) if key.endswith("_path") else name
     truths: list[int] = []
     if kind == "clip" and gt is not None:
         count, total = len(gt), len(lq)
@@ -89,15 +92,27 @@ def _single(sample: Mapping[str, Any]) -> Item:
         paired = count == total or "gt_index" in sample
         if len(truths) != count or (truths and not 0 <= max(truths) < total) or not paired:
             raise UserError(f"'{name}' has {total} LR frames and {count} ground-truth frames that do not pair")
-    return Item(kind, name, lq, gt, _frame_names(sample, kind, name, len(lq)), truths)
+    return Item(kind, name, lq, gt, _frame_names(sample, kind, name, len(lq), roots), truths)
 
 
-def _frame_names(sample: Mapping[str, Any], kind: str, name: str, count: int) -> list[str]:
+def _bare(name: str) -> str:
+    """Return a name without an image's suffix; what else stands behind a dot belongs to it, as in ``render.1001``."""
+    return without_suffix(name) if PurePath(name).suffix.lower() in READABLE else name
+
+
+def _file_name(path: str, roots: Sequence[str]) -> str:
+    """Name a file by its path below one of the roots; by its last part where it lies in none of them."""
+    whole = PurePath(path)
+    inner = next((whole.relative_to(root) for root in roots if whole.is_relative_to(root)), whole)
+    return _bare(inner.name if inner.is_absolute() else inner.as_posix())
+
+
+def _frame_names(sample: Mapping[str, Any], kind: str, name: str, count: int, roots: Sequence[str]) -> list[str]:
     if kind == "image":
-        return [PurePath(name).name]
+        return [_bare(name)]
     if kind == "window":
         if "lq_path" in sample:
-            return [PurePath(str(sample["lq_path"])).stem]
+            return [_file_name(str(sample["lq_path"]), roots).removeprefix(f"{name}/")]
         return [f"{int(str(sample.get('idx', 0)).split('/')[0]):08d}"]
-    names = [PurePath(str(frame)).stem for frame in sample.get("frames", [])]
+    names = [_bare(PurePath(str(frame)).name) for frame in sample.get("frames", [])]
     return names if len(names) == count else [f"{i:08d}" for i in range(count)]

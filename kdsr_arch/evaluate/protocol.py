@@ -57,9 +57,9 @@ def rule_from(dataset: DatasetOptions, val: ValOptions) -> FrameRule:
 
 def describe_degradation(dataset: DatasetOptions, scale: int) -> str:
     """Describe the input: 'BI x4', 'BD x4', or 'stored LR x4' where the LR frames are given."""
-    if dataset.dataroot_lq or dataset.degradation in (None, "none"):
+    if dataset.dataroot_lq or dataset.degradation == "none":
         return f"stored LR x{scale}"
-    return f"{dataset.degradation} x{scale}"
+    return f"{dataset.degradation or 'BI'} x{scale}"  # BI is the data sets' own default
 
 
 def _metric_texts(metrics: Mapping[str, MetricOptions], channels: int) -> dict[str, list[str]]:

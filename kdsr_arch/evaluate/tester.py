@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+from collections import Counter
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -91,6 +92,11 @@ def run(opt: Options, folder: Path | None = None, progress: bool = True) -> Test
         (open_dataset(section, f"datasets.{key}"), Evaluator(section, val, scale))
         for key, section in sorted(sections.items())
     ]
+    for dataset, evaluator in jobs:
+        evaluator.check(dataset)
+    counts = Counter(evaluator.name for _, evaluator in jobs)
+    if twice := [name for name, count in counts.items() if count > 1]:
+        raise UserError(f"datasets: {counts[twice[0]]} test sets are named '{twice[0]}'; give each a name of its own")
     results = []
     for dataset, evaluator in jobs:
         frames = folder / "visualization" / evaluator.name if val.save_img else None
@@ -200,5 +206,5 @@ def write_results(report: TestReport, folder: Path) -> list[Path]:
     """Write ``results.csv``, ``results.md`` and ``results.json`` into ``folder``, each whole or not at all."""
     texts = {"results.csv": csv_text(report), "results.md": markdown(report), "results.json": json_text(report)}
     for name, text in texts.items():
-        write_bytes(folder / name, text.encode())
+        write_bytes(folder / name, text.encode(errors="backslashreplace"))
     return [folder / name for name in texts]

@@ -19,6 +19,7 @@ from kdsr_arch.errors import UserError
 from kdsr_arch.export.form import Prepared, metadata
 from kdsr_arch.infer.onnx_net import open_session
 from kdsr_arch.infer.open import read_metadata
+from kdsr_arch.infer.pixels import finite
 from kdsr_arch.io import METADATA_KEY, read_safetensors, write_bytes
 from kdsr_arch.ops.exporting import export_form
 
@@ -55,7 +56,7 @@ def deviations(prepared: Prepared, run: Callable[[Tensor], Tensor], what: str) -
     differences, more = [], max(prepared.student.traits.lr_minimum - 16, 0)
     for number, (height, width) in enumerate(SIZES):
         lq = prepared.example(height + more, width + more, batch=1 + number % 2, seed=number)
-        expected = prepared.reference(lq)
+        expected = finite(prepared.reference(lq), f"{prepared.student.label}")
         try:
             got = run(lq)
         except Exception as error:  # any runtime may fail in any way of its own
@@ -67,7 +68,7 @@ def deviations(prepared: Prepared, run: Callable[[Tensor], Tensor], what: str) -
                 f"{what}: the exported network gives {tuple(got.shape)} instead of {tuple(expected.shape)}: "
                 "it does not follow the input's size"
             )
-        difference = (got - expected).double()
+        difference = (finite(got, f"{what}: the exported network") - expected).double()
         power = float(difference.square().mean())
         differences.append(
             Deviation(
@@ -175,6 +176,9 @@ def to_safetensors(prepared: Prepared, path: Path) -> list[Deviation]:
     tensors = {key: value.contiguous().clone() for key, value in prepared.student.net.state_dict().items()}
     if prepared.half:
         tensors = {key: value.half() if value.is_floating_point() else value for key, value in tensors.items()}
+    for key, value in tensors.items():
+        if value.is_floating_point() and value.numel():
+            finite(value, f"{path}: not written: '{key}'", "the weights are damaged, or beyond what --fp16 holds")
     write_bytes(path, save(tensors, metadata=metadata(prepared)))
     return []
 

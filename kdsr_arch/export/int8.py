@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,17 +12,28 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from kdsr_arch.data.sources import group_clips, open_source
+from kdsr_arch.data.augment import eight_bits
+from kdsr_arch.data.names import group_clips
+from kdsr_arch.data.sources import open_source
 from kdsr_arch.errors import UserError
 from kdsr_arch.export.form import Prepared, metadata
 from kdsr_arch.export.formats import OPSET, onnx_bytes, onnx_runner
+from kdsr_arch.infer.pixels import finite
 from kdsr_arch.infer.runner import window_indices
 from kdsr_arch.io import write_bytes
 from kdsr_arch.ops.bicubic import imresize_uint8
 from kdsr_arch.ops.color import rgb_to_y
 
 MOST_FRAMES = 32
+MAX_LOSS = 0.5
+"""PSNR in dB that a quantized network may lose."""
 _SIDE = 96  # LR pixels of the middle of a frame that are used: enough to see its range of values
+# Without VNNI, a CPU adds two products of activation (8 bits) and signed weight in 16 bits, which 8-bit weights exceed.
+# Weights of 7 bits never do, and are as fast everywhere; unsigned ones are added in 32 bits, and take twice the time.
+_WEIGHTS: dict[str, dict[str, Any]] = {
+    "7-bit": {"weight_type": "QInt8", "reduce_range": True},
+    "8-bit unsigned": {"weight_type": "QUInt8"},
+}
 
 
 @dataclass(frozen=True)
@@ -35,41 +46,59 @@ class Price:
     int8: float
     between: float
     apart: bool
+    weights: str
+
+    @property
+    def lost(self) -> float:
+        """What quantization costs, in dB."""
+        return self.fp32 - self.int8
 
     def __str__(self) -> str:
         kind = "other frames" if self.apart else "the same frames (give more for an independent measure)"
-        lost = self.fp32 - self.int8
         return (
-            f"int8: calibrated on {self.calibrated} frames; on {self.measured} of {kind}: {self.fp32:.2f} dB in "
-            f"fp32, {self.int8:.2f} dB in int8, PSNR loss {lost:.2f} dB; {self.between:.1f} dB between the two"
+            f"int8 ({self.weights} weights): calibrated on {self.calibrated} frames; on {self.measured} of {kind}: "
+            f"{self.fp32:.2f} dB in fp32, {self.int8:.2f} dB in int8, PSNR loss {self.lost:.2f} dB; "
+            f"{self.between:.1f} dB between the two"
         )
 
 
-def quantize(prepared: Prepared, frames: Path, path: Path, opset: int = OPSET) -> Price:
+def quantize(prepared: Prepared, frames: Path, path: Path, opset: int = OPSET, max_loss: float = MAX_LOSS) -> Price:
     """Quantize the convolutions (weights by channel, activations by tensor) and write the ONNX file.
 
     Args:
         prepared: in fp32.
-        frames: a folder or LMDB of HR frames; their LR is made by MATLAB's bicubic. Every second one calibrates.
+        frames: a folder or LMDB of HR frames; their LR is made by MATLAB's bicubic. Every second one calibrates, the
+            others are measured.
         path: the .onnx file.
+        max_loss: dB of PSNR that it may lose.
 
     Raises:
-        UserError: no frames, or a network that cannot be quantized.
+        UserError: no frames, or a network that cannot be quantized, or not without a larger loss.
     """
     pairs = list(_pairs(prepared, frames))
     calibration, test = (pairs[::2], pairs[1::2]) if len(pairs) > 1 else (pairs, pairs)
     plain = onnx_bytes(prepared, opset)
-    model = _quantized(plain, [lq for lq, _ in calibration], prepared, opset)
-    before, after = onnx_runner(plain), onnx_runner(model)
-    outputs = [(before(lq), after(lq), gt) for lq, gt in test]
-    write_bytes(path, model)
-    return Price(
-        len(calibration),
-        len(test),
-        _mean_psnr((a, gt) for a, _, gt in outputs),
-        _mean_psnr((b, gt) for _, b, gt in outputs),
-        _mean_psnr((a, b) for a, b, _ in outputs),
-        len(pairs) > 1,
+    run = onnx_runner(plain)
+    before = [finite(run(lq), f"{prepared.student.label}, before it is quantized,") for lq, _ in test]
+    for name, keywords in _WEIGHTS.items():
+        model = _quantized(plain, [lq for lq, _ in calibration], prepared, opset, keywords)
+        run = onnx_runner(model)
+        outputs = [(a, run(lq), gt) for a, (lq, gt) in zip(before, test, strict=True)]
+        price = Price(
+            len(calibration),
+            len(test),
+            _mean_psnr((a, gt) for a, _, gt in outputs),
+            _mean_psnr((b, gt) for _, b, gt in outputs),
+            _mean_psnr((a, b) for a, b, _ in outputs),
+            len(pairs) > 1,
+            name,
+        )
+        if price.lost <= max_loss:
+            write_bytes(path, model)
+            return price
+    raise UserError(
+        f"{path}: not written: int8 loses {price.lost:.2f} dB ({price.fp32:.2f} to {price.int8:.2f}) on these frames, "
+        f"more than --max-loss {max_loss:g}: calibrate on frames like those it is for, or take --fp16"
     )
 
 
@@ -84,7 +113,7 @@ def _pairs(prepared: Prepared, frames: Path) -> Iterator[tuple[Tensor, Tensor]]:
     for keys, index in places[:: -(-len(places) // MOST_FRAMES)]:
         length = prepared.frames or 1
         window = window_indices(index, len(keys), length | 1)[:length]
-        loaded = [source.get(keys[i]) for i in window]
+        loaded = [eight_bits(source.get(keys[i])) for i in window]
         yield _pair(prepared, loaded, window.index(index) if traits.mode == "recurrent" else length // 2)
 
 
@@ -115,7 +144,7 @@ def _mean_psnr(pairs: Any) -> float:
     return float(torch.stack(values).mean())
 
 
-def _quantized(plain: bytes, inputs: list[Tensor], prepared: Prepared, opset: int) -> bytes:
+def _quantized(plain: bytes, inputs: list[Tensor], prepared: Prepared, opset: int, weights: Mapping[str, Any]) -> bytes:
     try:
         import onnx
         from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
@@ -142,7 +171,7 @@ def _quantized(plain: bytes, inputs: list[Tensor], prepared: Prepared, opset: in
                 op_types_to_quantize=["Conv"],
                 per_channel=True,
                 activation_type=QuantType.QUInt8,
-                weight_type=QuantType.QInt8,
+                **{**weights, "weight_type": QuantType[weights["weight_type"]]},
             )
         except Exception as error:  # its errors have no common base
             reason = " ".join(str(error).split())[:200]

@@ -8,8 +8,10 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from kdsr_arch.errors import UserError
+from kdsr_arch.infer.foreign_onnx import Form, examine
 from kdsr_arch.infer.traits import Traits
 
 
@@ -45,18 +47,21 @@ class OnnxNet(nn.Module):
     """Runs an exported network on ONNX Runtime.
 
     Args:
-        path: the .onnx file; its metadata tell scale, color, mode and window.
+        path: the .onnx file; its metadata tell scale, color, mode and window. One of images without them is tried out.
         device: a CUDA device asks for ONNX Runtime's CUDA provider, where it has one.
 
     Raises:
-        UserError: ONNX Runtime is missing, the file is no ONNX network, or it lacks the metadata.
+        UserError: ONNX Runtime is missing, the file is no ONNX network, or neither says nor shows what it wants.
     """
 
     def __init__(self, path: Path, device: torch.device) -> None:
         super().__init__()
         self.session = open_session(path, str(path), device)
-        self.traits = _traits(path, dict(self.session.get_modelmeta().custom_metadata_map))
+        metadata = dict(self.session.get_modelmeta().custom_metadata_map)
+        form = Form(_traits(path, metadata)) if "mode" in metadata else examine(path, self.session)
+        self.traits, self._white, self._sides = form.traits, form.white, form.sides
         entry = self.session.get_inputs()[0]
+        self._alone = entry.shape[0] == 1  # exported for one image at a time
         self._input, self._type = entry.name, np.float16 if "float16" in entry.type else np.float32
         fixed = entry.shape[1] if self.traits.mode == "recurrent" and len(entry.shape) == 5 else None
         self._length = fixed if isinstance(fixed, int) else 0
@@ -64,8 +69,11 @@ class OnnxNet(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Run the network as it was exported: on (B, C, h, w), (B, n, C, h, w) or (B, T, C, h, w).
 
-        A recurrent network exported for clips of one length is given overlapping clips of that length.
+        A recurrent network exported for clips of one length is given overlapping clips of that length, a network of
+        images of one size overlapping pieces of that size.
         """
+        if any(self._sides):
+            return self._in_pieces(x)
         if not self._length or x.shape[1] == self._length:
             return self._run(x)
         frames: dict[int, Tensor] = {}
@@ -76,10 +84,33 @@ class OnnxNet(nn.Module):
             frames |= {start + i: out[:, i] for i in range(self._length) if start + i not in frames or i >= edge}
         return torch.stack([frames[i] for i in range(x.shape[1])], 1)
 
+    def _in_pieces(self, x: Tensor) -> Tensor:
+        height, width = x.shape[-2:]
+        tall, wide = self._sides[0] or height, self._sides[1] or width
+        x = F.pad(x, (0, max(wide - width, 0), 0, max(tall - height, 0)), mode="replicate")
+        scale = self.traits.scale
+        out = x.new_empty(*x.shape[:-2], x.shape[-2] * scale, x.shape[-1] * scale)
+        for top, above in _starts(x.shape[-2], tall):
+            for left, beside in _starts(x.shape[-1], wide):
+                part = self._run(x[..., top : top + tall, left : left + wide])
+                place = out[..., (top + above) * scale : (top + tall) * scale, :]
+                place[..., (left + beside) * scale : (left + wide) * scale] = part[
+                    ..., above * scale :, beside * scale :
+                ]
+        return out[..., : height * scale, : width * scale]
+
     def _run(self, x: Tensor) -> Tensor:
-        array = np.ascontiguousarray(x.detach().cpu().numpy(), dtype=self._type)
+        if self._alone and len(x) > 1:
+            return torch.cat([self._run(each) for each in x.split(1)])
+        array = np.ascontiguousarray(x.detach().cpu().numpy() * self._white, dtype=self._type)
         out = self.session.run(None, {self._input: array})[0]
-        return torch.from_numpy(out).to(x.device, torch.float32)
+        return torch.from_numpy(out).to(x.device, torch.float32) / self._white
+
+
+def _starts(length: int, side: int) -> list[tuple[int, int]]:
+    """Where pieces of a side start, and what of each is left to the piece before: both see beyond where they meet."""
+    edge, last = min(side // 8, 16), length - side
+    return [(start, edge if start else 0) for start in (*range(0, last, max(side - 2 * edge, 1)), last)]
 
 
 def _traits(path: Path, metadata: dict[str, str]) -> Traits:

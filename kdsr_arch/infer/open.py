@@ -17,12 +17,14 @@ from kdsr_arch.errors import UserError, nearest
 from kdsr_arch.infer.traits import Traits, traits_of
 from kdsr_arch.io import METADATA_KEY, SAFETENSORS, load_tensors, locate, read_safetensors
 from kdsr_arch.log import get_logger
+from kdsr_arch.options.documents import read_parts
 from kdsr_arch.options.schema import PathOptions
 from kdsr_arch.options.yaml_reader import load_yaml, parse_value
 from kdsr_arch.registry import build
 
-# what training code puts around weights
-_WRAPPERS = ("params_ema", "params", "state_dict", "model", "net", "generator")
+# what training code puts around weights, and before their names
+_WRAPPERS = ("params_ema", "params-ema", "params", "model_state_dict", "state_dict", "model", "net", "generator")
+_PREFIXES = ("module.", "_orig_mod.")  # of DataParallel and averages, and of torch.compile
 _DOWNLOADS = Path("experiments") / "pretrained_models"
 
 
@@ -61,21 +63,40 @@ def read_weights(path: str | Path, param_key: str | None = None) -> dict[str, Te
 def _unwrapped(content: Any) -> dict[str, Tensor]:
     """The tensors by name inside any wrappers."""
     while isinstance(content, Mapping):
-        inner = next((content[k] for k in _WRAPPERS if isinstance(content.get(k), Mapping)), None)
-        if inner is None:
-            weights = {str(name): value for name, value in content.items() if isinstance(value, Tensor)}
-            while weights and all(name.startswith("module.") for name in weights):  # DataParallel
-                weights = {name.removeprefix("module."): value for name, value in weights.items()}
-            return weights
-        content = inner
+        inner = [content[k] for k in _WRAPPERS if isinstance(content.get(k), Mapping)]
+        if not inner and len(content) == 1:
+            inner = [value for value in content.values() if isinstance(value, Mapping)]
+        if not inner:
+            return _bare({str(name): value for name, value in content.items() if isinstance(value, Tensor)})
+        content = inner[0]
     return {}
 
 
+def _bare(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Take off prefixes that all names have, but for those of single values, such as an average's count, which go."""
+    for prefix in _PREFIXES:
+        inner = {name.removeprefix(prefix): value for name, value in weights.items() if name.startswith(prefix)}
+        if inner and all(name.startswith(prefix) or value.dim() == 0 for name, value in weights.items()):
+            return _bare(inner)
+    return weights
+
+
+def _part_of(net: nn.Module, weights: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    """The entries under one prefix where those alone are the network's (Lightning's ``net_g.``); else all of them."""
+    own = next(iter(net.state_dict()), None)
+    prefixes = [name[: -len(own)] for name in weights if own and name.endswith(f".{own}")]
+    parts = ({k.removeprefix(p): v for k, v in weights.items() if k.startswith(p)} for p in prefixes)
+    return next((part for part in parts if not misfits(net, part)), weights)
+
+
 def misfits(net: nn.Module, weights: Mapping[str, Tensor]) -> list[str]:
-    """Say in which ways weights are not a network's: entries that it lacks, that it has not, of another shape."""
-    own = net.state_dict()
+    """Say in which ways weights are not a network's: entries that it lacks, that it has not, of another shape.
+
+    Single values that it has not, such as the number of a step, do not count.
+    """
+    own, weights = ({k: v for k, v in d.items() if _is_weight(k, v)} for d in (net.state_dict(), weights))
     missing = [k for k in own if k not in weights]
-    foreign = [k for k in weights if k not in own]
+    foreign = [k for k in weights if k not in own and weights[k].dim()]
     reshaped = [k for k in own if k in weights and own[k].shape != weights[k].shape]
     shapes = [f"{k} {tuple(weights[k].shape)} instead of {tuple(own[k].shape)}" for k in reshaped]
     faults = [f"misses {_some(missing)}"] if missing else []
@@ -83,35 +104,52 @@ def misfits(net: nn.Module, weights: Mapping[str, Tensor]) -> list[str]:
     return faults + ([f"has other shapes: {_some(shapes)}"] if shapes else [])
 
 
+def _is_weight(name: str, value: Any) -> bool:
+    return isinstance(value, Tensor) and not name.endswith("_extra_state")  # whose shape may change
+
+
 def _some(names: list[str]) -> str:
     return ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
 
 
-def load_weights(net: nn.Module, path: str | Path, param_key: str | None = None, strict: bool = True) -> None:
+def load_weights(
+    net: nn.Module,
+    path: str | Path,
+    param_key: str | None = None,
+    strict: bool = True,
+    option: str = "strict_load",
+) -> float:
     """Fill `net` from a checkpoint file.
 
     Args:
         strict: every parameter must be there with its shape, and no other; otherwise the layers that fit are taken,
-            and the log says which were not: a network of another scale gives all but its last layer.
+            and a warning says which were not: a network of another scale gives all but its last layer.
+        option: the user's, that says so; empty where there is none.
+
+    Returns:
+        The part of the network that was filled, 1 for all: of its entries or of their values, whichever is less.
 
     Raises:
         UserError: the file is unusable (see `read_weights`) or does not fit; the keys are named.
     """
-    weights, own = read_weights(path, param_key), net.state_dict()
+    weights, own = _part_of(net, read_weights(path, param_key)), net.state_dict()
     # of a layer that trains as several branches some may fit, but those are worth nothing without the others
     reshaped = {_layer(k) for k, v in weights.items() if k in own and v.shape != own[k].shape}
     fitting = {k: v for k, v in weights.items() if k in own and _layer(k) not in reshaped}
     faults = misfits(net, weights)
     if faults and (strict or not fitting):
-        raise UserError(
-            f"{path}: does not fit network {type(net).__name__}: {'; '.join(faults)}. Check the network's options, "
-            "or set strict_load to false to take what fits"
-        )
+        advice = f", or set {option} to false to take what fits" if option else ""
+        misfit = f"does not fit network {type(net).__name__}: {'; '.join(faults)}"
+        raise UserError(f"{path}: {misfit}. Check the network's options{advice}")
     net.load_state_dict(fitting, strict=False)
     if faults:
         taken = f"{len(fitting)} of the {len(own)} entries of network {type(net).__name__} are taken from {path}"
         left = [name for name in own if name not in fitting]
-        get_logger().info(f"{taken}; not {_some(left)}" if left else taken)
+        unused = [name for name in weights if name not in fitting]
+        texts = [f"not {_some(left)}"] * bool(left) + [f"unused in the file: {_some(unused)}"] * bool(unused)
+        get_logger().warning("; ".join([taken, *texts]))
+    values = [sum(value.numel() for value in entries.values()) for entries in (fitting, own)]
+    return min(len(fitting) / max(len(own), 1), values[0] / max(values[1], 1))
 
 
 def _layer(name: str) -> str:
@@ -123,19 +161,24 @@ def load_pretrained(net: nn.Module, path: PathOptions, label: str) -> bool:
 
     Args:
         path: the section `path` of the options.
-        label: 'g', 't', 't2', ...
+        label: 'g', 't', 't2', ...; those with t are teachers.
 
     Returns:
         Whether the options name weights.
 
     Raises:
-        UserError: see `load_weights`.
+        UserError: see `load_weights`; or less than half of a teacher is filled.
     """
     weights = path.weights(label)
     if weights is None:
         return False
     try:
-        load_weights(net, *weights)
+        filled = load_weights(net, *weights, option=f"path.strict_load_{label}")
+        if label.startswith("t") and filled < 0.5:
+            raise UserError(
+                f"{weights.path}: fills {filled:.0%} of the teacher {type(net).__name__}, and the rest would teach at "
+                "random; give the weights of this network"
+            )
     except UserError as error:
         raise UserError(f"path.pretrain_network_{label}: {error}") from None
     return True
@@ -168,6 +211,10 @@ class Opened:
         return self.weights.stem if self.weights is not None else type(self.net).__name__
 
 
+class Unrecognized(UserError):
+    """Neither the user nor a file of weights says which network they are of."""
+
+
 def open_network(
     weights: str | Path | None,
     network: str | None = None,
@@ -192,27 +239,42 @@ def open_network(
         root: the project whose experiments/pretrained_models is searched first.
 
     Raises:
-        UserError: no such file, no weights, pickled code, an unknown network, or no way to tell which.
+        Unrecognized: neither the arguments nor a file say which network it is.
+        UserError: no such file, no weights, pickled code, or an unknown network.
     """
-    device = device or torch.device("cpu")
     if network is not None and os.path.isfile(network):
         network, option_file = None, network
     path = find_weights(str(weights), root) if weights is not None else None
-    digest = hashlib.sha256(path.read_bytes()).hexdigest() if path is not None else ""
     if path is not None and path.suffix.lower() == ".onnx":
         from kdsr_arch.infer.onnx_net import OnnxNet
 
-        onnx = OnnxNet(path, device)
-        return Opened(onnx.eval(), onnx.traits, {}, path, digest)
+        onnx = OnnxNet(path, device or torch.device("cpu"))
+        return opened(onnx, {}, path)
     spec, known_scale = _spec(path, option_file, network)
     net = build("network", spec, "network")
     brings_own = bool(getattr(net, "pretrained", False))
     if path is not None and (path.suffix.lower() == SAFETENSORS or not brings_own):
-        load_weights(net, path, param_key)
+        load_weights(net, path, param_key, option="")
     elif path is None and not brings_own and any(True for _ in net.parameters()):
         raise UserError(f"network {spec['type']} has parameters: give its weights with --weights FILE")
-    net = net.eval().requires_grad_(False).to(device)
-    return Opened(net, traits_of(net, scale or known_scale), spec, path, digest)
+    return opened(net, spec, path, scale or known_scale, device)
+
+
+def opened(
+    net: nn.Module,
+    network: dict[str, Any],
+    path: Path | None,
+    scale: int | None = None,
+    device: torch.device | None = None,
+) -> Opened:
+    """Make a filled network ready to run.
+
+    Raises:
+        UserError: it works at another scale, or no scale is known.
+    """
+    digest = hashlib.sha256(path.read_bytes()).hexdigest() if path is not None else ""
+    net = net.eval().requires_grad_(False).to(device or torch.device("cpu"))
+    return Opened(net, traits_of(net, scale), network, path, digest)
 
 
 def find_weights(name: str, root: Path | None = None) -> Path:
@@ -248,7 +310,7 @@ def _spec(path: Path | None, option_file: str | Path | None, network: str | None
     if network is not None:
         return parsed_network(network), None
     if option_file is not None:
-        return _from_option_file(Path(option_file))
+        return _from_option_file(Path(option_file), path)
     assert path is not None
     if path.suffix.lower() == SAFETENSORS:
         facts = read_metadata(read_safetensors(path)[1], path)
@@ -257,11 +319,11 @@ def _spec(path: Path | None, option_file: str | Path | None, network: str | None
     folder, same_name = path.resolve().parent, path.with_suffix(".yml")
     files = sorted((folder.parent if folder.name == "models" else folder).glob("*.yml"))  # NAME/models/net_g_N.pth
     if not same_name.is_file() and len(files) != 1:
-        raise UserError(
+        raise Unrecognized(
             f"{path}: which network is it? Tell with --network: its option file, or the network itself, such as "
             "'{type: FSRCNN, scale: 4}'"
         )
-    return _from_option_file(same_name if same_name.is_file() else files[0])
+    return _from_option_file(same_name if same_name.is_file() else files[0], path)
 
 
 def parsed_network(text: str) -> dict[str, Any]:
@@ -282,13 +344,29 @@ def parsed_network(text: str) -> dict[str, Any]:
     return spec
 
 
-def _from_option_file(path: Path) -> tuple[dict[str, Any], int | None]:
+def _from_option_file(path: Path, weights: Path | None) -> tuple[dict[str, Any], int | None]:
     options = load_yaml(path)
+    if "sequence" in options:
+        options = _part_of_sequence(path, weights)
     spec = options.get("network_g", options.get("network", options))
     if not isinstance(spec, Mapping) or not isinstance(spec.get("type"), str):
         raise UserError(f"{path}: has neither network_g nor network with a type")
     scale = options.get("scale") if spec is not options else None
     return dict(spec), scale if isinstance(scale, int) else None
+
+
+def _part_of_sequence(path: Path, weights: Path | None) -> dict[str, Any]:
+    """Return the options of the part that trained `weights`, by the folder where its training puts them."""
+    parts = {str(part.values["name"]).rpartition("/")[2]: part.values for part in read_parts(path)}
+    folders = [file.resolve().parent for file in (weights, path) if file is not None]
+    for folder in folders:
+        name = (folder.parent if folder.name == "models" else folder).name
+        if name in parts:
+            return parts[name]
+    raise UserError(
+        f"{path}: is a sequence of {', '.join(parts)}, and the folder of the weights is named like none of them; give "
+        "the network itself (--network '{type: FSRCNN, scale: 4}')"
+    )
 
 
 def read_metadata(metadata: Mapping[str, str], path: Path) -> dict[str, Any] | None:

@@ -45,6 +45,22 @@ def to_pixels(image: Tensor, dtype: type[np.unsignedinteger] = np.uint8) -> NDAr
     return array if peak == 255 else array.astype(dtype)
 
 
+def finite(image: Tensor, what: str, why: str = "its weights are damaged, or its training went wrong") -> Tensor:
+    """Return a network's output if all of it is finite; as whole numbers, NaN would be black and infinity white.
+
+    Args:
+        image: of any shape.
+        what: gives it, such as 'FILE: network NET'.
+        why: it may give something else.
+
+    Raises:
+        UserError: some of it is not.
+    """
+    if not bool(torch.stack(image.detach().aminmax()).isfinite().all()):
+        raise UserError(f"{what} gives NaN or infinity: {why}")
+    return image
+
+
 def to_bgr(image: Tensor) -> NDArray[np.uint8]:
     """Turn (C, H, W) float RGB or Y into (H, W, C) uint8 BGR or Y, the form of OpenCV and of the metrics."""
     array = to_pixels(image)

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from kdsr_arch.device import autocast
 from kdsr_arch.errors import UserError
+from kdsr_arch.infer.pixels import finite
 from kdsr_arch.infer.runner import Runner, window_indices
 from kdsr_arch.infer.traits import Traits
 
@@ -55,6 +56,17 @@ class Restorer:
     def context(self) -> int:
         """Frames on either side that restoring one frame may need."""
         return RECURRENT_CONTEXT if self.traits.mode == "recurrent" else self.traits.num_frame // 2
+
+    def checked(self, sr: Tensor, where: str) -> Tensor:
+        """Return what was restored of ``where`` (a file, a frame) if all of it is finite.
+
+        Raises:
+            UserError: NaN or infinity, with the network's name and precision.
+        """
+        network = f"{where}: network {self.runner.name}"
+        return (
+            finite(sr, network) if self.amp == "no" else finite(sr, network, f"try fp32, as {self.amp} may not hold it")
+        )
 
     def at_once(self, height: int, width: int) -> int:
         """Choose the frames per call of the network for LR frames of this size."""
@@ -122,7 +134,7 @@ class Restorer:
                 with torch.inference_mode():
                     return self.frames(lq, wanted)
             except RuntimeError as error:
-                if not isinstance(error, torch.OutOfMemoryError) and "can't allocate memory" not in str(error):
+                if not is_out_of_memory(error):
                     raise
                 self._smaller[size] = tile = (self.tile_of(*size) or max(size)) // 2
                 if tile < _SMALLEST_TILE:
@@ -141,6 +153,13 @@ class Restorer:
 
         side = max(tile, traits.min_size) if tile else 0
         return restore_tiled(call, lq, traits.scale, side, self.overlap, traits.lr_multiple)
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Tell whether memory ran out, on a GPU or for torch, NumPy or OpenCV on the CPU."""
+    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
+        return True
+    return any(sign in str(error) for sign in ("can't allocate memory", "Insufficient memory"))
 
 
 def pieces(

@@ -36,6 +36,7 @@ class Traits:
         min_clip: fewest frames a recurrent network takes.
         input: 'lq', or 'gt' for a privileged network, which is given the ground truth in place of the LR image; its
             output has the size of its input.
+        half: it computes in float16 as well; where it cannot, nobody chooses that for it.
     """
 
     mode: str
@@ -48,6 +49,7 @@ class Traits:
     min_size: int = 1
     min_clip: int = 1
     input: str = "lq"
+    half: bool = True
 
     def __post_init__(self) -> None:
         if self.mode not in MODES:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import numpy as np
 from basicsr.metrics import calculate_metric
 from numpy.typing import NDArray
 
@@ -30,6 +31,13 @@ def split_metrics(metrics: Mapping[str, MetricOptions]) -> tuple[dict[str, Metri
             raise UserError(f"val.metrics.{name}.type: {error}") from None
     clips = {name: metric for name, metric in metrics.items() if temporal_metric.takes_clip(metric.type)}
     return {name: metric for name, metric in metrics.items() if name not in clips}, clips
+
+
+def check_size(height: int, width: int, metric: MetricOptions) -> None:
+    """Raise UserError where an image of this size is too small for PSNR or SSIM; other metrics are not tried."""
+    if metric.type in _FAST:
+        blank = np.zeros((height, width, 1), np.uint8)
+        _FAST[metric.type](blank, blank, metric.keywords().get("crop_border", 0), False)
 
 
 def measure(result: NDArray, truth: NDArray, metric: MetricOptions) -> float:

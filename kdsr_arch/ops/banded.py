@@ -78,6 +78,12 @@ def build_blocks(
     return tuple(blocks)
 
 
+def whole_numbers(image: np.ndarray) -> torch.Tensor:
+    """Return a uint8 or uint16 array as a tensor of whole numbers."""
+    wide = image if image.dtype == np.uint8 else image.astype(np.int32)  # torch computes little with uint16
+    return torch.from_numpy(np.require(wide, requirements=["C", "W"]))  # it warns of arrays that are read-only
+
+
 def apply_to_rows(x: Tensor, blocks: tuple[Block, ...]) -> Tensor:
     """Map (N, H, W) of any number type to (N, H', W) in that of the blocks, converted where it is in cache."""
     weights = ((b, b.matrix.expand(len(x), -1, -1)) for b in blocks)

@@ -21,7 +21,16 @@ import torch
 from torch import Tensor
 
 from kdsr_arch.errors import UserError, one_of
-from kdsr_arch.ops.banded import Block, BlockCache, apply_to_columns, apply_to_rows, build_blocks, inside, keys_kernel
+from kdsr_arch.ops.banded import (
+    Block,
+    BlockCache,
+    apply_to_columns,
+    apply_to_rows,
+    build_blocks,
+    inside,
+    keys_kernel,
+    whole_numbers,
+)
 from kdsr_arch.ops.exporting import bicubic_by_phases, exporting
 
 # Output samples per block when shrinking and enlarging: larger wastes products with zeros, smaller wastes calls.
@@ -70,26 +79,26 @@ def upsample_bicubic(x: Tensor, factor: int) -> Tensor:
 
 
 def imresize_uint8(image: np.ndarray, scale: float, border: str = "symmetric") -> np.ndarray:
-    """Resize uint8 images as MATLAB does, with antialiasing.
+    """Resize uint8 or uint16 images as MATLAB does, with antialiasing: rounded after each of the two directions.
 
     Args:
-        image: (H, W), (H, W, C) or (N, H, W, C), uint8.
+        image: (H, W), (H, W, C) or (N, H, W, C).
         scale: as in :func:`imresize`. Bit-exact for x1/2, x1/3, x1/4, x1/8, which never meet a rounding error.
         border: as in :func:`imresize`.
 
     Returns:
-        uint8 array of the same layout.
+        array of the same type and layout.
     """
-    _check(image, "a uint8", image.dtype == np.uint8, scale, border)
+    _check(image, "a uint8 or uint16", image.dtype in (np.uint8, np.uint16), scale, border)
     if image.ndim < 3:
         return imresize_uint8(image[..., None], scale, border)[..., 0]
-    x = torch.from_numpy(np.require(image, requirements=["C", "W"]))  # torch warns of arrays that are read-only
+    x, peak = whole_numbers(image), int(np.iinfo(image.dtype).max)
     height, width, channels = image.shape[-3:]
     # Height first: in this layout it needs no transposition of the large image.
-    y = _resize_uint8(apply_to_rows, x.view(-1, height, width * channels), 1, scale, border)
+    y = _resize_whole(apply_to_rows, x.view(-1, height, width * channels), 1, scale, border, peak)
     y = y.view(-1, y.shape[1], width, channels).permute(0, 3, 1, 2)
-    y = _resize_uint8(apply_to_columns, y, -1, scale, border).to(torch.uint8).permute(0, 2, 3, 1).contiguous()
-    return y.view(*image.shape[:-3], *y.shape[-3:]).numpy()
+    y = _resize_whole(apply_to_columns, y, -1, scale, border, peak).to(x.dtype).permute(0, 2, 3, 1).contiguous()
+    return y.view(*image.shape[:-3], *y.shape[-3:]).numpy().astype(image.dtype, copy=False)
 
 
 def _check(image: Tensor | np.ndarray, wanted: str, is_wanted: bool, scale: float, border: str) -> None:
@@ -116,14 +125,14 @@ def _inexact_products() -> bool:
     return torch.get_float32_matmul_precision() != "highest"
 
 
-def _resize_uint8(
-    apply: Callable[[Tensor, tuple[Block, ...]], Tensor], x: Tensor, axis: int, scale: float, border: str
+def _resize_whole(
+    apply: Callable[[Tensor, tuple[Block, ...]], Tensor], x: Tensor, axis: int, scale: float, border: str, peak: int
 ) -> Tensor:
-    """Resize one axis of whole numbers in 0..255; the result are such numbers in floating point."""
+    """Resize one axis of whole numbers in 0..peak; the result are such numbers in floating point."""
     plan = _Plan(x.shape[axis], scale, True, border, False)
-    denominator, dtype = _uint8_arithmetic(plan, _inexact_products())
+    denominator, dtype = _exact_arithmetic(plan, _inexact_products(), peak)
     y = apply(x, _blocks(plan, denominator, dtype, x.device))
-    return y.mul_(1 / denominator).add_(0.5).floor_().clamp_(0, 255)
+    return y.mul_(1 / denominator).add_(0.5).floor_().clamp_(0, peak)
 
 
 def _taps(plan: _Plan) -> tuple[np.ndarray, np.ndarray]:
@@ -140,7 +149,7 @@ def _taps(plan: _Plan) -> tuple[np.ndarray, np.ndarray]:
 
 
 @lru_cache(maxsize=256)
-def _uint8_arithmetic(plan: _Plan, inexact_products: bool) -> tuple[int, torch.dtype]:
+def _exact_arithmetic(plan: _Plan, inexact_products: bool, peak: int) -> tuple[int, torch.dtype]:
     """Return a denominator that makes all weights whole numbers, and the fastest number type that loses nothing.
 
     In float32 every partial sum must be a whole number below 2^24, so that no order of summation ever rounds.
@@ -150,7 +159,7 @@ def _uint8_arithmetic(plan: _Plan, inexact_products: bool) -> tuple[int, torch.d
     for denominator in _DENOMINATORS:
         whole = (weight * denominator).round()
         is_whole = np.abs(weight * denominator - whole).max() < 1e-9
-        if is_whole and 255 * np.abs(whole).sum(1).max() < 2**24 and not inexact_products:
+        if is_whole and peak * np.abs(whole).sum(1).max() < 2**24 and not inexact_products:
             return denominator, torch.float32
     return 1, torch.float64
 

@@ -33,6 +33,11 @@ def rgb_to_y(x: Tensor) -> Tensor:
     return luma(_channels(x)).unsqueeze(-3)
 
 
+def y_to_gray(x: Tensor) -> Tensor:
+    """Map luma in studio range to gray in [0, 1], as pictures are kept; not clipped."""
+    return (x * 255 - _ZERO[0]) / sum(_RGB_TO_YCBCR[0])
+
+
 def rgb_to_ycbcr(x: Tensor) -> Tensor:
     """Map RGB (..., 3, H, W) in [0, 1] to YCbCr (..., 3, H, W), not rounded."""
     channels = _channels(x)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from kdsr_arch.errors import UserError
-from kdsr_arch.ops.banded import Block, BlockCache, apply_to_columns, apply_to_rows, build_blocks, inside
+from kdsr_arch.ops.banded import Block, BlockCache, apply_to_columns, apply_to_rows, build_blocks, inside, whole_numbers
 
 BD_SIGMA = 1.6
 _REACH = 4.0  # taps up to this many sigmas: 13 for sigma 1.6
@@ -47,32 +47,33 @@ def gaussian_downsample(x: Tensor, scale: int, sigma: float = BD_SIGMA) -> Tenso
 
 
 def bd_downsample(frame: np.ndarray, scale: int, sigma: float = BD_SIGMA) -> np.ndarray:
-    """Degrade uint8 frames by BD, rounded once, at the end.
+    """Degrade uint8 or uint16 frames by BD, rounded once, at the end.
 
     Args:
-        frame: (H, W, C) or (N, H, W, C), uint8, H and W multiples of ``scale``.
+        frame: (H, W, C) or (N, H, W, C), uint8 or uint16, H and W multiples of ``scale``.
         scale: 2, 3, 4, ...
         sigma: standard deviation in pixels of ``frame``.
 
     Returns:
-        uint8 array (..., H / scale, W / scale, C). A part of the frame, given with enough pixels around it, yields the
-        same numbers as the whole.
+        array (..., H / scale, W / scale, C) of the same type. A part of the frame, given with enough pixels around it,
+        yields the same numbers as the whole.
 
     Raises:
         UserError: another type or shape, or a size that ``scale`` does not divide.
     """
-    if frame.dtype != np.uint8 or frame.ndim not in (3, 4):
-        raise UserError(f"bd_downsample needs uint8 frames (H, W, C) or (N, H, W, C), got {frame.dtype} {frame.shape}")
+    if frame.dtype not in (np.uint8, np.uint16) or frame.ndim not in (3, 4):
+        wanted = "uint8 or uint16 frames (H, W, C) or (N, H, W, C)"
+        raise UserError(f"bd_downsample needs {wanted}, got {frame.dtype} {frame.shape}")
     height, width, channels = frame.shape[-3:]
     if scale < 1 or height % scale or width % scale:
         raise UserError(f"bd_downsample: {height}x{width} is no multiple of the scale {scale}")
     # float64: sums differ in the last bits with the size of the products, which must not reach the rounded result.
     kind = (scale, float(sigma), torch.float64, torch.device("cpu"))
-    x = torch.from_numpy(np.require(frame, requirements=["C", "W"])).view(-1, height, width * channels)
+    x = whole_numbers(frame).view(-1, height, width * channels)
     y = apply_to_rows(x, _blocks(height, *kind)).view(-1, height // scale, width, channels).permute(0, 3, 1, 2)
-    y = apply_to_columns(y, _blocks(width, *kind)).add_(0.5).floor_().clamp_(0, 255)
-    y = y.to(torch.uint8).permute(0, 2, 3, 1).contiguous()
-    return y.view(*frame.shape[:-3], *y.shape[1:]).numpy()
+    y = apply_to_columns(y, _blocks(width, *kind)).add_(0.5).floor_()
+    y = y.clamp_(0, np.iinfo(frame.dtype).max).to(x.dtype).permute(0, 2, 3, 1).contiguous()
+    return y.view(*frame.shape[:-3], *y.shape[1:]).numpy().astype(frame.dtype, copy=False)
 
 
 @BlockCache

@@ -36,6 +36,20 @@ def build_optimizer(
     return build("optimizer", {"type": options.type, **keywords}, key, trained)
 
 
+def load_optimizer(optimizer: Optimizer, saved: Mapping[str, Any]) -> None:
+    """Take up what a saved optimizer remembers of its steps; rate, betas, weight decay, ... stay the present options'.
+
+    Args:
+        saved: its state dict.
+
+    Raises:
+        ValueError: it is of other parameters.
+    """
+    groups = zip(optimizer.state_dict()["param_groups"], saved["param_groups"], strict=True)
+    own = [{**mine, "params": theirs["params"]} for mine, theirs in groups]
+    optimizer.load_state_dict({"state": saved["state"], "param_groups": own})
+
+
 class Schedule:
     """The learning rates of one optimizer, iteration by iteration.
 
@@ -74,6 +88,12 @@ class Schedule:
     def _set(self, rates: list[float]) -> None:
         for group, rate in zip(self.optimizer.param_groups, rates, strict=True):
             group["lr"] = rate
+
+    def advance_to(self, iteration: int) -> None:
+        """Go through the iterations up to `iteration`, none of which was advanced to before."""
+        vars(self.optimizer)["_opt_called"] = True  # torch warns of a schedule that moves before its optimizer
+        for number in range(1, iteration + 1):
+            self.advance(number)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the position in the schedule, in plain values; milestones, periods, ... stay the option file's."""

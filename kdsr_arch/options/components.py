@@ -120,6 +120,11 @@ def _dataset_faults(opt: Options, dataset: DatasetOptions, key: str) -> Iterator
     backend = (dataset.io_backend.type if dataset.io_backend else None) or "disk"
     for name in ("dataroot_gt", "dataroot_lq") if is_basicsr(cls) else ():  # ours find LMDB out by themselves
         root = getattr(dataset, name)
+        if isinstance(root, list):
+            yield (
+                f"{key}.{name}",
+                f"must be one folder: {dataset.type} takes no list; ImagePairDataset, ClipDataset do",
+            )
         if isinstance(root, str) and root.rstrip("/").endswith(".lmdb") != (backend == "lmdb"):
             expected = "end in .lmdb" if backend == "lmdb" else "not end in .lmdb (or set io_backend.type: lmdb)"
             yield f"{key}.{name}", f"must {expected}, as io_backend.type is {backend}"
@@ -174,6 +179,14 @@ def scale_faults(opt: Options) -> Iterator[Fault]:
                 yield f"{name}.{keyword}", f"is {factor:g}, but scale is {opt.scale}"
 
 
+def channel_faults(opt: Options) -> Iterator[Fault]:
+    """Report a student that gives other channels than it is given; of a teacher's RGB the luma may be learned."""
+    for name, spec in (("network_g", opt.network_g), ("network_t", opt.network_t)):
+        given, gives = (_number(spec, keyword) for keyword in ("num_in_ch", "num_out_ch"))
+        if given is not None and gives is not None and (given < gives or (given != gives and name == "network_g")):
+            yield f"{name}.num_out_ch", f"is {gives:g}, but num_in_ch is {given:g}: both are 3 for RGB, or 1 for luma"
+
+
 def _kind_of_model_faults(opt: Options) -> Iterator[Fault]:
     """Report distillation with a model of BasicSR, or one of our models without the scale."""
     cls, train = registered("model", opt.model_type), opt.train
@@ -225,4 +238,5 @@ def component_faults(opt: Options) -> Iterator[Fault]:
         yield from _train_faults(opt, unread)
     for key, metric in ((opt.val.metrics if opt.val else None) or {}).items():
         yield from _spec_faults("metric", metric, f"val.metrics.{key}")
+    yield from channel_faults(opt)
     yield from _kind_of_model_faults(opt)

@@ -83,7 +83,11 @@ class PathOptions(OpenSection):
     )
     pretrain_network_t: str | None = option(None, "The teacher's weights (.pth, .safetensors).")
     param_key_t: str | None = option("params", "Which weights of the teacher's file.")
-    strict_load_t: bool = option(True, "Refuse a teacher's file whose keys are not exactly the network's.")
+    strict_load_t: bool = option(
+        True,
+        "Refuse a teacher's file whose keys are not exactly the network's. false: what fits is told; half of the "
+        "teacher must.",
+    )
     resume_state: str | None = option(
         None,
         "A training state (.state) to resume from, exactly; later checkpoints of the experiment are set aside. With "
@@ -120,6 +124,9 @@ class ValOptions(OpenSection):
     metrics: dict[str, MetricOptions] | None = option(
         None, "Metrics by a name of your choice; each is printed with its protocol."
     )
+    score_teacher: bool = option(
+        True, "Before a training begins, score the live teacher on the first validation set, and log it."
+    )
     pbar: bool = option(True, "Show a progress bar.")
     suffix: PlainName | None = option(None, "Ending of saved images' names. Default: the experiment's name.")
     tile: Positive | None = option(
@@ -146,7 +153,7 @@ class WandbOptions(Section):
     """Weights & Biases; off without a project."""
 
     project: str | None = option(None, "Project to log to.")
-    resume_id: str | None = option(None, "Run to continue.")
+    resume_id: str | None = option(None, "Run to continue. Default: a resumed training continues its own.")
 
 
 def _best_form(value: Any) -> str | None:
@@ -175,8 +182,8 @@ class LoggerOptions(Section):
     keep_best: KeepBest | None = option(
         None,
         "Also keep the networks of the best validations, as net_g_best_METRIC_N: how many by the first metric, or "
-        "{metric: number, ...}; measured on the first validation set. net_g_best, the best of all by the first metric, "
-        "is there in any case.",
+        "{metric: number, ...}; measured on the first validation set with a ground truth. net_g_best, the best of all "
+        "by the first metric, is there in any case.",
     )
     checkpoint_format: Literal["pth", "safetensors"] = option(
         "pth", "Files of networks: 'pth' (BasicSR's) or 'safetensors'; both are read wherever weights are named."

@@ -50,14 +50,16 @@ class DatasetOptions(Component):
     name: PlainName | None = option(None, "The data set's name in logs, tables and result folders. Default: its key.")
     dataroot_gt: Names | None = option(
         None,
-        "Ground truth (HR): a folder, or an LMDB folder NAME.lmdb. Relative to the current folder or, where it is not "
-        "there, to the project's folder.",
+        "Ground truth (HR): a folder, or an LMDB folder NAME.lmdb; for ImagePairDataset and ClipDataset also a list of "
+        "them, whose frames are then named ROOT/NAME. Relative to the current folder or, where it is not there, to the "
+        "project's folder.",
     )
     dataroot_lq: Names | None = option(
         None, "Low-resolution input, paired with dataroot_gt. ClipDataset makes it from the HR frames without it."
     )
     meta_info_file: str | None = option(
-        None, "A text file that lists the clips or images to use, one a line (BasicSR's meta_info form)."
+        None,
+        "A text file that lists the clips or images to use, one a line (BasicSR's meta_info form, or names alone).",
     )
     io_backend: IoBackendOptions | None = option(None, "How frames are read.")
     scale: Positive | None = option(None, "Set from the top-level `scale`; need not be written.")
@@ -100,6 +102,17 @@ class DatasetOptions(Component):
         None,
         "ImagePairDataset, ClipDataset: what the teacher made of these images or frames (`kdsr cache-teacher`); it is "
         "then read instead of run.",
+    )
+    verify: Literal["first", "headers", "decode"] | None = option(
+        None,
+        "ImagePairDataset, ClipDataset: what is looked at before anything else, so that a small, mismatched or damaged "
+        "image is found at the start: the headers of all files ('headers', the default), all pixels ('decode'), or "
+        "the headers of the first 1,000 images or clips ('first'). Files that have not changed are remembered.",
+    )
+    skip_bad: bool | None = option(
+        None,
+        "ImagePairDataset, ClipDataset: leave out images or clips that are at fault, and list them in the log, instead "
+        "of stopping.",
     )
     cache: bool | Literal["auto"] | None = option(
         None, "Keep decoded frames in memory: true, false, or 'auto' (if they all fit). Default: 'auto' in training."

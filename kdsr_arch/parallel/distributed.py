@@ -28,7 +28,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from kdsr_arch.errors import UserError, first_line
+from kdsr_arch.errors import Lost, UserError, first_line
 from kdsr_arch.options.schema import DistOptions
 from kdsr_arch.parallel.launchers import local_rank, meet, prepare_environment
 
@@ -106,8 +106,14 @@ def stop() -> None:
 # ------------------------------------------------------------------------------------------- when one of them dies
 
 
-class ProcessLost(UserError):
-    """Another process of the job has ended before its time, so this one cannot go on."""
+class ProcessLost(Lost):
+    """Another process of the job has ended before its time, so this one cannot go on.
+
+    Attributes:
+        trace: the traceback that it left, if any.
+    """
+
+    trace = ""
 
 
 @contextmanager
@@ -141,6 +147,7 @@ def _tell(error: BaseException) -> None:
         return
     with suppress(RuntimeError):
         assert _notes is not None
+        _notes.set("trace", getattr(error, "trace", ""))
         _notes.set("fault", f"process {rank()} ended the training: {text}")
     if report := os.environ.get("TORCHELASTIC_ERROR_FILE"):
         with suppress(OSError), open(report, "w", encoding="utf-8") as file:
@@ -166,11 +173,14 @@ def _talking() -> Iterator[None]:
     except RuntimeError as error:
         if not _LOST.search(str(error)):
             raise
-        note = None
+        lost = ProcessLost(
+            "another process of this training has died or cannot be reached any more "
+            f"({first_line(error).partition('. This is')[0][:300]})"
+        )
         with suppress(RuntimeError):  # what the process that failed first left
-            note = _notes.get("fault").decode() if _notes is not None and _notes.check(["fault"]) else None
-        raise ProcessLost(note or f"another process of this training has died or cannot be reached any more "
-                                  f"({first_line(error).partition('. This is')[0][:300]})") from None  # fmt: skip
+            if _notes is not None and _notes.check(["fault"]):
+                lost.args, lost.trace = (_notes.get("fault").decode(),), _notes.get("trace").decode()
+        raise lost from None
 
 
 # --------------------------------------------------------------------------------------------- agreeing, averaging

@@ -239,8 +239,9 @@ class Gain:
 
 
 def measure_gain(opt: Options, store: Path, live_steps: int = 2, stored_steps: int = 8) -> Gain:
-    """Train a few steps both ways, on the same batches; nothing is kept."""
+    """Train a few steps both ways, on the same batches, no more than a training has; nothing is kept."""
     assert opt.train is not None
+    live_steps, stored_steps = (min(steps, opt.train.total_iter) for steps in (live_steps, stored_steps))
     data = opt.datasets["train"].model_copy(update={"teacher_cache": str(store), "num_worker_per_gpu": 0})
     few = opt.train.model_copy(update={"total_iter": max(stored_steps, live_steps)})
     short = opt.model_copy(update={"datasets": {"train": data}, "train": few, "val": None, "manual_seed": 0})

@@ -74,7 +74,10 @@ class LiveTeacher:
         size = [side // self.zoom for side in frames.shape[-2:]]
         padded = [-(-max(side, least) // unit) * unit // self.zoom for side in frames.shape[-2:]]
         maps = {path: self._cut(path, fires, size, padded) for path, fires in taps.items()}
-        return {name: value.float().cpu() for name, value in {OUTPUT: output, **maps}.items()}
+        found = {OUTPUT: output, **maps}
+        return {
+            name: self.restorer.checked(value, f"cache-teacher, {name}").float().cpu() for name, value in found.items()
+        }
 
     def _cut(self, path: str, fires: list[Any], size: Sequence[int], padded: Sequence[int]) -> Tensor:
         """A tap without what padding added; only maps of a whole multiple of the LR size can be cropped."""

@@ -13,8 +13,10 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from kdsr_arch.data.sources import IMAGE_SUFFIXES, FrameSource, natural, open_source
-from kdsr_arch.data.store.codec import decode_image
+from kdsr_arch.data.augment import eight_bits
+from kdsr_arch.data.image_file import READABLE, decode_upright, is_shown
+from kdsr_arch.data.names import natural
+from kdsr_arch.data.sources import FrameSource, open_source
 from kdsr_arch.errors import UserError, nearest
 from kdsr_arch.io import read_json
 from kdsr_arch.options.schema import MetricOptions
@@ -65,8 +67,12 @@ def find_methods(folders: Sequence[Path], names: Sequence[str] | None = None) ->
         if not folder.is_dir():
             raise UserError(f"{folder}: no such results folder to compare")
         root = folder / "visualization" if (folder / "visualization").is_dir() else folder
-        images = (path for path in sorted(root.rglob("*")) if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file())
-        files = {path.relative_to(root).with_suffix("").as_posix(): path for path in images}
+        below = ((path, path.relative_to(root)) for path in sorted(root.rglob("*")) if path.suffix.lower() in READABLE)
+        files = {
+            inner.with_suffix("").as_posix(): path
+            for path, inner in below
+            if all(map(is_shown, inner.parts)) and path.is_file()
+        }
         methods.append(Method(label, root, files))
         if not methods[-1].files:
             raise UserError(f"{folder}: holds no images; for a test's results set val.save_img: true")
@@ -88,7 +94,7 @@ def common_images(methods: Sequence[Method]) -> list[str]:
 
 def read_image(path: Path) -> NDArray[np.uint8]:
     """Read an image as (H, W, 3) uint8 BGR."""
-    image = decode_image(path.read_bytes(), cv2.IMREAD_COLOR) if path.is_file() else None
+    image = decode_upright(path.read_bytes(), cv2.IMREAD_COLOR) if path.is_file() else None
     if image is None:
         raise UserError(f"{path}: cannot be read as an image")
     return image.astype(np.uint8, copy=False)
@@ -141,7 +147,7 @@ class Truth:
         place = self.where(name)
         if place is None:
             raise UserError(f"--gt: has no image for '{name}'")
-        image = place[0].get(place[1])[..., ::-1]
+        image = eight_bits(place[0].get(place[1]))[..., ::-1]
         if not all(0 <= have - want < 8 for have, want in zip(image.shape[:2], shape[:2], strict=True)):
             size = f"{image.shape[1]}x{image.shape[0]}"
             raise UserError(f"--gt: '{place[1]}' is {size}, the results {shape[1]}x{shape[0]}")

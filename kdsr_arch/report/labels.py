@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from kdsr_arch.data.names import distinct_names
 from kdsr_arch.errors import UserError
 
 
@@ -16,11 +17,7 @@ def label_folders(folders: Sequence[Path], names: Sequence[str] | None = None) -
     """
     if names is not None and len(names) != len(folders):
         raise UserError(f"--names: {len(names)} names for {len(folders)} folders; give one for each")
-    labels = list(names or [])
-    if names is None:
-        parts = [folder.resolve().parts[1:] or ("/",) for folder in folders]
-        shortened = [["/".join(part[-depth:]) for part in parts] for depth in range(1, max(map(len, parts)) + 1)]
-        labels = next((short for short in shortened if len(set(short)) == len(short)), shortened[-1])
+    labels = list(names) if names is not None else distinct_names(folders)
     if len(set(labels)) < len(labels):
         raise UserError(f"--names: names must differ, got {', '.join(labels)}")
     return labels

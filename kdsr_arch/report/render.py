@@ -32,7 +32,7 @@ def write_page(path: Path, template: str, **values: Any) -> Path:
     folder = Path(__file__).parent / "templates"  # styles and scripts go in as they are: their braces are not ours
     environment.globals["asset"] = lambda name: Markup((folder / name).read_text(encoding="utf-8"))
     environment.tests["numeric"] = _is_number
-    write_bytes(path, environment.get_template(template).render(values).encode())
+    write_bytes(path, environment.get_template(template).render(values).encode(errors="backslashreplace"))
     return path
 
 

@@ -32,8 +32,8 @@ def loss_curve(records: Sequence[Mapping[str, Any]], key: str = "l_pix") -> Curv
 
 
 def val_curve(records: Sequence[Mapping[str, Any]], metric: str = "psnr", dataset: str | None = None) -> Curve:
-    """Collect a validation metric, of the first data set in the history where none is named."""
-    scores = [record for record in records if record.get("kind") == "val"]
+    """Collect a validation metric, of the first data set in the history that it was measured on where none is named."""
+    scores = [record for record in records if record.get("kind") == "val" and metric in record]
     if dataset is None and scores:
         dataset = scores[0].get("dataset")
     return _curve([record for record in scores if record.get("dataset") == dataset], metric)

@@ -8,7 +8,8 @@ exact training state.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
@@ -17,10 +18,10 @@ from torch import nn
 
 from kdsr_arch.device import autocast, pick_device
 from kdsr_arch.distill.taps import Batch
-from kdsr_arch.errors import UserError
+from kdsr_arch.errors import ProgramFault, UserError
 from kdsr_arch.infer.cost import count_parameters
-from kdsr_arch.infer.open import load_weights
-from kdsr_arch.optim.update import Schedule, build_optimizer, clip_gradients, gradient_norm
+from kdsr_arch.infer.open import load_weights, misfits
+from kdsr_arch.optim.update import Schedule, build_optimizer, clip_gradients, gradient_norm, load_optimizer
 from kdsr_arch.options.schema import Options
 from kdsr_arch.options.schema_train import OptimizerOptions, SchedulerOptions
 from kdsr_arch.parallel import distributed
@@ -134,14 +135,29 @@ class BridgedModel:
         if options.amp == "fp16":
             raise UserError(f"train.amp: model_type {name} of BasicSR has no gradient scaler; use bf16")
         self.device, self.amp = pick_device(opt.num_gpu), options.amp
+        self.teacher = None  # BasicSR does not distill
         values = basicsr_options(opt) | {"num_gpu": int(self.device.type != "cpu")}
         base = lookup("model", name)
         try:
             self.model = type(name, (Bridge, base), {"__doc__": base.__doc__})(values)
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise UserError(f"model_type {name}: BasicSR cannot build it from these options: {error!r}") from None
+        except UserError:
+            raise
+        except Exception as error:
+            raise self._refusal(error, name) from error
         if options.compile:
             self.model.net_g.compile()
+
+    def _refusal(self, error: Exception, name: str) -> UserError:
+        """Say why BasicSR cannot build the model."""
+        if isinstance(error, KeyError):
+            return UserError(f"model_type {name}: needs the option {error.args[0]}, which is missing")
+        if isinstance(error, OSError):
+            return UserError(f"model_type {name}: {error.filename}: {error.strerror}; check the path")
+        if self.device.type == "cpu" and re.search("CUDA|NVIDIA", str(error)):
+            return UserError(f"model_type {name}: BasicSR's class works on a CUDA device only, and there is none")
+        if isinstance(error, TypeError | ValueError | AttributeError | NotImplementedError):
+            return UserError(f"model_type {name}: BasicSR cannot build it from these options: {error!r}")
+        return ProgramFault.of(error, f"model_type {name}: ")
 
     def step(self, batch: Batch, iteration: int) -> None:
         """Take BasicSR's own step."""
@@ -189,8 +205,16 @@ class BridgedModel:
         }
         return cpu_copy(state)
 
-    def load_state(self, state: Mapping[str, Any]) -> None:
-        """Resume from `state`.
+    def misfits(self, state: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+        """Yield in what a `state` is one of other networks: the option's key, and a sentence."""
+        networks = state.get("networks")
+        for name, net in self._networks().items():
+            saved = networks.get(name) if isinstance(networks, Mapping) else None
+            for fault in misfits(net, saved if isinstance(saved, Mapping) else {}):
+                yield f"network_{name.split('_')[1]}", f"the state of {name} {fault}"
+
+    def load_state(self, state: Mapping[str, Any], schedule_anew: int = 0) -> None:
+        """Resume from `state`; `schedule_anew` as of `DistillModel`.
 
         Raises:
             UserError: it belongs to other networks.
@@ -200,11 +224,13 @@ class BridgedModel:
                 net.load_state_dict(state["networks"][name])
                 for key, param in net.named_parameters():
                     param.requires_grad_(key not in state["frozen"][name])
-            _load_all(self.model.optimizers, state["optimizers"])
+            for optimizer, saved in zip(self.model.optimizers, state["optimizers"], strict=True):
+                load_optimizer(optimizer, saved)
         except (RuntimeError, ValueError, KeyError) as error:
             reason = " ".join(str(error).split())[:300]
             raise UserError(f"the training state belongs to other networks: {reason}") from None
-        _load_all(self.model.schedulers, state["schedulers"])
+        for schedule, saved in zip(self.model.schedulers, state["schedulers"], strict=True):
+            schedule.advance_to(schedule_anew) if schedule_anew else schedule.load_state_dict(saved)
         for name, value in state["carried"].items():
             setattr(self.model, name, value.to(self.device) if isinstance(value, torch.Tensor) else value)
 
@@ -248,10 +274,3 @@ class BridgedTrainer(Trainer):
     def figures(self) -> dict[str, float]:
         """Return the losses of the last step, averaged over processes."""
         return distributed.mean_values(self.model.losses())
-
-
-def _load_all(parts: list[Any], states: list[Any]) -> None:
-    if len(parts) != len(states):
-        raise ValueError(f"{len(states)} there, {len(parts)} here")
-    for part, state in zip(parts, states, strict=True):
-        part.load_state_dict(state)

@@ -7,7 +7,7 @@ holds tensors and plain containers only, so reading one runs no code.
 
 from __future__ import annotations
 
-import json
+import os
 import random
 import re
 from collections.abc import Iterator, Mapping
@@ -20,8 +20,6 @@ import torch
 
 from kdsr_arch.errors import UserError
 from kdsr_arch.io import load_tensors
-from kdsr_arch.log import get_logger
-from kdsr_arch.options.schema import Options
 from kdsr_arch.parallel import distributed
 
 FORMAT = "kdsr-training-state"
@@ -67,35 +65,14 @@ def random_states_kept() -> Iterator[None]:
         set_random_states(states)
 
 
-# ------------------------------------------------------------------------------------------------ fingerprint
-
-
-def fingerprint(opt: Options) -> dict[str, str]:
-    """Return what identifies an experiment, each entry as JSON text; keys with '~' may change at a resume."""
-    assert opt.train is not None
-    values: dict[str, Any] = {"name": opt.name, "model_type": opt.model_type, "scale": opt.scale}
-    values |= {key: network.plain() for key, network in opt.networks.items()}
-    values |= {"optim_g.type": opt.train.optim_g.type, "terms": sorted(opt.train.distill_opt)}
-    values |= {"~manual_seed": opt.manual_seed, "~train": opt.train.plain()}
-    values |= {"~datasets.train": opt.datasets["train"].plain()}
-    return {k: json.dumps(v, sort_keys=True, default=str) for k, v in values.items()}
-
-
-def differences(theirs: Mapping[str, str], mine: Mapping[str, str], soft: bool = False) -> list[str]:
-    """List the keys in which two fingerprints differ, with both values; of the `soft` ones the names."""
-    keys = [k for k in {**theirs, **mine} if k.startswith("~") == soft]
-    shown = [(k.lstrip("~"), theirs.get(k, "absent"), mine.get(k, "absent")) for k in keys]
-    return [k if soft else f"{k}: {a} there, {b} here" for k, a, b in shown if a != b]
-
-
 # ------------------------------------------------------------------------------------------------ state files
 
 
-def load_state(path: Path, mine: Mapping[str, str]) -> dict[str, Any]:
-    """Read a training state for the experiment whose fingerprint is `mine`.
+def load_state(path: Path) -> dict[str, Any]:
+    """Read a training state.
 
     Raises:
-        UserError: not a whole training state, BasicSR's own (which holds no weights), or another experiment's.
+        UserError: not a whole training state, or BasicSR's own (which holds no weights).
     """
     state = load_tensors(path, "training state")
     is_dict = isinstance(state, dict)
@@ -119,11 +96,6 @@ def load_state(path: Path, mine: Mapping[str, str]) -> dict[str, Any]:
         wrong.append("iter")
     if wrong:
         raise UserError(f"{path}: a damaged training state: its {wrong[0]} cannot be read; resume from another")
-    if different := differences(state["fingerprint"], mine):
-        raise UserError(
-            f"{path}: the state of another experiment ({'; '.join(different)}); to start from its weights only, "
-            "use path.pretrain_network_g"
-        )
     return state
 
 
@@ -133,79 +105,18 @@ def numbered(folder: Path, pattern: str) -> list[tuple[int, Path]]:
     return sorted((int(m[1]), path) for path in entries if (m := re.fullmatch(pattern, path.name)))
 
 
-def find_latest(folder: Path, mine: Mapping[str, str]) -> tuple[Path | None, dict[str, Any] | None, list[str]]:
-    """Read the newest state in `folder` that is whole and of this experiment.
+def seed_everything(seed: int, deterministic: bool = False) -> None:
+    """Seed Python's, NumPy's and torch's generators, differently on each process (initial weights are broadcast).
 
-    Returns:
-        Its path and content, or two None; and why newer ones were passed over.
+    Args:
+        seed: `manual_seed`.
+        deterministic: choose kernels that give the same bits every time, not the fastest ones.
     """
-    passed: list[str] = []
-    for _, path in reversed(numbered(folder, STATES)):
-        try:
-            return path, load_state(path, mine), passed
-        except UserError as error:
-            passed.append(str(error))
-    return None, None, passed
-
-
-def find_state(opt: Options, auto_resume: bool) -> dict[str, Any] | None:
-    """Read the state to resume from.
-
-    With `auto_resume` that is the newest whole one of this experiment, where there is one; else `path.resume_state`;
-    None to start anew.
-
-    Raises:
-        UserError: `path.resume_state` is unusable.
-    """
-    assert opt.train is not None
-    mine = fingerprint(opt)
-    path, state = None, None
-    if auto_resume:
-        path, state, passed = find_latest(opt.folder / "training_states", mine)
-        for reason in passed:
-            get_logger().warning(f"passed over: {reason}")
-    if state is None and opt.path.resume_state:
-        path = Path(opt.path.resume_state).expanduser()
-        state = load_state(path, mine)
-    if state is None:
-        return None
-    get_logger().info(f"Resuming from iteration {state['iter']:,}: {path}")
-    if changed := differences(state["fingerprint"], mine, soft=True):
-        get_logger().warning(f"These options changed since the state was saved: {', '.join(changed)}")
-    before, now = _samples(state["fingerprint"], len(state["random"])), _samples(mine, distributed.world_size())
-    if before not in (0, now):
-        get_logger().warning(
-            f"An iteration took {before} samples when the state was saved and takes {now} now, so training does not go "
-            "on with the samples that came next: keep processes x batch_size_per_gpu x accumulation as it was"
-        )
-    if state["iter"] > opt.train.total_iter:
-        raise UserError(f"{path}: is past train.total_iter {opt.train.total_iter:,}")
-    return state
-
-
-def _samples(theirs: Mapping[str, str], processes: int) -> int:
-    """Return the samples of one iteration of the experiment with that fingerprint; 0 where it does not say."""
-    try:
-        dataset, train = (json.loads(theirs[key]) or {} for key in ("~datasets.train", "~train"))
-        each = int(dataset.get("batch_size_per_gpu") or 1) * int(train.get("accumulation") or 1)
-    except (KeyError, ValueError, TypeError, AttributeError, OverflowError, RecursionError):
-        return 0
-    return each * processes
-
-
-def alike_everywhere(opt: Options, position: int) -> None:
-    """Check that all processes train the same from the same iteration on.
-
-    Raises:
-        UserError: they read different option files, or do not see the same experiment folder.
-    """
-    mine = {f"~{k.lstrip('~')}": v for k, v in fingerprint(opt).items() if k != "~datasets.train"}  # folders may differ
-    mine["~batch_size_per_gpu"] = str(opt.datasets["train"].batch_size_per_gpu)
-    starts = distributed.gather((position, mine))
-    if len({where for where, _ in starts}) > 1:
-        raise UserError(
-            f"the processes would go on from different iterations ({', '.join(f'{where:,}' for where, _ in starts)}): "
-            "the folder of experiments must be on a file system that all machines share"
-        )
-    if changed := [key for _, theirs in starts for key in differences(theirs, starts[0][1], soft=True)]:
-        raise UserError(f"the processes read different option files ({changed[0]} differs): give all machines the same")
+    seed = (seed + distributed.rank()) % 2**32
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.manual_seed(seed)
+    if deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read by cuBLAS at its first product
+    torch.use_deterministic_algorithms(deterministic, warn_only=True)
+    torch.backends.cudnn.benchmark = not deterministic

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
 from torch import nn
-from torch.optim import Optimizer
 
 from kdsr_arch.data.loader import to_device
 from kdsr_arch.device import pick_device
@@ -16,12 +15,10 @@ from kdsr_arch.distill.task import DistillTask
 from kdsr_arch.distill.teachers import build_teacher, stored_teacher
 from kdsr_arch.errors import UserError
 from kdsr_arch.infer.cost import count_parameters
-from kdsr_arch.infer.open import load_pretrained
-from kdsr_arch.optim.update import EMA, Schedule, build_optimizer
+from kdsr_arch.infer.open import load_pretrained, misfits
+from kdsr_arch.optim.update import EMA, Schedule, build_optimizer, load_optimizer
 from kdsr_arch.options.schema import Options
 from kdsr_arch.registry import MODEL_REGISTRY, build
-
-_KERNELS = ("capturable", "foreach", "fused")  # what chooses between an optimizer's implementations
 
 
 class DistillModel:
@@ -101,8 +98,24 @@ class DistillModel:
         }
         return cpu_copy(state)
 
-    def load_state(self, state: Mapping[str, Any]) -> None:
+    @property
+    def teacher(self) -> nn.Module | None:
+        """The live teacher, if there is one."""
+        return self.task.teacher
+
+    def misfits(self, state: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+        """Yield in what a `state` is one of other networks or terms: the option's key, and a sentence."""
+        parts = {"network_g": (self.student, "net_g"), "train.distill_opt": (self.task.terms, "train_only")}
+        for key, (net, part) in parts.items():
+            saved = state.get(part)
+            for fault in misfits(net, saved if isinstance(saved, Mapping) else {}):
+                yield key, f"the state {fault}"
+
+    def load_state(self, state: Mapping[str, Any], schedule_anew: int = 0) -> None:
         """Resume from `state`.
+
+        Args:
+            schedule_anew: the iteration that the present schedule goes to; 0: it goes on from where the saved one was.
 
         Raises:
             UserError: it belongs to other networks or terms.
@@ -112,12 +125,16 @@ class DistillModel:
             if self.ema:
                 self.ema.net.load_state_dict(state["net_g_ema"] or state["net_g"])
             self.task.load_train_only_state(state["train_only"])
-            self.optimizer.load_state_dict(_with_own_kernels(state["optimizer"], self.optimizer))
+            load_optimizer(self.optimizer, state["optimizer"])
         except (RuntimeError, ValueError, KeyError, TypeError) as error:
             reason = " ".join(str(error).split())[:300]
             raise UserError(f"the training state belongs to other networks or terms: {reason}") from None
-        self.schedule.load_state_dict(state["schedule"])
-        self.scaler.load_state_dict(state["scaler"])
+        if schedule_anew:
+            self.schedule.advance_to(schedule_anew)
+        else:
+            self.schedule.load_state_dict(state["schedule"])
+        if state["scaler"]:  # it is empty where the training was none of float16
+            self.scaler.load_state_dict(state["scaler"])
 
 
 @MODEL_REGISTRY.register()
@@ -139,13 +156,6 @@ def cpu_copy(state: Any) -> Any:
     if isinstance(state, (list, tuple)):
         return type(state)(cpu_copy(v) for v in state)
     return state
-
-
-def _with_own_kernels(state: Mapping[str, Any], optimizer: Optimizer) -> dict[str, Any]:
-    """Let an optimizer go on as it computes itself, whatever computed its state: a graph's way is one for GPUs only."""
-    own = [{key: group[key] for key in _KERNELS if key in group} for group in optimizer.param_groups]
-    groups = [saved | kernels for saved, kernels in zip(state["param_groups"], own, strict=False)]
-    return {**state, "param_groups": [*groups, *state["param_groups"][len(groups) :]]}
 
 
 def use_channels_last(net: nn.Module) -> None:

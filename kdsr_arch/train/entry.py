@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import os
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from kdsr_arch.device import pick_device
-from kdsr_arch.log import TextLog, get_logger
+from kdsr_arch.io import SAFETENSORS, save_tensors, write_groups
+from kdsr_arch.log import TextLog, get_logger, telling
 from kdsr_arch.options.load import telling_needs
 from kdsr_arch.options.schema import Options
 from kdsr_arch.parallel import distributed
@@ -53,7 +57,7 @@ def main(parts: Sequence[Callable[[], Options]], args: Any) -> int:
 
 def train(opt: Options, auto_resume: bool = False) -> int:
     """Run one training, on processes that have joined already; returns its exit code (see `main`)."""
-    with TextLog() as log, StopRequest() as stop:
+    with TextLog() as log, StopRequest() as stop, telling(log):
         finished = trainer_class(opt)(opt, stop, auto_resume).run(log)
         return 0 if finished else stop.exit_code
 
@@ -64,18 +68,58 @@ def trainer_class(opt: Options) -> type[Trainer]:
 
 
 def dry_run(opt: Options) -> str:
-    """Open the data, build the networks and run one sample through them, as `kdsr check` does.
+    """Open the data, build the networks, run a sample and a validation image through them, as `kdsr check` does.
 
     Returns:
-        The networks and the table of terms. Nothing is written to the disk.
+        The networks and the table of terms. Nothing is written to the experiment's folder.
 
     Raises:
-        UserError: anything that would stop the training at its start.
+        UserError: anything that would stop the training at its start, or at the first validation.
     """
+    return _tried(opt).model.describe()
+
+
+def dry_runs(parts: Sequence[Options]) -> Iterator[str]:
+    """Do the dry run of each part of a sequence.
+
+    Networks that an earlier part will train stand in with random weights for the files that do not exist yet.
+
+    Yields:
+        What `dry_run` returns.
+
+    Raises:
+        UserError: see `dry_run`; or an earlier part's network is not the one that a later part starts from.
+    """
+    coming: dict[Path, Mapping[str, Any]] = {}  # what each part will write, by its folder
+    with tempfile.TemporaryDirectory() as scratch:
+        for opt in parts:
+            with telling_needs(opt):
+                trainer = _tried(_with_stand_ins(opt, coming, Path(scratch)))
+            coming[opt.folder / "models"] = trainer.model.network_files()
+            yield trainer.model.describe()
+
+
+def _with_stand_ins(opt: Options, coming: Mapping[Path, Mapping[str, Any]], scratch: Path) -> Options:
+    """Let `path` name files in `scratch` instead of those that do not exist, but will."""
+    found: dict[str, str] = {}
+    for key, file in opt.path.plain().items():
+        path = Path(os.path.abspath(file)) if key.startswith("pretrain_network_") and file else Path()
+        networks = coming.get(path.parent, {}) if not path.is_file() else {}
+        name = next((name for name in networks if path.name.startswith(f"{name}_")), None)
+        if name is not None:
+            stand_in = scratch / opt.name / key / path.name
+            stand_in.parent.mkdir(parents=True)
+            save = write_groups if path.suffix == SAFETENSORS else save_tensors
+            save(networks[name], stand_in)
+            found[key] = str(stand_in)
+    return opt.model_copy(update={"path": opt.path.model_copy(update=found)})
+
+
+def _tried(opt: Options) -> Trainer:
     alone = opt.datasets["train"].model_copy(update={"num_worker_per_gpu": 0})
     path = opt.path.model_copy(update={"resume_state": None})
-    with random_states_kept():
+    with random_states_kept(), telling():
         small = opt.model_copy(update={"datasets": {**opt.datasets, "train": alone}, "path": path})
         trainer = trainer_class(small)(small)
         trainer.close()
-    return trainer.model.describe()
+    return trainer

@@ -10,10 +10,12 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from kdsr_arch.errors import UserError
+from kdsr_arch.errors import UserError, first_line
 from kdsr_arch.io import remove_leftovers, why_not_written, write_bytes
 from kdsr_arch.log import get_logger
 from kdsr_arch.options.schema import Options
+
+_WANDB_ID = "wandb_id.txt"
 
 
 def read_history(experiment: Path) -> Iterator[dict[str, Any]]:
@@ -90,17 +92,47 @@ class History:
 class Trackers:
     """TensorBoard and, on top of it as in BasicSR, Weights & Biases.
 
+    Making them starts the run of Weights & Biases, which may fail, and touches nothing of the experiment; `open` begins
+    to write there. A resumed training goes on in the same run, whose id is in `wandb_id.txt`.
+
+    Args:
+        opt: validated options.
+        position: iterations done.
+
     Raises:
-        UserError: one is asked for but not installed.
+        UserError: one is asked for but not installed, or Weights & Biases does not start.
     """
 
-    def __init__(self, opt: Options, folder: Path, position: int = 0) -> None:
-        options, (tensorboard, wandb) = opt.logger.wandb, self.modules(opt)
-        if options and wandb:
-            known = {"id": options.resume_id, "resume": "allow"} if options.resume_id else {}
-            wandb.init(name=opt.name, project=options.project, config=opt.plain(), sync_tensorboard=True, **known)
-        purge = position + 1 if position else None
-        self._writer = tensorboard.SummaryWriter(log_dir=str(folder), purge_step=purge) if tensorboard else None
+    def __init__(self, opt: Options, position: int = 0) -> None:
+        (self._tensorboard, wandb), self._position = self.modules(opt), position
+        self._folder, self._writer, self._run = opt.folder, None, None
+        if wandb:
+            self._run = self._start(wandb, opt)
+
+    def _start(self, wandb: Any, opt: Options) -> Any:
+        options, file = opt.logger.wandb, self._folder / _WANDB_ID
+        assert options is not None
+        run_id = options.resume_id
+        if not run_id and self._position and file.is_file():
+            run_id = file.read_text(encoding="utf-8").strip()
+        known = {"id": run_id, "resume": "allow"} if run_id else {}
+        try:
+            return wandb.init(
+                name=opt.name, project=options.project, config=opt.plain(), sync_tensorboard=True, **known
+            )
+        except Exception as error:
+            raise UserError(
+                f"logger.wandb: Weights & Biases does not start ({first_line(error)}); log in with 'wandb login', set "
+                "WANDB_MODE=offline, or take logger.wandb out"
+            ) from error
+
+    def open(self) -> None:
+        """Begin to write into the experiment folder."""
+        if self._run is not None:
+            write_bytes(self._folder / _WANDB_ID, f"{self._run.id}\n".encode())
+        if self._tensorboard is not None:
+            purge = self._position + 1 if self._position else None
+            self._writer = self._tensorboard.SummaryWriter(log_dir=str(self._folder / "tb_logger"), purge_step=purge)
 
     @staticmethod
     def modules(opt: Options) -> tuple[Any, Any]:
@@ -127,10 +159,13 @@ class Trackers:
             self._writer = None
 
     def close(self) -> None:
-        """Flush and close."""
+        """Flush and close; the next training of this process begins a run of its own."""
         if self._writer is not None:
             with suppress(OSError):
                 self._writer.close()
+        if self._run is not None:
+            with suppress(Exception):  # of the network; the training is done
+                self._run.finish()
 
 
 def _installed(key: str, name: str, module: str) -> Any:

@@ -6,16 +6,16 @@ import json
 import os
 import re
 import shlex
-import socket
 import sys
 import time
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable, Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 from kdsr_arch.errors import UserError
-from kdsr_arch.io import lock_file, remove_leftovers, require_safetensors, save_tensors, write_bytes, write_groups
+from kdsr_arch.io import remove_leftovers, require_safetensors, save_tensors, write_bytes, write_groups
+from kdsr_arch.locks import claimed
 from kdsr_arch.log import get_logger
 from kdsr_arch.options.schema import Options
 from kdsr_arch.train.checkpoint import FORMAT, STATES, VERSION, numbered
@@ -184,34 +184,6 @@ def _unused(path: Path) -> Path:
     return next(each for each in map(path.with_name, names) if not each.exists())
 
 
-@contextmanager
-def folder_lock(folder: Path) -> Iterator[None]:
-    """Lock an experiment folder for this process.
-
-    The kernel owns the lock, so it ends with the process however that ends: a crash cannot leave it stuck. It is a
-    POSIX record lock, which forked data-loading workers do not inherit, so that a killed run's orphans do not hold
-    it. The lock file lies beside the folder (`.NAME.lock`), so that archiving the folder does not carry it away, and
-    is never deleted: removing it while another process waits on it would let two hold it.
-
-    Raises:
-        UserError: another living process holds it, or the parent folder cannot be written.
-    """
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        handle = os.open(folder.with_name(f".{folder.name}.lock"), os.O_RDWR | os.O_CREAT, 0o644)
-    except OSError as error:
-        raise UserError(f"{folder.parent}: cannot create the experiment folder here ({error.strerror})") from None
-    try:
-        try:
-            lock_file(handle)
-        except OSError:
-            owner = os.read(handle, 200).decode(errors="replace").strip() or "another process"
-            raise UserError(
-                f"{folder}: {owner} is training here; stop it first, or give this run another 'name'"
-            ) from None
-        with suppress(OSError):  # a full disk; the lock holds all the same, it only names nobody
-            os.ftruncate(handle, 0)
-            os.write(handle, f"process {os.getpid()} on {socket.gethostname()}\n".encode())
-        yield
-    finally:
-        os.close(handle)
+def folder_lock(folder: Path) -> AbstractContextManager[None]:
+    """Lock an experiment folder for this process; see `claimed`."""
+    return claimed(folder, "is training here; stop it first, or give this run another 'name'", keep=True)

@@ -2,53 +2,40 @@
 
 from __future__ import annotations
 
-import os
-import random
 import time
 from collections.abc import Mapping
-from contextlib import ExitStack, nullcontext
+from contextlib import AbstractContextManager, ExitStack, nullcontext, suppress
 from typing import Any
 
-import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from kdsr_arch.data.loader import first_sample, open_dataset, train_batches
 from kdsr_arch.distill.taps import Batch
-from kdsr_arch.errors import UserError
+from kdsr_arch.errors import Lost, ProgramFault, UserError, as_user_error
 from kdsr_arch.log import TextLog, get_logger
 from kdsr_arch.ops.offset_monitor import OffsetMonitor
-from kdsr_arch.optim.update import clip_gradients, gradient_norm
 from kdsr_arch.options.schema import Options
 from kdsr_arch.parallel import distributed
 from kdsr_arch.records import environment
 from kdsr_arch.signals import Interrupted, StopRequest
-from kdsr_arch.train.checkpoint import (
-    alike_everywhere,
-    find_state,
-    fingerprint,
-    random_states,
-    random_states_kept,
-    set_random_states,
-)
+from kdsr_arch.train.checkpoint import random_states, random_states_kept, seed_everything, set_random_states
 from kdsr_arch.train.distill_model import DistillModel
 from kdsr_arch.train.history import History, Trackers
-from kdsr_arch.train.meter import Meter, NonFiniteError, Progress, stop_if_nonfinite
+from kdsr_arch.train.meter import Meter, NonFiniteError, Progress
+from kdsr_arch.train.resume import alike_everywhere, find_state, fingerprint
 from kdsr_arch.train.run_files import Checkpoints, folder_lock, open_folder
-from kdsr_arch.train.step_graph import StepGraph
+from kdsr_arch.train.step_graph import step_graph
+from kdsr_arch.train.steps import Steps
 from kdsr_arch.train.validation import Validator
 
-# a GPU is asked once in so many iterations whether all losses were finite, and answers by the next question
-CHECK_PERIOD_CUDA = 16
 # iterations between agreements of all processes to stop: each makes the CPUs wait for one another
 STOP_PERIOD_CUDA = 10
-# steps in a row that the gradient scaler may leave out: its scale is then 2^40 times smaller than it was
-SCALER_PATIENCE = 40
 # iterations between two warnings of deformable offsets that explode
 OFFSET_REPORT_PERIOD = 1000
 
 
-class Trainer:
+class Trainer(Steps):
     """One training. Making it opens the data, builds the networks and finds the state to resume; `run` trains.
 
     Nothing is created on the disk before all of that was found sound.
@@ -71,27 +58,31 @@ class Trainer:
         get_logger().info(f"{opt.name}: {opt.model_type}, {self.world} process(es), {environment()}")
         seed_everything(opt.manual_seed, opt.deterministic)
         Trackers.modules(opt)  # before anything is created
-        about = {"net_g": {"network": opt.network_g.plain(), "scale": opt.scale}} if opt.scale else None
-        keep, form = opt.logger.keep_last or 0, opt.logger.checkpoint_format
-        self.checkpoints = Checkpoints(opt.folder, fingerprint(opt), keep, form, about)
-        self.state = find_state(opt, auto_resume)
-        self.position: int = self.state["iter"] if self.state else 0  # iterations done
-        alike_everywhere(opt, self.position)
-
         dataset = open_dataset(opt.datasets["train"], "datasets.train")
         self.model = self.build_model(first_sample(dataset, opt.manual_seed))
         self.device = self.model.device
+
+        about = {"net_g": {"network": opt.network_g.plain(), "scale": opt.scale}} if opt.scale else None
+        keep, form = opt.logger.keep_last or 0, opt.logger.checkpoint_format
+        self.checkpoints = Checkpoints(opt.folder, fingerprint(opt, self.model.teacher), keep, form, about)
+        self.saved_state = find_state(opt, self.model, auto_resume)
+        self.position: int = self.saved_state.content["iter"] if self.saved_state else 0  # iterations done
+        alike_everywhere(opt, self.position)
+
         self.resources = ExitStack()  # what is closed at the end
         self.batches = train_batches(opt, dataset, self.position, self.device, self.model.teacher_names())
         self.resources.callback(self.batches.close)
         try:
+            self.graph = step_graph(self.model, self.options, self._learn)
             self.validator = Validator(opt, self.device)
             distributed.broadcast_modules(self.model.modules())
+            if not self.position:
+                with random_states_kept():
+                    self.validator.try_one(self.model.inference_network())
         except BaseException:
             self.close()
             raise
         self.batch: Batch = {}
-        self.graph = self._step_graph()
         self.meter, self.ratios = Meter(self.device), dict[str, float]()
         self.skipped = self.skipped_in_a_row = 0  # steps that the gradient scaler left out
         self.waited = 0.0  # seconds for batches, since the last line of the log
@@ -100,16 +91,6 @@ class Trainer:
     def build_model(self, sample: Batch) -> DistillModel:
         """Build what is trained, tried on a batch of one."""
         return DistillModel(self.opt, sample)
-
-    def _step_graph(self) -> StepGraph | None:
-        if not self.options.cuda_graph:
-            return None
-        if self.world > 1:
-            raise UserError("train.cuda_graph: is for one process; take it out, or train without a launcher")
-        if self.device.type != "cuda":
-            get_logger().info("train.cuda_graph: there is no CUDA device here; the steps run without a graph")
-            return None
-        return StepGraph(self.model, self._learn)
 
     def close(self) -> None:
         """Send the loader's workers home, close the logs, release the folder."""
@@ -134,14 +115,11 @@ class Trainer:
             try:
                 with self.graph.on_stream() if self.graph else nullcontext():
                     finished = self._loop()
-            except UserError as error:  # add what is on the disk; the command line tells it
-                kept = f"the state of iteration {self.saved:,} is kept" if self.saved else "no state was saved yet"
-                if isinstance(error, NonFiniteError):
-                    error.args = (f"{error}. Training stopped; {kept}. Lower the learning rate or the term's weight",)
-                elif isinstance(error, distributed.ProcessLost):
-                    error.args = (f"{error}; {kept}, go on with --auto_resume",)
-                get_logger().error(str(error), extra={"quiet": True})
-                raise
+            except Exception as error:
+                fault = self._with_what_is_kept(as_user_error(error))
+                if fault is error:
+                    raise
+                raise fault from error
         spent = time.strftime("%H:%M:%S", time.gmtime(time.monotonic() - began))
         if finished:
             file = self.checkpoints.network_file("net_g", "latest")
@@ -150,6 +128,15 @@ class Trainer:
             get_logger().warning(f"Stopped at iteration {self.position:,} and saved; --auto_resume goes on from here")
         return finished
 
+    def _with_what_is_kept(self, fault: UserError) -> UserError:
+        """Add to the sentence that ends the training what is on the disk."""
+        kept = f"the state of iteration {self.saved:,} is kept" if self.saved else "no state was saved yet"
+        if isinstance(fault, NonFiniteError):
+            fault.args = (f"{fault}. Training stopped; {kept}. Lower the learning rate or the term's weight",)
+        elif kept not in str(fault) and (self.saved or isinstance(fault, Lost | ProgramFault)):
+            fault.args = (f"{fault}; {kept}{', go on with --auto_resume' if self.saved else ''}",)
+        return fault
+
     def _open_logs(self, log: TextLog) -> None:
         """Take the experiment folder and open what is written there, on the main process; then resume."""
         self.history: History | None = None
@@ -157,12 +144,13 @@ class Trainer:
         if distributed.is_main():
             self.resources.enter_context(folder_lock(folder))
             try:
+                self.trackers = Trackers(self.opt, self.position)  # before an earlier run is renamed
+                self.resources.callback(self.trackers.close)
                 stamp = open_folder(self.opt, self.checkpoints, self.position)
                 log.open(folder / f"train_{folder.name}_{stamp}.log")
                 self.history = History(folder / "history.jsonl", self.position)
                 self.resources.callback(self.history.close)
-                self.trackers = Trackers(self.opt, folder / "tb_logger", self.position)
-                self.resources.callback(self.trackers.close)
+                self.trackers.open()
             except OSError as error:
                 raise UserError(
                     f"{folder}: the experiment folder cannot be written ({error.strerror or error})"
@@ -172,9 +160,9 @@ class Trainer:
         self.resources.callback(self.progress.bar.close)
         self.offsets = OffsetMonitor(nn.ModuleList(self.model.modules()), every=OFFSET_REPORT_PERIOD)
         self.resources.callback(self.offsets.remove)
-        if self.state is not None:
-            self.resume(self.state)
-            self.state = None
+        if self.saved_state is not None:
+            self.resume(self.saved_state.content, self.saved_state.schedule_anew)
+            self.saved_state = None
 
     # ---------------------------------------------------------------------------------------------------- the loop
 
@@ -186,7 +174,9 @@ class Trainer:
         """
         logger = self.opt.logger
         with self.progress.paused():
-            if self.position and not self.validate():
+            if not self.position:
+                self._tell_teacher()
+            elif not self.validate():
                 return False
         for iteration in range(self.position + 1, self.total + 1):
             self.step(iteration)
@@ -204,84 +194,15 @@ class Trainer:
             self.checkpoints.save_networks("latest", self.model.network_files())
         return True
 
-    def step(self, iteration: int) -> None:
-        """Take one training step: learning rate, each micro-batch forward and backward, average, clip, step, EMA.
+    def _tell_teacher(self) -> None:
+        """Tell what the teacher itself reaches on the first validation set: so much is there to be learned."""
+        val, teacher = self.opt.val, self.model.teacher
+        if teacher is not None and val is not None and val.score_teacher and val.metrics and self.validator.sets:
+            with suppress(Interrupted), random_states_kept(), self._interruptible():
+                get_logger().info(self.validator.score_of(teacher))
 
-        Raises:
-            NonFiniteError: a loss or the gradient is NaN or infinite; on the CPU before any weight was touched.
-        """
-        model, options = self.model, self.options
-        model.schedule.advance(iteration)
-        model.task.set_stage(iteration)
-        measured = len(model.task.terms) > 0 and (iteration == 1 or iteration % options.ratio_freq == 0)
-        if self.graph is not None and not measured and (weights := model.task.known_weights(iteration)):
-            self._draw(cut=False)
-            self.meter.add(self.graph.step(self.batch, iteration, weights), iteration)
-            self._check_now_and_then(iteration)
-            return
-        model.optimizer.zero_grad(set_to_none=True)
-        for micro in range(options.accumulation):  # one micro-batch lies on the device at a time
-            self._draw()
-            output = model.task(self.batch, iteration)
-            self.meter.add(output.losses, iteration)
-            if micro == 0 and measured:
-                self.ratios = model.task.measure(output, iteration)
-            loss = torch.stack(list(output.losses.values())).sum() / options.accumulation
-            model.scaler.scale(loss).backward()
-        if self.world > 1:
-            distributed.average_gradients(model.parameters)
-
-        model.scaler.unscale_(model.optimizer)
-        gradients = [p.grad for p in model.parameters if p.grad is not None]
-        norm = gradient_norm(gradients)
-        if not model.scaler.is_enabled():  # it meets infinite gradients itself
-            self.meter.add({"grad_norm": norm}, iteration)
-        self._check_now_and_then(iteration)
-        clip_gradients(gradients, norm, options.grad_clip)
-        scale = model.scaler.get_scale()
-        model.scaler.step(model.optimizer)
-        model.scaler.update()
-        if model.scaler.get_scale() < scale:
-            self._count_skipped(scale)
-            return
-        self.skipped_in_a_row = 0
-        if model.ema:
-            model.ema.update(model.student)
-        model.task.after_step(output, iteration)
-
-    def _learn(self, batch: Batch, iteration: int) -> dict[str, Tensor]:
-        """Take a step of one micro-batch without ever waiting for the device, as a graph records it."""
-        model = self.model
-        model.optimizer.zero_grad(set_to_none=True)
-        losses = model.task(self.batches.expand(batch), iteration).losses
-        torch.stack(list(losses.values())).sum().backward()
-        gradients = [p.grad for p in model.parameters if p.grad is not None]
-        norm = gradient_norm(gradients)
-        clip_gradients(gradients, norm, self.options.grad_clip)
-        model.optimizer.step()
-        if model.ema:
-            model.ema.update(model.student)
-        return {name: loss.detach() for name, loss in losses.items()} | {"grad_norm": norm}
-
-    def _draw(self, cut: bool = True) -> None:
-        """Take the next micro-batch; the time that goes by waiting for it is shown in the log.
-
-        Args:
-            cut: cut what is resident on the device.
-        """
-        began = time.perf_counter()
-        self.batch = {}  # its memory is free before the next one is drawn
-        batch = next(self.batches)
-        self.batch = self.batches.expand(batch) if cut else batch
-        self.waited += time.perf_counter() - began
-
-    def _count_skipped(self, scale: float) -> None:
-        self.skipped, self.skipped_in_a_row = self.skipped + 1, self.skipped_in_a_row + 1
-        if self.skipped_in_a_row >= SCALER_PATIENCE:
-            raise NonFiniteError(
-                f"the gradient scaler has left out {SCALER_PATIENCE} steps in a row, down to a scale of {scale:.3g}: "
-                "the gradient is infinite or NaN at any scale; use train.amp bf16 or no"
-            )
+    def _interruptible(self) -> AbstractContextManager[None]:
+        return nullcontext() if self.world > 1 else self.stop.interruptible()
 
     def _asked(self) -> tuple[bool, bool]:
         """Tell whether to leave, and whether the last checkpoint is too long ago by the main process's clock.
@@ -301,25 +222,6 @@ class Trainer:
         return bool(agreed // 2), bool(agreed % 2)
 
     # ------------------------------------------------------------------------------------------ report, save, validate
-
-    def _check_now_and_then(self, iteration: int) -> None:
-        """Check each iteration on the CPU; on a GPU every few, of which one process alone waits for none."""
-        on_gpu = self.device.type == "cuda"
-        if on_gpu and iteration % CHECK_PERIOD_CUDA:
-            return
-        if not on_gpu or self.world > 1 or self.meter.suspects():
-            self.check_finite(iteration)
-
-    def check_finite(self, iteration: int) -> None:
-        """Raise NonFiniteError where a loss since the last line of the log was not finite; all processes call it."""
-        first, names = self.meter.first_bad()
-        if names or self.world > 1:
-            stop_if_nonfinite(first, names, self.batch if first == iteration else {})
-
-    def figures(self) -> dict[str, float]:
-        """Return means since the last line of the log over iterations and processes, and the latest gradient ratios."""
-        figures = self.meter.means() | {f"ratio/{name}": value for name, value in self.ratios.items()}
-        return figures | ({"skipped_steps": float(self.skipped)} if self.model.scaler.is_enabled() else {})
 
     def report(self) -> None:
         """Write a line of the log."""
@@ -361,14 +263,14 @@ class Trainer:
             "meter": self.meter.state(), "ratios": dict(self.ratios), "skipped": [self.skipped, self.skipped_in_a_row],
         }  # fmt: skip
 
-    def resume(self, state: Mapping[str, Any]) -> None:
+    def resume(self, state: Mapping[str, Any], schedule_anew: int = 0) -> None:
         """Resume from a saved state; to be called after the loader was started, which may draw random numbers.
 
         Raises:
             UserError: it belongs to other networks or terms, or does not hold what a state should.
         """
         try:
-            self.model.load_state(state["model"])
+            self.model.load_state(state["model"], schedule_anew)
             self.meter.load_state(state["meter"])
             self.ratios = dict(state["ratios"])
             self.skipped, self.skipped_in_a_row = (int(count) for count in state["skipped"])
@@ -400,7 +302,7 @@ class Trainer:
         self.check_finite(iteration)
         distributed.broadcast_buffers(self.model.modules())
         try:
-            with random_states_kept(), nullcontext() if self.world > 1 else self.stop.interruptible():
+            with random_states_kept(), self._interruptible():
                 results = self.validator.run(self.model.inference_network(), iteration, keys)
         except Interrupted:
             if self.saved != iteration:
@@ -418,20 +320,3 @@ class Trainer:
             for metric, iterations in kept.items():
                 self.checkpoints.keep_best(metric, iterations, iteration, self.model.network_files())
         return True
-
-
-def seed_everything(seed: int, deterministic: bool = False) -> None:
-    """Seed Python's, NumPy's and torch's generators, differently on each process (initial weights are broadcast).
-
-    Args:
-        seed: `manual_seed`.
-        deterministic: choose kernels that give the same bits every time, not the fastest ones.
-    """
-    seed = (seed + distributed.rank()) % 2**32
-    random.seed(seed)
-    np.random.seed(seed)
-    torch.manual_seed(seed)
-    if deterministic:
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read by cuBLAS at its first product
-    torch.use_deterministic_algorithms(deterministic, warn_only=True)
-    torch.backends.cudnn.benchmark = not deterministic

@@ -8,19 +8,27 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from kdsr_arch.data.basicsr_sets import read_item
 from kdsr_arch.data.loader import open_dataset
+from kdsr_arch.data.pair_dataset import PairDataset
+from kdsr_arch.errors import ProgramFault, UserError, first_line
 from kdsr_arch.evaluate.evaluator import EvalResult, Evaluator
 from kdsr_arch.options.schema import Options, ValOptions
+from kdsr_arch.options.schema_data import DatasetOptions
+from kdsr_arch.parallel import distributed
+from kdsr_arch.registry import is_basicsr
+
+_TRIED = 8  # frames of a clip that a first look takes
 
 
 @dataclass
 class Best:
     """The best value of each metric on each data set: {data set: {metric: {value, iter}}}.
 
-    Beside it, for `logger.keep_best`, the best validations by a metric of the first data set, best first: {metric:
-    [{value, iter}, ...]}.
+    Beside it, for `logger.keep_best`, the best validations by a metric of the first data set with a ground truth, best
+    first: {metric: [{value, iter}, ...]}.
     """
 
     records: dict[str, dict[str, dict[str, float]]] = field(default_factory=dict)
@@ -46,10 +54,26 @@ class Best:
         return True
 
 
+def _has_truth(dataset: Any, section: DatasetOptions) -> bool:
+    """Tell whether a data set has a ground truth; a user's own is taken to have one."""
+    if isinstance(dataset, PairDataset):
+        return dataset.pairs.gt is not None
+    return bool(section.dataroot_gt) or not is_basicsr(type(dataset))
+
+
+def _beginning(sample: Mapping[str, Any], count: int) -> Mapping[str, Any]:
+    """Cut a clip to its first frames; other samples stay as they are."""
+    lq = sample["lq"]
+    if lq.dim() != 4 or "gt_index" in sample or len(lq) <= count:
+        return sample
+    cut = {key: value for key, value in sample.items() if isinstance(value, Tensor | list) and len(value) == len(lq)}
+    return {**sample, **{key: value[:count] for key, value in cut.items()}}
+
+
 class Validator:
     """Scores a network on the validation data sets of an experiment.
 
-    The first metric on the first data set decides which network is the best.
+    The first metric on the first data set with a ground truth decides which network is the best.
 
     Args:
         opt: validated options; restored images go below their folder when `val.save_img` is set.
@@ -68,7 +92,11 @@ class Validator:
             key: (open_dataset(section, f"datasets.{key}"), Evaluator(section, val, opt.scale or 1))
             for key, section in sections.items()
         }
+        for dataset, evaluator in self.sets.values():
+            evaluator.check(dataset)
         self.every = {key: section.val_freq or val.val_freq for key, section in sections.items()}
+        scored = (key for key, (dataset, _) in self.sets.items() if _has_truth(dataset, sections[key]))
+        self.first = next(scored, None)
         self.best = Best()
         kept = opt.logger.keep_best or {}
         self.keep: dict[str, int] = kept if isinstance(kept, dict) else dict.fromkeys([*self.metrics][:1], kept)
@@ -82,21 +110,51 @@ class Validator:
             results[key] = evaluator.run(net, dataset, self.device, save_dir=place)
         return results
 
+    def try_one(self, net: nn.Module) -> None:
+        """Restore and score the first image of each data set, of a clip its first frames; nothing is kept of it.
+
+        Raises:
+            UserError: it cannot be scored.
+            ProgramFault: the network fails on it.
+        """
+        for key, (dataset, evaluator) in self.sets.items():
+            samples = [_beginning(read_item(dataset, 0), _TRIED + evaluator.rule.skip_first + evaluator.rule.skip_last)]
+            try:
+                evaluator.run(net, samples, self.device, progress=False)
+            except UserError as error:
+                raise UserError(f"datasets.{key}: {error}") from None
+            except Exception as error:
+                shape = "x".join(map(str, samples[0]["lq"].shape))
+                what = f"datasets.{key}: network {type(net).__name__} fails on the first input, {shape}: "
+                raise ProgramFault.of(error, what) from error
+
+    def score_of(self, teacher: nn.Module) -> str:
+        """Score the teacher on the data set that decides; return a line for the log."""
+        key = self.first or next(iter(self.sets))
+        dataset, evaluator = self.sets[key]
+        # an error of the program on one of many processes must end them all
+        expected = UserError if distributed.world_size() > 1 else (UserError, RuntimeError)
+        try:
+            result = evaluator.run(teacher, dataset, self.device)
+        except expected as error:
+            return f"The teacher cannot be scored on {evaluator.name}: {first_line(error)}"
+        shown = ", ".join(f"{metric} {value:.4f}" for metric, value in result.mean.items())
+        return f"The teacher on {result.dataset or key}: {shown}  [{result.protocol}]"
+
     def judge(self, results: Mapping[str, EvalResult], iteration: int) -> dict[str, Any] | None:
         """Update the best values; return the deciding one's record when it is new."""
         deciding: dict[str, Any] | None = None
-        first = next(iter(self.sets), None)
         for key, result in results.items():
             for place, (metric, value) in enumerate(result.mean.items()):
                 new = self.best.update(key, metric, value, iteration, self._better(metric))
-                if new and key == first and place == 0:
+                if new and key == self.first and place == 0:
                     deciding = {"iter": iteration, "dataset": key, "metric": metric, "value": value}
                     deciding["protocol"] = result.protocol
         return deciding
 
     def to_keep(self, results: Mapping[str, EvalResult], iteration: int) -> dict[str, list[int]]:
         """Return what `logger.keep_best` keeps from now on: {metric: iterations, best first}."""
-        first = results.get(next(iter(self.sets), ""))
+        first = results.get(self.first or "")
         means = first.mean if first else {}
         return {
             metric: self.best.rank(metric, means[metric], iteration, self._better(metric), count)
@@ -115,7 +173,6 @@ class Validator:
             records = self.best.records.get(key, {})
             best = {m: f" (best {e['value']:.4f} at {e['iter']:,})" for m, e in records.items()}
             shown = [f"{m} {v:.4f}{best.get(m, '')}" for m, v in result.mean.items()]
-            lines.append(
-                f"Validation at {iteration:,}, {result.dataset or key}: {', '.join(shown)}  [{result.protocol}]"
-            )
+            numbers = ", ".join(shown) or "nothing scored"
+            lines.append(f"Validation at {iteration:,}, {result.dataset or key}: {numbers}  [{result.protocol}]")
         return "\n".join(lines)

@@ -5,28 +5,49 @@ from __future__ import annotations
 import argparse
 import hashlib
 import os
+import sys
 from pathlib import Path
 
 import torch
 
-from kdsr_arch.data.sources import IMAGE_SUFFIXES
+from kdsr_arch.convert.recognize import open_any
 from kdsr_arch.device import pick_device
-from kdsr_arch.errors import UserError
-from kdsr_arch.infer.open import Opened, open_network
+from kdsr_arch.errors import UserError, printable
+from kdsr_arch.infer.open import Opened
+from kdsr_arch.infer.rescale import rescaled
 from kdsr_arch.infer.runner import Runner
 from kdsr_arch.infer.stream import Restorer
-from kdsr_arch.upscale.images import check_suffix, upscale_file, upscale_folder
+from kdsr_arch.locks import claimed
+from kdsr_arch.upscale.images import memory_for, upscale_file, upscale_folder
+from kdsr_arch.upscale.picture import is_still, picture_suffixes
+from kdsr_arch.upscale.picture_output import check_target
 from kdsr_arch.upscale.video import VideoOptions, upscale_video
 from kdsr_arch.upscale.video_output import FORMATS, check_format
 
-DEFAULT_WEIGHTS = "VESPCN_RT_x4_demo"
+SHIPPED = {  # --quality, and the scale -> weights
+    ("fast", 4): "PlainSR_x4_20k",
+    ("balanced", 4): "PlainSR_x4_50k",
+    ("fast", 2): "PlainSR_x2_14k",
+    ("balanced", 2): "PlainSR_x2_14k",
+}
 _MIN_TILE = 8
 
 
 def run_upscale(args: argparse.Namespace) -> int:
-    """Run the command; returns its exit code."""
+    """Run the command; returns its exit code: 1 where some images of a folder could not be upscaled."""
     kind = kind_of(args.input)
     check_output(args.input, args.output, kind, args.overwrite)
+    # that of a folder lies in it: one may write there and not beside it
+    place = args.output / "upscale" if kind == "folder" else args.output
+    with claimed(place, "is writing here; wait for it, or choose another output"):
+        return _run(args, kind)
+
+
+def _run(args: argparse.Namespace, kind: str) -> int:
+    if args.outscale is not None and not 1 <= args.outscale <= 16:
+        raise UserError(f"--outscale {args.outscale}: expected 1 to 16")
+    if args.image_quality is not None and not (kind != "video" and 1 <= args.image_quality <= 100):
+        raise UserError(f"--image-quality {args.image_quality}: expected 1 to 100, for images; that of videos is --crf")
     for name, high in (("overlap", 1024), ("batch", 1024), ("threads", 1024), ("crf", 63)):
         if not 0 <= getattr(args, name) <= high:
             raise UserError(f"--{name} {getattr(args, name)}: expected 0 to {high}")
@@ -38,25 +59,49 @@ def run_upscale(args: argparse.Namespace) -> int:
     if args.device == "cuda" and not torch.cuda.is_available():
         raise UserError("--device cuda: no CUDA device is available; take --device cpu")
     device = pick_device(0 if args.device == "cpu" else "auto")
-    default = None if args.network is not None else DEFAULT_WEIGHTS
-    opened = open_network(args.weights or default, args.network, device=device, root=args.root)
+    opened = open_any(_weights(args), args.network, args.scale, device=device, root=args.root)
     _check_network(opened, args.scale)
     amp = choose_amp(args.precision, device, opened)
+    if args.outscale is not None:
+        opened = rescaled(opened, args.outscale)
     print(_describe(opened, device, amp), flush=True)
-    restorer = Restorer(Runner(opened.net, opened.traits), device, amp, int(text), args.overlap, args.batch)
-    _upscale(args, kind, restorer, fingerprint(opened, amp))
-    return 0
+    runner = Runner(opened.net, opened.traits)
+    runner.name = opened.label  # as the user knows it
+    restorer = Restorer(runner, device, amp, int(text), args.overlap, args.batch)
+    with memory_for(str(args.input)):
+        return _upscale(args, kind, restorer, fingerprint(opened, amp))
 
 
-def _upscale(args: argparse.Namespace, kind: str, restorer: Restorer, network: str) -> None:
+def _weights(args: argparse.Namespace) -> str | None:
+    """Return the file or name of the weights that the command line means."""
+    if args.quality and (args.weights or args.network):
+        raise UserError("--quality chooses among the shipped students: take it out, or --weights and --network")
+    if args.weights or args.network:
+        return args.weights
+    wanted = args.quality or "balanced", args.scale or 4
+    if wanted not in SHIPPED:
+        scales = sorted(scale for quality, scale in SHIPPED if quality == wanted[0])
+        raise UserError(
+            f"--scale {wanted[1]}: the shipped students enlarge by {', '.join(map(str, scales))}; give --weights"
+        )
+    return SHIPPED[wanted]
+
+
+def _upscale(args: argparse.Namespace, kind: str, restorer: Restorer, network: str) -> int:
     if kind == "folder":
-        count = upscale_folder(restorer, args.input, args.output, sequence=args.sequence, overwrite=args.overwrite)
-        print(f"{args.output}: {count} images")
-        return
+        count, failures = upscale_folder(
+            restorer, args.input, args.output, sequence=args.sequence, overwrite=args.overwrite, network=network,
+            quality=args.image_quality,
+        )  # fmt: skip
+        print(f"{args.output}: {count} images", flush=True)
+        if failures:
+            lines = [f"{len(failures)} could not be upscaled:", *failures]
+            print(printable("\n  ".join(lines)), file=sys.stderr)
+        return 1 if failures else 0
     if kind == "image":
-        upscale_file(restorer, args.input, args.output)
+        upscale_file(restorer, args.input, args.output, args.image_quality)
         print(f"{args.output}: done")
-        return
+        return 0
     options = VideoOptions(args.codec, args.crf, args.preset, args.partial, args.progressive, network=network)
     try:
         bar = upscale_video(restorer, args.input, args.output, options)
@@ -65,6 +110,7 @@ def _upscale(args: argparse.Namespace, kind: str, restorer: Restorer, network: s
         raise
     rate = (bar.n - bar.initial) / max(bar.format_dict["elapsed"], 1e-9)
     print(f"{args.output}: {bar.n} frames, {rate:.2f} frames/s")
+    return 0
 
 
 def kind_of(path: Path) -> str:
@@ -77,7 +123,7 @@ def kind_of(path: Path) -> str:
         return "folder"
     if not path.is_file():
         raise UserError(f"{path}: no such file or folder to upscale")
-    return "image" if path.suffix.lower() in IMAGE_SUFFIXES else "video"
+    return "image" if path.suffix.lower() in picture_suffixes() or is_still(path) else "video"
 
 
 def check_output(source: Path, target: Path, kind: str, overwrite: bool) -> None:
@@ -91,7 +137,7 @@ def check_output(source: Path, target: Path, kind: str, overwrite: bool) -> None
     if kind == "folder":
         if target.is_file():
             raise UserError(f"{target}: is a file, but a folder of images was given; name a folder")
-        if not target.exists() and target.suffix.lower() in {*FORMATS, *IMAGE_SUFFIXES}:
+        if not target.exists() and target.suffix.lower() in {*FORMATS, *picture_suffixes()}:
             raise UserError(
                 f"{target}: names a file, but the images of a folder are written into a folder; name one, as in "
                 f"{target.with_suffix('')}"
@@ -103,7 +149,7 @@ def check_output(source: Path, target: Path, kind: str, overwrite: bool) -> None
     if target.is_dir():
         raise UserError(f"{target}: is a folder; name the file to write, as in {target / source.name}")
     if kind == "image":
-        check_suffix(target)
+        check_target(target)
     else:
         check_format(target)
     if target.exists() and not overwrite:
@@ -136,16 +182,18 @@ def choose_amp(precision: str, device: torch.device, opened: Opened) -> str:
     """Choose 'no', 'fp16' or 'bf16' for a network.
 
     Args:
-        precision: 'auto' (fp16 on CUDA), 'fp32', 'fp16' or 'bf16'; an ONNX file has its own.
+        precision: 'auto' (fp16 on CUDA, unless the network cannot), 'fp32', 'fp16' or 'bf16'; an ONNX file has its own.
 
     Raises:
         UserError: fp16 on the CPU.
     """
-    if not opened.network or precision == "fp32" or (precision == "auto" and device.type == "cpu"):
+    if precision == "auto":
+        precision = "fp16" if device.type != "cpu" and opened.traits.half else "fp32"
+    if not opened.network or precision == "fp32":
         return "no"
     if precision == "fp16" and device.type == "cpu":
         raise UserError("--precision fp16 needs a CUDA device; on the CPU take fp32 or bf16")
-    return "fp16" if precision == "auto" else precision
+    return precision
 
 
 def fingerprint(opened: Opened, amp: str) -> str:

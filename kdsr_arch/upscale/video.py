@@ -22,6 +22,7 @@ from kdsr_arch.infer.pixels import to_float, to_pixels
 from kdsr_arch.infer.stream import Restorer
 from kdsr_arch.log import progress_bar
 from kdsr_arch.ops.bicubic import upsample_bicubic
+from kdsr_arch.upscale.images import seen
 from kdsr_arch.upscale.segments import Encoded, WorkFolder, write_segment
 from kdsr_arch.upscale.video_input import Decoder, VideoInfo, probe
 from kdsr_arch.upscale.video_output import (
@@ -134,13 +135,15 @@ def _make_segments(
             waiting.append((pts, duration, lq[3:]))
             yield lq[:3]
 
-    decoded = ((pts, duration, to_float(image)) for pts, duration, image in decoder.frames(*before[:1]))
+    decoded = ((pts, duration, to_float(seen(image))) for pts, duration, image in decoder.frames(*before[:1]))
     with bar, read_ahead(decoded) as frames, WriteBehind(writer.add) as behind:
         context = [next(frames)[2][:3] for _ in before]
         context = context[len(context) - restorer.context :] if restorer.context else []
         for sr in restorer.stream(noted(frames), at_once, context):
             # on a GPU whole numbers are made there, as they travel faster; on the CPU the writing thread makes them
-            behind.put((*waiting.popleft(), sr if sr.device.type == "cpu" else to_pixels(sr, info.dtype)))
+            pts, duration, alpha = waiting.popleft()
+            restorer.checked(sr, f"{info.path}, at {float((pts - info.start) * info.time_base):.2f} s")
+            behind.put((pts, duration, alpha, sr if sr.device.type == "cpu" else to_pixels(sr, info.dtype)))
             bar.update()
     writer.close()
     for note in decoder.notes:

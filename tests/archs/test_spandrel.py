@@ -33,6 +33,7 @@ def test_found_from_the_file_alone_and_equal_to_the_network_it_was(compact):
         "rgb",
         "RealESRGAN Compact",
     )
+    assert loaded.traits.half
     x = torch.rand(1, 3, 9, 12)
     with torch.no_grad():
         torch.testing.assert_close(Runner(loaded, loaded.traits).restore(x), net(x))

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from unittest import mock
 
 import cv2
 import numpy as np
 import pytest
 import yaml
+from scipy import stats
 
-from kdsr_arch.bench.curves import _common, histories, levels, plot_bench
+from kdsr_arch.bench import curves
+from kdsr_arch.bench.curves import _common, histories, levels, plot_bench, plot_costs
 from kdsr_arch.bench.plan import Plan, override, read_bench, set_budget
 from kdsr_arch.bench.run import Outcome, note_outcome, outcome, outcomes_of, run_bench
-from kdsr_arch.bench.summary import markdown, spread, summarize, write_tables
+from kdsr_arch.bench.summary import markdown, paired, spread, spread_text, summarize, write_tables
 from kdsr_arch.data.store.teacher_store import TeacherStore
 from kdsr_arch.io import save_tensors
 from kdsr_arch.registry import build
@@ -112,10 +115,10 @@ def test_the_table_says_whether_a_published_order_is_found(bench: Path, tmp_path
     bench.write_text(yaml.safe_dump(given))
     psnr = {
         ("alone", 50): (30.0, 30.0),
-        ("with", 50): (30.5, 30.7),
+        ("with", 50): (30.5, 30.52),
         ("more", 50): (30.4, 30.9),
         ("alone", 100): (31.0, 31.0),
-        ("with", 100): (30.5, 30.7),
+        ("with", 100): (30.5, 30.52),
     }  # 'more' has not come so far
     plan = Plan(bench, tmp_path)
     runs = [run for run in plan.rows() if (run.row, run.budget) in psnr]
@@ -123,15 +126,15 @@ def test_the_table_says_whether_a_published_order_is_found(bench: Path, tmp_path
         _finish(run, psnr[run.row, run.budget][run.seed - 1])
     page = write_tables(outcomes_of(runs), tmp_path / "b", plan.bench, "c")
     assert page.read_text().rpartition("### The published order")[2].split("\n")[2:] == [
-        "Table 2: alone < with < more. PSNR paired by seed:",
+        "Table 2: alone < with < more. PSNR paired by seed, ± half of the 95 % t-interval:",
         "",
-        "- 50 iterations, with over alone: +0.600 ± 0.141 dB, holds",
-        "- 50 iterations, more over with: +0.050 ± 0.212 dB, within the spread",
-        "- 100 iterations, with over alone: -0.400 ± 0.141 dB, reversed",
+        "- 50 iterations, with over alone: +0.510 ± 0.127 dB, holds",
+        "- 50 iterations, more over with: +0.140 ± 3.049 dB, undecided",
+        "- 100 iterations, with over alone: -0.490 ± 0.127 dB, reversed",
         "",
     ]
     published = json.loads(page.with_suffix(".json").read_text())["published"]["found"]
-    assert [record["verdict"] for record in published] == ["holds", "within the spread", "reversed"]
+    assert [record["verdict"] for record in published] == ["holds", "undecided", "reversed"]
 
 
 def test_a_published_order_of_rows_that_are_not_there_is_refused(bench: Path):
@@ -142,6 +145,53 @@ def test_a_published_order_of_rows_that_are_not_there_is_refused(bench: Path):
 
 def test_one_number_has_no_spread():
     assert spread([3.0]) == {"mean": 3.0, "std": 0.0, "values": [3.0]}
+    assert paired([3.0])["half"] is None and spread_text(paired([3.0]), 2) == "3.00"
+
+
+def test_the_interval_of_paired_differences_is_students():
+    values = [0.1, 0.25, 0.18, 0.02, 0.3]
+    interval = stats.ttest_rel(values, [0.0] * 5).confidence_interval(0.95)
+    found = paired(values)
+    assert (found["mean"] - found["half"], found["mean"] + found["half"]) == pytest.approx(tuple(interval))
+
+
+def test_what_is_only_tested_stands_with_its_cost(bench: Path, tmp_path: Path):
+    given = yaml.safe_load(bench.read_text())
+    given = {"name": "b", "base": given["base"], "tested": {"tiny": {"network_g": {"type": "Bicubic", "scale": 4}}}}
+    bench.write_text(yaml.safe_dump(given))
+    (run,) = Plan(bench, tmp_path).runs()
+    cost = {"parameters": 1234, "multiply_adds": 2.5e9, "milliseconds": 7.4, "width": 320, "height": 180}
+    report = {"results": [{"dataset": "val", "protocol": "Y", "mean": {"psnr": 30.0}}]}
+    report["cost"] = {**cost, "device": "cpu", "threads": 1}
+    run.experiment.mkdir(parents=True)
+    (run.experiment / "results.json").write_text(json.dumps(report))
+    note_outcome(run, 1.0)
+    page = write_tables(outcomes_of([run]), tmp_path / "b", read_bench(bench), "c").read_text()
+    assert (
+        "| network | val psnr | parameters | G multiply-adds (320x180) | ms per 320x180 frame (1 CPU thread) |" in page
+    )
+    assert "| tiny | 30.000 | 1,234 | 2.50 | 7 |" in page
+
+
+def test_psnr_is_drawn_against_cost_without_labels_on_one_another(tmp_path: Path):
+    frame = {"milliseconds": 1.0, "width": 320, "height": 180, "device": "cpu", "threads": 1}
+
+    def tested(row: str, adds: float, psnr: float, parameters: int = 10) -> Outcome:
+        cost = {"parameters": parameters, "multiply_adds": adds, **frame}
+        return Outcome(row=row, reference=True, val={"Set5": {"psnr": psnr}}, seconds=1, ratios={}, cost=cost)
+
+    nets = [tested("ours", 1e9, 31.0), tested("another one", 1.02e9, 30.98), tested("third", 9e9, 32.0)]
+    drawn = {}
+    with mock.patch.object(curves, "_free_places", side_effect=curves._free_places) as places:
+        picture = plot_costs([*nets, tested("bicubic", 0.0, 28.0, parameters=0)], tmp_path / "costs.png")
+        (axes, points), _ = places.call_args
+        shifts = dict(zip(points, curves._free_places(axes, points), strict=True))
+    for row, (x, y) in points.items():
+        px, py = axes.transData.transform((x, y)) * 72 / axes.figure.dpi
+        dx, dy = shifts[row]
+        drawn[row] = (px + dx, py + dy, px + dx + 4.6 * len(row), py + dy + 10)
+    assert set(drawn) == {"ours", "another one", "third"} and picture.stat().st_size > 5000
+    assert not any(curves._overlap(drawn[a], drawn[b]) for a in drawn for b in drawn if a != b)
 
 
 def test_a_misspelt_key_is_refused_with_the_nearest(bench: Path):

@@ -11,7 +11,7 @@ from PIL import Image
 
 from kdsr_arch import errors
 from kdsr_arch.data.augment import Crop
-from kdsr_arch.data.store.codec import ImageFileCodec, codec_of
+from kdsr_arch.data.store.codec import ImageFileCodec, codec_named, codec_of
 from tests.helpers.messages import refuses
 
 CODEC = ImageFileCodec()
@@ -56,11 +56,52 @@ def test_alpha_is_dropped_with_one_notice(frames, caplog, monkeypatch):
     assert [r.message for r in caplog.records] == ["with_alpha.png: alpha channels are dropped (said once)"]
 
 
-def test_sixteen_bits_are_refused(frames):
-    ok, value = cv2.imencode(".png", frames[0].astype(np.uint16) * 257)
-    assert ok
-    with refuses("deep.png", "uint16", "8-bit"):
-        CODEC.decode(value.tobytes(), "deep.png")
+def deep_frame(dtype=np.uint16):
+    """An RGB frame with values between those of 8 bits, and how OpenCV wants it."""
+    rng = np.random.default_rng(0)
+    deep = rng.integers(0, 65536, (40, 56, 3)).astype(np.uint16)
+    deep[0, 0], deep[0, 1] = 0, 65535
+    return deep if dtype == np.uint16 else (deep / 65535).astype(dtype)
+
+
+@pytest.mark.parametrize("suffix", [".png", ".tiff"])
+@pytest.mark.parametrize("gray", [False, True])
+def test_sixteen_bits_stay_sixteen_bits(suffix, gray):
+    deep = deep_frame()
+    stored = deep[..., 0] if gray else deep[..., ::-1]
+    decoded = CODEC.decode(cv2.imencode(suffix, stored)[1].tobytes(), "deep")
+    assert decoded.dtype == np.uint16
+    np.testing.assert_array_equal(decoded, deep[..., :1].repeat(3, 2) if gray else deep)
+
+
+def test_float_tiffs_are_sixteen_bits_of_zero_to_one():
+    values = deep_frame(np.float32)
+    data = cv2.imencode(".tiff", values[..., ::-1])[1].tobytes()
+    np.testing.assert_array_equal(CODEC.decode(data, "f.tiff"), deep_frame())
+    for wrong in (values * 255, values - 0.5, np.where(values > 0.5, np.nan, values).astype(np.float32)):
+        with refuses("f.tiff", 0, 1):
+            CODEC.decode(cv2.imencode(".tiff", wrong)[1].tobytes(), "f.tiff")
+
+
+def test_twelve_bits_of_a_pgm_are_scaled_by_its_own_white():
+    values = np.arange(4096, dtype=np.uint16).reshape(64, 64)
+    data = b"P5\n# a microscope's\n64 64\n4095\n" + values.astype(">u2").tobytes()
+    expected = np.round(values * (65535 / 4095)).astype(np.uint16)
+    np.testing.assert_array_equal(CODEC.decode(data, "m.pgm")[..., 0], expected)
+
+
+def test_whole_numbers_without_a_white_are_refused():
+    data = pillow_bytes(Image.fromarray(np.arange(4096, dtype=np.int32).reshape(64, 64)), "TIFF")
+    with refuses("i.tif"):
+        CODEC.decode(data, "i.tif")
+
+
+def test_a_deep_frame_in_stores():
+    deep = deep_frame()
+    np.testing.assert_array_equal(CODEC.decode(CODEC.encode(deep), "a"), deep)
+    for name in ("webp", "raw"):
+        with refuses("16 bits", "--codec png"):
+            codec_named(name).encode(deep)
 
 
 @pytest.mark.parametrize("form", ["PNG", "JPEG", "WEBP", "BMP"])

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import torch
 
+from kdsr_arch.data.augment import eight_bits, to_tensor
 from kdsr_arch.data.image_dataset import ImagePairDataset
 from kdsr_arch.data.mix_dataset import MixDataset
 from kdsr_arch.data.pairs import DegradedSource
 from kdsr_arch.data.prepare.frame_writer import Entry, write_frames
 from kdsr_arch.data.sources import FolderSource
+from kdsr_arch.ops.bicubic import imresize
+from kdsr_arch.ops.degrade import gaussian_downsample
 from tests.helpers.messages import refuses
 
 
@@ -145,3 +149,37 @@ def test_basicsrs_own_data_set_is_as_repeatable(images, low, tmp_path, save):
         runs.append([b["lq"] for b in Batches(dataset, sampler, workers)])
     assert torch.equal(torch.stack(runs[0]), torch.stack(runs[1]))
     assert torch.equal(torch.stack(runs[0][1:]), torch.stack(runs[2]))
+
+
+@pytest.mark.parametrize(("suffix", "scaled"), [(".png", 65535), (".tiff", 65535), (".tiff", 1.0)])
+@pytest.mark.parametrize("cache", [False, True])
+def test_deep_images_train_with_all_their_bits(tmp_path, suffix, scaled, cache):
+    """Values are v / 65535 (float TIFF: v); LR made of them is rounded to 16 bits, not to 8."""
+    rng = np.random.default_rng(0)
+    values = cv2.resize(rng.random((8, 10, 3)), (80, 64), interpolation=cv2.INTER_LINEAR)
+    stored = (values * 65535).round().astype(np.uint16) if scaled == 65535 else values.astype(np.float32)
+    cv2.imwrite(str(tmp_path / f"a{suffix}"), stored[..., ::-1])
+    whole = ImagePairDataset(dataroot_gt=tmp_path, scale=2, phase="val", cache=cache)[0]
+    expected = torch.from_numpy(values).permute(2, 0, 1).float()
+    torch.testing.assert_close(whole["gt"], expected, atol=0.51 / 65535, rtol=0)
+    low = imresize(expected[None].double(), 0.5)[0].float()
+    torch.testing.assert_close(whole["lq"], low.clamp(0, 1), atol=2.1 / 65535, rtol=0)
+    crops = ImagePairDataset(dataroot_gt=tmp_path, scale=2, phase="train", gt_size=32, cache=cache)
+    sample = crops.sample(0, np.random.default_rng(1))
+    places = [
+        (t, s) for t in range(33) for s in range(49) if sample["gt"].equal(whole["gt"][:, t : t + 32, s : s + 32])
+    ]
+    assert len(places) == 1 and sample["lq"].equal(
+        whole["lq"][:, places[0][0] // 2 : places[0][0] // 2 + 16, places[0][1] // 2 : places[0][1] // 2 + 16]
+    )
+    blurred = ImagePairDataset(dataroot_gt=tmp_path, scale=2, phase="val", degradation="BD")[0]["lq"]
+    close = gaussian_downsample(expected.double(), 2).float()
+    torch.testing.assert_close(blurred, close, atol=1.01 / 65535, rtol=0)
+
+
+def test_a_clip_of_deep_and_shallow_frames_has_one_white():
+    shallow, deep = np.full((2, 2, 3), 128, np.uint8), np.full((2, 2, 3), 128 * 257, np.uint16)
+    assert to_tensor([shallow, deep]).unique().tolist() == pytest.approx([128 / 255])
+    assert np.array_equal(eight_bits(deep), shallow) and eight_bits(shallow) is shallow
+    steps = np.arange(65536, dtype=np.uint16)
+    assert np.array_equal(eight_bits(steps), np.round(steps / 257))

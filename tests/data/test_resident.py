@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
+
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -47,12 +50,24 @@ def test_the_same_batches_as_the_loader(images, color, workers):
 
 
 @pytest.mark.parametrize("color", ["rgb", "y"])
+def test_images_of_sixteen_bits_among_others(images, tmp_path, color):
+    shutil.copytree(images, tmp_path / "mixed")
+    deep = np.random.default_rng(0).integers(0, 65536, (56, 72, 3)).astype(np.uint16)
+    cv2.imwrite(str(tmp_path / "mixed" / "deep.png"), deep)
+    assert_same(batches(tmp_path / "mixed", color=color, resident="device"), batches(tmp_path / "mixed", color=color))
+
+
+@pytest.mark.parametrize("color", ["rgb", "y"])
 def test_the_same_batches_on_cuda(cuda, images, color):
     assert_same(batches(images, "cuda", color=color, resident="device"), batches(images, color=color))
 
 
 @pytest.mark.parametrize(
-    "changes, part", [({"gt_size": None}, "resident needs a gt_size"), ({"type": "ClipDataset"}, "ImagePairDataset")]
+    "changes, part",
+    [
+        ({"gt_size": None, "batch_size_per_gpu": 1}, "resident needs a gt_size"),
+        ({"type": "ClipDataset"}, "ImagePairDataset"),
+    ],
 )
 def test_what_cannot_be_cut_is_refused(images, tmp_path, save, changes, part):
     if changes.get("type"):

@@ -116,7 +116,8 @@ def test_bad_frames_are_left_out_and_listed(tmp_path, save, frames, capsys):
         save(root / f"{index}.png", frames[index])
     (root / "1.png").write_bytes((root / "1.png").read_bytes()[:900])
     save(root / "3.png", frames[3][:9])
-    cv2.imwrite(str(root / "5.png"), frames[5].astype(np.uint16))
+    (root / "5.png").unlink()
+    cv2.imwrite(str(root / "5.tiff"), frames[5].astype(np.float32))
     (root / "7.png").write_text("no image at all")
     (root / "8.png").unlink()
     (root / "8.png").symlink_to("nowhere.png")
@@ -125,7 +126,7 @@ def test_bad_frames_are_left_out_and_listed(tmp_path, save, frames, capsys):
     skipped = [line.split("\t") for line in (tmp_path / "out.lmdb" / "skipped.txt").read_text().splitlines()]
     assert [key for key, _ in skipped] == ["a/1", "a/3", "a/5", "a/7", "a/8"]
     for (_, reason), words in zip(
-        skipped, ("does not decode", "9x176, other frames", "uint16 pixels", "does not decode", "cannot be read"),
+        skipped, ("does not decode", "9x176, other frames", "beyond 0 to 1", "does not decode", "cannot be read"),
         strict=True,
     ):  # fmt: skip
         assert words in reason

@@ -11,7 +11,11 @@ from torch import nn
 
 from kdsr_arch.archs.bicubic_arch import Bicubic
 from kdsr_arch.errors import UserError
-from kdsr_arch.infer.traits import Traits
+from kdsr_arch.infer.runner import Runner
+from kdsr_arch.infer.stream import Restorer
+from kdsr_arch.infer.traits import Traits, traits_of
+from kdsr_arch.ops.color import rgb_to_y
+from kdsr_arch.upscale.images import read_picture, upscale_picture
 from tests.helpers.messages import refuses
 from tests.helpers.options import evaluator
 
@@ -84,7 +88,7 @@ def test_images_equal_basicsr():
         for metric in METRICS:
             assert values[metric] == pytest.approx(by_basicsr(restored, sample["gt"], metric), abs=1e-6)
     assert result.mean["psnr"] == pytest.approx(np.mean([v["psnr"] for _, v, _ in result.per_item]))
-    assert result.unit == "images" and result.protocol == "Y channel, crop 2, stored LR x2"
+    assert result.unit == "images" and result.protocol == "Y channel, crop 2, BI x2"
 
 
 @pytest.mark.parametrize("padding", ["replicate", "reflection", "reflection_circle", "circle"])
@@ -283,3 +287,78 @@ def test_protocol_names_disagreeing_metrics():
 def test_progress_is_shown(capsys):
     evaluator(dataset={"name": "held-out"}, metrics=METRICS).run(Bicubic(2), [image()], CPU)
     assert "Test held-out" in capsys.readouterr().err
+
+
+def written(folder):
+    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*.png"))
+
+
+@pytest.mark.parametrize(
+    ("key", "root", "names", "files"),
+    [
+        ("name", None, ["a/001", "b/001"], ["a/001.png", "b/001.png"]),
+        ("name", None, ["render.1001", "render.1002"], ["render.1001.png", "render.1002.png"]),
+        ("name", None, ["/etc/x", "../y"], ["etc/x.png", "y.png"]),
+        ("lq_path", "/data", ["/data/a/001.png", "/data/b/001.png"], ["a/001.png", "b/001.png"]),
+        ("lq_path", "data", ["data/a/001.jpg", "data/b.c/001.jpg"], ["a/001.png", "b.c/001.png"]),
+        ("lq_path", None, ["a/001", "a/001.5"], ["a/001.5.png", "a/001.png"]),  # BasicSR's keys of a store
+        ("lq_path", None, ["/x/001.png", "/y/001.png", "/z/001.png"], ["001.png", "001_2.png", "001_3.png"]),
+    ],
+)
+def test_no_saved_image_replaces_another(tmp_path, key, root, names, files):
+    samples = [{**image(), "lq_path": None, key: name} for name in names]
+    samples = [{k: v for k, v in sample.items() if v is not None} for sample in samples]
+    result = evaluate(Bicubic(2), samples, {"dataroot_lq": root} if root else None, save_dir=tmp_path)
+    assert written(tmp_path) == files and len(result.per_item) == len(files)
+    again = evaluator(2, {"dataroot_lq": root} if root else None, metrics=METRICS)
+    for _ in range(2):  # a later validation of the same evaluator numbers nothing
+        again.run(Bicubic(2), samples[:1], CPU, save_dir=tmp_path / "val", progress=False)
+    assert len(written(tmp_path / "val")) == 1
+
+
+def test_no_saved_frame_replaces_another(tmp_path):
+    frames = [f"render.{1001 + i}" for i in range(4)]
+    evaluate(Window(3), [{**clip(frames=4), "name": "shots/s.1", "frames": frames}], save_dir=tmp_path)
+    assert written(tmp_path) == [f"shots/s.1/{frame}.png" for frame in frames]
+    windows = [  # BasicSR's test set of Vimeo-90K calls every clip so
+        {"lq": clip()["lq"][:3], "gt": clip()["gt"][1], "folder": "vimeo90k", "idx": f"{i}/2",
+         "lq_path": f"/lq/0000{i}/0266/im4.png"} for i in range(2)
+    ]  # fmt: skip
+    evaluate(Window(3), windows, {"dataroot_lq": "/lq"}, save_dir=tmp_path / "v")
+    assert written(tmp_path / "v") == ["vimeo90k/00000/0266/im4.png", "vimeo90k/00001/0266/im4.png"]
+
+
+class LumaBicubic(nn.Module):
+    """Bicubic of one channel."""
+
+    def __init__(self):
+        super().__init__()
+        self.inner, self.traits = Bicubic(2), Traits("image", 2, color="y")
+
+    def forward(self, x):
+        assert x.shape[1] == 1
+        return self.inner(x)
+
+
+def test_luma_is_saved_as_the_gray_picture_that_it_is_of(tmp_path):
+    """White is 255, not 235; and what `kdsr upscale` writes of the gray picture is the same."""
+    rng = np.random.default_rng(0)
+    gray = cv2.resize(rng.integers(0, 256, (4, 5), dtype=np.uint8), (40, 32), interpolation=cv2.INTER_CUBIC)
+    gray[:8, :8], gray[-8:, -8:] = 0, 255
+    cv2.imwrite(str(tmp_path / "in.png"), gray)
+    rgb = torch.from_numpy(gray).float().div(255).expand(3, -1, -1)
+    sample = {"lq": rgb_to_y(rgb), "name": "x"}
+    evaluate(LumaBicubic(), [sample], {"color": "y"}, save_dir=tmp_path)
+    saved = cv2.imread(str(tmp_path / "x.png"), cv2.IMREAD_UNCHANGED)
+    restorer = Restorer(Runner(LumaBicubic(), LumaBicubic().traits), CPU)
+    upscaled = upscale_picture(restorer, read_picture(tmp_path / "in.png")).color[..., 0]
+    assert saved.min() == 0 and saved.max() == 255 and saved.shape == upscaled.shape
+    assert np.abs(saved.astype(int) - upscaled).max() <= 1
+
+
+def test_a_network_makes_no_colors_of_luma():
+    net = nn.Sequential(nn.Conv2d(1, 12, 3, padding=1), nn.PixelShuffle(2))
+    with refuses("Sequential", 1, 3):
+        Runner(net, traits_of(net, 2)).forward(torch.rand(1, 3, 8, 8))
+    with refuses("Sequential", 1, 3):
+        Runner(net, traits_of(net, 2)).restore(torch.rand(1, 2, 3, 8, 8))

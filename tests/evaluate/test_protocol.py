@@ -40,7 +40,7 @@ def test_sentences(metrics, clips, channels, expected):
     [
         ({"degradation": "BD"}, "BD x4"),
         ({"degradation": "BI", "dataroot_lq": "lr"}, "stored LR x4"),
-        ({}, "stored LR x4"),
+        ({}, "BI x4"),
     ],
 )
 def test_degradations(dataset, expected):

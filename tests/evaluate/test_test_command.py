@@ -65,6 +65,12 @@ def test_tables_frames_and_costs(project, capfd):
     assert "mean over 2 clips: psnr" in shown.out + shown.err
 
 
+def test_two_test_sets_of_one_name_are_refused(project, capfd):
+    """Their images and rows would be one another's."""
+    assert main(["test", "-opt", str(write(project, text=OPTIONS.replace("name: images", "name: clips")))]) == 2
+    assert "'clips'" in capfd.readouterr().err and not (project / "results").exists()
+
+
 def test_refusals_leave_nothing(project, capfd):
     student = "type: VESPCN, scale: 2, num_feat: 4, num_hr_feat: 4, num_flow_feat: 4"
     other = project / "other.pth"

@@ -132,7 +132,7 @@ def test_network_is_found_beside_the_weights(weights, tmp_path):
     (tmp_path / "run/models").mkdir(parents=True)
     weights(FSRCNN).rename(tmp_path / "run/models/net_g_latest.pth")
     path = tmp_path / "run/models/net_g_latest.pth"
-    with refuses(path, "-opt", "--network"):
+    with refuses(path, "--network"):
         open_network(path)
     (tmp_path / "run/opt.yml").write_text(f"scale: 2\nnetwork_g: {FSRCNN}\n")
     assert open_network(path).traits.scale == 2
@@ -169,6 +169,16 @@ def test_bad_input_is_one_sentence_and_leaves_nothing(weights, tmp_path, capsys)
     with refuses(tmp_path / "foreign.pt2"):
         torch.export.save(torch.export.export(nn.ReLU(), (torch.rand(2),)), tmp_path / "foreign.pt2")
         read_facts(tmp_path / "foreign.pt2")
+
+
+@pytest.mark.parametrize("ending", [".onnx", ".pt2", ".safetensors"])
+def test_weights_that_give_nan_are_not_exported(weights, tmp_path, ending, capsys):
+    stored = torch.load(weights(FSRCNN), weights_only=True)
+    stored["params"]["shrinking.0.0.weight"][0] = torch.nan
+    save_tensors(stored, tmp_path / "net.pth")
+    out = tmp_path / f"a{ending}"
+    assert main(["export", str(tmp_path / "net.pth"), "-o", str(out), "--network", FSRCNN]) == 2
+    assert "NaN" in capsys.readouterr().err and not out.exists()
 
 
 def test_interpolation_is_inside_the_graph(weights):

@@ -118,8 +118,8 @@ def test_a_data_set_named_null_is_called_by_its_key(tmp_path: Path) -> None:
 @pytest.mark.parametrize("line, names", [
     (b"1" * 5000 + b".png (24,32,3) 1", ["clip frames (h,w,c)"]),
     (b"a.png (99999999999,1,3) 1", ["clip frames (h,w,c)", "a.png"]),
-    (b"000 " + b"9" * 5000, ["999,999,999"]),
-    (b"../x 3", ["'../x'"]),
+    (b"000 " + b"9" * 5000, [5004, 400]),
+    (b"../x 3 (1,2,3)", ["'../x'"]),
 ])  # fmt: skip
 def test_lists(line: bytes, names: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     said = refused("frame_lists", line, tmp_path, monkeypatch)

@@ -149,3 +149,15 @@ def test_padding_reflects_without_repeating_the_edge():
 def test_unfit_inputs_are_refused_in_one_sentence(traits, shape, clip, names):
     with refuses(*names):
         Runner(Mark(), traits).forward(torch.rand(shape), clip)
+
+
+class Pair(nn.Module):
+    def forward(self, x):
+        return x, x
+
+
+@pytest.mark.parametrize("mode", ["image", "window"])
+def test_a_network_that_returns_more_than_the_image_is_refused(mode):
+    frames = torch.zeros(1, 3, 3, 8, 8)
+    with refuses("Pair", "tuple"):
+        Runner(Pair(), Traits(mode, 1, num_frame=3 if mode == "window" else 1)).forward(frames, 1)

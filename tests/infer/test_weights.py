@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from kdsr_arch.errors import UserError
-from kdsr_arch.infer.open import load_pretrained, load_weights, read_weights
+from kdsr_arch.infer.open import load_pretrained, load_weights, open_network, read_weights
 from kdsr_arch.options.schema import PathOptions
 from kdsr_arch.registry import build
-from tests.helpers.messages import refuses
+from tests.helpers.messages import missing, refuses
 
 NET = {"type": "MSRResNet", "num_feat": 4, "num_block": 1, "upscale": 2}
 
@@ -65,6 +65,34 @@ def test_unknown_key_names_those_there_are(tmp_path: Path) -> None:
         read_weights(path, "generator")
 
 
+WRAPPED = {
+    "a wrapper of the authors' own": lambda weights: {"netG": {"net": weights}},
+    "beside an optimizer": lambda weights: {"model_state_dict": weights, "optimizer_state_dict": {"state": {}}},
+    "wrapped twice": lambda weights: {f"module.module.{name}": value for name, value in weights.items()},
+    "an average with its count": lambda weights: {
+        **{f"module.{name}": value for name, value in weights.items()}, "n_averaged": torch.tensor(7)},
+    "compiled": lambda weights: {f"_orig_mod.module.{name}": value for name, value in weights.items()},
+    "with a number": lambda weights: {**weights, "step": torch.tensor(9), "epoch": 3},
+    "Lightning's, beside a discriminator": lambda weights: {"state_dict": {
+        **{f"net_g.{name}": value for name, value in weights.items()}, "net_d.conv_first.weight": torch.ones(9, 3)}},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("form", WRAPPED.values(), ids=WRAPPED)
+def test_what_training_code_puts_around_weights_is_taken_off(form, net: torch.nn.Module, tmp_path: Path) -> None:
+    weights = build("network", NET, "network_g").state_dict()
+    load_weights(net, store(tmp_path / "x.pth", form(weights)))
+    assert all(torch.equal(value, weights[name]) for name, value in net.state_dict().items())
+
+
+def test_advice_names_an_option_that_there_is(net: torch.nn.Module, tmp_path: Path) -> None:
+    path = store(tmp_path / "x.pth", {"conv_first.weight": torch.ones(2, 2)})
+    with refuses("path.strict_load_g", "conv_first.weight"):
+        load_pretrained(net, PathOptions(pretrain_network_g=path), "g")
+    with refuses("conv_first.weight", without=["strict_load"]):
+        open_network(path, "{type: MSRResNet, num_feat: 4, num_block: 1, upscale: 2}")
+
+
 @pytest.mark.parametrize("content", [{"epoch": 3}, [1], {"params": {"a": 3}}, torch.ones(1)])
 def test_files_without_weights(content: object, tmp_path: Path) -> None:
     with refuses(tmp_path / "x.pth"):
@@ -102,6 +130,24 @@ def test_what_fits_is_taken_when_not_strict(net: torch.nn.Module, tmp_path: Path
         load_weights(net, store(tmp_path / "y.pth", {"params": {"foreign": torch.ones(1)}}), strict=False)
 
 
+def test_what_was_taken_is_a_warning_with_counts_and_names(net, tmp_path: Path, caplog) -> None:
+    weights = {k: v for k, v in net.state_dict().items() if k != "conv_last.bias"} | {"foreign": torch.ones(1)}
+    path = PathOptions(pretrain_network_t=store(tmp_path / "x.pth", {"params": weights}), strict_load_t=False)
+    assert load_pretrained(net, path, "t")
+    (record,) = caplog.records
+    count = len(net.state_dict())
+    assert record.levelname == "WARNING"
+    assert not missing(record.getMessage(), f"{count - 1} of the {count}", "x.pth", "conv_last.bias", "foreign")
+
+
+@pytest.mark.parametrize("kept", [["conv_first.bias"], ["conv_first.weight", "conv_last.weight"]])
+def test_a_teacher_of_which_less_than_half_is_filled_is_refused(kept, net, tmp_path: Path) -> None:
+    file = store(tmp_path / "x.pth", {"params": {name: net.state_dict()[name] for name in kept}})
+    with refuses("path.pretrain_network_t", "x.pth", "MSRResNet", "%"):
+        load_pretrained(net, PathOptions(pretrain_network_t=file, strict_load_t=False), "t")
+    assert load_pretrained(net, PathOptions(pretrain_network_g=file, strict_load_g=False), "g")
+
+
 @pytest.mark.parametrize("block", ["plain", "ecb", "conv3xc"])
 def test_a_network_of_another_scale_gives_all_but_its_tail(
     block: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
@@ -113,7 +159,7 @@ def test_a_network_of_another_scale_gives_all_but_its_tail(
     )
     before = {k: v.clone() for k, v in large.state_dict().items()}
     path = PathOptions(pretrain_network_g=str(store(tmp_path / "x2.pth", {"params": small.state_dict()})))
-    with refuses("x2.pth", "tail.", "(12,", "(48,", "strict_load"):
+    with refuses("x2.pth", "tail.", "(12,", "(48,", "path.strict_load_g"):
         load_pretrained(large, path, "g")
     with caplog.at_level("INFO", "kdsr"):
         load_pretrained(large, path.model_copy(update={"strict_load_g": False}), "g")

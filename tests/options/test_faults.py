@@ -259,6 +259,11 @@ def test_window_of_a_video_network(faults: Callable[..., list[str]]) -> None:
     assert any("datasets.train.num_frame: is 7, but network_g (EDVR) sees 5 frames" in line for line in lines)
 
 
+def test_a_network_that_gives_other_channels_than_it_is_given(faults: Callable[..., list[str]]) -> None:
+    lines = faults({"network_g": {"type": "EDSR", "num_in_ch": 1, "num_out_ch": 3}})
+    assert any("network_g.num_out_ch: is 3, but num_in_ch is 1" in line for line in lines), lines
+
+
 def test_all_faults_at_once_in_the_files_order_with_lines(faults: Callable[..., list[str]]) -> None:
     lines = faults({"scale": "x", "network_g.type": "EDVRR", "train.optim_g.lr": -1, "val.val_freq": "x", "lgger": {}})
     keys = [line.split(":")[0] for line in lines]

@@ -182,6 +182,16 @@ def test_command_stores_measures_and_records(options, tmp_path, capsys):
     assert gain.live > 0
 
 
+@pytest.mark.parametrize("iterations", [1, 5])
+def test_a_short_training_is_measured_by_its_own_steps(options, tmp_path, iterations):
+    opt = yaml.safe_load(options.read_text())
+    schedule = {"type": "CosineAnnealingRestartLR", "periods": [iterations], "restart_weights": [1], "eta_min": 0}
+    opt["train"] |= {"total_iter": iterations, "scheduler": schedule}
+    arguments = ["-opt", str(written(tmp_path, opt)), "-o", str(tmp_path / "store.lmdb"), "--crops", "1"]
+    assert main(["cache-teacher", *arguments]) == 0
+    assert json.loads((tmp_path / "store.lmdb" / INFO).read_text())["gain"]["stored"] > 0
+
+
 @pytest.mark.parametrize(
     ("change", "names"),
     [
@@ -222,12 +232,18 @@ def test_what_cannot_be_stored(options, tmp_path):
     assert not (tmp_path / "a.lmdb").exists() and not list(tmp_path.glob(".a*"))
 
 
+def damaged(png: bytes) -> bytes:
+    """Damage the pixels of a PNG, which nobody sees who does not decode it."""
+    start = png.index(b"IDAT") + 4
+    return png[:start] + bytes(40) + png[start + 40 :]
+
+
 def test_a_store_that_was_broken_off_goes_on(options, tmp_path):
     """A torn image stops the filling; what was stored before it is not made again, and the store is the same."""
     stored(options, tmp_path / "unbroken.lmdb", crops=2)
     torn, broken = tmp_path / "hr/1.png", tmp_path / "broken.lmdb"
     whole = torn.read_bytes()
-    torn.write_bytes(whole[:300])
+    torn.write_bytes(damaged(whole))
     with refuses("hr/1.png"):
         stored(options, broken, crops=2)
     with refuses("broken.lmdb", "not finished", "kdsr cache-teacher"):
@@ -248,7 +264,7 @@ def test_a_store_that_was_broken_off_goes_on(options, tmp_path):
 
 
 def test_images_that_changed_under_an_unfinished_store(options, tmp_path):
-    (tmp_path / "hr/2.png").write_bytes((tmp_path / "hr/0.png").read_bytes()[:300])
+    (tmp_path / "hr/2.png").write_bytes(damaged((tmp_path / "hr/0.png").read_bytes()))
     with refuses("hr/2.png"):
         stored(options, tmp_path / "a.lmdb", crops=2)
     os.utime(tmp_path / "hr/0.png", (1, 1))

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from kdsr_arch.train.bridge import BridgedModel, BridgedTrainer, basicsr_options
+from kdsr_arch.train.checkpoint import seed_everything
 from kdsr_arch.train.meter import NonFiniteError
-from kdsr_arch.train.trainer import seed_everything
 from tests.helpers.messages import refuses
 from tests.helpers.options import make_options
 from tests.helpers.trainers import make_trainer, train
@@ -146,6 +146,10 @@ def test_options_are_left_alone() -> None:
         (options(amp="fp16"), ["train.amp", "SRModel", "bf16"]),
         (options("SRModell"), ["'SRModell'", "'SRModel'"]),
         (options(pixel_opt=None), ["model_type SRModel", "pixel"]),
+        (options("ESRGANModel"), ["model_type ESRGANModel", "network_d"]),
+        (options("RealESRNetModel"), ["model_type RealESRNetModel", "CUDA"]),
+        (options(network={"type": "BasicVSR", "spynet_path": "none.pth"}), ["model_type SRModel", "none.pth"]),
+        (options("HiFaceGANModel"), ["model_type HiFaceGANModel", "EMA"]),
         (options(optim_g={"type": "Adamm", "lr": 1e-3}), ["train.optim_*.type", "'Adamm'", "'Adam'"]),
     ],
 )

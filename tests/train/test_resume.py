@@ -145,18 +145,18 @@ def test_killed_between_saving_and_validating_repeats_the_validation(load, monke
 
 
 def test_signal_during_validation_leaves_at_once_and_loses_nothing(load, monkeypatch, tmp_path) -> None:
-    from kdsr_arch.evaluate.evaluator import Evaluator
+    from kdsr_arch.train.validation import Validator
 
     options = {"val": {"val_freq": 3}}  # no checkpoint is due at 3
     entry.train(load(tmp_path / "whole", **options))
-    original = Evaluator.run
+    original = Validator.run
 
     def interrupted(self: Any, *args: Any, **kwargs: Any) -> Any:
         os.kill(os.getpid(), signal.SIGTERM)
         return original(self, *args, **kwargs)
 
     with monkeypatch.context() as patched:
-        patched.setattr(Evaluator, "run", interrupted)
+        patched.setattr(Validator, "run", interrupted)
         assert entry.train(load(tmp_path / "broken", **options)) == 143
     folder = tmp_path / "broken" / "experiments" / "tiny"
     assert [p.name for p in (folder / "training_states").iterdir()] == ["3.state"]
@@ -211,24 +211,6 @@ def test_longer_training_continues_a_finished_one(load, tmp_path) -> None:
     roots = [tmp_path / part / "experiments" / "tiny" for part in ("whole", "broken")]
     models = [torch.load(r / "training_states" / "12.state", weights_only=True)["model"] for r in roots]
     equal(*models)
-
-
-@pytest.mark.parametrize(
-    ("changes", "key"),
-    [
-        ({"network_g": {"num_feat": 6}}, "network_g"),
-        ({"name": "other"}, "name"),
-        ({"train": {"optim_g": {"type": "SGD"}}}, "optim_g.type"),
-        ({"model_type": "SRModel"}, "model_type"),
-    ],
-)
-def test_state_of_another_experiment_is_refused(changes, key, load, tmp_path) -> None:
-    entry.train(load(tmp_path))
-    state = tmp_path / "experiments" / "tiny" / "training_states" / "4.state"
-    options = {**changes, "path": {"resume_state": str(state)}}
-    with refuses(state, key, "path.pretrain_network_g"):
-        entry.train(load(tmp_path / "new", **options))
-    assert not (tmp_path / "new" / "experiments").exists()
 
 
 def test_named_state_is_resumed(load, tmp_path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,11 @@ import yaml
 
 from kdsr_arch.cli import main
 from kdsr_arch.errors import OptionErrors
+from kdsr_arch.infer.open import open_network
 from kdsr_arch.options import load_options, read_parts
 from kdsr_arch.options.documents import lay_over
 from tests.helpers.images import write_textures
-from tests.helpers.messages import refuses
+from tests.helpers.messages import missing, refuses
 
 DECODER = {"type": "FSRCNN", "d": 6, "s": 4, "m": 1}
 STUDENT = {**DECODER, "scale": 2}
@@ -143,3 +145,48 @@ def test_testing_does_not_take_a_sequence(common, tmp_path: Path):
     file = _write(tmp_path / "s.yml", {"name": "whole", **common, "sequence": _parts(tmp_path, "whole")})
     with refuses(file, "sequence", "kdsr train"):
         load_options(file, is_train=False)
+
+
+def _check(tmp_path: Path, common: dict[str, Any], parts: list[dict[str, Any]]) -> int:
+    file = _write(tmp_path / "options" / "s.yml", {"name": "whole", **common, "sequence": parts})
+    return main(["check", "-opt", str(file)])
+
+
+def test_check_tries_every_part_before_any_is_trained(common, tmp_path: Path, capsys):
+    assert _check(tmp_path, common, _parts(tmp_path, "whole")) == 0
+    said = capsys.readouterr().out
+    assert "imitation" in said and "pisr" in said and "expanding" in said
+    assert not (tmp_path / "experiments").exists()
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "named"),
+    [
+        ("train", {"distill_opt": {"pisr": {**TAUGHT["pisr"], "at": "expandin"}}}, "train.distill_opt.pisr"),
+        ("network_t", {**TEACHER, "wide": 6}, "path.pretrain_network_t"),
+    ],
+)
+def test_check_finds_what_would_stop_a_later_part(key, value, named, common, tmp_path: Path, capsys):
+    """A tap that does not exist, and a teacher that is not the network which the part before trains."""
+    parts = _parts(tmp_path, "whole")
+    parts[1][key] = value
+    assert _check(tmp_path, common, parts) == 2
+    assert not missing(capsys.readouterr().err, named)
+
+
+def test_what_a_part_trained_is_opened_upscaled_and_exported(common, tmp_path: Path):
+    file = _write(tmp_path / "options" / "s.yml", {"name": "whole", **common, "sequence": _parts(tmp_path, "whole")})
+    assert _train(file, tmp_path) == 0
+    folder = tmp_path / "experiments" / "whole"
+    weights = folder / "student" / "models" / "net_g_latest.pth"
+    assert [open_network(folder / part / "models" / "net_g_3.pth").network for part in ("teacher", "student")] == [
+        TEACHER,
+        STUDENT,
+    ]
+    assert open_network(weights, option_file=file).traits.scale == 2
+    image = next((tmp_path / "images").iterdir())
+    assert main(["upscale", str(image), "-o", str(tmp_path / "big.png"), "--weights", str(weights)]) == 0
+    assert main(["export", str(weights), "-o", str(tmp_path / "student.safetensors")]) == 0
+    elsewhere = shutil.copy(weights, tmp_path / "copy.pth")
+    with refuses(file, "teacher, student", "--network"):
+        open_network(elsewhere, option_file=file)

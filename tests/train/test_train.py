@@ -11,11 +11,13 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from kdsr_arch.report.training_curves import val_curve
 from kdsr_arch.train import entry
 from kdsr_arch.train.meter import Meter, NonFiniteError
 from kdsr_arch.train.trainer import Trainer
 from tests.helpers.messages import refuses
 from tests.helpers.networks import make_network
+from tests.helpers.trainers import Batches
 
 STUDENT = ("num_in_ch", "num_out_ch", "num_feat", "num_block", "upscale")  # keywords of the student of conftest.py
 TEACHER = {"type": "MSRResNet", "num_in_ch": 3, "num_out_ch": 3, "num_feat": 12, "num_block": 1, "upscale": 2}
@@ -179,7 +181,7 @@ def test_non_finite_input_is_named(load) -> None:
     trainer = Trainer(load())
     batch = next(trainer.batches)
     batch["lq"][0, 0, 0, 0] = float("nan")
-    trainer.batches = iter([batch])
+    trainer.batches = Batches([batch])
     before = {k: v.clone() for k, v in trainer.model.student.state_dict().items()}
     with refuses("iteration 1", "l_pix", "batch", "lq", without=["gt"], kind=NonFiniteError):
         trainer.step(1)
@@ -301,3 +303,19 @@ def test_exploding_offsets_are_told_before_the_loss_shows_it(run, images, tiny_e
         train={"total_iter": 3},
     )
     assert "offsets are exploding in 1 of" in capsys.readouterr().err
+
+
+def test_the_best_is_chosen_where_there_is_a_ground_truth(run, images, capsys) -> None:
+    """A first validation set without HR has its images restored, and decides nothing."""
+    blind = {"dataroot_gt": None, "dataroot_lq": str(images), "name": "Blind"}
+    scored = {"type": "ImagePairDataset", "dataroot_gt": str(images), "name": "Scored"}
+    folder = run(datasets={"val": blind, "val_2": scored}, logger={"keep_best": 1}, val={"save_img": True})
+    best = json.loads((folder / "models" / "best.json").read_text())
+    scores = {r["iter"]: r["psnr"] for r in history(folder) if r["kind"] == "val" and r["dataset"] == "val_2"}
+    assert best["dataset"] == "val_2" and best["value"] == max(scores.values())
+    kept = {path.name for path in (folder / "models").glob("net_g_best*")}
+    assert "net_g_best.pth" in kept and any(name.startswith("net_g_best_psnr_") for name in kept)
+    assert len(list((folder / "visualization" / "val").rglob("*.png"))) == 2 * 6
+    lines = [line for line in capsys.readouterr().err.splitlines() if "Blind" in line]
+    assert len(lines) == 2 and all("nothing scored  [no ground truth, stored LR x2]" in line for line in lines)
+    assert val_curve(history(folder)).iterations == [4, 8]

@@ -11,14 +11,9 @@ from PIL import Image, ImageCms
 from kdsr_arch.cli import main
 from kdsr_arch.infer.pixels import to_float
 from kdsr_arch.ops.bicubic import upsample_bicubic
-from kdsr_arch.upscale.images import (
-    Picture,
-    read_picture,
-    upscale_file,
-    upscale_folder,
-    upscale_picture,
-    write_picture,
-)
+from kdsr_arch.upscale.images import upscale_file, upscale_folder, upscale_picture
+from kdsr_arch.upscale.picture import Picture, read_picture
+from kdsr_arch.upscale.picture_output import write_picture
 from tests.helpers.messages import refuses
 from tests.helpers.options import evaluator
 
@@ -84,7 +79,7 @@ def test_folders_go_on_where_they_were(restorer, tmp_path, capsys):
     for name in ("a/im10.png", "a/im2.png", "b.png"):
         write_picture(tmp_path / "in" / name, Picture(noise(6, 6, 3)))
     calls = [upscale_folder(restorer("bicubic"), tmp_path / "in", tmp_path / "out") for _ in range(2)]
-    assert calls == [3, 0] and (tmp_path / "out" / "a" / "im10.png").is_file()
+    assert calls == [(3, []), (0, [])] and (tmp_path / "out" / "a" / "im10.png").is_file()
     assert "3 of 3 images are in" in capsys.readouterr().out
 
 

@@ -15,7 +15,8 @@ from kdsr_arch.data.prepare.decode_video import decode_video
 from kdsr_arch.errors import UserError
 from kdsr_arch.infer.pixels import to_float, to_pixels
 from kdsr_arch.upscale import video as video_module
-from kdsr_arch.upscale.images import Picture, write_picture
+from kdsr_arch.upscale.picture import Picture
+from kdsr_arch.upscale.picture_output import write_picture
 from kdsr_arch.upscale.video import VideoOptions, segment_length
 from kdsr_arch.upscale.video import upscale_video as upscale
 from kdsr_arch.upscale.video_input import probe
@@ -50,6 +51,33 @@ def test_variable_frame_rate_sound_and_rotation_are_kept(restorer, make_video, t
         frame = next(container.decode(video=0))
         assert (frame.rotation, frame.width, frame.height) == (90, 96, 64)
         assert container.streams.video[0].sample_aspect_ratio == Fraction(4, 3)
+
+
+def test_frames_that_are_not_finite_stop_the_video(restorer, make_video, tmp_path):
+    make_video(tmp_path / "a.mp4", n=6)
+    upscaler = restorer("bicubic")
+    inner, calls = upscaler.runner.net, []
+
+    class Failing(torch.nn.Module):
+        def forward(self, x):
+            calls.append(None)
+            return inner(x) if len(calls) <= 3 else inner(x) * torch.nan
+
+    upscaler.runner.net, upscaler.batch, upscaler.runner.name = Failing(), 1, "Failing"
+    with refuses(tmp_path / "a.mp4", "0.12 s", "Failing", "NaN"):
+        upscale(upscaler, tmp_path / "a.mp4", tmp_path / "b.mp4")
+    assert not (tmp_path / "b.mp4").exists()
+
+
+def test_too_little_memory_for_a_frame_is_told(make_video, tmp_path, monkeypatch, capsys):
+    def full(*_):
+        raise MemoryError
+
+    make_video(tmp_path / "a.mp4", n=2)
+    monkeypatch.setattr(video_module, "to_pixels", full)
+    network = ["--network", "{type: Bicubic, scale: 2}"]
+    assert main(["upscale", str(tmp_path / "a.mp4"), "-o", str(tmp_path / "b.mp4"), *network]) == 2
+    assert not missing(capsys.readouterr().err, tmp_path / "a.mp4", "memory")
 
 
 def test_odd_sizes(restorer, make_video, tmp_path):

@@ -117,3 +117,18 @@ def test_transparency_is_kept_by_codecs_that_have_it(restorer, tmp_path, source,
         scale = 257 if image.dtype == np.uint16 else 1
         assert np.abs(image[..., 3] / scale - expected).max() <= 4
         assert np.abs(image[..., :3] / scale - color).mean() <= 3
+
+
+def test_edges_of_transparent_videos_get_no_fringe(restorer, tmp_path):
+    alpha = np.kron(np.eye(4, 6), np.ones((16, 16))) * 255
+    image = np.dstack([np.where(alpha > 0, value, 0) for value in (200, 120, 60)] + [alpha]).astype(np.uint8)
+    with av.open(str(tmp_path / "a.mkv"), "w") as out:
+        stream = out.add_stream("ffv1", rate=25)
+        stream.width, stream.height, stream.pix_fmt = 96, 64, "bgra"
+        frame = av.VideoFrame.from_ndarray(image, format="rgba").reformat(format="bgra")
+        frame.pts, frame.time_base = 0, Fraction(1, 25)
+        out.mux(stream.encode(frame))
+        out.mux(stream.encode())
+    upscale_video(restorer("bicubic"), tmp_path / "a.mkv", tmp_path / "b.mkv", VideoOptions(codec="ffv1"))
+    made = next(iter(Decoder(probe(tmp_path / "b.mkv"), alpha=True).frames())).image
+    assert np.abs(made[..., :3].astype(int) - (200, 120, 60)).max() <= 1

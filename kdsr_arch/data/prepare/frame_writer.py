@@ -11,21 +11,14 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from kdsr_arch.data.augment import Crop
+from kdsr_arch.data.image_file import turned
+from kdsr_arch.data.names import clip_of, listed_name, meta_file, natural, safe_key, side_name, stored_key
 from kdsr_arch.data.pairs import DegradedSource
 from kdsr_arch.data.prepare.workers import ordered_map
-from kdsr_arch.data.sources import (
-    FrameSource,
-    MemorySource,
-    clip_of,
-    meta_file,
-    natural,
-    safe_key,
-    side_name,
-    stored_key,
-)
+from kdsr_arch.data.sources import FrameSource, MemorySource
 from kdsr_arch.data.store.codec import Codec, ImageFileCodec, codec_of
 from kdsr_arch.data.store.lmdb_store import LmdbWriter
-from kdsr_arch.errors import UserError, notice
+from kdsr_arch.errors import UserError, notice, printable
 from kdsr_arch.io import replace_file
 from kdsr_arch.log import progress_bar
 from kdsr_arch.records import available_cores
@@ -141,8 +134,9 @@ def _encoded(job: Job, *, codec: Codec, low: Mapping[str, Any] | None) -> tuple[
     label, source, key, crop = job
     try:
         data = source.encoded(key) if isinstance(codec, ImageFileCodec) and not crop else None
-        # a PNG of 8 bits a channel, RGB, not interlaced is taken as it is
+        # a PNG of 8 bits a channel, RGB, not interlaced, upright is taken as it is
         plain = data and data[:4] == b"\x89PNG" and data[24:26] == b"\x08\x02" and data[28:29] == b"\0"
+        plain = data and plain and turned(data) == 1
         frame = source.get(key, crop)
         values = [_Value(label.side, data if data and plain else codec.encode(frame), frame.shape[:2])]
         if low and not label.side:
@@ -154,7 +148,7 @@ def _encoded(job: Job, *, codec: Codec, low: Mapping[str, Any] | None) -> tuple[
             values.append(_Value(_low_side(low), codec.encode(small), small.shape[:2]))
         return label, values
     except UserError as error:
-        return label, _Bad(error)
+        return label, _Bad(error if label.where in str(error) else f"{label.where}: {error}")
 
 
 def _low_side(low: Mapping[str, Any]) -> str:
@@ -258,7 +252,8 @@ class _Run:
         self._commit()
         files = {meta_file(side): "".join(lines) for side, lines in self._lines.items()}
         if self.skipped:
-            files[SKIPPED_FILE] = "".join(f"{key}\t{reason}\n" for _, key, reason in self.skipped)
+            lines = (printable(f"{key}\t{reason}", kept="\t") for _, key, reason in self.skipped)
+            files[SKIPPED_FILE] = "".join(f"{line}\n" for line in lines)
         self.writer.finish(files)
         return self._shapes[""]
 
@@ -291,5 +286,8 @@ def write_clips(
 
 def write_clip_list(shapes: ClipShapes, path: str | Path) -> None:
     """Write a ``meta_info_file``: one line ``clip frames (h,w,3)`` per clip."""
-    lines = [f"{clip} {n} ({h},{w},3)\n" for clip, (n, h, w) in sorted(shapes.items(), key=lambda s: natural(s[0]))]
+    lines = [
+        f"{listed_name(clip)} {n} ({h},{w},3)\n"
+        for clip, (n, h, w) in sorted(shapes.items(), key=lambda s: natural(s[0]))
+    ]
     replace_file(Path(path), lambda file: file.write("".join(lines).encode()))

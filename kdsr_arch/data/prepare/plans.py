@@ -11,6 +11,8 @@ import numpy as np
 
 from kdsr_arch.data.augment import Crop
 from kdsr_arch.data.clip_dataset import first_gap, listed_clips
+from kdsr_arch.data.image_file import is_shown
+from kdsr_arch.data.names import clip_of, natural
 from kdsr_arch.data.pairs import DegradedSource
 from kdsr_arch.data.prepare.decode_video import (
     VIDEO_SUFFIXES,
@@ -21,7 +23,7 @@ from kdsr_arch.data.prepare.decode_video import (
     take,
 )
 from kdsr_arch.data.prepare.frame_writer import ClipShapes, Entry, Making, write_clip_list, write_clips, write_frames
-from kdsr_arch.data.sources import FolderSource, FrameSource, LmdbSource, clip_of, natural, open_source
+from kdsr_arch.data.sources import FolderSource, FrameSource, LmdbSource, open_source
 from kdsr_arch.errors import UserError, notice
 
 HELD_OUT_EVERY = 5
@@ -276,7 +278,7 @@ def find_clips(folder: str | Path) -> dict[str, Path]:
         return {root.stem: root}
     if not root.is_dir():
         raise UserError(f"{root}: the folder of clips does not exist")
-    shown = [p for p in root.iterdir() if not p.name.startswith(".")]
+    shown = [p for p in root.iterdir() if is_shown(p.name)]
     paths = [p for p in shown if p.is_dir() or p.suffix.lower() in VIDEO_SUFFIXES]
     clips: dict[str, Path] = {}
     for path in sorted(paths, key=lambda p: natural(p.name)):

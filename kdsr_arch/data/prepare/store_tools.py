@@ -9,8 +9,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
+from kdsr_arch.data.names import stored_key
 from kdsr_arch.data.prepare.workers import ordered_map
-from kdsr_arch.data.sources import LmdbSource, stored_key
+from kdsr_arch.data.sources import LmdbSource
 from kdsr_arch.data.store.codec import ImageFileCodec, codec_of
 from kdsr_arch.data.store.lmdb_store import RECIPE_FILE, reading
 from kdsr_arch.errors import UserError
@@ -79,15 +80,8 @@ def verify(
 
 def _check(job: tuple[LmdbSource, str]) -> Fault | None:
     source, key = job
-    try:
-        for _, data in source.values([key]):
-            size = codec_of(data).verify(data, source.where(key))
-            if size != source.size(key):
-                listed = source.size(key)
-                return Fault(key, f"is {size[0]}x{size[1]}, listed as {listed[0]}x{listed[1]}")
-    except UserError as error:
-        return Fault(key, str(error))
-    return None
+    reason = source.fault(key)
+    return Fault(key, reason) if reason else None
 
 
 def export(root: str | Path, folder: str | Path, side: str = "", processes: int | None = None) -> int:

@@ -6,52 +6,16 @@ Another format of values needs one class like :class:`Codec`, named in ``CODECS`
 from __future__ import annotations
 
 import io
-import struct
 import zlib
-from collections.abc import Iterator
 from typing import Protocol
 
 import cv2
 import numpy as np
-from PIL import Image
 
 from kdsr_arch.data.augment import Crop, cut
+from kdsr_arch.data.image_file import PILLOW_STUMBLES, decode_upright, image_size, png_chunks, unsigned
 from kdsr_arch.data.store.tiled_codec import Buffer, TiledCodec
 from kdsr_arch.errors import UserError, notice
-
-# what Pillow raises over files that are no image, or a damaged one
-PILLOW_STUMBLES = (
-    *(OSError, SyntaxError, ValueError, TypeError, LookupError, AttributeError, ArithmeticError, MemoryError),
-    *(EOFError, RuntimeError, struct.error, zlib.error, Image.DecompressionBombError),
-)
-
-
-def _png_chunks(data: Buffer) -> Iterator[tuple[int, int]]:
-    """Yield where each chunk of a PNG starts and ends; the last may end beyond the file."""
-    start = 8
-    while start + 12 <= len(data):
-        end = start + 12 + int.from_bytes(data[start : start + 4], "big")
-        yield start, end
-        start = end
-
-
-def decode_image(data: Buffer, flags: int = cv2.IMREAD_UNCHANGED) -> np.ndarray | None:
-    """Decode an image file to pixels in OpenCV's order; None for bytes that are no whole image, or one too large.
-
-    Some decoders fill what is missing with gray, silently, or make room for what a PNG's chunk says it holds.
-    """
-    head, is_whole = bytes(data[:12]), len(data) > 0
-    if head.startswith(b"\x89PNG"):
-        is_whole = any(data[start + 4 : start + 8] == b"IEND" for start, _ in _png_chunks(data))
-    elif head.startswith(b"\xff\xd8"):
-        is_whole = b"\xff\xd9" in bytes(data[-4096:])
-    elif head.startswith(b"RIFF") and head[8:12] == b"WEBP":
-        is_whole = int.from_bytes(head[4:8], "little") + 8 <= len(data)
-    try:
-        return cv2.imdecode(np.frombuffer(data, np.uint8), flags) if is_whole else None
-    except cv2.error:
-        return None
-
 
 CODEC_NAMES = ("webp", "raw", "png")
 
@@ -77,7 +41,10 @@ class Codec(Protocol):
         """Describe a value by its first 64 bytes, for messages."""
 
     def decode(self, data: Buffer, name: str, crop: Crop | None = None) -> np.ndarray:
-        """Decode the frame, or its part under ``crop``: uint8 (h, w, 3) RGB, C-contiguous, owned by the caller."""
+        """Decode the frame, or its part under ``crop``: (h, w, 3) RGB, C-contiguous, owned by the caller.
+
+        uint8; uint16 of an image file that holds more than 8 bits a channel.
+        """
 
     def encode(self, frame: np.ndarray) -> bytes:
         """Return the bytes of a uint8 (H, W, 3) RGB frame, lossless."""
@@ -108,8 +75,7 @@ class ImageFileCodec:
 
     def size(self, data: Buffer, name: str) -> tuple[int, int]:
         try:
-            with Image.open(io.BytesIO(data)) as image:
-                return image.height, image.width
+            return image_size(bytes(data))
         except PILLOW_STUMBLES:
             raise _refuse_undecodable(name) from None
 
@@ -117,12 +83,13 @@ class ImageFileCodec:
         return "image files"
 
     def decode(self, data: Buffer, name: str, crop: Crop | None = None) -> np.ndarray:
-        image = decode_image(data)
+        image = decode_upright(data)
         if image is None:
             raise _refuse_undecodable(name)
-        image = cut(image, crop, name)
-        if image.dtype != np.uint8:
-            raise UserError(f"{name}: {image.dtype} pixels; only 8-bit images are supported: convert it first")
+        try:
+            image = unsigned(cut(image, crop, name), bytes(data[:1000]))
+        except ValueError as error:
+            raise UserError(f"{name}: {error}") from None
         if image.ndim == 2 or image.shape[2] == 1:
             return cv2.cvtColor(image, cv2.COLOR_GRAY2RGB)
         if image.shape[2] == 4:
@@ -138,19 +105,19 @@ class ImageFileCodec:
         return data.tobytes()
 
     def verify(self, data: Buffer, name: str) -> tuple[int, int]:
-        if bytes(data[:8]) == b"\x89PNG\r\n\x1a\n" and not _png_sums_agree(data):
+        if bytes(data[:8]) == b"\x89PNG\r\n\x1a\n" and not _png_sums_agree(bytes(data)):
             raise UserError(f"{name}: the stored frame is damaged (its checksum differs); copy or convert it again")
         height, width = self.decode(data, name).shape[:2]
         return height, width
 
 
-def _png_sums_agree(data: Buffer) -> bool:
-    """Return False for a PNG of which a chunk differs from its checksum, or that does not end with one."""
-    view, end = memoryview(data), 8
-    for start, end in _png_chunks(view):
-        if zlib.crc32(view[start + 4 : end - 4]) != int.from_bytes(view[end - 4 : end], "big"):
-            return False
-    return end == len(view)
+def _png_sums_agree(data: bytes) -> bool:
+    """Return False for a PNG that has no end, or a chunk that differs from its checksum."""
+    chunks = list(png_chunks(io.BytesIO(data)))
+    sums = (
+        int.from_bytes(data[end - 4 : end], "big") == zlib.crc32(data[start + 4 : end - 4]) for _, start, end in chunks
+    )
+    return bool(chunks) and chunks[-1][0] == b"IEND" and all(sums)
 
 
 # The first that accepts a value reads it, whichever coder wrote the tiles; image files come last.

@@ -18,6 +18,7 @@ import torch
 from pydantic import BaseModel, Field, ValidationError
 
 from kdsr_arch.data.augment import Crop, Flip, apply_flip, flip_number
+from kdsr_arch.data.names import stored_key
 from kdsr_arch.data.store.lmdb_store import reading, unfinished
 from kdsr_arch.errors import UserError
 
@@ -247,4 +248,4 @@ def stored_maps(
 
 def _value_key(key: str, number: int, name: str, crop: Sequence[int] | None) -> bytes:
     place = "@" + ",".join(map(str, crop)) if crop else ""
-    return f"{key}{place}|{number}|{name}".encode()
+    return stored_key(f"{key}{place}|{number}|{name}")

@@ -133,7 +133,9 @@ class TiledCodec:
         return f"{coder} tiles of {edge}"
 
     def encode(self, frame: np.ndarray) -> bytes:
-        """Return the bytes of a uint8 (H, W, 3) RGB frame."""
+        """Return the bytes of a uint8 (H, W, 3) RGB frame; raise UserError for one of 16 bits."""
+        if frame.dtype != np.uint8:
+            raise UserError("the frame has 16 bits a channel, tiles hold 8: a store of PNG (--codec png) keeps it")
         height, width = frame.shape[:2]
         # for crops of the usual sides, of HR frames or of frames as small as their LR
         edge = self.edge or (128 if min(height, width) >= 400 else 64)

@@ -11,7 +11,7 @@ from random import Random
 from kdsr_arch.data.sources import FolderSource
 from kdsr_arch.data.store.codec import codec_of
 from kdsr_arch.report.compare_data import read_image
-from kdsr_arch.upscale.images import read_picture
+from kdsr_arch.upscale.picture import read_picture
 from tests.fuzz.material import encoded, texture, with_pillow
 from tests.fuzz.mutate import mutate_bytes
 from tests.fuzz.target import MIB, Target, try_all

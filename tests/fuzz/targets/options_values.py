@@ -11,7 +11,7 @@ from kdsr_arch.errors import UserError
 from kdsr_arch.options import load, load_yaml
 from kdsr_arch.options.documents import apply_force
 from kdsr_arch.options.yaml_reader import Document
-from kdsr_arch.train.checkpoint import fingerprint
+from kdsr_arch.train.resume import fingerprint
 from tests.fuzz.mutate import READABLE, json_mutator
 from tests.fuzz.target import Target
 from tests.helpers import ROOT

@@ -10,7 +10,8 @@ from typing import Any
 
 import torch
 
-from kdsr_arch.train.checkpoint import FORMAT, VERSION, find_state, fingerprint, random_states, random_states_kept
+from kdsr_arch.train.checkpoint import FORMAT, VERSION, random_states, random_states_kept
+from kdsr_arch.train.resume import find_state, fingerprint
 from kdsr_arch.train.trainer import Trainer
 from tests.fuzz.mutate import HOSTILE, mutate_bytes, mutate_tree
 from tests.fuzz.target import Target
@@ -73,10 +74,12 @@ def run(data: bytes, folder: Path) -> None:
     """Find it, check it and resume from it, as `kdsr train --auto_resume` does."""
     file = folder / "3.state"
     file.write_bytes(data)
-    state = find_state(make_options({**_OPTIONS, "path": {"resume_state": str(file)}}), auto_resume=False)
-    assert state is not None
+    trainer = _trainer()
+    opt = make_options({**_OPTIONS, "path": {"resume_state": str(file)}})
     with random_states_kept():
-        _trainer().resume(state)
+        state = find_state(opt, trainer.model, auto_resume=False)
+        assert state is not None
+        trainer.resume(state.content, state.schedule_anew)
 
 
 TARGET = Target(

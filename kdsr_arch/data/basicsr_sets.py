@@ -1,0 +1,100 @@
+"""BasicSR's own data sets: what they stumble over is told as the fault of the file it is in."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from kdsr_arch.data.image_file import READABLE, decode_image
+from kdsr_arch.data.names import read_lines
+from kdsr_arch.data.sources import LmdbSource
+from kdsr_arch.data.store.codec import ImageFileCodec, codec_of
+from kdsr_arch.data.store.lmdb_store import close_all
+from kdsr_arch.errors import UserError, first_line
+from kdsr_arch.options.schema_data import DatasetOptions
+from kdsr_arch.registry import is_basicsr
+
+_TORN = "does not decode (truncated, damaged or not an image)"
+
+
+@contextmanager
+def checked_files(options: DatasetOptions) -> Iterator[None]:
+    """Refuse files that a data set of BasicSR cannot read before it is made, and those that it meets then.
+
+    Raises:
+        UserError: a store that is not whole, or one of tiles; a list with a blank line; an image that does not decode.
+    """
+    roots = [root for root in (options.dataroot_gt, options.dataroot_lq) if isinstance(root, str)]
+    for root in roots:
+        if root.rstrip("/").endswith(".lmdb"):
+            source = LmdbSource(root)
+            tiled = any(not isinstance(codec_of(data), ImageFileCodec) for _, data in source.values(source.keys()[:1]))
+            close_all()  # BasicSR opens the store itself, which LMDB allows once in a process
+            if tiled:
+                raise UserError(
+                    f"{root}: is a store of tiles, which {options.type} cannot read; take ImagePairDataset or "
+                    f"ClipDataset, or make one that it reads: kdsr lmdb convert {root} NEW.lmdb --codec png"
+                )
+    if options.meta_info_file:
+        lines = read_lines(Path(options.meta_info_file))
+        blank = next((number for number, line in enumerate(lines[:-1], 1) if not line.strip()), None)
+        if blank is not None:
+            raise UserError(
+                f"{options.meta_info_file}, line {blank}: is blank, which {options.type} cannot read; take it out"
+            )
+    try:
+        yield
+    except UserError as error:
+        files = (path for root in roots for path in sorted(Path(root).rglob("*")))
+        torn = next(filter(_is_torn, files), None) if "NoneType" in str(error) else None  # what decoding gave it
+        raise UserError(f"{torn}: {_TORN}; replace or remove it") if torn else error from None
+
+
+def read_item(dataset: Any, index: int) -> Any:
+    """Return ``dataset[index]``.
+
+    Raises:
+        UserError: a data set of BasicSR cannot read it, whatever it raised.
+    """
+    try:
+        return dataset[index]
+    except Exception as error:
+        if isinstance(error, UserError) or not is_basicsr(type(dataset)):
+            raise
+        if isinstance(error, KeyError) and error.args[0] not in dataset.opt:
+            raise UserError(f"{type(dataset).__name__}: needs the key {error.args[0]!r} in its section") from error
+        item = _item(dataset, index)
+        torn = next(filter(_is_torn, _files(item)), None)
+        where, reason = torn or " and ".join(map(str, item)) or f"item {index}", first_line(error)
+        if torn is not None:
+            reason = _TORN
+        raise UserError(f"{where}: {reason}; replace or remove it ({type(dataset).__name__})") from error
+
+
+def _item(dataset: Any, index: int) -> list[Path]:
+    """Name what an item is made of: its files, or the keys or folders of its frames."""
+    if hasattr(dataset, "paths"):
+        entry = dataset.paths[index]
+        sides = entry.values() if isinstance(entry, Mapping) else [entry]
+        return [Path(side) for side in sides]
+    if hasattr(dataset, "keys"):
+        return [Path(root, dataset.keys[index]) for root in (dataset.gt_root, dataset.lq_root)]
+    if hasattr(dataset, "folders"):
+        return [Path(root, dataset.folders[index]) for root in (dataset.gt_root, dataset.lq_root)]
+    info = getattr(dataset, "data_info", {})
+    sides = [info[side][index] for side in ("gt_path", "lq_path") if side in info]
+    return [Path(side if isinstance(side, str) else side[len(side) // 2]) for side in sides]
+
+
+def _files(item: Iterable[Path]) -> Iterator[Path]:
+    """Yield the files of an item, those of a window's other frames last."""
+    yield from (path for path in item if path.is_file())
+    for path in item:
+        folder = path if path.is_dir() else path.parent
+        yield from sorted(folder.iterdir()) if folder.is_dir() else ()
+
+
+def _is_torn(path: Path) -> bool:
+    return path.suffix.lower() in READABLE and decode_image(path.read_bytes()) is None

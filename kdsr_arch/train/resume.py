@@ -1,0 +1,263 @@
+"""The state that a training resumes from, and what its options make of it: compared by what they make, not as text."""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import json
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path, PurePath
+from typing import Any
+
+from torch import Tensor, nn
+
+from kdsr_arch.errors import UserError
+from kdsr_arch.infer.cost import count_parameters
+from kdsr_arch.log import get_logger
+from kdsr_arch.options.components import registered
+from kdsr_arch.options.schema import Options
+from kdsr_arch.options.section import sections_at
+from kdsr_arch.parallel import distributed
+from kdsr_arch.registry import keywords_of
+from kdsr_arch.train.checkpoint import STATES, load_state, numbered
+
+# values that a state cannot outlive: other steps, or an optimizer that remembers other things
+_DECISIVE = r"model_type|scale|train\.optim_\w+\.(type|amsgrad|centered)"
+# values that the learning rate of an iteration comes from
+_RATES = r"train\.(scheduler|warmup_iter|optim_\w+\.lr|lr_flow|\w+_lr_mul).*"
+_PATH = r"(?:.*\.)?(?:dataroot_\w+|meta_info_\w+|teacher_cache|(?:\w+_)?path)(?:\.\d+)?"
+_KINDS = {
+    r"network_\w+": "network",
+    r"datasets\.train(\.datasets\.\d+)?": "data set",
+    r"train\.optim_\w+": "optimizer",
+    r"train\.scheduler": "scheduler",
+    r"train\.(\w+_opt|distill_opt\.\w+)": "loss",
+}
+
+
+# ---------------------------------------------------------------------------------------------- what options make
+
+
+def fingerprint(opt: Options, teacher: nn.Module | None = None) -> dict[str, str]:
+    """Return what a state says of its training, each entry as JSON text: options, and what the teacher is."""
+    assert opt.train is not None
+    values: dict[str, Any] = {"name": opt.name, "model_type": opt.model_type, "scale": opt.scale}
+    values |= {key: network.plain() for key, network in opt.networks.items()}
+    values |= {"optim_g.type": opt.train.optim_g.type, "terms": sorted(opt.train.distill_opt)}
+    values |= {"~manual_seed": opt.manual_seed, "~train": opt.train.plain()}
+    values |= {"~datasets.train": opt.datasets["train"].plain()}
+    values |= {"teacher": _described(teacher)} if teacher is not None else {}
+    return {k: json.dumps(v, sort_keys=True, default=str) for k, v in values.items()}
+
+
+def _described(net: nn.Module) -> str:
+    """Name a network by its class, size, and the names and shapes of its tensors."""
+    shapes = [(name, tuple(value.shape)) for name, value in net.state_dict().items() if isinstance(value, Tensor)]
+    digest = hashlib.sha256(repr(shapes).encode()).hexdigest()[:8]
+    return f"{type(net).__name__} with {count_parameters(net):,} parameters (names and shapes {digest})"
+
+
+@dataclass(frozen=True)
+class Change:
+    """An option that has another value than when the state was saved; None where it is absent."""
+
+    key: str
+    before: Any
+    now: Any
+
+    def __str__(self) -> str:
+        """Write it as `key: before -> now`."""
+        texts = ("absent" if value is None else json.dumps(value) for value in (self.before, self.now))
+        return f"{self.key}: {' -> '.join(text if len(text) <= 60 else f'{text[:57]}...' for text in texts)}"
+
+
+def changes(theirs: Mapping[str, str], mine: Mapping[str, str]) -> list[Change]:
+    """List the options in which two fingerprints differ.
+
+    A key that is absent on one side is no change where the other has the default; nor is a path that ends alike.
+    """
+    return [*_changes(_document(theirs), _document(mine), [])]
+
+
+def _document(prints: Mapping[str, str]) -> dict[str, Any]:
+    """Read a fingerprint's options; what cannot be read is left out."""
+    document: dict[str, Any] = {}
+    for key, text in prints.items():
+        if key not in ("name", "teacher", "terms", "optim_g.type"):  # the last two are in `train` as well
+            try:
+                document[key.lstrip("~")] = json.loads(text)
+            except (ValueError, RecursionError):
+                continue
+    return document
+
+
+def _changes(before: Any, now: Any, keys: list[str]) -> Iterator[Change]:
+    key = ".".join(keys)
+    if isinstance(before, Mapping) and isinstance(now, Mapping):
+        for name in [*before, *(name for name in now if name not in before)]:
+            one, other = before.get(name), now.get(name)
+            absent = one is None or other is None
+            if not absent or (one if other is None else other) not in _defaults([*keys, name], now):
+                yield from _changes(one, other, [*keys, name])
+    elif before and _are_mappings(before) and _are_mappings(now) and len(before) == len(now):
+        for number, pair in enumerate(zip(before, now, strict=True)):
+            yield from _changes(*pair, [*keys, str(number)])
+    elif before != now and not (re.fullmatch(_PATH, key) and PurePath(str(before)).name == PurePath(str(now)).name):
+        yield Change(key, before, now)
+
+
+def _are_mappings(values: Any) -> bool:
+    return isinstance(values, list) and all(isinstance(value, Mapping) for value in values)
+
+
+def _defaults(keys: list[str], section: Mapping[str, Any]) -> list[Any]:
+    """Return the values that mean the same as an absent key: the schema's default, and that of the class it is for."""
+    *parents, name = keys
+    fields = [s.model_fields[name] for s in sections_at(keys, Options) if name in s.model_fields]
+    defaults = [field.get_default(call_default_factory=True) for field in fields if not field.is_required()]
+    kind = next((kind for pattern, kind in _KINDS.items() if re.fullmatch(pattern, ".".join(parents))), None)
+    thing = registered(kind, section.get("type")) if kind else None
+    if thing is not None:
+        parameter = keywords_of(thing).parameters.get(name)
+        if parameter is not None and parameter.default is not inspect.Parameter.empty:
+            defaults.append(parameter.default)
+    return [None, *(list(value) if isinstance(value, tuple) else value for value in defaults)]
+
+
+# -------------------------------------------------------------------------------------------------- finding the state
+
+
+@dataclass(frozen=True)
+class Saved:
+    """A state to resume from.
+
+    Attributes:
+        content: see `load_state`.
+        schedule_anew: its iteration, where options that the learning rate comes from have changed; else 0.
+    """
+
+    content: dict[str, Any]
+    schedule_anew: int = 0
+
+
+def find_state(opt: Options, model: Any, auto_resume: bool) -> Saved | None:
+    """Read the state to resume from; say which options have changed.
+
+    With `auto_resume` that is the newest whole one of this experiment, where there is one; else `path.resume_state`;
+    None to start anew.
+
+    Args:
+        model: what is trained, built: it says in what a state does not fit (`misfits`) and has its `teacher`.
+
+    Raises:
+        UserError: the state is of something else than the options make, none is whole, or `path.resume_state` is
+            unusable.
+    """
+    assert opt.train is not None
+    folder, path, content = opt.folder / "training_states", None, None
+    if auto_resume:
+        path, content, passed = find_latest(folder)
+        anew = f"to start anew, leave --auto_resume out (the run so far is then renamed) or remove {opt.folder}"
+        if passed and content is None:
+            raise UserError(f"{folder}: none of its states can be used ({passed[0]}); {anew}")
+        for reason in passed:
+            get_logger().warning(f"passed over: {reason}")
+    if content is None and opt.path.resume_state:
+        path, anew = Path(opt.path.resume_state).expanduser(), "to start anew, take path.resume_state out"
+        content = load_state(path)
+    if content is None:
+        return None
+    theirs, mine = content["fingerprint"], fingerprint(opt, model.teacher)
+    changed = changes(theirs, mine)
+    if conflicts := _conflicts(model, content["model"], theirs, mine, changed):
+        raise UserError(
+            f"{path}: the state of another training ({'; '.join(conflicts)}); put the options back, or {anew}; to "
+            "start from its weights only, use path.pretrain_network_g"
+        )
+    if content["iter"] > opt.train.total_iter:
+        raise UserError(f"{path}: is past train.total_iter {opt.train.total_iter:,}")
+    get_logger().info(f"Resuming from iteration {content['iter']:,}: {path}")
+    new_rates = any(re.fullmatch(_RATES, change.key) for change in changed)
+    _tell(changed, new_rates)
+    _compare_samples(theirs, len(content["random"]), mine)
+    return Saved(content, content["iter"] if new_rates else 0)
+
+
+def find_latest(folder: Path) -> tuple[Path | None, dict[str, Any] | None, list[str]]:
+    """Read the newest whole state in `folder`.
+
+    Returns:
+        Its path and content, or two None; and why newer ones were passed over.
+    """
+    passed: list[str] = []
+    for _, path in reversed(numbered(folder, STATES)):
+        try:
+            return path, load_state(path), passed
+        except UserError as error:
+            passed.append(str(error))
+    return None, None, passed
+
+
+def _conflicts(
+    model: Any, state: Mapping[str, Any], theirs: Mapping[str, str], mine: Mapping[str, str], changed: list[Change]
+) -> list[str]:
+    """Say in what a state is none of this training's; empty where it can be resumed."""
+    found = [str(change) for change in changed if re.fullmatch(_DECISIVE, change.key)]
+    if any(change.key == "model_type" for change in changed):
+        return found
+    for key, sentence in model.misfits(state):
+        found += [str(change) for change in changed if change.key.startswith(key)]
+        found.append(f"{key}: {sentence}")
+    before, now = theirs.get("teacher"), mine.get("teacher")
+    if before and now and before != now:
+        found.append(f"the teacher: {before} there, {now} here")
+    return list(dict.fromkeys(found))
+
+
+def _tell(changed: list[Change], new_rates: bool) -> None:
+    if changed:
+        rates = "; the learning rate goes on as if its options had always been these" if new_rates else ""
+        get_logger().warning(
+            "These options changed since the state was saved, and take effect from here: "
+            f"{', '.join(map(str, changed))}{rates}"
+        )
+
+
+def _compare_samples(theirs: Mapping[str, str], processes: int, mine: Mapping[str, str]) -> None:
+    before, now = _samples(theirs, processes), _samples(mine, distributed.world_size())
+    if before not in (0, now):
+        get_logger().warning(
+            f"An iteration took {before} samples when the state was saved and takes {now} now, so training does not go "
+            "on with the samples that came next: keep processes x batch_size_per_gpu x accumulation as it was"
+        )
+
+
+def _samples(theirs: Mapping[str, str], processes: int) -> int:
+    """Return the samples of one iteration of the experiment with that fingerprint; 0 where it does not say."""
+    try:
+        dataset, train = (json.loads(theirs[key]) or {} for key in ("~datasets.train", "~train"))
+        each = int(dataset.get("batch_size_per_gpu") or 1) * int(train.get("accumulation") or 1)
+    except (KeyError, ValueError, TypeError, AttributeError, OverflowError, RecursionError):
+        return 0
+    return each * processes
+
+
+def alike_everywhere(opt: Options, position: int) -> None:
+    """Check that all processes train the same from the same iteration on.
+
+    Raises:
+        UserError: they read different option files, or do not see the same experiment folder.
+    """
+    mine = {k.lstrip("~"): v for k, v in fingerprint(opt).items() if k != "~datasets.train"}  # folders may differ
+    mine["batch_size_per_gpu"] = str(opt.datasets["train"].batch_size_per_gpu)
+    starts = distributed.gather((position, mine))
+    if len({where for where, _ in starts}) > 1:
+        raise UserError(
+            f"the processes would go on from different iterations ({', '.join(f'{where:,}' for where, _ in starts)}): "
+            "the folder of experiments must be on a file system that all machines share"
+        )
+    for _, theirs in starts:
+        for key in [key for key in {**theirs, **mine} if theirs.get(key) != starts[0][1].get(key)]:
+            raise UserError(f"the processes read different option files ({key} differs): give all machines the same")

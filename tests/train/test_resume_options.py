@@ -1,0 +1,192 @@
+"""A resume by other options: what they make is compared, not their text; what changed is named and takes effect."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from kdsr_arch.cli import main
+from kdsr_arch.train import entry
+from kdsr_arch.train.trainer import Trainer
+from tests.helpers.messages import refuses
+from tests.helpers.networks import make_network
+from tests.train.conftest import STUDENT
+
+TEACHER = {**STUDENT, "num_feat": 12}
+FIT = {"type": "FitNetLoss", "at": "body.0", "loss_weight": 0.1}  # with an adapter of 8 to 12 channels
+OUT = {"type": "L1Loss", "loss_weight": 0.5}
+
+
+@pytest.fixture
+def taught(tmp_path: Path) -> dict[str, Any]:
+    """Options of a teacher whose file lies on the disk."""
+    torch.save({"params": make_network(TEACHER).state_dict()}, tmp_path / "teacher.pth")
+    return {"network_t": TEACHER, "path": {"pretrain_network_t": str(tmp_path / "teacher.pth")}}
+
+
+@pytest.fixture
+def half(load: Callable[..., Any], tmp_path: Path) -> Callable[..., Path]:
+    """Trains to iteration 8 of 12 and returns the experiment's folder."""
+
+    def train(**changes: Any) -> Path:
+        opt = load(**changes)
+        entry.train(opt)
+        return opt.folder
+
+    return train
+
+
+def longer(changes: dict[str, Any]) -> dict[str, Any]:
+    return {**changes, "train": {"total_iter": 12, **changes.get("train", {})}}
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+def warned(said: str) -> str:
+    """The sentence about changed options in what was printed."""
+    return next((line for line in said.splitlines() if "changed since the state was saved" in line), "")
+
+
+# ------------------------------------------------------------------------------------------------- nothing changed
+
+
+def test_a_key_that_says_the_default_may_come_and_go(half, load, capsys) -> None:
+    folder = half(train={"optim_g": {"betas": [0.9, 0.999]}})
+    defaults = {"num_in_ch": None, "num_out_ch": None}  # 3, as the class has it
+    opt = load(**longer({"network_g": defaults, "train": {"amp": "no", "optim_g": {"eps": 1e-8}}}))
+    assert entry.train(opt, True) == 0
+    said = capsys.readouterr().err
+    assert "iteration 8" in said
+    assert re.findall(r"[\w.]+(?=: \S+ -> )", warned(said)) == ["train.total_iter"]
+    assert (folder / "training_states" / "12.state").exists()
+
+
+def test_a_project_that_moved_goes_on(write_options, images, tmp_path, monkeypatch, capsys) -> None:
+    """With a relative path, from another folder, and with other absolute ones."""
+    old, new = tmp_path / "old", tmp_path / "new"
+    shutil.copytree(images, old / "data" / "hr")
+    relative = {"dataroot_gt": "data/hr"}
+    path = write_options(old, datasets={"train": relative, "val": relative})
+    monkeypatch.chdir(old)
+    assert main(["train", "-opt", str(path)]) == 0
+    os.rename(old, new)
+    monkeypatch.chdir(tmp_path)
+    path = new / "options" / "tiny.yml"
+    absolute = f"datasets:train:dataroot_gt={new / 'data' / 'hr'}"
+    assert main(["train", "-opt", str(path), "--auto_resume", "--force_yml", "train:total_iter=10", absolute]) == 0
+    said = capsys.readouterr().err
+    assert "iteration 8" in said and "dataroot" not in warned(said)
+    assert [p.name for p in (new / "experiments").iterdir() if not p.name.startswith(".")] == ["tiny"]
+
+
+# ---------------------------------------------------------------------------------------------- something else is made
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "named"),
+    [
+        ({}, {"network_g": {"num_feat": 6}}, ["network_g.num_feat: 8 -> 6", "conv_first.weight"]),
+        ({}, {"train": {"optim_g": {"type": "SGD"}}}, ["train.optim_g.type", "Adam", "SGD"]),
+        ({}, {"train": {"optim_g": {"amsgrad": True}}}, ["train.optim_g.amsgrad"]),
+        ({}, {"model_type": "SRModel"}, ["model_type", "ImageDistillModel", "SRModel"]),
+        ({}, {"train": {"distill_opt": {"fit": FIT}}}, ["train.distill_opt.fit", "fit.adapters.0.conv.weight"]),
+        ({"train": {"distill_opt": {"fit": FIT}}}, {"train": {"distill_opt": {"other": FIT}}}, ["fit", "other"]),
+        (
+            {"train": {"distill_opt": {"out": OUT}}},
+            {"network_t": {**TEACHER, "num_feat": 10}},
+            ["the teacher", "MSRResNet"],
+        ),
+        ({"model_type": "SRModel"}, {"network_g": {"num_block": 2}}, ["network_g.num_block: 1 -> 2", "net_g"]),
+    ],
+)
+def test_a_state_of_something_else_stops_and_leaves_all_as_it_was(before, after, named, half, load, taught, tmp_path):
+    base = {} if "SRModel" in (before.get("model_type"), after.get("model_type")) else taught
+    folder = half(**{**base, **before})
+    there = content(folder)
+    if "network_t" in after:
+        torch.save({"params": make_network(after["network_t"]).state_dict()}, tmp_path / "teacher.pth")
+    with refuses("8.state", *named, "--auto_resume", "path.pretrain_network_g"):
+        entry.train(load(**longer({**base, **before, **after})), True)
+    assert content(folder) == there and [p.name for p in folder.parent.glob("tiny*")] == ["tiny"]
+
+
+def test_states_that_are_all_damaged_stop_the_resume(half, load, tmp_path) -> None:
+    folder = half()
+    for state in (folder / "training_states").iterdir():
+        state.write_bytes(b"damaged")
+    there = content(folder)
+    with refuses(folder / "training_states", "8.state", "--auto_resume", folder):
+        entry.train(load(), True)
+    assert content(folder) == there and [p.name for p in folder.parent.glob("tiny*")] == ["tiny"]
+
+
+def test_a_named_state_of_something_else_is_refused(half, load, tmp_path) -> None:
+    state = half() / "training_states" / "4.state"
+    options = {"network_g": {"num_feat": 6}, "path": {"resume_state": str(state)}}
+    with refuses(state, "network_g.num_feat: 8 -> 6", "path.resume_state", "path.pretrain_network_g"):
+        entry.train(load(tmp_path / "new", **options))
+    assert not (tmp_path / "new" / "experiments").exists()
+
+
+# ------------------------------------------------------------------------------------------------ changes take effect
+
+
+def rates(folder: Path) -> dict[int, float]:
+    records = map(json.loads, (folder / "history.jsonl").read_text().splitlines())
+    return {record["iter"]: record["lr"][0] for record in records if record["kind"] == "train"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "named", "expected"),
+    [
+        ({"optim_g": {"lr": 4e-3}}, "train.optim_g.lr: 0.001 -> 0.004", 2e-3),
+        ({"scheduler": {"gamma": 0.1}}, "train.scheduler.gamma: 0.5 -> 0.1", 1e-4),
+        ({"scheduler": {"milestones": [11]}}, "train.scheduler.milestones: [5] -> [11]", 1e-3),
+        ({"scheduler": None}, "train.scheduler", 1e-3),
+        ({"warmup_iter": 20}, "train.warmup_iter: -1 -> 20", 1e-3 * 9 / 20),
+    ],
+)
+@pytest.mark.parametrize("model", ["ImageDistillModel", "SRModel"])
+def test_the_rate_is_that_of_a_run_that_always_had_these_options(
+    model, changes, named, expected, half, load, capsys
+) -> None:
+    folder = half(model_type=model)
+    assert entry.train(load(**longer({"model_type": model, "train": changes})), True) == 0
+    assert rates(folder)[9] == pytest.approx(expected, rel=1e-6)
+    assert named in warned(capsys.readouterr().err)
+
+
+def test_the_optimizers_options_and_the_losses_take_effect(half, load, taught, monkeypatch, capsys) -> None:
+    half(**taught, train={"distill_opt": {"out": OUT}})
+    groups: list[dict[str, Any]] = []
+    original = Trainer.step
+
+    def step(self: Trainer, iteration: int) -> None:
+        original(self, iteration)
+        groups.append({**self.model.optimizer.param_groups[0], "steps": self.model.optimizer.state_dict()["state"][0]})
+
+    monkeypatch.setattr(Trainer, "step", step)
+    optimizer = {"betas": [0.8, 0.9], "weight_decay": 0.25}
+    terms = {"out": {**OUT, "loss_weight": 0.25}, "new": OUT}
+    changed = {**taught, "train": {"total_iter": 9, "optim_g": optimizer, "distill_opt": terms}}
+    assert entry.train(load(**changed), True) == 0
+    assert (groups[0]["betas"], groups[0]["weight_decay"]) == ((0.8, 0.9), 0.25)
+    assert groups[0]["steps"]["step"] == 9, "the moments go on"
+    said = warned(capsys.readouterr().err)
+    for text in (
+        "betas",
+        "train.optim_g.weight_decay: absent -> 0.25",
+        "out.loss_weight: 0.5 -> 0.25",
+        "distill_opt.new",
+    ):
+        assert text in said, said

@@ -1,0 +1,78 @@
+"""Validation as far as it comes before the training: the first image is tried, and the teacher is scored."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from basicsr.archs.srresnet_arch import MSRResNet
+from torch import Tensor, nn
+
+from kdsr_arch.errors import ProgramFault
+from kdsr_arch.registry import ARCH_REGISTRY
+from kdsr_arch.train import entry
+from kdsr_arch.train.validation import Validator, _beginning
+from tests.helpers.messages import refuses
+from tests.helpers.networks import make_network
+from tests.train.conftest import STUDENT
+
+
+class CropsOnly(MSRResNet):
+    """Fails on inputs of another size than a training sample's, as networks of windows do."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.shape[-1] != 8:
+            raise RuntimeError("the window does not divide the image")
+        return super().forward(x)
+
+
+if CropsOnly.__name__ not in ARCH_REGISTRY:
+    ARCH_REGISTRY.register(CropsOnly)
+
+
+@pytest.mark.parametrize("model", ["ImageDistillModel", "SRModel"])
+@pytest.mark.parametrize("start", [entry.dry_run, entry.train])
+def test_a_network_that_fails_on_whole_images_is_told_before_the_training(start, model, load, tmp_path) -> None:
+    opt = load(model_type=model, network_g={"type": "CropsOnly"})
+    with refuses("datasets.val", "CropsOnly", "3x16x16", "the window does not divide", kind=ProgramFault):
+        start(opt)
+    assert not (tmp_path / "experiments").exists()
+
+
+def test_the_first_look_at_a_clip_is_short() -> None:
+    clip = {"lq": torch.zeros(9, 3, 4, 4), "gt": torch.zeros(9, 3, 8, 8), "frames": list("abcdefghi"), "key": "clip"}
+    cut = _beginning(clip, 4)
+    assert [len(cut[key]) for key in ("lq", "gt", "frames")] == [4, 4, 4] and cut["key"] == "clip"
+    assert _beginning(clip, 9) is clip and len(clip["lq"]) == 9
+    image = {"lq": torch.zeros(3, 40, 4)}
+    assert _beginning(image, 2) is image
+
+
+def taught(tmp_path: Path, **network: Any) -> tuple[nn.Module, dict[str, Any]]:
+    """A teacher, and options for a training under it."""
+    spec = {**STUDENT, "num_feat": 12, **network}
+    teacher = make_network(spec)
+    torch.save({"params": teacher.state_dict()}, tmp_path / "teacher.pth")
+    train = {"distill_opt": {"out": {"type": "L1Loss"}}}
+    return teacher, {"network_t": spec, "path": {"pretrain_network_t": str(tmp_path / "teacher.pth")}, "train": train}
+
+
+def test_the_teacher_s_own_score_is_told_once_before_the_training(load, tmp_path, capsys) -> None:
+    teacher, options = taught(tmp_path)
+    opt = load(**options)
+    expected = Validator(opt, torch.device("cpu")).run(teacher, 0, ["val"])["val"].mean["psnr"]
+    assert entry.train(opt) == 0
+    said = capsys.readouterr().err
+    assert f"The teacher on Val: psnr {expected:.4f}  [" in said
+    assert said.index("The teacher on Val") < said.index("Validation at 4")
+    assert entry.train(load(**{**options, "train": {**options["train"], "total_iter": 9}}), True) == 0
+    assert entry.train(load(**options, val={"score_teacher": False})) == 0
+    assert "The teacher" not in capsys.readouterr().err
+
+
+def test_a_teacher_that_cannot_be_scored_stops_nothing(load, tmp_path, capsys) -> None:
+    _, options = taught(tmp_path, type="CropsOnly")
+    assert entry.train(load(**options)) == 0
+    assert "The teacher cannot be scored on Val: the window does not divide" in capsys.readouterr().err
