@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
+import sys
 
 import torch
 
@@ -33,7 +34,7 @@ def keep_freed_memory() -> None:
     On a CPU a training step frees and allocates the same blocks over and over. The GNU C library gives large ones back
     each time, and the system fills each new page with zeros: up to a fifth of a step. Other C libraries are left alone.
     """
-    if hasattr(libc := ctypes.CDLL(None), "gnu_get_libc_version"):
+    if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "gnu_get_libc_version"):
         for parameter in (_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD):
             libc.mallopt(parameter, _KEPT)
 
