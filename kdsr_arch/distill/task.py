@@ -253,7 +253,7 @@ class DistillTask(nn.Module):
             if not shown:
                 raise UserError(f"train: no loss is active in iteration {iteration}: check stages and weights")
             weights = output.weights | self.static_weights
-            output.losses = {name: output.raw[name] * weights[name] for name in shown}
+            output.losses = {name: _weighted(output.raw[name], weights[name]) for name in shown}
         return output
 
     def known_weights(self, iteration: int) -> dict[str, float] | None:
@@ -367,6 +367,11 @@ def _first(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {name: _first(maps) for name, maps in value.items()}
     return value[:1]
+
+
+def _weighted(loss: Tensor, weight: float | Tensor) -> Tensor:
+    """Return the product; the loss itself where the weight is the number 1."""
+    return loss if isinstance(weight, float) and weight == 1.0 else loss * weight
 
 
 def _norm(loss: Tensor, params: list[nn.Parameter]) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
@@ -20,6 +21,12 @@ from kdsr_arch.train.step_graph import StepGraph
 CHECK_PERIOD_CUDA = 16
 # steps in a row that the gradient scaler may leave out: its scale is then 2^40 times smaller than it was
 SCALER_PATIENCE = 40
+
+
+def _sum(losses: Mapping[str, Tensor]) -> Tensor:
+    """Return the sum of scalar losses; a single one is its own, and spares a tiny network's step four operations."""
+    first, *more = losses.values()
+    return torch.stack([first, *more]).sum() if more else first
 
 
 class Steps:
@@ -70,8 +77,8 @@ class Steps:
             self.meter.add(output.losses, iteration)
             if micro == 0 and measured:
                 self.ratios = model.task.measure(output, iteration)
-            loss = torch.stack(list(output.losses.values())).sum() / options.accumulation
-            model.scaler.scale(loss).backward()
+            loss = _sum(output.losses)
+            model.scaler.scale(loss / options.accumulation if options.accumulation > 1 else loss).backward()
         if self.world > 1:
             distributed.average_gradients(model.parameters)
 
@@ -98,7 +105,7 @@ class Steps:
         model = self.model
         model.optimizer.zero_grad(set_to_none=True)
         losses = model.task(self.batches.expand(batch), iteration).losses
-        torch.stack(list(losses.values())).sum().backward()
+        _sum(losses).backward()
         gradients = [p.grad for p in model.parameters if p.grad is not None]
         norm = gradient_norm(gradients)
         clip_gradients(gradients, norm, self.options.grad_clip)
