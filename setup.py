@@ -31,6 +31,8 @@ EXTRAS = {
     "teachers": ["spandrel>=0.4"],
     "fuzz": ["atheris>=2.3", "hypothesis>=6"],
     "export": ["onnx>=1.16", "onnxruntime>=1.18", "onnxscript>=0.3", "safetensors>=0.4"],
+    "openvino": ["onnx>=1.16", "onnxscript>=0.3", "openvino>=2026.4"],
+    "ncnn": ["ncnn>=1.0.20261020", "pnnx>=20261020"],
     "metrics": ["pyiqa>=0.1.13"],
     "wandb": ["wandb>=0.16"],
 }

@@ -34,8 +34,8 @@ def make_stores(videos: list[Path], count: int, root: Path) -> dict[str, tuple[P
     stores = {}
     for name in CODECS:
         hr, lr, making = root / f"{name}_hr.lmdb", root / f"{name}_lr.lmdb", Making(codec_named(name))
-        convert_images(root / "hr" / "all", hr, making=making)
-        convert_images(root / "hr" / "all", lr, degrade=low, making=making)
+        convert_images([root / "hr" / "all"], hr, making=making)
+        convert_images([root / "hr" / "all"], lr, degrade=low, making=making)
         stores[name] = (hr, lr)
     small = LmdbSource(stores["raw"][1])
     write_folder({"all": [small.get(key) for key in small]}, root / "lr")

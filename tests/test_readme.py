@@ -14,6 +14,8 @@ import yaml
 from kdsr_arch.cli import build_parser
 from kdsr_arch.registry import register_all
 from tests.helpers import ROOT
+from tests.helpers.networks import Image
+from tests.helpers.options import make_task
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 TEXT = "\n".join([README, *((ROOT / "docs" / f"{page}.md").read_text() for page in ("architecture", "new_method"))])
@@ -43,6 +45,13 @@ def test_the_method_trains_the_student(shown) -> None:
     student, teacher = torch.rand(2, 3, 8, 8, requires_grad=True), torch.rand(2, 3, 8, 8)
     shown["EdgeLoss"]()(student, teacher).backward()
     assert student.grad.abs().sum() > 0
+
+
+def test_the_method_on_images_of_its_own_trains_the_student(shown) -> None:
+    data = {"lq": torch.rand(2, 3, 8, 8), "gt": torch.rand(2, 3, 16, 16)}
+    task = make_task(Image(), None, {"distill_opt": {"negative": {"type": "InvertedLoss"}}}, data)
+    task(data, 1).losses["l_negative"].backward()
+    assert task.student.head.weight.grad.abs().sum() > 0
 
 
 def test_the_test_of_the_method_passes(shown, tmp_path) -> None:

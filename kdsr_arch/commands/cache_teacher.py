@@ -24,12 +24,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     text = "run the teacher once an image and turn its output with the image (and with time): up to 8 x faster (16 x "
     text += "with random_reverse), and not exact"
     add("--one-orientation", action="store_true", help=text)
-    add("--no-measure", action="store_true", help="do not measure the gain in steps per second")
+    text = (
+        "do not measure the gain in steps per second, nor what several networks or teacher.self_ensemble gain in PSNR"
+    )
+    add("--no-measure", action="store_true", help=text)
 
 
 def run(args: argparse.Namespace) -> int:
     """Fill the store, then measure the gain."""
+    from kdsr_arch.data.loader import open_dataset
     from kdsr_arch.precompute.fill import fill_store, measure_gain, plan_of, record_gain
+    from kdsr_arch.precompute.own_psnr import measure_own_psnr
 
     if args.crops < 0:
         raise UserError(f"--crops {args.crops}: must be 0 (whole images) or more")
@@ -44,6 +49,9 @@ def run(args: argparse.Namespace) -> int:
     if probe is not None:
         print(probe)
     if not args.no_measure:
+        live = opt.datasets["train"].model_copy(update={"teacher_cache": None})
+        if own := measure_own_psnr(opt, open_dataset(live, "datasets.train")):
+            print(own)
         gain = measure_gain(opt, args.output)
         record_gain(args.output, gain)
         print(gain)

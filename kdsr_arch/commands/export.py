@@ -1,4 +1,4 @@
-"""`kdsr export WEIGHTS -o FILE`: write a student as ONNX, safetensors or ExportedProgram, and check it."""
+"""`kdsr export WEIGHTS -o FILE`: write a student in the form of where it is to run, and check it there."""
 
 from __future__ import annotations
 
@@ -12,8 +12,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare what to export, and as what."""
     add = parser.add_argument
     add("weights", help="the student's weights: a .pth or .safetensors file, or the name of shipped ones")
-    text = "ends in .onnx, .safetensors or .pt2 (ExportedProgram)"
+    text = "ends in .onnx, .safetensors, .pt2 (ExportedProgram), .glsl (for mpv), .xml (OpenVINO) or .param (ncnn)"
     add("-o", "--output", type=Path, metavar="FILE", required=True, help=text)
+    names = ("onnx", "exported", "safetensors", "glsl", "openvino", "ncnn")
+    add("--target", choices=names, help="what the file is for (default: what its ending says)")
     text = "the option file that names the network (default: the one of the weights' experiment)"
     add("-opt", "--option-file", type=Path, metavar="FILE", help=text)
     add("--network", metavar="YAML", help="the network itself, such as '{type: FSRCNN, scale: 4}'")
@@ -32,9 +34,10 @@ def run(args: argparse.Namespace) -> int:
     """Export, compare, tell."""
     from kdsr_arch.convert.recognize import open_any
     from kdsr_arch.export.form import prepare
-    from kdsr_arch.export.formats import FORMATS, OPSET, format_of
+    from kdsr_arch.export.formats import OPSET
+    from kdsr_arch.export.targets import TARGETS, target_of
 
-    kind, opset = format_of(args.output), args.opset or OPSET
+    kind, opset = target_of(args.output, args.target), args.opset or OPSET
     if args.int8 is not None and (kind != "onnx" or args.fp16):
         raise UserError("--int8 makes an .onnx file of its own precision: leave --fp16 out, and let its name end so")
     if args.max_loss is not None and (args.int8 is None or not args.max_loss >= 0):
@@ -60,7 +63,7 @@ def run(args: argparse.Namespace) -> int:
         print(quantize(prepared, args.int8, args.output, opset, max_loss))
     else:
         more = {"opset": opset} if kind == "onnx" else {}
-        for deviation in FORMATS[kind](prepared, args.output, **more):
+        for deviation in TARGETS[kind](prepared, args.output, **more):
             print(deviation)
     for change in prepared.changes:
         print(f"reparametrized: {change}")

@@ -11,7 +11,7 @@ from kdsr_arch.errors import UserError
 
 _KINDS = ("auto", "images", "clips", "videos", "reds", "vimeo")
 _OWN: dict[str, dict[str, Any]] = {  # arguments of one kind of source, with what they are where they are not given
-    "images": {"patch": 0, "step": 0, "strip": ""},
+    "images": {"patch": 0, "step": 0, "max_side": 0, "min_side": 0, "strip": "", "hold_out": None},
     "clips": {"clips": None},
     "videos": {"exclude": [], "halve": False, "multiple": None},
     "vimeo": {"split": None},
@@ -22,12 +22,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the actions, each with its own arguments."""
     actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
     create = actions.add_parser("create", help="a store from images, clips, videos, REDS or Vimeo-90K")
-    create.add_argument("source", type=Path, help="a folder, or a video file")
+    create.add_argument(
+        "source", type=Path, nargs="+", help="a folder, or a video file; of images, one or more folders"
+    )
     create.add_argument("out", type=Path, help="the store, NAME.lmdb; a folder for REDS and Vimeo-90K")
     create.add_argument("--kind", choices=_KINDS, default="auto", help="what the source is (default: found out)")
     add = create.add_argument
     add("--patch", type=int, help="images: side of sub-images (default: whole images)")
     add("--step", type=int, help="images: distance of sub-images (default: their side)")
+    add("--max-side", type=int, help="images: cut larger ones into equal parts of at most about this side")
+    add("--min-side", type=int, help="images: leave out those with a smaller side")
+    text = "images: every fifth of this folder goes into this store instead, for validation"
+    add("--hold-out", type=Path, nargs=2, metavar=("FOLDER", "STORE"), help=text)
     add("--strip", help="images: ending to take off the names, such as x4 for DIV2K's LR")
     add("--clips", nargs="+", help="clips: take these only")
     add("--exclude", nargs="+", help="videos: leave these out")
@@ -140,29 +146,44 @@ def _create(args: argparse.Namespace) -> int:
     from kdsr_arch.data.prepare import plans
 
     making, alone = making_of(args)
-    kind = kind_of(args.source) if args.kind == "auto" else args.kind
+    source, *more = args.source
+    kind = kind_of(source) if args.kind == "auto" else args.kind
+    if more and kind != "images":
+        raise UserError(f"{more[0]}: several sources are for images, but {source} holds {kind}; convert one at a time")
     if alone and kind in ("videos", "reds"):
         raise UserError(f"--lr-only is not for {kind}; --lr keeps LR beside HR")
     for other, own in _OWN.items():
         for name, value in own.items():
             if other != kind and getattr(args, name) != value:
-                raise UserError(f"--{name} is for {other}, but {args.source} holds {kind}; leave it out")
+                raise UserError(f"--{name.replace('_', '-')} is for {other}, but {source} holds {kind}; leave it out")
     if kind == "images":
-        parts = {"patch": args.patch, "step": args.step, "strip": args.strip}
-        plans.convert_images(args.source, args.out, **parts, degrade=alone, making=making)
+        cuts = plans.ImageParts(args.patch, args.step, args.max_side, args.min_side, args.strip)
+        _check_parts(args)
+        plans.convert_images(args.source, args.out, parts=cuts, hold_out=args.hold_out, degrade=alone, making=making)
     elif kind == "clips":
-        plans.convert_clips(args.source, args.out, only=args.clips, degrade=alone, making=making)
+        plans.convert_clips(source, args.out, only=args.clips, degrade=alone, making=making)
     elif kind == "videos":
         multiple = 4 if args.multiple is None else args.multiple
         parts = {"halved": args.halve, "multiple": multiple, "exclude": args.exclude}
-        plans.prepare_video_clips(args.source, args.out, **parts, making=making)
+        plans.prepare_video_clips(source, args.out, **parts, making=making)
     elif kind == "reds":
-        plans.prepare_reds(args.source, args.out, making)
+        plans.prepare_reds(source, args.out, making)
     else:
-        plans.prepare_vimeo(args.source, args.out, split=args.split or "train", degrade=alone, making=making)
-    for store in [args.out] if args.out.suffix == ".lmdb" else sorted(args.out.glob("*.lmdb")):
+        plans.prepare_vimeo(source, args.out, split=args.split or "train", degrade=alone, making=making)
+    made = [args.out] if args.out.suffix == ".lmdb" else sorted(args.out.glob("*.lmdb"))
+    for store in [*made, *(args.hold_out or [])[1:]]:
         tell_store(store)
     return 0
+
+
+def _check_parts(args: argparse.Namespace) -> None:
+    for name in ("patch", "step", "max_side", "min_side"):
+        if getattr(args, name) < 0:
+            raise UserError(f"--{name.replace('_', '-')} {getattr(args, name)}: must be 1 or more")
+    if args.patch and args.max_side:
+        raise UserError("--patch and --max-side: images are cut in one way; give one of the two")
+    if args.lr_only and (args.max_side or args.min_side):
+        raise UserError("--max-side and --min-side: measure HR images; keep their LR with --lr, without --lr-only")
 
 
 def tell_store(store: Path) -> None:

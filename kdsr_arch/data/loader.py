@@ -300,7 +300,9 @@ def train_batches(
     planned = PlannedDataset(dataset)
     resident = Resident(planned.dataset, torch.device(device), channels_last)
     close_all()  # workers are forked from this process and must inherit no open store
-    batches = Batches(planned, sampler, section.num_worker_per_gpu, device)
+    # on the CPU a plan is drawn sooner than a worker could send it
+    workers = section.num_worker_per_gpu if torch.device(device).type == "cuda" else 0
+    batches = Batches(planned, sampler, workers, device)
     batches.expand = resident
     return batches
 

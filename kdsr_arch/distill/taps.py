@@ -13,7 +13,6 @@ from kdsr_arch.device import autocast
 from kdsr_arch.errors import UserError, nearest
 from kdsr_arch.infer.runner import Runner
 from kdsr_arch.infer.traits import Traits, unwrap
-from kdsr_arch.ops.color import rgb_to_y
 
 Batch = Mapping[str, Any]
 """A micro-batch: ``lq`` (B, C, h, w) or clips (B, T, C, h, w) with T = N + num_frame - 1; ``gt`` (B, C, H, W), or
@@ -217,6 +216,32 @@ class Side:
             self._copies = recorder.copies if recorder.copies is not None else frozenset(paths)
         return sr, taps
 
+    def call(self, lq: Tensor, net: nn.Module) -> Tensor:
+        """Run `net`, which is like this side's network, on images as that one is run; never compiled."""
+        with self._precision:
+            return Runner(net, self.traits).forward(lq)
+
+    def resume(self, lq: Tensor, path: str, value: Tensor) -> Tensor:
+        """Run the network on images with what the module at `path` returns replaced by `value`.
+
+        Raises:
+            UserError: a module that fires more than once, or returns another shape.
+        """
+        fires = 0
+
+        def hook(module: nn.Module, args: Any, output: Any) -> Tensor:
+            nonlocal fires
+            fires += 1
+            if fires > 1 or not isinstance(output, Tensor) or output.shape != value.shape:
+                raise UserError(f"tap '{path}' of the {self.name} must fire once with one map {tuple(value.shape)}")
+            return value.clone()  # what comes behind may work in place
+
+        handle = self.net.get_submodule(path).register_forward_hook(hook)
+        try:
+            return self.call(lq, self.net)
+        finally:
+            handle.remove()
+
     def compile(self) -> None:
         """Compile the network where the options ask for it; the network itself stays as it is."""
         if self._compiled:
@@ -226,13 +251,6 @@ class Side:
 def flat(images: Tensor) -> Tensor:
     """Reshape (B, N, C, H, W) to (B * N, C, H, W); images (B, C, H, W) stay."""
     return images.flatten(0, 1) if images.dim() == 5 else images
-
-
-def matched_colors(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
-    """Give both as luma (BT.601, [0, 1]) where one has a single channel and the other is RGB; else as they are."""
-    if a.shape[-3] == b.shape[-3]:
-        return a, b
-    return tuple(rgb_to_y(x.float()) if x.shape[-3] == 3 else x for x in (a, b))  # type: ignore[return-value]
 
 
 # ------------------------------------------------------------------------------------------------------------- one form

@@ -10,13 +10,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from kdsr_arch.distill.context import CLOCK, check_live, make_context
 from kdsr_arch.distill.stages import PIXEL, Stage, hold, keepers, parse_stages, within
-from kdsr_arch.distill.taps import OUTPUT, Batch, Feature, Side, Taps, flat, fold, matched_colors, stop_inplace
+from kdsr_arch.distill.taps import OUTPUT, Batch, Feature, Side, Taps, flat, fold, stop_inplace
 from kdsr_arch.distill.teachers import CachedTeacher
-from kdsr_arch.distill.terms import Term, TermReport, TermWeight, table, undisturbed
+from kdsr_arch.distill.terms import Term, TermReport, TermWeight, fork_rng, table, undisturbed
 from kdsr_arch.errors import UserError
 from kdsr_arch.infer.traits import traits_of
 from kdsr_arch.log import get_logger
+from kdsr_arch.losses.base import Context
+from kdsr_arch.ops.color import matched_colors
 from kdsr_arch.options.schema import TeacherOptions
 from kdsr_arch.options.schema_train import DATA, TrainOptions
 from kdsr_arch.parallel import distributed
@@ -32,14 +35,15 @@ class TaskOutput:
     """What one training forward gives.
 
     Attributes:
-        sr: the student's output in its own color, float32: (B, C, H, W), or (B, N, C, H, W) for clips.
+        sr: the student's output in its own color, float32: (B, C, H, W), or (B, N, C, H, W) for clips; None where no
+            loss asks for it.
         losses: the weighted active losses by name: ``l_pix`` for pixel_opt, ``l_NAME`` for a term; their sum is
             trained.
-        raw: the same, unweighted; ``l_pix`` is there whenever pixel_opt is.
+        raw: the same, unweighted; ``l_pix`` is there whenever pixel_opt and ``sr`` are.
         weights: the weights between the two.
     """
 
-    sr: Tensor
+    sr: Tensor | None
     losses: dict[str, Tensor] = field(default_factory=dict)
     raw: dict[str, Tensor] = field(default_factory=dict)
     weights: dict[str, float] = field(default_factory=dict)
@@ -130,11 +134,12 @@ class DistillTask(nn.Module):
                 term.teacher = [
                     name if name in DATA else self._teacher.resolve(name, term.where) for name in term.teacher
                 ]
+            if term.needs_live_teacher():
+                check_live(self._teacher, f"{term.where}: {term.kind}")
 
     def _dry_run(self, batch: Batch) -> list[TermReport]:
         lq, gt = batch["lq"], batch["gt"]
-        devices = [lq.get_device()] if lq.is_cuda else []
-        with torch.no_grad(), undisturbed(self.student), torch.random.fork_rng(devices):
+        with torch.no_grad(), undisturbed(self.student), fork_rng(lq):
             theirs = self._teacher_features(self._terms(), batch, learn=True)
             sr, taps = self._student.run(batch, self._paths(self._terms(), "student"), learn=True)
             if flat(sr).shape[-2:] != gt.shape[-2:] or flat(sr).shape[0] != flat(gt).shape[0]:
@@ -143,7 +148,8 @@ class DistillTask(nn.Module):
                     "scale, gt_size and clip_length"
                 )
             ours = self._features(self._student, sr, taps, lq.shape[0])
-        return [report for term in self._terms() for report in term.setup(*self._pick(term, ours, theirs))]
+        context = self._context(batch, 0)
+        return [report for term in self._terms() for report in term.setup(*self._pick(term, ours, theirs), context)]
 
     def _terms(self) -> list[Term]:
         return list(self.terms.values())  # type: ignore[arg-type]
@@ -226,15 +232,18 @@ class DistillTask(nn.Module):
         """
         lq, gt, stage = batch["lq"], batch["gt"], self._stage(iteration)
         active = self._active(iteration)
-        theirs = self._teacher_features(active, batch)
-        sr, taps = self._student.run(batch, self._paths(active, "student"))
+        theirs, ours = self._teacher_features(active, batch), dict[str, Feature]()
+        output = TaskOutput(None)
+        wanted = PIXEL in stage.terms or any(term.student or term.weight.balance is not None for term in active)
+        run = self._student.run(batch, self._paths(active, "student")) if wanted else None
         with torch.autocast(lq.device.type, enabled=False):
-            ours = self._features(self._student, sr, taps, lq.shape[0])
-            output = TaskOutput(sr.float())
-            if self.pixel is not None:
-                output.raw["l_pix"] = self.pixel(*matched_colors(flat(sr).float(), flat(gt)))
+            if run is not None:
+                ours, output.sr = self._features(self._student, *run, lq.shape[0]), run[0].float()
+                if self.pixel is not None:
+                    output.raw["l_pix"] = self.pixel(*matched_colors(flat(output.sr), flat(gt)))
+            context = self._context(batch, iteration)
             for term in active:
-                output.raw[f"l_{term.name}"] = term(*self._pick(term, ours, theirs))
+                output.raw[f"l_{term.name}"] = term(*self._pick(term, ours, theirs), context)
             output.weights["l_pix"] = self._pixel_weight.at(iteration)
             waiting = [t for t in active if t.weight.wants_measure() and t.reaches_student()]
             if waiting and torch.is_grad_enabled():  # a balance without any measurement is measured here
@@ -244,7 +253,7 @@ class DistillTask(nn.Module):
             if not shown:
                 raise UserError(f"train: no loss is active in iteration {iteration}: check stages and weights")
             weights = output.weights | self.static_weights
-            output.losses = {name: output.raw[name] * weights[name] for name in shown}
+            output.losses = {name: _weighted(output.raw[name], weights[name]) for name in shown}
         return output
 
     def known_weights(self, iteration: int) -> dict[str, float] | None:
@@ -253,6 +262,8 @@ class DistillTask(nn.Module):
         if any(term.weight.wants_measure() and term.reaches_student() for term in active):
             return None
         pixel = {"l_pix": self._pixel_weight.at(iteration)} if PIXEL in self._stage(iteration).terms else {}
+        if any(term.asks_context() for term in active):  # the clock of what it lets depend on the iteration
+            pixel[CLOCK] = float(iteration)
         return pixel | {f"l_{term.name}": term.weight_at(iteration) for term in active}
 
     def after_step(self, output: TaskOutput, iteration: int) -> None:
@@ -308,6 +319,12 @@ class DistillTask(nn.Module):
 
     # ------------------------------------------------------------------------------------------------- features
 
+    def _context(self, batch: Batch, iteration: int) -> Context:
+        clock = self.static_weights.get(CLOCK)
+        if clock is None:
+            clock = torch.full((), float(iteration), device=batch["lq"].device)
+        return make_context(self._student, self._teacher, batch, clock)
+
     @staticmethod
     def _paths(terms: Sequence[Term], side: str) -> list[str]:
         return sorted({path for term in terms for path in getattr(term, side)} - {OUTPUT, *DATA})
@@ -350,6 +367,11 @@ def _first(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {name: _first(maps) for name, maps in value.items()}
     return value[:1]
+
+
+def _weighted(loss: Tensor, weight: float | Tensor) -> Tensor:
+    """Return the product; the loss itself where the weight is the number 1."""
+    return loss if isinstance(weight, float) and weight == 1.0 else loss * weight
 
 
 def _norm(loss: Tensor, params: list[nn.Parameter]) -> Tensor:

@@ -6,8 +6,8 @@ import math
 import statistics
 from collections import deque
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import astuple, dataclass
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import astuple, dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from kdsr_arch.distill.adapters import Adapter, build_adapter
 from kdsr_arch.distill.taps import OUTPUT, Feature, Value, same_frames
 from kdsr_arch.errors import UserError
-from kdsr_arch.losses.base import DistillLoss
+from kdsr_arch.losses.base import Context, DistillLoss
 from kdsr_arch.options.schema_train import DATA, TermOptions, WeightOptions
 from kdsr_arch.registry import build
 
@@ -140,12 +140,12 @@ class Term(nn.Module):
         self.loss = build("loss", options, self.where)  # loss_weight is the term's
         self.kind = type(self.loss).__name__
         self.weight = TermWeight(options.loss_weight)
-        self.student_only = self._trait("sides") == "student"
+        self.sides: str = self._trait("sides")
         ours = isinstance(self.loss, DistillLoss)
         self.listens = ours and type(self.loss).after_step is not DistillLoss.after_step
         self.student, self.teacher = self._sides(options)
         weights = options.layer_weights
-        if weights is not None and self._trait("multi"):
+        if weights is not None and (self._trait("multi") or self._trait("context")):
             raise UserError(f"{self.where}.layer_weights: {self.kind} sees all layers at once and takes none")
         if weights is not None and not any(weights):
             raise UserError(f"{self.where}.layer_weights: all are 0: the term would teach nothing")
@@ -160,10 +160,12 @@ class Term(nn.Module):
     def _sides(self, options: TermOptions) -> tuple[list[str], list[str]]:
         taps = (options.student or options.at or [], options.teacher or options.at or [])
         student, teacher = ([tap] if isinstance(tap, str) else [*tap] for tap in taps)
-        if self.student_only:
-            if options.teacher:
-                raise UserError(f"{self.where}: {self.kind} is a term of the student alone and takes no `teacher`")
-            return student or [OUTPUT], []
+        if self.sides != "both":
+            for side in ("student", "teacher", "at"):
+                if getattr(options, side) and side != self.sides and (side != "at" or self.sides == "none"):
+                    raise UserError(f"{self.where}: {self.kind} has no use for `{side}`; take it out")
+            return (student or [OUTPUT] if self.sides == "student" else [],
+                    teacher or [OUTPUT] if self.sides == "teacher" else [])  # fmt: skip
         if bool(student) != bool(teacher):
             missing = "student" if teacher else "teacher"
             raise UserError(
@@ -192,36 +194,47 @@ class Term(nn.Module):
         return f"{self.where}: its pretrain_iters ({steps}) are not over by total_iter ({total}): it teaches nothing"
 
     def needs_teacher(self) -> bool:
-        """Tell whether it compares with the teacher's network, not with the batch alone."""
-        return not self.student_only and any(name not in DATA for name in self.teacher)
+        """Tell whether it taps the teacher's network, not the batch alone."""
+        return any(name not in DATA for name in self.teacher)
 
-    def setup(self, student: list[Feature], teacher: list[Feature]) -> list[TermReport]:
+    def asks_context(self) -> bool:
+        """Tell whether its loss is given a Context."""
+        return bool(self._trait("context"))
+
+    def needs_live_teacher(self) -> bool:
+        """Tell whether its loss runs the teacher itself."""
+        return bool(self._trait("live_teacher"))
+
+    def setup(self, student: list[Feature], teacher: list[Feature], context: Context) -> list[TermReport]:
         """Build adapters and what the loss needs from the features of a dry run, and try the loss on them.
 
         Raises:
             UserError: shapes that cannot be aligned or compared, a loss that gives the student no gradient.
         """
-        if self.student_only:
+        if self.sides != "both":
             self.adapters = nn.ModuleList(nn.Identity() for _ in student)
         else:
             self.adapters = nn.ModuleList(
                 self._adapter(i, *self._pair(i, s, t)) for i, (s, t) in enumerate(zip(student, teacher, strict=True))
             )
-        self.adapters.to(student[0].tensors[0].device)
+        self.adapters.to(context.lq.device)
         ours, theirs = self._arranged(student, teacher)
         if isinstance(self.loss, DistillLoss):
             self.loss.setup([_shape(v) for v in ours], [_shape(v) for v in theirs])
-            self.loss.to(student[0].tensors[0].device)
-        self._try(student, teacher)
-        rows = []
-        for layer, feature in enumerate(student):
-            adapter, weight = self.adapters[layer], self.layer_weights[layer]
-            other, shape = (self.teacher[layer], _text(teacher[layer])) if teacher else ("-", "-")
-            adapted = adapter.describe() if isinstance(adapter, Adapter) else "-"
-            factor = self.weight.describe() + (f" x {weight:g}" if weight != 1 else "")
-            taps = self.student[layer], other, _text(feature), shape
-            rows.append(TermReport(self.name, self.kind, *taps, adapted, factor))
-        return rows
+            if self.asks_context():
+                self.loss.begin(context)
+            self.loss.to(context.lq.device)
+        self._try(student, teacher, context)
+        return [self._row(layer, student, teacher) for layer in range(max(len(student), len(teacher), 1))]
+
+    def _row(self, layer: int, student: list[Feature], teacher: list[Feature]) -> TermReport:
+        adapter = self.adapters[layer] if student else None
+        weight = self.layer_weights[layer] if layer < len(self.layer_weights) else 1.0
+        factor = self.weight.describe() + (f" x {weight:g}" if weight != 1 else "")
+        ours, theirs = (taps[layer] if taps else "-" for taps in (self.student, self.teacher))
+        mine, other = (_text(features[layer]) if features else "-" for features in (student, teacher))
+        adapted = adapter.describe() if isinstance(adapter, Adapter) else "-"
+        return TermReport(self.name, self.kind, ours, theirs, mine, other, adapted, factor)
 
     def _adapter(self, layer: int, student: Feature, teacher: Feature) -> nn.Module:
         if isinstance(student.value, tuple) or isinstance(teacher.value, tuple):
@@ -236,14 +249,16 @@ class Term(nn.Module):
         return build_adapter(self.adapter_options, *shapes, where=self._layer(layer), **align) or nn.Identity()
 
     def _layer(self, layer: int) -> str:
-        taps = self.student[layer] if self.student_only else f"{self.student[layer]} <- {self.teacher[layer]}"
+        taps = f"{self.student[layer]} <- {self.teacher[layer]}"
         return f"{self.where} ({taps})"
 
     def _arranged(self, student: list[Feature], teacher: list[Feature]) -> tuple[list[Value], list[Value]]:
         """Arrange what the loss gets, layer by layer: same frames, adapted, in its dtype, as frames or clips."""
         ours, theirs = [], []
+        if self.sides == "teacher":
+            theirs = [self._prepared(feature).arranged(self._trait("clip")) for feature in teacher]
         for layer, feature in enumerate(student):
-            if self.student_only:
+            if self.sides == "student":
                 feature = self._prepared(feature)
             else:
                 feature, target = self._pair(layer, feature, teacher[layer])
@@ -263,28 +278,33 @@ class Term(nn.Module):
         feature = feature if self._trait("native_dtype") else feature.map(_float)
         return feature.map(self.loss.prepare) if isinstance(self.loss, DistillLoss) else feature
 
-    def forward(self, student: list[Feature], teacher: list[Feature]) -> Tensor:
+    def forward(self, student: list[Feature], teacher: list[Feature], context: Context) -> Tensor:
         """Return the unweighted value, a scalar: over all layers at once or summed with the layer weights."""
         ours, theirs = self._arranged(student, teacher)
+        alone = self.sides == "student"
+        if self._trait("context"):
+            context = replace(context, taps=tuple(self.teacher))
+            return _scalar(self.loss(*(side for side in (ours, theirs) if side), context))
         if self._trait("multi"):
-            return _scalar(self.loss(ours) if self.student_only else self.loss(ours, theirs))
+            return _scalar(self.loss(ours) if alone else self.loss(ours, theirs))
         total: Tensor | None = None
         for layer, weight in enumerate(self.layer_weights):
             if weight == 0:
                 continue
-            value = self.loss(ours[layer]) if self.student_only else self.loss(ours[layer], theirs[layer])
+            value = self.loss(ours[layer]) if alone else self.loss(ours[layer], theirs[layer])
             value = _scalar(value) * weight if weight != 1 else _scalar(value)
             total = value if total is None else total + value
         assert total is not None
         return total
 
-    def _try(self, student: list[Feature], teacher: list[Feature]) -> None:
+    def _try(self, student: list[Feature], teacher: list[Feature], context: Context) -> None:
         leaves = [s.map(lambda t: t.detach().requires_grad_(t.is_floating_point())) for s in student]
         try:
-            with undisturbed(self), torch.enable_grad():
-                value = self(leaves, teacher)
-                tensors = [t for leaf in leaves for t in leaf.tensors]
-                grads = torch.autograd.grad(value, tensors, allow_unused=True) if value.requires_grad else []
+            with undisturbed(self), undisturbed(context.network), fork_rng(context.lq), torch.enable_grad():
+                value = self(leaves, teacher, context)
+                inputs = [t for leaf in leaves for t in leaf.tensors]
+                inputs += [p for p in context.network.parameters() if p.requires_grad]
+                grads = torch.autograd.grad(value, inputs, allow_unused=True) if value.requires_grad else []
         except UserError as error:
             raise UserError(f"{self.where}: {error}") from None
         except (RuntimeError, ValueError, TypeError, IndexError, AttributeError, AssertionError) as error:
@@ -295,6 +315,11 @@ class Term(nn.Module):
             ) from error
         if self.reaches_student() and all(g is None for g in grads):
             raise UserError(f"{self.where}: {self.kind} gives the student no gradient; it cannot teach")
+
+
+def fork_rng(like: Tensor) -> AbstractContextManager:
+    """Put the random states of the CPU and of the tensor's device back at the end."""
+    return torch.random.fork_rng([like.get_device()] if like.is_cuda else [])
 
 
 @contextmanager

@@ -55,7 +55,7 @@ class Prepared:
     """
 
     module: ExportForm
-    reference: ExportForm
+    reference: nn.Module
     student: Opened
     changes: list[str]
     frames: int

@@ -6,7 +6,7 @@ import io
 import logging
 import math
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,15 +43,18 @@ class Deviation:
 
 
 @torch.no_grad()
-def deviations(prepared: Prepared, run: Callable[[Tensor], Tensor], what: str) -> list[Deviation]:
+def deviations(
+    prepared: Prepared, run: Callable[[Tensor], Tensor], what: str, limits: Mapping[str, float] = LIMITS
+) -> list[Deviation]:
     """Run both on several sizes, odd ones among them where the network takes any.
 
     Args:
         run: the exported network.
         what: its format, for messages.
+        limits: largest difference by precision, 'fp32' and 'fp16'.
 
     Raises:
-        UserError: it fails at a size, or differs by more than `LIMITS` allow.
+        UserError: it fails at a size, or differs by more than the limits allow.
     """
     differences, more = [], max(prepared.student.traits.lr_minimum - 16, 0)
     for number, (height, width) in enumerate(SIZES):
@@ -77,7 +80,7 @@ def deviations(prepared: Prepared, run: Callable[[Tensor], Tensor], what: str) -
                 10 * math.log10(1 / power) if power else math.inf,
             )
         )
-    limit = LIMITS["fp16" if prepared.half else "fp32"] * max(1.0, float(expected.abs().max()))
+    limit = limits["fp16" if prepared.half else "fp32"] * max(1.0, float(expected.abs().max()))
     worst = max(d.largest for d in differences)
     if not worst <= limit:
         raise UserError(f"{what}: differs from PyTorch by {worst:.1e}, more than {limit:.0e}; not written")
@@ -85,7 +88,7 @@ def deviations(prepared: Prepared, run: Callable[[Tensor], Tensor], what: str) -
 
 
 @contextmanager
-def _tracing(what: str) -> Iterator[None]:
+def tracing(what: str) -> Iterator[None]:
     """Turn what tracing a network may throw into one sentence."""
     try:
         quiet = io.StringIO()  # tracers print whole graphs beside what they then throw
@@ -123,7 +126,7 @@ def onnx_bytes(prepared: Prepared, opset: int = OPSET) -> bytes:
     Raises:
         UserError: the network cannot be exported.
     """
-    with _tracing("ONNX"):
+    with tracing("ONNX"):
         import onnx  # noqa: F401  (its absence is reported before the long work)
         import onnxscript  # noqa: F401
 
@@ -158,7 +161,7 @@ def to_onnx(prepared: Prepared, path: Path, opset: int = OPSET) -> list[Deviatio
 
 def to_exported_program(prepared: Prepared, path: Path) -> list[Deviation]:
     """Write torch.export's ExportedProgram, its metadata as the extra file ``kdsr.json``, and compare."""
-    with _tracing("ExportedProgram"):
+    with tracing("ExportedProgram"):
         program = _traced(prepared)
     differences = deviations(prepared, program.module(), "ExportedProgram")
     buffer = io.BytesIO()
@@ -191,12 +194,12 @@ FORMATS: dict[str, Callable[..., list[Deviation]]] = {
 ENDINGS = {".onnx": "onnx", ".pt2": "exported", ".safetensors": "safetensors"}
 
 
-def format_of(path: Path) -> str:
+def format_of(path: Path, endings: Mapping[str, str] = ENDINGS) -> str:
     """Tell the format that a file's ending asks for; UserError for others."""
-    if path.suffix.lower() not in ENDINGS:
-        known = ", ".join(f"{ending} ({name})" for ending, name in ENDINGS.items())
+    if path.suffix.lower() not in endings:
+        known = ", ".join(f"{ending} ({name})" for ending, name in endings.items())
         raise UserError(f"{path}: which format? Its name must end in one of {known}")
-    return ENDINGS[path.suffix.lower()]
+    return endings[path.suffix.lower()]
 
 
 def read_facts(path: Path) -> dict[str, Any]:

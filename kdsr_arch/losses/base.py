@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch.nn.functional as F
@@ -12,6 +13,37 @@ from kdsr_arch.errors import UserError
 
 Features = Any
 """What a tap recorded: a Tensor, or a tuple of Tensors; a list of those where ``multi`` is True."""
+
+
+@dataclass(frozen=True)
+class Context:
+    """What a loss gets beside the taps if it asks for it (``context = True``): the batch, and both networks to run.
+
+    Attributes:
+        lq: LR images (B, C, h, w), or clips, in [0, 1].
+        gt: the ground truth.
+        iteration: counted from 1; a float32 scalar on the device, so that a CUDA graph reads it anew in each step. 0
+            in the dry run.
+        scale: of both networks.
+        student: runs the student on other LR images, as it is trained: float32, in the student's color.
+        teacher: runs the live teacher likewise, without gradients; fails where there is none (see ``live_teacher``).
+        resume: runs the live teacher on ``lq`` with what its module at a path returns replaced; gradients reach what
+            it is replaced by, through the layers behind it.
+        network: the student itself.
+        run: runs another network in the student's place, a copy of it say, without gradients.
+        taps: the module paths that the term taps in the teacher.
+    """
+
+    lq: Tensor
+    gt: Tensor
+    iteration: Tensor
+    scale: int
+    student: Callable[[Tensor], Tensor]
+    teacher: Callable[[Tensor], Tensor]
+    resume: Callable[[str, Tensor], Tensor]
+    network: nn.Module
+    run: Callable[[nn.Module, Tensor], Tensor]
+    taps: tuple[str, ...] = ()
 
 
 class DistillLoss(nn.Module):
@@ -28,7 +60,10 @@ class DistillLoss(nn.Module):
         clip: True: gets sequences (B, N, C, H, W); False: gets frames (B*N, C, H, W).
         multi: True: gets the lists of all tapped layers in one call; False: is called once for each pair
             of layers and the results are summed with the term's ``layer_weights``.
-        sides: 'both', or 'student' for a term of the student alone.
+        sides: what is tapped: 'both', 'student', 'teacher' or 'none'.
+        context: True: is called once with a :class:`Context` behind the lists of the sides that are tapped. What it
+            draws at random or lets depend on the iteration it makes on the device, so that a CUDA graph can record it.
+        live_teacher: True: runs the teacher on images that no store can know.
         native_dtype: True: gets what the networks made (bfloat16, float16), computes in float32 itself, and saves
             a float32 copy of HR-resolution features.
         reaches_student: False while the loss trains its own parts only (it then has no gradient on the student,
@@ -41,6 +76,8 @@ class DistillLoss(nn.Module):
     clip: bool = False
     multi: bool = False
     sides: str = "both"
+    context: bool = False
+    live_teacher: bool = False
     native_dtype: bool = False
     reaches_student: bool = True
     pretrain_iters: int = 0
@@ -60,6 +97,9 @@ class DistillLoss(nn.Module):
                 ``forward`` will get, or a tuple of them where the tap records a tuple.
             teacher_shapes: likewise; empty for a term of the student alone.
         """
+
+    def begin(self, context: Context) -> None:
+        """Build what depends on the networks: called once after ``setup``, where ``context`` is True."""
 
     def forward(self, student: Features, teacher: Features = None) -> Tensor:
         """Return the unweighted loss, a scalar, of what the taps recorded; every term defines it.

@@ -51,6 +51,13 @@ def ycbcr_to_rgb(x: Tensor) -> Tensor:
     return torch.stack([_mix(above, weights) for weights in _YCBCR_TO_RGB], -3)
 
 
+def matched_colors(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+    """Give both as luma (BT.601, [0, 1]) where one has a single channel and the other is RGB; else as they are."""
+    if a.shape[-3] == b.shape[-3]:
+        return a, b
+    return tuple(rgb_to_y(x.float()) if x.shape[-3] == 3 else x for x in (a, b))  # type: ignore[return-value]
+
+
 def _channels(x: Tensor) -> list[Tensor]:
     if x.dim() < 3 or x.shape[-3] != 3:
         raise UserError(f"color conversion needs images of shape (..., 3, H, W), got {tuple(x.shape)}")

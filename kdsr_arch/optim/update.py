@@ -136,23 +136,33 @@ class EMA:
         self.decay = decay
         self.net = deepcopy(net).eval().requires_grad_(False)
         # kept from step to step: the walk through the modules was up to a tenth of a tiny network's step
-        self._modules, self._followed = list(self.net.modules()), (net, list(net.modules()))
+        self._mine, self._followed = _Walk(self.net), _Walk(net)
 
     @torch.no_grad()
     def update(self, net: nn.Module) -> None:
         """Follow `net` by one step."""
-        if self._followed[0] is not net:
-            self._followed = (net, list(net.modules()))
-        both = (self._modules, self._followed[1])
-        averaged, current = (_tensors(modules, "_parameters") for modules in both)
+        if self._followed.net is not net:
+            self._followed = _Walk(net)
+        averaged, current = self._mine.tensors("_parameters"), self._followed.tensors("_parameters")
         if averaged:
             torch._foreach_mul_(averaged, self.decay)
             torch._foreach_add_(averaged, current, alpha=1 - self.decay)
-        for mine, theirs in zip(*(_tensors(modules, "_buffers") for modules in both), strict=True):
+        for mine, theirs in zip(self._mine.tensors("_buffers"), self._followed.tensors("_buffers"), strict=True):
             mine.copy_(theirs)
 
 
-def _tensors(modules: list[nn.Module], kind: str) -> list[Tensor]:
-    """Return the parameters or buffers that the modules have now, each once, in the order of `parameters()`."""
-    tensors = (tensor for module in modules for tensor in getattr(module, kind).values() if tensor is not None)
-    return list({id(tensor): tensor for tensor in tensors}.values())
+class _Walk:
+    """The modules of a network that hold tensors of their own, found once."""
+
+    def __init__(self, net: nn.Module) -> None:
+        self.net = net
+        self._modules = {k: [m for m in net.modules() if getattr(m, k)] for k in ("_parameters", "_buffers")}
+
+    def tensors(self, kind: str) -> list[Tensor]:
+        """Return the parameters or buffers that the modules have now, each once, in the order of `parameters()`."""
+        found: dict[int, Tensor] = {}
+        for module in self._modules[kind]:
+            for tensor in getattr(module, kind).values():
+                if tensor is not None:
+                    found[id(tensor)] = tensor
+        return list(found.values())

@@ -44,9 +44,15 @@ def _type_extras(opt: Options, unread: Mapping[str, str]) -> Iterator[Fault]:
 # ---------------------------------------------------------------------------------------- keys that depend on a class
 
 
-def _is_our_model(model: Any) -> bool:
-    """Tell whether a model is of this package and none of BasicSR's kin, which a user has put there."""
-    return is_ours(model) and not any(is_basicsr(base) for base in model.__mro__)
+def _distills(model: Any) -> bool:
+    """Tell whether a model is one of our distillation models, or a user's derived from them."""
+    return getattr(model, "distills", False)
+
+
+def _reads_known_keys(model: Any) -> bool:
+    """Tell whether the keys that a model reads are known: BasicSR's and ours, not a user's class, wherever it lies."""
+    own = [base.__module__ for base in model.__mro__ if "distills" in vars(base)]
+    return is_basicsr(model) or model.__module__ in own
 
 
 def _model_faults(opt: Options) -> Iterator[Fault]:
@@ -56,7 +62,7 @@ def _model_faults(opt: Options) -> Iterator[Fault]:
         model = registry.lookup("model", opt.model_type)
     except UserError as error:
         yield "model_type", str(error)
-    if model is not None and not is_basicsr(model) and not _is_our_model(model):
+    if model is not None and not _reads_known_keys(model):
         return
     models = BASICSR_KEYS["models"]
     read = {key for name in ([opt.model_type] if model is not None else models) for key in models.get(name, ())}
@@ -188,9 +194,9 @@ def channel_faults(opt: Options) -> Iterator[Fault]:
 
 
 def _kind_of_model_faults(opt: Options) -> Iterator[Fault]:
-    """Report distillation with a model of BasicSR, or one of our models without the scale."""
+    """Report distillation with a model of BasicSR, or a distillation model without the scale."""
     cls, train = registered("model", opt.model_type), opt.train
-    if cls is not None and _is_our_model(cls):
+    if _distills(cls):
         if opt.scale is None:
             yield "scale", "is required, but missing"
         yield from scale_faults(opt)
@@ -213,7 +219,8 @@ def _train_faults(opt: Options, unread: Mapping[str, str]) -> Iterator[Fault]:
     for name, term in opt.train.distill_opt.items():
         yield from _spec_faults("loss", term, f"train.distill_opt.{name}")
         loss, sides = registered("loss", term.type), [term.teacher] if isinstance(term.teacher, str) else term.teacher
-        served = not opt.lacks("network_t") or getattr(loss, "sides", "both") == "student"
+        alone = getattr(loss, "sides", "both") in ("student", "none") and not getattr(loss, "live_teacher", False)
+        served = not opt.lacks("network_t") or alone
         if loss is not None and not served and not (sides and set(sides) <= set(DATA)):
             yield f"train.distill_opt.{name}", "compares with a teacher, but there is no network_t"
 

@@ -121,7 +121,8 @@ class DatasetOptions(Component):
     resident: Literal["device"] | None = option(
         None,
         "ImagePairDataset: 'device' keeps all images, and a teacher_cache of whole images, on the device and cuts the "
-        "crops there. Never changes results. Default: crops are cut on the CPU.",
+        "crops there. Never changes results; on the CPU it needs no loader processes. Default: crops are cut by the "
+        "loader.",
     )
     clips: list[str] | None = option(None, "ClipDataset: names of the clips to use. Default: all.")
     exclude: list[str] | None = option(None, "ClipDataset, ImagePairDataset: names of clips or images to leave out.")

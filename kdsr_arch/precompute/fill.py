@@ -24,6 +24,7 @@ from kdsr_arch.io import write_whole
 from kdsr_arch.log import get_logger, progress_bar
 from kdsr_arch.options.schema import Options
 from kdsr_arch.precompute.live import LiveTeacher, Probe, measure_border
+from kdsr_arch.registry import lookup
 from kdsr_arch.train.checkpoint import random_states_kept
 from kdsr_arch.train.distill_model import DistillModel
 from kdsr_arch.train.trainer import Trainer
@@ -48,8 +49,18 @@ class Plan:
 
 
 def plan_of(opt: Options, taps: Sequence[str] | None, crops: int, one_orientation: bool) -> Plan:
-    """Make the plan for an option file: the taps that its terms name, the orientations that its data set draws."""
+    """Make the plan for an option file: the taps that its terms name, the orientations that its data set draws.
+
+    Raises:
+        UserError: a term that needs the live teacher.
+    """
     train = opt.datasets["train"]
+    for name, term in (opt.train.distill_opt if opt.train else {}).items():
+        if getattr(lookup("loss", term.type), "live_teacher", False):
+            raise UserError(
+                f"cache-teacher: train.distill_opt.{name}: {term.type} runs the teacher on images of its own, of which "
+                "no store can know; take the term out, or train with the live teacher"
+            )
     flips = allowed_flips(bool(train.use_hflip), bool(train.use_rot))
     if taps is None:
         terms = opt.train.distill_opt.values() if opt.train else ()
@@ -256,7 +267,8 @@ class LiveTrainer(Trainer):
 
     def build_model(self, sample: Batch) -> DistillModel:
         """Build what is trained, without the store."""
-        return DistillModel(self.opt.model_copy(update={"datasets": {}}), sample)
+        live = self.opt.model_copy(update={"datasets": {}})
+        return lookup("model", live.model_type)(live, sample)
 
 
 def _steps(trainer: Trainer, count: int) -> tuple[float, float]:

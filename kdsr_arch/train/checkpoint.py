@@ -7,6 +7,7 @@ holds tensors and plain containers only, so reading one runs no code.
 
 from __future__ import annotations
 
+import os
 import random
 import re
 from collections.abc import Iterator, Mapping
@@ -19,6 +20,7 @@ import torch
 
 from kdsr_arch.errors import UserError
 from kdsr_arch.io import load_tensors
+from kdsr_arch.parallel import distributed
 
 FORMAT = "kdsr-training-state"
 VERSION = 1
@@ -101,3 +103,20 @@ def numbered(folder: Path, pattern: str) -> list[tuple[int, Path]]:
     """List the files named with an iteration, for which `pattern` has a group; oldest first."""
     entries = folder.iterdir() if folder.is_dir() else ()
     return sorted((int(m[1]), path) for path in entries if (m := re.fullmatch(pattern, path.name)))
+
+
+def seed_everything(seed: int, deterministic: bool = False) -> None:
+    """Seed Python's, NumPy's and torch's generators, differently on each process (initial weights are broadcast).
+
+    Args:
+        seed: `manual_seed`.
+        deterministic: choose kernels that give the same bits every time, not the fastest ones.
+    """
+    seed = (seed + distributed.rank()) % 2**32
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.manual_seed(seed)
+    if deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read by cuBLAS at its first product
+    torch.use_deterministic_algorithms(deterministic, warn_only=True)
+    torch.backends.cudnn.benchmark = not deterministic

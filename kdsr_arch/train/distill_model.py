@@ -32,7 +32,12 @@ class DistillModel:
 
     Raises:
         UserError: a network cannot be built, its pretrained weights not be loaded, or a tap or a shape does not fit.
+
+    Attributes:
+        distills: tells this class and those that derive from it from BasicSR's models.
     """
+
+    distills = True
 
     def __init__(self, opt: Options, sample: Batch) -> None:
         options = opt.train

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from kdsr_arch.device import pick_device
+from kdsr_arch.device import keep_freed_memory, pick_device
 from kdsr_arch.errors import UserError
 from kdsr_arch.io import SAFETENSORS, save_tensors, write_groups
 from kdsr_arch.log import TextLog, get_logger, telling
@@ -41,6 +41,8 @@ def main(parts: Sequence[Callable[[], Options]], args: Any) -> int:
     """
     first = parts[0]()
     on_gpu = pick_device(first.num_gpu).type == "cuda"
+    if not on_gpu:
+        keep_freed_memory()
     with distributed.joined(args.launcher, on_gpu, first.dist_params):
         if len(parts) > 1:
             with TextLog():

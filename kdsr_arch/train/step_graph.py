@@ -17,6 +17,9 @@ from torch.optim import Optimizer
 
 from kdsr_arch.distill.taps import Batch
 from kdsr_arch.errors import UserError
+from kdsr_arch.log import get_logger
+from kdsr_arch.options.schema_train import TrainOptions
+from kdsr_arch.parallel import distributed
 from kdsr_arch.train.distill_model import DistillModel
 
 # steps before a recording: libraries choose their algorithms and the optimizer makes its state in the first ones
@@ -121,6 +124,22 @@ class StepGraph:
             reason = " ".join(str(error).split())[:300]
             raise UserError(f"train.cuda_graph: this step cannot be recorded; take cuda_graph out ({reason})") from None
         self._graph = graph
+
+
+def step_graph(model: DistillModel, options: TrainOptions, learn: Learn) -> StepGraph | None:
+    """Return what runs the steps where `train.cuda_graph` asks for it; None where they run kernel by kernel.
+
+    Raises:
+        UserError: several processes; see :class:`StepGraph`.
+    """
+    if not options.cuda_graph:
+        return None
+    if distributed.world_size() > 1:
+        raise UserError("train.cuda_graph: is for one process; take it out, or train without a launcher")
+    if model.device.type != "cuda":
+        get_logger().info("train.cuda_graph: there is no CUDA device here; the steps run without a graph")
+        return None
+    return StepGraph(model, learn)
 
 
 def make_capturable(optimizer: Optimizer) -> None:

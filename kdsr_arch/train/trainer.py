@@ -2,47 +2,41 @@
 
 from __future__ import annotations
 
-import os
-import random
 import time
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, ExitStack, nullcontext, suppress
 from typing import Any
 
-import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from kdsr_arch.data.loader import first_sample, open_dataset, train_batches
 from kdsr_arch.distill.taps import Batch
 from kdsr_arch.errors import Lost, ProgramFault, UserError, as_user_error
 from kdsr_arch.log import TextLog, get_logger
 from kdsr_arch.ops.offset_monitor import OffsetMonitor
-from kdsr_arch.optim.update import clip_gradients, gradient_norm
 from kdsr_arch.options.schema import Options
 from kdsr_arch.parallel import distributed
 from kdsr_arch.records import environment
+from kdsr_arch.registry import lookup
 from kdsr_arch.signals import Interrupted, StopRequest
-from kdsr_arch.train.checkpoint import random_states, random_states_kept, set_random_states
+from kdsr_arch.train.checkpoint import random_states, random_states_kept, seed_everything, set_random_states
 from kdsr_arch.train.distill_model import DistillModel
 from kdsr_arch.train.history import History, Trackers
-from kdsr_arch.train.meter import Meter, NonFiniteError, Progress, stop_if_nonfinite
+from kdsr_arch.train.meter import Meter, NonFiniteError, Progress
 from kdsr_arch.train.resume import alike_everywhere, find_state, fingerprint
 from kdsr_arch.train.run_files import Checkpoints, folder_lock, open_folder
-from kdsr_arch.train.step_graph import StepGraph
+from kdsr_arch.train.step_graph import step_graph
+from kdsr_arch.train.steps import Steps
 from kdsr_arch.train.validation import Validator
 
-# a GPU is asked once in so many iterations whether all losses were finite, and answers by the next question
-CHECK_PERIOD_CUDA = 16
 # iterations between agreements of all processes to stop: each makes the CPUs wait for one another
 STOP_PERIOD_CUDA = 10
-# steps in a row that the gradient scaler may leave out: its scale is then 2^40 times smaller than it was
-SCALER_PATIENCE = 40
 # iterations between two warnings of deformable offsets that explode
 OFFSET_REPORT_PERIOD = 1000
 
 
-class Trainer:
+class Trainer(Steps):
     """One training. Making it opens the data, builds the networks and finds the state to resume; `run` trains.
 
     Nothing is created on the disk before all of that was found sound.
@@ -80,7 +74,7 @@ class Trainer:
         self.batches = train_batches(opt, dataset, self.position, self.device, self.model.teacher_names())
         self.resources.callback(self.batches.close)
         try:
-            self.graph = self._step_graph()
+            self.graph = step_graph(self.model, self.options, self._learn)
             self.validator = Validator(opt, self.device)
             distributed.broadcast_modules(self.model.modules())
             if not self.position:
@@ -96,18 +90,8 @@ class Trainer:
         self.saved, self.saved_at = self.position, time.monotonic()
 
     def build_model(self, sample: Batch) -> DistillModel:
-        """Build what is trained, tried on a batch of one."""
-        return DistillModel(self.opt, sample)
-
-    def _step_graph(self) -> StepGraph | None:
-        if not self.options.cuda_graph:
-            return None
-        if self.world > 1:
-            raise UserError("train.cuda_graph: is for one process; take it out, or train without a launcher")
-        if self.device.type != "cuda":
-            get_logger().info("train.cuda_graph: there is no CUDA device here; the steps run without a graph")
-            return None
-        return StepGraph(self.model, self._learn)
+        """Build what is trained, tried on a batch of one: a DistillModel, or a class of the user's derived from it."""
+        return lookup("model", self.opt.model_type)(self.opt, sample)
 
     def close(self) -> None:
         """Send the loader's workers home, close the logs, release the folder."""
@@ -221,85 +205,6 @@ class Trainer:
     def _interruptible(self) -> AbstractContextManager[None]:
         return nullcontext() if self.world > 1 else self.stop.interruptible()
 
-    def step(self, iteration: int) -> None:
-        """Take one training step: learning rate, each micro-batch forward and backward, average, clip, step, EMA.
-
-        Raises:
-            NonFiniteError: a loss or the gradient is NaN or infinite; on the CPU before any weight was touched.
-        """
-        model, options = self.model, self.options
-        model.schedule.advance(iteration)
-        model.task.set_stage(iteration)
-        measured = len(model.task.terms) > 0 and (iteration == 1 or iteration % options.ratio_freq == 0)
-        if self.graph is not None and not measured and (weights := model.task.known_weights(iteration)):
-            self._draw(cut=False)
-            self.meter.add(self.graph.step(self.batch, iteration, weights), iteration)
-            self._check_now_and_then(iteration)
-            return
-        model.optimizer.zero_grad(set_to_none=True)
-        for micro in range(options.accumulation):  # one micro-batch lies on the device at a time
-            self._draw()
-            output = model.task(self.batch, iteration)
-            self.meter.add(output.losses, iteration)
-            if micro == 0 and measured:
-                self.ratios = model.task.measure(output, iteration)
-            loss = torch.stack(list(output.losses.values())).sum() / options.accumulation
-            model.scaler.scale(loss).backward()
-        if self.world > 1:
-            distributed.average_gradients(model.parameters)
-
-        model.scaler.unscale_(model.optimizer)
-        gradients = [p.grad for p in model.parameters if p.grad is not None]
-        norm = gradient_norm(gradients)
-        if not model.scaler.is_enabled():  # it meets infinite gradients itself
-            self.meter.add({"grad_norm": norm}, iteration)
-        self._check_now_and_then(iteration)
-        clip_gradients(gradients, norm, options.grad_clip)
-        scale = model.scaler.get_scale()
-        model.scaler.step(model.optimizer)
-        model.scaler.update()
-        if model.scaler.get_scale() < scale:
-            self._count_skipped(scale)
-            return
-        self.skipped_in_a_row = 0
-        if model.ema:
-            model.ema.update(model.student)
-        model.task.after_step(output, iteration)
-
-    def _learn(self, batch: Batch, iteration: int) -> dict[str, Tensor]:
-        """Take a step of one micro-batch without ever waiting for the device, as a graph records it."""
-        model = self.model
-        model.optimizer.zero_grad(set_to_none=True)
-        losses = model.task(self.batches.expand(batch), iteration).losses
-        torch.stack(list(losses.values())).sum().backward()
-        gradients = [p.grad for p in model.parameters if p.grad is not None]
-        norm = gradient_norm(gradients)
-        clip_gradients(gradients, norm, self.options.grad_clip)
-        model.optimizer.step()
-        if model.ema:
-            model.ema.update(model.student)
-        return {name: loss.detach() for name, loss in losses.items()} | {"grad_norm": norm}
-
-    def _draw(self, cut: bool = True) -> None:
-        """Take the next micro-batch; the time that goes by waiting for it is shown in the log.
-
-        Args:
-            cut: cut what is resident on the device.
-        """
-        began = time.perf_counter()
-        self.batch = {}  # its memory is free before the next one is drawn
-        batch = next(self.batches)
-        self.batch = self.batches.expand(batch) if cut else batch
-        self.waited += time.perf_counter() - began
-
-    def _count_skipped(self, scale: float) -> None:
-        self.skipped, self.skipped_in_a_row = self.skipped + 1, self.skipped_in_a_row + 1
-        if self.skipped_in_a_row >= SCALER_PATIENCE:
-            raise NonFiniteError(
-                f"the gradient scaler has left out {SCALER_PATIENCE} steps in a row, down to a scale of {scale:.3g}: "
-                "the gradient is infinite or NaN at any scale; use train.amp bf16 or no"
-            )
-
     def _asked(self) -> tuple[bool, bool]:
         """Tell whether to leave, and whether the last checkpoint is too long ago by the main process's clock.
 
@@ -318,25 +223,6 @@ class Trainer:
         return bool(agreed // 2), bool(agreed % 2)
 
     # ------------------------------------------------------------------------------------------ report, save, validate
-
-    def _check_now_and_then(self, iteration: int) -> None:
-        """Check each iteration on the CPU; on a GPU every few, of which one process alone waits for none."""
-        on_gpu = self.device.type == "cuda"
-        if on_gpu and iteration % CHECK_PERIOD_CUDA:
-            return
-        if not on_gpu or self.world > 1 or self.meter.suspects():
-            self.check_finite(iteration)
-
-    def check_finite(self, iteration: int) -> None:
-        """Raise NonFiniteError where a loss since the last line of the log was not finite; all processes call it."""
-        first, names = self.meter.first_bad()
-        if names or self.world > 1:
-            stop_if_nonfinite(first, names, self.batch if first == iteration else {})
-
-    def figures(self) -> dict[str, float]:
-        """Return means since the last line of the log over iterations and processes, and the latest gradient ratios."""
-        figures = self.meter.means() | {f"ratio/{name}": value for name, value in self.ratios.items()}
-        return figures | ({"skipped_steps": float(self.skipped)} if self.model.scaler.is_enabled() else {})
 
     def report(self) -> None:
         """Write a line of the log."""
@@ -435,20 +321,3 @@ class Trainer:
             for metric, iterations in kept.items():
                 self.checkpoints.keep_best(metric, iterations, iteration, self.model.network_files())
         return True
-
-
-def seed_everything(seed: int, deterministic: bool = False) -> None:
-    """Seed Python's, NumPy's and torch's generators, differently on each process (initial weights are broadcast).
-
-    Args:
-        seed: `manual_seed`.
-        deterministic: choose kernels that give the same bits every time, not the fastest ones.
-    """
-    seed = (seed + distributed.rank()) % 2**32
-    random.seed(seed)
-    np.random.seed(seed)
-    torch.manual_seed(seed)
-    if deterministic:
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read by cuBLAS at its first product
-    torch.use_deterministic_algorithms(deterministic, warn_only=True)
-    torch.backends.cudnn.benchmark = not deterministic

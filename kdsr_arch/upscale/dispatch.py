@@ -27,6 +27,8 @@ from kdsr_arch.upscale.video_output import FORMATS, check_format
 SHIPPED = {  # --quality, and the scale -> weights
     ("fast", 4): "PlainSR_x4_20k",
     ("balanced", 4): "PlainSR_x4_50k",
+    ("fast", 2): "PlainSR_x2_14k",
+    ("balanced", 2): "PlainSR_x2_14k",
 }
 _MIN_TILE = 8
 

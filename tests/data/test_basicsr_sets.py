@@ -114,7 +114,7 @@ def test_a_test_set_names_its_torn_frame(data):
 def test_stores_of_tiles_are_refused_before_they_are_read(data, codec):
     for side in ("gt", "lq"):
         folder = data / side / "a" / "1"
-        convert_images(folder, data / f"{side}.lmdb", making=Making(codec=codec_named(codec)))
+        convert_images([folder], data / f"{side}.lmdb", making=Making(codec=codec_named(codec)))
     roots = {"dataroot_gt": str(data / "gt.lmdb"), "dataroot_lq": str(data / "lq.lmdb"), "io_backend": {"type": "lmdb"}}
     if codec == "png":
         drawn(data, PAIRED, **roots)

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import itertools
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from kdsr_arch.data.augment import Crop
 from kdsr_arch.data.clip_dataset import listed_clips
 from kdsr_arch.data.pairs import DegradedSource
 from kdsr_arch.data.prepare import demo_data as demo
 from kdsr_arch.data.prepare.decode_video import crop_to_multiple, decode_video, halve, take
 from kdsr_arch.data.prepare.plans import (
+    ImageParts,
     convert_clips,
     convert_images,
+    equal_parts,
     prepare_reds,
     prepare_video_clips,
     prepare_vimeo,
@@ -91,7 +96,7 @@ def test_a_key_that_comes_twice_names_its_file(frames, tmp_path, save):
     save(tmp_path / "in" / "a.png", frames[0])
     save(tmp_path / "in" / "ax4.png", frames[1])
     with refuses("in/ax4.png", "'a'"):
-        convert_images(tmp_path / "in", tmp_path / "a.lmdb", strip="x4")
+        convert_images([tmp_path / "in"], tmp_path / "a.lmdb", parts=ImageParts(strip="x4"))
 
 
 def test_a_run_stopped_before_its_list_writes_the_list(clip_root, tmp_path):
@@ -130,14 +135,75 @@ def test_clip_folders_keep_their_keys(clip_root, tmp_path):
 
 def test_images_and_sub_images(frames, tmp_path, save):
     save(tmp_path / "in" / "0001x4.png", frames[0][:50, :70])
-    convert_images(tmp_path / "in", tmp_path / "whole.lmdb", strip="x4")
+    convert_images([tmp_path / "in"], tmp_path / "whole.lmdb", parts=ImageParts(strip="x4"))
     assert_equal_stores(tmp_path / "whole.lmdb", {"0001": frames[0][:50, :70]})
-    convert_images(tmp_path / "in", tmp_path / "sub.lmdb", strip="x4", patch=32, step=24)
+    convert_images([tmp_path / "in"], tmp_path / "sub.lmdb", parts=ImageParts(strip="x4", patch=32, step=24))
     corners = [(0, 0), (0, 24), (0, 38), (18, 0), (18, 24), (18, 38)]
     parts = {f"0001_s{n:03d}": frames[0][t : t + 32, x : x + 32] for n, (t, x) in enumerate(corners, 1)}
     assert_equal_stores(tmp_path / "sub.lmdb", parts)
     with refuses("50x70", 64):
         sub_images((50, 70), 64, 64)
+
+
+def test_equal_parts_cover_an_image_once():
+    assert equal_parts((321, 481), 512) == [Crop(0, 0, 320, 480)]  # too small to be cut: sides become multiples of 8
+    assert equal_parts((576, 583), 512) == [Crop(0, 0, 576, 576)]  # 64 pixels too long are not worth a cut
+    assert equal_parts((5, 9), 512) == [Crop(0, 0, 5, 8)]
+    corners = [(0, 0), (0, 512), (0, 1024), (0, 1536), (448, 0), (448, 512), (448, 1024), (448, 1536)]
+    corners += [(896, 0), (896, 512), (896, 1024), (896, 1536)]
+    assert equal_parts((1365, 2048), 512) == [Crop(top, left, 448, 512) for top, left in corners]
+    for side, size in itertools.product((64, 100, 512), ((200, 333), (1024, 640), (47, 2000))):
+        parts = equal_parts(size, side)
+        covered = np.zeros(size, int)
+        for part in parts:
+            part.of(covered)[...] += 1
+        lost = [n - max(p.top + p.height if n == size[0] else p.left + p.width for p in parts) for n in size]
+        assert covered.max() == 1 and len({(p.height, p.width) for p in parts}) == 1
+        assert max(parts[0].height, parts[0].width) <= side + 64 and len(parts) * 8 > max(lost)
+
+
+def photos(frames, root, save):
+    """Write two folders of images, whose names are taken twice; the first frame's parts at 32 are 72x88."""
+    for number in range(6):
+        save(root / "a" / f"{number}.png", frames[number])
+    save(root / "b" / "0.png", frames[6][:64, :100])
+    save(root / "b" / "1.png", frames[7][:40, :100])
+    return [root / "a", root / "b"]
+
+
+def test_a_training_set_of_several_folders(frames, tmp_path, save):
+    folders = photos(frames, tmp_path, save)
+    parts = ImageParts(max_side=32, min_side=64)
+    held = (folders[0], tmp_path / "val.lmdb")
+    convert_images(folders, tmp_path / "train.lmdb", parts=parts, hold_out=held)
+    corners = [(0, 0), (0, 88), (72, 0), (72, 88)]
+    expected = {
+        f"a_{n}_s{i:03d}": frames[n][t : t + 72, x : x + 88] for n in range(1, 5) for i, (t, x) in enumerate(corners, 1)
+    }
+    expected["b_0_s001"] = frames[6][:64, :96]
+    assert_equal_stores(tmp_path / "train.lmdb", expected)
+    larger = {
+        f"a_{n}_s{i:03d}": frames[n][t : t + 72, x : x + 88] for n in (0, 5) for i, (t, x) in enumerate(corners, 1)
+    }
+    assert_equal_stores(tmp_path / "val.lmdb", larger)
+
+
+def test_what_was_held_out_is_never_trained_on(frames, tmp_path, save):
+    folders = photos(frames, tmp_path, save)
+    convert_images(folders, tmp_path / "train.lmdb", hold_out=(folders[0], tmp_path / "val.lmdb"))
+    shutil.rmtree(tmp_path / "train.lmdb")
+    with refuses(tmp_path / "val.lmdb", "held out"):  # of another folder
+        convert_images(folders, tmp_path / "train.lmdb", hold_out=(folders[1], tmp_path / "val.lmdb"))
+    with refuses(tmp_path / "c", "none of the folders"):
+        convert_images(folders, tmp_path / "train.lmdb", hold_out=(tmp_path / "c", tmp_path / "other.lmdb"))
+    assert not (tmp_path / "train.lmdb").exists() and not (tmp_path / "other.lmdb").exists()
+    before = (tmp_path / "val.lmdb" / "data.mdb").read_bytes()
+    convert_images(
+        folders, tmp_path / "train.lmdb", hold_out=(folders[0], tmp_path / "val.lmdb")
+    )  # stopped between both
+    assert LmdbSource(tmp_path / "val.lmdb").keys() == ["a_0", "a_5"]
+    assert LmdbSource(tmp_path / "train.lmdb").keys() == ["a_1", "a_2", "a_3", "a_4", "b_0", "b_1"]
+    assert (tmp_path / "val.lmdb" / "data.mdb").read_bytes() == before
 
 
 def test_reds_is_regrouped(frames, tmp_path, save):

@@ -66,7 +66,7 @@ def test_a_turned_pair_and_its_store_train_on_what_is_seen(tmp_path):
     }.items():
         (tmp_path / name).mkdir()
         (tmp_path / name / "a.png").write_bytes(data)
-    convert_images(tmp_path / "gt", tmp_path / "gt.lmdb")
+    convert_images([tmp_path / "gt"], tmp_path / "gt.lmdb")
     seen = ImagePairDataset(dataroot_gt=tmp_path / "seen", scale=2, phase="val")[0]
     for root in ("gt", "gt.lmdb"):
         item = ImagePairDataset(dataroot_gt=tmp_path / root, scale=2, phase="val")[0]

@@ -70,6 +70,23 @@ def test_what_a_source_is_is_found_out(kdsr, frames, tmp_path, save):
     assert not (tmp_path / "x.lmdb").exists()
 
 
+def test_a_training_set_in_one_command(kdsr, frames, tmp_path, save):
+    for folder, name, number in (("a", "x", 0), ("a", "y", 1), ("b", "x", 2)):
+        save(tmp_path / folder / f"{name}.png", frames[number])
+    save(tmp_path / "clips" / "000" / "0.png", frames[0])
+    words = (tmp_path / "a", tmp_path / "b", tmp_path / "t.lmdb", "--max-side", 64, "--lr", 4, "BI", "--quiet")
+    code, out, _ = kdsr("create", *words, "--hold-out", tmp_path / "a", tmp_path / "v.lmdb")
+    assert code == 0 and "t.lmdb" in out and "v.lmdb" in out
+    train, low = LmdbSource(tmp_path / "t.lmdb"), LmdbSource(tmp_path / "t.lmdb", "x4_BI_symmetric")
+    assert train.keys() == low.keys() == [f"{k}_s{n:03d}" for k in ("a_y", "b_x") for n in (1, 2, 3, 4)]
+    assert low.size("a_y_s001") == (18, 22) and LmdbSource(tmp_path / "v.lmdb").keys() == ["a_x_s001"]
+    for more in (("--patch", 32), ("--lr-only",), ("--min-side", -1)):
+        code, _, err = kdsr("create", *words[:2], tmp_path / "x.lmdb", *words[3:], *more)
+        assert code == 2 and more[0] in err
+    code, _, err = kdsr("create", tmp_path / "clips", tmp_path / "a", tmp_path / "x.lmdb")
+    assert code == 2 and "several sources are for images" in err
+
+
 def test_verify_names_what_is_damaged(kdsr, store):
     assert kdsr("verify", store)[:2] == (0, f"{store}: whole\n")
     with lmdb.open(str(store)) as environment, environment.begin(write=True) as transaction:

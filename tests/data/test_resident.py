@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from kdsr_arch.data import resident
 from kdsr_arch.data.loader import open_dataset, train_batches
 from tests.helpers.messages import refuses
 from tests.helpers.options import make_options
@@ -44,7 +45,11 @@ def assert_same(cut, loaded):
 
 @pytest.mark.parametrize("color", ["rgb", "y"])
 @pytest.mark.parametrize("workers", [0, 2])
-def test_the_same_batches_as_the_loader(images, color, workers):
+@pytest.mark.parametrize("way", ["slices", "gather"])
+def test_the_same_batches_as_the_loader(images, color, workers, way, monkeypatch):
+    if way == "gather":  # as on a GPU
+        init = resident._Maps.__init__
+        monkeypatch.setattr(resident._Maps, "__init__", lambda maps, *args: init(maps, *args) or maps._views.clear())
     loaded = batches(images, color=color)
     assert_same(batches(images, color=color, resident="device", num_worker_per_gpu=workers), loaded)
 

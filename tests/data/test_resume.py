@@ -200,7 +200,7 @@ def test_formats_convert_into_each_other(clip_root, tmp_path, names):
 def test_images_too_small_for_lr_are_named(tmp_path, save, frames):
     save(tmp_path / "in" / "a.png", frames[0][:3])
     with refuses("in/a.png", "3x176", "scale 4"):
-        convert_images(tmp_path / "in", tmp_path / "a.lmdb", making=Making(low=LOW))
+        convert_images([tmp_path / "in"], tmp_path / "a.lmdb", making=Making(low=LOW))
 
 
 def test_an_interrupt_keeps_what_is_done(many, tmp_path, monkeypatch):

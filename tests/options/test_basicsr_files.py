@@ -420,6 +420,20 @@ def test_a_model_of_another_project_lies_in_the_package(tmp_path: Path, monkeypa
     assert load_text(TRAINING["EDSR"], tmp_path, changes).plain()["tile"] == {"tile_size": 256}
 
 
+def test_a_model_derived_from_ours_may_read_any_key_and_needs_the_scale(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from kdsr_arch.registry import MODEL_REGISTRY, names
+    from kdsr_arch.train.distill_model import DistillModel
+
+    names("model")
+    monkeypatch.setitem(MODEL_REGISTRY._obj_map, "MyDistillModel", type("MyDistillModel", (DistillModel,), {}))
+    changes = {"model_type: SRModel": "model_type: MyDistillModel\nof_mine: 3"}
+    assert load_text(TRAINING["EDSR"], tmp_path, changes).plain()["of_mine"] == 3
+    with refuses("scale", "required"):
+        load_text(TRAINING["EDSR"], tmp_path, {**changes, "scale: 4\n": ""})
+
+
 def load_text(text: str, folder: Path, changes: dict[str, str] | None = None) -> Any:
     """Load a training file's text, with parts of it replaced."""
     for old, new in (changes or {}).items():

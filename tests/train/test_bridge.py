@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from kdsr_arch.train.bridge import BridgedModel, BridgedTrainer, basicsr_options
+from kdsr_arch.train.checkpoint import seed_everything
 from kdsr_arch.train.meter import NonFiniteError
-from kdsr_arch.train.trainer import seed_everything
 from tests.helpers.messages import refuses
 from tests.helpers.options import make_options
 from tests.helpers.trainers import make_trainer, train

@@ -142,3 +142,27 @@ def _training(file: Path, count: int) -> list[subprocess.Popen[bytes]]:
     own = ({"RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(count))
     variables = [environment(**shared, **mine, NVIDIA_TF32_OVERRIDE="0") for mine in own]
     return [subprocess.Popen(command, env=given, stderr=subprocess.PIPE) for given in variables]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="is for the GNU C library")
+def test_freed_memory_is_kept_on_the_cpu():
+    program = """
+import resource, torch
+from kdsr_arch.device import keep_freed_memory
+def faults():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(4):
+        torch.ones(16 * 2**20)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+torch.set_num_threads(1)
+print(faults())
+keep_freed_memory()
+for _ in range(10):  # the heap grows to what is needed
+    faults()
+print(faults())
+"""
+    run = subprocess.run([sys.executable, "-c", program], env=environment(), capture_output=True, text=True, check=True)
+    anew, kept = map(int, run.stdout.split())
+    if anew < 100:
+        pytest.skip("this C library keeps freed memory by itself")
+    assert kept < anew / 100

@@ -10,11 +10,14 @@ import pytest
 import torch
 
 from kdsr_arch.data.loader import to_device
-from kdsr_arch.registry import register_all
+from kdsr_arch.registry import MODEL_REGISTRY, register_all
 from kdsr_arch.train.checkpoint import random_states
+from kdsr_arch.train.distill_model import ImageDistillModel
+from kdsr_arch.train.entry import trainer_class
 from kdsr_arch.train.trainer import Trainer
 from tests.helpers.messages import refuses
 from tests.helpers.networks import make_network
+from tests.helpers.options import make_options
 from tests.helpers.trainers import make_trainer, train
 
 register_all()
@@ -78,6 +81,41 @@ def test_space_time_distillation_resumes_exactly(tmp_path: Path, placed: dict[st
     log = whole.figures()
     assert second.figures() == log
     assert {"l_pix", *(f"l_{name}" for name in terms), "ratio/temporal", "grad_norm"} <= set(log)
+
+
+UPCYCLED = {
+    "DUKD": {"type": "DUKDLoss", "zoom_in": 2},
+    "ECO": {"type": "ECOLoss", "iters": 3},
+    "DCKD": {"type": "HistoryContrastLoss", "negatives": 2, "every": 1},
+}
+
+
+@pytest.mark.parametrize("name", UPCYCLED)
+def test_what_draws_or_follows_the_iteration_resumes_exactly(name: str, tmp_path: Path, placed: dict[str, Any]) -> None:
+    opt = options({"distill_opt": {"term": UPCYCLED[name]}}, **teacher_file(tmp_path, SMALL), **placed)
+    data = images(4)
+    torch.manual_seed(0)
+    whole = make_trainer(opt, data[0])
+    initial = deepcopy(whole.training_state([random_states()]))
+    train(whole, data)
+    first, second = (make_trainer(opt, data[0]) for _ in range(2))
+    first.resume(initial)
+    train(first, data[:2])
+    second.resume(first.training_state([random_states()]))
+    train(second, data[2:], 2)
+    assert torch.equal(weights(second), weights(whole)) and second.figures() == whole.figures()
+
+
+def test_a_model_derived_from_ours_is_the_one_that_trains(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Twice(ImageDistillModel):
+        def rates(self) -> list[float]:
+            return [2 * rate for rate in super().rates()]
+
+    monkeypatch.setitem(MODEL_REGISTRY._obj_map, "Twice", Twice)
+    opt, data = options({}, model_type="Twice"), images(1)
+    trainer = make_trainer(opt, data[0], trainer_class(make_options(opt)))
+    train(trainer, data)
+    assert type(trainer.model) is Twice and trainer.model.rates() == [2e-3]
 
 
 @pytest.mark.parametrize(("steps", "is_warned"), [(9, False), (10, True)])

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from kdsr_arch.registry import register_all
-from kdsr_arch.train import trainer as trainer_module
+from kdsr_arch.train import steps
 from kdsr_arch.train.bridge import BridgedTrainer
 from kdsr_arch.train.meter import NonFiniteError
 from kdsr_arch.train.trainer import Trainer
@@ -153,7 +153,7 @@ def test_the_scaler_s_skips_are_counted_and_leave_the_average_alone(num_gpu) -> 
 
 
 def test_a_scaler_that_never_finds_a_scale_stops_the_training(monkeypatch, num_gpu) -> None:
-    monkeypatch.setattr(trainer_module, "SCALER_PATIENCE", 3)
+    monkeypatch.setattr(steps, "SCALER_PATIENCE", 3)
     trainer = prepared(options({"amp": "fp16"}, num_gpu=num_gpu))
     trainer.model.student.conv_hr.register_forward_hook(lambda n, i, out: Exploding.apply(out))
     with refuses("3 steps", "train.amp", "bf16", kind=NonFiniteError):

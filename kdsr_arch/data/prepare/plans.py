@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +26,7 @@ from kdsr_arch.data.prepare.frame_writer import ClipShapes, Entry, Making, write
 from kdsr_arch.data.sources import FolderSource, FrameSource, LmdbSource, open_source
 from kdsr_arch.errors import UserError, notice
 
+HELD_OUT_EVERY = 5
 REDS4 = ("000", "011", "015", "020")
 _REDS_TRAIN_CLIPS = 240  # the 30 validation clips follow as 240 to 269
 _REDS_SIDES = {"sharp": "train_sharp_with_val", "sharp_bicubic": "train_sharp_bicubic_with_val"}
@@ -55,35 +57,92 @@ def sub_images(size: tuple[int, int], patch: int, step: int) -> list[Crop]:
     return [Crop(top, left, patch, patch) for top in tops for left in lefts]
 
 
+def equal_parts(size: tuple[int, int], side: int) -> list[Crop]:
+    """Cut an image of ``size`` into equal parts, row by row, of at most about ``side`` pixels a side.
+
+    Parts do not overlap, and their sides are multiples of 8: up to 7 pixels a part are lost at the right and bottom. A
+    side is only cut where it is more than 64 pixels too long.
+    """
+    rows, columns = (max(1, -(-(n - n % 8) // (side + 64))) for n in size)
+    height, width = (n // count // 8 * 8 or n for n, count in zip(size, (rows, columns), strict=True))
+    return [Crop(row * height, column * width, height, width) for row in range(rows) for column in range(columns)]
+
+
+@dataclass(frozen=True)
+class ImageParts:
+    """Which parts of an image become entries of a store, and under which names.
+
+    Attributes:
+        patch, step: side and distance of square sub-images; 0 for none.
+        max_side: cut larger images by :func:`equal_parts`; 0 for never.
+        min_side: leave out images with a smaller side.
+        strip: ending taken off the names, ``x4`` for the LR of DIV2K, so that LR and HR have the same keys.
+    """
+
+    patch: int = 0
+    step: int = 0
+    max_side: int = 0
+    min_side: int = 0
+    strip: str = ""
+
+    def entries(self, source: FrameSource, keys: Iterable[str], prefix: str = "") -> Iterator[Entry]:
+        """Yield the parts of each image: ``0001``, or ``0001_s001`` and so on where images are cut."""
+        for key in keys:
+            size, new_key = source.size(key), prefix + key.removesuffix(self.strip)
+            if min(size) < self.min_side:
+                continue
+            if not (self.patch or self.max_side):
+                yield Entry(source, key, new_key)
+                continue
+            cuts = sub_images(size, self.patch, self.step or self.patch) if self.patch else None
+            for number, crop in enumerate(cuts or equal_parts(size, self.max_side), 1):
+                yield Entry(source, key, f"{new_key}_s{number:03d}", crop)
+
+
 def convert_images(
-    folder: str | Path,
+    folders: Sequence[str | Path],
     out: str | Path,
     *,
-    patch: int = 0,
-    step: int = 0,
-    strip: str = "",
+    parts: ImageParts | None = None,
+    hold_out: tuple[str | Path, str | Path] | None = None,
     degrade: Mapping | None = None,
     making: Making | None = None,
 ) -> ClipShapes:
-    """Convert a folder of images to an LMDB, with the file names as keys, or ``0001_s001`` for sub-images.
+    """Convert folders of images to an LMDB, with the file names as keys, after the folder's where there are several.
 
     Args:
-        patch, step: side and distance of sub-images; whole images when ``patch`` is 0.
-        strip: ending taken off the names, ``x4`` for the LR of DIV2K, so that LR and HR have the same keys.
-        degrade: ``{scale, kind, border}`` to write the LR of the images instead; ``patch`` is then in LR pixels.
+        parts: what becomes of each image; all of it when absent.
+        hold_out: (one of the folders, a store): every fifth of its images, by name, goes into that store instead, in
+            parts of about twice ``max_side``. It is written first; one that is there already must hold the same images.
+        degrade: ``{scale, kind, border}`` to write the LR of the images instead; sides are then in LR pixels.
     """
-    source = low_resolution(FolderSource(folder), degrade)
+    parts, held = parts or ImageParts(), dict[Path, set[str]]()
+    sources = {Path(folder): low_resolution(FolderSource(folder), degrade) for folder in folders}
+    prefixes = {folder: f"{folder.resolve().name}_" if len(sources) > 1 else "" for folder in sources}
+    if hold_out:
+        folder, store = map(Path, hold_out)
+        if folder not in sources:
+            raise UserError(f"{folder}: is to be held out of, but is none of the folders that are converted")
+        held[folder] = set(sorted(sources[folder])[::HELD_OUT_EVERY])
+        large = replace(parts, max_side=2 * parts.max_side)
+        if not Path(out).exists():  # else nothing is written
+            _write_once(list(large.entries(sources[folder], sorted(held[folder]), prefixes[folder])), store, making)
 
     def entries() -> Iterator[Entry]:
-        for key in source:
-            new_key = key.removesuffix(strip)
-            if not patch:
-                yield Entry(source, key, new_key)
-                continue
-            for number, crop in enumerate(sub_images(source.size(key), patch, step or patch), 1):
-                yield Entry(source, key, f"{new_key}_s{number:03d}", crop)
+        for folder, source in sources.items():
+            kept = (key for key in source if key not in held.get(folder, ()))
+            yield from parts.entries(source, kept, prefixes[folder])
 
-    return write_frames(entries(), out, making, None if patch else len(source.keys()))
+    uncut = not (parts.patch or parts.max_side or parts.min_side or held)
+    return write_frames(entries(), out, making, sum(len(s.keys()) for s in sources.values()) if uncut else None)
+
+
+def _write_once(entries: Sequence[Entry], out: Path, making: Making | None) -> None:
+    """Write a store that a stopped run may have left whole; raise UserError where it holds something else."""
+    if not out.exists():
+        write_frames(entries, out, making, len(entries))
+    elif set(LmdbSource(out).keys()) != {entry.new_key for entry in entries}:
+        raise UserError(f"{out}: exists already and does not hold what is held out now; remove it")
 
 
 def convert_clips(

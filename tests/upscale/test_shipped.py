@@ -1,0 +1,54 @@
+"""The students that ship: which one a command line means, and what they are worth on Set5."""
+
+from __future__ import annotations
+
+import argparse
+
+import cv2
+import pytest
+import torch
+from basicsr.metrics import calculate_psnr
+
+from kdsr_arch.data.pairs import DegradedSource
+from kdsr_arch.data.sources import FolderSource
+from kdsr_arch.infer.open import open_network
+from kdsr_arch.infer.runner import Runner
+from kdsr_arch.upscale.dispatch import SHIPPED, _weights
+from tests.helpers.messages import refuses
+
+SET5 = {"PlainSR_x4_20k": 31.00, "PlainSR_x4_50k": 31.385, "PlainSR_x2_14k": 37.277}  # docs/students.md
+
+
+def words(**given):
+    return argparse.Namespace(**{"weights": None, "network": None, "quality": None, "scale": None, **given})
+
+
+def test_quality_and_scale_choose_the_student():
+    assert _weights(words()) == "PlainSR_x4_50k"
+    assert _weights(words(quality="fast")) == "PlainSR_x4_20k"
+    assert _weights(words(scale=2)) == "PlainSR_x2_14k"
+    assert _weights(words(weights="mine.pth", scale=3)) == "mine.pth"
+    assert _weights(words(network="{type: FSRCNN}")) is None
+
+
+def test_what_does_not_ship_is_refused():
+    with refuses("--scale 3", "2, 4", "--weights"):
+        _weights(words(scale=3))
+    with refuses("--quality", "--weights"):
+        _weights(words(quality="fast", weights="mine.pth"))
+
+
+@pytest.mark.parametrize("name", sorted(set(SHIPPED.values())))
+def test_shipped_students_reach_their_figures(name, shared_data):
+    """Y, crop = scale, 8 bits, MATLAB's bicubic."""
+    opened = open_network(name)
+    scale, runner = opened.traits.scale, Runner(opened.net, opened.traits)
+    source = DegradedSource(FolderSource(shared_data / "sisr_test" / "Set5" / "HR"), scale)
+    values = []
+    for key in source:
+        low, high = source.get_pair(key)
+        sr = runner.restore(torch.from_numpy(low.copy()).permute(2, 0, 1)[None].float() / 255)[0]
+        shown = sr.clamp(0, 1).mul(255).round().byte().permute(1, 2, 0).numpy()
+        pair = (cv2.cvtColor(image, cv2.COLOR_RGB2BGR) for image in (shown, high))
+        values.append(calculate_psnr(*pair, crop_border=scale, test_y_channel=True))
+    assert sum(values) / len(values) == pytest.approx(SET5[name], abs=0.005)
