@@ -101,8 +101,9 @@ def tell_os_error(error: OSError) -> str | None:
 
 
 def first_line(error: BaseException) -> str:
-    """Return the first line of an error's message, or its class where it has none."""
-    return next(iter(str(error).strip().splitlines()), "") or type(error).__name__
+    """Return the first line of an error's message, or its class where it has none; parts of a message are joined."""
+    parts = error.args if error.args and all(isinstance(part, str) for part in error.args) else (error,)
+    return next(iter("".join(map(str, parts)).strip().splitlines()), "") or type(error).__name__
 
 
 def printable(text: str, kept: str = "\n\t") -> str:

@@ -263,6 +263,9 @@ def _construct(thing: Any, args: Iterable[Any], keywords: Mapping[str, Any], key
     except UserError as error:
         raise UserError(f"{key}: {error}") from None
     except _REFUSALS as error:
+        section = next((arg for arg in args if isinstance(arg, Mapping)), None)
+        if section is not None and isinstance(error, KeyError) and error.args[0] not in (*section, *section.values()):
+            raise UserError(f"{key}: {name} needs the key {error}, which is missing") from None
         raise UserError(f"{key}: {name} refuses these values: {error}") from None
     except pickle.UnpicklingError:
         raise UserError(

@@ -10,11 +10,11 @@ from typing import Any
 from kdsr_arch.errors import UserError
 
 _KINDS = ("auto", "images", "clips", "videos", "reds", "vimeo")
-_OWN: dict[str, dict[str, Any]] = {  # arguments of one kind of source, with what they are by default
+_OWN: dict[str, dict[str, Any]] = {  # arguments of one kind of source, with what they are where they are not given
     "images": {"patch": 0, "step": 0, "max_side": 0, "min_side": 0, "strip": "", "hold_out": None},
     "clips": {"clips": None},
-    "videos": {"exclude": [], "halve": False, "multiple": 4},
-    "vimeo": {"split": "train"},
+    "videos": {"exclude": [], "halve": False, "multiple": None},
+    "vimeo": {"split": None},
 }
 
 
@@ -163,12 +163,13 @@ def _create(args: argparse.Namespace) -> int:
     elif kind == "clips":
         plans.convert_clips(source, args.out, only=args.clips, degrade=alone, making=making)
     elif kind == "videos":
-        parts = {"halved": args.halve, "multiple": args.multiple, "exclude": args.exclude}
+        multiple = 4 if args.multiple is None else args.multiple
+        parts = {"halved": args.halve, "multiple": multiple, "exclude": args.exclude}
         plans.prepare_video_clips(source, args.out, **parts, making=making)
     elif kind == "reds":
         plans.prepare_reds(source, args.out, making)
     else:
-        plans.prepare_vimeo(source, args.out, split=args.split, degrade=alone, making=making)
+        plans.prepare_vimeo(source, args.out, split=args.split or "train", degrade=alone, making=making)
     made = [args.out] if args.out.suffix == ".lmdb" else sorted(args.out.glob("*.lmdb"))
     for store in [*made, *(args.hold_out or [])[1:]]:
         tell_store(store)

@@ -36,7 +36,9 @@ PILLOW_STUMBLES = (
     *(EOFError, RuntimeError, struct.error, zlib.error, Image.DecompressionBombError),
 )
 _ORIENTATION = 0x0112  # EXIF's tag: 1 is upright; from 5 on, height and width change places
-_TIFF_WIDTH, _TIFF_HEIGHT = 256, 257  # tags of TIFF
+# tags of TIFF
+_TIFF_WIDTH, _TIFF_HEIGHT, _TIFF_PHOTOMETRIC, _TIFF_EXTRA = 256, 257, 262, 338
+_WHITE_IS_ZERO, _PREMULTIPLIED = 0, 1  # values of the last two
 _EXIF_MARKS = (b"Exif\0", b"http://ns.adobe.com/xap")
 _EXIF_REACH = 1 << 18  # a JPEG's EXIF comes before its pixels, and in its first parts
 _JPEG_MARKER = re.compile(rb"\xff([^\x00\xd0-\xd7\xff])")  # between pixels 0xff is followed by 0, or restarts them
@@ -121,26 +123,27 @@ def _header(file: BinaryIO) -> tuple[int, int, int]:
     try:
         with Image.open(file) as image:
             return image.height, image.width, _orientation(image, file)
-    except UnidentifiedImageError:
-        return (*_tiff_size(file), 1)
+    except UnidentifiedImageError:  # Pillow does not know TIFFs of three floating-point channels
+        tags = _tiff_tags(file)
+        height, width = tags.get(_TIFF_HEIGHT, 0), tags.get(_TIFF_WIDTH, 0)
+        if not all(0 < side < 1 << 31 for side in (height, width)):
+            raise ValueError("a TIFF without a size") from None
+        return height, width, tags.get(_ORIENTATION, 1)
 
 
-def _tiff_size(file: BinaryIO) -> tuple[int, int]:
-    """Read height and width of a TIFF's first picture; Pillow does not know those of three floating-point channels."""
+def _tiff_tags(file: BinaryIO) -> dict[int, int]:
+    """Read the tags of a TIFF's first picture, each the first of its whole numbers where there are few."""
     file.seek(0)
     head = file.read(8)
     order: Literal["little", "big"] = "little" if head[:2] == b"II" else "big"
     if head[:4] not in (b"II*\0", b"MM\0*"):
         raise ValueError("no known image format")
     file.seek(int.from_bytes(head[4:], order))
-    sides = {_TIFF_HEIGHT: 0, _TIFF_WIDTH: 0}
+    tags = {}
     for _ in range(int.from_bytes(file.read(2), order)):
         tag, kind, _, value = struct.unpack("<HHI4s" if order == "little" else ">HHI4s", file.read(12))
-        if tag in sides:  # of 16 bits (kind 3) or 32
-            sides[tag] = int.from_bytes(value[: 2 if kind == 3 else 4], order)
-    if not all(0 < side < 1 << 31 for side in sides.values()):
-        raise ValueError("a TIFF without a size")
-    return sides[_TIFF_HEIGHT], sides[_TIFF_WIDTH]
+        tags[tag] = int.from_bytes(value[: 2 if kind == 3 else 4], order)  # of 16 bits (kind 3) or 32
+    return tags
 
 
 def image_size(file: str | Path | bytes | memoryview) -> tuple[int, int]:
@@ -162,6 +165,7 @@ def turned(data: bytes) -> int:
         (data.startswith(b"\x89PNG") and _exif_chunks(io.BytesIO(data)))
         or (data.startswith(b"\xff\xd8") and any(data.find(mark, 0, _EXIF_REACH) > 0 for mark in _EXIF_MARKS))
         or (data[8:16] == b"WEBPVP8X" and data[20] & 8)
+        or data[4:8] == b"ftyp"  # AVIF
     )
     try:
         return _header(io.BytesIO(data))[2] if may_say else 1
@@ -197,22 +201,41 @@ def decode_upright(data: bytes | bytearray | memoryview, flags: int = cv2.IMREAD
     return None if image is None else upright(image, turned(data))
 
 
-def unsigned(pixels: np.ndarray, data: bytes | memoryview) -> np.ndarray:
+def unsigned(pixels: np.ndarray, data: bytes | bytearray | memoryview) -> np.ndarray:
     """Return pixels as uint8 or uint16, whose largest value is white.
 
     Args:
         pixels: as OpenCV decodes them.
-        data: the image file. A PPM says itself what white is.
+        data: the image file. A PPM says itself what white is, and a TIFF that it is 0.
 
     Raises:
-        ValueError: it is not known what white is.
+        ValueError: it is not known what white is, or the colors are multiplied by their alpha.
     """
-    if pixels.dtype == np.uint16 and (header := _PPM_HEADER.match(bytes(data[:1000]))):
-        return (pixels * (65535 / int(header[1]))).round().clip(0, 65535).astype(np.uint16)
+    if (white := ppm_white(data)) is not None:
+        return _whitened(pixels, white, text=bytes(data[:2]) in (b"P2", b"P3"))
+    if pixels.dtype == np.uint8:
+        return pixels
+    tags = _tiff_tags(io.BytesIO(data)) if bytes(data[:4]) in (b"II*\0", b"MM\0*") else {}
+    if tags.get(_TIFF_EXTRA) == _PREMULTIPLIED:
+        raise ValueError("its colors are multiplied by their alpha; save it as gray or RGB of 16 bits")
     if np.issubdtype(pixels.dtype, np.floating):
         if not (np.isfinite(pixels).all() and pixels.min() >= 0 and pixels.max() <= 1):
             raise ValueError("its values reach beyond 0 to 1, so that its white is not known; scale them first")
-        return (pixels * 65535).round().astype(np.uint16)
-    if pixels.dtype not in (np.uint8, np.uint16):
+        pixels = (pixels * 65535).round().astype(np.uint16)
+    if pixels.dtype != np.uint16:
         raise ValueError(f"the white of {pixels.dtype} values is not known; save it with 8 or 16 bits or as float")
-    return pixels
+    return 65535 - pixels if tags.get(_TIFF_PHOTOMETRIC) == _WHITE_IS_ZERO else pixels
+
+
+def ppm_white(data: bytes | bytearray | memoryview) -> int | None:
+    """Return the value that stands for white in a PGM or PPM; None for another file."""
+    header = _PPM_HEADER.match(bytes(data[:1000]))
+    return int(header[1]) if header else None
+
+
+def _whitened(pixels: np.ndarray, white: int, text: bool) -> np.ndarray:
+    """Scale a PPM's values to the whole range of their type; OpenCV does so itself for 8 bits written as text."""
+    peak = np.iinfo(pixels.dtype).max
+    if white in (0, peak) or (text and peak == 255):
+        return pixels
+    return (pixels * (peak / white)).round().clip(0, peak).astype(pixels.dtype)

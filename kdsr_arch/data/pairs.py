@@ -249,7 +249,9 @@ class FramePairs:
             return size
         full = self.gt.size(gt_key)
         even = tuple(side - side % self.scale for side in full)
-        if min(size) < 1 or (size[0] * self.scale, size[1] * self.scale) != even:
+        if min(size) < 1:
+            raise UserError(f"{self.gt.where(gt_key)} is {full[0]}x{full[1]}: too small for scale {self.scale}")
+        if (size[0] * self.scale, size[1] * self.scale) != even:
             raise UserError(
                 f"{self.lq.where(lq_key)} is {size[0]}x{size[1]} and {self.gt.where(gt_key)} is {full[0]}x{full[1]}: "
                 f"they do not pair at scale {self.scale}"

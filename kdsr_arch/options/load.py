@@ -116,7 +116,8 @@ def _locate(value: Any, roots: Iterable[Path]) -> Any:
     if path.is_absolute() or _exists(path):
         return str(path)
     candidates = [root / path for root in roots]
-    return str(next((path for path in candidates if _exists(path)), candidates[0]))
+    missing = candidates[-1 if path.parts[:1] == ("experiments",) else 0]  # what a training will write, below --root
+    return str(next((path for path in candidates if _exists(path)), missing))
 
 
 def _exists(path: Path) -> bool:

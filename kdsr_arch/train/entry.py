@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from kdsr_arch.device import keep_freed_memory, pick_device
+from kdsr_arch.errors import UserError
 from kdsr_arch.io import SAFETENSORS, save_tensors, write_groups
 from kdsr_arch.log import TextLog, get_logger, telling
 from kdsr_arch.options.load import telling_needs
@@ -17,14 +18,15 @@ from kdsr_arch.parallel import distributed
 from kdsr_arch.registry import lookup
 from kdsr_arch.signals import StopRequest
 from kdsr_arch.train.bridge import BridgedTrainer
-from kdsr_arch.train.checkpoint import random_states_kept
+from kdsr_arch.train.checkpoint import load_state, random_states_kept
 from kdsr_arch.train.distill_model import DistillModel
+from kdsr_arch.train.resume import changes, fingerprint
 from kdsr_arch.train.run_files import is_finished
 from kdsr_arch.train.trainer import Trainer
 
 
 def main(parts: Sequence[Callable[[], Options]], args: Any) -> int:
-    """Train one part after the other; of several, `args.auto_resume` passes over those that are finished.
+    """Train one part after the other, once all were tried; `args.auto_resume` passes over those that are finished.
 
     Args:
         parts: each makes the validated options of one training, when its turn has come: only then are the weights
@@ -42,19 +44,37 @@ def main(parts: Sequence[Callable[[], Options]], args: Any) -> int:
     if not on_gpu:
         keep_freed_memory()
     with distributed.joined(args.launcher, on_gpu, first.dist_params):
+        if len(parts) > 1:
+            with TextLog():
+                get_logger().info(f"Trying the {len(parts)} parts of the sequence")
+            for _ in dry_runs([part() for part in parts]):  # a later part's fault would show after days
+                pass
         for number, part in enumerate(parts, 1):
             distributed.barrier()  # until the main process has written what the part before leaves
             opt = part()
             assert opt.train is not None
             done = len(parts) > 1 and args.auto_resume and is_finished(opt.folder, opt.train.total_iter)
             if distributed.from_main(done):
-                get_logger().info(f"{opt.name} ({number} of {len(parts)}): finished already")
+                _tell_finished(opt, f"{number} of {len(parts)}")
                 continue
             with telling_needs(opt):
                 code = train(opt, args.auto_resume)
             if code:
                 return code
     return 0
+
+
+def _tell_finished(opt: Options, which: str) -> None:
+    assert opt.train is not None
+    state = load_state(opt.folder / "training_states" / f"{opt.train.total_iter}.state")
+    changed = changes(state["fingerprint"], fingerprint(opt))
+    with TextLog():
+        get_logger().info(f"{opt.name} ({which}): finished already")
+        if changed:
+            get_logger().warning(
+                f"These options changed since {opt.name} was trained, and do not take effect: "
+                f"{', '.join(map(str, changed))}; to train it anew, remove {opt.folder}"
+            )
 
 
 def train(opt: Options, auto_resume: bool = False) -> int:
@@ -95,15 +115,24 @@ def dry_runs(parts: Sequence[Options]) -> Iterator[str]:
     coming: dict[Path, Mapping[str, Any]] = {}  # what each part will write, by its folder
     with tempfile.TemporaryDirectory() as scratch:
         for opt in parts:
-            with telling_needs(opt):
-                trainer = _tried(_with_stand_ins(opt, coming, Path(scratch)))
+            stand_ins = _stand_ins(opt, coming, Path(scratch))
+            path = opt.path.model_copy(update={key: str(stand_in) for key, stand_in in stand_ins.items()})
+            try:
+                with telling_needs(opt):
+                    trainer = _tried(opt.model_copy(update={"path": path}))
+            except UserError as error:
+                text = str(error)
+                for key, stand_in in stand_ins.items():
+                    text = text.replace(str(stand_in), f"{getattr(opt.path, key)}, as an earlier part will write it")
+                error.args = (text,)
+                raise
             coming[opt.folder / "models"] = trainer.model.network_files()
             yield trainer.model.describe()
 
 
-def _with_stand_ins(opt: Options, coming: Mapping[Path, Mapping[str, Any]], scratch: Path) -> Options:
-    """Let `path` name files in `scratch` instead of those that do not exist, but will."""
-    found: dict[str, str] = {}
+def _stand_ins(opt: Options, coming: Mapping[Path, Mapping[str, Any]], scratch: Path) -> dict[str, Path]:
+    """Write files into `scratch` for those that `path` names and that do not exist, but will; by the keys of `path`."""
+    found: dict[str, Path] = {}
     for key, file in opt.path.plain().items():
         path = Path(os.path.abspath(file)) if key.startswith("pretrain_network_") and file else Path()
         networks = coming.get(path.parent, {}) if not path.is_file() else {}
@@ -113,8 +142,8 @@ def _with_stand_ins(opt: Options, coming: Mapping[Path, Mapping[str, Any]], scra
             stand_in.parent.mkdir(parents=True)
             save = write_groups if path.suffix == SAFETENSORS else save_tensors
             save(networks[name], stand_in)
-            found[key] = str(stand_in)
-    return opt.model_copy(update={"path": opt.path.model_copy(update=found)})
+            found[key] = stand_in
+    return found
 
 
 def _tried(opt: Options) -> Trainer:

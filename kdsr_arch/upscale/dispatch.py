@@ -151,7 +151,7 @@ def check_output(source: Path, target: Path, kind: str, overwrite: bool) -> None
     if kind == "image":
         check_target(target)
     else:
-        check_format(target)
+        check_format(target, source)
     if target.exists() and not overwrite:
         raise UserError(f"{target}: exists; say --overwrite to replace it, or choose another name")
     _check_writable(target.parent)

@@ -14,9 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from kdsr_arch.data.image_file import IMAGE_SUFFIXES, is_shown
+from kdsr_arch.data.image_file import IMAGE_SUFFIXES, is_shown, passed_over
 from kdsr_arch.data.names import natural
-from kdsr_arch.errors import UserError
+from kdsr_arch.errors import UserError, notice
 from kdsr_arch.infer.pixels import to_float, to_pixels
 from kdsr_arch.infer.stream import Restorer, is_out_of_memory
 from kdsr_arch.io import read_json, write_bytes
@@ -116,20 +116,20 @@ def _usable(source: Path, target: Path, restorer: Restorer) -> Picture:
 
 
 def list_images(folder: Path) -> list[Path]:
-    """List the image files under a folder, in natural order.
+    """List the image files under a folder, in natural order; say how many are of kinds that are not read.
 
     Raises:
         UserError: there are none.
     """
-    images = [
-        path
-        for path in folder.rglob("*")
-        if path.suffix.lower() in picture_suffixes()
-        and path.is_file()
-        and all(map(is_shown, path.relative_to(folder).parts))
-    ]
+    shown = (path for path in folder.rglob("*") if all(map(is_shown, path.relative_to(folder).parts)))
+    files = [path for path in shown if path.is_file()]
+    images = [path for path in files if path.suffix.lower() in picture_suffixes()]
+    others = passed_over(path.name for path in files if path.suffix.lower() not in picture_suffixes())
     if not images:
-        raise UserError(f"{folder}: holds no images ({', '.join(sorted(IMAGE_SUFFIXES))})")
+        found = f", but {others}" if others else ""
+        raise UserError(f"{folder}: holds no images ({', '.join(sorted(IMAGE_SUFFIXES))}){found}")
+    if others:
+        notice(f"others {folder}", f"{folder}: images of other kinds are passed over ({others})")
     return sorted(images, key=lambda path: natural(str(path.relative_to(folder))))
 
 

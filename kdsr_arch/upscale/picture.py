@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import importlib
 import io
-import re
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -21,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageCms, UnidentifiedImageError
 
-from kdsr_arch.data.image_file import PILLOW_STUMBLES, upright
+from kdsr_arch.data.image_file import PILLOW_STUMBLES, ppm_white, unsigned, upright
 from kdsr_arch.errors import UserError, notice
 
 _SPACES = {1: b"GRAY", 3: b"RGB "}  # of a color profile, by the channels that it fits
@@ -29,9 +28,8 @@ _EXIF, _GPS = 0x8769, 0x8825  # groups of EXIF's tags
 _OF_PIXELS = (0xA002, 0xA003, 0xA005, 0x927C)  # width, height, another group; a maker's own data, which move no more
 # who took or made the picture, with what, when, its title and rating; not how its pixels are laid out in the file
 _ABOUT = (0x010E, 0x010F, 0x0110, 0x0131, 0x0132, 0x013B, 0x013C, 0x4746, *range(0x9C9B, 0x9CA0), 0x8298)
-_BITS, _PHOTOMETRIC, _SAMPLE_FORMAT, _EXTRA = 258, 262, 339, 338  # tags of TIFF
+_BITS, _SAMPLE_FORMAT = 258, 339  # tags of TIFF
 _MOVING = {".apng", ".avifs", ".gif"}
-_WHITE_IS_ZERO, _PREMULTIPLIED = 0, (1,)
 
 
 @dataclass(frozen=True)
@@ -65,7 +63,9 @@ def read_picture(path: Path) -> Picture:
             turned = image.getexif().get(0x0112, 1) if image.format != "TIFF" else 1  # whose decoders turn it
             image.load()
             depth, about = _depth(image, data), _about(image, path)
-            array = _deep(data, image, path) if depth > 8 else np.asarray(_plain(image, about, path))
+            array = _deep(data, path) if depth > 8 else np.asarray(_plain(image, about, path))
+            if image.mode == "LA" and array.shape[2] == 4:  # OpenCV makes three of one gray
+                array = array[..., [0, 3]]
             if image.format == "PNG" and array.ndim == 2 and "transparency" in image.info:
                 array = _with_key(array, image.info["transparency"], depth)
             array = upright(array[..., None] if array.ndim == 2 else array, turned)
@@ -128,51 +128,37 @@ def _depth(image: Image.Image, data: bytes) -> int:
     if image.format == "PNG":
         return data[24]
     if image.format == "PPM":
-        return 16 if _peak_of_ppm(data) > 255 else 8
+        return 16 if (ppm_white(data) or 0) > 255 else 8
     tags = getattr(image, "tag_v2", {})
     return 8 if max(tags.get(_BITS, (1,))) <= 8 and set(tags.get(_SAMPLE_FORMAT, (1,))) == {1} else 16
 
 
-def _peak_of_ppm(data: bytes) -> int:
-    """The value that stands for white."""
-    gap = rb"(?:\s|#[^\n]*\n)+"
-    header = re.match(rb"P[2356]" + gap + (rb"\d+" + gap) * 2 + rb"(\d+)\s", data)
-    return int(header[1]) if header else 255
-
-
-def _deep(data: bytes, image: Image.Image | None, path: Path) -> NDArray:
+def _deep(data: bytes, path: Path) -> NDArray:
     """The pixels of a file of more than 8 bits, RGB(A) or gray, uint16.
 
     Raises:
         UserError: its values have no known white, or are not stored as RGB or gray.
     """
-    tags = getattr(image, "tag_v2", {})
     try:
         pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
     except cv2.error:
         pixels = None
-    if pixels is None or pixels.dtype == np.uint8 or tags.get(_EXTRA) == _PREMULTIPLIED:
+    if pixels is None or pixels.dtype == np.uint8:
         raise UserError(f"{path}: damaged, or a kind of file that cannot be read; save it as gray or RGB of 16 bits")
-    if pixels.ndim == 3:
-        pixels = pixels[..., [2, 1, 0, 3][: pixels.shape[2]]]
     if np.issubdtype(pixels.dtype, np.floating):
-        if not (np.isfinite(pixels).all() and pixels.min() >= 0 and pixels.max() <= 1):
-            raise UserError(f"{path}: its values reach beyond 0 to 1, so that its white is not known; scale them first")
         notice("float", f"{path}: floating-point images become images of 16 bits (said once)")
-        pixels = (pixels * 65535).round().astype(np.uint16)
-    if pixels.dtype != np.uint16:
-        raise UserError(f"{path}: the white of {pixels.dtype} values is not known; save it with 16 bits or as float")
-    if tags.get(_PHOTOMETRIC) == _WHITE_IS_ZERO:
-        pixels = 65535 - pixels
-    peak = _peak_of_ppm(data) if image is not None and image.format == "PPM" else 65535
-    return pixels if peak == 65535 else (pixels.astype(np.float64) * (65535 / peak)).round().astype(np.uint16)
+    try:
+        pixels = unsigned(pixels, data)
+    except ValueError as error:
+        raise UserError(f"{path}: {error}") from None
+    return pixels[..., [2, 1, 0, 3][: pixels.shape[2]]] if pixels.ndim == 3 else pixels
 
 
 def _float_picture(data: bytes, path: Path) -> Picture:
     """Float TIFFs of three channels, which Pillow does not know."""
     if data[:4] not in (b"II*\0", b"MM\0*"):
         raise UserError(f"{path}: cannot be read as an image: it is of no known format, or damaged")
-    array = _deep(data, None, path)
+    array = _deep(data, path)
     array = array[..., None] if array.ndim == 2 else array
     return Picture(array[..., :3], array[..., 3:] if array.shape[2] == 4 else None, {}, str(path))
 

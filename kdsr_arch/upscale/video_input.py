@@ -25,6 +25,7 @@ from kdsr_arch.data.prepare.decode_video import (
 from kdsr_arch.data.prepare.video_color import VideoColor
 from kdsr_arch.errors import UserError
 
+_ADVICE = "; copy or download it again, or say --partial to upscale what is there"
 _HDR = {16: "HDR10 (PQ)", 18: "HLG"}  # transfer functions, ISO/IEC 23091-2
 
 
@@ -106,8 +107,7 @@ def probe(path: Path, partial: bool = False) -> VideoInfo:
         promised = None if partial else promised_bytes(container, stream)
         if promised is not None:  # its index points beyond the end of the file; said before hours of work
             raise UserError(
-                f"{path}: truncated: its index ends at byte {promised:,}, the file at {container.size:,}; copy "
-                "or download it again, or say --partial to upscale what is there"
+                f"{path}: truncated: its index ends at byte {promised:,}, the file at {container.size:,}{_ADVICE}"
             )
         first = next(decoded_frames(container, stream, lambda _: None), None)
         if first is None:
@@ -196,9 +196,7 @@ class Decoder:
         when = packet.pts if packet.pts is not None else packet.dts
         self._lost.append(float((when or info.start) * info.time_base))
         if not self.partial and too_much_missing(len(self._lost) / float(info.rate), info.seconds):
-            raise UserError(
-                f"{info.path}: {self._damage()}; copy or download it again, or say --partial to upscale what is there"
-            )
+            raise UserError(f"{info.path}: {self._damage()}{_ADVICE}")
 
     def frames(self, start: int | None = None) -> Iterator[Frame]:
         """Decode the frames from time ``start`` on (all by default); times strictly increase.
@@ -220,7 +218,7 @@ class Decoder:
         except UserError as error:
             if not self.partial or not count:
                 raise
-            self._broken = str(error)
+            self._broken = str(error).removesuffix(_ADVICE)  # which was followed
 
     def _look(self, raw: Any, seconds: float) -> None:
         """Refuse a frame of another kind than the first, and take note of a damaged one."""
@@ -268,5 +266,5 @@ class Decoder:
         if too_much_missing(info.seconds - ended, info.seconds):
             raise UserError(
                 f"{info.path}: truncated: it should last {info.seconds:.1f} s, but its frames end after "
-                f"{ended:.1f} s; copy or download it again, or say --partial to upscale what is there"
+                f"{ended:.1f} s{_ADVICE}"
             )

@@ -210,14 +210,17 @@ class Encoder:
         return [Encoded(int(packet.pts), bool(packet.is_keyframe), bytes(packet)) for packet in packets if packet.size]
 
 
-def check_format(path: Path) -> None:
-    """Refuse a name that stands for no container.
+def check_format(path: Path, source: Path) -> None:
+    """Refuse a name that stands for no container; ``source`` is the video.
 
     Raises:
         UserError: unknown suffix.
     """
     if path.suffix.lower() not in FORMATS:
-        raise UserError(f"{path}: '{path.suffix}' is no video format to write; take one of {', '.join(FORMATS)}")
+        raise UserError(
+            f"{path}: {source.name} is a video or an animation, for which '{path.suffix}' is no format to write; take "
+            f"one of {', '.join(FORMATS)}"
+        )
 
 
 def check_container(path: Path, info: VideoInfo, coding: Coding) -> None:
@@ -226,7 +229,7 @@ def check_container(path: Path, info: VideoInfo, coding: Coding) -> None:
     Raises:
         UserError: which they are.
     """
-    check_format(path)
+    check_format(path, info.path)
     Encoder(info, coding)  # refuses impossible settings
     refusal = _refusal(path.suffix.lower(), info, coding)
     if refusal is None:

@@ -78,6 +78,11 @@ def test_small_images_and_mismatched_pairs_are_named(data, height, width):
         drawn(data, PAIRED, **images(data))
 
 
+def test_a_missing_key_is_named(data):
+    with refuses("datasets.train", "needs the key 'meta_info'"):
+        opened(data, {"type": "RealESRGANDataset", **DISK, **PLAIN})
+
+
 def test_a_blank_line_in_a_list_is_named(data):
     (data / "list.txt").write_text("a/1 7 (64,80,3)\n\nb/2 7 (64,80,3)\n")
     with refuses(data / "list.txt", "line 2"):
@@ -109,7 +114,7 @@ def test_a_test_set_names_its_torn_frame(data):
 def test_stores_of_tiles_are_refused_before_they_are_read(data, codec):
     for side in ("gt", "lq"):
         folder = data / side / "a" / "1"
-        convert_images(folder, data / f"{side}.lmdb", making=Making(codec=codec_named(codec)))
+        convert_images([folder], data / f"{side}.lmdb", making=Making(codec=codec_named(codec)))
     roots = {"dataroot_gt": str(data / "gt.lmdb"), "dataroot_lq": str(data / "lq.lmdb"), "io_backend": {"type": "lmdb"}}
     if codec == "png":
         drawn(data, PAIRED, **roots)

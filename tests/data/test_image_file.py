@@ -7,12 +7,12 @@ import io
 import cv2
 import numpy as np
 import pytest
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, features
 
 from kdsr_arch import errors
 from kdsr_arch.data.augment import Crop
 from kdsr_arch.data.image_dataset import ImagePairDataset
-from kdsr_arch.data.image_file import decode_upright, image_size
+from kdsr_arch.data.image_file import READABLE, decode_upright, image_size
 from kdsr_arch.data.prepare.plans import convert_images, find_clips
 from kdsr_arch.data.sources import FolderSource, LmdbSource
 from kdsr_arch.data.store.codec import ImageFileCodec
@@ -21,7 +21,9 @@ from tests.helpers.images import texture
 from tests.helpers.messages import refuses
 
 TURNS = range(1, 9)
-LOSSLESS = {"PNG": {}, "WEBP": {"lossless": True}, "TIFF": {}, "JPEG": {"quality": 100, "subsampling": 0}}
+FORMS = {"PNG": {}, "WEBP": {"lossless": True}, "TIFF": {}, "JPEG": {"quality": 100, "subsampling": 0}}
+if features.check("avif") and ".avif" in READABLE:
+    FORMS["AVIF"] = {"quality": 100, "subsampling": "4:4:4"}
 
 
 def encoded(pixels: np.ndarray, form: str, turn: int = 1, **more) -> bytes:
@@ -30,7 +32,7 @@ def encoded(pixels: np.ndarray, form: str, turn: int = 1, **more) -> bytes:
     exif[0x0112] = turn
     said = {"tiffinfo": {0x0112: turn}} if form == "TIFF" else {"exif": exif.tobytes()}
     buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, form, **LOSSLESS[form], **said, **more)
+    Image.fromarray(pixels).save(buffer, form, **FORMS[form], **said, **more)
     return buffer.getvalue()
 
 
@@ -39,7 +41,7 @@ def viewed(data: bytes) -> np.ndarray:
     return np.asarray(ImageOps.exif_transpose(Image.open(io.BytesIO(data))).convert("RGB"))
 
 
-@pytest.mark.parametrize("form", LOSSLESS)
+@pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("turn", TURNS)
 def test_every_reader_turns_images_as_a_viewer_does(tmp_path, form, turn):
     data = encoded(texture(40, 64, np.random.default_rng(turn)), form, turn)
@@ -64,7 +66,7 @@ def test_a_turned_pair_and_its_store_train_on_what_is_seen(tmp_path):
     }.items():
         (tmp_path / name).mkdir()
         (tmp_path / name / "a.png").write_bytes(data)
-    convert_images(tmp_path / "gt", tmp_path / "gt.lmdb")
+    convert_images([tmp_path / "gt"], tmp_path / "gt.lmdb")
     seen = ImagePairDataset(dataroot_gt=tmp_path / "seen", scale=2, phase="val")[0]
     for root in ("gt", "gt.lmdb"):
         item = ImagePairDataset(dataroot_gt=tmp_path / root, scale=2, phase="val")[0]

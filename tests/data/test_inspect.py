@@ -192,6 +192,6 @@ def test_an_image_too_small_for_a_metric_is_named_before_the_first_validation(tm
 
 
 def test_images_of_a_store_convert_and_are_verified(images, tmp_path):
-    convert_images(images, tmp_path / "images.lmdb")
+    convert_images([images], tmp_path / "images.lmdb")
     for verify in ("first", "headers", "decode"):
         assert len(ImagePairDataset(dataroot_gt=tmp_path / "images.lmdb", verify=verify, **COMMON)) == 6

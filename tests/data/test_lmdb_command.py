@@ -49,7 +49,7 @@ def test_create_tells_what_it_made(kdsr, clip_root, tmp_path, store):
     assert code == 0 and "b.lmdb: 100%" in err and "13/13" in err and "frames/s" in err
 
 
-@pytest.mark.parametrize("words", [["--multiple", 8], ["--halve"], ["--patch", 32], ["--split", "test"]])
+@pytest.mark.parametrize("words", [["--multiple", 4], ["--halve"], ["--patch", 32], ["--split", "train"]])
 def test_arguments_for_another_kind_of_source_are_refused(kdsr, clip_root, tmp_path, words):
     code, _, err = kdsr("create", clip_root, tmp_path / "b.lmdb", *words)
     assert code == 2 and not missing(err, words[0], clip_root, "clips") and not (tmp_path / "b.lmdb").exists()

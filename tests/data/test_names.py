@@ -42,7 +42,7 @@ def odd(tmp_path) -> Path:
 
 
 def test_a_store_holds_every_name_that_a_folder_does(odd, tmp_path):
-    convert_images(odd, tmp_path / "odd.lmdb")
+    convert_images([odd], tmp_path / "odd.lmdb")
     folder, store = FolderSource(odd), LmdbSource(tmp_path / "odd.lmdb")
     assert sorted(store.keys()) == sorted(folder.keys()) == sorted(ODD)
     for key in ODD:
@@ -114,9 +114,9 @@ def test_a_name_that_no_list_can_hold_is_refused_or_left_out(tmp_path, name):
     write_frame(tmp_path / "in" / f"{name}.png")
     write_frame(tmp_path / "in" / "good.png")
     with refuses(repr(name), "--skip-bad"):
-        convert_images(tmp_path / "in", tmp_path / "out.lmdb")
+        convert_images([tmp_path / "in"], tmp_path / "out.lmdb")
     assert not (tmp_path / "out.lmdb").exists()
-    convert_images(tmp_path / "in", tmp_path / "skipped.lmdb", making=Making(skip_bad=True))
+    convert_images([tmp_path / "in"], tmp_path / "skipped.lmdb", making=Making(skip_bad=True))
     assert LmdbSource(tmp_path / "skipped.lmdb").keys() == ["good"]
     skipped = (tmp_path / "skipped.lmdb" / SKIPPED_FILE).read_text(encoding="utf-8")
     assert len(skipped.splitlines()) == 1 and repr(name)[1:-1] in skipped

@@ -27,9 +27,9 @@ def roots(tmp_path):
     for name, count, height in (("A", 3, 64), ("B", 2, 48)):
         write_textures(tmp_path / name, count, height, 64)
         low = DegradedSource(FolderSource(tmp_path / name), 2)
-        convert_images(tmp_path / name, tmp_path / f"{name}_LR.lmdb", degrade={"scale": 2})
+        convert_images([tmp_path / name], tmp_path / f"{name}_LR.lmdb", degrade={"scale": 2})
         assert len(low.keys()) == count
-    convert_images(tmp_path / "B", tmp_path / "store" / "B.lmdb", making=Making(low={"scale": 2, "kind": "BI"}))
+    convert_images([tmp_path / "B"], tmp_path / "store" / "B.lmdb", making=Making(low={"scale": 2, "kind": "BI"}))
     return tmp_path
 
 

@@ -97,18 +97,32 @@ def test_a_sequence_trains_what_its_parts_train_as_files_of_their_own(common, tm
     assert any(not torch.equal(start[f"decoder.{key}"], value) for key, value in whole.items()), "the student trained"
 
 
-def test_auto_resume_passes_over_finished_parts(common, tmp_path: Path, caplog):
-    file = _write(tmp_path / "options" / "s.yml", {"name": "whole", **common, "sequence": _parts(tmp_path, "whole")})
+def test_what_a_part_trains_is_found_below_root(common, tmp_path: Path):
+    """The option file lies in one project, `--root` is another folder: relative paths name what lies there."""
+    (tmp_path / "out").mkdir()
+    file = _write(tmp_path / "options" / "s.yml", {"name": "whole", **common, "sequence": _parts(Path(), "whole")})
+    assert _train(file, tmp_path / "out") == 0
+    assert _weights(tmp_path / "out", "whole/student")
+
+
+def test_auto_resume_passes_over_finished_parts(common, tmp_path: Path, capsys):
+    parts = _parts(tmp_path, "whole")
+    file = _write(tmp_path / "options" / "s.yml", {"name": "whole", **common, "sequence": parts})
     assert _train(file, tmp_path) == 0
     student, teacher = (tmp_path / "experiments" / "whole" / part for part in ("student", "teacher"))
     expected = _weights(tmp_path, "whole/student")
     (student / "models" / "net_g_latest.pth").unlink()  # as where the student's part was cut off
     (student / "training_states" / "3.state").unlink()
     before = (teacher / "models" / "net_g_latest.pth").stat().st_mtime_ns
+    parts[0]["train"] = {**parts[0]["train"], "optim_g": {"type": "Adam", "lr": 0.5}}
+    _write(file, {"name": "whole", **common, "sequence": parts})
+    capsys.readouterr()
     assert _train(file, tmp_path, "--auto_resume") == 0
     assert (teacher / "models" / "net_g_latest.pth").stat().st_mtime_ns == before
     assert all(torch.equal(value, expected[key]) for key, value in _weights(tmp_path, "whole/student").items())
-    assert "whole/teacher (1 of 2): finished already" in caplog.text
+    said = capsys.readouterr().err
+    assert "whole/teacher (1 of 2): finished already" in said
+    assert not missing(said, "do not take effect", "train.optim_g.lr: 0.001 -> 0.5", teacher)
 
 
 def test_mappings_are_merged_types_replaced_and_null_takes_away():
@@ -163,15 +177,18 @@ def test_check_tries_every_part_before_any_is_trained(common, tmp_path: Path, ca
     ("key", "value", "named"),
     [
         ("train", {"distill_opt": {"pisr": {**TAUGHT["pisr"], "at": "expandin"}}}, "train.distill_opt.pisr"),
-        ("network_t", {**TEACHER, "wide": 6}, "path.pretrain_network_t"),
+        ("network_t", {**TEACHER, "wide": 6}, "experiments/whole/teacher/models/net_g_latest.pth"),
     ],
 )
-def test_check_finds_what_would_stop_a_later_part(key, value, named, common, tmp_path: Path, capsys):
+def test_what_would_stop_a_later_part_is_found_before_any_training(key, value, named, common, tmp_path: Path, capsys):
     """A tap that does not exist, and a teacher that is not the network which the part before trains."""
     parts = _parts(tmp_path, "whole")
     parts[1][key] = value
     assert _check(tmp_path, common, parts) == 2
     assert not missing(capsys.readouterr().err, named)
+    assert _train(tmp_path / "options" / "s.yml", tmp_path) == 2
+    assert not missing(capsys.readouterr().err, named)
+    assert not (tmp_path / "experiments").exists()  # no part was trained before it
 
 
 def test_what_a_part_trained_is_opened_upscaled_and_exported(common, tmp_path: Path):

@@ -7,7 +7,7 @@ import sys
 import numpy as np
 import pytest
 
-from kdsr_arch import locks
+from kdsr_arch import errors, locks
 from kdsr_arch.cli import main
 from kdsr_arch.locks import claimed
 from kdsr_arch.upscale import images as images_module
@@ -42,6 +42,16 @@ def test_a_bad_file_does_not_keep_the_others_from_it(folder, tmp_path, capsys):
         said = capsys.readouterr().err
         assert not missing(said, folder / "a/2.png", "wide.webp", "16384x2", 2) and "Traceback" not in said
         assert made(tmp_path / "out") == ["a/1.png", "a/3.png", "b/1.png", "b/2.png"]
+
+
+def test_images_of_other_kinds_are_counted(folder, tmp_path, caplog, monkeypatch):
+    monkeypatch.setattr(errors, "_said", set())
+    for name in ("a/x.gif", "y.heic", "@eaDir/z.gif", "notes.txt"):
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_bytes(b"")
+    monkeypatch.setattr(images_module, "picture_suffixes", lambda: frozenset({".png"}))
+    assert main(["upscale", str(folder), "-o", str(tmp_path / "out"), *NETWORK]) == 0
+    assert not missing(caplog.text, folder, "1 .gif, 1 .heic")
 
 
 def test_a_bad_frame_ends_its_clip_alone(folder, tmp_path, restorer):

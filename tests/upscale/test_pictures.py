@@ -12,7 +12,9 @@ from PIL.PngImagePlugin import PngInfo
 from PIL.TiffImagePlugin import IFDRational
 
 from kdsr_arch import errors
-from kdsr_arch.upscale.dispatch import kind_of
+from kdsr_arch.data.image_file import image_size
+from kdsr_arch.data.sources import FolderSource
+from kdsr_arch.upscale.dispatch import check_output, kind_of
 from kdsr_arch.upscale.images import bled, upscale_file, upscale_picture
 from kdsr_arch.upscale.picture import Picture, picture_suffixes, read_picture
 from kdsr_arch.upscale.picture_output import write_picture
@@ -126,17 +128,23 @@ def test_white_is_zero(tmp_path):
         array = noise(5, 7, 1, dtype=dtype)
         made = read(tmp_path / "a.tif", tiff(array, photometric=0)).color
         assert np.array_equal(made, np.iinfo(dtype).max - array)
+        assert np.array_equal(FolderSource(tmp_path).get("a"), made.repeat(3, 2))  # so do the readers of data
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
-@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
-@pytest.mark.parametrize("form", ["png", "tif"])
+@pytest.mark.parametrize(
+    ("form", "dtype"),
+    [("png", np.uint8), ("png", np.uint16), ("tif", np.uint8), ("tif", np.uint16), ("tif", np.float32)],
+)
 def test_pictures_are_turned_upright_whatever_their_depth(tmp_path, orientation, dtype, form):
-    array = noise(5, 7, 3, dtype=dtype)
+    array = noise(5, 7, 3, dtype=dtype) if dtype != np.float32 else (noise(5, 7, 3) / 255).astype(dtype)
     exif = b"II*\0\x08\0\0\0\x01\0" + struct.pack("<HHII", 0x0112, 3, 1, orientation) + bytes(4)
     content = png(array, (b"eXIf", exif)) if form == "png" else tiff(array, t274=[orientation])
     made = read(tmp_path / f"a.{form}", content)
-    assert np.array_equal(made.color, TURNED[orientation - 1](array))
+    whole = array if dtype != np.float32 else (array * 65535).round().astype(np.uint16)
+    assert np.array_equal(made.color, TURNED[orientation - 1](whole))
+    assert image_size(tmp_path / f"a.{form}") == made.color.shape[:2]
+    assert np.array_equal(FolderSource(tmp_path).get("a"), made.color)
     write_picture(tmp_path / f"b.{form}", made)
     assert np.array_equal(read_picture(tmp_path / f"b.{form}").color, made.color)
 
@@ -306,6 +314,8 @@ def test_what_pillow_reads_is_an_image_whatever_it_is_called(tmp_path):
     (tmp_path / "a.mkv").write_bytes(b"\x1aE\xdf\xa3")
     kinds = {name: kind_of(tmp_path / name) for name in ("still", "still.gif", "moving.gif", "a.mkv")}
     assert kinds == {"still": "image", "still.gif": "image", "moving.gif": "video", "a.mkv": "video"}
+    with refuses("moving.gif", "animation", ".png", ".mp4"):
+        check_output(tmp_path / "moving.gif", tmp_path / "a.png", "video", overwrite=False)
 
 
 def test_programs_are_not_started_by_a_picture(tmp_path):

@@ -87,7 +87,7 @@ class ImageFileCodec:
         if image is None:
             raise _refuse_undecodable(name)
         try:
-            image = unsigned(cut(image, crop, name), bytes(data[:1000]))
+            image = unsigned(cut(image, crop, name), data)
         except ValueError as error:
             raise UserError(f"{name}: {error}") from None
         if image.ndim == 2 or image.shape[2] == 1:
