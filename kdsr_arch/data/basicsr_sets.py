@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from kdsr_arch.data.image_file import READABLE, decode_image
-from kdsr_arch.data.names import read_lines
+from kdsr_arch.data.keys import read_lines
 from kdsr_arch.data.sources import LmdbSource
 from kdsr_arch.data.store.codec import ImageFileCodec, codec_of
 from kdsr_arch.data.store.lmdb_store import close_all

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from kdsr_arch.data.names import read_list
+from kdsr_arch.data.keys import read_list
 from kdsr_arch.data.pair_dataset import CHECKED_FIRST, PairDataset
 from kdsr_arch.data.pairs import FramePairs
 from kdsr_arch.data.store.teacher_store import View, view_key

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from kdsr_arch.data.augment import Crop, Flip
-from kdsr_arch.data.names import read_list, without_suffix
+from kdsr_arch.data.keys import read_list, without_suffix
 from kdsr_arch.data.pair_dataset import CHECKED_FIRST, PairDataset
 from kdsr_arch.data.pairs import FramePairs
 from kdsr_arch.data.sources import FrameSource

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from kdsr_arch.data.augment import Crop
-from kdsr_arch.data.names import distinct_names
+from kdsr_arch.data.keys import distinct_names
 from kdsr_arch.data.sources import FrameSource
 from kdsr_arch.errors import UserError
 

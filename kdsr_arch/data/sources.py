@@ -17,7 +17,7 @@ import numpy as np
 from kdsr_arch.data.augment import Crop, cut
 from kdsr_arch.data.image_file import PILLOW_STUMBLES, READABLE, image_size, is_shown, passed_over
 from kdsr_arch.data.inspect_files import inspect_files
-from kdsr_arch.data.names import group_clips, meta_file, natural, read_meta_info, safe_key, stored_key, unreadable
+from kdsr_arch.data.keys import group_clips, meta_file, natural, read_meta_info, safe_key, stored_key, unreadable
 from kdsr_arch.data.store.codec import codec_of
 from kdsr_arch.data.store.lmdb_store import check_lmdb, reading
 from kdsr_arch.errors import UserError, nearest, notice

@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from kdsr_arch.data.image_file import READABLE
-from kdsr_arch.data.names import without_suffix
+from kdsr_arch.data.keys import without_suffix
 from kdsr_arch.errors import UserError
 
 _NAME_KEYS = ("name", "folder", "lq_path", "gt_path", "key")

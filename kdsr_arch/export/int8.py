@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from kdsr_arch.data.augment import eight_bits
-from kdsr_arch.data.names import group_clips
+from kdsr_arch.data.keys import group_clips
 from kdsr_arch.data.sources import open_source
 from kdsr_arch.errors import UserError
 from kdsr_arch.export.form import Prepared, metadata

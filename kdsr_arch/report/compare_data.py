@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from kdsr_arch.data.augment import eight_bits
 from kdsr_arch.data.image_file import READABLE, decode_upright, is_shown
-from kdsr_arch.data.names import natural
+from kdsr_arch.data.keys import natural
 from kdsr_arch.data.sources import FrameSource, open_source
 from kdsr_arch.errors import UserError, nearest
 from kdsr_arch.io import read_json

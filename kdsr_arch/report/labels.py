@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from kdsr_arch.data.names import distinct_names
+from kdsr_arch.data.keys import distinct_names
 from kdsr_arch.errors import UserError
 
 

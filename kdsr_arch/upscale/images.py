@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from kdsr_arch.data.image_file import IMAGE_SUFFIXES, is_shown, passed_over
-from kdsr_arch.data.names import natural
+from kdsr_arch.data.keys import natural
 from kdsr_arch.errors import UserError, notice
 from kdsr_arch.infer.pixels import to_float, to_pixels
 from kdsr_arch.infer.stream import Restorer, is_out_of_memory

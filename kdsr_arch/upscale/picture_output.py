@@ -16,7 +16,6 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from PIL.TiffImagePlugin import ImageFileDirectory_v2
 
-from kdsr_arch.data.image_file import IMAGE_SUFFIXES
 from kdsr_arch.errors import UserError, notice
 from kdsr_arch.io import write_bytes
 from kdsr_arch.upscale.picture import Picture, exif_tags, picture_suffixes
@@ -55,11 +54,11 @@ def check_target(path: Path, picture: Picture | None = None, scale: int = 1, qua
 def _format(path: Path) -> str:
     """The format that a name asks for."""
     suffix = path.suffix.lower()
-    form = Image.registered_extensions().get(suffix, "")
-    if suffix not in picture_suffixes() or form not in Image.SAVE:
-        known = ", ".join(sorted(IMAGE_SUFFIXES))
-        raise UserError(f"{path}: '{path.suffix}' is no image format to write; take one of {known}")
-    return form
+    forms = {ending: Image.registered_extensions().get(ending, "") for ending in sorted(picture_suffixes())}
+    known = {ending: form for ending, form in forms.items() if form in Image.SAVE}
+    if suffix not in known:
+        raise UserError(f"{path}: '{path.suffix}' is no image format to write; take one of {', '.join(known)}")
+    return known[suffix]
 
 
 def write_picture(path: Path, picture: Picture, quality: int | None = None) -> None:

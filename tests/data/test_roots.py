@@ -8,8 +8,8 @@ import torch
 
 from kdsr_arch.data.clip_dataset import ClipDataset
 from kdsr_arch.data.image_dataset import ImagePairDataset
+from kdsr_arch.data.keys import distinct_names
 from kdsr_arch.data.loader import open_dataset
-from kdsr_arch.data.names import distinct_names
 from kdsr_arch.data.pairs import DegradedSource
 from kdsr_arch.data.prepare.frame_writer import Making
 from kdsr_arch.data.prepare.plans import convert_clips, convert_images

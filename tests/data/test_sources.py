@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from kdsr_arch.data.augment import Crop
-from kdsr_arch.data.names import natural, safe_key
+from kdsr_arch.data.keys import natural, safe_key
 from kdsr_arch.data.sources import FolderSource, LmdbSource, open_source
 from kdsr_arch.data.store import lmdb_store
 from tests.helpers.messages import refuses

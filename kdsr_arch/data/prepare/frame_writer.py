@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from kdsr_arch.data.augment import Crop
 from kdsr_arch.data.image_file import turned
-from kdsr_arch.data.names import clip_of, listed_name, meta_file, natural, safe_key, side_name, stored_key
+from kdsr_arch.data.keys import clip_of, listed_name, meta_file, natural, safe_key, side_name, stored_key
 from kdsr_arch.data.pairs import DegradedSource
 from kdsr_arch.data.prepare.workers import ordered_map
 from kdsr_arch.data.sources import FrameSource, MemorySource

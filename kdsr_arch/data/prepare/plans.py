@@ -12,7 +12,7 @@ import numpy as np
 from kdsr_arch.data.augment import Crop
 from kdsr_arch.data.clip_dataset import first_gap, listed_clips
 from kdsr_arch.data.image_file import is_shown
-from kdsr_arch.data.names import clip_of, natural
+from kdsr_arch.data.keys import clip_of, natural
 from kdsr_arch.data.pairs import DegradedSource
 from kdsr_arch.data.prepare.decode_video import (
     VIDEO_SUFFIXES,

@@ -18,7 +18,7 @@ import torch
 from pydantic import BaseModel, Field, ValidationError
 
 from kdsr_arch.data.augment import Crop, Flip, apply_flip, flip_number
-from kdsr_arch.data.names import stored_key
+from kdsr_arch.data.keys import stored_key
 from kdsr_arch.data.store.lmdb_store import reading, unfinished
 from kdsr_arch.errors import UserError
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from random import Random
 
 from kdsr_arch.data.clip_dataset import first_gap, listed_clips
-from kdsr_arch.data.names import natural
+from kdsr_arch.data.keys import natural
 from kdsr_arch.data.sources import LmdbSource
 from kdsr_arch.errors import UserError
 from tests.fuzz.material import encoded, texture, write_store

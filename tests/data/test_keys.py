@@ -13,7 +13,7 @@ import pytest
 
 from kdsr_arch.cli import main
 from kdsr_arch.data.clip_dataset import ClipDataset, listed_clips
-from kdsr_arch.data.names import listed_name, read_list, stored_key
+from kdsr_arch.data.keys import listed_name, read_list, stored_key
 from kdsr_arch.data.prepare.frame_writer import SKIPPED_FILE, Making, write_clip_list
 from kdsr_arch.data.prepare.plans import convert_clips, convert_images, prepare_video_clips
 from kdsr_arch.data.sources import FolderSource, LmdbSource
