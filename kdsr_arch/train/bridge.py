@@ -16,6 +16,7 @@ import torch
 from basicsr.models.base_model import BaseModel
 from torch import nn
 
+from kdsr_arch.data.loader import to_device
 from kdsr_arch.device import autocast, pick_device
 from kdsr_arch.distill.taps import Batch
 from kdsr_arch.errors import ProgramFault, UserError
@@ -253,8 +254,22 @@ class BridgedTrainer(Trainer):
     model: BridgedModel  # type: ignore[assignment]
 
     def build_model(self, sample: Batch) -> BridgedModel:  # type: ignore[override]
-        """Build what is trained; there is nothing to try."""
+        """Build what is trained; `try_step` tries it."""
+        self.sample = sample
         return BridgedModel(self.opt)
+
+    def try_step(self) -> None:
+        """Take BasicSR's first step on a batch of one, which changes the networks: for a trainer that will not train.
+
+        Raises:
+            UserError: the step fails.
+        """
+        try:
+            self.model.step(to_device(self.sample, self.device), 1)
+        except UserError:
+            raise
+        except Exception as error:
+            raise ProgramFault.of(error, f"model_type {self.opt.model_type} fails in its first step: ") from error
 
     def step(self, iteration: int) -> None:
         """Draw a batch and take BasicSR's own step.

@@ -153,4 +153,6 @@ def _tried(opt: Options) -> Trainer:
         small = opt.model_copy(update={"datasets": {**opt.datasets, "train": alone}, "path": path})
         trainer = trainer_class(small)(small)
         trainer.close()
+        if isinstance(trainer, BridgedTrainer):
+            trainer.try_step()
     return trainer

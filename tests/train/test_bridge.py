@@ -106,6 +106,16 @@ def test_frozen_parameters_are_part_of_the_state() -> None:
     assert frozen and all("fusion" not in k for k in frozen)
 
 
+def test_check_takes_a_first_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    trainer = bridged(options())
+    trainer.try_step()
+    assert trainer.figures()["l_pix"] > 0
+    forward = type(trainer.model.model.net_g).forward
+    monkeypatch.setattr(type(trainer.model.model.net_g), "forward", lambda net, x: (forward(net, x), x))
+    with refuses("model_type SRModel fails in its first step"):
+        trainer.try_step()
+
+
 def test_any_optimizer_and_clipping() -> None:
     trainer = bridged(options(optim_g={"type": "SGD", "lr": 1.0}, grad_clip=1e-3))
     model = trainer.model
