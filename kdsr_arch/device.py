@@ -35,8 +35,8 @@ def keep_freed_memory() -> None:
     each time, and the system fills each new page with zeros: up to a fifth of a step. Other C libraries are left alone.
     """
     if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "gnu_get_libc_version"):
-        for parameter in (_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD):
-            libc.mallopt(parameter, _KEPT)
+        if libc.mallopt(_M_MMAP_THRESHOLD, _KEPT):  # refused by old ones, where the other alone would slow a step down
+            libc.mallopt(_M_TRIM_THRESHOLD, _KEPT)
 
 
 def autocast(device: torch.device, amp: str = "no") -> contextlib.AbstractContextManager:

@@ -100,6 +100,16 @@ def tiny_edvr() -> dict[str, Any]:
     return {"type": "EDVRSlim", "num_feat": 8, "num_hr_feat": 8, "num_frame": 3, "deformable_groups": 2, **blocks}
 
 
+@pytest.fixture(autouse=True, scope="session")
+def _freed_memory_is_returned() -> Iterator[None]:
+    """What `kdsr train` sets for its whole process would outlast the test that called it, and hide another's leak."""
+    from kdsr_arch.train import entry
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(entry, "keep_freed_memory", lambda: None)
+        yield
+
+
 @pytest.fixture(autouse=True)
 def _seed() -> None:
     torch.manual_seed(0)
