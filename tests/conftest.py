@@ -14,6 +14,7 @@ import torch
 
 import kdsr_arch  # noqa: F401  (basicsr can be imported from here on)
 from tests.helpers.data import data_folder, vector_folders
+from tests.helpers.networks import EDVR
 
 torch.set_num_threads(1)
 
@@ -96,8 +97,7 @@ def shared_data() -> Path:
 @pytest.fixture(scope="session")
 def tiny_edvr() -> dict[str, Any]:
     """Options of an EDVRSlim as small as it can be, x4 of windows of 3 frames."""
-    blocks = {"num_extract_block": 1, "num_reconstruct_block": 1}
-    return {"type": "EDVRSlim", "num_feat": 8, "num_hr_feat": 8, "num_frame": 3, "deformable_groups": 2, **blocks}
+    return dict(EDVR)
 
 
 @pytest.fixture(autouse=True, scope="session")

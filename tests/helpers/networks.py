@@ -10,6 +10,15 @@ from torch.nn import functional as F
 from kdsr_arch.infer.traits import Traits
 from kdsr_arch.registry import build
 
+# options of networks that train in no time: of images x2, of windows of 3 frames x4
+SMALL = {"type": "MSRResNet", "num_feat": 8, "num_block": 1, "upscale": 2}
+VESPCN = {"type": "VESPCN", "num_frame": 3, "num_feat": 8, "num_hr_feat": 8, "num_block": 1, "num_flow_feat": 4}
+EDVR = {
+    "type": "EDVRSlim",
+    **{"num_feat": 8, "num_hr_feat": 8, "num_frame": 3, "deformable_groups": 2},
+    **{"num_extract_block": 1, "num_reconstruct_block": 1},
+}
+
 
 def make_network(spec: Mapping[str, Any]) -> nn.Module:
     """The registered network of that `type` and these keywords."""

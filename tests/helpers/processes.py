@@ -101,6 +101,28 @@ class Child(Process):
         super().__init__(work, option_file.parent / f"stderr_{time.monotonic_ns()}", **variables)
 
 
+def die() -> None:
+    """End this process as the system does where memory runs out."""
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def in_worker(dataset: Any, number: int, action: Callable[[], None]) -> Callable[[], None]:
+    """Return what patches a class of data sets: a loader process does `action` at its sample of that number."""
+
+    def prepare() -> None:
+        original, main, drawn = dataset.sample, os.getpid(), [0]
+
+        def sample(self: Any, index: int, rng: Any) -> Any:
+            drawn[0] += os.getpid() != main
+            if drawn[0] == number:
+                action()
+            return original(self, index, rng)
+
+        dataset.sample = sample
+
+    return prepare
+
+
 def environment(**variables: str) -> dict[str, str]:
     """Return the environment of a subprocess: one thread, imports from this repository before others."""
     places = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))

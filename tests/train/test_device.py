@@ -13,18 +13,11 @@ import torch
 from kdsr_arch.data.loader import to_device
 from kdsr_arch.registry import register_all
 from kdsr_arch.train.trainer import Trainer
-from tests.helpers.networks import make_network
+from tests.helpers.networks import EDVR, SMALL, VESPCN, make_network
 from tests.helpers.processes import environment, free_port
 from tests.helpers.trainers import make_trainer, train
 
 register_all()
-SMALL = {"type": "MSRResNet", "num_feat": 8, "num_block": 1, "upscale": 2}
-VESPCN = {"type": "VESPCN", "num_frame": 3, "num_feat": 8, "num_hr_feat": 8, "num_block": 1, "num_flow_feat": 4}
-EDVR = {
-    "type": "EDVRSlim",
-    **{"num_feat": 8, "num_hr_feat": 8, "num_frame": 3, "deformable_groups": 2},
-    **{"num_extract_block": 1, "num_reconstruct_block": 1},
-}
 # no L1: where two values nearly meet, rounding would turn its gradient
 IMAGE_TERMS = {
     "fit": {"type": "FitNetLoss", "at": "body.0", "loss_weight": 0.1},

@@ -16,18 +16,11 @@ from kdsr_arch.train.distill_model import ImageDistillModel
 from kdsr_arch.train.entry import trainer_class
 from kdsr_arch.train.trainer import Trainer
 from tests.helpers.messages import refuses
-from tests.helpers.networks import make_network
+from tests.helpers.networks import EDVR, SMALL, VESPCN, make_network
 from tests.helpers.options import make_options
 from tests.helpers.trainers import make_trainer, train
 
 register_all()
-SMALL = {"type": "MSRResNet", "num_feat": 8, "num_block": 1, "upscale": 2}
-VESPCN = {"type": "VESPCN", "num_frame": 3, "num_feat": 8, "num_hr_feat": 8, "num_block": 1, "num_flow_feat": 4}
-EDVR = {
-    "type": "EDVRSlim",
-    **{"num_feat": 8, "num_hr_feat": 8, "num_frame": 3, "deformable_groups": 2},
-    **{"num_extract_block": 1, "num_reconstruct_block": 1},
-}
 STD = {
     "motion": {"type": "MotionCompensationLoss", "student": "motion", "loss_weight": 0.01},
     "spatial": {"type": "SpatialAttentionLoss", "at": "f_sr", "loss_weight": {"balance": 0.1, "measurements": 2}},
@@ -58,6 +51,22 @@ def weights(trainer: Trainer) -> torch.Tensor:
     return torch.cat([p.detach().flatten() for p in trainer.model.parameters])
 
 
+def assert_resumes_exactly(opt: dict[str, Any], data: list[dict[str, torch.Tensor]]) -> dict[str, float]:
+    """Train in one go, and stopped after two iterations and resumed; return the figures, which are the same."""
+    torch.manual_seed(0)
+    whole = make_trainer(opt, data[0])
+    initial = deepcopy(whole.training_state([random_states()]))
+    train(whole, data)
+    first, second = (make_trainer(opt, data[0]) for _ in range(2))
+    first.resume(initial)
+    train(first, data[:2])
+    second.resume(first.training_state([random_states()]))
+    train(second, data[2:], 2)
+    log = whole.figures()
+    assert torch.equal(weights(second), weights(whole)) and second.figures() == log
+    return log
+
+
 def test_space_time_distillation_resumes_exactly(tmp_path: Path, placed: dict[str, Any]) -> None:
     motion = not placed["num_gpu"]  # torch's backward pass of warping is not deterministic on a GPU
     terms = {name: term for name, term in STD.items() if motion or name != "motion"}
@@ -68,18 +77,7 @@ def test_space_time_distillation_resumes_exactly(tmp_path: Path, placed: dict[st
         {"lq": torch.rand(1, 4, 3, 12, 12, generator=generator), "gt": torch.rand(1, 2, 3, 48, 48, generator=generator)}
         for _ in range(4)
     ]
-    torch.manual_seed(0)
-    whole = make_trainer(opt, data[0])
-    initial = deepcopy(whole.training_state([random_states()]))
-    train(whole, data)
-    first, second = (make_trainer(opt, data[0]) for _ in range(2))
-    first.resume(initial)
-    train(first, data[:2])
-    second.resume(first.training_state([random_states()]))
-    train(second, data[2:], 2)
-    assert torch.equal(weights(second), weights(whole))
-    log = whole.figures()
-    assert second.figures() == log
+    log = assert_resumes_exactly(opt, data)
     assert {"l_pix", *(f"l_{name}" for name in terms), "ratio/temporal", "grad_norm"} <= set(log)
 
 
@@ -94,16 +92,7 @@ UPCYCLED = {
 def test_what_draws_or_follows_the_iteration_resumes_exactly(name: str, tmp_path: Path, placed: dict[str, Any]) -> None:
     opt = options({"distill_opt": {"term": UPCYCLED[name]}}, **teacher_file(tmp_path, SMALL), **placed)
     data = images(4)
-    torch.manual_seed(0)
-    whole = make_trainer(opt, data[0])
-    initial = deepcopy(whole.training_state([random_states()]))
-    train(whole, data)
-    first, second = (make_trainer(opt, data[0]) for _ in range(2))
-    first.resume(initial)
-    train(first, data[:2])
-    second.resume(first.training_state([random_states()]))
-    train(second, data[2:], 2)
-    assert torch.equal(weights(second), weights(whole)) and second.figures() == whole.figures()
+    assert_resumes_exactly(opt, data)
 
 
 def test_a_model_derived_from_ours_is_the_one_that_trains(monkeypatch: pytest.MonkeyPatch) -> None:

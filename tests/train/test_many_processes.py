@@ -6,7 +6,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import signal
 import socket
 import subprocess
 import sys
@@ -29,7 +28,7 @@ from kdsr_arch.registry import ARCH_REGISTRY
 from kdsr_arch.train.trainer import Trainer
 from tests.helpers import networks
 from tests.helpers.images import write_textures
-from tests.helpers.processes import Child, environment, start_two
+from tests.helpers.processes import Child, die, environment, in_worker, start_two
 
 for toy in (networks.Window, networks.Recurrent, networks.Image):
     if toy.__name__ not in ARCH_REGISTRY:
@@ -238,10 +237,6 @@ def _at_iteration(number: int, action: Callable[[], None]) -> Callable[[], None]
     return prepare
 
 
-def _die() -> None:
-    os.kill(os.getpid(), signal.SIGKILL)
-
-
 def _hang_up_and_die() -> None:
     """Break the connections, then die: torchrun ends the survivor of a death so soon that it may not get to speak."""
     for entry in os.listdir("/proc/self/fd"):
@@ -250,7 +245,7 @@ def _hang_up_and_die() -> None:
                 with socket.socket(fileno=os.dup(int(entry))) as connection:
                     connection.shutdown(socket.SHUT_RDWR)
     time.sleep(5)
-    _die()
+    die()
 
 
 def _bad_sample() -> None:
@@ -264,8 +259,8 @@ def _bug() -> None:
 @pytest.mark.parametrize(
     ("fault", "victim", "codes", "sentence"),
     [
-        (_die, 1, (2, -9), "another process of this training has died"),
-        (_die, 0, (-9, 2), "another process of this training has died"),
+        (die, 1, (2, -9), "another process of this training has died"),
+        (die, 0, (-9, 2), "another process of this training has died"),
         (_bad_sample, 1, (2, 2), "clip7: frame 3 cannot be read"),
         (_bug, 1, (2, 2), "ZeroDivisionError: a fault of the program"),
     ],
@@ -285,7 +280,7 @@ def test_a_process_that_ends_takes_the_others_along_with_one_message(
     assert "Traceback" not in said and said.count("error: ") == 1, said
     folder = tmp_path / "experiments" / "tiny"
     assert sorted(int(p.stem) for p in (folder / "training_states").iterdir()) == [3, 6]
-    if fault is not _die:  # torchrun's own report shows the reason as well
+    if fault is not die:  # torchrun's own report shows the reason as well
         assert sentence in json.loads(report.read_text())["message"]
     if victim == 1:  # the main process keeps the log: it names the culprit and what is left
         (log,) = folder.glob("train_tiny_*.log")
@@ -310,18 +305,7 @@ def test_another_global_batch_after_a_resume_is_warned_of(runs, tmp_path) -> Non
     assert "An iteration took 4 samples when the state was saved and takes 2 now" in said[0]
 
 
-def _loader_dies() -> None:
-    original, main, drawn = ClipDataset.sample, os.getpid(), [0]
-
-    def sample(self: ClipDataset, index: int, rng: Any) -> Any:
-        drawn[0] += os.getpid() != main
-        if drawn[0] == 16:
-            _die()
-        return original(self, index, rng)
-
-    ClipDataset.sample = sample  # type: ignore[method-assign]
-
-
+_loader_dies = in_worker(ClipDataset, 16, die)
 WORKER = """
 import os, sys
 from tests.train import test_many_processes as many

@@ -12,7 +12,7 @@ import torch
 
 from kdsr_arch.train.entry import train
 from kdsr_arch.train.trainer import Trainer
-from tests.helpers.networks import make_network
+from tests.helpers.networks import EDVR, make_network
 from tests.helpers.processes import Child, start_two
 
 STUDENT = ("num_in_ch", "num_out_ch", "num_feat", "num_block", "upscale")  # keywords of the student of conftest.py
@@ -46,9 +46,7 @@ def test_offsets_that_explode_while_training_are_told_while_the_loss_is_as_usual
     load, images, tmp_path, capsys
 ) -> None:
     """Only the prediction of offsets is trained, at an absurd rate: it runs away, the loss hardly moves."""
-    net = {"type": "EDVRSlim", "num_feat": 8, "num_hr_feat": 8, "num_frame": 3, "deformable_groups": 2,
-           "num_extract_block": 1, "num_reconstruct_block": 1}  # fmt: skip
-    built = make_network(net)
+    built = make_network(EDVR)
     offsets = [n for n, m in built.named_modules() if n.endswith("conv_offset")]
     others = [n for n, m in built.named_modules() if n and not any(o == n or o.startswith(f"{n}.") for o in offsets)]
     torch.save({"params": built.state_dict()}, tmp_path / "sound.pth")
@@ -56,7 +54,7 @@ def test_offsets_that_explode_while_training_are_told_while_the_loss_is_as_usual
         model_type="VideoDistillModel", scale=4, val=None,
         datasets={"val": None, "train": {"type": "ClipDataset", "dataroot_gt": str(images.parent), "num_frame": 3,
                                          "gt_size": 32}},
-        network_g={**dict.fromkeys(STUDENT), **net},
+        network_g={**dict.fromkeys(STUDENT), **EDVR},
         path={"pretrain_network_g": str(tmp_path / "sound.pth")},
         train={"total_iter": 12, "scheduler": None, "optim_g": {"type": "Adam", "lr": 1.0},
                "stages": [{"iters": 12, "freeze": others}]},

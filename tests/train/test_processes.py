@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 
 from kdsr_arch.data.image_dataset import ImagePairDataset
 from kdsr_arch.train.trainer import Trainer
-from tests.helpers.processes import PATIENCE, Child, start_two
+from tests.helpers.processes import PATIENCE, Child, die, in_worker, start_two
 
 LONG = {"train": {"total_iter": 100000}, "logger": {"print_freq": 10, "save_checkpoint_freq": 100000}, "val": None}
 
@@ -53,39 +50,18 @@ def test_a_signal_saves_and_leaves(signum, write_options, tmp_path) -> None:
     assert torch.load(saved, weights_only=True)["iter"] == int(saved.stem)
 
 
-def _in_worker(action: Callable[[], None]) -> Callable[[], None]:
-    """Patch the data set: a loader process does `action` at its 30th sample."""
-
-    def prepare() -> None:
-        original, main, drawn = ImagePairDataset.sample, os.getpid(), [0]
-
-        def sample(self: ImagePairDataset, index: int, rng: Any) -> Any:
-            drawn[0] += os.getpid() != main
-            if drawn[0] == 30:
-                action()
-            return original(self, index, rng)
-
-        ImagePairDataset.sample = sample  # type: ignore[method-assign]
-
-    return prepare
-
-
-def _die() -> None:
-    os.kill(os.getpid(), signal.SIGKILL)
-
-
 def _fail() -> None:
     raise ZeroDivisionError("a fault of the class")
 
 
-@pytest.mark.parametrize(("action", "told"), [(_die, "SIGKILL"), (_fail, "ZeroDivisionError: a fault of the class")])
+@pytest.mark.parametrize(("action", "told"), [(die, "SIGKILL"), (_fail, "ZeroDivisionError: a fault of the class")])
 def test_a_loader_process_that_dies_or_fails_costs_one_sentence_and_a_resume(
     action, told, write_options, tmp_path
 ) -> None:
     many = {"train": {"total_iter": 40}, "datasets": {"train": {"num_worker_per_gpu": 2}}}
     whole = Child(write_options(tmp_path / "whole", **many))
     path = write_options(tmp_path / "broken", **many)
-    code, err = Child(path, prepare=_in_worker(action)).finish()
+    code, err = Child(path, prepare=in_worker(ImagePairDataset, 30, action)).finish()
     assert code == 2 and err.count("error: ") == 1 and told in err and "Traceback" not in err, err
     folder = tmp_path / "broken" / "experiments" / "tiny"
     (log,) = folder.glob("train_tiny_*.log")
