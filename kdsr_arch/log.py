@@ -32,6 +32,7 @@ class _Console(logging.Handler):
     """Prints above a progress bar, if there is one; records marked `quiet` are for the file only."""
 
     def emit(self, record: logging.LogRecord) -> None:
+        """Write a line above the progress bars, unless the record is for the log file alone."""
         if getattr(record, "quiet", False):
             return
         prefix = "" if record.levelno < logging.WARNING else f"{record.levelname.lower()}: "

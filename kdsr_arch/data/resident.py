@@ -108,15 +108,16 @@ class _Maps:
         parts = np.split(flat, ends[:-1]) if device.type == "cpu" else []
         self._views: list[np.ndarray] = [part.reshape(array.shape) for part, array in zip(parts, arrays, strict=False)]
         self.bytes = flat.nbytes
-        self.slots: Tensor | None = None  # (8,): array of each flip, where an index has several
+        self._slots: Tensor | None = None  # (8,): array of each flip, where an index has several
+        self._per_index = 1
 
     def cut(self, plan: Tensor, patch: int) -> Tensor:
         """Return (B, C, side, side), side = ratio * patch, flipped as ``apply_flip`` flips."""
         if self._views:
             return self._sliced(plan, self._ratio * patch)
         index, top, left, number = plan.unbind(1)
-        if self.slots is not None:
-            index = index * self._per_index + self.slots[number]
+        if self._slots is not None:
+            index = index * self._per_index + self._slots[number]
         side, width = self._ratio * patch, self._widths[index]
         horizontal, vertical, transposed = (number & bit != 0 for bit in (1, 2, 4))
         # a flip is a way to walk: where the first pixel lies, and how far it is to the next row and the next column
@@ -130,7 +131,7 @@ class _Maps:
 
     def _sliced(self, plan: Tensor, side: int) -> Tensor:
         """Cut on the CPU, where a slice costs less than the arithmetic of a gather; bytes become float32 in [0, 1]."""
-        slots = [0] * 8 if self.slots is None else self.slots.tolist()
+        slots = [0] * 8 if self._slots is None else self._slots.tolist()
         kind, channels = self._views[0].dtype, self._views[0].shape[2]
         is_bytes = kind == np.uint8
         cut = np.empty((len(plan), channels, side, side), np.float32 if is_bytes else kind)
@@ -150,11 +151,9 @@ class _Maps:
         # strides as a gather gives them: they choose the convolution's kernel, and so its rounding
         return images.view(-1, side, side, 1).permute(0, 3, 1, 2)
 
-    _per_index = 1
-
     def by_flip(self, slots: Sequence[int]) -> _Maps:
         """Say which of an index's arrays serves each of the eight flips."""
-        self.slots = torch.tensor(slots, device=self._starts.device)
+        self._slots = torch.tensor(slots, device=self._starts.device)
         self._per_index = max(slots) + 1
         return self
 
@@ -191,13 +190,13 @@ def _teacher_maps(store: TeacherStore, entries: Sequence[tuple[str, str]], devic
 
 
 def _check_memory(dataset: ImagePairDataset, images: int, device: torch.device) -> None:
+    if device.type != "cuda":
+        return
     teacher = 0
     if dataset.teacher is not None:
         values = sum(f["channels"] * f["ratio"] ** 2 for f in dataset.teacher.names.values())
         pixels = sum(height * width for height, width in dataset.teacher.images.values())
         teacher = 2 * values * pixels * len(dataset.teacher.orientations)
-    if device.type != "cuda":
-        return
     free = torch.cuda.mem_get_info(device)[0]
     if images + teacher > 0.9 * free:
         raise UserError(

@@ -258,6 +258,7 @@ class LmdbSource(FrameSource):
         return self.get_many([key], crop)[0]
 
     def get_many(self, keys: Sequence[str], crop: Crop | None = None) -> list[np.ndarray]:
+        """Return several frames from one transaction."""
         with reading(self.root):
             frames = [codec_of(data).decode(data, self.where(key), crop) for key, data in self.values(keys)]
         for key, frame in zip(keys, frames, strict=True) if crop is None else ():

@@ -97,6 +97,7 @@ class HistoryContrastLoss(DistillLoss):
         self.history = deepcopy(context.network).eval().requires_grad_(False)
 
     def forward(self, students: list[Any], teachers: list[Any], context: Context) -> Tensor:  # type: ignore[override]
+        """Return the distance of two outputs over the summed distances to what the older copy makes of noisy inputs."""
         assert self.history is not None
         if context.lq.dim() != 4 or len(students) != 1:
             raise UserError("HistoryContrastLoss is for networks of images, and compares one pair: the outputs")

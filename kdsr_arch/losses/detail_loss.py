@@ -75,6 +75,7 @@ class WaveletLoss(DistillLoss):
         self.levels = levels
 
     def forward(self, student: Tensor, teacher: Tensor) -> Tensor:  # type: ignore[override]
+        """Return the loss of two maps (B, C, H, W), whose sides are multiples of 2^levels."""
         error = require_map("WaveletLoss", student) - require_map("WaveletLoss", teacher)  # the transform is linear
         unit = 2**self.levels
         if error.shape[-1] % unit or error.shape[-2] % unit:

@@ -76,6 +76,7 @@ class FAKDLoss(DistillLoss):
         check_memory("FAKDLoss", n, -(-h // self.pool), -(-w // self.pool), tile, self.memory_gib)
 
     def forward(self, student: Tensor, teacher: Tensor) -> Tensor:  # type: ignore[override]
+        """Return the distance of the affinities of two maps (B, C, H, W)."""
         s, t = require_map("FAKDLoss", student), require_map("FAKDLoss", teacher)
         if self.affinity == "instance":
             return CRITERIA[self.criterion](instance_affinity(s), instance_affinity(t))

@@ -24,6 +24,7 @@ class _ChannelSum(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, feature: Tensor, power: int) -> Tensor:
+        """Return the sum over the channels of a feature (B, C, H, W) to that power: (B, H, W)."""
         ctx.save_for_backward(feature)
         ctx.power = power
         if feature.device.type != "cpu" or not feature.is_contiguous():

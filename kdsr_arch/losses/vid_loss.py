@@ -126,6 +126,7 @@ class VariationalLoss(DistillLoss):
             self.estimators.append(VariationalEstimator(s[1], t[1], hidden=hidden, **self.settings))
 
     def forward(self, student: Sequence[Tensor], teacher: Sequence[Tensor]) -> Tensor:  # type: ignore[override]
+        """Return the sum over the layers, each a pair of maps (B, C, H, W)."""
         owner = type(self).__name__
         s, t = as_maps(owner, student), as_maps(owner, teacher)
         if len(self.estimators) != len(s):

@@ -183,6 +183,7 @@ class _DeformConv(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, offset: Tensor, mask: Tensor | None, weight: Tensor, geo: _Geometry) -> Tensor:
+        """Return the convolution without its bias, block of rows by block of rows."""
         ctx.geo = geo
         ctx.save_for_backward(x, offset, mask, weight)
         image, matrix = _grouped_image(x, geo), _weight_matrix(weight, geo)

@@ -70,9 +70,9 @@ class StepGraph:
             batch: what the loader brings, of the same shapes each time.
             weights: of the losses of this iteration.
         """
-        make_capturable(self.model.optimizer)
         names = (self.model.task.stage_number(iteration), *weights)
         if names != self._recorded:
+            make_capturable(self.model.optimizer)
             self._graph, self._recorded, self._warm = None, names, 0
             self._weights = {name: torch.zeros((), device=self.stream.device) for name in weights}
             self._filled = {}

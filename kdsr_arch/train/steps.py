@@ -83,8 +83,7 @@ class Steps:
             distributed.average_gradients(model.parameters)
 
         model.scaler.unscale_(model.optimizer)
-        gradients = [p.grad for p in model.parameters if p.grad is not None]
-        norm = gradient_norm(gradients)
+        gradients, norm = self._gradients()
         if not model.scaler.is_enabled():  # it meets infinite gradients itself
             self.meter.add({"grad_norm": norm}, iteration)
         self._check_now_and_then(iteration)
@@ -106,13 +105,17 @@ class Steps:
         model.optimizer.zero_grad(set_to_none=True)
         losses = model.task(self.batches.expand(batch), iteration).losses
         _sum(losses).backward()
-        gradients = [p.grad for p in model.parameters if p.grad is not None]
-        norm = gradient_norm(gradients)
+        gradients, norm = self._gradients()
         clip_gradients(gradients, norm, self.options.grad_clip)
         model.optimizer.step()
         if model.ema:
             model.ema.update(model.student)
         return {name: loss.detach() for name, loss in losses.items()} | {"grad_norm": norm}
+
+    def _gradients(self) -> tuple[list[Tensor], Tensor]:
+        """Return the gradients that there are, and their norm."""
+        gradients = [p.grad for p in self.model.parameters if p.grad is not None]
+        return gradients, gradient_norm(gradients)
 
     def _draw(self, cut: bool = True) -> None:
         """Take the next micro-batch; the time that goes by waiting for it is shown in the log.

@@ -15,12 +15,11 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageCms, UnidentifiedImageError
 
-from kdsr_arch.data.image_file import PILLOW_STUMBLES, ppm_white, unsigned, upright
+from kdsr_arch.data.image_file import PILLOW_STUMBLES, decode_image, ppm_white, turned, unsigned, upright
 from kdsr_arch.errors import UserError, notice
 
 _SPACES = {1: b"GRAY", 3: b"RGB "}  # of a color profile, by the channels that it fits
@@ -60,7 +59,6 @@ def read_picture(path: Path) -> Picture:
         data = path.read_bytes()
         with _warnings_told(path), Image.open(io.BytesIO(data), formats=_formats()) as image:
             _take_first(image, path)
-            turned = image.getexif().get(0x0112, 1) if image.format != "TIFF" else 1  # whose decoders turn it
             image.load()
             depth, about = _depth(image, data), _about(image, path)
             array = _deep(data, path) if depth > 8 else np.asarray(_plain(image, about, path))
@@ -68,7 +66,7 @@ def read_picture(path: Path) -> Picture:
                 array = array[..., [0, 3]]
             if image.format == "PNG" and array.ndim == 2 and "transparency" in image.info:
                 array = _with_key(array, image.info["transparency"], depth)
-            array = upright(array[..., None] if array.ndim == 2 else array, turned)
+            array = upright(array[..., None] if array.ndim == 2 else array, turned(data))
     except UnidentifiedImageError:
         return _float_picture(data, path)
     except PILLOW_STUMBLES as error:
@@ -139,10 +137,7 @@ def _deep(data: bytes, path: Path) -> NDArray:
     Raises:
         UserError: its values have no known white, or are not stored as RGB or gray.
     """
-    try:
-        pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
-    except cv2.error:
-        pixels = None
+    pixels = decode_image(data)
     if pixels is None or pixels.dtype == np.uint8:
         raise UserError(f"{path}: damaged, or a kind of file that cannot be read; save it as gray or RGB of 16 bits")
     if np.issubdtype(pixels.dtype, np.floating):

@@ -173,6 +173,7 @@ class Decoder:
 
     @property
     def notes(self) -> list[str]:
+        """Say what was lost, mended or not as the file said, as far as it is decoded."""
         notes = [self._broken] if self._broken else []
         if self._lost:
             notes.append(f"{self.info.path}: {self._damage()}; what could not be decoded is left out")

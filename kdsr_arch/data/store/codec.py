@@ -83,6 +83,7 @@ class ImageFileCodec:
         return "image files"
 
     def decode(self, data: Buffer, name: str, crop: Crop | None = None) -> np.ndarray:
+        """Decode an image file, upright, to (h, w, 3) RGB of 8 or 16 bits."""
         image = decode_upright(data)
         if image is None:
             raise _refuse_undecodable(name)
