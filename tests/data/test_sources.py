@@ -7,6 +7,9 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import lmdb
 import numpy as np
@@ -39,6 +42,24 @@ def test_lmdb_and_folder_are_identical(clip_root, clip_lmdb):
     keys = folder.keys()[:3]
     for one, many in zip(keys, store.get_many(keys, Crop(0, 0, 8, 8)), strict=True):
         np.testing.assert_array_equal(folder.get(one)[:8, :8], many)
+
+
+def test_threads_that_come_at_once_open_a_store_once(clip_lmdb, monkeypatch):
+    lmdb_store.close_all()
+    store, real_open, came = LmdbSource(clip_lmdb), lmdb.open, threading.Barrier(2)
+
+    def slow_open(*args, **options):
+        time.sleep(0.2)  # the other thread is here by now
+        return real_open(*args, **options)
+
+    def first_frame():
+        came.wait()
+        return store.get(store.keys()[0])
+
+    monkeypatch.setattr(lmdb, "open", slow_open)
+    with ThreadPoolExecutor(2) as pool:
+        one, other = (future.result() for future in [pool.submit(first_frame) for _ in range(2)])
+    np.testing.assert_array_equal(one, other)
 
 
 def test_natural_order_and_suffixes(frames, tmp_path, save):

@@ -25,6 +25,7 @@ from kdsr_arch.io import flush_folder, lock_file, read_json, remove_leftovers, r
 _open: dict[str, lmdb.Environment] = {}  # by real path: LMDB allows one environment per store and process
 _real: dict[str, str] = {}  # absolute path -> real path of what is open: to find one asks about every folder on the way
 _owner = os.getpid()
+_opening = threading.Lock()  # two threads that both find a store closed would open it twice
 _active = threading.local()  # by real path: the transaction that this thread is in
 
 RECIPE_FILE = "conversion.json"  # how the store was made; stays in it
@@ -53,18 +54,21 @@ def _real_path(root: Path) -> str:
 
 
 def _environment(root: Path) -> lmdb.Environment:
-    global _owner
+    global _owner, _opening
     if _owner != os.getpid():  # a forked worker: drop the parent's handles, they are not ours to read through
+        _opening = threading.Lock()  # a thread of the parent may have held it
         close_all()
         _owner = os.getpid()
     path = _real_path(root)
-    if path not in _open:
-        try:
-            # Random reads need no read-ahead; without locks a read-only file system works and workers do not meet.
-            _open[path] = lmdb.open(path, readonly=True, lock=False, readahead=False, meminit=False)
-        except lmdb.Error as error:
-            raise UserError(f"{root}: data.mdb cannot be opened ({_reason(error)}); convert the data again") from None
-    return _open[path]
+    with _opening:
+        if path not in _open:
+            try:
+                # Random reads need no read-ahead; without locks a read-only file system works and workers do not meet.
+                _open[path] = lmdb.open(path, readonly=True, lock=False, readahead=False, meminit=False)
+            except lmdb.Error as error:
+                reason = _reason(error)
+                raise UserError(f"{root}: data.mdb cannot be opened ({reason}); convert the data again") from None
+        return _open[path]
 
 
 def _reason(error: Exception) -> str:
