@@ -64,6 +64,7 @@ class BenchOptions(Section):
     threads: Positive = 1
     common: Overrides | None = None
     rows: dict[PlainName, Overrides | None] = {}
+    against: list[PlainName] = []
     published: PublishedOptions | None = None
     note: str = ""
 
@@ -118,9 +119,10 @@ def read_bench(path: Path) -> BenchOptions:
     names = [*(bench.before or {}), *(bench.tested or {}), *bench.rows]
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise UserError(f"{path}: '{twice[0]}' names two of before, tested and rows; the table needs a name for each")
-    for name in bench.published.order if bench.published else []:
+    named = {"against": bench.against, "published.order": bench.published.order if bench.published else []}
+    for key, name in ((key, name) for key, names in named.items() for name in names):
         if name not in bench.rows:
-            raise UserError(f"{path}: published.order names no row '{name}'{nearest(name, list(bench.rows))}")
+            raise UserError(f"{path}: {key} names no row '{name}'{nearest(name, list(bench.rows))}")
     return bench
 
 

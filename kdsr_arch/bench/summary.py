@@ -63,19 +63,31 @@ def spread_text(entry: Mapping[str, Any], digits: int, sign: str = "") -> str:
     return f"{mean} ± {off:.{digits}f}" if len(entry["values"]) > 1 else mean
 
 
-def summarize(outcomes: Sequence[Outcome]) -> list[dict[str, Any]]:
+def summarize(outcomes: Sequence[Outcome], against: Sequence[str] = ()) -> list[dict[str, Any]]:
     """Return one record per (row, budget): the :func:`spread` of each data set's metrics.
 
-    `gain` is the PSNR over the first row's of the same budget, see :func:`gains` and :func:`paired`.
+    `gain` is the PSNR over the first row's of the same budget, see :func:`gains` and :func:`paired`; `against` holds
+    that over each row of ``against``.
     """
     groups: dict[tuple[str, int], list[Outcome]] = {}
     for outcome in outcomes:
         groups.setdefault((outcome.row, outcome.budget), []).append(outcome)
     first = next((outcome.row for outcome in outcomes if not outcome.reference), "")
-    return [_summary(row, budget, group, groups.get((first, budget), [])) for (row, budget), group in groups.items()]
+    records = []
+    for (row, budget), group in groups.items():
+        over = {name: _gain(group, groups.get((name, budget), [])) for name in (first, *against)}
+        records.append(_summary(row, budget, group) | {"gain": over.pop(first), "against": over})
+    return records
 
 
-def _summary(row: str, budget: int, group: Sequence[Outcome], plain: Sequence[Outcome]) -> dict[str, Any]:
+def _gain(group: Sequence[Outcome], other: Sequence[Outcome]) -> dict[str, Any] | None:
+    if not other or group[0].row == other[0].row or group[0].reference:
+        return None
+    differences = gains(group, other)
+    return paired(differences) if differences else None
+
+
+def _summary(row: str, budget: int, group: Sequence[Outcome]) -> dict[str, Any]:
     values: dict[str, list[float]] = {}
     ratios: dict[str, list[float]] = {}
     for outcome in group:
@@ -86,14 +98,12 @@ def _summary(row: str, budget: int, group: Sequence[Outcome], plain: Sequence[Ou
         for key, value in outcome.ratios.items():
             ratios.setdefault(key, []).append(value)
     seconds = [outcome.seconds for outcome in group if outcome.seconds]
-    over_first = gains(group, plain) if plain and row != plain[0].row and not group[0].reference else []
     return {
         "row": row,
         "budget": budget,
         "seeds": len(group),
         "reference": group[0].reference,
         "metrics": {key: spread(numbers) for key, numbers in values.items()},
-        "gain": paired(over_first) if over_first else None,
         "cost": next((outcome.cost for outcome in group if outcome.cost), None),
         "ratios": {key: statistics.fmean(numbers) for key, numbers in ratios.items()},
         "seconds": statistics.fmean(seconds) if seconds else None,
@@ -111,7 +121,9 @@ def markdown(summary: Sequence[Mapping[str, Any]], *, command: str, protocol: st
     for budget in sorted({record["budget"] for record in rows}) or [0]:
         records = [*references, *(record for record in rows if record["budget"] == budget)]
         columns = sorted({key for record in records for key in record["metrics"]})
-        header = ["row", "seeds", *columns, f"psnr over '{first}'", "gradient ratios", "s/run"]
+        against = list(rows[0]["against"]) if rows else []
+        over = [f"psnr over '{name}'" for name in (first, *against)]
+        header = ["row", "seeds", *columns, *over, "gradient ratios", "s/run"]
         lines += [f"### {budget:,} iterations", ""] if rows else []
         cells = [_cells(record, columns) for record in records]
         if not rows and any(record.get("cost") for record in records):
@@ -138,11 +150,11 @@ def _cost(record: Mapping[str, Any]) -> list[str]:
 def _cells(record: Mapping[str, Any], columns: Sequence[str]) -> list[str]:
     entries = [(record["metrics"].get(column), 4 if "ssim" in column.lower() else 3) for column in columns]
     cells = [spread_text(entry, digits) if entry else "-" for entry, digits in entries]
-    gain = spread_text(record["gain"], 3, "+") if record["gain"] else "-"
+    gained = [spread_text(gain, 3, "+") if gain else "-" for gain in (record["gain"], *record["against"].values())]
     ratios = ", ".join(f"{key.removeprefix('ratio/')} {value:.2g}" for key, value in sorted(record["ratios"].items()))
     seconds = f"{record['seconds']:.0f}" if record["seconds"] else "-"
     trained = f" ({record['budget']:,} iterations)" if record["reference"] and record["budget"] else ""
-    return [record["row"] + trained, str(record["seeds"]), *cells, gain, ratios or "-", seconds]
+    return [record["row"] + trained, str(record["seeds"]), *cells, *gained, ratios or "-", seconds]
 
 
 def compare_order(outcomes: Sequence[Outcome], order: Sequence[str]) -> list[dict[str, Any]]:
@@ -174,7 +186,7 @@ def compare_order(outcomes: Sequence[Outcome], order: Sequence[str]) -> list[dic
 
 def write_tables(outcomes: Sequence[Outcome], target: Path, bench: BenchOptions, command: str) -> Path:
     """Write TARGET.json (all outcomes) and TARGET.md (the table); return the Markdown file."""
-    summary = summarize(outcomes)
+    summary = summarize(outcomes, bench.against)
     sets = [entry for outcome in outcomes for entry in outcome.val.items()]
     texts = sorted({f"{name}: {scores['protocol']}" for name, scores in sets if "protocol" in scores})
     protocol = "; ".join(texts) or "see the option file"

@@ -109,6 +109,21 @@ def test_finished_runs_are_not_repeated_and_give_the_table(bench: Path, tmp_path
     assert json.loads(page.with_suffix(".json").read_text())["runs"] == [outcome.model_dump() for outcome in outcomes]
 
 
+def test_gains_over_a_further_row_have_a_column(bench: Path, tmp_path: Path):
+    bench.write_text(bench.read_text() + "against: [with]\n")
+    plan = Plan(bench, tmp_path)
+    for run in plan.rows():
+        _finish(run, {"alone": 30.0 + run.seed * 0.2, "with": 30.5}[run.row])
+    page = write_tables(outcomes_of(plan.runs()), tmp_path / "results" / "b", plan.bench, "kdsr bench b.yml").read_text()
+    assert "| psnr over 'alone' | psnr over 'with' |" in page
+    # -0.3 and -0.1: the deviation is 0.1414, Student's t with one degree of freedom 12.706, divided by the root of 2
+    assert "| alone | 2 | 30.300 ± 0.141 | - | -0.200 ± 1.271 |" in page
+    assert "| with | 2 | 30.500 ± 0.000 | +0.200 ± 1.271 | - |" in page
+    bench.write_text(bench.read_text().replace("against: [with]", "against: [wiht]"))
+    with refuses("bench.yml", "against", "'wiht'", near="with"):
+        read_bench(bench)
+
+
 def test_the_table_says_whether_a_published_order_is_found(bench: Path, tmp_path: Path):
     given = yaml.safe_load(bench.read_text()) | {"published": {"order": ["alone", "with", "more"], "source": "Table 2"}}
     given["rows"]["more"] = {"train.total_iter": 100}
