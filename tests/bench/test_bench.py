@@ -114,7 +114,9 @@ def test_gains_over_a_further_row_have_a_column(bench: Path, tmp_path: Path):
     plan = Plan(bench, tmp_path)
     for run in plan.rows():
         _finish(run, {"alone": 30.0 + run.seed * 0.2, "with": 30.5}[run.row])
-    page = write_tables(outcomes_of(plan.runs()), tmp_path / "results" / "b", plan.bench, "kdsr bench b.yml").read_text()
+    page = write_tables(
+        outcomes_of(plan.runs()), tmp_path / "results" / "b", plan.bench, "kdsr bench b.yml"
+    ).read_text()
     assert "| psnr over 'alone' | psnr over 'with' |" in page
     # -0.3 and -0.1: the deviation is 0.1414, Student's t with one degree of freedom 12.706, divided by the root of 2
     assert "| alone | 2 | 30.300 ± 0.141 | - | -0.200 ± 1.271 |" in page
