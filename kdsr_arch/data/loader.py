@@ -270,16 +270,20 @@ def train_batches(
     start: int,
     device: torch.device | str = "cpu",
     teacher_names: Iterable[str] | None = None,
+    section: DatasetOptions | None = None,
+    last: int | None = None,
 ) -> Batches:
-    """Start to draw this process's micro-batches for iterations ``start`` + 1 to ``train.total_iter``.
+    """Start to draw this process's micro-batches for iterations ``start`` + 1 to ``last``.
 
     Args:
         dataset: ``datasets.train``, opened.
         start: iterations done already.
         teacher_names: what the batches bring of a stored teacher; None for all that the store holds.
+        section: the options of ``dataset``; by default ``datasets.train``.
+        last: by default ``train.total_iter``.
     """
     assert opt.train is not None
-    section = opt.datasets["train"]
+    section = section or opt.datasets["train"]
     store = getattr(dataset, "teacher", None)
     if teacher_names is not None and isinstance(store, TeacherStore):
         store.keep(teacher_names)
@@ -291,7 +295,7 @@ def train_batches(
         rank=distributed.rank(),
         world=distributed.world_size(),
         start_iter=start,
-        total_iter=opt.train.total_iter,
+        total_iter=opt.train.total_iter if last is None else last,
         accumulation=opt.train.accumulation,
     )
     channels_last = opt.train.channels_last

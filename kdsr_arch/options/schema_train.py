@@ -204,6 +204,8 @@ class StageOptions(Section):
     freeze: list[str] = Field(
         default_factory=list, description="Module paths of the student, and names of terms, that are not trained."
     )
+    gt_size: Positive | None = option(None, "Side of the HR crop in this stage. Default: the data's.")
+    batch_size_per_gpu: Positive | None = option(None, "Samples of a batch in this stage. Default: the data's.")
 
 
 class TrainOptions(OpenSection):

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from kdsr_arch.data.loader import Batches
+from kdsr_arch.data.stretches import BatchesInTurn
 from kdsr_arch.distill.taps import Batch
 from kdsr_arch.optim.update import clip_gradients, gradient_norm
 from kdsr_arch.options.schema_train import TrainOptions
@@ -46,7 +46,7 @@ class Steps:
     options: TrainOptions
     device: torch.device
     world: int
-    batches: Batches
+    batches: BatchesInTurn
     batch: Batch
     graph: StepGraph | None
     meter: Meter

@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from kdsr_arch.data.loader import first_sample, open_dataset, train_batches
+from kdsr_arch.data.loader import Batches, first_sample, train_batches
+from kdsr_arch.data.stretches import BatchesInTurn, Stretch, open_stretches
 from kdsr_arch.distill.taps import Batch
 from kdsr_arch.errors import Lost, ProgramFault, UserError, as_user_error
 from kdsr_arch.log import TextLog, get_logger
@@ -59,8 +60,8 @@ class Trainer(Steps):
         get_logger().info(f"{opt.name}: {opt.model_type}, {self.world} process(es), {environment()}")
         seed_everything(opt.manual_seed, opt.deterministic)
         Trackers.modules(opt)  # before anything is created
-        dataset = open_dataset(opt.datasets["train"], "datasets.train")
-        self.model = self.build_model(first_sample(dataset, opt.manual_seed))
+        stretches = open_stretches(opt)
+        self.model = self.build_model(first_sample(stretches[0].dataset, opt.manual_seed))
         self.device = self.model.device
 
         about = {"net_g": {"network": opt.network_g.plain(), "scale": opt.scale}} if opt.scale else None
@@ -71,7 +72,7 @@ class Trainer(Steps):
         alike_everywhere(opt, self.position)
 
         self.resources = ExitStack()  # what is closed at the end
-        self.batches = train_batches(opt, dataset, self.position, self.device, self.model.teacher_names())
+        self.batches = BatchesInTurn(stretches, self.position, self.options.accumulation, self._draw_from)
         self.resources.callback(self.batches.close)
         try:
             self.graph = step_graph(self.model, self.options, self._learn)
@@ -92,6 +93,10 @@ class Trainer(Steps):
     def build_model(self, sample: Batch) -> DistillModel:
         """Build what is trained, tried on a batch of one: a DistillModel, or a class of the user's derived from it."""
         return lookup("model", self.opt.model_type)(self.opt, sample)
+
+    def _draw_from(self, stretch: Stretch, start: int) -> Batches:
+        names, part = self.model.teacher_names(), (stretch.section, stretch.last)
+        return train_batches(self.opt, stretch.dataset, start, self.device, names, *part)
 
     def close(self) -> None:
         """Send the loader's workers home, close the logs, release the folder."""

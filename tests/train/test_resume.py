@@ -26,7 +26,8 @@ DISTILL = {
 }
 STAGES = [
     {"iters": 3, "terms": ["fit"], "freeze": ["conv_last"]},
-    {"iters": 5, "terms": ["pixel", "out"]},
+    {"iters": 3, "terms": ["pixel", "out"]},
+    {"iters": 2, "gt_size": 24, "batch_size_per_gpu": 3},
 ]
 
 
