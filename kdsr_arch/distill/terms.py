@@ -172,7 +172,8 @@ class Term(nn.Module):
                 f"{self.where}: `{missing}` is missing: give a tap for each side ('output' for a network's "
                 "output), or none to compare the outputs"
             )
-        return student or [OUTPUT], teacher or [OUTPUT]
+        many = len(teacher) if len(student) == 1 else 1  # one of the student's is compared with each of the teacher's
+        return (student or [OUTPUT]) * many, teacher or [OUTPUT]
 
     def runs(self, iteration: int) -> bool:
         """Tell whether the term has to be computed: its weight is not 0."""

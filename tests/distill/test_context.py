@@ -8,6 +8,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from kdsr_arch.distill import taps
 from kdsr_arch.distill.context import CLOCK
+from kdsr_arch.distill.teachers import Ensemble
 from kdsr_arch.losses.base import DistillLoss
 from kdsr_arch.registry import LOSS_REGISTRY, register_all
 from tests.helpers.messages import refuses
@@ -94,12 +95,21 @@ TERMS = {
     "history": {"type": "HistoryContrastLoss", "every": 2},
     "FFT": {"type": "FFTLoss", "student": "output", "teacher": "gt"},
     "wavelets": {"type": "WaveletLoss"},
-}
+    "MTKD": {"type": "MTKDLoss", "student": "output", "teacher": ["t", "t2"], "levels": 2, "num_feat": 4,
+             "depths": [1], "num_heads": 1, "window_size": 4},
+}  # fmt: skip
+
+
+def make_one(name, **options):
+    """A task with one of TERMS, and two teachers where it joins several."""
+    torch.manual_seed(2)
+    teacher = Ensemble({"t": Image(8), "t2": Image(6)}, 2) if name == "MTKD" else None
+    return make({"term": TERMS[name]}, teacher=teacher, **options)
 
 
 @pytest.mark.parametrize("name", TERMS)
 def test_a_step_reads_nothing(name):
-    task, data = make({"term": TERMS[name]}), images()
+    task, data = make_one(name), images()
     with pytest.raises(AssertionError), NothingRead():
         torch.rand(1).item()
     with NothingRead():
@@ -113,7 +123,7 @@ def test_a_compiled_student_learns_the_same(name, monkeypatch):
     monkeypatch.setattr(taps, "compile_network", partial(taps.compile_network, backend="eager"))
     data, values = images(), []
     for compiled in (False, True):
-        task = make({"term": TERMS[name]}, compile=compiled, of_teacher={"compile": compiled})
+        task = make_one(name, compile=compiled, of_teacher={"compile": compiled})
         torch.manual_seed(3)
         values.append(task(data, 3).raw["l_term"])
     torch.testing.assert_close(*values)

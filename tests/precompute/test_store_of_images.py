@@ -104,6 +104,19 @@ def test_crops_are_the_live_teachers_everywhere_and_give_the_live_loss(options, 
         assert with_store[name] == pytest.approx(without[name], rel=1e-3)
 
 
+def test_several_teachers_that_a_term_joins_are_stored_each(options, tmp_path):
+    opt = yaml.safe_load(options.read_text())
+    opt["network_t2"] = dict(TEACHER)
+    opt["path"]["pretrain_network_t2"] = opt["path"]["pretrain_network_t"]
+    each = {"student": "output", "teacher": ["t", "t2"]}
+    joined = {"type": "MTKDLoss", "num_feat": 4, "depths": [1], "num_heads": 1, **each}
+    opt["train"]["distill_opt"] = {"each": {"type": "L1Loss", **each}, "joined": joined}
+    opt = stored(written(tmp_path, opt), tmp_path / "store.lmdb", crops=3)
+    with_store, without = first_loss(opt), first_loss(opt, LiveTrainer)
+    assert with_store["l_each"] == pytest.approx(without["l_each"], rel=1e-3)
+    assert with_store["l_joined"] > 0
+
+
 @pytest.mark.parametrize("one", [True, False], ids=["turned", "each_orientation"])
 def test_the_device_holds_what_the_loader_reads(options, tmp_path, one):
     opt = stored(options, tmp_path / "store.lmdb", one=one)
