@@ -221,9 +221,12 @@ class Term(nn.Module):
         self.adapters.to(context.lq.device)
         ours, theirs = self._arranged(student, teacher)
         if isinstance(self.loss, DistillLoss):
-            self.loss.setup([_shape(v) for v in ours], [_shape(v) for v in theirs])
-            if self.asks_context():
-                self.loss.begin(context)
+            try:
+                self.loss.setup([_shape(v) for v in ours], [_shape(v) for v in theirs])
+                if self.asks_context():
+                    self.loss.begin(context)
+            except UserError as error:
+                raise UserError(f"{self.where}: {error}") from None
             self.loss.to(context.lq.device)
         self._try(student, teacher, context)
         return [self._row(layer, student, teacher) for layer in range(max(len(student), len(teacher), 1))]
