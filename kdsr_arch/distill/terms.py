@@ -287,7 +287,7 @@ class Term(nn.Module):
         ours, theirs = self._arranged(student, teacher)
         alone = self.sides == "student"
         if self._trait("context"):
-            context = replace(context, taps=tuple(self.teacher))
+            context = replace(context, taps=tuple(self.teacher), student_taps=tuple(self.student))
             return _scalar(self.loss(*(side for side in (ours, theirs) if side), context))
         if self._trait("multi"):
             return _scalar(self.loss(ours) if alone else self.loss(ours, theirs))

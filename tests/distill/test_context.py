@@ -99,6 +99,7 @@ TERMS = {
     "MTKD": {"type": "MTKDLoss", "student": "output", "teacher": ["t", "t2"], "levels": 2, "num_feat": 4,
              "depths": [1], "num_heads": 1, "window_size": 4},
     "CSD": {"type": "CSDLoss", "contrast": 1, "teach": 0},
+    "MiPKD": {"type": "MiPKDLoss", "at": ["head", "up"]},
 }  # fmt: skip
 
 

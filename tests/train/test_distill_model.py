@@ -88,6 +88,7 @@ UPCYCLED = {
     "MTKD": {"type": "MTKDLoss", "student": "output", "teacher": ["t", "t2"], "levels": 2, "num_feat": 4, "depths": [2],
              "num_heads": 2, "window_size": 4},
     "CSD": {"type": "CSDLoss", "negatives": 2, "contrast": 0.5},
+    "MiPKD": {"type": "MiPKDLoss", "at": ["conv_first", "body"]},
 }  # fmt: skip
 
 
