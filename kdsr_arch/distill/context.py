@@ -44,7 +44,7 @@ def make_context(student: Side, teacher: Side | CachedTeacher | None, batch: Bat
 
 def check_live(teacher: Side | CachedTeacher | None, term: str) -> None:
     """Raise a UserError that begins with `term` unless there is a teacher that runs on any LR images."""
-    if not isinstance(teacher, Side) or teacher.traits.input == "gt":
+    if not isinstance(teacher, Side) or teacher.traits.input != "lq":
         raise UserError(
             f"{term} runs the teacher on images of its own: give it a network_t that takes LR images, and take "
             "datasets.train.teacher_cache out"

@@ -213,7 +213,7 @@ class Side:
             recorder.copies = self._copies & frozenset(paths)
         frames = None if batch["lq"].dim() == 4 else gt.shape[1] if gt.dim() == 5 else 1  # to restore; None for images
         with self._precision, recorder as taps:
-            sr = self._runner.forward(gt if self.traits.input == "gt" else batch["lq"], frames)
+            sr = self._runner.forward(self.traits.given(batch["lq"], gt), frames)
         if learn and paths:
             self._copies = recorder.copies if recorder.copies is not None else frozenset(paths)
         return sr, taps

@@ -9,6 +9,7 @@ import pytest
 import torch
 import yaml
 
+from kdsr_arch.archs.blind_arch import BlindSRTeacher
 from kdsr_arch.cli import main
 from kdsr_arch.data.augment import Crop, apply_flip
 from kdsr_arch.data.loader import open_dataset, train_batches
@@ -238,6 +239,8 @@ def test_what_cannot_be_stored(options, tmp_path):
         fill_store(opt, tmp_path / "a", plan_of(opt, [], 0, True))
     with refuses("MSRResNet", "'nowhere'", "f_sr"):
         fill_store(opt, tmp_path / "a.lmdb", plan_of(opt, ["nowhere"], 0, True))
+    with refuses("cache-teacher", "ground truth together"):
+        LiveTeacher(BlindSRTeacher(2, 4, 1, 1), opt, [])
     whole = (tmp_path / "hr/0.png").read_bytes()
     (tmp_path / "hr/0.png").write_bytes(whole[:300])
     with refuses("hr/0.png"):
