@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, cast
 
 import torch
@@ -13,6 +14,7 @@ from kdsr_arch.device import autocast
 from kdsr_arch.errors import UserError, nearest
 from kdsr_arch.infer.runner import Runner
 from kdsr_arch.infer.traits import Traits, unwrap
+from kdsr_arch.losses.base import Edit
 
 Batch = Mapping[str, Any]
 """A micro-batch: ``lq`` (B, C, h, w) or clips (B, T, C, h, w) with T = N + num_frame - 1; ``gt`` (B, C, H, W), or
@@ -211,7 +213,7 @@ class Side:
             recorder.copies = self._copies & frozenset(paths)
         frames = None if batch["lq"].dim() == 4 else gt.shape[1] if gt.dim() == 5 else 1  # to restore; None for images
         with self._precision, recorder as taps:
-            sr = self._runner.forward(gt if self.traits.input == "gt" else batch["lq"], frames)
+            sr = self._runner.forward(self.traits.given(batch["lq"], gt), frames)
         if learn and paths:
             self._copies = recorder.copies if recorder.copies is not None else frozenset(paths)
         return sr, taps
@@ -221,26 +223,28 @@ class Side:
         with self._precision:
             return Runner(net, self.traits).forward(lq)
 
-    def resume(self, lq: Tensor, path: str, value: Tensor) -> Tensor:
-        """Run the network on images with what the module at `path` returns replaced by `value`.
+    def resume(self, lq: Tensor, edits: Mapping[str, Edit]) -> Tensor:
+        """Run the network on images, with what the modules at some paths return edited; see `call`.
 
         Raises:
-            UserError: a module that fires more than once, or returns another shape.
+            UserError: a module that fires more than once, or an edit that changes the shape.
         """
-        fires = 0
+        fired: set[str] = set()
 
-        def hook(module: nn.Module, args: Any, output: Any) -> Tensor:
-            nonlocal fires
-            fires += 1
-            if fires > 1 or not isinstance(output, Tensor) or output.shape != value.shape:
-                raise UserError(f"tap '{path}' of the {self.name} must fire once with one map {tuple(value.shape)}")
+        def hook(path: str, module: nn.Module, args: Any, output: Any) -> Tensor:
+            value = edits[path](output) if isinstance(output, Tensor) and path not in fired else None
+            if value is None or output.shape != value.shape:
+                shape = tuple(value.shape) if value is not None else "(B, C, H, W)"
+                raise UserError(f"tap '{path}' of the {self.name} must fire once with one map {shape}")
+            fired.add(path)
             return value.clone()  # what comes behind may work in place
 
-        handle = self.net.get_submodule(path).register_forward_hook(hook)
+        handles = [self.net.get_submodule(path).register_forward_hook(partial(hook, path)) for path in edits]
         try:
             return self.call(lq, self.net)
         finally:
-            handle.remove()
+            for handle in handles:
+                handle.remove()
 
     def compile(self) -> None:
         """Compile the network where the options ask for it; the network itself stays as it is."""

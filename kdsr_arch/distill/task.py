@@ -281,10 +281,10 @@ class DistillTask(nn.Module):
         per term: call it every ``ratio_freq`` iterations.
 
         Returns:
-            Ratios by term name; empty without pixel loss.
+            Ratios by term name; empty without pixel loss, or while a stage freezes the student.
         """
         measured = [t for t in self._terms() if f"l_{t.name}" in output.losses and t.reaches_student()]
-        if "l_pix" not in output.raw or not measured:
+        if "l_pix" not in output.raw or not measured or not any(p.requires_grad for p in self.student.parameters()):
             return {}
         norms = self._norms(output, measured)
         self._record(norms, output, measured)

@@ -139,7 +139,7 @@ class Ensemble(nn.Module):
         modes, every = {t.mode for t in traits.values()}, list(traits.values())
         if "recurrent" in modes and len(modes) > 1:
             raise UserError("teachers: a recurrent network restores whole clips, so only recurrent ones go with it")
-        if any(t.input == "gt" for t in every):
+        if any(t.input != "lq" for t in every):
             raise UserError("teachers: a privileged network, which is given the ground truth, cannot be one of several")
         taps = {f"{name}.{alias}": f"{name}.net.{path}" for name, t in traits.items() for alias, path in t.taps.items()}
         paths = [(name, path) for name, net in members.items() for path, _ in net.named_modules() if path]
@@ -172,7 +172,7 @@ class SelfEnsemble(nn.Module):
     def __init__(self, net: nn.Module, scale: int | None = None) -> None:
         super().__init__()
         self.net, self.traits = net, replace(traits_of(net, scale), taps={})
-        if self.traits.mode != "image" or self.traits.input == "gt":
+        if self.traits.mode != "image" or self.traits.input != "lq":
             raise UserError("teacher.self_ensemble: is for teachers of single images; take it out")
 
     def forward(self, lq: Tensor) -> Tensor:

@@ -172,7 +172,8 @@ class Term(nn.Module):
                 f"{self.where}: `{missing}` is missing: give a tap for each side ('output' for a network's "
                 "output), or none to compare the outputs"
             )
-        return student or [OUTPUT], teacher or [OUTPUT]
+        many = len(teacher) if len(student) == 1 else 1  # one of the student's is compared with each of the teacher's
+        return (student or [OUTPUT]) * many, teacher or [OUTPUT]
 
     def runs(self, iteration: int) -> bool:
         """Tell whether the term has to be computed: its weight is not 0."""
@@ -220,9 +221,12 @@ class Term(nn.Module):
         self.adapters.to(context.lq.device)
         ours, theirs = self._arranged(student, teacher)
         if isinstance(self.loss, DistillLoss):
-            self.loss.setup([_shape(v) for v in ours], [_shape(v) for v in theirs])
-            if self.asks_context():
-                self.loss.begin(context)
+            try:
+                self.loss.setup([_shape(v) for v in ours], [_shape(v) for v in theirs])
+                if self.asks_context():
+                    self.loss.begin(context)
+            except UserError as error:
+                raise UserError(f"{self.where}: {error}") from None
             self.loss.to(context.lq.device)
         self._try(student, teacher, context)
         return [self._row(layer, student, teacher) for layer in range(max(len(student), len(teacher), 1))]
@@ -283,7 +287,7 @@ class Term(nn.Module):
         ours, theirs = self._arranged(student, teacher)
         alone = self.sides == "student"
         if self._trait("context"):
-            context = replace(context, taps=tuple(self.teacher))
+            context = replace(context, taps=tuple(self.teacher), student_taps=tuple(self.student))
             return _scalar(self.loss(*(side for side in (ours, theirs) if side), context))
         if self._trait("multi"):
             return _scalar(self.loss(ours) if alone else self.loss(ours, theirs))

@@ -235,11 +235,13 @@ def restored_frames(restorer: Restorer, item: Item, wanted: list[int], padding: 
     Yields:
         each frame, (C, H, W) float, in order.
     """
-    if restorer.traits.input == "gt":
-        for truth in map(item.truth, wanted):
+    if restorer.traits.input != "lq":
+        for number, truth in zip(wanted, map(item.truth, wanted), strict=True):
             if truth is None:
                 raise UserError(f"'{item.name}' has no ground truth, which {restorer.runner.name} is given")
-            yield restorer.image(truth)
+            frame = len(item.lq) // 2 if item.kind == "window" else number
+            lq = item.lq if item.kind == "image" else item.lq[frame]
+            yield restorer.image(restorer.traits.given(lq, truth))
         return
     if item.kind == "image":
         yield restorer.image(item.lq)

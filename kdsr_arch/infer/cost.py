@@ -66,7 +66,10 @@ def speed_input(traits: Traits, width: int, height: int, device: torch.device) -
     sides = [max(-(-side // unit) * unit, traits.min_size) for side in (height, width)]
     generator = torch.Generator().manual_seed(0)
     if traits.mode == "image":
-        return torch.rand(1, 3, *sides, generator=generator).to(device), 1
+        lq = torch.rand(1, 3, *sides, generator=generator)
+        if traits.input == "both":
+            lq = traits.given(lq, torch.rand(1, 3, *(side * traits.scale for side in sides), generator=generator))
+        return lq.to(device), 1
     frames = _RECURRENT_FRAMES if traits.mode == "recurrent" else traits.num_frame
     lq = torch.rand(1, frames, 3, *sides, generator=generator).to(device)
     return lq, frames if traits.mode == "recurrent" else 1

@@ -31,6 +31,7 @@ class Runner:
         self.traits = traits
         self.name = type(unwrap(net)).__name__
         self._multiple, self._least = traits.lr_multiple, traits.lr_minimum  # of LR heights and widths
+        self._gray = 1 + traits.scale**2 if traits.input == "both" else 1  # channels of an input of luma
         self._fast: tuple[object, nn.Module] | None = None
 
     def forward(self, lq: Tensor, clip: int | None = None) -> Tensor:
@@ -157,11 +158,11 @@ class Runner:
         return [list(range(i, i + num_frame)) for i in range(first, first + clip)]
 
     def _check(self, lq: Tensor) -> None:
-        name = self.name
-        if lq.dim() not in (4, 5) or lq.shape[-3] not in (1, 3):
+        name, gray = self.name, self._gray
+        if lq.dim() not in (4, 5) or lq.shape[-3] not in (gray, 3 * gray):
             raise UserError(
                 f"network {name} got an input of shape {tuple(lq.shape)}: expected (B, C, h, w) or "
-                "(B, T, C, h, w) with C = 1 or 3"
+                f"(B, T, C, h, w) with C = {gray} or {3 * gray}"
             )
         if lq.dim() == 4 and self.traits.mode != "image":
             window = self.traits.mode == "window"
@@ -170,7 +171,7 @@ class Runner:
                 f"network {name} restores {need} frames, but got single images of shape {tuple(lq.shape)}: "
                 "use a video data set, or another network"
             )
-        if self.traits.color == "rgb" and lq.shape[-3] == 1:
+        if self.traits.color == "rgb" and lq.shape[-3] == gray:
             raise UserError(f"network {name} takes RGB, but got 1-channel frames: use a color data set")
         unit = self._multiple
         if any(side % unit for side in lq.shape[-2:]):

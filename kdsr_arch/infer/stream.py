@@ -145,7 +145,7 @@ class Restorer:
 
     def _tiled(self, lq: Tensor, windows: Sequence[Sequence[int]] | None = None) -> Tensor:
         traits = self.traits
-        tile = 0 if traits.input == "gt" else self.tile_of(lq.shape[-2], lq.shape[-1])
+        tile = 0 if traits.input != "lq" else self.tile_of(lq.shape[-2], lq.shape[-1])
 
         def call(part: Tensor) -> Tensor:
             with autocast(self.device, self.amp):

@@ -10,7 +10,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
 
 from kdsr_arch.errors import UserError
 
@@ -35,7 +37,7 @@ class Traits:
         min_size: smallest height and width the network takes.
         min_clip: fewest frames a recurrent network takes.
         input: 'lq', or 'gt' for a privileged network, which is given the ground truth in place of the LR image; its
-            output has the size of its input.
+            output has the size of its input. 'both' for one that is given both, see `given`.
         half: it computes in float16 as well; where it cannot, nobody chooses that for it.
     """
 
@@ -61,6 +63,15 @@ class Traits:
     def enlargement(self) -> int:
         """Output size over the size of what the network is given."""
         return 1 if self.input == "gt" else self.scale
+
+    def given(self, lq: Tensor, gt: Tensor) -> Tensor:
+        """Return what the network is given of LR images (..., C, h, w) and ground truth (..., C, scale h, scale w).
+
+        Both are one tensor of the LR size: the LR image's channels, then those of the unshuffled ground truth.
+        """
+        if self.input == "both":
+            return torch.cat([lq, F.pixel_unshuffle(gt, self.scale)], -3)
+        return gt if self.input == "gt" else lq
 
     @property
     def lr_multiple(self) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +13,9 @@ from kdsr_arch.errors import UserError
 
 Features = Any
 """What a tap recorded: a Tensor, or a tuple of Tensors; a list of those where ``multi`` is True."""
+
+Edit = Callable[[Tensor], Tensor]
+"""Makes, of what a module returned, what is put in its place, of the same shape."""
 
 
 @dataclass(frozen=True)
@@ -27,11 +30,12 @@ class Context:
         scale: of both networks.
         student: runs the student on other LR images, as it is trained: float32, in the student's color.
         teacher: runs the live teacher likewise, without gradients; fails where there is none (see ``live_teacher``).
-        resume: runs the live teacher on ``lq`` with what its module at a path returns replaced; gradients reach what
+        resume: runs the live teacher on ``lq`` with what its modules at some paths return edited; gradients reach what
             it is replaced by, through the layers behind it.
+        resume_student: runs the student likewise.
         network: the student itself.
         run: runs another network in the student's place, a copy of it say, without gradients.
-        taps: the module paths that the term taps in the teacher.
+        taps, student_taps: the module paths that the term taps in the teacher and in the student.
     """
 
     lq: Tensor
@@ -40,10 +44,12 @@ class Context:
     scale: int
     student: Callable[[Tensor], Tensor]
     teacher: Callable[[Tensor], Tensor]
-    resume: Callable[[str, Tensor], Tensor]
+    resume: Callable[[Mapping[str, Edit]], Tensor]
+    resume_student: Callable[[Mapping[str, Edit]], Tensor]
     network: nn.Module
     run: Callable[[nn.Module, Tensor], Tensor]
     taps: tuple[str, ...] = ()
+    student_taps: tuple[str, ...] = ()
 
 
 class DistillLoss(nn.Module):

@@ -171,7 +171,11 @@ class TermOptions(Component):
         None, "The tap, where student and teacher share it: a module path, an alias such as f_sr, or a list."
     )
     student: Names | None = option(None, "The student's tap: a module path, an alias such as f_sr or f_lr, or a list.")
-    teacher: Names | None = option(None, "The teacher's tap, likewise. Without any tap, the term compares the outputs.")
+    teacher: Names | None = option(
+        None,
+        "The teacher's tap, likewise; a list beside one tap of the student compares that one with each. Without any "
+        "tap, the term compares the outputs.",
+    )
     layer_weights: list[Weight] | None = option(None, "A weight for each pair of taps when they are lists.")
     loss_weight: LossWeight = option(
         1.0,
@@ -190,10 +194,10 @@ class TermOptions(Component):
             yield "at", "stands for both taps, so `student` and `teacher` cannot be given beside it"
         sides = (self.student, self.teacher) if self.at is None else (self.at,)
         counts = [len(side) if isinstance(side, list) else 1 for side in sides if side is not None]
-        if len(set(counts)) > 1:
+        if len(set(counts)) > 1 and counts[0] > 1:
             yield "teacher", f"must tap as many layers as student does ({counts[0]})"
-        elif counts and self.layer_weights is not None and len(self.layer_weights) != counts[0]:
-            yield "layer_weights", f"has {len(self.layer_weights)} entries for {counts[0]} taps"
+        elif counts and self.layer_weights is not None and len(self.layer_weights) != max(counts):
+            yield "layer_weights", f"has {len(self.layer_weights)} entries for {max(counts)} taps"
 
 
 class StageOptions(Section):

@@ -45,6 +45,11 @@ class LiveTeacher:
                 "cache-teacher: what a recurrent teacher makes of a frame depends on the whole clip of the "
                 "sample it is in; only teachers of images or of windows of frames can be stored"
             )
+        if self.traits.input == "both":
+            raise UserError(
+                "cache-teacher: this teacher is given LR image and ground truth together, of which no store is made; "
+                "train with the live teacher"
+            )
         self.zoom = self.traits.scale if self.traits.input == "gt" else 1
         self.net = net.eval().requires_grad_(False).to(device)
         self.aliases = {name: resolve(net, self.traits, name) for name in taps}

@@ -174,7 +174,7 @@ def _check_network(opened: Opened, scale: int | None) -> None:
             f"--scale {scale}: network {opened.label} enlarges by {opened.traits.scale}; leave --scale out or take "
             "weights for that scale"
         )
-    if opened.traits.input == "gt":
+    if opened.traits.input != "lq":
         raise UserError(f"network {opened.label} is a teacher that is given the ground truth: it cannot upscale")
 
 

@@ -20,7 +20,7 @@ ROWS = re.findall(_ROW, PAGE.read_text(encoding="utf-8"), re.MULTILINE)
 def _input(traits: Traits) -> str:
     """As the page says it."""
     one = {
-        "image": "HR image" if traits.input == "gt" else "image",
+        "image": {"lq": "image", "gt": "HR image", "both": "LR and HR image"}[traits.input],
         "window": f"{traits.num_frame} frames",
         "recurrent": "clip",
     }[traits.mode]

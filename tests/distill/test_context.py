@@ -6,12 +6,14 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from kdsr_arch.archs.channel_split_arch import ChannelSplit
 from kdsr_arch.distill import taps
 from kdsr_arch.distill.context import CLOCK
+from kdsr_arch.distill.teachers import Ensemble
 from kdsr_arch.losses.base import DistillLoss
 from kdsr_arch.registry import LOSS_REGISTRY, register_all
 from tests.helpers.messages import refuses
-from tests.helpers.networks import Image, Window
+from tests.helpers.networks import SMALL, Image, Window
 from tests.helpers.options import make_task
 
 register_all()
@@ -94,17 +96,29 @@ TERMS = {
     "history": {"type": "HistoryContrastLoss", "every": 2},
     "FFT": {"type": "FFTLoss", "student": "output", "teacher": "gt"},
     "wavelets": {"type": "WaveletLoss"},
-}
+    "MTKD": {"type": "MTKDLoss", "student": "output", "teacher": ["t", "t2"], "levels": 2, "num_feat": 4,
+             "depths": [1], "num_heads": 1, "window_size": 4},
+    "CSD": {"type": "CSDLoss", "contrast": 1, "teach": 0},
+    "MiPKD": {"type": "MiPKDLoss", "at": ["head", "up"]},
+}  # fmt: skip
+
+
+def make_one(name, **options):
+    """A task with one of TERMS, and the networks that it asks for: two teachers, or a student that is a part."""
+    torch.manual_seed(2)
+    teacher = Ensemble({"t": Image(8), "t2": Image(6)}, 2) if name == "MTKD" else None
+    student = ChannelSplit(SMALL, {"num_feat": 4}, scale=2) if name == "CSD" else None
+    return make({"term": TERMS[name]}, teacher=teacher, student=student, **options)
 
 
 @pytest.mark.parametrize("name", TERMS)
 def test_a_step_reads_nothing(name):
-    task, data = make({"term": TERMS[name]}), images()
+    task, data = make_one(name), images()
     with pytest.raises(AssertionError), NothingRead():
         torch.rand(1).item()
     with NothingRead():
         sum(task(data, 3).losses.values()).backward()
-    assert task.student.head.weight.grad.abs().sum() > 0
+    assert next(task.student.parameters()).grad.abs().sum() > 0
 
 
 @pytest.mark.parametrize("name", TERMS)
@@ -113,7 +127,7 @@ def test_a_compiled_student_learns_the_same(name, monkeypatch):
     monkeypatch.setattr(taps, "compile_network", partial(taps.compile_network, backend="eager"))
     data, values = images(), []
     for compiled in (False, True):
-        task = make({"term": TERMS[name]}, compile=compiled, of_teacher={"compile": compiled})
+        task = make_one(name, compile=compiled, of_teacher={"compile": compiled})
         torch.manual_seed(3)
         values.append(task(data, 3).raw["l_term"])
     torch.testing.assert_close(*values)

@@ -30,7 +30,9 @@ def test_output_is_the_mean_and_members_are_taps():
     terms = {'mean': {'type': 'L1Loss'}, 'first': {'type': 'L1Loss', 'teacher': 't', 'student': 'output'},
              'second': {'type': 'L1Loss', 'teacher': 't2', 'student': 'output'},
              'inner': {'type': 'L1Loss', 'teacher': 't2.f_lr', 'student': 'f_lr'},
-             'path': {'type': 'L1Loss', 'teacher': 't2.body.0', 'student': 'body.0'}}  # fmt: skip
+             'path': {'type': 'L1Loss', 'teacher': 't2.body.0', 'student': 'body.0'},
+             'each': {'type': 'L1Loss', 'teacher': ['t', 't2'], 'student': 'output',
+                      'layer_weights': [1, 2]}}  # fmt: skip
     lq, gt = torch.rand(2, 3, 8, 8), torch.rand(2, 3, 16, 16)
     batch = {"lq": lq, "gt": gt}
     raw = make_task(student, Ensemble(members, 2), {"distill_opt": terms}, batch)(batch, 1).raw
@@ -39,6 +41,7 @@ def test_output_is_the_mean_and_members_are_taps():
     assert raw["l_first"].item() == pytest.approx((ours - a).abs().mean().item(), rel=1e-5)
     assert raw["l_second"].item() == pytest.approx((ours - b).abs().mean().item(), rel=1e-5)
     assert raw["l_mean"].item() == pytest.approx((ours - (a + b) / 2).abs().mean().item(), rel=1e-5)
+    assert raw["l_each"].item() == pytest.approx((raw["l_first"] + 2 * raw["l_second"]).item(), rel=1e-5)
     assert raw["l_inner"] > 0 and raw["l_path"] > 0
 
 

@@ -18,7 +18,16 @@ def repeat(factor):
 def context(lq, gt, student=1.0, teacher=2.0):
     clock = torch.tensor(1.0)
     return Context(
-        lq, gt, clock, 2, repeat(student), torch.no_grad()(repeat(teacher)), None, nn.Identity(), lambda net, x: net(x)
+        lq,
+        gt,
+        clock,
+        2,
+        repeat(student),
+        torch.no_grad()(repeat(teacher)),
+        None,
+        None,
+        nn.Identity(),
+        lambda net, x: net(x),
     )
 
 

@@ -19,7 +19,7 @@ def nearest(x):
 def test_by_hand(iteration, share, mix_input):
     lq, gt, taught = torch.rand(2, 3, 4, 4), torch.rand(2, 3, 8, 8), torch.rand(2, 3, 8, 8) * 2 - 0.5
     context = Context(
-        lq, gt, torch.tensor(float(iteration)), 2, nearest, nearest, None, nn.Identity(), lambda net, x: net(x)
+        lq, gt, torch.tensor(float(iteration)), 2, nearest, nearest, None, None, nn.Identity(), lambda net, x: net(x)
     )
     inside = taught.clamp(0, 1)
     given = (1 - share) * imresize(inside, 0.5) + share * lq if mix_input else lq
@@ -35,6 +35,7 @@ def test_what_it_refuses():
         2,
         nearest,
         nearest,
+        None,
         None,
         nn.Identity(),
         lambda net, x: net(x),

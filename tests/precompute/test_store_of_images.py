@@ -9,6 +9,7 @@ import pytest
 import torch
 import yaml
 
+from kdsr_arch.archs.blind_arch import BlindSRTeacher
 from kdsr_arch.cli import main
 from kdsr_arch.data.augment import Crop, apply_flip
 from kdsr_arch.data.loader import open_dataset, train_batches
@@ -102,6 +103,19 @@ def test_crops_are_the_live_teachers_everywhere_and_give_the_live_loss(options, 
     assert set(with_store) == set(without) and "l_body" in without
     for name in ("l_pix", "l_out", "l_body"):
         assert with_store[name] == pytest.approx(without[name], rel=1e-3)
+
+
+def test_several_teachers_that_a_term_joins_are_stored_each(options, tmp_path):
+    opt = yaml.safe_load(options.read_text())
+    opt["network_t2"] = dict(TEACHER)
+    opt["path"]["pretrain_network_t2"] = opt["path"]["pretrain_network_t"]
+    each = {"student": "output", "teacher": ["t", "t2"]}
+    joined = {"type": "MTKDLoss", "num_feat": 4, "depths": [1], "num_heads": 1, **each}
+    opt["train"]["distill_opt"] = {"each": {"type": "L1Loss", **each}, "joined": joined}
+    opt = stored(written(tmp_path, opt), tmp_path / "store.lmdb", crops=3)
+    with_store, without = first_loss(opt), first_loss(opt, LiveTrainer)
+    assert with_store["l_each"] == pytest.approx(without["l_each"], rel=1e-3)
+    assert with_store["l_joined"] > 0
 
 
 @pytest.mark.parametrize("one", [True, False], ids=["turned", "each_orientation"])
@@ -225,6 +239,8 @@ def test_what_cannot_be_stored(options, tmp_path):
         fill_store(opt, tmp_path / "a", plan_of(opt, [], 0, True))
     with refuses("MSRResNet", "'nowhere'", "f_sr"):
         fill_store(opt, tmp_path / "a.lmdb", plan_of(opt, ["nowhere"], 0, True))
+    with refuses("cache-teacher", "ground truth together"):
+        LiveTeacher(BlindSRTeacher(2, 4, 1, 1), opt, [])
     whole = (tmp_path / "hr/0.png").read_bytes()
     (tmp_path / "hr/0.png").write_bytes(whole[:300])
     with refuses("hr/0.png"):

@@ -85,12 +85,24 @@ UPCYCLED = {
     "DUKD": {"type": "DUKDLoss", "zoom_in": 2},
     "ECO": {"type": "ECOLoss", "iters": 3},
     "DCKD": {"type": "HistoryContrastLoss", "negatives": 2, "every": 1},
-}
+    "MTKD": {"type": "MTKDLoss", "student": "output", "teacher": ["t", "t2"], "levels": 2, "num_feat": 4, "depths": [2],
+             "num_heads": 2, "window_size": 4},
+    "CSD": {"type": "CSDLoss", "negatives": 2, "contrast": 0.5},
+    "MiPKD": {"type": "MiPKDLoss", "at": ["conv_first", "body"]},
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("name", UPCYCLED)
-def test_what_draws_or_follows_the_iteration_resumes_exactly(name: str, tmp_path: Path, placed: dict[str, Any]) -> None:
-    opt = options({"distill_opt": {"term": UPCYCLED[name]}}, **teacher_file(tmp_path, SMALL), **placed)
+def test_what_draws_follows_the_iteration_or_has_parts_of_its_own_resumes_exactly(
+    name: str, tmp_path: Path, placed: dict[str, Any]
+) -> None:
+    taught = teacher_file(tmp_path, SMALL)
+    if name == "MTKD":
+        taught["network_t2"] = SMALL
+        taught["path"]["pretrain_network_t2"] = taught["path"]["pretrain_network_t"]
+    if name == "CSD":
+        taught["network_g"] = {"type": "ChannelSplit", "scale": 2, "network": SMALL, "narrow": {"num_feat": 4}}
+    opt = options({"distill_opt": {"term": UPCYCLED[name]}, "ema_decay": 0.9}, **taught, **placed)
     data = images(4)
     assert_resumes_exactly(opt, data)
 
