@@ -144,7 +144,7 @@ class Keywords:
 def _by_caller(thing: Any) -> set[str]:
     """Return the parameters that the caller gives, not the option file."""
     if not isinstance(thing, type):
-        return {"img", "img2"}  # a metric's
+        return {"img", "img2", "motion"}  # a metric's
     if issubclass(thing, torch.optim.lr_scheduler.LRScheduler):
         return {"optimizer", "last_epoch"}
     return {"params"} if issubclass(thing, torch.optim.Optimizer) else set()

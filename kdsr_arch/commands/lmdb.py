@@ -4,26 +4,32 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from kdsr_arch.errors import UserError
 
-_KINDS = ("auto", "images", "clips", "videos", "reds", "vimeo")
+if TYPE_CHECKING:  # commands start without what they may not need
+    from kdsr_arch.data.camera import Camera
+    from kdsr_arch.data.prepare.frame_writer import Making
+
+_KINDS = ("auto", "images", "clips", "videos", "reds", "vimeo", "stills")
 _OWN: dict[str, dict[str, Any]] = {  # arguments of one kind of source, with what they are where they are not given
     "images": {"patch": 0, "step": 0, "max_side": 0, "min_side": 0, "strip": "", "hold_out": None},
     "clips": {"clips": None},
     "videos": {"exclude": [], "halve": False, "multiple": None},
     "vimeo": {"split": None},
+    "stills": {"count": None, "length": None, "size": None, "seed": None, "camera": None},
 }
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the actions, each with its own arguments."""
     actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
-    create = actions.add_parser("create", help="a store from images, clips, videos, REDS or Vimeo-90K")
+    create = actions.add_parser("create", help="a store from images, clips, videos, REDS, Vimeo-90K or stills")
     create.add_argument(
-        "source", type=Path, nargs="+", help="a folder, or a video file; of images, one or more folders"
+        "source", type=Path, nargs="+", help="a folder, or a video file; of images and stills, one or more folders"
     )
     create.add_argument("out", type=Path, help="the store, NAME.lmdb; a folder for REDS and Vimeo-90K")
     create.add_argument("--kind", choices=_KINDS, default="auto", help="what the source is (default: found out)")
@@ -40,6 +46,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--halve", action="store_true", help="videos: halve the size, which cleans compressed video")
     add("--multiple", type=int, help="videos: crop sides to multiples of this (default: 4)")
     add("--split", help="Vimeo-90K: the list file sep_SPLITlist.txt (default: train)")
+    add("--count", type=int, help="stills: clips to render (default: as many as there are photographs)")
+    add("--length", type=int, help="stills: frames of a clip (default: 16)")
+    add("--size", type=int, nargs=2, metavar=("HEIGHT", "WIDTH"), help="stills: of the frames (default: 270 480)")
+    add("--seed", type=int, help="stills: of the motions (default: 0)")
+    text = "stills: bounds of the motion, as in a StillClipDataset's `camera`: shift=4 parallax=0"
+    add("--camera", nargs="+", metavar="NAME=NUMBER", help=text)
     create.set_defaults(**{name: value for own in _OWN.values() for name, value in own.items()})
     add_making(create)
     info = actions.add_parser("info", help="what a store holds")
@@ -148,9 +160,11 @@ def _create(args: argparse.Namespace) -> int:
     making, alone = making_of(args)
     source, *more = args.source
     kind = kind_of(source) if args.kind == "auto" else args.kind
-    if more and kind != "images":
-        raise UserError(f"{more[0]}: several sources are for images, but {source} holds {kind}; convert one at a time")
-    if alone and kind in ("videos", "reds"):
+    if more and kind not in ("images", "stills"):
+        raise UserError(
+            f"{more[0]}: several sources are for images and stills, but {source} holds {kind}; convert one at a time"
+        )
+    if alone and kind in ("videos", "reds", "stills"):
         raise UserError(f"--lr-only is not for {kind}; --lr keeps LR beside HR")
     for other, own in _OWN.items():
         for name, value in own.items():
@@ -168,12 +182,42 @@ def _create(args: argparse.Namespace) -> int:
         plans.prepare_video_clips(source, args.out, **parts, making=making)
     elif kind == "reds":
         plans.prepare_reds(source, args.out, making)
+    elif kind == "stills":
+        _render_stills(args, making)
     else:
         plans.prepare_vimeo(source, args.out, split=args.split or "train", degrade=alone, making=making)
     made = [args.out] if args.out.suffix == ".lmdb" else sorted(args.out.glob("*.lmdb"))
     for store in [*made, *(args.hold_out or [])[1:]]:
         tell_store(store)
     return 0
+
+
+def _render_stills(args: argparse.Namespace, making: Making) -> None:
+    from kdsr_arch.data.prepare.still_clips import Rendering, convert_stills
+
+    given = {"clips": args.count, "length": args.length, "size": args.size and tuple(args.size), "seed": args.seed}
+    wanted = {name: value for name, value in given.items() if value is not None}
+    convert_stills(args.source, args.out, Rendering(**wanted, camera=_camera(args.camera or [])), making)
+
+
+def _camera(texts: Sequence[str]) -> Camera:
+    """Read ``shift=4 density=1.5,3``; raise UserError for what is no bound of a motion."""
+    from kdsr_arch.data.camera import Camera
+    from kdsr_arch.options.schema_data import CameraOptions
+    from kdsr_arch.options.section import parse_section
+
+    values: dict[str, Any] = {}
+    for text in texts:
+        name, _, value = text.partition("=")
+        try:
+            numbers = [float(number) for number in value.split(",")]
+        except ValueError:
+            raise UserError(f"--camera {text}: must be NAME=NUMBER, as in shift=4 or density=1.5,3") from None
+        values[name] = numbers if len(numbers) > 1 else numbers[0]
+    section, faults = parse_section(CameraOptions, values)
+    if faults:
+        raise UserError(f"--camera {faults[0][0]}: {faults[0][1]}")
+    return Camera(**section.plain())
 
 
 def _check_parts(args: argparse.Namespace) -> None:

@@ -88,6 +88,14 @@ def apply_flip(planes: np.ndarray, flip: Flip) -> np.ndarray:
     return planes.swapaxes(-1, -2) if transposed else planes
 
 
+def flip_flow(vectors: np.ndarray, flip: Flip) -> np.ndarray:
+    """Flip a flow (..., 2, H, W), (dx, dy): the arrows are mirrored, too."""
+    horizontal, vertical, transposed = flip
+    signs = np.array([-1 if horizontal else 1, -1 if vertical else 1], vectors.dtype)
+    flipped = apply_flip(vectors * signs[:, None, None], flip)
+    return flipped[..., ::-1, :, :] if transposed else flipped
+
+
 def undo_flip(planes: np.ndarray, flip: Flip) -> np.ndarray:
     """Invert :func:`apply_flip`."""
     horizontal, vertical, transposed = flip

@@ -10,7 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
+from kdsr_arch.data.augment import Crop
+from kdsr_arch.data.flow_image import read_flow_image
 from kdsr_arch.data.keys import read_list
 from kdsr_arch.data.pair_dataset import CHECKED_FIRST, PairDataset
 from kdsr_arch.data.pairs import FramePairs
@@ -150,6 +153,7 @@ class ClipDataset(PairDataset):
         listed = listed_clips(self.meta_info_file, self.named_roots()) if self.meta_info_file else {}
         wanted = list(self.clips or listed)
         self.pairs = FramePairs(self, wanted or None)
+        self._moving = frozenset(self.pairs.flow or ())
         self.selected = self._select(wanted, listed)
         self._sizes: dict[str, tuple[int, int]] = {}
         self.selected = self._sound(self.selected, lambda clip: (clip.lq, clip.gt.values()), self.size)
@@ -290,11 +294,21 @@ class ClipDataset(PairDataset):
 
         Returns:
             lq: (T, C, h, w); gt: (G, C, H, W), absent without HR data; gt_index: the G positions in ``lq`` that have
-            a ground truth; name: the clip; frames: names of the T frames.
+            a ground truth; name: the clip; frames: names of the T frames; and flow and visible, as of StillClipDataset,
+            where the store keeps them.
         """
         clip = self.selected[index]
         self.size(clip)
         places = sorted(clip.gt)
         lq, gt = self._tensors(clip.lq, [clip.gt[p] for p in places])
         item = {"lq": lq, "name": clip.name, "frames": [key.rpartition("/")[2] for key in clip.lq]}
-        return item if gt is None else {**item, "gt": gt, "gt_index": places}
+        return item if gt is None else {**item, "gt": gt, "gt_index": places, **self._flow(clip, gt.shape[-2:])}
+
+    def _flow(self, clip: Clip, size: Sequence[int]) -> dict[str, torch.Tensor]:
+        """Read the flow between the frames of a clip, if the store keeps it."""
+        keys, source = [clip.gt[place] for place in sorted(clip.gt)][:-1], self.pairs.flow
+        if source is None or not keys or not self._moving.issuperset(keys):
+            return {}
+        images = map(read_flow_image, source.get_many(keys, Crop(0, 0, *size)))
+        vectors, visible = (torch.from_numpy(np.stack(planes)) for planes in zip(*images, strict=True))
+        return {"flow": vectors, "visible": visible}

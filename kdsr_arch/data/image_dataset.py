@@ -12,11 +12,38 @@ import numpy as np
 from kdsr_arch.data.augment import Crop, Flip
 from kdsr_arch.data.keys import read_list, without_suffix
 from kdsr_arch.data.pair_dataset import CHECKED_FIRST, PairDataset
-from kdsr_arch.data.pairs import FramePairs
+from kdsr_arch.data.pairs import FramePairs, PairOptions
 from kdsr_arch.data.sources import FrameSource
 from kdsr_arch.data.store.teacher_store import View
 from kdsr_arch.errors import UserError, nearest
 from kdsr_arch.registry import DATASET_REGISTRY
+
+
+def chosen_images(
+    source: FrameSource, options: PairOptions, meta_info_file: str | Path | None, exclude: Sequence[str]
+) -> list[str]:
+    """Choose the images of a source that a list file names, in its order, all by default, and ``exclude`` does not.
+
+    Raises:
+        UserError: a name that the source does not have, or no image is left.
+    """
+    keys = source.keys()
+    known = set(keys)
+
+    def key(name: str, where: str) -> str:
+        found = next((key for key in (name, without_suffix(name)) if key in known), None)
+        if found is None:
+            raise UserError(f"{where}: no image '{name}' in {source.name}{nearest(name, keys[:5000])}")
+        return found
+
+    if meta_info_file:
+        listed = read_list(meta_info_file, options.named_roots(), counts=False)
+        keys = [key(entry.name, entry.where) for entry in listed]
+    without = {key(name, f"{options.name}: exclude") for name in exclude}
+    chosen = [name for name in keys if name not in without]
+    if not chosen:
+        raise UserError(f"{source.name}: no image is left after 'meta_info_file' and 'exclude'")
+    return chosen
 
 
 @DATASET_REGISTRY.register()
@@ -63,24 +90,7 @@ class ImagePairDataset(PairDataset):
         return matched
 
     def _chosen(self, source: FrameSource) -> list[str]:
-        """Choose those keys that the list file names, in its order, and `exclude` does not."""
-        keys = source.keys()
-        known = set(keys)
-
-        def key(name: str, where: str) -> str:
-            found = next((key for key in (name, without_suffix(name)) if key in known), None)
-            if found is None:
-                raise UserError(f"{where}: no image '{name}' in {source.name}{nearest(name, keys[:5000])}")
-            return found
-
-        if self.meta_info_file:
-            listed = read_list(self.meta_info_file, self.named_roots(), counts=False)
-            keys = [key(entry.name, entry.where) for entry in listed]
-        without = {key(name, f"{self.name}: exclude") for name in self.exclude}
-        chosen = [name for name in keys if name not in without]
-        if not chosen:
-            raise UserError(f"{source.name}: no image is left after 'meta_info_file' and 'exclude'")
-        return chosen
+        return chosen_images(source, self, self.meta_info_file, self.exclude)
 
     def teacher_views(self, num_frame: int, reverse: bool) -> list[View]:
         """List what a teacher is run on (kdsr cache-teacher): each image.

@@ -44,6 +44,7 @@ class MixDataset(torch.utils.data.Dataset):
         for part in self.parts:
             if not hasattr(part, "sample"):
                 raise UserError(f"{type(part).__name__} cannot be mixed: it has no sample(index, rng)")
+        self._moving = any(getattr(part, "knows_flow", False) for part in self.parts)
         self.lengths = [len(part) for part in self.parts]
         shares = np.asarray(weights or self.lengths, dtype=float)
         if len(shares) != len(parts) or shares.min() < 0 or shares.sum() <= 0:
@@ -58,12 +59,19 @@ class MixDataset(torch.utils.data.Dataset):
         return int(self._ends[-1])
 
     def sample(self, index: int, rng: np.random.Generator) -> dict[str, Any]:
-        """Return a sample of one part, as its own ``sample`` gives it."""
+        """Return a sample of one part, as its own ``sample`` gives it.
+
+        Where some parts know their motion (``flow``, ``visible``), nothing is visible in the samples of the others.
+        """
         part = int(np.searchsorted(self._ends, index, side="right"))
         first = int(self._ends[part - 1]) if part else 0
         share, length = int(self._ends[part]) - first, self.lengths[part]
         local = (index - first) % length if share >= length else int(rng.integers(length))
-        return self.parts[part].sample(local, rng)
+        sample = self.parts[part].sample(local, rng)
+        if self._moving and "flow" not in sample:
+            frames, _, *size = sample["gt"].shape
+            sample |= {name: torch.zeros(frames - 1, planes, *size) for name, planes in (("flow", 2), ("visible", 1))}
+        return sample
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         return self.sample(index, np.random.default_rng(np.random.randint(2**31)))

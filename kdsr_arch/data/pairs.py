@@ -17,6 +17,7 @@ from kdsr_arch.data.augment import (
     check_crop,
     cut,
 )
+from kdsr_arch.data.flow_image import FLOW_SIDE
 from kdsr_arch.data.joined_source import JoinedSource, part_of, root_names
 from kdsr_arch.data.keys import side_name
 from kdsr_arch.data.sources import FrameSource, LmdbSource, WrappedSource, open_source
@@ -84,6 +85,11 @@ class CachedSource(WrappedSource):
 CONTEXT = 4
 
 
+def degraded(frames: np.ndarray, scale: int, kind: str, border: str) -> np.ndarray:
+    """Make the LR of frames (H, W, 3), or of several (T, H, W, 3), as :class:`DegradedSource` says."""
+    return bd_downsample(frames, scale) if kind == "BD" else imresize_uint8(frames, 1 / scale, border=border)
+
+
 class DegradedSource(WrappedSource):
     """LR frames of a source of HR frames, whose right and bottom are cut to multiples of the scale.
 
@@ -124,10 +130,7 @@ class DegradedSource(WrappedSource):
         wide = Crop(top, left, bottom - top, right - left)
         frame = self.source.get(key, wide.scaled(self.scale))
         inner = Crop(crop.top - top, crop.left - left, crop.height, crop.width)
-        if self.kind == "BD":
-            low = bd_downsample(frame, self.scale)
-        else:
-            low = imresize_uint8(frame, 1 / self.scale, border=self.border)
+        low = degraded(frame, self.scale, self.kind, self.border)
         return inner.of(low), inner.scaled(self.scale).of(frame)
 
 
@@ -177,6 +180,10 @@ def _joined(sources: Mapping[str, FrameSource]) -> FrameSource | None:
 class FramePairs:
     """The LR and the HR side of a data set.
 
+    Attributes:
+        lq, gt: both sides; gt may be None.
+        flow: the flow between the HR frames, where a store keeps it beside them, as images (:mod:`flow_image`).
+
     Args:
         only: clips to look for, which spares the listing of a large folder.
 
@@ -208,6 +215,10 @@ class FramePairs:
                 f"{name}: of several data roots, names of clips begin with the root's ({', '.join(labels)})"
             )
         self.gt = _joined({label: gt for label, (gt, _) in sides.items() if gt is not None})
+        stores = {
+            label: gt for label, (gt, _) in sides.items() if isinstance(gt, LmdbSource) and FLOW_SIDE in gt.sides()
+        }
+        self.flow = _joined({label: LmdbSource(gt.root, FLOW_SIDE) for label, gt in stores.items()})
         made = {label: self._degraded(options, gt) for label, (gt, _) in sides.items() if gt is not None}
         given = {label: lq for label, (_, lq) in sides.items() if lq is not None}
         # LR of all roots is made in one source, which reads the HR of a frame once for both sides
@@ -271,11 +282,11 @@ class FramePairs:
             gib: memory that they may take; by default 8 GiB, or 2 GiB with 'auto'.
             lq_keys, gt_keys: the frames, most wanted first.
         """
-        if not mode or not lq_keys:
+        if not mode or not (lq_keys or gt_keys):
             return
         limit = int(min(gib or (2.0 if mode == "auto" else 8.0), 2**30) * 2**30)
         if mode == "auto":
-            sides = [(self.lq, lq_keys)] + ([(self.gt, gt_keys)] if self.gt is not None and gt_keys else [])
+            sides = [(s, keys) for s, keys in ((self.lq, lq_keys), (self.gt, gt_keys)) if s is not None and keys]
             if sum(3 * math.prod(source.size(keys[0])) * len(keys) for source, keys in sides) > 4 * limit:
                 return  # far too large, as the first frame tells: spare the look at each header
             if sum(3 * math.prod(source.size(key)) for source, keys in sides for key in keys) > limit:

@@ -39,7 +39,9 @@ def make_context(student: Side, teacher: Side | CachedTeacher | None, batch: Bat
         return student.call(images, network).float()
 
     scale, net = student.traits.scale, student.net
-    return Context(batch["lq"], batch["gt"], clock, scale, restore, teach, resume, resume_student, net, run)
+    motion = {name: batch[name] for name in ("flow", "visible") if name in batch}
+    known = (batch["lq"], batch["gt"], clock, scale)
+    return Context(*known, restore, teach, resume, resume_student, net, run, **motion)
 
 
 def check_live(teacher: Side | CachedTeacher | None, term: str) -> None:

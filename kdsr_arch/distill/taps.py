@@ -18,7 +18,8 @@ from kdsr_arch.losses.base import Edit
 
 Batch = Mapping[str, Any]
 """A micro-batch: ``lq`` (B, C, h, w) or clips (B, T, C, h, w) with T = N + num_frame - 1; ``gt`` (B, C, H, W), or
-(B, N, C, H, W), where 4-D with clips means N = 1; and, with a stored teacher, ``teacher``: its crops by name."""
+(B, N, C, H, W), where 4-D with clips means N = 1; with a stored teacher, ``teacher``: its crops by name; and where the
+motion of clips is known, ``flow`` (B, N - 1, 2, H, W) and ``visible`` (B, N - 1, 1, H, W), see Context."""
 Value = Tensor | tuple[Tensor, ...]
 Taps = dict[str, list[Value]]
 """What a forward pass recorded: by module path, what the module returned each time it fired."""

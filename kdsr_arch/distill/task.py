@@ -27,6 +27,7 @@ from kdsr_arch.registry import build
 
 INERT = 1e-3
 """Below this part of the pixel loss's gradient a term changes nothing that could be measured."""
+_READ = ("lq", "gt", "teacher", "flow", "visible")  # of a batch
 _SCALE = 1024.0  # keeps small gradients of a float16 backward pass from vanishing; a power of two is exact elsewhere
 
 
@@ -117,7 +118,7 @@ class DistillTask(nn.Module):
         self._inert: set[str] = set()  # terms that were warned of
         self.static_weights: dict[str, Tensor] = {}  # read in place of the numbers while a CUDA graph is recorded
         self.to(device)
-        self.reports = self._dry_run({key: _first(sample[key]) for key in ("lq", "gt", "teacher") if key in sample})
+        self.reports = self._dry_run({key: _first(sample[key]) for key in _READ if key in sample})
         self._trainable = {p: p.requires_grad for p in self.parameters()}
         self._student.compile()
         if isinstance(self._teacher, Side):

@@ -24,7 +24,7 @@ from kdsr_arch.infer.runner import Runner, evaluating
 from kdsr_arch.infer.stream import Restorer
 from kdsr_arch.infer.traits import traits_of
 from kdsr_arch.log import progress_bar
-from kdsr_arch.metrics.measure import check_size, measure, split_metrics
+from kdsr_arch.metrics.measure import check_size, measure, needs_motion, split_metrics
 from kdsr_arch.ops.color import y_to_gray
 from kdsr_arch.options.schema import ValOptions
 from kdsr_arch.options.schema_data import DatasetOptions
@@ -174,7 +174,7 @@ class Evaluator:
             bar.set_postfix_str(f"{item.name} {done + 1}/{len(wanted)}", refresh=False)
             bar.update(share / len(wanted))
         channels = 1 if item.gt is not None and item.gt.shape[-3] == 1 else 3
-        return _Record(item.name, item.kind, values, self._whole(item, results, truths), channels)
+        return _Record(item.name, item.kind, values, self._whole(item, wanted, results, truths), channels)
 
     def _save(self, folder: Path, item: Item, name: str, frame: Tensor, result: NDArray) -> None:
         """Write a restored frame as it is seen: luma in full range; never over another result of this run."""
@@ -187,7 +187,7 @@ class Evaluator:
         picture = to_bgr(y_to_gray(frame)) if self.is_luma and len(frame) == 1 else result
         write_png(place.with_name(f"{place.name}{ending}{self.tail}.png"), picture)
 
-    def _whole(self, item: Item, results: list[NDArray], truths: list[NDArray]) -> dict[str, float]:
+    def _whole(self, item: Item, wanted: list[int], results: list[NDArray], truths: list[NDArray]) -> dict[str, float]:
         if not self.clip_metrics or not truths:
             return {}
         if item.kind != "clip":
@@ -196,7 +196,15 @@ class Evaluator:
                 f"'{self.name}' gives single frames: use a data set of clips, such as ClipDataset"
             )
         clip, truth = np.stack(results), np.stack(truths)
-        return {name: measure(clip, truth, option) for name, option in self.clip_metrics.items()}
+        pairs = slice(wanted[0], wanted[-1])  # of neighbors: the frames that count are consecutive
+        motion = (item.motion[0][pairs].numpy(), item.motion[1][pairs].numpy()) if item.motion else None
+        values = {}
+        for name, option in self.clip_metrics.items():
+            if motion is None and needs_motion(option):
+                notice(f"motion {self.name} {name}", f"{self.name}: '{name}' is left out: no exact flow comes with it")
+            else:
+                values[name] = measure(clip, truth, option, motion)
+        return values
 
     def _summarize(self, records: Sequence[_Record]) -> EvalResult:
         groups: dict[str, list[_Record]] = {}
@@ -262,7 +270,8 @@ def restored_frames(restorer: Restorer, item: Item, wanted: list[int], padding: 
 
 def _mean(rows: Iterable[Mapping[str, float]]) -> dict[str, float]:
     rows = [row for row in rows if row]
-    return {name: float(np.mean([row[name] for row in rows])) for name in rows[0]} if rows else {}
+    names = [name for name in rows[0] if all(name in row for row in rows)] if rows else []
+    return {name: float(np.mean([row[name] for row in rows])) for name in names}
 
 
 def _truth(item: Item, index: int, result: NDArray, scale: int) -> NDArray | None:

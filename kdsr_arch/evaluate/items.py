@@ -28,6 +28,8 @@ class Item:
         gt: (C, H, W), or (G, C, H, W) for a clip; None where there is no ground truth.
         frames: name of each frame of a clip; of the image; of a window's middle frame.
         truths: the frame numbers that the G ground truths belong to; all frames as a rule.
+        motion: of a clip whose motion is known, the flow (T - 1, 2, H, W) from each frame to the next, in HR pixels,
+            and where it is visible (T - 1, 1, H, W).
     """
 
     kind: str
@@ -36,6 +38,7 @@ class Item:
     gt: Tensor | None
     frames: list[str]
     truths: list[int] = field(default_factory=list)
+    motion: tuple[Tensor, Tensor] | None = None
 
     def truth(self, index: int) -> Tensor | None:
         """Return the ground truth of frame ``index`` of a clip, or of the one wanted frame of an image or window."""
@@ -92,7 +95,8 @@ def _single(sample: Mapping[str, Any], roots: Sequence[str]) -> Item:
         paired = count == total or "gt_index" in sample
         if len(truths) != count or (truths and not 0 <= max(truths) < total) or not paired:
             raise UserError(f"'{name}' has {total} LR frames and {count} ground-truth frames that do not pair")
-    return Item(kind, name, lq, gt, _frame_names(sample, kind, name, len(lq), roots), truths)
+    motion = (sample["flow"], sample["visible"]) if kind == "clip" and "flow" in sample else None
+    return Item(kind, name, lq, gt, _frame_names(sample, kind, name, len(lq), roots), truths, motion)
 
 
 def _bare(name: str) -> str:

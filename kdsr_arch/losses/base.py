@@ -36,6 +36,9 @@ class Context:
         network: the student itself.
         run: runs another network in the student's place, a copy of it say, without gradients.
         taps, student_taps: the module paths that the term taps in the teacher and in the student.
+        flow: of clips whose motion is known, (B, N - 1, 2, H, W): what is at p in a ground-truth frame is at p + flow
+            in the next, in HR pixels; None of others.
+        visible: with it, (B, N - 1, 1, H, W): 1 where that is so, 0 where p is hidden there or nothing is known.
     """
 
     lq: Tensor
@@ -50,6 +53,8 @@ class Context:
     run: Callable[[nn.Module, Tensor], Tensor]
     taps: tuple[str, ...] = ()
     student_taps: tuple[str, ...] = ()
+    flow: Tensor | None = None
+    visible: Tensor | None = None
 
 
 class DistillLoss(nn.Module):

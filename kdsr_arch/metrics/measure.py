@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 from basicsr.metrics import calculate_metric
@@ -40,15 +41,26 @@ def check_size(height: int, width: int, metric: MetricOptions) -> None:
         _FAST[metric.type](blank, blank, metric.keywords().get("crop_border", 0), False)
 
 
-def measure(result: NDArray, truth: NDArray, metric: MetricOptions) -> float:
+def needs_motion(metric: MetricOptions) -> bool:
+    """Tell whether a metric asks for the exact flow of the ground truth."""
+    return metric.keywords().get("flow") == "exact"
+
+
+def measure(
+    result: NDArray, truth: NDArray, metric: MetricOptions, motion: tuple[NDArray, NDArray] | None = None
+) -> float:
     """Compute the value of one metric.
 
     Args:
         result: uint8 BGR (H, W, C), or (T, H, W, C) for a metric of clips.
         truth: the ground truth, same shape.
         metric: its registered name and keywords.
+        motion: the exact flow of the ground truth and where it is visible, for one that :func:`needs_motion`.
     """
     fast, keywords = _FAST.get(metric.type), metric.keywords()
     if fast is not None and set(keywords) <= _FAST_KEYWORDS:
         return fast(result, truth, keywords.get("crop_border", 0), keywords.get("test_y_channel", False))
-    return float(calculate_metric({"img": result, "img2": truth}, {"type": metric.type, **keywords}))
+    data: dict[str, Any] = {"img": result, "img2": truth}
+    if needs_motion(metric):
+        data["motion"] = motion
+    return float(calculate_metric(data, {"type": metric.type, **keywords}))

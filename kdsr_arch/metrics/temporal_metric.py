@@ -90,7 +90,13 @@ def _warp(frame: NDArray, flow: NDArray) -> NDArray:
 
 
 @clip_metric
-def calculate_warping_error(img: NDArray, img2: NDArray, crop_border: int = 0, flow: str = "dis") -> float:
+def calculate_warping_error(
+    img: NDArray,
+    img2: NDArray,
+    crop_border: int = 0,
+    flow: str = "dis",
+    motion: tuple[NDArray, NDArray] | None = None,
+) -> float:
     """Measure the warping error: how much the result changes along the ground truth's motion; lower is steadier.
 
     Mean over frame pairs of the mean squared difference between frame t and frame t+1 brought back along the flow
@@ -99,20 +105,45 @@ def calculate_warping_error(img: NDArray, img2: NDArray, crop_border: int = 0, f
     Source: Lai et al., "Learning Blind Video Temporal Consistency" (ECCV 2018), E_warp. The ground truth itself has
     a warping error above zero, and a still blur has a small one: read it beside PSNR.
 
-    Arguments as in :func:`calculate_tof`.
+    Arguments as in :func:`calculate_tof`, and:
+
+    Args:
+        flow: or ``exact``, for clips whose motion is known, such as those rendered from photographs.
+        motion: of those, the flow (T - 1, 2, H, W) and where it is visible (T - 1, 1, H, W).
     """
     result, truth = _check_clips(img, img2, crop_border)
-    estimate = _flow_estimator(flow)
+    if flow != "exact":
+        motions = _estimated_motions(truth, flow)
+    elif motion is None:
+        raise UserError(
+            "warping error with `flow: exact` needs clips whose motion is known: a StillClipDataset, or a store made "
+            "by `kdsr lmdb create --kind stills`"
+        )
+    else:
+        motions = _exact_motions(*motion, crop_border)
     errors = []
-    for t in range(len(result) - 1):
-        first, second = _gray(truth[t]), _gray(truth[t + 1])
-        forward = estimate(first, second)
-        returned = _warp(estimate(second, first), forward)
-        squares = (forward**2).sum(-1) + (returned**2).sum(-1)
-        with np.errstate(invalid="ignore"):  # NaN, from outside the frame, compares as not visible
-            visible = ((forward + returned) ** 2).sum(-1) < 0.01 * squares + 0.5
+    for t, (forward, visible) in enumerate(motions):
         if visible.any():
             warped = _warp(np.ascontiguousarray(result[t + 1]), forward).reshape(result[t].shape)
             difference = (warped - result[t])[visible] / 255.0
             errors.append(float(np.nanmean(difference.astype(np.float64) ** 2)))
     return 1e3 * float(np.mean(errors)) if errors else float("nan")
+
+
+def _estimated_motions(truth: NDArray, flow: str) -> Iterator[tuple[NDArray, NDArray]]:
+    """Yield the flow from each frame to the next, and the pixels visible in both."""
+    estimate = _flow_estimator(flow)
+    for t in range(len(truth) - 1):
+        first, second = _gray(truth[t]), _gray(truth[t + 1])
+        forward = estimate(first, second)
+        returned = _warp(estimate(second, first), forward)
+        squares = (forward**2).sum(-1) + (returned**2).sum(-1)
+        with np.errstate(invalid="ignore"):  # NaN, from outside the frame, compares as not visible
+            yield forward, ((forward + returned) ** 2).sum(-1) < 0.01 * squares + 0.5
+
+
+def _exact_motions(vectors: NDArray, visible: NDArray, crop_border: int) -> Iterator[tuple[NDArray, NDArray]]:
+    """Yield the flow that is known, and the pixels visible in both; what leaves the crop becomes NaN when warped."""
+    inner = slice(crop_border, -crop_border if crop_border else None)
+    for arrows, seen in zip(vectors[..., inner, inner], visible[:, 0, inner, inner], strict=True):
+        yield np.ascontiguousarray(arrows.transpose(1, 2, 0)), seen > 0

@@ -18,6 +18,7 @@ from kdsr_arch.options.section import (
     PlainName,
     Positive,
     PositiveFloat,
+    Section,
     Weight,
     option,
 )
@@ -33,6 +34,28 @@ class IoBackendOptions(OpenSection):
     )
 
 
+class CameraOptions(Section):
+    """How a camera moves over the photographs of a StillClipDataset; each clip draws a motion within these bounds."""
+
+    shift: Weight | None = option(None, "Largest speed in HR pixels a frame; slow ones are more frequent. Default: 8.")
+    zoom: Weight | None = option(None, "Largest change of size a frame, as a part. Default: 0.02.")
+    rotation: Weight | None = option(None, "Largest angle a frame, in degrees. Default: 1.")
+    tilt: Weight | None = option(
+        None, "Largest change of perspective a frame: of the size at the frame's edge, as a part. Default: 0.005."
+    )
+    shake: Weight | None = option(None, "Trembling of the hand, as a part of the speed. Default: 0.1.")
+    parallax: Weight | None = option(
+        None, "Part of the clips that have a second photograph in front, which moves on its own. Default: 0.5."
+    )
+    density: list[PositiveFloat] | None = option(
+        None,
+        "Pixels of a photograph for one of a frame: [low, high] to draw from. From 1.5 on frames are equally sharp at "
+        "all sub-pixel positions. Default: [2, 3].",
+        min_length=2,
+        max_length=2,
+    )
+
+
 class DatasetOptions(Component):
     """A data set. Keys that only one class reads are checked against that class."""
 
@@ -45,7 +68,8 @@ class DatasetOptions(Component):
 
     type: str = Field(
         description="The data set class, ours or BasicSR's: ClipDataset (clips for video networks), "
-        "PairedImageDataset, REDSDataset, VideoTestDataset, SingleImageDataset, ..."
+        "StillClipDataset (clips rendered from photographs), PairedImageDataset, REDSDataset, VideoTestDataset, "
+        "SingleImageDataset, ..."
     )
     name: PlainName | None = option(None, "The data set's name in logs, tables and result folders. Default: its key.")
     dataroot_gt: Names | None = option(
@@ -72,7 +96,7 @@ class DatasetOptions(Component):
         "ship in scikit-image.",
     )
     clip_length: Positive | None = option(
-        None, "ClipDataset: consecutive ground-truth frames N in one training sample."
+        None, "ClipDataset, StillClipDataset: consecutive ground-truth frames N in one training sample."
     )
     num_frame: Int | None = option(
         None,
@@ -135,6 +159,9 @@ class DatasetOptions(Component):
     skip_first: Count | None = option(None, "In tests, leave so many frames at each clip's start out of the metrics.")
     skip_last: Count | None = option(None, "In tests, leave so many frames at each clip's end out of the metrics.")
     center_frame_only: bool | None = option(None, "In tests, measure each clip's center frame only.")
+    camera: CameraOptions | None = option(
+        None, "StillClipDataset: the motions over the photographs. Default: pans, zooms, rotations, parallax."
+    )
     filename_tmpl: str | None = option(None, "Name of an image's LR file, such as '{}x4'. Default: '{}'.")
     datasets: list[DatasetOptions] | None = option(
         None, "MixDataset: the data sets to draw from; the keys beside this one are their defaults."

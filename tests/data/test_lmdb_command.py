@@ -6,6 +6,7 @@ import io
 import os
 import shutil
 
+import cv2
 import lmdb
 import numpy as np
 import pytest
@@ -171,3 +172,19 @@ def test_a_store_that_is_still_written_is_said_to_be(kdsr, store, tmp_path):
     assert "it is still being written or was broken off" in kdsr("info", half)[2]
     store.rename(tmp_path / ".b.lmdb.partial")
     assert "b.lmdb: its conversion is not finished; run the same command again" in kdsr("info", tmp_path / "b.lmdb")[2]
+
+
+def test_clips_of_stills(kdsr, frames, tmp_path, save):
+    save(tmp_path / "photos" / "a.png", np.tile(frames[0], (2, 2, 1)))
+    out = tmp_path / "stills.lmdb"
+    words = ("create", tmp_path / "photos", out, "--kind", "stills", "--length", 3, "--size", 48, 64, "--seed", 1)
+    code, _, err = kdsr(*words, "--camera", "shfit=2", "--quiet")
+    assert code == 2 and not missing(err, "--camera", near="shift")
+    code, _, err = kdsr(*words, "--camera", "shift=fast", "--quiet")
+    assert code == 2 and not missing(err, "--camera", "shift=fast") and not out.exists()
+    code, text, _ = kdsr(*words, "--camera", "shift=2", "density=1.5,2", "--lr", 4, "BI", "--quiet")
+    assert code == 0 and "frames: 3 in 1 clips (3 of 64x48)" in text and "flow: 2 in 1 clips" in text
+    assert "LR 'x4_BI_symmetric': 3 in 1 clips" in text
+    assert kdsr("verify", out)[0] == 0
+    code, text, _ = kdsr("export", out, tmp_path / "flow", "--side", "flow")
+    assert code == 0 and cv2.imread(str(tmp_path / "flow/0000/00000001.png"), cv2.IMREAD_UNCHANGED).dtype == np.uint16

@@ -362,3 +362,21 @@ def test_a_network_makes_no_colors_of_luma():
         Runner(net, traits_of(net, 2)).forward(torch.rand(1, 3, 8, 8))
     with refuses("Sequential", 1, 3):
         Runner(net, traits_of(net, 2)).restore(torch.rand(1, 2, 3, 8, 8))
+
+
+def test_exact_flow_goes_with_the_frames_that_count():
+    """Still pixels, brightness up by 40 from frame 2 to 3 alone; its flow says that nothing is visible there."""
+    sample = clip(frames=5)
+    sample["gt"] = sample["gt"] * 0 + torch.tensor([0.0, 0.0, 0.0, 40 / 255, 40 / 255]).view(5, 1, 1, 1)
+    sample["lq"] = sample["gt"][..., ::2, ::2].clone()
+    known = {"flow": torch.zeros(4, 2, 32, 40), "visible": torch.ones(4, 1, 32, 40)}
+    warp = {"warp": {"type": "calculate_warping_error", "flow": "exact"}}
+
+    def score(sample, **val):
+        return evaluator(2, metrics=warp | METRICS, **val).run(Bicubic(2), [sample], CPU, progress=False).mean
+
+    assert score(sample | known)["warp"] == pytest.approx(1e3 * (40 / 255) ** 2 / 4)
+    assert score(sample | known, skip_first=1)["warp"] == pytest.approx(1e3 * (40 / 255) ** 2 / 3)
+    known["visible"][2] = 0
+    assert score(sample | known, skip_first=1, skip_last=1)["warp"] == 0
+    assert set(score(sample)) == set(METRICS)  # nothing is known: left out

@@ -1,5 +1,7 @@
 """tOF and the warping error against laws: equality, known shifts, blur, flicker."""
 
+from functools import partial
+
 import cv2
 import numpy as np
 import pytest
@@ -81,3 +83,27 @@ def test_refusals(texture):
         calculate_tof(clip, clip, flow="spynet")
     with refuses("16x16", "(96, 128)"):
         calculate_warping_error(clip, clip, crop_border=45)
+
+
+def test_exact_flow_by_hand(texture):
+    """Frames of a camera that moves 3 pixels to the right: the picture goes 3 to the left, its left edge is lost."""
+    clip = moving(texture, 3)
+    vectors = np.zeros((3, 2, *clip.shape[1:3]), np.float32)
+    vectors[:, 0] = -3
+    visible = np.ones((3, 1, *clip.shape[1:3]), np.float32)
+    visible[..., :3] = 0
+    exact = partial(calculate_warping_error, flow="exact", motion=(vectors, visible))
+    assert exact(clip, clip) == 0.0
+    flicker = clip // 2
+    flicker[1::2] += 20
+    assert exact(flicker, clip) == pytest.approx(1e3 * (20 / 255) ** 2, rel=1e-6) == exact(flicker, clip, crop_border=4)
+    other = clip.copy()
+    other[:, :, :3] = 0  # of what is not visible nothing counts
+    assert exact(other, clip) > 0  # the next frame is sampled there
+    other = clip.copy()
+    other[0, :, :3] = 0
+    assert exact(other, clip) == 0.0
+    option = metric_options(type="calculate_warping_error", flow="exact")
+    assert measure(clip, clip, option, (vectors, visible)) == 0.0
+    with refuses("flow", "exact", "StillClipDataset"):
+        measure(clip, clip, option)

@@ -9,6 +9,7 @@ import torch
 import yaml
 
 from kdsr_arch.options import Options, complete, load_options, load_yaml, read_parts
+from kdsr_arch.options.schema_data import CameraOptions
 from tests.helpers import ROOT
 from tests.helpers.images import write_textures
 from tests.helpers.options import shipped_files
@@ -37,6 +38,8 @@ def _on_small_data(opt: Options, frames: Path) -> None:
         dataset.degradation = dataset.degradation or "BI"
         if dataset.gt_size and opt.scale:
             dataset.gt_size, dataset.batch_size_per_gpu = 16 * opt.scale, 2
+        if dataset.type == "StillClipDataset":
+            dataset.camera = CameraOptions(density=[1, 1])  # the frames are small for photographs
         if dataset.clip_length:
             dataset.clip_length = min(dataset.clip_length, 3)
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from kdsr_arch.data.augment import Crop
+from kdsr_arch.data.flow_image import FLOW_SIDE
 from kdsr_arch.data.image_file import turned
 from kdsr_arch.data.keys import clip_of, listed_name, meta_file, natural, safe_key, side_name, stored_key
 from kdsr_arch.data.pairs import DegradedSource
@@ -132,6 +133,7 @@ def _stamp(entry: Entry) -> str:
 def _encoded(job: Job, *, codec: Codec, low: Mapping[str, Any] | None) -> tuple[_Label, list[_Value] | _Bad]:
     """Make the values of one frame, in a worker."""
     label, source, key, crop = job
+    codec = ImageFileCodec() if label.side == FLOW_SIDE else codec  # tiles have no 16 bits
     try:
         data = source.encoded(key) if isinstance(codec, ImageFileCodec) and not crop else None
         # a PNG of 8 bits a channel, RGB, not interlaced, upright is taken as it is

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
+from kdsr_arch.data.flow_image import FLOW_SIDE
 from kdsr_arch.data.keys import stored_key
 from kdsr_arch.data.prepare.workers import ordered_map
 from kdsr_arch.data.sources import LmdbSource
@@ -38,7 +39,8 @@ def describe(root: str | Path) -> list[str]:
         raw += sum(3 * height * width * count for (height, width), count in sizes.items())
         shown = ", ".join(f"{count:,} of {w}x{h}" for (h, w), count in sizes.most_common(3))
         more = f" and {len(sizes) - 3} other sizes" if len(sizes) > 3 else ""
-        name = f"LR '{source.side}'" if source.side else "frames"
+        what = "flow" if source.side == FLOW_SIDE else f"LR '{source.side}'"
+        name = what if source.side else "frames"
         formats = set()
         for _, data in source.values(keys[:: max(1, len(keys) // _LOOKED_AT)]):
             suffix = next((suffix for magic, suffix in _SUFFIXES.items() if data[: len(magic)] == magic), None)

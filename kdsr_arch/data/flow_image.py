@@ -1,0 +1,30 @@
+"""Optical flow as images of 16 bits, in the form of KITTI's development kit, which every tool for flow reads."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+FLOW_SIDE = "flow"
+"""The version of a store's frames that holds the flow from each of them to the next, see LmdbSource."""
+_STEPS = 64  # of a pixel
+_ZERO = 1 << 15
+
+
+def flow_image(vectors: NDArray, visible: NDArray) -> NDArray[np.uint16]:
+    """Turn a flow into an image (H, W, 3) of uint16: 64 dx + 2^15, 64 dy + 2^15, and 1 where it is visible.
+
+    Args:
+        vectors: (2, H, W), (dx, dy) in pixels; rounded to 1/64, and not visible beyond 511 pixels.
+        visible: (1, H, W), 0 or 1.
+    """
+    steps = np.rint(vectors * _STEPS) + _ZERO
+    seen = (visible > 0) & ((steps >= 0) & (steps < 2 * _ZERO)).all(0)
+    image = np.concatenate([steps.clip(0, 2 * _ZERO - 1), seen])
+    return np.ascontiguousarray(image.transpose(1, 2, 0).astype(np.uint16))
+
+
+def read_flow_image(image: NDArray) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Invert :func:`flow_image`."""
+    planes = image.transpose(2, 0, 1).astype(np.float32)
+    return (planes[:2] - np.float32(_ZERO)) / np.float32(_STEPS), (planes[2:] > 0).astype(np.float32)
