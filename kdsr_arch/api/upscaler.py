@@ -21,6 +21,7 @@ from kdsr_arch.errors import UserError
 from kdsr_arch.infer.open import Opened, opened
 from kdsr_arch.infer.stream import Restorer
 from kdsr_arch.infer.traits import Traits, unwrap
+from kdsr_arch.options.yaml_reader import in_one_line
 from kdsr_arch.upscale.dispatch import describe, open_restorer
 from kdsr_arch.upscale.images import finish, memory_for, network_input
 from kdsr_arch.upscale.picture import Picture
@@ -65,7 +66,7 @@ def load(
         if value not in known[key]:
             raise UserError(f"{key} {value!r}: expected one of {', '.join(known[key])}")
     if isinstance(network, Mapping):
-        network = "{" + ", ".join(f"{key}: {_yaml(value)}" for key, value in network.items()) + "}"
+        network = in_one_line(dict(network))
     source: Any = None if weights is None else weights if isinstance(weights, nn.Module) else str(weights)
     with _python_words():
         if isinstance(source, nn.Module):
@@ -77,13 +78,6 @@ def load(
         )  # fmt: skip
         restorer, found = open_restorer(args)
     return Upscaler(restorer, found)
-
-
-def _yaml(value: Any) -> str:
-    """Write a value of an option file in flow style."""
-    import yaml
-
-    return yaml.safe_dump(value, default_flow_style=True, width=10**6).removesuffix("\n").removesuffix("\n...")
 
 
 @contextmanager
