@@ -6,6 +6,7 @@ import re
 
 import yaml
 
+import kdsr_arch
 from tests.helpers import ROOT
 
 
@@ -41,3 +42,9 @@ def test_shipped_weights_tell_their_network() -> None:
         beside = yaml.safe_load(weights.with_suffix(".yml").read_text())
         assert beside["network"]["type"] and beside["scale"]
         assert weights.stat().st_size < 8 * 2**20
+
+
+def test_the_citation_is_of_this_release() -> None:
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    assert citation["version"] == kdsr_arch.__version__ and citation["title"].startswith("KDSR")
+    assert {"cff-version", "message", "authors", "license"} <= set(citation)
