@@ -44,7 +44,8 @@ OPTION_FILES = {
 PACKAGE_DATA = {
     **{name: ["*.yml", "*.json"] for name in OPTION_FILES},
     "kdsr_arch.report": ["templates/*"],
-    "kdsr_arch": ["weights/*"],
+    "kdsr": ["py.typed"],
+    "kdsr_arch": ["py.typed", "weights/*"],
     "kdsr_arch.options": ["*.json"],
 }
 
@@ -57,7 +58,7 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.10,<3.13",
     classifiers=["Programming Language :: Python :: 3.11", "Programming Language :: Python :: 3.12"],
-    packages=[*find_packages(include=["kdsr_arch", "kdsr_arch.*"]), *OPTION_FILES],
+    packages=[*find_packages(include=["kdsr", "kdsr_arch", "kdsr_arch.*"]), *OPTION_FILES],
     package_dir={"kdsr_arch": "kdsr_arch", **OPTION_FILES},
     package_data=PACKAGE_DATA,
     install_requires=[

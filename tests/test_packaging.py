@@ -6,12 +6,20 @@ import re
 
 import yaml
 
+import kdsr_arch
 from tests.helpers import ROOT
 
 
 def test_every_folder_of_the_package_is_a_package() -> None:
-    folders = {path.parent for path in (ROOT / "kdsr_arch").rglob("*.py")}
+    folders = {path.parent for name in ("kdsr", "kdsr_arch") for path in (ROOT / name).rglob("*.py")}
     assert not [str(folder) for folder in folders if not (folder / "__init__.py").is_file()]
+
+
+def test_users_type_checkers_see_the_types() -> None:
+    setup = (ROOT / "setup.py").read_text()
+    assert setup.count('"py.typed"') == 2 and all(
+        (ROOT / name / "py.typed").is_file() for name in ("kdsr", "kdsr_arch")
+    )
 
 
 def test_the_launchers_folder_does_not_shadow_basicsr() -> None:
@@ -34,3 +42,9 @@ def test_shipped_weights_tell_their_network() -> None:
         beside = yaml.safe_load(weights.with_suffix(".yml").read_text())
         assert beside["network"]["type"] and beside["scale"]
         assert weights.stat().st_size < 8 * 2**20
+
+
+def test_the_citation_is_of_this_release() -> None:
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    assert citation["version"] == kdsr_arch.__version__ and citation["title"].startswith("KDSR")
+    assert {"cff-version", "message", "authors", "license"} <= set(citation)

@@ -49,6 +49,12 @@ class TaskOutput:
     raw: dict[str, Tensor] = field(default_factory=dict)
     weights: dict[str, float] = field(default_factory=dict)
 
+    @property
+    def total(self) -> Tensor:
+        """The sum of `losses`; a single one is its own, and spares a tiny network's step four operations."""
+        first, *more = self.losses.values()
+        return torch.stack([first, *more]).sum() if more else first
+
 
 class DistillTask(nn.Module):
     """Trains ``student`` by the pixel loss and the terms of ``options``, under ``teacher``.

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kdsr_arch.errors import UserError
+from kdsr_arch.losses.about import About
 
 Features = Any
 """What a tap recorded: a Tensor, or a tuple of Tensors; a list of those where ``multi`` is True."""
@@ -80,6 +81,7 @@ class DistillLoss(nn.Module):
         reaches_student: False while the loss trains its own parts only (it then has no gradient on the student,
             and the task neither weighs nor measures it).
         pretrain_iters: how many iterations a loss does so that begins with it; 0: none.
+        about: what docs/methods.md says of the method; see :class:`~kdsr_arch.losses.about.About`.
     """
 
     align_channels: bool = True
@@ -92,6 +94,7 @@ class DistillLoss(nn.Module):
     native_dtype: bool = False
     reaches_student: bool = True
     pretrain_iters: int = 0
+    about: ClassVar[About | None] = None
 
     def prepare(self, frames: Tensor) -> Tensor:
         """Prepare each recorded map (F, C, H, W) of either side, before adapters and ``forward``.

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from kdsr_arch.errors import UserError, one_of
+from kdsr_arch.losses.about import About
 from kdsr_arch.losses.affinity import instance_affinity
 from kdsr_arch.losses.base import CRITERIA, DistillLoss, as_maps, pool_larger, require_map, unit
 from kdsr_arch.registry import LOSS_REGISTRY
@@ -37,6 +38,14 @@ class ATLoss(DistillLoss):
         eps: added to the norm.
     """
 
+    about = About(
+        "AT: attention maps",
+        "Zagoruyko and Komodakis, ICLR 2017",
+        "mean (Q_S / |Q_S|₂ - Q_T / |Q_T|₂)², Q = Σ_c |F_c|^p",
+        "{at: f_lr, loss_weight: {balance: 0.1}}",
+        ratio="as balanced",
+    )
+
     align_channels = False
     align_size = False
 
@@ -62,6 +71,14 @@ class FitNetLoss(DistillLoss):
         criterion: 'l2' (the paper) or 'l1'.
         normalize: 'none', or 'teacher_rms': both sides are divided by the teacher's root mean square over the batch.
     """
+
+    about = About(
+        "FitNet: hints",
+        "Romero et al., ICLR 2015",
+        "mean (r(F_S) - F_T)², r a 1x1 convolution where channels differ",
+        "{at: f_lr, loss_weight: {balance: 0.1}}",
+        ratio="as balanced",
+    )
 
     def __init__(self, criterion: str = "l2", normalize: str = "none") -> None:
         super().__init__()
@@ -92,6 +109,14 @@ class FSPLoss(DistillLoss):
     Args:
         criterion: 'l2' (the paper) or 'l1' (FAKD's code); the mean over a matrix and the batch.
     """
+
+    about = About(
+        "FSP: flow from layer to layer",
+        "Yim et al., CVPR 2017",
+        "Σ_i mean (G_i(S) - G_i(T))², G_i = F_i F_(i+1)ᵀ / (H W)",
+        "{at: [block1, f_lr], loss_weight: {balance: 0.1}}",
+        ratio="as balanced",
+    )
 
     align_size = False
     multi = True
@@ -138,6 +163,14 @@ class RKDLoss(DistillLoss):
         angle_weight: weight of the angles; the paper's 50.
     """
 
+    about = About(
+        "RKD: relations between samples",
+        "Park et al., CVPR 2019",
+        "25 h(distances of S, of T) + 50 h(cosines of angles of S, of T), h the smooth L1",
+        "{at: f_lr, loss_weight: {balance: 0.1}}",
+        ratio="as balanced",
+    )
+
     align_channels = False
     align_size = False
 
@@ -165,6 +198,14 @@ class SPLoss(DistillLoss):
     Args:
         criterion: 'l2' (the paper) or 'l1' (FAKD's instance affinity).
     """
+
+    about = About(
+        "SP: similarity of samples",
+        "Tung and Mori, ICCV 2019",
+        "mean (G_S - G_T)², G the row-normalized Gram matrix of the batch",
+        "{at: f_lr, loss_weight: {balance: 0.1}}",
+        ratio="as balanced",
+    )
 
     align_channels = False
     align_size = False

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from kdsr_arch.errors import UserError, one_of
+from kdsr_arch.losses.about import About
 from kdsr_arch.losses.base import CRITERIA, Context, DistillLoss, require_map
 from kdsr_arch.ops.color import matched_colors
 from kdsr_arch.registry import LOSS_REGISTRY
@@ -31,6 +32,15 @@ class CrossKDLoss(DistillLoss):
         target: 'gt', the ground truth, or 'teacher', what the whole teacher makes.
         criterion: 'l1' or 'l2'.
     """
+
+    about = About(
+        "CrossKD-SR: the student's features through the teacher's later layers",
+        "ICVIP 2022",
+        "mean |T_later(c(F_S)) - y|, c a 1x1 convolution",
+        "{at: f_lr, loss_weight: {balance: 0.5}}",
+        ratio="as balanced",
+        options="train_crosskd.yml",
+    )
 
     context = True
     live_teacher = True

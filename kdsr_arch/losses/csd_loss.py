@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from kdsr_arch.errors import UserError
 from kdsr_arch.io import load_tensors
 from kdsr_arch.log import get_logger
+from kdsr_arch.losses.about import About
 from kdsr_arch.losses.base import Context, DistillLoss
 from kdsr_arch.ops.color import matched_colors
 from kdsr_arch.registry import LOSS_REGISTRY
@@ -42,6 +43,14 @@ class CSDLoss(DistillLoss):
         weights: w of the five features; of images their sum counts.
         detach: whether the contrast moves S alone; the authors' moves T as well.
     """
+
+    about = About(
+        "CSD: a network and a part of its channels learn together, with a contrast",
+        "Wang et al., IJCAI 2021",
+        "contrast Σ_i w_i |T_i - S_i| / Σ_n |N_i - S_i| + teach |T - y|, S a part of T, N enlarged LR images",
+        "none, 1; `contrast: 0.1`",
+        options="train_csd.yml",
+    )
 
     sides = "student"
     context = True

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from kdsr_arch.errors import UserError, one_of
+from kdsr_arch.losses.about import About
 from kdsr_arch.losses.base import CRITERIA, Context, DistillLoss
 from kdsr_arch.losses.dukd_loss import LUMA_SUM, changed, draw, require_images, undone
 from kdsr_arch.ops.color import matched_colors
@@ -27,6 +28,15 @@ class LabelConsistencyLoss(DistillLoss):
         probability: of each of f's four parts.
         criterion: d, 'l1' (published) or 'l2'.
     """
+
+    about = About(
+        "DCKD: the teacher under flips, transposition, inversion",
+        "Zhou et al., AAAI 2025",
+        "mean |S(x) - f⁻¹(T(f(x)))|, f at random",
+        "none, 1 beside 1 x output",
+        ratio="0.8 to 2.9",
+        options="train_dckd.yml",
+    )
 
     sides = "student"
     context = True
@@ -67,6 +77,15 @@ class HistoryContrastLoss(DistillLoss):
         keep: share of itself that the copy keeps.
         stretch: iterations after which the period grows.
     """
+
+    about = About(
+        "DCKD's contrast with an older copy of the student, on images",
+        "Zhou et al., AAAI 2025",
+        "mean |S(x) - T(x)| / Σ_n mean |S(x) - H(x_n)|, H an older S, x_n noisy",
+        "none, 0.1",
+        ratio="0.6 to 3.2",
+        options="train_dckd.yml",
+    )
 
     context = True
     moved: Tensor

@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from kdsr_arch.errors import UserError
+from kdsr_arch.losses.about import About
 from kdsr_arch.losses.base import DistillLoss
 from kdsr_arch.registry import LOSS_REGISTRY
 
@@ -25,6 +26,15 @@ class DegradationLoss(DistillLoss):
     Args:
         temperature: divides both vectors.
     """
+
+    about = About(
+        '"KDSR" of Xia et al.: an estimator of degradations for blind SR',
+        "Xia et al., ICLR 2023",
+        "KL(softmax(t / τ) || softmax(s / τ)), s and t the vectors of the degradation",
+        "{at: degradation, loss_weight: 1}",
+        options="train_blind.yml",
+        store="no",
+    )
 
     align_channels = False
     align_size = False

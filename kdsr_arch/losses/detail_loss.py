@@ -7,6 +7,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from kdsr_arch.errors import UserError
+from kdsr_arch.losses.about import About
 from kdsr_arch.losses.base import DistillLoss, require_map
 from kdsr_arch.registry import LOSS_REGISTRY
 
@@ -22,6 +23,15 @@ class FFTLoss(DistillLoss):
     Source: Sun et al., "Spatially-Adaptive Feature Modulation for Efficient Image Super-Resolution", ICCV 2023, as the
     authors' code computes it (``rfft2``: half of the spectrum, which of real images holds all).
     """
+
+    about = About(
+        "the Fourier transform of the image",
+        "Sun et al. (SAFMN), ICCV 2023",
+        "mean |rfft2(S(x)) - rfft2(y)|",
+        "{student: output, teacher: gt, loss_weight: 0.05}",
+        ratio="1.5 to 3.2",
+        options="train_fft.yml",
+    )
 
     align_channels = False
     align_size = False
@@ -41,6 +51,13 @@ class GradientLoss(DistillLoss):
     Source: Mathieu et al., "Deep multi-scale video prediction beyond mean square error", ICLR 2016, equation 6, with
     alpha 1, signed differences and the mean over pixels.
     """
+
+    about = About(
+        "differences between neighbors",
+        "Mathieu et al., ICLR 2016",
+        "(mean |∂_h(S(x) - y)| + mean |∂_v(S(x) - y)|) / 2",
+        "{student: output, teacher: gt}",
+    )
 
     align_channels = False
     align_size = False
@@ -64,6 +81,15 @@ class WaveletLoss(DistillLoss):
     Args:
         levels: how often the image is halved; its sides must be multiples of 2^levels.
     """
+
+    about = About(
+        "MTKD's distillation term: wavelets",
+        "Jiang et al., ECCV 2024",
+        "Σ_levels mean |W(S(x)) - W(T(x))|, W the Haar transform",
+        "none, 1 beside 0.1 x pixel",
+        ratio="280 to 1,400",
+        options="train_wavelet.yml",
+    )
 
     align_channels = False
     align_size = False

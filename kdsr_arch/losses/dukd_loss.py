@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from kdsr_arch.errors import UserError, one_of
+from kdsr_arch.losses.about import About
 from kdsr_arch.losses.base import CRITERIA, Context, DistillLoss
 from kdsr_arch.ops.bicubic import imresize
 from kdsr_arch.ops.color import matched_colors
@@ -37,6 +38,15 @@ class DUKDLoss(DistillLoss):
         probability: of each of f's four parts; 0: no label consistency.
         criterion: d, 'l1' (published) or 'l2'.
     """
+
+    about = About(
+        "DUKD: zoom-in, zoom-out, label consistency",
+        "Zhang et al., arXiv 2309.14162",
+        "mean |f⁻¹(S(f(u))) - T(u)| + mean |S(v) - x| + mean |S(v) - T(v)|, u cut out of y, v = x made smaller",
+        "none, 1 beside 5 x pixel and 1 x output",
+        ratio="1.7 to 4.7",
+        options="train_dukd.yml",
+    )
 
     sides = "none"
     context = True

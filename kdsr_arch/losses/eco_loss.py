@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from kdsr_arch.errors import UserError, one_of
+from kdsr_arch.losses.about import About
 from kdsr_arch.losses.base import CRITERIA, Context, DistillLoss
 from kdsr_arch.ops.bicubic import imresize
 from kdsr_arch.ops.color import matched_colors
@@ -31,6 +32,14 @@ class ECOLoss(DistillLoss):
         mix_input: False leaves the input as it is (``hr_only`` elsewhere), so that the target alone drifts.
         criterion: 'l1' or 'l2'.
     """
+
+    about = About(
+        "ECO: a teacher that fades out",
+        "Lee and Heo, AAAI 2024",
+        "mean |S(lerp(↓T(x), x, a)) - lerp(T(x), y, a)|, a from 0 to 1",
+        "none, 1 in the place of the pixel loss",
+        options="train_eco.yml",
+    )
 
     sides = "teacher"
     context = True

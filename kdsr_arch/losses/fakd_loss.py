@@ -8,6 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from kdsr_arch.errors import UserError, one_of
+from kdsr_arch.losses.about import About
 from kdsr_arch.losses.affinity import (
     channel_affinity,
     check_memory,
@@ -42,6 +43,15 @@ class FAKDLoss(DistillLoss):
         memory_gib: most memory for affinity matrices; a setting that needs more is refused with the arithmetic.
         eps: added to norms.
     """
+
+    about = About(
+        "FAKD: affinities",
+        "He et al., ICIP 2020",
+        "mean |A_S - A_T|, A = F̂ᵀ F̂, HW x HW, F̂ of unit channel vectors",
+        "{at: [fakd_1, fakd_2, fakd_3], loss_weight: 0.0392}",
+        ratio="0.44 to 0.52 (fakd_x4)",
+        options="train_fakd.yml",
+    )
 
     def __init__(
         self,

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from kdsr_arch.errors import UserError, one_of
+from kdsr_arch.losses.about import About
 from kdsr_arch.losses.base import CRITERIA, Context, DistillLoss
 from kdsr_arch.ops.warp import backward_warp
 from kdsr_arch.registry import LOSS_REGISTRY
@@ -89,6 +90,15 @@ class FlowDifferenceLoss(KnownFlowLoss):
     stays with its object costs nothing, one that flickers does. With ``teacher: gt`` it is the error itself.
     """
 
+    about = About(
+        "changes along the exact flow, as the teacher's",
+        "ours, not published",
+        "mean |(W(S_t+1) - S_t) - (W(T_t+1) - T_t)| where visible, W along the flow",
+        "{loss_weight: {balance: 0.3}}",
+        ratio="as balanced",
+        options="train_flow.yml",
+    )
+
     def forward(self, student: Sequence[Tensor], teacher: Sequence[Tensor], context: Context) -> Tensor:  # type: ignore[override]
         """Return the term's value for clips (B, N, C, H, W) of both sides, one a layer."""
         return self.value([ours - theirs for ours, theirs in zip(student, teacher, strict=True)], context)
@@ -101,6 +111,14 @@ class FlowConsistencyLoss(KnownFlowLoss):
     Source: the short-term temporal loss of Lai et al., "Learning Blind Video Temporal Consistency" (ECCV 2018), there
     along an estimated flow. A term of the student alone; blur has a small value, too.
     """
+
+    about = About(
+        "changes along the exact flow, of the student alone",
+        "Lai et al., ECCV 2018",
+        "mean |W(S_t+1) - S_t| where visible, W along the flow",
+        "{loss_weight: {balance: 0.3}}",
+        ratio="as balanced",
+    )
 
     sides = "student"
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from kdsr_arch.errors import UserError, one_of
+from kdsr_arch.losses.about import About
 from kdsr_arch.losses.base import Context, DistillLoss, as_maps
 from kdsr_arch.losses.vid_loss import pointwise_net
 from kdsr_arch.ops.color import matched_colors
@@ -39,6 +40,15 @@ class MiPKDLoss(DistillLoss):
         target: of I, 'teacher', what the whole teacher makes, or 'gt', the ground truth.
         latent: channels of the latent space; the teacher's by default.
     """
+
+    about = About(
+        "MiPKD: features mixed at random, images routed through either network's blocks",
+        "Li et al., ICLR 2025",
+        "Σ_k (|D(Z_k) - T_k| + auto |D(E_T(T_k)) - T_k|) + block |I - T|, Z = M E_T(T) + (1 - M) E_S(S)",
+        "{at: [block1, f_lr], loss_weight: {balance: 0.5}}",
+        ratio="as balanced",
+        options="train_mipkd.yml",
+    )
 
     align_channels = False
     align_size = False

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from kdsr_arch.errors import UserError, one_of
+from kdsr_arch.losses.about import About
 from kdsr_arch.losses.base import DistillLoss
 from kdsr_arch.registry import LOSS_REGISTRY
 
@@ -27,6 +28,15 @@ class MotionCompensationLoss(DistillLoss):
         epsilon: its constant.
         over: 'pixel' or 'field'.
     """
+
+    about = About(
+        "VESPCN's own term, of the student alone",
+        "Caballero et al., CVPR 2017",
+        "Σ_i mean |I_i warped - I_0|² + 0.01 H(flow_i), H a Huber-like smoothness",
+        "{student: motion, loss_weight: 0.01}",
+        ratio="0.04 to 0.1 (std_vespcn)",
+        options="train_std.yml",
+    )
 
     align_channels = False
     align_size = False

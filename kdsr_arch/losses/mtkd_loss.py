@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from kdsr_arch.errors import UserError, one_of
+from kdsr_arch.losses.about import About
 from kdsr_arch.losses.base import CRITERIA, Context, DistillLoss, require_map
 from kdsr_arch.losses.dct_swin import DCTSwin
 from kdsr_arch.losses.detail_loss import WaveletLoss
@@ -40,6 +41,14 @@ class MTKDLoss(DistillLoss):
         base: what the network adds to, 'mean' or 'color'.
         num_feat, depths, num_heads, window_size: size of the network; published 96, [4, 4], 6 and 8.
     """
+
+    about = About(
+        "MTKD: several teachers, joined by a network that is trained along",
+        "Jiang et al., ECCV 2024",
+        "d(S(x), J) + mean |J - y|, J what a network makes of all teachers' images",
+        "{student: output, teacher: [t, t2], loss_weight: 1}",
+        options="train_mtkd.yml",
+    )
 
     align_channels = False
     align_size = False

@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from kdsr_arch.errors import one_of
+from kdsr_arch.losses.about import About
 from kdsr_arch.losses.base import CRITERIA, DistillLoss
 from kdsr_arch.registry import LOSS_REGISTRY
 
@@ -80,6 +81,15 @@ class SpatialAttentionLoss(DistillLoss):
         criterion: 'l2' (the paper's; the mean squared difference) or 'l1'.
         reduction: 'mean' or 'sum' over the pixels.
     """
+
+    about = About(
+        "STD: space in video",
+        "Xiao et al., CVPR 2021",
+        "mean (M(F_S) - M(F_T))², M = Σ_c F_c²",
+        "{at: f_sr, loss_weight: {balance: 0.1}}",
+        ratio="0.13 as balanced, 0.007 to 0.03 as published (std_vespcn)",
+        options="train_std.yml",
+    )
 
     align_channels = False
     native_dtype = True

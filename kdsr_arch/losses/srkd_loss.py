@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from kdsr_arch.errors import UserError, one_of
+from kdsr_arch.losses.about import About
 from kdsr_arch.losses.base import CRITERIA, DistillLoss, require_map
 from kdsr_arch.registry import LOSS_REGISTRY
 
@@ -38,6 +39,15 @@ class SRKDLoss(DistillLoss):
         criterion: 'l2' (mean squared error; from memory of the paper) or 'l1'.
         normalization: 'none', or divide each image's statistic by its 'mean' magnitude or its 'std'.
     """
+
+    about = About(
+        "SRKD: statistics over channels",
+        "Gao et al., ACCV 2018",
+        "mean (m_S - m_T)², m = (mean_c F)²",
+        "{at: [srkd_1, srkd_2, srkd_3], loss_weight: 1 to 3}",
+        ratio="0.004 to 0.008 (srkd_x3)",
+        options="train_srkd.yml",
+    )
 
     align_channels = False
 

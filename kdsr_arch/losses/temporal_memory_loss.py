@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from kdsr_arch.device import LateFlag
 from kdsr_arch.errors import UserError, one_of
+from kdsr_arch.losses.about import About
 from kdsr_arch.losses.base import CRITERIA, DistillLoss
 from kdsr_arch.parallel import distributed
 from kdsr_arch.registry import LOSS_REGISTRY
@@ -117,6 +118,15 @@ class TemporalMemoryLoss(DistillLoss):
         criterion: 'l2' (published; the mean squared difference) or 'l1'.
         threshold: the value under which a trained ConvLSTM is fixed for good; looked at every 16 steps.
     """
+
+    about = About(
+        "STD: time in video",
+        "Xiao et al., CVPR 2021",
+        "mean (C_S - C_T)², C the last memory cell of one ConvLSTM over the clip's F",
+        "{at: f_sr, loss_weight: {balance: 0.1}}",
+        ratio="0.09 as balanced, 0.01 to 0.04 as published (std_vespcn)",
+        options="train_std.yml",
+    )
 
     clip = True
     native_dtype = True

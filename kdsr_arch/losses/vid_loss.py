@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kdsr_arch.errors import UserError, one_of
+from kdsr_arch.losses.about import About
 from kdsr_arch.losses.base import DistillLoss, as_maps, pool_larger
 from kdsr_arch.registry import LOSS_REGISTRY
 
@@ -84,6 +85,14 @@ class VariationalLoss(DistillLoss):
         constant: add PISR's constant ``C log(2 pi) / 2`` (no gradient; the value equals the published one).
     """
 
+    about = About(
+        "variational information, freely composed",
+        "Ahn et al., CVPR 2019",
+        "mean (log(b) / 2 + (μ - F_T)² / (2 b)), μ and b predicted from F_S",
+        "{at: f_lr, loss_weight: {balance: 0.1}}",
+        ratio="as balanced",
+    )
+
     align_channels = False
     align_size = False
     multi = True
@@ -153,6 +162,15 @@ class VIDLoss(VariationalLoss):
         initial: variance at the start.
     """
 
+    about = About(
+        "VID: variational information",
+        "Ahn et al., CVPR 2019",
+        "mean (log(b) / 2 + (μ(F_S) - F_T)² / (2 b)), b one a channel",
+        "{at: f_lr, loss_weight: {balance: 0.1}}",
+        ratio="0.15 to 0.18 as balanced (pisr_x4)",
+        options="train_vid.yml",
+    )
+
     def __init__(self, hidden: int | None = None, initial: float = 5.0) -> None:
         super().__init__(hidden=hidden, initial=initial)
 
@@ -168,6 +186,15 @@ class PISRLoss(VariationalLoss):
         spread: 'element' (published), 'channel', 'position' or 'layer'.
         hidden: width of the hidden layers; the teacher's by default.
     """
+
+    about = About(
+        "PISR: a privileged teacher",
+        "Lee et al., ECCV 2020",
+        "mean (log(2 b) + |μ - F_T| / b), μ and b predicted from F_S",
+        "{at: expanding, loss_weight: 1e-6}",
+        ratio="3e-5; 0.15 where balanced at 0.1 (pisr_x4)",
+        options="train_pisr.yml",
+    )
 
     def __init__(self, distribution: str = "laplace", spread: str = "element", hidden: int | None = None) -> None:
         scale = 0.1 if distribution == "laplace" else 0.001

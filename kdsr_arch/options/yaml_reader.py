@@ -250,6 +250,11 @@ def parse_value(text: str) -> Any:
     return values
 
 
+def in_one_line(value: Any) -> str:
+    """Write a value as an option file has it in flow style, such as ``{type: FSRCNN, scale: 4}``."""
+    return yaml.safe_dump(value, default_flow_style=True, sort_keys=False, width=10**6).removesuffix("\n...\n").strip()
+
+
 def describe(value: Any) -> str:
     """Describe a value for a message, with its kind where that is not plain: ``the text 'abc'``, ``a list``."""
     if value is None:

@@ -12,12 +12,13 @@ from kdsr_arch.data.loader import to_device
 from kdsr_arch.device import pick_device
 from kdsr_arch.distill.taps import Batch
 from kdsr_arch.distill.task import DistillTask
-from kdsr_arch.distill.teachers import build_teacher, stored_teacher
+from kdsr_arch.distill.teachers import CachedTeacher, build_teacher, stored_teacher
 from kdsr_arch.errors import UserError
 from kdsr_arch.infer.cost import count_parameters
 from kdsr_arch.infer.open import load_pretrained, misfits
 from kdsr_arch.optim.update import EMA, Schedule, build_optimizer, load_optimizer
-from kdsr_arch.options.schema import Options
+from kdsr_arch.options.schema import Options, TeacherOptions
+from kdsr_arch.options.schema_train import TrainOptions
 from kdsr_arch.registry import MODEL_REGISTRY, build
 
 
@@ -40,18 +41,32 @@ class DistillModel:
     distills = True
 
     def __init__(self, opt: Options, sample: Batch) -> None:
-        options = opt.train
-        assert options is not None and opt.scale is not None
-        self.device = pick_device(opt.num_gpu)
-        self.student = build("network", opt.network_g, "network_g")
-        load_pretrained(self.student, opt.path, "g")
+        assert opt.train is not None and opt.scale is not None
+        student = build("network", opt.network_g, "network_g")
+        load_pretrained(student, opt.path, "g")
         teacher = stored_teacher(opt) or build_teacher(opt)
-        self.student.to(self.device)
+        self._join(student, teacher, opt.train, sample, opt.scale, pick_device(opt.num_gpu), opt.teacher)
+
+    @classmethod
+    def of(
+        cls, student: nn.Module, teacher: nn.Module | None, options: TrainOptions, sample: Batch, scale: int,
+        device: torch.device,
+    ) -> DistillModel:  # fmt: skip
+        """Make one of networks that are there already; see the class."""
+        model = cls.__new__(cls)
+        model._join(student, teacher, options, sample, scale, device)
+        return model
+
+    def _join(
+        self, student: nn.Module, teacher: nn.Module | CachedTeacher | None, options: TrainOptions, sample: Batch,
+        scale: int, device: torch.device, teacher_options: TeacherOptions | None = None,
+    ) -> None:  # fmt: skip
+        self.student, self.device = student.to(device), device
         if options.channels_last:
             use_channels_last(self.student)
         sample = to_device(sample, self.device, options.channels_last)
         self.task = DistillTask(
-            self.student, teacher, options, sample, scale=opt.scale, teacher_options=opt.teacher
+            self.student, teacher, options, sample, scale=scale, teacher_options=teacher_options
         ).train()
         train_only = self.task.train_only_parameters()
         self.parameters = [*self.student.parameters(), *train_only]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
 
 import torch
 from torch import Tensor
@@ -21,12 +20,6 @@ from kdsr_arch.train.step_graph import StepGraph
 CHECK_PERIOD_CUDA = 16
 # steps in a row that the gradient scaler may leave out: its scale is then 2^40 times smaller than it was
 SCALER_PATIENCE = 40
-
-
-def _sum(losses: Mapping[str, Tensor]) -> Tensor:
-    """Return the sum of scalar losses; a single one is its own, and spares a tiny network's step four operations."""
-    first, *more = losses.values()
-    return torch.stack([first, *more]).sum() if more else first
 
 
 class Steps:
@@ -77,7 +70,7 @@ class Steps:
             self.meter.add(output.losses, iteration)
             if micro == 0 and measured:
                 self.ratios = model.task.measure(output, iteration)
-            loss = _sum(output.losses)
+            loss = output.total
             model.scaler.scale(loss / options.accumulation if options.accumulation > 1 else loss).backward()
         if self.world > 1:
             distributed.average_gradients(model.parameters)
@@ -103,14 +96,14 @@ class Steps:
         """Take a step of one micro-batch without ever waiting for the device, as a graph records it."""
         model = self.model
         model.optimizer.zero_grad(set_to_none=True)
-        losses = model.task(self.batches.expand(batch), iteration).losses
-        _sum(losses).backward()
+        output = model.task(self.batches.expand(batch), iteration)
+        output.total.backward()
         gradients, norm = self._gradients()
         clip_gradients(gradients, norm, self.options.grad_clip)
         model.optimizer.step()
         if model.ema:
             model.ema.update(model.student)
-        return {name: loss.detach() for name, loss in losses.items()} | {"grad_norm": norm}
+        return {name: loss.detach() for name, loss in output.losses.items()} | {"grad_norm": norm}
 
     def _gradients(self) -> tuple[list[Tensor], Tensor]:
         """Return the gradients that there are, and their norm."""

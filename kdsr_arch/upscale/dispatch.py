@@ -44,32 +44,53 @@ def run_upscale(args: argparse.Namespace) -> int:
 
 
 def _run(args: argparse.Namespace, kind: str) -> int:
-    if args.outscale is not None and not 1 <= args.outscale <= 16:
-        raise UserError(f"--outscale {args.outscale}: expected 1 to 16")
     if args.image_quality is not None and not (kind != "video" and 1 <= args.image_quality <= 100):
         raise UserError(f"--image-quality {args.image_quality}: expected 1 to 100, for images; that of videos is --crf")
-    for name, high in (("overlap", 1024), ("batch", 1024), ("threads", 1024), ("crf", 63)):
-        if not 0 <= getattr(args, name) <= high:
-            raise UserError(f"--{name} {getattr(args, name)}: expected 0 to {high}")
+    _check_range(args, ("threads", 1024), ("crf", 63))
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    restorer, opened = open_restorer(args)
+    print(describe(opened, restorer), flush=True)
+    with memory_for(str(args.input)):
+        return _upscale(args, kind, restorer, fingerprint(opened, restorer.amp))
+
+
+def open_restorer(args: argparse.Namespace) -> tuple[Restorer, Opened]:
+    """Open the network that the arguments mean, with what runs it on frames; `kdsr.load` does as well.
+
+    Args:
+        args: `weights` (or an `Opened`), `network`, `quality`, `scale`, `outscale`, `device`, `precision`, `tile`,
+            `overlap`, `batch` and `root`, as the command line has them.
+
+    Raises:
+        UserError: a value out of range, no such weights, or a network that cannot upscale.
+    """
+    if args.outscale is not None and not 1 <= args.outscale <= 16:
+        raise UserError(f"--outscale {args.outscale}: expected 1 to 16")
+    _check_range(args, ("overlap", 1024), ("batch", 1024))
     text = "0" if args.tile == "auto" else args.tile  # whole frames, halved where memory runs out
     if not text.isdigit() or 0 < int(text) < _MIN_TILE:
         raise UserError(f"--tile {text}: expected 'auto', 0 (whole frames) or a side of at least {_MIN_TILE} LR pixels")
-    if args.threads:
-        torch.set_num_threads(args.threads)
     if args.device == "cuda" and not torch.cuda.is_available():
         raise UserError("--device cuda: no CUDA device is available; take --device cpu")
-    device = pick_device(0 if args.device == "cpu" else "auto")
-    opened = open_any(_weights(args), args.network, args.scale, device=device, root=args.root)
+    device, opened = pick_device(0 if args.device == "cpu" else "auto"), args.weights
+    if isinstance(opened, Opened):
+        opened.net.to(device)
+    else:
+        opened = open_any(_weights(args), args.network, args.scale, device=device, root=args.root)
     _check_network(opened, args.scale)
     amp = choose_amp(args.precision, device, opened)
     if args.outscale is not None:
         opened = rescaled(opened, args.outscale)
-    print(_describe(opened, device, amp), flush=True)
     runner = Runner(opened.net, opened.traits)
     runner.name = opened.label  # as the user knows it
-    restorer = Restorer(runner, device, amp, int(text), args.overlap, args.batch)
-    with memory_for(str(args.input)):
-        return _upscale(args, kind, restorer, fingerprint(opened, amp))
+    return Restorer(runner, device, amp, int(text), args.overlap, args.batch), opened
+
+
+def _check_range(args: argparse.Namespace, *limits: tuple[str, int]) -> None:
+    for name, high in limits:
+        if not 0 <= getattr(args, name) <= high:
+            raise UserError(f"--{name} {getattr(args, name)}: expected 0 to {high}")
 
 
 def _weights(args: argparse.Namespace) -> str | None:
@@ -201,12 +222,13 @@ def fingerprint(opened: Opened, amp: str) -> str:
     return hashlib.sha256(f"{opened.network} {amp} {opened.digest}".encode()).hexdigest()[:16]
 
 
-def _describe(opened: Opened, device: torch.device, amp: str) -> str:
+def describe(opened: Opened, restorer: Restorer) -> str:
+    """Say in a line what runs, and where."""
     traits = opened.traits
     kind = {
         "image": "an image network",
         "window": f"a video network of {traits.num_frame} frames",
         "recurrent": "a recurrent video network",
     }[traits.mode]
-    precision = {"no": "", "fp16": ", fp16", "bf16": ", bf16"}[amp]
-    return f"{opened.label}: x{traits.scale}, {kind}, {traits.color.upper()}, on {device.type}{precision}"
+    precision = {"no": "", "fp16": ", fp16", "bf16": ", bf16"}[restorer.amp]
+    return f"{opened.label}: x{traits.scale}, {kind}, {traits.color.upper()}, on {restorer.device.type}{precision}"

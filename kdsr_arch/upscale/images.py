@@ -44,12 +44,12 @@ def memory_for(name: str) -> Iterator[None]:
 def upscale_picture(restorer: Restorer, picture: Picture) -> Picture:
     """Upscale one image on its own: a video network is shown it as every frame of its window."""
     with memory_for(picture.name):
-        lq = _network_input(restorer, picture)
-        return _finish(restorer, picture, restorer.piece([lq], [0])[0].cpu())
+        lq = network_input(restorer, picture)
+        return finish(restorer, picture, restorer.piece([lq], [0])[0].cpu())
 
 
-def _network_input(restorer: Restorer, picture: Picture) -> Tensor:
-    """(C, h, w): gray images stay gray for Y networks, and become three equal channels for RGB ones."""
+def network_input(restorer: Restorer, picture: Picture) -> Tensor:
+    """Make (C, h, w) of a picture: gray stays gray for Y networks, and becomes three equal channels for RGB ones."""
     lq = to_float(picture.color if picture.alpha is None else bled(picture.color, picture.alpha))
     return lq.expand(3, -1, -1).contiguous() if len(lq) == 1 and restorer.traits.color == "rgb" else lq
 
@@ -88,7 +88,8 @@ def _resized(image: NDArray, size: Sequence[int], how: int) -> NDArray:
     return cv2.resize(image, size, interpolation=how).reshape(size[1], size[0], image.shape[2])
 
 
-def _finish(restorer: Restorer, picture: Picture, sr: Tensor) -> Picture:
+def finish(restorer: Restorer, picture: Picture, sr: Tensor) -> Picture:
+    """Make the enlarged picture of what the network made (C, H, W): whole numbers, gray again, alpha enlarged."""
     dtype, sr = picture.color.dtype.type, restorer.checked(sr, picture.name)
     if picture.color.shape[2] == 1 and len(sr) == 3:
         sr = sr.mean(0, keepdim=True)
@@ -227,7 +228,7 @@ def _upscale_clip(restorer: Restorer, clip: Mapping[Path, Path]) -> Iterator[tup
                     "must be of one size"
                 )
             waiting.append((path, picture))
-            yield _network_input(restorer, picture)
+            yield network_input(restorer, picture)
 
     results = restorer.stream(frames(), restorer.at_once(*first.color.shape[:2]))
     while True:
@@ -236,5 +237,5 @@ def _upscale_clip(restorer: Restorer, clip: Mapping[Path, Path]) -> Iterator[tup
             if sr is None:
                 return
             path, picture = waiting.popleft()
-            made = _finish(restorer, picture, sr.cpu())
+            made = finish(restorer, picture, sr.cpu())
         yield path, made

@@ -82,7 +82,7 @@ def test_other_weights_are_not_added_to(folder, tmp_path, restorer, monkeypatch)
     assert run("one") == (1, [])
     (folder / "b/1.png").rename(tmp_path / "kept.png")
     with pytest.raises(KeyboardInterrupt), monkeypatch.context() as patch:
-        patch.setattr(images_module, "_finish", interrupted)
+        patch.setattr(images_module, "finish", interrupted)
         run("two", overwrite=True)
     for network in ("one", "two"):  # of which there may be some by now
         with refuses(tmp_path / "out", "--overwrite"):
@@ -96,14 +96,14 @@ def interrupted(*_):
 
 @pytest.mark.parametrize("error", [MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory: 9 bytes")])
 def test_images_too_large_for_memory_are_told(folder, tmp_path, restorer, monkeypatch, error):
-    finish = images_module._finish
+    finish = images_module.finish
 
     def limited(restorer, picture, sr):
         if picture.name.endswith("b/1.png"):
             raise error
         return finish(restorer, picture, sr)
 
-    monkeypatch.setattr(images_module, "_finish", limited)
+    monkeypatch.setattr(images_module, "finish", limited)
     count, failures = upscale_folder(restorer("bicubic"), folder, tmp_path / "out")
     assert count == 4 and len(failures) == 1 and not missing(failures[0], folder / "b/1.png", "memory")
     with refuses(folder / "b/1.png", "memory"):
@@ -114,7 +114,7 @@ def test_faults_of_the_program_are_not_taken_for_memory(folder, tmp_path, restor
     def failing(*_):
         raise RuntimeError("a fault")
 
-    monkeypatch.setattr(images_module, "_finish", failing)
+    monkeypatch.setattr(images_module, "finish", failing)
     with pytest.raises(RuntimeError, match="a fault"):
         upscale_folder(restorer("bicubic"), folder, tmp_path / "out")
 

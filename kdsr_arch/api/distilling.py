@@ -1,0 +1,289 @@
+"""Distillation of any two networks: as one call, and as a task for a loop of one's own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from kdsr_arch.data.loader import to_device
+from kdsr_arch.device import pick_device
+from kdsr_arch.distill.task import DistillTask
+from kdsr_arch.errors import OptionErrors, UserError, nearest
+from kdsr_arch.losses.base import DistillLoss
+from kdsr_arch.options.schema_train import TrainOptions
+from kdsr_arch.options.section import parse_section
+from kdsr_arch.parallel import distributed
+from kdsr_arch.registry import build
+from kdsr_arch.train.distill_model import DistillModel
+from kdsr_arch.train.meter import Meter
+from kdsr_arch.train.steps import Steps
+
+Terms = Mapping[str, Mapping[str, Any]]
+"""Distillation terms by name, each as in ``train.distill_opt`` of an option file."""
+_UNKNOWN = 10**9  # iterations of a loop that does not say how many
+_FURTHER = (  # keys of `train` that `distill` takes as they are
+    *("scheduler", "warmup_iter", "ema_decay", "amp", "accumulation", "grad_clip", "stages", "ratio_freq"),
+    *("channels_last", "compile"),
+)
+
+
+def make_task(
+    student: nn.Module,
+    teacher: nn.Module | None,
+    terms: Terms,
+    sample: Any,
+    *,
+    pixel: str | Mapping[str, Any] | None = "L1Loss",
+    scale: int | None = None,
+    stages: Sequence[Mapping[str, Any]] = (),
+    amp: str = "no",
+    compile: bool = False,
+) -> DistillTask:
+    """Make a task that gives the losses of a distillation, for a training loop of one's own.
+
+    Args:
+        student: the network to train, as it is; its state dict stays its own.
+        teacher: its teacher, which is frozen and put into evaluation mode; None where no term needs one.
+        terms: by name, as in ``train.distill_opt``: ``{"features": {"type": "FAKDLoss", "at": "body"}}``.
+        sample: a batch on the device that is trained on: ``(lq, gt)`` or ``{"lq": ..., "gt": ...}``, images
+            (B, C, h, w) or clips (B, T, C, h, w), floats in [0, 1], RGB.
+        pixel: the loss between the student's output and the ground truth, as in ``train.pixel_opt``; None: none.
+        scale: of both networks; that of the sample by default.
+        stages: as in ``train.stages``; `DistillTask.set_stage` is then called before each iteration.
+        amp: precision in which both networks run: 'no', 'bf16' or 'fp16'; losses are float32.
+        compile: run the student through torch.compile.
+
+    Raises:
+        UserError: a term that cannot be, a tap that does not exist, shapes that cannot be aligned.
+    """
+    batch, total = as_batch(sample), sum(stage.get("iters", 0) for stage in stages)
+    given = {"optim_g": {"type": "Adam"}, "pixel_opt": _loss_spec(pixel), "distill_opt": terms, "stages": stages}
+    options = _train_options({**given, "total_iter": total or _UNKNOWN, "amp": amp, "compile": compile})
+    _check_networks(student, teacher)
+    return DistillTask(student, teacher, options, batch, scale=scale or scale_of(batch)).train()
+
+
+def _check_networks(student: nn.Module, teacher: nn.Module | None) -> None:
+    """Refuse a student with nothing to train; a teacher that is the student would be frozen with it."""
+    own = {id(p) for p in student.parameters()}
+    if teacher is not None and any(id(p) in own for p in teacher.parameters()):
+        raise UserError("student and teacher share parameters: give a copy as the teacher (copy.deepcopy(student))")
+    if not any(p.requires_grad for p in student.parameters()):
+        raise UserError("the student has no parameter to train: student.requires_grad_() makes them all trainable")
+
+
+def as_batch(batch: Any) -> dict[str, Any]:
+    """Return a batch as a mapping, of the pair ``(lq, gt)`` as well.
+
+    Raises:
+        UserError: it is neither, or holds no float images.
+    """
+    if isinstance(batch, Sequence) and len(batch) == 2:
+        batch = {"lq": batch[0], "gt": batch[1]}
+    if not isinstance(batch, Mapping) or not {"lq", "gt"} <= set(batch):
+        raise UserError('a batch must be a pair (lq, gt) or a mapping {"lq": ..., "gt": ...} of tensors')
+    for key in ("lq", "gt"):
+        value = batch[key]
+        if not isinstance(value, Tensor) or not value.is_floating_point() or value.dim() not in (4, 5):
+            got = f"{value.dtype} {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
+            raise UserError(f"{key}: must be floats in [0, 1] of shape (B, C, H, W) or (B, T, C, H, W), not {got}")
+    return {key: value.float() if key in ("lq", "gt") else value for key, value in batch.items()}
+
+
+def scale_of(batch: Mapping[str, Any]) -> int:
+    """Return how many times wider the ground truth of a batch is than its LR images.
+
+    Raises:
+        UserError: it is not so many times as wide and high.
+    """
+    lq, gt = (batch[key].shape[-2:] for key in ("lq", "gt"))
+    scale = max(gt[0] // lq[0], 1)
+    if (lq[0] * scale, lq[1] * scale) != tuple(gt):
+        raise UserError(f"gt {tuple(gt)} is no whole multiple of lq {tuple(lq)}: cut it to lq times the scale")
+    return scale
+
+
+def _loss_spec(loss: str | Mapping[str, Any] | None) -> Mapping[str, Any] | None:
+    return {"type": loss} if isinstance(loss, str) else loss
+
+
+def _train_options(values: Mapping[str, Any]) -> TrainOptions:
+    options, faults = parse_section(TrainOptions, _plain(values), ["train"])
+    faults += [(f"train.{key}", sentence) for key, sentence in options.faults_below()]
+    if faults:
+        raise OptionErrors([f"{key}: {sentence}" for key, sentence in faults])
+    return options
+
+
+def _plain(value: Any) -> Any:
+    """Copy mappings and sequences as dicts and lists, which is what option files hold."""
+    if isinstance(value, Mapping):
+        return {key: _plain(item) for key, item in value.items()}
+    return [_plain(item) for item in value] if isinstance(value, (list, tuple)) else value
+
+
+# ------------------------------------------------------------------------------------------------------- losses
+
+
+def loss(name: str, student: Any, teacher: Any = None, **keywords: Any) -> Tensor:
+    """Compute a registered loss between two feature maps, or lists of maps; a scalar with a gradient to the student.
+
+    Args:
+        name: the loss's `type` in an option file, such as ``"FAKDLoss"``; ``kdsr list losses`` lists them.
+        student: what the student's tap gave: a map (N, C, H, W), or a list of them, one a layer.
+        teacher: likewise; it is detached. None for a loss of the student alone.
+        keywords: those of the loss.
+
+    Raises:
+        UserError: an unknown loss or keyword, or a loss that cannot be a function: one that trains parts of its own or
+            runs the networks itself. `make_task` serves those.
+    """
+    made = build("loss", {"type": name, **keywords}, f"loss {name}")
+    if getattr(made, "context", False):
+        raise UserError(f"{name} runs the networks itself, so it is no function of two maps; give it to kdsr.make_task")
+    several = isinstance(student, (list, tuple))
+    ours = list(student) if several else [student]
+    theirs = None if teacher is None else [t.detach() for t in (teacher if several else [teacher])]
+    multi = getattr(made, "multi", False)
+    for s, t in zip(ours, theirs or (), strict=False):
+        channels, sizes = (getattr(made, key, True) for key in ("align_channels", "align_size"))
+        if (channels and s.shape[1:2] != t.shape[1:2]) or (sizes and s.shape[2:] != t.shape[2:]):
+            raise UserError(
+                f"{name} needs maps of one shape, got {tuple(s.shape)} and {tuple(t.shape)}: kdsr.make_task puts an "
+                "adapter between them"
+            )
+    if isinstance(made, DistillLoss):
+        made.setup([s.shape for s in ours], [t.shape for t in theirs or ()])
+    if any(True for _ in made.parameters()):
+        raise UserError(f"{name} trains parts of its own, so it is no function of two maps; give it to kdsr.make_task")
+    if multi:
+        return made(ours) if theirs is None else made(ours, theirs)
+    pairs = [(s,) for s in ours] if theirs is None else zip(ours, theirs, strict=True)
+    return torch.stack([made(*pair).reshape(()) for pair in pairs]).sum()
+
+
+# --------------------------------------------------------------------------------------------------- the whole loop
+
+
+@dataclass
+class Distilled:
+    """What `distill` gives.
+
+    Attributes:
+        student: the network that was given, trained, in evaluation mode.
+        averaged: the average of its weights, with ``ema_decay``; else the student itself.
+        history: means of the losses, and the terms' gradient ratios (``ratio/NAME``), up to an ``iteration``.
+    """
+
+    student: nn.Module
+    averaged: nn.Module
+    history: list[dict[str, float]] = field(default_factory=list)
+
+
+def distill(
+    student: nn.Module,
+    teacher: nn.Module | None,
+    terms: Terms,
+    data: Iterable[Any],
+    *,
+    iterations: int,
+    pixel: str | Mapping[str, Any] | None = "L1Loss",
+    optimizer: Mapping[str, Any] | None = None,
+    scale: int | None = None,
+    device: str | torch.device = "auto",
+    report_every: int = 100,
+    report: Callable[[dict[str, float]], None] | None = None,
+    **train: Any,
+) -> Distilled:
+    """Train a student under a teacher, in memory: no option file, no folder, no checkpoints.
+
+    Args:
+        student, teacher, terms, pixel, scale: see `make_task`.
+        data: batches ``(lq, gt)`` or ``{"lq": ..., "gt": ...}``, such as a DataLoader of shuffled pairs, gone through
+            again and again.
+        iterations: steps of the optimizer.
+        optimizer: an optimizer of torch by `type`, with its keywords; Adam at 1e-3 by default.
+        device: 'auto' (CUDA where there is one), or any device of torch.
+        report_every: iterations between two entries of the history.
+        report: called with each of them.
+        train: other keys of the section ``train`` of an option file: ``scheduler``, ``warmup_iter``, ``ema_decay``,
+            ``amp``, ``accumulation``, ``grad_clip``, ``stages``, ``ratio_freq``, ``channels_last``, ``compile``.
+
+    Raises:
+        UserError: see `make_task`; or the data end, or a loss becomes NaN or infinite.
+    """
+    if unknown := [key for key in train if key not in _FURTHER]:
+        raise UserError(f"distill has no keyword {unknown[0]}{nearest(unknown[0], _FURTHER)}; see help(kdsr.distill)")
+    given = {
+        "total_iter": iterations, "optim_g": optimizer or {"type": "Adam", "lr": 1e-3}, "pixel_opt": _loss_spec(pixel),
+        "distill_opt": terms,
+    }  # fmt: skip
+    options = _train_options({**given, **train})
+    _check_networks(student, teacher)
+    trained = [(p, p.requires_grad) for p in student.parameters()]
+    place = pick_device() if device == "auto" else torch.device(device)
+    batches = _Endless(data, place, options.channels_last)
+    sample = {key: value[:1] for key, value in batches.first.items() if isinstance(value, Tensor)}
+    model = DistillModel.of(student, teacher, options, sample, scale or scale_of(sample), place)
+    distributed.broadcast_modules(model.modules())
+    loop, history = _Loop(model, options, batches), list[dict[str, float]]()
+    for iteration in range(1, options.total_iter + 1):
+        loop.step(iteration)
+        if iteration % report_every == 0 or iteration == options.total_iter:
+            loop.check_finite(iteration)
+            history.append({"iteration": float(iteration), **loop.figures()})
+            if report is not None:
+                report(history[-1])
+    for parameter, before in trained:  # the last stage may have left some of them frozen
+        parameter.requires_grad_(before)
+    return Distilled(student.eval(), model.inference_network(), history)
+
+
+class _Loop(Steps):
+    """The steps of a training that has no option file around it."""
+
+    def __init__(self, model: DistillModel, options: TrainOptions, batches: _Endless) -> None:
+        self.model, self.options, self.device = model, options, model.device
+        self.world, self.graph = distributed.world_size(), None
+        self.batches, self.batch = batches, {}  # type: ignore[assignment]  # of which a step asks for no more than it has
+        self.meter, self.ratios = Meter(model.device), {}
+        self.skipped = self.skipped_in_a_row = 0
+        self.waited = 0.0
+
+
+class _Endless(Iterator[dict[str, Any]]):
+    """The user's batches on a device, begun anew at their end.
+
+    Attributes:
+        first: the first batch, which is given again.
+    """
+
+    def __init__(self, data: Iterable[Any], device: torch.device, channels_last: bool) -> None:
+        self._data, self._device, self._channels_last = data, device, channels_last
+        if not hasattr(data, "__iter__"):
+            raise UserError(
+                f"data: a {type(data).__name__} gives no batches; wrap a data set in torch.utils.data.DataLoader"
+            )
+        self._source, self._count = iter(data), 0
+        self.first = next(self)
+        self._again: dict[str, Any] | None = self.first
+        self.expand: Callable[[dict[str, Any]], dict[str, Any]] = lambda batch: batch
+
+    def __next__(self) -> dict[str, Any]:
+        if getattr(self, "_again", None) is not None:
+            batch, self._again = self._again, None
+            return batch  # type: ignore[return-value]
+        drawn = next(self._source, None)
+        if drawn is None:
+            self._source = iter(self._data)
+            drawn = next(self._source, None)
+        if drawn is None:
+            raise UserError(
+                f"data: ended after {self._count} batches; give what can be gone through again, such as a DataLoader"
+            )
+        self._count += 1
+        return to_device(as_batch(drawn), self._device, self._channels_last)

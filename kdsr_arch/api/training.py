@@ -1,0 +1,83 @@
+"""Trainings by option file or by a dict of options, as ``kdsr train`` runs them."""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from kdsr_arch.commands import train as command
+from kdsr_arch.commands.common import load_parts
+from kdsr_arch.errors import UserError
+from kdsr_arch.signals import Ended
+from kdsr_arch.train import entry
+
+
+def train(
+    options: str | PathLike[str] | Mapping[str, Any],
+    *,
+    root: str | PathLike[str] | None = None,
+    auto_resume: bool = False,
+    launcher: str = "none",
+) -> Path:
+    """Train as ``kdsr train -opt FILE`` does, with checkpoints, logs and validation.
+
+    Args:
+        options: an option file, or what it would hold.
+        root: the folder for ``experiments/``; the option file's project by default, for a dict the current folder.
+        auto_resume: go on from the newest whole state, if there is one.
+        launcher: 'none', or 'pytorch' in a script that torchrun started.
+
+    Returns:
+        The experiment's folder; its ``models/net_g_latest.pth`` is the student. Of a `sequence`, the last part's.
+
+    Raises:
+        UserError: any fault of the options, all at once, or of the training.
+        KeyboardInterrupt: it was interrupted; the state is saved, and `auto_resume` goes on from it.
+    """
+    with _as_file(options) as path:
+        parser = argparse.ArgumentParser()
+        command.add_arguments(parser)
+        words = ["-opt", str(path), "--launcher", launcher, *(["--auto_resume"] if auto_resume else [])]
+        args = parser.parse_args([*words, *(["--root", str(root)] if root is not None else [])])
+        parts = load_parts(args)
+        code = entry.main(parts, args)
+        if code == 130:
+            raise KeyboardInterrupt
+        if code:
+            raise Ended(code)
+        return parts[-1]().folder
+
+
+@contextmanager
+def _as_file(options: str | PathLike[str] | Mapping[str, Any]) -> Iterator[Path]:
+    """Give an option file; one that holds the options of a dict lasts as long as the block."""
+    if not isinstance(options, Mapping):
+        yield Path(options)
+        return
+    try:
+        text = yaml.safe_dump(_plain(options), sort_keys=False, width=120)
+    except yaml.YAMLError as error:
+        raise UserError(f"options: hold what no option file can ({' '.join(str(error).split())[:200]})") from None
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "options.yml"
+        path.write_text(text, encoding="utf-8")
+        try:
+            yield path
+        except UserError as error:
+            error.args = (str(error).replace(str(path), "options"),)
+            raise
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    return str(value) if isinstance(value, PathLike) else value

@@ -1,0 +1,179 @@
+"""Distillation without option files: the same losses as a training's, on any networks and in any loop."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+import kdsr
+from kdsr_arch.losses.fakd_loss import FAKDLoss
+from kdsr_arch.losses.spatial_attention_loss import SpatialAttentionLoss
+from kdsr_arch.ops.bicubic import upsample_bicubic
+from tests.helpers.messages import refuses
+from tests.helpers.networks import Window
+from tests.helpers.options import make_options
+from tests.helpers.trainers import make_trainer, train
+
+TERMS = {"features": {"type": "FAKDLoss", "at": "up", "loss_weight": {"balance": 0.1}}, "output": {"type": "MSELoss"}}
+
+
+class Plain(nn.Module):
+    """A network that declares nothing of itself."""
+
+    def __init__(self, width: int = 4) -> None:
+        super().__init__()
+        self.up = nn.Sequential(nn.Conv2d(3, 4 * width, 3, padding=1), nn.PixelShuffle(2))
+        self.last = nn.Conv2d(width, 3, 3, padding=1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.last(self.up(x))
+
+
+def pairs(count: int = 4, batch: int = 2) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    lq = [torch.rand(batch, 3, 8, 8) for _ in range(count)]
+    return [(x, upsample_bicubic(x, 2)) for x in lq]
+
+
+def weights(net: nn.Module) -> torch.Tensor:
+    return nn.utils.parameters_to_vector(net.parameters()).detach().clone()
+
+
+def test_a_loop_of_ones_own_equals_the_trainers() -> None:
+    values = {"type": "MSRResNet", "num_feat": 4, "num_block": 1, "upscale": 2}
+    terms = {"features": {"type": "SRKDLoss", "at": "f_lr"}, "output": {"type": "L1Loss"}}
+    data = [{"lq": lq, "gt": gt} for lq, gt in pairs()]
+    options = {
+        "network_g": values, "scale": 2,
+        "train": {"total_iter": 4, "optim_g": {"type": "Adam", "lr": 1e-3}, "pixel_opt": {"type": "L1Loss"}},
+    }  # fmt: skip
+    alone = make_trainer(options, data[0])
+    start, teacher = alone.model.student, Plain(8)
+    assert make_options(options).scale == 2
+    teacher.traits = kdsr.Traits("image", 2, taps={"f_lr": "up.0"})
+    other = type(start)(num_feat=4, num_block=1, upscale=2)
+    other.load_state_dict(start.state_dict())
+    train(alone, data)
+    task = kdsr.make_task(other, None, {}, data[0])
+    optimizer = torch.optim.Adam(task.parameters(), lr=1e-3)
+    for iteration, batch in enumerate(data, 1):
+        output = task(batch, iteration)
+        optimizer.zero_grad()
+        output.total.backward()
+        optimizer.step()
+    assert torch.equal(weights(other), weights(start))
+    taught = kdsr.make_task(other, teacher, terms, (data[0]["lq"], data[0]["gt"]))
+    assert set(taught(data[0], 1).losses) == {"l_pix", "l_features", "l_output"}
+
+
+def test_one_call_equals_a_loop_of_ones_own() -> None:
+    data, teacher = pairs(), Plain(8)
+    torch.manual_seed(1)
+    first, second = Plain(), Plain()
+    second.load_state_dict(first.state_dict())
+    terms = {"output": {"type": "L1Loss"}, "features": {"type": "SPLoss", "at": "up", "loss_weight": 2.0}}
+    result = kdsr.distill(first, teacher, terms, data, iterations=6, device="cpu", report_every=3)
+    task = kdsr.make_task(second, teacher, terms, data[0])
+    optimizer = torch.optim.Adam(task.parameters(), lr=1e-3)
+    losses = []
+    for iteration, (lq, gt) in enumerate([*data, *data[:2]], 1):
+        output = task({"lq": lq, "gt": gt}, iteration)
+        losses.append(output.losses["l_features"].item())
+        optimizer.zero_grad()
+        output.total.backward()
+        optimizer.step()
+    torch.testing.assert_close(weights(first), weights(second))
+    assert [entry["iteration"] for entry in result.history] == [3, 6]
+    assert result.history[1]["l_features"] == pytest.approx(sum(losses[3:]) / 3, rel=1e-4)
+    assert result.student is first and result.averaged is first and not first.training
+
+
+def test_a_student_learns_what_its_teacher_does(device: torch.device) -> None:
+    data, teacher = pairs(8), Plain(8)
+    with torch.no_grad():
+        aim = teacher(data[0][0])
+        before = (Plain().requires_grad_(False)(data[0][0]) - aim).abs().mean()
+    seen: list[dict[str, float]] = []
+    result = kdsr.distill(
+        Plain(8), teacher, {"output": {"type": "L1Loss"}}, data, iterations=120, pixel=None, device=device,
+        optimizer={"type": "Adam", "lr": 1e-2}, ema_decay=0.5, grad_clip=1.0, report_every=60, report=seen.append,
+    )  # fmt: skip
+    with torch.no_grad():
+        assert (result.averaged(data[0][0].to(device)).cpu() - aim).abs().mean() < before / 10
+    assert result.averaged is not result.student and seen == result.history and len(seen) == 2
+    assert not any(p.requires_grad for p in teacher.parameters())
+
+
+def test_the_task_leaves_no_trace_in_the_student() -> None:
+    student, teacher = Plain(), Plain(8)
+    names = set(student.state_dict())
+    task = kdsr.make_task(student, teacher, {"f": {"type": "FitNetLoss", "at": "up"}}, pairs()[0])
+    assert set(student.state_dict()) == names and task.train_only_parameters()  # an adapter from 4 to 8 channels
+    assert not {id(p) for p in task.parameters()} & {id(p) for p in teacher.parameters()}
+    task.double()
+    assert next(teacher.parameters()).dtype == torch.float64  # it moves with the task
+
+
+def test_video_networks_and_stages() -> None:
+    clips = [(torch.rand(1, 5, 3, 8, 8), torch.rand(1, 3, 3, 16, 16)) for _ in range(2)]
+    terms = {"f": {"type": "SpatialAttentionLoss", "at": "f_sr"}}
+    stages = [{"iters": 1, "terms": ["f"], "freeze": ["fuse"]}, {"iters": 1, "terms": ["pixel"]}]
+    student, still = Window(), [stages[0], {**stages[1], "freeze": ["fuse"]}]
+    fuse = student.fuse.weight.detach().clone()
+    kdsr.distill(student, Window(6), terms, clips, iterations=2, stages=still, device="cpu")
+    assert torch.equal(student.fuse.weight, fuse) and student.fuse.weight.requires_grad
+    kdsr.distill(student, Window(6), terms, clips, iterations=2, stages=stages, device="cpu")
+    assert not torch.equal(student.fuse.weight, fuse)
+    task = kdsr.make_task(student, Window(6), terms, clips[0], stages=stages)
+    task.set_stage(1)
+    lq, gt = clips[0]
+    assert set(task({"lq": lq, "gt": gt}, 1).losses) == {"l_f"} and not student.fuse.weight.requires_grad
+    assert set(task({"lq": lq, "gt": gt}, 2).losses) == {"l_pix"}
+
+
+def test_losses_are_functions() -> None:
+    student, teacher = torch.rand(2, 4, 8, 8, requires_grad=True), torch.rand(2, 6, 8, 8, requires_grad=True)
+    value = kdsr.loss("FAKDLoss", student, teacher, criterion="l2")
+    torch.testing.assert_close(value, FAKDLoss(criterion="l2")(student, teacher))
+    value.backward()
+    assert student.grad is not None and teacher.grad is None
+    both = kdsr.loss("SpatialAttentionLoss", [student, 2 * student], [teacher, teacher])
+    one = SpatialAttentionLoss()
+    torch.testing.assert_close(both, one(student, teacher) + one(2 * student, teacher))
+    assert kdsr.loss("L1Loss", torch.zeros(1, 1, 2, 2), torch.ones(1, 1, 2, 2)) == 1
+
+
+@pytest.mark.parametrize("name", ["VIDLoss", "TemporalMemoryLoss", "DUKDLoss"])
+def test_what_is_no_function_says_so(name: str) -> None:
+    maps = [torch.rand(2, 4, 8, 8)] if name == "VIDLoss" else torch.rand(2, 3, 4, 8, 8)
+    with refuses(name, "make_task"):
+        kdsr.loss(name, maps, maps)
+
+
+def test_wrong_input_is_told_in_a_sentence() -> None:
+    lq, gt = pairs()[0]
+    student, net, data = Plain(), Plain(), pairs()
+    for call, name in (
+        (lambda: kdsr.make_task(student, net, {"f": {"type": "FAKDLoss", "at": "upp"}}, (lq, gt)), "upp"),
+        (lambda: kdsr.make_task(student, net, {"f": {"type": "FAKDLos", "at": "up"}}, (lq, gt)), "FAKDLos"),
+        (lambda: kdsr.make_task(student, net, {"f": {"type": "FAKDLoss", "att": "up"}}, (lq, gt)), "att"),
+        (lambda: kdsr.make_task(student, None, {"f": {"type": "L1Loss"}}, (lq, gt)), "f"),
+        (lambda: kdsr.make_task(student, net, {}, (lq, gt), pixel=None), "pixel_opt"),
+        (lambda: kdsr.make_task(student, net, {}, (lq, gt[..., 1:])), "(16, 15)"),
+        (lambda: kdsr.make_task(student, net, {}, ((255 * lq).byte(), gt)), "uint8"),
+        (lambda: kdsr.make_task(student, net, {}, lq), "batch"),
+        (lambda: kdsr.distill(student, net, {}, iter(data), iterations=9, device="cpu"), "4"),
+        (lambda: kdsr.distill(student, net, {}, [], iterations=9, device="cpu"), "0"),
+        (lambda: kdsr.distill(student, student, {}, data, iterations=9), "deepcopy"),
+        (lambda: kdsr.distill(net.requires_grad_(False), None, {}, data, iterations=9), "requires_grad_"),
+        (lambda: kdsr.distill(student, net, {}, 7, iterations=9), "DataLoader"),
+        (lambda: kdsr.distill(student, net, {}, data, iterations=0), "total_iter"),
+        (lambda: kdsr.distill(student, net, {}, data, iterations=9, grad_clp=1.0), "grad_clp"),
+        (lambda: kdsr.distill(student, net, {}, data, iterations=9, cuda_graph=True), "cuda_graph"),
+        (lambda: kdsr.distill(student, net, {}, data, iterations=9, optimizer={"type": "Adamm"}), "Adamm"),
+        (lambda: kdsr.loss("FAKDLoss", lq, lq, affinity="none"), "affinity"),
+    ):  # fmt: skip
+        with refuses(name):
+            call()
+    with refuses("l_pix", "iteration 1"):
+        kdsr.distill(student, None, {}, [(lq * torch.nan, gt)], iterations=2, device="cpu")

@@ -1,0 +1,94 @@
+"""`kdsr.train` is `kdsr train`, from a dict as from a file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+import yaml
+
+import kdsr
+from kdsr_arch.cli import main
+from kdsr_arch.registry import LOSS_REGISTRY
+from kdsr_arch.train import entry
+from tests.helpers.messages import refuses
+
+
+def options(folder: Path) -> dict[str, object]:
+    """A training of two iterations on two images, which are written."""
+    (folder / "gt").mkdir(exist_ok=True)
+    for number in range(2):
+        image = np.random.default_rng(number).integers(0, 256, (32, 32, 3), dtype=np.uint8)
+        cv2.imwrite(str(folder / "gt" / f"{number}.png"), image)
+    data = {
+        "type": "ImagePairDataset", "dataroot_gt": folder / "gt", "degradation": "BI", "gt_size": 16,
+        "batch_size_per_gpu": 1, "num_worker_per_gpu": 0,
+    }  # fmt: skip
+    return {
+        "name": "tiny", "model_type": "ImageDistillModel", "scale": 2, "num_gpu": 0, "datasets": {"train": data},
+        "network_g": {"type": "MSRResNet", "num_feat": 4, "num_block": 1, "upscale": 2},
+        "train": {"total_iter": 2, "optim_g": {"type": "Adam", "lr": 1e-3}, "pixel_opt": {"type": "L1Loss"}},
+    }  # fmt: skip
+
+
+def latest(folder: Path) -> dict[str, torch.Tensor]:
+    return torch.load(folder / "models" / "net_g_latest.pth", weights_only=True)["params"]
+
+
+def test_a_dict_a_file_and_the_command_train_alike(tmp_path: Path) -> None:
+    values = options(tmp_path)
+    from_dict = kdsr.train(values, root=tmp_path / "a")
+    assert from_dict == tmp_path / "a" / "experiments" / "tiny"
+    values["datasets"]["train"]["dataroot_gt"] = str(tmp_path / "gt")  # type: ignore[index]
+    (tmp_path / "tiny.yml").write_text(yaml.safe_dump(values))
+    from_file = kdsr.train(tmp_path / "tiny.yml", root=tmp_path / "b")
+    assert main(["train", "-opt", str(tmp_path / "tiny.yml"), "--root", str(tmp_path / "c")]) == 0
+    first, *others = (latest(folder) for folder in (from_dict, from_file, tmp_path / "c" / "experiments" / "tiny"))
+    assert all(torch.equal(first[name], other[name]) for other in others for name in first)
+    net = kdsr.load(from_dict / "models" / "net_g_latest.pth", device="cpu")  # its options lie beside it
+    assert net(np.zeros((4, 6, 3), np.uint8)).shape == (8, 12, 3)
+
+
+def test_a_finished_training_is_gone_on_from(tmp_path: Path) -> None:
+    values = options(tmp_path)
+    folder = kdsr.train(values, root=tmp_path)
+    values["train"]["total_iter"] = 3  # type: ignore[index]
+    assert kdsr.train(values, root=tmp_path, auto_resume=True) == folder
+    assert (folder / "training_states" / "3.state").is_file() and (folder / "training_states" / "2.state").is_file()
+
+
+def test_a_class_of_the_session_is_known(tmp_path: Path) -> None:
+    class SessionLoss(kdsr.DistillLoss):
+        """Mean of the student's output."""
+
+        sides = "student"
+
+        def forward(self, student: torch.Tensor) -> torch.Tensor:  # type: ignore[override]
+            return student.mean()
+
+    LOSS_REGISTRY.register(SessionLoss)
+    try:
+        values = options(tmp_path)
+        values["train"]["distill_opt"] = {"dark": {"type": "SessionLoss"}}  # type: ignore[index]
+        assert (kdsr.train(values, root=tmp_path) / "models" / "net_g_latest.pth").is_file()
+    finally:
+        LOSS_REGISTRY._obj_map.pop("SessionLoss")
+
+
+def test_faults_are_told_without_a_file(tmp_path: Path) -> None:
+    values = options(tmp_path)
+    values["scal"] = values.pop("scale")
+    with refuses("options", "scal", near="scale", without=["options.yml"]):
+        kdsr.train(values)
+    with refuses("options"):
+        kdsr.train({"name": object()})
+
+
+@pytest.mark.parametrize("code, kind", [(130, KeyboardInterrupt), (143, SystemExit)])
+def test_an_interrupt_is_raised(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int, kind: type) -> None:
+    monkeypatch.setattr(entry, "main", lambda *_: code)
+    with pytest.raises(kind):
+        kdsr.train(options(tmp_path), root=tmp_path)
