@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import OrderedDict
 from collections.abc import Sequence
 from typing import cast
@@ -12,6 +13,8 @@ from torch.nn import functional as F
 
 from kdsr_arch.errors import one_of
 from kdsr_arch.ops.bicubic import upsample_bicubic
+from kdsr_arch.ops.legacy_resize import resize_legacy
+from kdsr_arch.ops.warp import backward_warp
 
 
 class Skip(nn.Sequential):
@@ -33,15 +36,15 @@ class Base(nn.Module):
 
     Args:
         scale: enlargement factor.
-        kind: 'none', 'repeat' (each pixel repeated), 'bilinear' (PyTorch's, corners not aligned) or 'bicubic'
-            (MATLAB's).
+        kind: 'none', 'repeat' (each pixel repeated), 'bilinear' (PyTorch's, corners not aligned), 'bicubic' (MATLAB's)
+            or 'legacy' (TensorFlow 1's bicubic, which is in place on BD data).
         key: what option files call the kind, for messages.
     """
 
     def __init__(self, scale: int, kind: str, key: str = "base") -> None:
         super().__init__()
         self.scale = scale
-        self.kind = one_of("network", key, kind, ("none", "repeat", "bilinear", "bicubic"))
+        self.kind = one_of("network", key, kind, ("none", "repeat", "bilinear", "bicubic", "legacy"))
 
     def forward(self, sr: Tensor, lq: Tensor) -> Tensor:
         """Add the enlarged ``lq`` (B, C, h, w) to ``sr`` (B, C, H, W)."""
@@ -49,6 +52,8 @@ class Base(nn.Module):
             return sr
         if self.kind == "bicubic":
             return sr + upsample_bicubic(lq, self.scale)
+        if self.kind == "legacy":
+            return sr + resize_legacy(lq, lq.shape[-2] * self.scale, lq.shape[-1] * self.scale)
         if self.kind == "repeat":
             copies = lq.unsqueeze(2).expand(-1, -1, self.scale**2, -1, -1)
             return sr + F.pixel_shuffle(copies.flatten(1, 2), self.scale)
@@ -102,6 +107,16 @@ def start_near_base(last: nn.Module, kind: str) -> None:
     """Shrink the last convolution of a network with a base, whose training then starts from the base's quality."""
     for name, parameter in last.named_parameters() if kind != "none" else ():
         parameter.mul_(0.0 if name.endswith("bias") else 0.1)
+
+
+@torch.no_grad()
+def start_as_xavier(net: nn.Module) -> None:
+    """Draw the kernels of all convolutions from Xavier's uniform distribution and clear their biases, as TF 1 does."""
+    for module in net.modules():
+        if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
+            nn.init.xavier_uniform_(module.weight)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
 
 
 @torch.no_grad()
@@ -185,3 +200,65 @@ class SubPixelDeconv(nn.ConvTranspose2d):
         else:
             y = F.conv2d(F.pad(x, pads * 2), self.phase_weight(), bias)
         return F.pixel_shuffle(y, s)[..., : sizes[0], : sizes[1]]
+
+
+class SameConv2d(nn.Conv2d):
+    """A convolution that pads as TensorFlow's SAME does: at stride 2, of sides that it divides, less before than after.
+
+    Args:
+        num_in, num_out, kernel, stride: as of ``nn.Conv2d``; padding follows from them.
+    """
+
+    def __init__(self, num_in: int, num_out: int, kernel: int, stride: int = 1) -> None:
+        super().__init__(num_in, num_out, kernel, stride)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (B, num_in, h, w), h and w multiples of the stride, to (B, num_out, h / stride, w / stride)."""
+        more = self.kernel_size[0] - self.stride[0]
+        return super().forward(F.pad(x, (more // 2, more - more // 2) * 2))
+
+
+def flow_net(num_in: int, num_feat: int, strides: Sequence[int], same: bool = False) -> nn.Sequential:
+    """Make convolutions with ReLU between, tanh and pixel-shuffle: (B, num_in, h, w) -> (B, 2, h, w), at first zero.
+
+    Args:
+        num_feat: width.
+        strides: one for each convolution; kernels are 5x5 at stride 2, else 3x3.
+        same: pad as TensorFlow does (see SameConv2d), not by half the kernel.
+    """
+    layers: list[nn.Module] = []
+    for i, stride in enumerate(strides):
+        first, last, kernel = i == 0, i == len(strides) - 1, 5 if stride == 2 else 3
+        sizes = (num_in if first else num_feat, 2 * math.prod(strides) ** 2 if last else num_feat, kernel, stride)
+        conv = SameConv2d(*sizes) if same else nn.Conv2d(*sizes, kernel // 2)
+        layers += [conv, nn.Tanh() if last else nn.ReLU(inplace=True)]
+    for parameter in layers[-2].parameters():
+        nn.init.zeros_(parameter)
+    return nn.Sequential(*layers, nn.PixelShuffle(math.prod(strides)))
+
+
+class CenterFlow(nn.Module):
+    """Flow from every frame of a window to its center frame, which is its own target too; classes below estimate it."""
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Estimate the flows of luma (B, T, 1, h, w).
+
+        Returns:
+            What MotionCompensationLoss takes: the center frame warped onto each frame (B, T, h, w), the flows
+            (B, T*2, h, w) as (dx, dy) in LR pixels, and the frames (B, T, h, w).
+        """
+        count, frames = x.shape[1], x.flatten(0, 1)
+        center = x[:, count // 2].repeat_interleave(count, 0)
+        flow = self.flow(frames, center)
+        parts = (self.warped(center, flow), flow, frames)
+        warped, flow, frames = (part.unflatten(0, (-1, count)).flatten(1, 2) for part in parts)
+        return warped, flow, frames
+
+    def flow(self, frame: Tensor, center: Tensor) -> Tensor:
+        """Return the flow (N, 2, h, w) that takes pixels of ``frame`` to where ``center`` shows them, (N, 1, h, w)."""
+        raise NotImplementedError
+
+    @staticmethod
+    def warped(image: Tensor, flow: Tensor) -> Tensor:
+        """Warp an image backward, within [0, 1]; beyond its border is the nearest pixel."""
+        return backward_warp(image, flow, border="border").clamp(0, 1)

@@ -40,7 +40,7 @@ class FastDVDnet(nn.Module):
         color: 'rgb' or 'y'.
         norm: 'batch', or 'none' (convolutions with biases), for batches too small for statistics.
         noise_map: a second argument, the noise map (B, 1, h, w), is joined to every frame.
-        base: what the head's output is added to: 'none', 'repeat', 'bilinear' or 'bicubic' of the center frame.
+        base: what the head's output is added to: 'none', 'repeat', 'bilinear', 'bicubic' or 'legacy' of the center.
     """
 
     num_frame = 5

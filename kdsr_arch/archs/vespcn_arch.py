@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from kdsr_arch.archs.arch_util import Base, FusedHead, Skip, pre_activation_block, start_near_base
+from kdsr_arch.archs.arch_util import Base, FusedHead, Skip, flow_net, pre_activation_block, start_near_base
 from kdsr_arch.errors import one_of
 from kdsr_arch.infer.traits import Traits
 from kdsr_arch.ops.exporting import crop_by_gathering, exporting, replicate_to_multiple
@@ -45,8 +45,8 @@ class MotionCompensation(nn.Module):
         super().__init__()
         self.max_flow = max_flow
         self.coarse_gain = max_flow if coarse_gain is None else coarse_gain
-        self.coarse = _flow_net(2 * num_channel, num_feat, (2, 1, 2, 1, 1))
-        self.fine = _flow_net(3 * num_channel + 2, num_feat, (2, 1, 1, 1, 1))
+        self.coarse = flow_net(2 * num_channel, num_feat, (2, 1, 2, 1, 1))
+        self.fine = flow_net(3 * num_channel + 2, num_feat, (2, 1, 1, 1, 1))
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Compensate all neighbors at once.
@@ -79,20 +79,6 @@ class MotionCompensation(nn.Module):
         fine = self.fine(torch.cat([pair, coarse, warped], 1))
         flow = (coarse + fine) * self.max_flow
         return crop_by_gathering(flow, height, width) if exporting() else flow[..., :height, :width]
-
-
-def _flow_net(num_in: int, num_feat: int, strides: tuple[int, ...]) -> nn.Sequential:
-    """Make five convolutions, ReLU between, tanh and pixel-shuffle: (B, num_in, h, w) -> (B, 2, h, w)."""
-    shrink = 1
-    layers: list[nn.Module] = []
-    for i, stride in enumerate(strides[:-1]):
-        kernel = 5 if stride == 2 else 3
-        layers += [nn.Conv2d(num_feat if i else num_in, num_feat, kernel, stride, kernel // 2), nn.ReLU(inplace=True)]
-        shrink *= stride
-    last = nn.Conv2d(num_feat, 2 * shrink**2, 3, padding=1)
-    for parameter in last.parameters():
-        nn.init.zeros_(parameter)
-    return nn.Sequential(*layers, last, nn.Tanh(), nn.PixelShuffle(shrink))
 
 
 class SlowFusion(nn.Module):
@@ -136,7 +122,8 @@ class VESPCN(nn.Module):
         color: 'rgb' or 'y'.
         motion: compensate motion first.
         fusion: 'early' or 'slow'.
-        base: what the output is added to: 'none' (the paper), 'repeat', 'bilinear' or 'bicubic' of the center frame.
+        base: what the output is added to: 'none' (the paper), 'repeat', 'bilinear', 'bicubic' or 'legacy' of the
+            center frame (see ``Base``).
         block: 'residual' (with a skip around the body) or 'plain' (convolution and ReLU, the paper's).
         num_flow_feat, max_flow, coarse_gain: see MotionCompensation.
     """

@@ -324,3 +324,10 @@ def vsrnet_from_hwio(arrays: Mapping[str, Tensor]) -> State:
     negative values.
     """
     return from_hwio(arrays, {"vsrnet.conv1": "conv1.0", "vsrnet.conv2": "conv2", "vsrnet.conv3": "conv3"})
+
+
+RSDN_OFFICIAL: Table = [
+    (r"neuro\.SD(\d+)\.", lambda m: f"blocks.{int(m[1]) - 1}."),
+    (r"neuro\.", ""),
+    (r"conv\.", "conv_last."),
+]

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from kdsr_arch.convert import names, sizes
+from kdsr_arch.convert import names, sizes, variables
 from kdsr_arch.convert.names import State, rename
 from kdsr_arch.convert.sizes import Options
 from kdsr_arch.errors import UserError, nearest
@@ -104,6 +104,17 @@ SOURCES = {
                names.vsrnet_from_usstdqq, sizes.vsrnet_options, ANY_SCALE),
         Source("vsrnet-hwio", "VSRNet of 3 frames, HighVoltageRocknRoll/sr", "VSRNet", (r"vsrnet\.conv3\.kernel",),
                names.vsrnet_from_hwio, sizes.vsrnet_options, ANY_SCALE),
+        Source("tdan", "TDAN, YapengTian/TDAN-VSR-CVPR-2020 (its state dict)", "TDAN",
+               (r"off2d_1\.", r"deconv_2\.", r"recon_lr\."), dict, sizes.tdan_options),
+        Source("rsdn", "RSDN, junpan19/RSDN", "RSDN", (r"neuro\.SD1\.conv_d1", r"neuro\.forget"),
+               _table(names.RSDN_OFFICIAL), sizes.rsdn_options),
+        Source("pfnl", "PFNL, psychopa4/PFNL (variables as npz)", "PFNL",
+               (r"nlvsr[/.]nlblock_0", r"nlvsr[/.]convmerge2"), variables.pfnl_from_variables, sizes.pfnl_options),
+        Source("drvsr", "DRVSR, psychopa4/PFNL's rebuild (variables as npz)", "DRVSR",
+               (r"easyflow[/.]c1", r"srmodel[/.]convLSTM"), variables.drvsr_from_variables, sizes.drvsr_options,
+               "the weights do not tell the window: taken as 3 frames"),
+        Source("ltdvsr", "Liu 2017, psychopa4/PFNL's rebuild (variables as npz)", "LTDVSRRebuild",
+               (r"ltdvsr[/.]tem0", r"flow[/.]conv0"), variables.ltdvsr_from_variables, sizes.ltdvsr_options),
     )
 }  # fmt: skip
 

@@ -180,3 +180,46 @@ def vsrnet_options(state: State) -> Options:
     if "conv1.1.weight" in state:
         return {}
     return {"num_frame": state["conv1.0.weight"].shape[1], "fusion": "early", "flow": "none"}
+
+
+def tdan_options(state: State) -> Options:
+    """Read TDAN's: window, width, depths and deformable groups."""
+    joined = state["fea_ex.0.weight"]
+    return {
+        "num_frame": joined.shape[1] // 3,
+        "num_feat": joined.shape[0],
+        "num_extract_block": _count(state, r"residual_layer\.(\d+)\."),
+        "num_block": _count(state, r"recon_layer\.(\d+)\."),
+        "deformable_groups": state["off2d.weight"].shape[0] // 18,
+    }
+
+
+def rsdn_options(state: State) -> Options:
+    """Read RSDN's: width and number of blocks."""
+    return {"num_feat": state["conv_hd.weight"].shape[0], "num_block": _count(state, r"blocks\.(\d+)\.")}
+
+
+def pfnl_options(state: State) -> Options:
+    """Read PFNL's: window, widths and number of blocks."""
+    return {
+        "num_frame": state["non_local.value.weight"].shape[0] // 12,
+        "num_feat": state["conv_first.weight"].shape[0],
+        "num_block": _count(state, r"blocks\.(\d+)\."),
+        "num_hr_feat": state["conv_last.weight"].shape[1],
+    }
+
+
+def drvsr_options(state: State) -> Options:
+    """Read DRVSR's widths; nothing tells the window."""
+    return {
+        "num_feat": state["conv_last.weight"].shape[1],
+        "num_flow_feat": state["motion.coarse.0.weight"].shape[0],
+    }
+
+
+def ltdvsr_options(state: State) -> Options:
+    """Read the widths of the rebuilt temporal adaptive network."""
+    return {
+        "num_feat": state["branches.0.0.weight"].shape[0],
+        "num_flow_feat": state["motion.conv0.weight"].shape[0],
+    }

@@ -1,4 +1,4 @@
-"""VESPCN's motion term: warped neighbors should look like the center frame, along a smooth flow."""
+"""The motion term of video networks: what is warped should look like its target, along a smooth flow."""
 
 from __future__ import annotations
 
@@ -23,10 +23,16 @@ class MotionCompensationLoss(DistillLoss):
 
     Source: Caballero et al., CVPR 2017, equations 4 to 6 (warping weight 1, smoothness 0.01, epsilon 0.01).
 
+    ``form: drvsr`` is DRVSR's and the rebuild of Liu 2017's: the mean of |I'_i - I_i| over all frames, plus smoothness
+    times the sum of absolute forward differences of the flow over the number of its elements. Source: Tao et al.,
+    ICCV 2017, equation 2, as PFNL's authors compute it (smoothness 0.01, the term's weight 0.01). TDAN, which has no
+    flow, takes ``smoothness: 0``.
+
     Args:
         smoothness: weight of H.
         epsilon: its constant.
         over: 'pixel' or 'field'.
+        form: 'vespcn' or 'drvsr'.
     """
 
     about = About(
@@ -42,31 +48,37 @@ class MotionCompensationLoss(DistillLoss):
     align_size = False
     sides = "student"
 
-    def __init__(self, smoothness: float = 0.01, epsilon: float = 0.01, over: str = "pixel") -> None:
+    def __init__(
+        self, smoothness: float = 0.01, epsilon: float = 0.01, over: str = "pixel", form: str = "vespcn"
+    ) -> None:
         super().__init__()
         self.smoothness, self.epsilon = smoothness, epsilon
         self.over = one_of("MotionCompensationLoss", "over", over, ("pixel", "field"))
+        self.form = one_of("MotionCompensationLoss", "form", form, ("vespcn", "drvsr"))
 
-    def forward(self, student: tuple[Tensor, Tensor, Tensor], teacher: None = None) -> Tensor:
+    def forward(self, student: tuple[Tensor, ...], teacher: None = None) -> Tensor:
         """Return the term's value.
 
         Args:
-            student: (warped (B, k*C, h, w), flow (B, k*2, h, w) in pixels, reference (B, C, h, w)), k neighbors.
+            student: (warped (B, k*C, h, w), flow (B, k*2, h, w) in pixels, reference (B, C, h, w)), k neighbors; of
+                DRVSR a reference for each, (B, k*C, h, w). Without smoothness the flow may be missing.
 
         Raises:
             UserError: the tap did not record such a triple.
         """
-        if not isinstance(student, tuple) or len(student) != 3:
+        if not isinstance(student, tuple) or len(student) not in ((3,) if self.smoothness else (2, 3)):
             raise UserError(
-                "MotionCompensationLoss needs (warped, flow, reference): tap the module `motion` of a "
-                "VESPCN with `motion: true`"
+                "MotionCompensationLoss needs (warped, flow, reference): tap the module `motion` of a DRVSR, of a "
+                "VESPCN with `motion: true`, or, with `smoothness: 0`, of a TDAN"
             )
-        warped, flow, reference = student
-        count = flow.shape[1] // 2
-        error = (warped.unflatten(1, (count, -1)) - reference.unsqueeze(1)).square().mean((0, 2, 3, 4))
+        warped, reference = student[0], student[-1]
+        difference = warped.unflatten(1, (-1, reference.shape[1])) - reference.unsqueeze(1)
+        if self.form == "drvsr":
+            return difference.abs().mean() + (self.smoothness * _variation(student[1]) if self.smoothness else 0)
+        error = difference.square().mean((0, 2, 3, 4))
         if not self.smoothness:
             return error.sum()
-        flow = flow.unflatten(1, (count, 2))
+        flow = student[1].unflatten(1, (-1, 2))
         across = (flow[..., :, 1:] - flow[..., :, :-1]).square().sum(2)[..., :-1, :]
         down = (flow[..., 1:, :] - flow[..., :-1, :]).square().sum(2)[..., :, :-1]
         if self.over == "field":
@@ -74,3 +86,7 @@ class MotionCompensationLoss(DistillLoss):
         else:
             huber = torch.sqrt(self.epsilon + across + down).mean((0, 2, 3))
         return error.sum() + self.smoothness * huber.sum()
+
+
+def _variation(flow: Tensor) -> Tensor:
+    return (flow.diff(dim=-1).abs().sum() + flow.diff(dim=-2).abs().sum()) / flow.numel()

@@ -123,6 +123,44 @@ def test_vespcn_with_motion_fits(vectors):
                        "coarse_gain": 1}  # fmt: skip
 
 
+@pytest.mark.parametrize("name,network", [
+    ("tdan", {"type": "TDAN", "num_frame": 5, "num_feat": 64, "num_extract_block": 5, "num_block": 10,
+              "deformable_groups": 8}),
+    ("rsdn", {"type": "RSDN", "num_feat": 128, "num_block": 9}),
+    ("pfnl", {"type": "PFNL", "num_frame": 7, "num_feat": 64, "num_block": 20, "num_hr_feat": 12}),
+    ("drvsr", {"type": "DRVSR", "num_feat": 32, "num_flow_feat": 24}),
+    ("ltdvsr", {"type": "LTDVSRRebuild", "num_feat": 64, "num_flow_feat": 32}),
+])  # fmt: skip
+def test_files_of_video_networks_fit(vectors, tmp_path, name, network):
+    z = vectors(name)
+    shapes = {k[6:]: tuple(z[k]) for k in z.files if k.startswith("shape/")}
+    arrays = {k: np.full(shape, n, np.float32) for n, (k, shape) in enumerate(shapes.items())}
+    if name in ("tdan", "rsdn"):
+        path = tmp_path / "a.pth"
+        torch.save({k: torch.from_numpy(value) for k, value in arrays.items()}, path)
+    else:  # with what a checkpoint holds besides
+        path, extra = tmp_path / "a.npz", {f"{k}/Adam": value for k, value in arrays.items()}
+        np.savez(path, global_step=np.int64(7), **{f"{k}:0": value for k, value in arrays.items()}, **extra)
+    assert looks_like(read_weights(path)) == [name]
+    done = convert_file(name, path)
+    assert done.network == network and done.scale == 4
+    assert sorted(float(v.flatten()[0]) for v in done.params.values()) == [float(n) for n in range(len(arrays))]
+    gone = (
+        dict(list(read_weights(path).items())[:-1])
+        if name in ("tdan", "rsdn")
+        else {k: v for k, v in read_weights(path).items() if not k.startswith(list(arrays)[-1])}
+    )
+    with refuses(SOURCES[name].origin.split(",")[0]):
+        convert_state(SOURCES[name], gone)
+
+
+@pytest.mark.parametrize("name", ["pfnl", "drvsr", "ltdvsr"])
+def test_variables_of_another_shape_are_refused(vectors, name):
+    z = vectors(name)
+    with refuses(SOURCES[name].origin.split(",")[0]):
+        convert_state(SOURCES[name], {k[6:]: torch.zeros(5) for k in z.files if k.startswith("shape/")})
+
+
 @pytest.mark.parametrize("name,source,file", OFFICIAL)
 def test_outputs_of_the_official_code(vectors, shared_data, name, source, file):
     z = vectors(name)

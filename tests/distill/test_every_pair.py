@@ -43,6 +43,32 @@ STUDENTS = {
     "VSRNet": {"num_feat": 4, "num_mid_feat": 4},
     "FastDVDnet": {"channels": [4, 4, 8], "num_interm": 2, "num_hr_feat": 4},
 }
+BOTH = {  # networks that are students and teachers
+    "TDAN": ({"num_feat": 8, "num_extract_block": 1, "num_block": 1, "deformable_groups": 2}, 12),
+    "RSDN": ({"num_feat": 4, "num_block": 1}, 12),
+    "PFNL": ({"num_feat": 4, "num_block": 1, "num_frame": 5}, 12),
+    "DRVSR": ({"num_feat": 4, "num_flow_feat": 4}, 12),
+    "LTDVSRRebuild": ({"num_feat": 4, "num_flow_feat": 4}, 12),
+}
+PAIRS = [(teacher, student) for teacher in TEACHERS for student in STUDENTS]
+PAIRS += [
+    *(("EDVR", name) for name in BOTH),
+    *((name, "VESPCN") for name in BOTH),
+    ("PFNL", "RSDN"),
+    ("RSDN", "DRVSR"),
+]
+TEACHERS |= BOTH
+STUDENTS |= {name: options for name, (options, _) in BOTH.items()}
+MOTION = {
+    "VESPCN": {"loss_weight": 0.01},
+    "TDAN": {"smoothness": 0, "loss_weight": 0.05},
+    "DRVSR": {"form": "drvsr", "loss_weight": 0.01},
+    "LTDVSRRebuild": {"form": "drvsr", "loss_weight": 0.01},
+}
+OWN = {
+    "RSDN": {"type": "StructureDetailLoss", "student": ["structure", "detail"], "teacher": ["gt", "gt"]},
+    "DRVSR": {"type": "StepsLoss", "student": "steps", "teacher": "gt"},
+}
 TERMS = {
     "sr_feature": {"type": "MSELoss", "at": "f_sr"},
     "lr_feature": {"type": "MSELoss", "at": "f_lr"},
@@ -50,15 +76,16 @@ TERMS = {
 }
 
 
-@pytest.mark.parametrize("student_type", STUDENTS)
-@pytest.mark.parametrize("teacher_type", TEACHERS)
+@pytest.mark.parametrize(("teacher_type", "student_type"), PAIRS)
 def test_one_step(teacher_type, student_type, device):
     options, side = TEACHERS[teacher_type]
     teacher = build_network({"type": teacher_type, **options})
     student = build_network({"type": student_type, **STUDENTS[student_type]})
-    terms = dict(TERMS)
-    if student_type == "VESPCN":
-        terms["motion"] = {"type": "MotionCompensationLoss", "student": "motion", "loss_weight": 0.01}
+    terms = {name: term for name, term in TERMS.items() if term.get("at") in (None, "f_lr", _feature(teacher, student))}
+    if student_type in MOTION:
+        terms["motion"] = {"type": "MotionCompensationLoss", "student": "motion", **MOTION[student_type]}
+    if student_type in OWN:
+        terms["own"] = OWN[student_type]
     window = max(traits_of(net, 4).num_frame for net in (teacher, student))
     lq = torch.rand(1, 1 + window, 3, side, side, device=device)
     gt = torch.rand(1, 2, 3, 4 * side, 4 * side, device=device)
@@ -74,6 +101,35 @@ def test_one_step(teacher_type, student_type, device):
     assert any(not torch.equal(p, before[name]) for name, p in student.named_parameters())
     assert all(p.grad is None for p in teacher.parameters())
     _assert_file_restores(student.cpu(), {"type": student_type, **STUDENTS[student_type]}, lq[..., :12, :12].cpu())
+
+
+@pytest.mark.parametrize("name", BOTH)
+def test_samples_of_a_batch_are_independent(name):
+    net = build_network({"type": name, **BOTH[name][0]})
+    for parameter in net.parameters():
+        parameter.data.add_(0.05 * torch.randn_like(parameter))
+    frames = torch.rand(2, max(net.traits.num_frame, 3), 1 if net.traits.color == "y" else 3, 12, 12)
+    for whole, part in zip(_made(net, frames), _made(net, frames[1:]), strict=True):
+        torch.testing.assert_close(whole[1:], part, atol=1e-4, rtol=1e-4)
+
+
+def _made(net, x):
+    """What the network returns, and those of its parts that its own terms tap."""
+    made = []
+    parts = [part for name, part in net.named_children() if name in ("motion", "steps")]
+    hooks = [
+        part.register_forward_hook(lambda m, i, out: made.extend(out if type(out) is tuple else [out]))
+        for part in parts
+    ]
+    made.append(net(x))
+    for hook in hooks:
+        hook.remove()
+    return made
+
+
+def _feature(*networks):
+    """F^SR, where all have it."""
+    return "f_sr" if all("f_sr" in traits_of(net, 4).taps for net in networks) else "f_lr"
 
 
 def _assert_file_restores(student, opt, lq):
@@ -103,10 +159,11 @@ def _option_file(root: Path, clips: Path, pair: tuple[str, str], total_iter: int
     """The option file of space-time distillation for one pair: both terms at F^SR, and the output's."""
     teacher_type, student_type = pair
     options, side = TEACHERS[teacher_type]
+    tap = _feature(*(build_network(opt) for opt in _networks(*pair)))
     terms = {
-        "spatial": {"type": "SpatialAttentionLoss", "at": "f_sr"},
+        "spatial": {"type": "SpatialAttentionLoss", "at": tap},
         "output": {"type": "L1Loss"},
-        "temporal": {"type": "TemporalMemoryLoss", "at": "f_sr", "lstm": "trained", "downsample": 4},
+        "temporal": {"type": "TemporalMemoryLoss", "at": tap, "lstm": "trained", "downsample": 4},
     }
     frames = {"type": "ClipDataset", "dataroot_gt": str(clips), "degradation": "BI", "name": "clips"}
     window = max(traits_of(build_network(opt), 4).num_frame for opt in _networks(*pair))
@@ -159,8 +216,7 @@ def _train(root, clips, pair, total_iter):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("student_type", STUDENTS)
-@pytest.mark.parametrize("teacher_type", TEACHERS)
+@pytest.mark.parametrize(("teacher_type", "student_type"), PAIRS)
 def test_train_save_resume_and_test_by_option_file(teacher_type, student_type, clip, tmp_path):
     """Two iterations equal one, an end, and one more, bit for bit; what they saved restores a clip."""
     pair = (teacher_type, student_type)

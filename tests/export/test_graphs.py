@@ -24,6 +24,11 @@ NETWORKS = {
     "upsampler: pixelshuffledirect}",
     "VESPCN": "{type: VESPCN, num_feat: 4, num_hr_feat: 4, num_block: 1, num_flow_feat: 4, base: bicubic}",
     "BasicVSRPlusPlus": "{type: BasicVSRPlusPlus, mid_channels: 16, num_blocks: 1}",
+    "TDAN": "{type: TDAN, num_frame: 3, num_feat: 4, num_extract_block: 1, num_block: 1, deformable_groups: 2}",
+    "RSDN": "{type: RSDN, num_feat: 4, num_block: 1}",
+    "PFNL": "{type: PFNL, num_frame: 3, num_feat: 4, num_block: 1}",
+    "DRVSR": "{type: DRVSR, num_feat: 2, num_flow_feat: 2}",
+    "LTDVSRRebuild": "{type: LTDVSRRebuild, num_feat: 4, num_flow_feat: 2}",
 }
 
 
@@ -74,7 +79,7 @@ def test_only_a_network_that_needs_it_is_changed_and_only_in_a_copy():
     assert type(graph_form(net)[0]) is not SpyNet and type(net[0]) is SpyNet
 
 
-@pytest.mark.parametrize("name", ["EDVRSlim", "BasicVSR", "SwinIR", "VESPCN"])
+@pytest.mark.parametrize("name", sorted(NETWORKS.keys() - {"BasicVSRPlusPlus"}))
 def test_the_form_of_a_graph_computes_what_the_network_does(name, tmp_path):
     made = prepared(name, tmp_path, frames=2)
     lq = made.example(70, 41, seed=9)
@@ -95,11 +100,12 @@ def test_a_mirrored_clip_needs_no_branch_in_a_graph(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["EDVRSlim", "BasicVSR", "SwinIR"])
+@pytest.mark.parametrize("name", ["EDVRSlim", "BasicVSR", "SwinIR", "TDAN", "RSDN", "PFNL", "DRVSR", "LTDVSRRebuild"])
 def test_onnx_at_three_sizes(name, tmp_path):
     pytest.importorskip("onnxruntime")
     pytest.importorskip("onnxscript")
-    compared = FORMATS["onnx"](prepared(name, tmp_path, frames=2), tmp_path / "net.onnx")
+    amount = 0.01 if name == "TDAN" else 0.05  # its output is not to grow beyond images
+    compared = FORMATS["onnx"](prepared(name, tmp_path, frames=2, amount=amount), tmp_path / "net.onnx")
     assert len({deviation.size for deviation in compared}) == len(SIZES) and max(d.largest for d in compared) < 1e-5
 
 

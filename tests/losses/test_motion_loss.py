@@ -57,3 +57,20 @@ def test_another_tap_is_refused():
         MotionCompensationLoss()(torch.rand(1, 3, 4, 4))
     with refuses("MotionCompensationLoss", "over", "'image'", "pixel", "field"):
         MotionCompensationLoss(over="image")
+
+
+def test_drvsrs_form_by_hand():
+    frames = torch.zeros(2, 3, 4, 4)
+    warped = frames + torch.tensor([0.3, 0.0, -0.6]).view(1, 3, 1, 1)
+    flow = torch.zeros(2, 6, 4, 4)
+    flow[:, 0] = 2 * torch.arange(4.0)  # 12 differences of 2 in each of 2 windows, of 192 elements
+    loss = MotionCompensationLoss(smoothness=0.5, form="drvsr")((warped, flow, frames))
+    assert loss.item() == pytest.approx(0.3 + 0.5 * 2 * 12 * 2 / 192)
+
+
+def test_aligned_pictures_without_a_flow():
+    pair = torch.full((2, 6, 4, 4), 0.5), torch.zeros(2, 3, 4, 4)
+    assert MotionCompensationLoss(smoothness=0)(pair).item() == pytest.approx(2 * 0.25)
+    assert MotionCompensationLoss(smoothness=0, form="drvsr")(pair).item() == pytest.approx(0.5)
+    with refuses("MotionCompensationLoss", "smoothness: 0"):
+        MotionCompensationLoss()(pair)

@@ -1,12 +1,14 @@
-"""Backward warping: identity, whole shifts, and agreement with two other implementations."""
+"""Warping: identity, whole shifts, and agreement with other implementations; forward splats and their definition."""
 
 from __future__ import annotations
+
+import itertools
 
 import pytest
 import torch
 import torch.nn.functional as F
 
-from kdsr_arch.ops.warp import backward_warp
+from kdsr_arch.ops.warp import backward_warp, forward_splat
 from tests.helpers.messages import refuses
 
 SIZES = [(8, 8), (7, 13), (1, 5), (48, 31)]
@@ -95,3 +97,66 @@ def test_autocast_keeps_positions_exact():
 def test_bad_input_is_named(x, flow, border, names):
     with refuses("backward_warp", *names):
         backward_warp(torch.zeros(x), torch.zeros(flow), border)
+
+
+# ------------------------------------------------------------------------------------------------------ forward splat
+
+
+def splat_by_loops(x, flow, scale):
+    """The definition, pixel by pixel."""
+    batch, channels, height, width = x.shape
+    out = x.new_zeros(batch, channels, height * scale, width * scale)
+    for b, row, column in itertools.product(range(batch), range(height), range(width)):
+        dx, dy = ((start + shift) * scale for start, shift in zip((column, row), flow[b, :, row, column], strict=True))
+        for y, c in itertools.product((dy.floor(), dy.floor() + 1), (dx.floor(), dx.floor() + 1)):
+            share = (1 - (dy - y).abs()) * (1 - (dx - c).abs())
+            place = int(y.clamp(0, height * scale - 1)), int(c.clamp(0, width * scale - 1))
+            out[b, :, place[0], place[1]] += share * x[b, :, row, column]
+    return out
+
+
+@pytest.mark.parametrize("scale", [1, 2, 4])
+@pytest.mark.parametrize("reach", [0.4, 5.0])
+def test_splat_is_its_definition(scale, reach):
+    x = torch.randn(2, 3, 4, 5, dtype=torch.float64)
+    flow = reach * torch.randn(2, 2, 4, 5, dtype=torch.float64)
+    torch.testing.assert_close(forward_splat(x, flow, scale), splat_by_loops(x, flow, scale))
+
+
+@pytest.mark.parametrize("scale", [1, 3])
+def test_splat_at_zero_flow_fills_with_zeros(scale, device):
+    x = torch.randn(2, 3, 5, 4, device=device)
+    large = forward_splat(x, torch.zeros(2, 2, 5, 4, device=device), scale)
+    assert torch.equal(large[..., ::scale, ::scale], x)
+    assert large.count_nonzero() == x.count_nonzero()
+
+
+def test_splat_loses_and_adds_nothing_and_is_the_transpose_of_the_warp():
+    x, y = (torch.randn(1, 2, 6, 7, dtype=torch.float64) for _ in range(2))
+    flow = 2 * torch.randn(1, 2, 6, 7, dtype=torch.float64)
+    far = torch.full_like(flow, 100.0)
+    for each in (flow, far):
+        torch.testing.assert_close(forward_splat(x, each, 4).sum((2, 3)), x.sum((2, 3)))
+    there, back = (forward_splat(x, flow) * y).sum(), (x * backward_warp(y, flow, "border")).sum()
+    torch.testing.assert_close(there, back)
+
+
+def test_splat_gradcheck():
+    x = torch.randn(1, 2, 3, 4, dtype=torch.float64, requires_grad=True)
+    flow = torch.randn(1, 2, 3, 4, dtype=torch.float64).requires_grad_()
+    assert torch.autograd.gradcheck(lambda a, b: forward_splat(a, b, 2), (x, flow))
+
+
+def test_splat_keeps_its_places_in_half_precision_and_far_from_the_corner():
+    x, flow = torch.rand(1, 1, 1, 4000), torch.full((1, 2, 1, 4000), 0.1)
+    large = forward_splat(x.bfloat16(), flow.bfloat16(), 4)
+    assert large.dtype == torch.bfloat16
+    double = forward_splat(x.double(), flow.double(), 4)
+    torch.testing.assert_close(forward_splat(x, flow, 4).double(), double, atol=1e-6, rtol=0)
+
+
+def test_splat_of_bad_input():
+    nan = forward_splat(torch.rand(1, 1, 3, 3), torch.full((1, 2, 3, 3), float("nan")), 2)
+    assert nan.isnan().any() and nan.shape == (1, 1, 6, 6)
+    with refuses("forward_splat", (1, 3, 4, 5), (1, 2, 5, 4)):
+        forward_splat(torch.zeros(1, 3, 4, 5), torch.zeros(1, 2, 5, 4))

@@ -54,6 +54,9 @@ _NETWORKS = (
     "num_reconstruct_block": 1, "deformable_groups": 2, "num_hr_feat": 8}, {"type": "VSRNet"}, {"type": "FastDVDnet"},
     {"type": "IMDN", "num_feat": 8}, {"type": "SAN", "num_feat": 8}, {"type": "MSRResNet", "num_feat": 8,
     "num_block": 1},
+    {"type": "TDAN", "num_feat": 8, "num_block": 1, "deformable_groups": 2}, {"type": "RSDN", "num_feat": 8,
+    "num_block": 1}, {"type": "PFNL", "num_feat": 8, "num_block": 1, "num_frame": 3}, {"type": "DRVSR", "num_feat": 8},
+    {"type": "LTDVSRRebuild", "num_feat": 8},
 )  # fmt: skip
 _PIECES = (b"{", b"}", b"[", b"]", b": ", b", ", b"&a ", b"*a", b"!!python/name:os.system ", b"!!int x", b"~", b"'",
 b'"',
