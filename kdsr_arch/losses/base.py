@@ -96,19 +96,12 @@ class DistillLoss(nn.Module):
     pretrain_iters: int = 0
     about: ClassVar[About | None] = None
 
-    def prepare(self, frames: Tensor) -> Tensor:
-        """Prepare each recorded map (F, C, H, W) of either side, before adapters and ``forward``.
-
-        For what makes the maps smaller and commutes with a 1x1 convolution, so that both become cheap.
-        """
-        return frames
-
     def setup(self, student_shapes: Sequence[Any], teacher_shapes: Sequence[Any]) -> None:
         """Build what depends on shapes (estimators, a ConvLSTM): called once, before the optimizer exists.
 
         Args:
-            student_shapes: one entry for each tapped layer, after ``prepare`` and adapters: a ``torch.Size`` of what
-                ``forward`` will get, or a tuple of them where the tap records a tuple.
+            student_shapes: one entry for each tapped layer, after adapters: a ``torch.Size`` of what ``forward`` will
+                get, or a tuple of them where the tap records a tuple.
             teacher_shapes: likewise; empty for a term of the student alone.
         """
 

@@ -142,14 +142,6 @@ def test_state_goes_on_where_it_was():
     assert other.fixed and other.steps == 4
 
 
-def test_prepare_averages_and_keeps_the_count_of_frames():
-    loss = TemporalMemoryLoss(downsample=2)
-    frames = torch.randn(6, 4, 8, 8)
-    torch.testing.assert_close(loss.prepare(frames), F.avg_pool2d(frames, 2))
-    with refuses("TemporalMemoryLoss", "downsample", 9, "(8, 8)"):
-        TemporalMemoryLoss(downsample=9).prepare(frames)
-
-
 def test_replicate_padding_keeps_a_flat_field_flat():
     flat = torch.ones(1, 3, 4, 6, 6)
     cells = built(padding="replicate").lstm(flat)[0]
@@ -165,7 +157,7 @@ def test_replicate_padding_keeps_a_flat_field_flat():
         ({"pretrain_iters": 5}, ["lstm", 5]),
         ({"kernel_size": 2}, [2]),
         ({"padding": "zero"}, ["'zero'", "'zeros'"]),
-        ({"downsample": 0}, [0]),
+        ({"hidden": 0}, [0]),
     ],
 )
 def test_impossible_options_are_refused(options, names):
