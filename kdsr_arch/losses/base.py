@@ -126,7 +126,20 @@ class DistillLoss(nn.Module):
         """
 
 
+def rms_difference(a: Tensor, b: Tensor) -> Tensor:
+    """Return the root mean square difference of each sample (B, ...), averaged over the batch.
+
+    The L2 norm that is not squared, over the root of the number of elements: its gradient does not vanish with the
+    difference. Equal samples get none.
+    """
+    squares = (a - b).square().flatten(1).mean(1)
+    zero = squares == 0
+    return squares.masked_fill(zero, 1.0).sqrt().masked_fill(zero, 0.0).mean()
+
+
 CRITERIA: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"l1": F.l1_loss, "l2": F.mse_loss}
+NORMS = {**CRITERIA, "norm": rms_difference}
+"""Distances of the terms whose paper writes ||.|| or ||.||^2."""
 
 
 def require_map(owner: str, x: Any) -> Tensor:

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from kdsr_arch.device import LateFlag
 from kdsr_arch.errors import UserError, one_of
 from kdsr_arch.losses.about import About
-from kdsr_arch.losses.base import CRITERIA, DistillLoss
+from kdsr_arch.losses.base import NORMS, DistillLoss
 from kdsr_arch.parallel import distributed
 from kdsr_arch.registry import LOSS_REGISTRY
 
@@ -114,7 +114,8 @@ class TemporalMemoryLoss(DistillLoss):
         normalize: 'none', or 'teacher_rms': both sides divided by the running root mean square of the teacher's
             features, which stands still once a ConvLSTM that learned is fixed.
         cells: 'last' (published), or 'all': the mean over the cells of all frames.
-        criterion: 'l2' (published; the mean squared difference) or 'l1'.
+        criterion: 'l2' (published; the mean squared difference), 'norm' (its root, of each clip, as secondary sources
+            read the paper) or 'l1'.
         threshold: the value under which a trained ConvLSTM is fixed for good; looked at every 16 steps.
     """
 
@@ -149,7 +150,7 @@ class TemporalMemoryLoss(DistillLoss):
         self.padding = one_of(name, "padding", padding, ("zeros", "replicate"))
         self.normalize = one_of(name, "normalize", normalize, ("none", "teacher_rms"))
         self.cells = one_of(name, "cells", cells, ("last", "all"))
-        self.criterion = CRITERIA[one_of(name, "criterion", criterion, CRITERIA)]
+        self.criterion = NORMS[one_of(name, "criterion", criterion, NORMS)]
         if kernel_size < 1 or kernel_size % 2 == 0 or (hidden is not None and hidden < 1):
             raise UserError(f"{name}: kernel_size must be odd, hidden at least 1; got {kernel_size}, {hidden}")
         if (lstm == "pretrained") != (pretrain_iters > 0):

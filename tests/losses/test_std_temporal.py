@@ -75,6 +75,10 @@ def test_value_is_the_distance_of_the_last_cells(mode):
     cells = [loss.lstm(x)[0] for x in (student, teacher)]
     torch.testing.assert_close(loss(student, teacher), F.mse_loss(cells[0][-1], cells[1][-1]), rtol=1e-4, atol=1e-7)
     assert loss(teacher, teacher).item() == pytest.approx(0, abs=1e-12)
+    unsquared = built(lstm=mode, criterion="norm")
+    unsquared.load_state_dict(loss.state_dict())
+    roots = (cells[0][-1] - cells[1][-1]).square().mean((1, 2, 3)).sqrt()  # of each clip
+    torch.testing.assert_close(unsquared(student, teacher), roots.mean(), rtol=1e-4, atol=1e-7)
     loss.cells = "all"
     expected = torch.stack([F.mse_loss(s, t) for s, t in zip(*cells, strict=True)]).mean()
     torch.testing.assert_close(loss(student, teacher), expected, rtol=1e-4, atol=1e-7)
