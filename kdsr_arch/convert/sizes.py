@@ -165,11 +165,15 @@ def edvr_options(state: State) -> Options:
 
 
 def vespcn_options(state: State) -> Options:
-    """Read VESPCN's: of the RGB network with motion compensation, or of the plain network on Y."""
+    """Read VESPCN's: of the network with motion compensation, or of the plain network on Y."""
     width = state["conv_up.weight"].shape[1]
-    if "conv_last.weight" in state:  # with motion compensation, RGB
-        count = _count(state, r"body\.(\d+)\.")
-        return {"num_feat": width, "num_block": count, "scale": _shuffled_scale(state, "conv_up."), "coarse_gain": 1}
+    if "conv_last.weight" in state:  # with motion compensation
+        channels = state["conv_last.weight"].shape[0]
+        return {
+            "scale": _shuffled_scale(state, "conv_up."), "num_frame": state["fusion.conv.weight"].shape[1] // channels,
+            "num_feat": width, "num_block": _count(state, r"body\.(\d+)\."), "color": "rgb" if channels == 3 else "y",
+            "coarse_gain": 1,
+        }  # fmt: skip
     scale = round(state["conv_up.weight"].shape[0] ** 0.5)
     return {"block": "plain", "num_feat": width, "num_hr_feat": 0, "num_block": 3, "color": "y", "motion": False,
             "scale": scale}  # fmt: skip

@@ -17,7 +17,7 @@ from kdsr_arch.data.flow_image import read_flow_image
 from kdsr_arch.data.keys import read_list
 from kdsr_arch.data.pair_dataset import CHECKED_FIRST, PairDataset
 from kdsr_arch.data.pairs import FramePairs
-from kdsr_arch.data.store.teacher_store import View, view_key
+from kdsr_arch.data.teacher_views import View, run_around, run_keys, run_view, window_key, window_keys
 from kdsr_arch.errors import UserError, nearest, notice
 from kdsr_arch.registry import DATASET_REGISTRY
 
@@ -89,6 +89,14 @@ def first_gap(keys: Sequence[str]) -> tuple[str, str] | None:
     return None if place is None else (keys[place], keys[place + 1])
 
 
+def samples_of(clip: Clip, clip_length: int, intervals: Sequence[int]) -> Iterator[tuple[range, int]]:
+    """Yield the positions of the ground-truth frames of every training sample of a clip, with their interval."""
+    for start, interval in itertools.product(clip.gt, intervals):
+        sample = range(start, start + interval * clip_length, interval)
+        if all(place in clip.gt for place in sample):
+            yield sample, interval
+
+
 def clip_views(clip: Clip, num_frame: int, clip_length: int, intervals: Sequence[int], reverse: bool) -> Iterator[View]:
     """Yield every window of ``num_frame`` frames around a ground-truth frame that training samples of a clip can hold.
 
@@ -97,19 +105,30 @@ def clip_views(clip: Clip, num_frame: int, clip_length: int, intervals: Sequence
         clip_length, intervals: the data set's.
         reverse: samples are played backwards too.
     """
-    centers = set()  # (position, interval) of the ground-truth frames of all samples
-    for start, interval in itertools.product(clip.gt, intervals):
-        sample = [start + interval * j for j in range(clip_length)]
-        if all(place in clip.gt for place in sample):
-            centers |= {(place, interval) for place in sample}
+    centers = {(place, interval) for sample, interval in samples_of(clip, clip_length, intervals) for place in sample}
     last, half, seen = len(clip) - 1, num_frame // 2, set()
     for center, interval in sorted(centers):
         places = [min(max(center + interval * j, 0), last) for j in range(-half, half + 1)]
         for order in (places, places[::-1]) if reverse else (places,):
-            key = view_key(clip.gt[center], order)
+            gt = clip.gt[center]
+            key = window_key(gt, order)
             if key not in seen:
                 seen.add(key)
-                yield View(key, tuple(clip.lq[place] for place in order), clip.name)
+                yield View(tuple(clip.lq[place] for place in order), clip.name, (gt,), (key,))
+
+
+def clip_runs(clip: Clip, length: int, clip_length: int, intervals: Sequence[int], reverse: bool) -> Iterator[View]:
+    """Yield the runs of ``length`` frames (:func:`run_around`) in which a recurrent teacher restores a clip's samples.
+
+    Args:
+        clip_length, intervals: the data set's.
+        reverse: samples are played backwards too, and so is each run.
+    """
+    samples = samples_of(clip, clip_length, intervals)
+    around = (run_around(sample[0], clip_length, interval, len(clip), length) for sample, interval in samples)
+    for run in dict.fromkeys(run for run in around if run is not None and all(place in clip.gt for place in run)):
+        for order in (run, run[::-1]) if reverse else (run,):
+            yield run_view(clip.lq, clip.gt, order, clip.name)
 
 
 @DATASET_REGISTRY.register()
@@ -157,14 +176,16 @@ class ClipDataset(PairDataset):
         self.selected = self._select(wanted, listed)
         self._sizes: dict[str, tuple[int, int]] = {}
         self.selected = self._sound(self.selected, lambda clip: (clip.lq, clip.gt.values()), self.size)
-        self.entries = self._starts() if self.train else self.selected
         clips = self.selected[:CHECKED_FIRST]
         self._open_teacher((clip.name, self.size(clip)) for clip in clips)
         if (store := self.teacher) is not None:
             frames = store.num_frame
             if frames > self.num_frame:
                 raise UserError(f"{store.path}: the teacher saw windows of {frames} frames; set num_frame to that")
-            store.check_views(self._views(clips, frames, store.backwards))
+            if 0 < store.run < self.clip_length:
+                raise UserError(f"{store.path}: the teacher saw clips of {store.run} frames; set clip_length to that")
+            store.check_views(self._views(clips, frames, store.backwards, store.run))
+        self.entries = self._starts() if self.train else self.selected
         lq_keys = [key for clip in self.selected for key in clip.lq]
         self._fill_cache(lq_keys, [key for clip in self.selected for key in clip.gt.values()])
 
@@ -232,33 +253,50 @@ class ClipDataset(PairDataset):
 
     def _starts(self) -> list[tuple[int, int]]:
         """(clip number, first ground-truth position) of every sample."""
-        span = range(0, self.clip_length * self.intervals[0], self.intervals[0])
         starts = [
             (number, start)
             for number, clip in enumerate(self.selected)
             for start in clip.gt
-            if all(start + offset in clip.gt for offset in span)
+            if any(self._fits(clip, start, interval) for interval in self.intervals)
         ]
         if not starts:
             raise UserError(f"{self.pairs.lq.name}: no {self.clip_length} consecutive frames with a ground truth")
         return starts
 
-    def teacher_views(self, num_frame: int, reverse: bool) -> list[View]:
-        """List what a teacher of windows of ``num_frame`` frames (1: of images) is run on (kdsr cache-teacher).
+    def _fits(self, clip: Clip, start: int, interval: int) -> bool:
+        """Whether a sample has a ground truth for all its frames and, of a recurrent teacher's store, one run."""
+        if not all(start + interval * j in clip.gt for j in range(self.clip_length)):
+            return False
+        return not self._run_length or self._run(clip, start, interval) is not None
+
+    @property
+    def _run_length(self) -> int:
+        return 0 if self.teacher is None else self.teacher.run
+
+    def _run(self, clip: Clip, start: int, interval: int) -> range | None:
+        return run_around(start, self.clip_length, interval, len(clip), self._run_length)
+
+    def teacher_views(self, num_frame: int, reverse: bool, run: int = 0) -> list[View]:
+        """List what a teacher is run on (kdsr cache-teacher).
 
         Args:
-            reverse: also on the windows of samples that are played backwards.
+            num_frame: length of its windows; 1: a teacher of images.
+            reverse: also on the frames of samples that are played backwards.
+            run: frames that a recurrent teacher restores at once; 0 for others.
 
         Raises:
-            UserError: the windows are longer than the data set's.
+            UserError: windows longer than the data set's, runs shorter than its samples, or no clip of that length.
         """
         if num_frame > self.num_frame:
             raise UserError(f"the teacher sees windows of {num_frame} frames: set datasets.train.num_frame to that")
-        return list(self._views(self.selected, num_frame, reverse))
+        if 0 < run < self.clip_length:
+            raise UserError(f"--frames {run}: fewer than clip_length {self.clip_length}, the frames of a sample")
+        return list(self._views(self.selected, num_frame, reverse, run))
 
-    def _views(self, clips: Sequence[Clip], num_frame: int, reverse: bool) -> Iterator[View]:
+    def _views(self, clips: Sequence[Clip], num_frame: int, reverse: bool, run: int) -> Iterator[View]:
+        sample = self.clip_length, self.intervals, reverse and self.random_reverse
         for clip in clips:
-            yield from clip_views(clip, num_frame, self.clip_length, self.intervals, reverse and self.random_reverse)
+            yield from clip_runs(clip, run, *sample) if run else clip_views(clip, num_frame, *sample)
 
     def sample(self, index: int, rng: np.random.Generator) -> dict[str, Any]:
         """Return a training sample that depends on ``index`` and ``rng`` only.
@@ -269,25 +307,33 @@ class ClipDataset(PairDataset):
         """
         number, start = self.entries[index]
         clip = self.selected[number]
-        gt_places, lq_places = self._frames_of(clip, start, rng)
+        gt_places, lq_places, run = self._frames_of(clip, start, rng)
         crop, flip = self._draw(rng, clip.name, self.size(clip))
         lq, gt = self._tensors([clip.lq[p] for p in lq_places], [clip.gt[p] for p in gt_places], crop, flip)
         item = {"lq": lq, "gt": gt, "key": clip.gt[gt_places[0]]}
         if self.teacher is not None:
-            item["teacher"] = self.teacher.read_clip(clip.name, clip.gt, gt_places, lq_places, crop, flip)
+            store = self.teacher
+            if run is not None:
+                keys = run_keys(clip.gt, gt_places, run, store.backwards)
+            else:
+                keys = window_keys(clip.gt, gt_places, lq_places, store.num_frame, store.backwards)
+            item["teacher"] = store.read_clip(clip.name, keys, crop, flip)
         return item
 
-    def _frames_of(self, clip: Clip, start: int, rng: np.random.Generator) -> tuple[list[int], list[int]]:
-        """Positions of the HR and of the LR frames of a sample that begins at ``start``."""
+    def _frames_of(
+        self, clip: Clip, start: int, rng: np.random.Generator
+    ) -> tuple[list[int], list[int], Sequence[int] | None]:
+        """Positions of a sample's HR and LR frames, and of the run that holds it in a recurrent teacher's store."""
         last = len(clip) - 1
-        fitting = [i for i in self.intervals if all(start + i * j in clip.gt for j in range(self.clip_length))]
+        fitting = [interval for interval in self.intervals if self._fits(clip, start, interval)]
         interval = fitting[int(rng.integers(len(fitting)))]
+        run: Sequence[int] | None = self._run(clip, start, interval) if self._run_length else None
         half = self.num_frame // 2
         gt = [start + interval * j for j in range(self.clip_length)]
         lq = [min(max(start + interval * j, 0), last) for j in range(-half, self.clip_length + half)]
         if self.random_reverse and rng.random() < 0.5:
-            gt, lq = gt[::-1], lq[::-1]
-        return gt, lq
+            gt, lq, run = gt[::-1], lq[::-1], None if run is None else run[::-1]
+        return gt, lq, run
 
     def whole(self, index: int) -> dict[str, Any]:
         """Return a clip for testing.

@@ -92,15 +92,16 @@ class ImagePairDataset(PairDataset):
     def _chosen(self, source: FrameSource) -> list[str]:
         return chosen_images(source, self, self.meta_info_file, self.exclude)
 
-    def teacher_views(self, num_frame: int, reverse: bool) -> list[View]:
+    def teacher_views(self, num_frame: int, reverse: bool, run: int = 0) -> list[View]:
         """List what a teacher is run on (kdsr cache-teacher): each image.
 
         Raises:
-            UserError: the teacher takes windows of frames.
+            UserError: the teacher takes windows or runs of frames.
         """
-        if num_frame > 1:
-            raise UserError(f"a teacher of windows of {num_frame} frames needs a ClipDataset, not single images")
-        return [View(gt_key, (lq_key,), gt_key) for lq_key, gt_key in self.entries]
+        if run or num_frame > 1:
+            frames = "clips" if run else f"windows of {num_frame} frames"
+            raise UserError(f"a teacher of {frames} needs a ClipDataset, not single images")
+        return [View((lq_key,), gt_key, (gt_key,), (gt_key,)) for lq_key, gt_key in self.entries]
 
     def size(self, lq_key: str, gt_key: str) -> tuple[int, int]:
         """Return the LR size (h, w) of an image.

@@ -141,6 +141,8 @@ class DistillTask(nn.Module):
                 term.teacher = [
                     name if name in DATA else self._teacher.resolve(name, term.where) for name in term.teacher
                 ]
+                if isinstance(self._teacher, CachedTeacher):
+                    term.pooled = [self._teacher.pooled(name, term.downsample, term.where) for name in term.teacher]
             if term.needs_live_teacher():
                 check_live(self._teacher, f"{term.where}: {term.kind}")
 

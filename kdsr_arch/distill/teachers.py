@@ -222,6 +222,20 @@ class CachedTeacher:
             )
         return name
 
+    def pooled(self, name: str, downsample: int, where: str) -> int:
+        """Tell over how many pixels a side the stored tap is averaged already.
+
+        Raises:
+            UserError: the term averages over no multiple of that.
+        """
+        side = int(self.store.names.get(name, {}).get("pooled", 1))
+        if downsample % side:
+            raise UserError(
+                f"{where}.downsample: {self.store.path} holds '{name}' averaged over {side}x{side} pixels: set it to a "
+                f"multiple of {side}, or store the tap whole, without --pool"
+            )
+        return side
+
     def run(self, batch: Batch, paths: Sequence[str], learn: bool = False) -> tuple[Tensor, Taps]:
         """Return the output and taps that the batch brings: (B, C, H, W), or (B, N, C, H, W) of clips."""
         stored: Mapping[str, Tensor] = batch.get("teacher") or {}

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from kdsr_arch.distill.adapters import Adapter, build_adapter
 from kdsr_arch.distill.taps import OUTPUT, Feature, Value, same_frames
@@ -150,7 +151,8 @@ class Term(nn.Module):
         if weights is not None and not any(weights):
             raise UserError(f"{self.where}.layer_weights: all are 0: the term would teach nothing")
         self.layer_weights = [1.0] * len(self.student) if weights is None else [float(w) for w in weights]
-        self.adapter_options = options.adapter
+        self.adapter_options, self.downsample = options.adapter, options.downsample
+        self.pooled = [1] * len(self.teacher)  # of each of the teacher's taps, where a store holds means over pixels
         self.adapters = nn.ModuleList()
 
     def _trait(self, key: str) -> Any:
@@ -276,11 +278,17 @@ class Term(nn.Module):
 
     def _pair(self, layer: int, student: Feature, teacher: Feature) -> tuple[Feature, Feature]:
         student, teacher = same_frames(student, teacher, self._layer(layer))
-        return self._prepared(student), self._prepared(teacher)
+        return self._prepared(student), self._prepared(teacher, self.pooled[layer])
 
-    def _prepared(self, feature: Feature) -> Feature:
+    def _prepared(self, feature: Feature, pooled: int = 1) -> Feature:
         feature = feature if self._trait("native_dtype") else feature.map(_float)
-        return feature.map(self.loss.prepare) if isinstance(self.loss, DistillLoss) else feature
+        side = self.downsample // pooled
+        if side == 1:
+            return feature
+        for maps in feature.tensors:
+            if maps.dim() != 4 or min(maps.shape[-2:]) < side:
+                raise UserError(f"{self.where}.downsample: {side} pixels do not fit a tap of shape {tuple(maps.shape)}")
+        return feature.map(partial(F.avg_pool2d, kernel_size=side))
 
     def forward(self, student: list[Feature], teacher: list[Feature], context: Context) -> Tensor:
         """Return the unweighted value, a scalar: over all layers at once or summed with the layer weights."""

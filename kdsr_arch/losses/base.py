@@ -96,19 +96,12 @@ class DistillLoss(nn.Module):
     pretrain_iters: int = 0
     about: ClassVar[About | None] = None
 
-    def prepare(self, frames: Tensor) -> Tensor:
-        """Prepare each recorded map (F, C, H, W) of either side, before adapters and ``forward``.
-
-        For what makes the maps smaller and commutes with a 1x1 convolution, so that both become cheap.
-        """
-        return frames
-
     def setup(self, student_shapes: Sequence[Any], teacher_shapes: Sequence[Any]) -> None:
         """Build what depends on shapes (estimators, a ConvLSTM): called once, before the optimizer exists.
 
         Args:
-            student_shapes: one entry for each tapped layer, after ``prepare`` and adapters: a ``torch.Size`` of what
-                ``forward`` will get, or a tuple of them where the tap records a tuple.
+            student_shapes: one entry for each tapped layer, after adapters: a ``torch.Size`` of what ``forward`` will
+                get, or a tuple of them where the tap records a tuple.
             teacher_shapes: likewise; empty for a term of the student alone.
         """
 
@@ -133,7 +126,20 @@ class DistillLoss(nn.Module):
         """
 
 
+def rms_difference(a: Tensor, b: Tensor) -> Tensor:
+    """Return the root mean square difference of each sample (B, ...), averaged over the batch.
+
+    The L2 norm that is not squared, over the root of the number of elements: its gradient does not vanish with the
+    difference. Equal samples get none.
+    """
+    squares = (a - b).square().flatten(1).mean(1)
+    zero = squares == 0
+    return squares.masked_fill(zero, 1.0).sqrt().masked_fill(zero, 0.0).mean()
+
+
 CRITERIA: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"l1": F.l1_loss, "l2": F.mse_loss}
+NORMS = {**CRITERIA, "norm": rms_difference}
+"""Distances of the terms whose paper writes ||.|| or ||.||^2."""
 
 
 def require_map(owner: str, x: Any) -> Tensor:

@@ -10,7 +10,7 @@ from torch.autograd.function import once_differentiable
 
 from kdsr_arch.errors import one_of
 from kdsr_arch.losses.about import About
-from kdsr_arch.losses.base import CRITERIA, DistillLoss
+from kdsr_arch.losses.base import NORMS, DistillLoss
 from kdsr_arch.registry import LOSS_REGISTRY
 
 MAPS = ("sum_square", "sum_abs", "max_square")
@@ -71,6 +71,7 @@ class SpatialAttentionLoss(DistillLoss):
     ||.||^2 is the *mean* over the pixels of the squared difference with ``reduction='mean'``, so that the weight does
     not depend on the crop; with 'sum' it is the sum over the pixels, the squared L2 norm as printed. Either way it is
     averaged over frames and batch. The paper states no normalization; without one, few energetic pixels dominate.
+    Secondary sources read the norm without the square: ``criterion: norm``.
 
     Student (F, C_s, H, W), teacher (F, C_t, H, W): channels may differ, and are summed away.
 
@@ -78,7 +79,7 @@ class SpatialAttentionLoss(DistillLoss):
         map: 'sum_square' (the paper's), 'sum_abs' or 'max_square'; see :func:`attention_map`.
         normalize: 'none' (as printed); 'teacher_mean': both maps divided by the mean of the teacher's over the batch;
             'own_mean': each divided by its own mean, which compares where the energy is and not how much.
-        criterion: 'l2' (the paper's; the mean squared difference) or 'l1'.
+        criterion: 'l2' (the paper's; the mean squared difference), 'norm' (its root, of each frame) or 'l1'.
         reduction: 'mean' or 'sum' over the pixels.
     """
 
@@ -101,7 +102,8 @@ class SpatialAttentionLoss(DistillLoss):
         name = type(self).__name__
         self.map = one_of(name, "map", map, MAPS)
         self.normalize = one_of(name, "normalize", normalize, ("none", "teacher_mean", "own_mean"))
-        self.criterion = CRITERIA[one_of(name, "criterion", criterion, CRITERIA)]
+        self.criterion = NORMS[one_of(name, "criterion", criterion, NORMS)]
+        self.power = 0.5 if criterion == "norm" else 1.0  # of the number of pixels, between the mean and the sum
         self.reduction = one_of(name, "reduction", reduction, ("mean", "sum"))
 
     def forward(self, student: Tensor, teacher: Tensor) -> Tensor:  # type: ignore[override]
@@ -114,4 +116,4 @@ class SpatialAttentionLoss(DistillLoss):
         if self.normalize != "none":
             theirs = theirs / (theirs.mean() + EPS)
         loss = self.criterion(ours, theirs)
-        return loss * (ours.shape[-2] * ours.shape[-1]) if self.reduction == "sum" else loss
+        return loss * (ours.shape[-2] * ours.shape[-1]) ** self.power if self.reduction == "sum" else loss

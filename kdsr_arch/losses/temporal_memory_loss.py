@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from kdsr_arch.device import LateFlag
 from kdsr_arch.errors import UserError, one_of
 from kdsr_arch.losses.about import About
-from kdsr_arch.losses.base import CRITERIA, DistillLoss
+from kdsr_arch.losses.base import NORMS, DistillLoss
 from kdsr_arch.parallel import distributed
 from kdsr_arch.registry import LOSS_REGISTRY
 
@@ -111,11 +111,11 @@ class TemporalMemoryLoss(DistillLoss):
         hidden: channels of the cell; None for the teacher's C (295,168 parameters at 64 channels, kernel 3).
         kernel_size: odd.
         padding: 'zeros' or 'replicate' at the borders.
-        downsample: k: ``prepare`` averages the maps over k x k pixels; the cost falls by k^2. 1 is the published form.
         normalize: 'none', or 'teacher_rms': both sides divided by the running root mean square of the teacher's
             features, which stands still once a ConvLSTM that learned is fixed.
         cells: 'last' (published), or 'all': the mean over the cells of all frames.
-        criterion: 'l2' (published; the mean squared difference) or 'l1'.
+        criterion: 'l2' (published; the mean squared difference), 'norm' (its root, of each clip, as secondary sources
+            read the paper) or 'l1'.
         threshold: the value under which a trained ConvLSTM is fixed for good; looked at every 16 steps.
     """
 
@@ -139,7 +139,6 @@ class TemporalMemoryLoss(DistillLoss):
         hidden: int | None = None,
         kernel_size: int = 3,
         padding: str = "zeros",
-        downsample: int = 1,
         normalize: str = "none",
         cells: str = "last",
         criterion: str = "l2",
@@ -151,36 +150,22 @@ class TemporalMemoryLoss(DistillLoss):
         self.padding = one_of(name, "padding", padding, ("zeros", "replicate"))
         self.normalize = one_of(name, "normalize", normalize, ("none", "teacher_rms"))
         self.cells = one_of(name, "cells", cells, ("last", "all"))
-        self.criterion = CRITERIA[one_of(name, "criterion", criterion, CRITERIA)]
-        if kernel_size < 1 or kernel_size % 2 == 0 or downsample < 1 or (hidden is not None and hidden < 1):
-            raise UserError(
-                f"{name}: kernel_size must be odd, downsample and hidden at least 1; got {kernel_size}, "
-                f"{downsample}, {hidden}"
-            )
+        self.criterion = NORMS[one_of(name, "criterion", criterion, NORMS)]
+        if kernel_size < 1 or kernel_size % 2 == 0 or (hidden is not None and hidden < 1):
+            raise UserError(f"{name}: kernel_size must be odd, hidden at least 1; got {kernel_size}, {hidden}")
         if (lstm == "pretrained") != (pretrain_iters > 0):
             raise UserError(
                 f"{name}: `lstm: pretrained` and a `pretrain_iters` above 0 belong together; got lstm "
                 f"'{lstm}' and pretrain_iters {pretrain_iters}"
             )
         self.pretrain_iters, self.hidden, self.kernel_size = pretrain_iters, hidden, kernel_size
-        self.downsample, self.threshold = downsample, threshold
+        self.threshold = threshold
         self.lstm: ConvLSTM | None = None
         self.head: nn.Conv2d | None = None
         self.steps, self.fixed = 0, lstm == "frozen"
         self._low = torch.tensor(False)  # whether a value was under the threshold, wherever the values are
         self._seen = LateFlag()
         self.register_buffer("rms", torch.tensor(0.0))
-
-    def prepare(self, frames: Tensor) -> Tensor:
-        """Map (F, C, H, W) to (F, C, H // k, W // k): means over k x k pixels."""
-        if self.downsample == 1:
-            return frames
-        if min(frames.shape[-2:]) < self.downsample:
-            raise UserError(
-                f"{type(self).__name__}: downsample {self.downsample} is larger than the maps "
-                f"{tuple(frames.shape[-2:])}"
-            )
-        return F.avg_pool2d(frames, self.downsample)
 
     def setup(self, student_shapes: Sequence[Any], teacher_shapes: Sequence[Any]) -> None:
         """Build the ConvLSTM for the teacher's channels."""
@@ -208,7 +193,7 @@ class TemporalMemoryLoss(DistillLoss):
         return self.steps >= self.pretrain_iters
 
     def forward(self, student: Tensor, teacher: Tensor) -> Tensor:  # type: ignore[override]
-        """Return L_TD of prepared clips, or the prediction error of the teacher's next frames during pretraining."""
+        """Return L_TD, or the prediction error of the teacher's next frames during pretraining."""
         if self.lstm is None:
             raise RuntimeError("setup() must be called before forward()")
         theirs = self._scaled(teacher.detach(), learn=True)

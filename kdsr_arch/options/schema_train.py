@@ -163,7 +163,7 @@ class TermOptions(Component):
     """One distillation term: a loss between what is tapped in the student and in the teacher."""
 
     own: ClassVar[frozenset[str]] = frozenset(
-        {"type", "at", "student", "teacher", "layer_weights", "loss_weight", "adapter"}
+        {"type", "at", "student", "teacher", "layer_weights", "loss_weight", "adapter", "downsample"}
     )
 
     type: str = Field(description="A registered loss, ours or BasicSR's; its keywords stand beside the keys below.")
@@ -186,6 +186,9 @@ class TermOptions(Component):
         "auto",
         "Train-only layers that fit the student's feature to the teacher's: 'auto' (where channels or sizes differ), "
         "'none', or {type: conv1x1, ...}. Never part of the student's file.",
+    )
+    downsample: Positive = option(
+        1, "Average both taps over so many pixels a side, before adapters and loss: k^2 times less work at k."
     )
 
     def faults(self) -> Iterator[Fault]:

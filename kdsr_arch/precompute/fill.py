@@ -16,7 +16,8 @@ import numpy as np
 from kdsr_arch.data.augment import allowed_flips, flip_of, to_tensor, undo_flip
 from kdsr_arch.data.loader import open_dataset
 from kdsr_arch.data.store.lmdb_store import LmdbWriter
-from kdsr_arch.data.store.teacher_store import INFO, OUTPUT, View, stored_maps
+from kdsr_arch.data.store.teacher_store import INFO, OUTPUT, stored_maps
+from kdsr_arch.data.teacher_views import View
 from kdsr_arch.distill.taps import Batch
 from kdsr_arch.distill.teachers import build_teacher, weights_digests
 from kdsr_arch.errors import UserError
@@ -39,16 +40,22 @@ class Plan:
         crops: per image, so many seeded crops of gt_size, each restored alone; 0: whole images, any crop of which can
             be trained on.
         orientations: numbers of flips and rotations that the teacher is run on; one: the stored maps are turned.
-        backwards: teachers of windows are run on reversed windows too, where the data set plays samples backwards.
+        backwards: teachers of clips are run on reversed frames too, where the data set plays samples backwards.
+        frames: that a recurrent teacher restores at once; 0: as many as a sample has.
+        pool: taps of so many times the LR size are stored as means over so many pixels a side.
     """
 
     taps: tuple[str, ...] = ()
     crops: int = 0
     orientations: tuple[int, ...] = (0,)
     backwards: bool = True
+    frames: int = 0
+    pool: int = 1
 
 
-def plan_of(opt: Options, taps: Sequence[str] | None, crops: int, one_orientation: bool) -> Plan:
+def plan_of(
+    opt: Options, taps: Sequence[str] | None, crops: int, one_orientation: bool, frames: int = 0, pool: int = 1
+) -> Plan:
     """Make the plan for an option file: the taps that its terms name, the orientations that its data set draws.
 
     Raises:
@@ -68,7 +75,8 @@ def plan_of(opt: Options, taps: Sequence[str] | None, crops: int, one_orientatio
         taps = [tap for names in named for tap in ([names] if isinstance(names, str) else names)]
         taps = [tap for tap in taps if tap not in (OUTPUT, "lq", "gt")]
     one = one_orientation or opt.teacher.self_ensemble  # which turns with its input, exactly
-    return Plan(tuple(dict.fromkeys(taps)), crops, (0,) if one else tuple(flips), not one_orientation)
+    orientations = (0,) if one else tuple(flips)
+    return Plan(tuple(dict.fromkeys(taps)), crops, orientations, not one_orientation, frames, pool)
 
 
 _STORED_FOR = ("ImagePairDataset", "ClipDataset")
@@ -92,17 +100,22 @@ def fill_store(opt: Options, path: Path, plan: Plan) -> Probe | None:
     net = build_teacher(opt)
     if net is None:
         raise UserError("cache-teacher: the options name no network_t")
-    teacher = LiveTeacher(net, opt, plan.taps)
-    views = dataset.teacher_views(teacher.traits.num_frame, plan.backwards)
+    teacher = LiveTeacher(net, opt, plan.taps, plan.pool)
+    if plan.frames and not teacher.recurrent:
+        raise UserError(f"cache-teacher: --frames is for recurrent teachers, and {type(net).__name__} is none")
+    run = (plan.frames or getattr(dataset, "clip_length", 1)) if teacher.recurrent else 0
+    views = dataset.teacher_views(teacher.traits.num_frame, plan.backwards, run)
+    if not views:
+        raise UserError(f"{dataset.name}: no clip has {run} frames with a ground truth; lower --frames or clip_length")
     if plan.crops and not dataset.patch:
         raise UserError("cache-teacher: --crops needs datasets.train.gt_size")
     recipe = _recipe(opt, plan, dataset)
     with LmdbWriter(path, recipe) as writer:
-        filling = _Filling(writer, teacher, dataset, plan, recipe["seed"])
+        filling = _Filling(writer, teacher, dataset, plan, recipe["seed"], run)
         filling.run(views)
         info = {
             "scale": dataset.scale, "color": teacher.traits.color, "orientations": list(plan.orientations),
-            "num_frame": teacher.traits.num_frame, "backwards": plan.backwards, "dtype": "float16",
+            "num_frame": teacher.traits.num_frame, "run": run, "backwards": plan.backwards, "dtype": "float16",
             "aliases": {k: v for k, v in teacher.aliases.items() if k != v}, "teacher": recipe["teacher"],
             "weights": recipe["weights"], "self_ensemble": recipe["self_ensemble"], "images": filling.images,
             "crops": filling.crops,
@@ -119,6 +132,7 @@ def _recipe(opt: Options, plan: Plan, dataset: Any) -> dict[str, Any]:
         "teacher": {key: network.plain() for key, network in opt.teachers.items()}, "weights": weights_digests(opt),
         "amp": opt.teacher.amp, "self_ensemble": opt.teacher.self_ensemble, **asdict(plan), "seed": opt.manual_seed,
         "scale": dataset.scale, "gt_size": dataset.patch, "color": dataset.color,
+        "clip_length": getattr(dataset, "clip_length", 1),
         "degradation": None if dataset.pairs.stored else [train.degradation, train.border],
     }  # fmt: skip
 
@@ -129,14 +143,15 @@ _Place = tuple[int, int, int, int]  # top, left, height, width in LR pixels
 class _Filling:
     """A store under way."""
 
-    def __init__(self, writer: LmdbWriter, teacher: LiveTeacher, dataset: Any, plan: Plan, seed: int) -> None:
+    def __init__(self, writer: LmdbWriter, teacher: LiveTeacher, dataset: Any, plan: Plan, seed: int, run: int) -> None:
         self.writer, self.teacher, self.dataset, self.plan, self.seed = writer, teacher, dataset, plan, seed
         self.images: dict[str, list[int]] = {}  # LR size of each image or clip
         self.crops: dict[str, list[list[int]]] = {}  # where the teacher is run on each, if not on wholes
         fresh = {"views": 0, "frames": "", "names": {}, "bytes": 0, "seconds": 0.0, "border": None}
         self.state: dict[str, Any] = fresh | writer.state  # the writer's after each view
         self.patch = dataset.patch // dataset.scale  # side of a crop in LR pixels
-        self.unit = "images" if teacher.traits.num_frame == 1 else "windows of frames"
+        units = {"image": "images", "window": "windows of frames", "recurrent": f"clips of {run} frames"}
+        self.unit = units[teacher.traits.mode]
         self._numbers: dict[str, int] = {}
         self._frames = hashlib.sha256()
 
@@ -162,12 +177,12 @@ class _Filling:
     def _stamped(self, view: View) -> str:
         """A digest of the frames of all views up to this one."""
         stamps = "".join(self.dataset.pairs.lq.stamp(key) for key in view.frames)
-        self._frames.update(f"{view.key} {stamps}\n".encode("utf-8", "surrogateescape"))
+        self._frames.update(f"{view.keys[0]} {stamps}\n".encode("utf-8", "surrogateescape"))
         return self._frames.hexdigest()
 
     def _store(self, view: View, probe: bool) -> int:
         """Store what the teacher makes of a view, and return its bytes; a probe looks at the border of its crops."""
-        low, high = self.dataset.pairs.read(list(view.frames), [view.key] if self.teacher.zoom > 1 else [], None)
+        low, high = self.dataset.pairs.read(list(view.frames), list(view.gt) if self.teacher.zoom > 1 else [], None)
         frames, written = high or low, 0
         places = self._places(view, low[0].shape[:2])
         for name, number, maps, place in self._made(frames, places):
@@ -176,10 +191,11 @@ class _Filling:
                 if border is not None and border.looks_further:  # said before hours are spent on the other images
                     get_logger().warning(str(border))
                 self.state["border"] = None if border is None else vars(border)
-            key, value = stored_maps(view.key, number, name, maps, place if self.plan.crops else None)
-            self.writer.put(key, value)
-            written += len(value)
-            self.state["names"].setdefault(name, {"ratio": self.teacher.ratios[name], "channels": maps.shape[0]})
+            for key, frame in zip(view.keys, maps, strict=True):
+                entry, value = stored_maps(key, number, name, frame, place if self.plan.crops else None)
+                self.writer.put(entry, value)
+                written += len(value)
+            self.state["names"].setdefault(name, {**self.teacher.forms[name], "channels": maps.shape[1]})
             if self.writer.is_due:
                 self.writer.commit()
         return written
@@ -201,7 +217,7 @@ class _Filling:
     def _made(
         self, frames: Sequence[np.ndarray], places: Sequence[_Place]
     ) -> Iterator[tuple[str, int, np.ndarray, _Place]]:
-        """(name, orientation, maps turned back, place) of the output and every tap."""
+        """(name, orientation, maps (F, C, H, W) turned back, place) of the output and every tap."""
         for place in dict.fromkeys(places):
             top, left, height, width = (self.teacher.zoom * number for number in place)
             parts = [frame[top : top + height, left : left + width] for frame in frames]

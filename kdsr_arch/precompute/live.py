@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from kdsr_arch.data.store.teacher_store import OUTPUT
 from kdsr_arch.device import pick_device
-from kdsr_arch.distill.taps import Recorder, resolve
+from kdsr_arch.distill.taps import Recorder, Value, fold, resolve
 from kdsr_arch.errors import UserError
 from kdsr_arch.infer.runner import Runner
 from kdsr_arch.infer.stream import Restorer
@@ -22,48 +22,47 @@ from kdsr_arch.options.schema import Options
 
 
 class LiveTeacher:
-    """The teacher on whole images or crops of them: its output in its own color, and its taps, each (C, H, W).
+    """The teacher on whole images or crops of them: its output in its own color, and its taps, each (F, C, H, W).
 
     Args:
         net: the teacher.
         opt: options; read are `scale`, `num_gpu` and `teacher.amp`.
         taps: names of taps.
+        pool: taps of so many times the LR size, or of a multiple of that, are averaged over so many pixels a side.
 
     Attributes:
         zoom: size of what it is given, relative to the LR image: 1, or the scale where it is given the ground truth.
-        ratios: size of each tap and of the output, relative to the LR image, as far as they were made.
+        recurrent: whether it restores all frames that it is given, F of them; others restore one.
+        forms: of each tap and of the output, as far as they were made: `ratio`, its size relative to the LR image, and
+            `pooled`, over how many pixels a side it was averaged.
 
     Raises:
-        UserError: a recurrent teacher, or a tap that it has not.
+        UserError: a teacher that is given LR and ground truth together, or a tap that it has not.
     """
 
-    def __init__(self, net: nn.Module, opt: Options, taps: Sequence[str]) -> None:
+    def __init__(self, net: nn.Module, opt: Options, taps: Sequence[str], pool: int = 1) -> None:
         device = pick_device(opt.num_gpu)
         self.traits = traits_of(net, opt.scale)
-        if self.traits.mode == "recurrent":
-            raise UserError(
-                "cache-teacher: what a recurrent teacher makes of a frame depends on the whole clip of the "
-                "sample it is in; only teachers of images or of windows of frames can be stored"
-            )
         if self.traits.input == "both":
             raise UserError(
                 "cache-teacher: this teacher is given LR image and ground truth together, of which no store is made; "
                 "train with the live teacher"
             )
+        self.recurrent, self.pool = self.traits.mode == "recurrent", pool
         self.zoom = self.traits.scale if self.traits.input == "gt" else 1
         self.net = net.eval().requires_grad_(False).to(device)
         self.aliases = {name: resolve(net, self.traits, name) for name in taps}
         self.restorer = Restorer(Runner(net, self.traits), device, opt.teacher.amp)
-        self.ratios = {OUTPUT: self.traits.scale}
+        self.forms = {OUTPUT: {"ratio": self.traits.scale, "pooled": 1}}
 
     def __call__(self, frames: Tensor) -> dict[str, Tensor]:
-        """Run the teacher on the middle one of a few frames.
+        """Run the teacher on the middle one of a few frames; a recurrent one on all of them.
 
         Args:
             frames: (n, C, h, w), n = 1 for a teacher of images; the HR image for a privileged one.
 
         Returns:
-            Its output and its taps, (C, H, W) float32 on the CPU.
+            Its output and its taps, (F, C, H, W) float32 on the CPU: F = n for a recurrent teacher, else 1.
 
         Raises:
             UserError: a tap that is no map of a whole multiple of the LR size.
@@ -71,24 +70,29 @@ class LiveTeacher:
         if self.traits.color == "y" and frames.shape[1] == 3:
             frames = rgb_to_y(frames)
         with Recorder(self.net, list(self.aliases.values())) as taps:
-            if len(frames) == 1:
-                output = self.restorer.image(frames[0])
+            if self.traits.mode == "image":
+                output = self.restorer.image(frames[0])[None]
             else:
-                output = self.restorer.frames(frames, [len(frames) // 2])[0]
+                output = self.restorer.frames(frames, range(len(frames)) if self.recurrent else [len(frames) // 2])
         unit, least = self.traits.lr_multiple, self.traits.lr_minimum
         size = [side // self.zoom for side in frames.shape[-2:]]
         padded = [-(-max(side, least) // unit) * unit // self.zoom for side in frames.shape[-2:]]
-        maps = {path: self._cut(path, fires, size, padded) for path, fires in taps.items()}
+        maps = {path: self._cut(path, fires, len(output), size, padded) for path, fires in taps.items()}
         found = {OUTPUT: output, **maps}
         return {
             name: self.restorer.checked(value, f"cache-teacher, {name}").float().cpu() for name, value in found.items()
         }
 
-    def _cut(self, path: str, fires: list[Any], size: Sequence[int], padded: Sequence[int]) -> Tensor:
-        """A tap without what padding added; only maps of a whole multiple of the LR size can be cropped."""
-        value = fires[0]
-        if len(fires) > 1 or not isinstance(value, Tensor) or value.dim() != 4:
-            raise UserError(f"cache-teacher: tap '{path}' gives no single feature map (C, H, W): store another")
+    def _cut(self, path: str, fires: list[Value], count: int, size: Sequence[int], padded: Sequence[int]) -> Tensor:
+        """A tap of `count` frames without what padding added, averaged where it is to be.
+
+        Only maps of a whole multiple of the LR size can be cropped.
+        """
+        value = fold(fires, 1, self.recurrent, f"cache-teacher: tap '{path}'").value
+        if not isinstance(value, Tensor) or value.dim() != 4 or len(value) != count:
+            raise UserError(
+                f"cache-teacher: tap '{path}' gives no single feature map (C, H, W) of each frame: store another"
+            )
         ratio = value.shape[-1] // padded[1]
         if ratio < 1 or tuple(value.shape[-2:]) != (padded[0] * ratio, padded[1] * ratio):
             raise UserError(
@@ -96,8 +100,9 @@ class LiveTeacher:
                 f"{padded[0]}x{padded[1]}: only maps of a whole multiple of the LR size can be cropped "
                 "with the images"
             )
-        self.ratios[path] = ratio
-        return value[0, ..., : size[0] * ratio, : size[1] * ratio]
+        value, pooled = value[..., : size[0] * ratio, : size[1] * ratio], 1 if ratio % self.pool else self.pool
+        self.forms[path] = {"ratio": ratio // pooled, "pooled": pooled}
+        return F.avg_pool2d(value.float(), pooled)
 
 
 # ------------------------------------------------------------------------------------------------ the border of a crop
@@ -141,7 +146,7 @@ def measure_border(teacher: LiveTeacher, frames: Tensor, whole: np.ndarray, patc
 
     Args:
         frames: (n, C, h, w); of HR size where the teacher is privileged.
-        whole: the teacher's output on it, (C, H, W).
+        whole: the teacher's output on it, (F, C, H, W).
         patch: LR side of the crop, 0 for half the image.
     """
     zoom, scale = teacher.zoom, teacher.traits.scale
@@ -152,8 +157,8 @@ def measure_border(teacher: LiveTeacher, frames: Tensor, whole: np.ndarray, patc
     top, left = (height - side) // 2, (width - side) // 2
     crop = frames[..., top * zoom : (top + side) * zoom, left * zoom : (left + side) * zoom]
     stored = torch.from_numpy(whole.astype(np.float16).astype(np.float32))
-    stored = stored[:, top * scale : (top + side) * scale, left * scale : (left + side) * scale]
+    stored = stored[..., top * scale : (top + side) * scale, left * scale : (left + side) * scale]
     error = (teacher(crop)[OUTPUT] - stored).double().square()
     margin = side * scale // 4
-    inner = error[:, margin:-margin, margin:-margin]
+    inner = error[..., margin:-margin, margin:-margin]
     return Probe(side, *(float(-10 * torch.log10(part.mean().clamp(min=1e-12))) for part in (error, inner)))

@@ -65,13 +65,15 @@ def measure_own_psnr(opt: Options, dataset: Any) -> OwnPsnr | None:
     if len(forms) < 2:
         return None
     live = {name: LiveTeacher(net, opt, ()) for name, net in forms.items()}
-    views = dataset.teacher_views(max(net.traits.num_frame for net in live.values()), False)
+    run = dataset.clip_length if any(net.recurrent for net in live.values()) else 0
+    views = dataset.teacher_views(max(net.traits.num_frame for net in live.values()), False, run)
     views = views[:: -(-len(views) // _IMAGES)]
     sums = dict.fromkeys(live, 0.0)
     for view in views:
-        low, high = dataset.pairs.read(list(view.frames), [view.key], None)
-        frames, gt = to_tensor(low, color=dataset.color), to_tensor(high, color=dataset.color)[0]
+        low, high = dataset.pairs.read(list(view.frames), list(view.gt), None)
+        frames, gt = to_tensor(low, color=dataset.color), to_tensor(high, color=dataset.color)
         for name, net in live.items():
-            sr, truth = matched_colors(net(frames)[OUTPUT], gt)
-            sums[name] += psnr(to_bgr(sr), to_bgr(truth), dataset.scale, test_y_channel=True)
+            pairs = zip(*matched_colors(net(frames)[OUTPUT], gt), strict=True)
+            values = [psnr(to_bgr(sr), to_bgr(truth), dataset.scale, test_y_channel=True) for sr, truth in pairs]
+            sums[name] += sum(values) / len(values)
     return OwnPsnr(len(views), dataset.scale, {name: total / len(views) for name, total in sums.items()})

@@ -29,7 +29,7 @@ def test_golden_denoiser(golden, name):
     net.load_state_dict(file.state())
     x = file.input("x")
     with torch.no_grad():
-        assert file.near(net(x.unflatten(1, (5, -1)), file.input("noise_map")), "den")
+        assert file.near(net(x.unflatten(1, (file.hp("temp_psz"), -1)), file.input("noise_map")), "den")
 
 
 @pytest.mark.parametrize("name", ["fastdvdnet", "fastdvdnet_small"])

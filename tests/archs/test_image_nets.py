@@ -46,11 +46,18 @@ def golden_state(z):
 
 
 def golden_net(z, source, **options):
-    """Our network with a vector file's weights, through the converter."""
+    """Our network with a vector file's weights, through the converter, and what no weight tells of it."""
     done = convert_state(SOURCES[source], golden_state(z))
+    told = {"hp/res_scale": "res_scale", "hp/rgb_range": "img_range"}
+    options |= {ours: z[theirs].item() for theirs, ours in told.items() if theirs in z.files}
     net = build("network", {**done.network, **options}, "network")
     net.load_state_dict(done.params)
     return net.eval()
+
+
+def range_of(z):
+    """What white is in a file's images."""
+    return float(z["hp/rgb_range"]) if "hp/rgb_range" in z.files else 1.0
 
 
 def close(z, key, got, factor=2e-5):
@@ -59,22 +66,21 @@ def close(z, key, got, factor=2e-5):
     assert np.abs(got.detach().numpy() - reference).max() <= limit
 
 
-def check_output(z, net, key="sr", img_range=1.0):
-    x = torch.from_numpy(z["in/x"])
+def check_output(z, net, key="sr"):
+    x, img_range = torch.from_numpy(z["in/x"]), range_of(z)
     close(z, key, net(x / img_range) * img_range)
     close(z, key, net.double()(x.double() / img_range).float() * img_range)
     net.float()
 
 
-@pytest.mark.parametrize("name,source,img_range", [
-    ("rcan_x2", "rcan", 255.0), ("rcan_x4", "rcan", 255.0), ("rcan_fakd", "rcan-fakd", 255.0),
-    ("edsr_fakd", "edsr-fakd", 255.0), ("san", "san", 255.0), ("san_fakd", "san", 255.0), ("imdn", "imdn", 1.0),
-    ("vdsr", "vdsr", 1.0),
+@pytest.mark.parametrize("name,source", [
+    ("rcan_x2", "rcan"), ("rcan_x4", "rcan"), ("rcan_fakd", "rcan-fakd"), ("edsr_fakd", "edsr-fakd"), ("san", "san"),
+    ("san_fakd", "san"), ("imdn", "imdn"), ("vdsr", "vdsr"),
 ])  # fmt: skip
-def test_golden_outputs(vectors, name, source, img_range):
+def test_golden_outputs(vectors, name, source):
     z = vectors(name)
     assert sum(v.numel() for v in golden_state(z).values()) == int(z["hp/n_state_values"])
-    check_output(z, golden_net(z, source), img_range=img_range)
+    check_output(z, golden_net(z, source))
 
 
 @pytest.mark.parametrize("name,source", [
@@ -105,8 +111,8 @@ def test_golden_idn(vectors, scale):
 def test_golden_basicsr_rcan(vectors):
     """Weights of BasicSR's RCAN are weights of ours."""
     z = vectors("rcan_basicsr")
-    hp = {k[3:]: z[k].item() for k in z.files if k.startswith("hp/num") or k in ("hp/squeeze_factor", "hp/upscale")}
-    net = RCANTapped(**hp).eval()
+    told = ("num_feat", "num_group", "num_block", "squeeze_factor", "upscale", "res_scale", "img_range")
+    net = RCANTapped(**{name: z[f"hp/{name}"].item() for name in told}).eval()
     net.load_state_dict(golden_state(z))
     check_output(z, net)
 
@@ -118,7 +124,7 @@ def test_fakd_taps(vectors, name, source):
     net = golden_net(z, source)
     paths = [net.traits.taps[f"fakd_{i}"] for i in range(4)]
     with Recorder(net, paths) as taps:
-        net(torch.from_numpy(z["in/x"]) / 255)
+        net(torch.from_numpy(z["in/x"]) / range_of(z))
     for i, path in enumerate(paths):
         close(z, f"feat{i}", taps[path][0])
 
@@ -130,6 +136,13 @@ def test_body_end_is_without_the_long_skip():
         net(torch.rand(1, 3, 6, 6))
     head, end, skip = (recorded[taps[name]][0] for name in ("head", "body_end", "body_end_skip"))
     torch.testing.assert_close(end + head, skip)
+
+
+@pytest.mark.parametrize("blocks,ends", [(32, (9, 20)), (16, (4, 9)), (5, (0, 2)), (4, (0, 1)), (1, (0, 0))])
+def test_fakd_taps_of_edsr_are_the_ends_of_its_thirds(blocks, ends):
+    """FAKD's code ends them after int(n / 3) and int(2 n / 3) blocks."""
+    taps = EDSRTapped(num_feat=2, num_block=blocks, upscale=2).traits.taps
+    assert (taps["fakd_1"], taps["fakd_2"]) == tuple(f"body.{end}" for end in ends)
 
 
 def test_fakd_groups():

@@ -8,10 +8,16 @@ import torch
 from kdsr_arch.archs.vespcn_arch import VESPCN
 from kdsr_arch.archs.vsrnet_arch import VSRNet
 from kdsr_arch.convert.names import vespcn_from_hwio, vsrnet_from_hwio
+from kdsr_arch.convert.published import convert_file
+from kdsr_arch.data.augment import to_tensor
+from kdsr_arch.infer.pixels import to_bgr
 from kdsr_arch.infer.runner import Runner
+from kdsr_arch.infer.stream import Restorer
 from kdsr_arch.io import load_tensors
+from kdsr_arch.metrics.psnr_metric import psnr
 from kdsr_arch.ops.bicubic import imresize_uint8, upsample_bicubic
 from kdsr_arch.ops.color import rgb_to_y
+from kdsr_arch.registry import build
 from tests.helpers.messages import refuses
 
 FRAMES, BORDER = slice(1, 11), 8  # with these the bicubic reference values are met
@@ -58,6 +64,22 @@ def test_psnr_on_vid4(shared_data, clip, bicubic, reached):
         net.load_state_dict(convert(load_tensors(path)))
         sr = Runner(net.eval(), net.traits).restore(rgb_to_y(lq).unsqueeze(0))[0]
         assert luma_psnr(sr, gt) == pytest.approx(reached[name], abs=0.03), name
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("clip", "reached"), [("walk", 27.993), ("calendar", 21.538)])
+def test_psnr_of_egvsrs_vespcn(shared_data, clip, reached):
+    """x4, all frames of the clip, Y, no crop."""
+    done = convert_file("vespcn-egvsr", shared_data / "weights" / "VESPCN_EGVSR" / "vespcn_ep0500.pth")
+    net = build("network", done.network, "network")
+    net.load_state_dict(done.params)
+    assert sum(p.numel() for p in net.parameters()) == 878_787
+    restorer, values = Restorer(Runner(net.eval(), net.traits), torch.device("cpu")), []
+    gt = [cv2.imread(str(path)) for path in sorted((shared_data / "video" / "Vid4" / "GT" / clip).iterdir())]
+    lq = to_tensor([imresize_uint8(np.ascontiguousarray(frame[..., ::-1]), 0.25) for frame in gt])
+    for sr, frame in zip(restorer.stream(lq, 8), gt, strict=True):
+        values.append(psnr(to_bgr(sr), frame, 0, test_y_channel=True))
+    assert np.mean(values) == pytest.approx(reached, abs=0.01)
 
 
 def test_hwio_kernels_become_pytorch_convolutions():

@@ -16,15 +16,18 @@ from tests.helpers.messages import refuses
 
 def test_golden_duf_under_its_own_name(golden, taps_seen):
     file = golden("duf16")
-    net = build_network({"type": "DUF", "scale": file.hp("scale"), "num_layer": file.hp("num_layer")}).eval()
+    sizes = {name: file.hp(name) for name in ("scale", "num_layer")}
+    adapted = file.hp("bn_eps") == 1e-3  # of the authors' TensorFlow; 1e-5 is PyTorch's
+    net = build_network({"type": "DUF", **sizes, "adapt_official_weights": adapted}).eval()
     assert isinstance(net, BasicDUF)
     net.load_state_dict(file.state())
     traits, x = traits_of(net), file.input("x")
     seen = taps_seen(net, traits)
     with torch.no_grad():
         assert file.near(net(x), "sr")
-    size, large = x.shape[-2:], [side * traits.scale for side in x.shape[-2:]]
-    assert seen == {"f_sr": (1, 3, *large), "f_lr": (1, 256, *size)}
+    batch, _, channels, *size = x.shape
+    large = [side * traits.scale for side in size]
+    assert seen == {"f_sr": (batch, channels, *large), "f_lr": (batch, 256, *size)}
 
 
 def test_golden_toflow(golden):

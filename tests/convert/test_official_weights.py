@@ -10,6 +10,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+import yaml
 
 from kdsr_arch.archs.fsrcnn_arch import FSRCNN
 from kdsr_arch.archs.vdsr_arch import VDSR
@@ -116,10 +117,13 @@ def test_video_weights_fit(shared_data, source, file):
 
 def test_vespcn_with_motion_fits(vectors):
     z = vectors("vespcn_loseal")
-    state = {k[6:]: torch.zeros(tuple(z[k])) for k in z.files if k.startswith("shape/")}
+    shapes = {k[6:]: tuple(z[k]) for k in z.files if k.startswith("shape/")}
+    shapes |= {k[3:]: z[k].shape for k in z.files if k.startswith("sd/")}  # of a file that stores its weights
+    state = {name: torch.zeros(shape) for name, shape in shapes.items()}
     assert looks_like(state) == ["vespcn-loseal"]
     network = convert_state(SOURCES["vespcn-loseal"], state).network
-    assert network == {"type": "VESPCN", "num_feat": 64, "num_block": int(z["hp/depth"]), "scale": int(z["hp/scale"]),
+    assert network == {"type": "VESPCN", "num_frame": int(z["hp/depth"]), "num_feat": 64, "num_block": 3,
+                       "scale": int(z["hp/scale"]), "color": {1: "y", 3: "rgb"}[int(z["hp/channel"])],
                        "coarse_gain": 1}  # fmt: skip
 
 
@@ -159,6 +163,59 @@ def test_variables_of_another_shape_are_refused(vectors, name):
     z = vectors(name)
     with refuses(SOURCES[name].origin.split(",")[0]):
         convert_state(SOURCES[name], {k[6:]: torch.zeros(5) for k in z.files if k.startswith("shape/")})
+
+
+def loseal_names(state):
+    """Entries of our VESPCN under LoSealL's names, each written by hand; the frames' order stays ours."""
+    theirs = {"fusion.conv": "sr.entry.body.0", "conv_up": "sr.conv.body.0", "conv_last": "sr.exit.body.0"}
+    renamed = {}
+    for name, value in state.items():
+        layer, _, kind = name.rpartition(".")
+        first, *rest = layer.split(".")
+        if first == "body":
+            layer = f"sr.{layer}"
+        if first == "motion":
+            layer = f"mc.flownet.{rest[0]}_flow.{int(rest[1]) // 2}.0"
+        renamed[f"{theirs.get(layer, layer)}.{kind}"] = value
+    return renamed
+
+
+@pytest.mark.parametrize("color", ["y", "rgb"])
+@pytest.mark.parametrize("num_frame", [3, 5])
+def test_vespcn_of_other_colors_and_windows(color, num_frame):
+    """LoSealL's file has the center frame's weights last; the converted network restores what ours does."""
+    torch.manual_seed(0)
+    network = {"type": "VESPCN", "scale": 2, "num_frame": num_frame, "color": color, "coarse_gain": 1}
+    ours, channels = build("network", network, "network").eval(), 3 if color == "rgb" else 1
+    theirs = loseal_names(ours.state_dict())
+    assert len(theirs) == len(ours.state_dict())
+    order = [*range(num_frame // 2), *range(num_frame // 2 + 1, num_frame), num_frame // 2]
+    entry = theirs["sr.entry.body.0.weight"].unflatten(1, (num_frame, channels))
+    theirs["sr.entry.body.0.weight"] = entry[:, order].flatten(1, 2)
+    done = convert_state(SOURCES["vespcn-loseal"], theirs)
+    assert done.network == {**network, "num_feat": 64, "num_block": 3}
+    shorter = {name.replace(".body.0.", ".") if name.split(".")[1] != "body" else name: v for name, v in theirs.items()}
+    shorter = {name.replace("mc.flownet.", "mc."): value for name, value in shorter.items()}
+    assert looks_like(shorter) == ["vespcn-egvsr"]
+    for source, state in (("vespcn-loseal", theirs), ("vespcn-egvsr", shorter)):
+        params = convert_state(SOURCES[source], state).params
+        assert all(torch.equal(params[name], value) for name, value in ours.state_dict().items())
+
+
+def test_the_authors_edsr_of_256_channels_scales_its_residuals():
+    names = {"conv_first": "head.0", "conv_after_body": "body.2", "upsample.0": "tail.0.0", "upsample.2": "tail.0.2",
+             "conv_last": "tail.1"}  # fmt: skip
+    for width, res_scale in ((256, 0.1), (64, 1)):
+        network = {"type": "EDSRTapped", "num_in_ch": 3, "num_out_ch": 3, "num_feat": width, "num_block": 2}
+        state = build("network", {**network, "upscale": 4}, "network").state_dict()
+        theirs = {}
+        for name, value in state.items():
+            layer, _, kind = name.rpartition(".")
+            layer = layer.replace(".conv1", ".body.0").replace(".conv2", ".body.2")
+            theirs[f"{names.get(layer, layer)}.{kind}"] = value
+        done = convert_state(SOURCES["edsr"], theirs)
+        assert (done.network["res_scale"], done.network["num_block"], done.scale) == (res_scale, 2, 4)
+        assert build("network", done.network, "network").body[0].res_scale == res_scale
 
 
 @pytest.mark.parametrize("name,source,file", OFFICIAL)
@@ -236,7 +293,13 @@ def test_command(tmp_path, capsys):
     net = VDSR(num_feat=4, num_layer=4)
     net.load_state_dict(params)
     text = capsys.readouterr().out
-    assert "type: VDSR, num_in_ch: 1, num_feat: 4, num_layer: 4, bias: False" in text
+    assert "network_g: {type: VDSR, num_in_ch: 1, num_feat: 4, num_layer: 4, bias: false, scale: '?'}" in text
+    assert convert(tmp_path, "vdsr", tmp_path / "vdsr.pth", "-o", out, "--scale", "3") == 0
+    line = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("network_g"))
+    pasted = build("network", yaml.safe_load(line)["network_g"], "network")  # as it stands
+    assert pasted.traits.scale == 3 and len(pasted.state_dict()) == len(params)
+    out.with_suffix(".yml").unlink()
+    assert convert(tmp_path, "vdsr", tmp_path / "vdsr.pth", "-o", out) == 0
     assert not (tmp_path / "ours.yml").exists()  # the scale is not known
     assert convert(tmp_path, "list") == 0 and "carn-m" in capsys.readouterr().out
 

@@ -141,9 +141,9 @@ def test_intervals_and_the_ends_of_a_clip(make):
     dataset = make(interval_list=[1, 3], clip_length=2, num_frame=3)
     rng = np.random.default_rng(0)
     clip = dataset.selected[0]
-    seen = {tuple(map(tuple, dataset._frames_of(clip, 0, rng))) for _ in range(50)}
+    seen = {tuple(map(tuple, dataset._frames_of(clip, 0, rng)[:2])) for _ in range(50)}
     assert seen == {((0, 1), (0, 0, 1, 2)), ((0, 3), (0, 0, 3, 6))}
-    seen = {tuple(map(tuple, dataset._frames_of(clip, 6, rng))) for _ in range(50)}
+    seen = {tuple(map(tuple, dataset._frames_of(clip, 6, rng)[:2])) for _ in range(50)}
     assert seen == {((6, 7), (5, 6, 7, 7))}
 
 

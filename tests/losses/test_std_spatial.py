@@ -55,6 +55,11 @@ def test_value_by_hand():
     assert SpatialAttentionLoss()(student, teacher) == pytest.approx(36 / 4)
     assert SpatialAttentionLoss(reduction="sum")(student, teacher) == pytest.approx(36 / 2)
     assert SpatialAttentionLoss(criterion="l1")(student, teacher) == pytest.approx((3 + 5 + 1 + 1) / 4)
+    # the unsquared norm of each frame: roots of 34 and 2, over those of the number of pixels where it is a mean
+    assert SpatialAttentionLoss(criterion="norm", reduction="sum")(student, teacher) == pytest.approx(
+        (34**0.5 + 2**0.5) / 2
+    )
+    assert SpatialAttentionLoss(criterion="norm")(student, teacher) == pytest.approx((17**0.5 + 1) / 2)
     # divided by the teacher's mean, 1.5: squared differences fall by 2.25
     assert SpatialAttentionLoss(normalize="teacher_mean")(student, teacher) == pytest.approx(9 / 2.25)
 
@@ -64,6 +69,21 @@ def test_own_mean_ignores_the_scale_of_the_student():
     loss = SpatialAttentionLoss(normalize="own_mean")
     torch.testing.assert_close(loss(student, teacher), loss(3 * student, teacher))
     assert not torch.isclose(SpatialAttentionLoss()(student, teacher), SpatialAttentionLoss()(3 * student, teacher))
+
+
+def test_the_gradient_of_the_unsquared_norm_does_not_vanish_with_the_difference():
+    teacher = torch.randn(2, 4, 5, 5, dtype=torch.float64)
+    sizes = {}
+    for criterion in ("l2", "norm"):
+        for apart in (1e-2, 1e-4):
+            student = (teacher * (1 + apart)).requires_grad_()
+            SpatialAttentionLoss(criterion=criterion)(student, teacher).backward()
+            sizes[criterion, apart] = student.grad.norm().item()
+    assert sizes["norm", 1e-4] == pytest.approx(sizes["norm", 1e-2], rel=0.02)
+    assert sizes["l2", 1e-4] == pytest.approx(sizes["l2", 1e-2] / 100, rel=0.02)
+    student = teacher.clone().requires_grad_()
+    SpatialAttentionLoss(criterion="norm")(student, teacher).backward()
+    assert not student.grad.any(), "no NaN where both are equal"
 
 
 def test_equal_features_are_at_zero_whatever_their_order_of_channels():

@@ -75,6 +75,10 @@ def test_value_is_the_distance_of_the_last_cells(mode):
     cells = [loss.lstm(x)[0] for x in (student, teacher)]
     torch.testing.assert_close(loss(student, teacher), F.mse_loss(cells[0][-1], cells[1][-1]), rtol=1e-4, atol=1e-7)
     assert loss(teacher, teacher).item() == pytest.approx(0, abs=1e-12)
+    unsquared = built(lstm=mode, criterion="norm")
+    unsquared.load_state_dict(loss.state_dict())
+    roots = (cells[0][-1] - cells[1][-1]).square().mean((1, 2, 3)).sqrt()  # of each clip
+    torch.testing.assert_close(unsquared(student, teacher), roots.mean(), rtol=1e-4, atol=1e-7)
     loss.cells = "all"
     expected = torch.stack([F.mse_loss(s, t) for s, t in zip(*cells, strict=True)]).mean()
     torch.testing.assert_close(loss(student, teacher), expected, rtol=1e-4, atol=1e-7)
@@ -142,14 +146,6 @@ def test_state_goes_on_where_it_was():
     assert other.fixed and other.steps == 4
 
 
-def test_prepare_averages_and_keeps_the_count_of_frames():
-    loss = TemporalMemoryLoss(downsample=2)
-    frames = torch.randn(6, 4, 8, 8)
-    torch.testing.assert_close(loss.prepare(frames), F.avg_pool2d(frames, 2))
-    with refuses("TemporalMemoryLoss", "downsample", 9, "(8, 8)"):
-        TemporalMemoryLoss(downsample=9).prepare(frames)
-
-
 def test_replicate_padding_keeps_a_flat_field_flat():
     flat = torch.ones(1, 3, 4, 6, 6)
     cells = built(padding="replicate").lstm(flat)[0]
@@ -165,7 +161,7 @@ def test_replicate_padding_keeps_a_flat_field_flat():
         ({"pretrain_iters": 5}, ["lstm", 5]),
         ({"kernel_size": 2}, [2]),
         ({"padding": "zero"}, ["'zero'", "'zeros'"]),
-        ({"downsample": 0}, [0]),
+        ({"hidden": 0}, [0]),
     ],
 )
 def test_impossible_options_are_refused(options, names):

@@ -19,12 +19,18 @@ def _estimator_state(z, mode):
     return {k[len(f"sd/{mode}/") :]: torch.from_numpy(z[k]) for k in z.files if k.startswith(f"sd/{mode}/")}
 
 
+def _pisr(z, *options):
+    loss = PISRLoss(*options)
+    loss.eps = float(z["hp/epsilon"])
+    return loss
+
+
 @pytest.mark.parametrize("mode", SPREADS)
 @pytest.mark.parametrize("distribution", ["laplace", "gaussian"])
 def test_pisr_equals_golden(vectors, mode, distribution):
     z = vectors("pisr_vid")
     s, t = torch.from_numpy(z["in/feature_s"]).requires_grad_(), torch.from_numpy(z["in/feature_t"])
-    loss = _ready(PISRLoss(distribution, SPREADS[mode]), [s], [t])
+    loss = _ready(_pisr(z, distribution, SPREADS[mode]), [s], [t])
     estimator = loss.estimators[0]
     estimator.load_state_dict(_estimator_state(z, mode))
     location, scale = estimator(s)
@@ -46,7 +52,7 @@ def test_pisr_two_layers(vectors, distribution):
     z = vectors("pisr_vid")
     students = [torch.from_numpy(z[f"in/feature_s{i}"]) for i in ("", "2")]
     teachers = [torch.from_numpy(z[f"in/feature_t{i}"]) for i in ("", "2")]
-    loss = _ready(PISRLoss(distribution), students, teachers)
+    loss = _ready(_pisr(z, distribution), students, teachers)
     for estimator in loss.estimators:
         estimator.load_state_dict(_estimator_state(z, "None"))
     got = float(z["hp/lambda2_total"]) * loss(students, teachers).item()
@@ -64,7 +70,9 @@ def test_pisr_parameter_count():
 def test_vid_equals_golden(vectors, case):
     z = vectors("vid")
     s, t = torch.from_numpy(z[f"in/{case}/student"]).requires_grad_(), torch.from_numpy(z[f"in/{case}/teacher"])
-    loss = _ready(VIDLoss(hidden=z["sd/regressor.0.weight"].shape[0]), [s], [t])
+    loss = VIDLoss(hidden=z["sd/regressor.0.weight"].shape[0], initial=float(z["hp/init_pred_var"]))
+    loss.eps = float(z["hp/eps"])
+    _ready(loss, [s], [t])
     estimator = loss.estimators[0]
     np.testing.assert_allclose(estimator.log_scale.detach(), z["hp/default_log_scale"].max(), rtol=1e-6)
     state = {k[3:].replace("regressor", "mean"): torch.from_numpy(z[k]) for k in z.files if k.startswith("sd/")}

@@ -22,7 +22,8 @@ def _cases(data) -> list[str]:
 def _golden_call(data, case: str, dtype: torch.dtype) -> tuple[dict[str, Tensor], Tensor]:
     keys = {name: f"in/{case}/{name}" for name in OPERANDS}
     tensors = {n: torch.from_numpy(data[k]).to(dtype).requires_grad_() for n, k in keys.items() if k in data.files}
-    geometry = {n: int(data[f"hp/{case}/{n}"]) for n in ("stride", "padding") if f"hp/{case}/{n}" in data.files}
+    names = ("stride", "padding", "dilation")
+    geometry = {n: int(data[f"hp/{case}/{n}"]) for n in names if f"hp/{case}/{n}" in data.files}
     args = [tensors.get(n) for n in ("x", "offset", "weight", "bias")]
     return tensors, deform_conv2d(*args, **({"padding": 1} | geometry), mask=tensors.get("mask"))
 

@@ -24,7 +24,7 @@ SINGLE = [file for file in TRAIN if file not in SEQUENCES]
 @pytest.fixture(scope="module")
 def frames(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with one clip of eight frames."""
-    return write_textures(tmp_path_factory.mktemp("clips") / "clip", 8, 96, 96, digits=8)
+    return write_textures(tmp_path_factory.mktemp("clips") / "clip", 8, 144, 144, digits=8)
 
 
 def _on_small_data(opt: Options, frames: Path) -> None:
@@ -37,7 +37,8 @@ def _on_small_data(opt: Options, frames: Path) -> None:
             dataset.dataroot_gt = str(frames if "Image" in dataset.type else frames.parent)
         dataset.degradation = dataset.degradation or "BI"
         if dataset.gt_size and opt.scale:
-            dataset.gt_size, dataset.batch_size_per_gpu = 16 * opt.scale, 2
+            side = 34 if "BasicVSR" in {spec.type for spec in opt.teachers.values()} else 16
+            dataset.gt_size, dataset.batch_size_per_gpu = side * opt.scale, 2
         if dataset.type == "StillClipDataset":
             dataset.camera = CameraOptions(density=[1, 1])  # the frames are small for photographs
         if dataset.clip_length:

@@ -31,7 +31,7 @@ def by_hand(dataset, restore):
     """PSNR on luma by its formula, over every second image."""
     values = []
     for view in dataset.teacher_views(1, False)[::2]:
-        low, high = (frames[0] for frames in dataset.pairs.read(list(view.frames), [view.key], None))
+        low, high = (frames[0] for frames in dataset.pairs.read(list(view.frames), list(view.gt), None))
         with torch.no_grad():
             sr = restore(torch.from_numpy(low / np.float32(255)).permute(2, 0, 1)[None])[0].permute(1, 2, 0).numpy()
         y = [np.round(x.clip(0, 1) * 255) @ [65.481, 128.553, 24.966] / 255 for x in (sr, high / np.float32(255))]

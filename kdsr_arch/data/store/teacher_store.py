@@ -1,15 +1,14 @@
 """Teacher outputs for the training images, stored once: whole maps in float16, read by crops.
 
 A store is an LMDB folder: values ``KEY|ORIENTATION|NAME`` are float16 (C, H, W) arrays as they lie in memory, so that a
-crop reads only the pages it touches; ``teacher.json`` beside them says what they are. KEY names an image, or a window
-of a clip's frames (:func:`view_key`).
+crop reads only the pages it touches; ``teacher.json`` beside them says what they are. KEY names an image, or a frame of
+a clip with the frames that the teacher saw around it (:mod:`kdsr_arch.data.teacher_views`).
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -20,38 +19,11 @@ from pydantic import BaseModel, Field, ValidationError
 from kdsr_arch.data.augment import Crop, Flip, apply_flip, flip_number
 from kdsr_arch.data.keys import stored_key
 from kdsr_arch.data.store.lmdb_store import reading, unfinished
+from kdsr_arch.data.teacher_views import View
 from kdsr_arch.errors import UserError
 
 INFO = "teacher.json"
 OUTPUT = "output"
-
-
-@dataclass(frozen=True)
-class View:
-    """One thing that a teacher is run on.
-
-    Attributes:
-        key: what its outputs are stored under.
-        frames: keys of its LR frames in order; one for a teacher of images.
-        group: the image or clip whose size and stored crops it shares.
-    """
-
-    key: str
-    frames: tuple[str, ...]
-    group: str
-
-
-def view_key(center: str, places: Sequence[int]) -> str:
-    """Name a window of frames by its center frame, and where the others are from there.
-
-    A window at a clip's end, of another interval or played backwards has other places, and so a name of its own.
-
-    Args:
-        center: HR key of the frame in the middle.
-        places: positions of the window's frames in the clip.
-    """
-    middle = places[len(places) // 2]
-    return center if len(places) == 1 else f"{center}~{','.join(str(place - middle) for place in places)}"
 
 
 _Side = Annotated[int, Field(ge=0, lt=1 << 31)]
@@ -63,6 +35,7 @@ _Place = Annotated[list[_Side], Field(min_length=4, max_length=4)]
 class _Maps(BaseModel, strict=True, extra="allow"):
     ratio: _Count
     channels: _Count
+    pooled: _Count = 1
 
 
 class _Info(BaseModel, strict=True, extra="allow"):
@@ -74,6 +47,7 @@ class _Info(BaseModel, strict=True, extra="allow"):
     orientations: Annotated[list[Annotated[int, Field(ge=0, lt=8)]], Field(min_length=1)]
     crops: dict[str, Annotated[list[_Place], Field(min_length=1)]] | None = None
     num_frame: _Count = 1
+    run: _Side = 0
     backwards: bool = False
 
 
@@ -101,8 +75,9 @@ class TeacherStore:
         path: the store.
 
     Attributes:
-        info: what ``teacher.json`` says: scale, names (per name: channels and size relative to the LR image),
-            orientations, crops, num_frame and backwards (of teachers of windows), teacher, dtype.
+        info: what ``teacher.json`` says: scale, names (per name: channels, size relative to the LR image, and over how
+            many pixels, squared, the teacher's map was averaged), orientations, crops, num_frame (of teachers of
+            windows), run (of recurrent ones: the frames restored at once), backwards, teacher, dtype.
         images: LR size of each image, or of each clip.
         crops: places (top, left, height, width) in each that the teacher was run on; empty where it was run on wholes.
 
@@ -117,7 +92,8 @@ class TeacherStore:
         self.names: dict[str, dict[str, Any]] = self.info["names"]
         self.orientations: list[int] = self.info["orientations"]
         self.crops: dict[str, list[list[int]]] = self.info.get("crops") or {}
-        self.num_frame, self.backwards = int(self.info.get("num_frame", 1)), bool(self.info.get("backwards"))
+        self.num_frame, self.run = int(self.info.get("num_frame", 1)), int(self.info.get("run", 0))
+        self.backwards = bool(self.info.get("backwards"))
 
     def check(self, scale: int, sizes: Mapping[str, tuple[int, int]], flips: list[int], patch: int) -> None:
         """Raise UserError unless the store fits a data set.
@@ -148,14 +124,15 @@ class TeacherStore:
             raise UserError(f"{self.path}: holds crops of {side} LR pixels, but gt_size gives crops of {patch}")
 
     def check_views(self, views: Iterable[View]) -> None:
-        """Raise UserError unless every window of frames that training draws is there."""
+        """Raise UserError unless everything that training draws is there."""
         with reading(self.path) as transaction:
             for view in views:
                 crop = self.crops[view.group][0] if self.crops else None
-                if transaction.get(_value_key(view.key, 0, OUTPUT, crop)) is None:
+                key = view.keys[0]
+                if transaction.get(_value_key(key, 0, OUTPUT, crop)) is None:
                     raise UserError(
-                        f"{self.path}: holds nothing of frames '{view.key}'; interval_list, clip_length or the clips "
-                        "are others than when it was made: make it again with kdsr cache-teacher"
+                        f"{self.path}: holds nothing of frames '{key}'; interval_list, clip_length or the clips are "
+                        "others than when it was made: make it again with kdsr cache-teacher"
                     )
 
     def keep(self, names: Iterable[str]) -> None:
@@ -163,40 +140,25 @@ class TeacherStore:
         wanted = set(names)
         self.names = {name: maps for name, maps in self.names.items() if name in wanted}
 
-    def read_clip(
-        self,
-        name: str,
-        keys: Mapping[int, str],
-        gt_places: Sequence[int],
-        lq_places: Sequence[int],
-        crop: Crop | None,
-        flip: Flip,
-    ) -> dict[str, torch.Tensor]:
+    def read_clip(self, name: str, keys: Iterable[str], crop: Crop | None, flip: Flip) -> dict[str, torch.Tensor]:
         """Read what the teacher made of each ground-truth frame of a sample, in the sample's order.
 
         Args:
             name: the clip.
-            keys: of its HR frames, by position.
-            gt_places, lq_places: positions of the sample's N HR frames and of the LR frames around them.
+            keys: what the N frames are stored under.
             crop, flip: see :meth:`read`.
 
         Returns:
             name -> (N, C, H, W) float16.
         """
-        margin = (len(lq_places) - len(gt_places)) // 2 - self.num_frame // 2
-        views = []
-        for number, place in enumerate(gt_places):
-            frames = lq_places[margin + number : margin + number + self.num_frame]
-            if not self.backwards and frames[-1] < frames[0]:
-                frames = frames[::-1]
-            views.append(self.read(view_key(keys[place], frames), crop, flip, name))
-        return {tap: torch.stack([maps[tap] for maps in views]) for tap in self.names}
+        frames = [self.read(key, crop, flip, name) for key in keys]
+        return {tap: torch.stack([maps[tap] for maps in frames]) for tap in self.names}
 
     def read(self, key: str, crop: Crop | None, flip: Flip, group: str | None = None) -> dict[str, torch.Tensor]:
         """Read every map, of those kept, under an LR crop of an image, flipped as the image is.
 
         Args:
-            key: the image, or the window of frames (:func:`view_key`), then of the clip ``group``.
+            key: the image, or the frame of the clip ``group``.
             crop: one of :attr:`crops`, where there are any; None for the whole image.
 
         Returns:
