@@ -13,6 +13,8 @@ one of the two packages, from anywhere and in any order, and applies these patch
    where they are large: :mod:`kdsr_arch.ops.offset_monitor` watches them instead.
 5. basicsr compares versions through ``distutils``, which warns at every call of a deformable convolution and is no
    part of Python 3.12.
+6. ``basicsr.utils.matlab_functions`` had the conversions between RGB and YCbCr before they moved to ``color_util``;
+   projects written for that time (HAT) import them from there.
 
 This is the one module that touches ``sys.modules`` or patches a third-party package. It imports nothing heavy.
 """
@@ -126,6 +128,7 @@ def _around_basicsr() -> Iterator[None]:
             warnings.simplefilter("ignore")  # escape sequences and deprecations of a 2022 release
             yield
             _let_alignments_run()
+            _keep_older_names()
     finally:  # the rest of the program keeps the distutils it had
         for name, module in saved.items():
             if module is None:
@@ -145,6 +148,13 @@ def _let_alignments_run() -> None:
         return torchvision.ops.deform_conv2d(x, torch.cat(offsets, 1), self.weight, self.bias, *sides, mask.sigmoid())
 
     DCNv2Pack.forward = forward
+
+
+def _keep_older_names() -> None:
+    from basicsr.utils import color_util, matlab_functions
+
+    for name in ("rgb2ycbcr", "bgr2ycbcr", "ycbcr2rgb", "ycbcr2bgr"):
+        setattr(matlab_functions, name, getattr(color_util, name))
 
 
 _AROUND: dict[str, Callable[[], AbstractContextManager[None]]] = {

@@ -5,8 +5,11 @@ from __future__ import annotations
 import importlib.util
 import inspect
 import pickle
+import re
+import sys
 import zipfile
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass
 from functools import cache
@@ -16,8 +19,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from basicsr.utils.registry import ARCH_REGISTRY, DATASET_REGISTRY, LOSS_REGISTRY, METRIC_REGISTRY, MODEL_REGISTRY
 
+from kdsr_arch import plugins
 from kdsr_arch.errors import OptionErrors, UserError, nearest
 from kdsr_arch.options.yaml_reader import describe
+from kdsr_arch.plugins import Plugin, PluginFile
 
 if TYPE_CHECKING:
     from kdsr_arch.options.section import Component
@@ -26,8 +31,9 @@ _ROOMS = {"archs": "_arch", "losses": "_loss", "data": "_dataset", "metrics": "_
 
 
 @cache
-def register_all() -> None:
-    """Import every registered file of the package once: ``archs/*_arch.py``, ``losses/*_loss.py``, and so on.
+def register_all() -> tuple[PluginFile, ...]:
+    """Import every registered file of the package once (``archs/*_arch.py``, ``losses/*_loss.py``, and so on), then
+    the installed plug-ins, whose files are returned.
 
     BasicSR's own classes register as ``basicsr`` is imported.
 
@@ -37,11 +43,60 @@ def register_all() -> None:
     package = Path(__file__).parent
     for room, suffix in _ROOMS.items():
         for path in sorted((package / room).glob(f"*{suffix}.py")):
-            try:
+            with _whole(Plugin("the package", file=path)):
                 importlib.import_module(f"kdsr_arch.{room}.{path.stem}")
-            except Exception as error:  # whatever a user's file does
-                reason = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
-                raise UserError(f"{path}: cannot be imported ({reason}); mend this file or take it away") from error
+    return _files_of(plugins.installed())
+
+
+def bring_in(wanted: Iterable[Plugin]) -> tuple[PluginFile, ...]:
+    """Import modules from outside the package, which register what they define.
+
+    Returns:
+        Their files and those of installed plug-ins, as they were imported.
+
+    Raises:
+        UserError: one cannot be imported, or registers a name that is taken; it then leaves nothing behind.
+    """
+    return tuple(dict.fromkeys([*register_all(), *_files_of(wanted)]))
+
+
+def _files_of(wanted: Iterable[Plugin]) -> tuple[PluginFile, ...]:
+    files: list[PluginFile] = []
+    for plugin in wanted:
+        with _whole(plugin):
+            files += plugins.load(plugin)
+    return tuple(files)
+
+
+@contextmanager
+def _whole(plugin: Plugin) -> Iterator[None]:
+    """Import a module wholly, or with one sentence not at all."""
+    modules, registered = set(sys.modules), [{*registry.keys()} for registry in _REGISTRIES.values()]
+    try:
+        yield
+    except (Exception, SystemExit) as error:  # whatever a user's file does
+        reason = _twice(error) or plugins.reason_of(error)
+        plugins.forget(plugin, modules)
+        for registry, before in zip(_REGISTRIES.values(), registered, strict=True):
+            left = [
+                name for name, thing in iter(registry) if name not in before and thing.__module__ not in sys.modules
+            ]
+            for name in left:
+                del registry._obj_map[name]
+        if plugins.is_missing(error, plugin):
+            raise UserError(f"{plugin.why}: there is no module {plugin.name}, here or installed") from None
+        raise UserError(f"{plugins.place_of(error, plugin)}: {reason} (imported for {plugin.why})") from error
+
+
+def _twice(error: BaseException) -> str:
+    """Say who has a name that cannot be registered again; nothing of other errors."""
+    taken = re.fullmatch(r"An object named '(.+)' was already registered in '(.+)' registry!", str(error))
+    for kind, registry in _REGISTRIES.items():
+        if taken and registry._name == taken[2]:
+            owner = registry.get(taken[1]).__module__
+            file = getattr(sys.modules.get(owner), "__file__", None) or owner
+            return f"there is a {kind} named '{taken[1]}' already, from {file}; give one of them another name"
+    return ""
 
 
 # ------------------------------------------------------------------------------- looking up, checking, constructing
@@ -103,8 +158,7 @@ def _how_to_bring(kind: str, name: Any) -> str:
     """Say where a class of the user's own goes, and which foreign networks can teach without any file."""
     if kind not in _REGISTRIES:
         return ""
-    room = {"network": "archs", "loss": "losses", "data set": "data", "metric": "metrics", "model": "train"}[kind]
-    own = f"; one of your own goes into kdsr_arch/{room}/, in a file NAME{_ROOMS[room]}.py (docs/architecture.md)"
+    own = "; one of your own is named by imports in the option file, or by --import (docs/plugins.md)"
     if kind == "network" and importlib.util.find_spec("spandrel"):
         import spandrel
 
@@ -164,7 +218,10 @@ def keywords_of(thing: Any) -> Keywords:
         function = vars(owner).get("__init__") if is_class else thing
         if function is None or owner is object:
             continue
-        own = list(inspect.signature(function).parameters.values())[1 if is_class else 0 :]
+        try:
+            own = list(inspect.signature(function).parameters.values())[1 if is_class else 0 :]
+        except (TypeError, ValueError):  # it is not written in Python
+            return Keywords(parameters, open=True)
         usable = {p.name: p for p in own if p.kind in _NAMED and p.name not in _by_caller(thing)}
         parameters = {**usable, **parameters}
         if not any(p.kind == p.VAR_KEYWORD for p in own):

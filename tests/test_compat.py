@@ -61,6 +61,7 @@ def test_basicsr_can_be_imported_anywhere_after_the_package(tmp_path: Path) -> N
         "import kdsr_arch, basicsr; assert basicsr.__version__ == '1.4.2'",
         "import kdsr_arch; from basicsr.archs.edvr_arch import EDVR",
         "import kdsr_arch; from basicsr.data.degradations import add_jpg_compression",
+        "import kdsr_arch; from basicsr.utils.matlab_functions import bgr2ycbcr, rgb2ycbcr, ycbcr2bgr, ycbcr2rgb",
         "import torch, kdsr_arch; from basicsr.models import build_model",
         "import kdsr_arch, torchvision; torchvision.ops.nms; import basicsr",
         "from kdsr_arch.registry import ARCH_REGISTRY; from basicsr.utils.registry import ARCH_REGISTRY as a\n"

@@ -8,7 +8,7 @@ from __future__ import annotations
 import copy
 import itertools
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -20,8 +20,10 @@ from kdsr_arch.errors import OptionErrors, UserError, nearest
 from kdsr_arch.io import write_bytes
 from kdsr_arch.options import load_yaml
 from kdsr_arch.options.documents import set_option
+from kdsr_arch.options.load import plugins_of
 from kdsr_arch.options.section import Count, PlainName, Positive, Section, parse_section
-from kdsr_arch.options.yaml_reader import describe
+from kdsr_arch.options.yaml_reader import Document, describe, read_document
+from kdsr_arch.plugins import Plugin
 
 Overrides = dict[str, Any]
 
@@ -158,13 +160,14 @@ class Plan:
     Args:
         file: the bench file.
         root: the project's folder: experiments/ and results/ go there.
+        imports: modules that every run imports beside those of its base.
 
     Raises:
         UserError: the bench file is unsound.
     """
 
-    def __init__(self, file: Path, root: Path) -> None:
-        self.file, self.root, self.bench = file, root, read_bench(file)
+    def __init__(self, file: Path, root: Path, imports: Sequence[Plugin] = ()) -> None:
+        self.file, self.root, self.bench, self.imports = file, root, read_bench(file), imports
         self.store = Path("experiments", "bench", self.bench.name, "teacher.lmdb")
         self._common = self.bench.common or {}
 
@@ -186,21 +189,21 @@ class Plan:
         spec = self.bench.teacher_cache
         if spec is None:
             return None
-        file = self._write(override(self._base(self.bench.base), self._common), "teacher_cache")
+        file = self._write(self._changed(self._base(self.bench.base), self._common), "teacher_cache")
         sizes = [text for key in ("crops", "frames", "pool") for text in (f"--{key}", str(getattr(spec, key)))]
         return ["cache-teacher", "-opt", str(file), "-o", str(self.store), *sizes, "--no-measure", "--taps", *spec.taps]
 
     def tested(self) -> list[Run]:
         """List what is only tested, on the rows' validation sets: without the base's training, teacher and weights."""
-        common = override(self._base(self.bench.base), self._common)
+        common = self._changed(self._base(self.bench.base), self._common)
         datasets = common.get("datasets")
         options: dict[str, Any] = {
-            key: common[key] for key in ("model_type", "scale", "num_gpu", "val") if key in common
+            key: common[key] for key in ("model_type", "scale", "num_gpu", "val", "imports") if key in common
         }
         sets = datasets.items() if isinstance(datasets, dict) else ()
         options["datasets"] = {key: value for key, value in sets if key.startswith("val")}
         return [
-            self._run(override(options, changes), name, None, 0, 0, label=name, reference=True)
+            self._run(self._changed(options, changes), name, None, 0, 0, label=name, reference=True)
             for name, changes in (self.bench.tested or {}).items()
         ]
 
@@ -235,8 +238,26 @@ class Plan:
             rows.append((row, first_with.setdefault(yaml.safe_dump(changes), row), changes, extra))
         return rows
 
+    def _changed(self, options: Mapping[str, Any], changes: Mapping[str, Any] | None) -> dict[str, Any]:
+        """Do what `override` does, but add to `imports`: the base needs its own."""
+        result, before = override(options, changes), options.get("imports")
+        if isinstance(before, list):
+            named = result.get("imports") or []
+            more = named if isinstance(named, list) else [named]
+            result["imports"] = [*before, *(entry for entry in more if entry not in before)]
+        return result
+
     def _base(self, name: str) -> dict[str, Any]:
-        return load_yaml((self.file.parent / name).resolve())
+        path = (self.file.parent / name).resolve()
+        document = read_document(path)
+        self._name_imports(document, path)
+        return document.values
+
+    def _name_imports(self, document: Document, path: Path) -> None:
+        """Write into `imports` what options of a file bring in, so that they do from another file as well."""
+        found = [*self.imports, *plugins_of(document, path, self.root)]
+        if found:
+            document.values["imports"] = list(dict.fromkeys(plugin.text for plugin in found))
 
     def _fault(self, row: str, sentence: str) -> UserError:
         return UserError(f"bench {self.bench.name}, {row}: {sentence}")
@@ -244,7 +265,7 @@ class Plan:
     def _trained(self, base: dict[str, Any], changes: Overrides, row: str, length: int) -> dict[str, Any]:
         """Return the base with a row's changes, its schedule stretched to ``length`` iterations."""
         try:
-            options = override(base, changes)
+            options = self._changed(base, changes)
             set_budget(options, length)
         except UserError as error:
             raise self._fault(row, str(error)) from None
@@ -273,6 +294,7 @@ class Plan:
         return Run(row, seed or 0, budget, length, file, folder, reference)
 
     def _write(self, options: dict[str, Any], label: str) -> Path:
+        self._name_imports(Document(options, str(self.file)), self.file)  # those of a row
         file = self.root / "experiments" / "bench" / self.bench.name / "options" / f"{label}.yml"
         write_bytes(file, yaml.safe_dump(options, sort_keys=False).encode())
         return file

@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from kdsr_arch.commands.common import add_import_flag, imported_by
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare what the command line of this command takes."""
@@ -12,6 +14,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-o", "--output", type=Path, help="results without suffix (default: experiments/results/NAME)")
     parser.add_argument("--jobs", type=int, help="runs side by side (default: the file's)")
     parser.add_argument("--curves", action="store_true", help="also draw learning curves, or PSNR against cost")
+    add_import_flag(parser)
     parser.add_argument("--only", nargs="+", metavar="ROW", help="run these rows only; the table keeps what is done")
 
 
@@ -22,7 +25,7 @@ def run(args: argparse.Namespace) -> int:
     from kdsr_arch.bench.summary import write_tables
     from kdsr_arch.options import project_root
 
-    plan = Plan(args.file, project_root(args.file))
+    plan = Plan(args.file, project_root(args.file), imported_by(args))
     runs = plan.runs()
     target = args.output or plan.root / "experiments" / "results" / plan.bench.name
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from kdsr_arch.commands.common import add_import_flag, bring_in_named
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare what the command line of this command takes."""
@@ -19,6 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     metrics = "psnr, ssim (Y channel), psnr_rgb, ssim_rgb, a registered metric, or one of pyiqa's (lpips, dists, ...); "
     metrics += "the first one orders the images"
     add("--metrics", nargs="+", default=["psnr", "ssim"], metavar="METRIC", help=metrics)
+    add_import_flag(parser)
     add("--crop-border", type=int, default=0, metavar="N", help="pixels left out at the edges")
     limit = "images on the page: worst, best and most differing ones; all are in the table"
     add("--limit", type=int, default=24, metavar="N", help=limit)
@@ -30,6 +33,7 @@ def run(args: argparse.Namespace) -> int:
     """Write the page and print where it is; exit code 0."""
     from kdsr_arch.report.compare_page import write_comparison
 
+    bring_in_named(args)
     page = write_comparison(
         args.folders, args.output, gt=args.gt, names=args.names, metrics=args.metrics, crop_border=args.crop_border,
         limit=args.limit, line=args.line, title=args.title,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from kdsr_arch.commands.common import add_import_flag, bring_in_named
 from kdsr_arch.errors import UserError
 
 
@@ -15,6 +16,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     output = "the file to write, NAME.pth, and with it NAME.yml, by which kdsr upscale and kdsr test know the network"
     parser.add_argument("-o", "--output", type=Path, help=output)
     parser.add_argument("--scale", type=int, help="of weights that do not tell theirs")
+    add_import_flag(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -26,6 +28,7 @@ def run(args: argparse.Namespace) -> int:
     from kdsr_arch.convert.published import ANY_SCALE, SOURCES, convert_file, option_text
     from kdsr_arch.io import save_tensors, write_bytes
 
+    bring_in_named(args)
     if args.source == "list":
         for source in SOURCES.values():
             print(f"{source.name:16s}{source.origin} -> {source.arch}")

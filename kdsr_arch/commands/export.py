@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from kdsr_arch.commands.common import add_import_flag, bring_in_named
 from kdsr_arch.errors import UserError
 
 
@@ -19,6 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     text = "the option file that names the network (default: the one of the weights' experiment)"
     add("-opt", "--option-file", type=Path, metavar="FILE", help=text)
     add("--network", metavar="YAML", help="the network itself, such as '{type: FSRCNN, scale: 4}'")
+    add_import_flag(parser)
     add("--scale", type=int, help="of networks that do not know their own")
     add("--param-key", help="params or params_ema (default: the averaged ones where there are any)")
     add("--fp16", action="store_true", help="compute in half precision; inputs stay float32")
@@ -48,6 +50,7 @@ def run(args: argparse.Namespace) -> int:
         raise UserError(f"{args.output.parent}: no such folder to write {args.output.name} in")
     if Path(args.weights).resolve() == args.output.resolve():
         raise UserError(f"{args.output}: is the file of weights itself; choose another name")
+    bring_in_named(args)
     student = open_any(
         args.weights, args.network, args.scale, option_file=args.option_file, scale=args.scale,
         param_key=args.param_key, root=args.root,

@@ -10,6 +10,8 @@ import inspect
 from collections.abc import Iterator
 from typing import Any
 
+from kdsr_arch.commands.common import add_import_flag, bring_in_named
+
 _KINDS = {  # what the command line calls a kind -> what the registries do
     "losses": "loss",
     "networks": "network",
@@ -25,10 +27,12 @@ _WIDEST = 100  # characters of a description
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the kind."""
     parser.add_argument("kind", choices=["methods", *_KINDS], help="what to list")
+    add_import_flag(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Print a line for each: its name, whose it is, and what it says of itself."""
+    bring_in_named(args)
     rows = list(_methods() if args.kind == "methods" else _named(_KINDS[args.kind]))
     widths = [max(len(row[column]) for row in rows) for column in (0, 1)]
     for name, owner, text in rows:

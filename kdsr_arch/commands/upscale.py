@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from kdsr_arch.commands.common import add_import_flag, bring_in_named
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare what the command line of this command takes."""
@@ -28,6 +30,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--network", metavar="YAML", help=text)
     add("--scale", type=int, help="take the shipped student of this scale, or refuse weights of another one")
     add("--outscale", type=int, metavar="N", help="enlarge by N: what the network makes is resized (MATLAB's bicubic)")
+
+    add_import_flag(parser)
 
     add = parser.add_argument_group("computing").add_argument
     add("--device", choices=["auto", "cpu", "cuda"], default="auto", help="where to run (default: auto)")
@@ -53,4 +57,5 @@ def run(args: argparse.Namespace) -> int:
     """Upscale the input; the exit code."""
     from kdsr_arch.upscale.dispatch import run_upscale
 
+    bring_in_named(args)
     return run_upscale(args)

@@ -6,8 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from kdsr_arch.errors import UserError
+from kdsr_arch.options.components import registered
 from kdsr_arch.options.schema import MetricOptions, ValOptions
 from kdsr_arch.options.schema_data import DatasetOptions
+from kdsr_arch.registry import is_basicsr, is_ours
 
 
 @dataclass(frozen=True)
@@ -59,6 +61,9 @@ def describe_degradation(dataset: DatasetOptions, scale: int) -> str:
     """Describe the input: 'BI x4', 'BD x4', or 'stored LR x4' where the LR frames are given."""
     if dataset.dataroot_lq or dataset.degradation == "none":
         return f"stored LR x{scale}"
+    maker = registered("data set", dataset.type)
+    if maker is not None and not (dataset.degradation or is_ours(maker) or is_basicsr(maker)):
+        return f"LR of {dataset.type} x{scale}"
     return f"{dataset.degradation or 'BI'} x{scale}"  # BI is the data sets' own default
 
 

@@ -18,9 +18,10 @@ from kdsr_arch.infer.traits import Traits, traits_of
 from kdsr_arch.io import METADATA_KEY, SAFETENSORS, load_tensors, locate, read_safetensors
 from kdsr_arch.log import get_logger
 from kdsr_arch.options.documents import read_parts
+from kdsr_arch.options.load import bring_in_of, tell_import
 from kdsr_arch.options.schema import PathOptions
 from kdsr_arch.options.yaml_reader import load_yaml, parse_value
-from kdsr_arch.registry import build
+from kdsr_arch.registry import build, names
 
 # what training code puts around weights, and before their names
 _WRAPPERS = ("params_ema", "params-ema", "params", "model_state_dict", "state_dict", "model", "net", "generator")
@@ -231,8 +232,8 @@ def open_network(
         weights: .pth in BasicSR's form, .safetensors, ours or another's, .onnx, or the name of shipped or downloaded
             weights; None for a network that brings its own or needs none.
         network: the network as YAML, such as ``{type: FSRCNN, scale: 4}``, or a file of it.
-        option_file: its `network_g` and `scale`. Without this and `network`: what a .safetensors file says of itself,
-            or the YAML file beside the weights.
+        option_file: its `network_g` and `scale`; what it imports is imported. Without this and `network`: what a
+            .safetensors file says of itself, or the YAML file beside the weights, which imports nothing.
         scale: of networks that do not know it.
         param_key: 'params' or 'params_ema'; absent: the averaged ones where there are any.
         device: where it runs; the CPU by default.
@@ -250,7 +251,11 @@ def open_network(
 
         onnx = OnnxNet(path, device or torch.device("cpu"))
         return opened(onnx, {}, path)
-    spec, known_scale = _spec(path, option_file, network)
+    if option_file is not None:
+        bring_in_of(option_file)
+    spec, known_scale, told_by = _spec(path, option_file, network)
+    if told_by is not None and spec["type"] not in names("network"):
+        tell_import(spec["type"], told_by)
     net = build("network", spec, "network")
     brings_own = bool(getattr(net, "pretrained", False))
     if path is not None and (path.suffix.lower() == SAFETENSORS or not brings_own):
@@ -305,17 +310,19 @@ def find_weights(name: str, root: Path | None = None) -> Path:
     )
 
 
-def _spec(path: Path | None, option_file: str | Path | None, network: str | None) -> tuple[dict[str, Any], int | None]:
-    """The network's options, and the experiment's scale where an option file tells it."""
+def _spec(
+    path: Path | None, option_file: str | Path | None, network: str | None
+) -> tuple[dict[str, Any], int | None, Path | None]:
+    """The network's options, the experiment's scale where an option file tells it, and that file if nobody named it."""
     if network is not None:
-        return parsed_network(network), None
+        return parsed_network(network), None, None
     if option_file is not None:
-        return _from_option_file(Path(option_file), path)
+        return *_from_option_file(Path(option_file), path), None
     assert path is not None
     if path.suffix.lower() == SAFETENSORS:
         facts = read_metadata(read_safetensors(path)[1], path)
         if facts is not None:
-            return dict(facts["network"]), int(facts["scale"])
+            return dict(facts["network"]), int(facts["scale"]), None
     folder, same_name = path.resolve().parent, path.with_suffix(".yml")
     files = sorted((folder.parent if folder.name == "models" else folder).glob("*.yml"))  # NAME/models/net_g_N.pth
     if not same_name.is_file() and len(files) != 1:
@@ -323,7 +330,8 @@ def _spec(path: Path | None, option_file: str | Path | None, network: str | None
             f"{path}: which network is it? Tell with --network: its option file, or the network itself, such as "
             "'{type: FSRCNN, scale: 4}'"
         )
-    return _from_option_file(same_name if same_name.is_file() else files[0], path)
+    beside = same_name if same_name.is_file() else files[0]
+    return *_from_option_file(beside, path), beside
 
 
 def parsed_network(text: str) -> dict[str, Any]:

@@ -49,7 +49,7 @@ def _distills(model: Any) -> bool:
     return getattr(model, "distills", False)
 
 
-def _reads_known_keys(model: Any) -> bool:
+def reads_known_keys(model: Any) -> bool:
     """Tell whether the keys that a model reads are known: BasicSR's and ours, not a user's class, wherever it lies."""
     own = [base.__module__ for base in model.__mro__ if "distills" in vars(base)]
     return is_basicsr(model) or model.__module__ in own
@@ -62,7 +62,7 @@ def _model_faults(opt: Options) -> Iterator[Fault]:
         model = registry.lookup("model", opt.model_type)
     except UserError as error:
         yield "model_type", str(error)
-    if model is not None and not _reads_known_keys(model):
+    if model is not None and not reads_known_keys(model):
         return
     models = BASICSR_KEYS["models"]
     read = {key for name in ([opt.model_type] if model is not None else models) for key in models.get(name, ())}
@@ -96,6 +96,12 @@ def dataset_keys(cls: Any) -> set[str] | None:
     if keywords.open or registry.wants_mapping(cls, DatasetOptions.model_fields):
         return None
     return loader | set(keywords.parameters) - ({"phase"} if is_ours(cls) else set())
+
+
+def own_keys(name: Any) -> set[str] | None:
+    """Return the keys that a data set class of the user's reads, None where it may read any; of others nothing."""
+    cls = registered("data set", name)
+    return set() if cls is None or is_basicsr(cls) or is_ours(cls) else dataset_keys(cls)
 
 
 def _known_dataset_keys(dataset: DatasetOptions) -> set[str] | None:

@@ -94,7 +94,7 @@ def explain(key: str) -> str:
 def _explain_class(name: str, keys: list[str]) -> str:
     """List the keywords of a registered class, or refuse the name with the nearest ones."""
     from kdsr_arch import registry
-    from kdsr_arch.options.components import BASICSR_KEYS
+    from kdsr_arch.options.components import BASICSR_KEYS, reads_known_keys
 
     names = set(keys) | {key.rpartition(".")[2] for key in keys}
     for kind in ("network", "model", "loss", "data set", "metric"):
@@ -102,17 +102,39 @@ def _explain_class(name: str, keys: list[str]) -> str:
         if name not in registry.names(kind):
             continue
         thing = registry.lookup(kind, name)
-        head = f"{name}, a {kind}. " + (inspect.getdoc(thing) or "").strip().split("\n\n")[0]
+        head = f"{name}, a {kind}. " + inspect.cleandoc(thing.__doc__ or "").split("\n\n")[0]
         if kind == "model" or name in BASICSR_KEYS["data sets"]:
             read = BASICSR_KEYS["data sets"].get(name) or BASICSR_KEYS["models"].get(name) or ()
-            return f"{head}\n  reads: {', '.join(read) or 'what every model reads'}"
+            open_to_any = kind == "model" and not reads_known_keys(thing)
+            others = "any key" if open_to_any else "what every model reads"
+            return f"{head}\n  reads: {', '.join(read) or others}"
         parameters = registry.keywords_of(thing).parameters.values()
         shown = [f"  {p.name}" if p.default is p.empty else f"  {p.name}: {p.default!r}" for p in parameters]
         return "\n".join([head, *shown])
     raise UserError(f"--explain {name}: there is no option and no registered class of that name{nearest(name, names)}")
 
 
-def json_schema() -> dict[str, Any]:
-    """Return the JSON Schema of option files, for editors (``# yaml-language-server: $schema=options/schema.json``)."""
+_KINDS = {  # section -> kind of what its `type` names
+    "NetworkOptions": "network",
+    "DatasetOptions": "data set",
+    "MetricOptions": "metric",
+    **dict.fromkeys(("LossOptions", "PixelOptions", "TermOptions"), "loss"),
+    "OptimizerOptions": "optimizer",
+    "SchedulerOptions": "scheduler",
+}
+
+
+def json_schema(names: bool = False) -> dict[str, Any]:
+    """Return the JSON Schema of option files, for editors (``# yaml-language-server: $schema=options/schema.json``).
+
+    Args:
+        names: offer the registered names where a `type` is asked for, those of plug-ins among them.
+    """
     schema = Options.model_json_schema()
+    if names:
+        from kdsr_arch import registry
+
+        places = [(schema["$defs"][section]["properties"]["type"], kind) for section, kind in _KINDS.items()]
+        for place, kind in [*places, (schema["properties"]["model_type"], "model")]:
+            place["anyOf"] = [{"enum": sorted(registry.names(kind))}, {"type": place.pop("type")}]
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema, "title": "KDSR option file"}

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import logging
 import os
+import re
+import shlex
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from kdsr_arch import plugins
 from kdsr_arch.errors import OptionErrors, UserError
 from kdsr_arch.io import PACKAGE, locate
 from kdsr_arch.options.documents import read_parts
@@ -34,6 +37,59 @@ def project_root(option_file: str | Path) -> Path:
     return Path.cwd()
 
 
+def plugins_of(document: Document, path: str | Path, root: str | Path | None = None) -> list[plugins.Plugin]:
+    """Find what an option file brings in: what its `imports` name, and files where BasicSR's projects have them.
+
+    Both are looked for beside the option file, in its project's folder, and in `root`; in an experiment at last among
+    the files that were imported for it.
+
+    Raises:
+        UserError: a file is not there.
+    """
+    given, folder = document.values.get("imports"), Path(os.path.abspath(path)).parent
+    roots = [folder, project_root(path), *([Path(root).resolve()] if root is not None else [])]
+    record = folder / plugins.RECORD
+    folders = [*dict.fromkeys(roots), *([record] if record.is_dir() else [])]
+    found = []
+    for number, entry in enumerate(given if isinstance(given, list) else [given]):
+        if isinstance(entry, str) and entry:  # the schema reports others
+            why = f"imports of {document.source}{document.where(f'imports.{number}')}"
+            found += plugins.named(entry, folders, why)
+    return [*found, *plugins.beside(folders, f"{document.source}, in whose project it lies")]
+
+
+def bring_in_of(path: str | Path) -> None:
+    """Import what an option file that the user names brings in, without checking its options.
+
+    Raises:
+        UserError: see `plugins_of`; or a file cannot be imported.
+    """
+    from kdsr_arch.registry import bring_in
+
+    for document in read_parts(path):
+        bring_in(plugins_of(document, path))
+
+
+def tell_import(network: str, path: Path) -> None:
+    """Refuse a network that the modules of an option file have, where the user has not named that file.
+
+    Raises:
+        UserError: with the files to import, which name the network; the record of the experiment has them where the
+            project has not. None is raised where no file does.
+    """
+    try:
+        named = [plugin.file for document in read_parts(path) for plugin in plugins_of(document, path)]
+    except UserError:  # a file is gone
+        named = []
+    for files in (dict.fromkeys(named), sorted((path.parent / plugins.RECORD).rglob("*.py"))):
+        word = re.compile(rf"\b{re.escape(network)}\b".encode())
+        if holding := [file for file in files if file is not None and word.search(file.read_bytes())]:
+            raise UserError(
+                f"there is no network named '{network}'; the modules of {path} have it, but weights import nothing by "
+                f"themselves: add {' '.join(f'--import {shlex.quote(str(file))}' for file in holding)}"
+            )
+
+
 # ---------------------------------------------------------------------------------------------------------- checking
 
 _OLDER_NAMES = {  # keys of older BasicSR files -> their names since 1.4
@@ -55,7 +111,12 @@ _NOT_READ = {  # keys of BasicSR's files that only BasicSR's own training script
 
 
 def _adapt(values: dict[str, Any]) -> Iterator[str]:
-    """Rename keys of older BasicSR files and remove keys that nothing reads, in place; yield notes for the user."""
+    """Rename keys of older BasicSR files and remove keys that nothing reads, in place; yield notes for the user.
+
+    A data set of the user's is left the keys that it may read.
+    """
+    from kdsr_arch.options.components import own_keys
+
     places = [("", "", values), *((key, f"{key}.", values.get(key)) for key in ("path", "val"))]
     datasets = values.get("datasets")
     for name, dataset in datasets.items() if isinstance(datasets, dict) else ():
@@ -64,11 +125,14 @@ def _adapt(values: dict[str, Any]) -> Iterator[str]:
     for kind, prefix, section in places:
         if not isinstance(section, dict):
             continue
+        read = own_keys(section.get("type")) if kind == "datasets" else ()
+        if read is None:
+            continue
         for old, new in _OLDER_NAMES.get(kind, {}).items():
-            if old in section and new not in section:
+            if old in section and new not in section and old not in read:
                 section[new] = section.pop(old)
                 yield f"{prefix}{old} is an older name of {new}; taken as that"
-        for key in [key for key in section if key in _NOT_READ[kind]]:
+        for key in [key for key in section if key in _NOT_READ[kind] and key not in read]:
             del section[key]
             left_out.append(f"{prefix}{key}")
     if left_out:
@@ -164,6 +228,7 @@ def load_options(
     force: Iterable[str] = (),
     debug: bool = False,
     root: str | Path | None = None,
+    imports: Iterable[plugins.Plugin] = (),
 ) -> Options:
     """Read, check and complete an option file. Nothing is created on disk.
 
@@ -175,6 +240,7 @@ def load_options(
         root: the folder that ``experiments/`` and ``results/`` stand in. Default: `project_root` of the file. Relative
             paths in the file are taken from the current folder or, where nothing is there, from the project's folder,
             then from `root`.
+        imports: modules to import beside those of the option file.
 
     Returns:
         The options: defaults filled in, paths located, name and scale in each data set.
@@ -186,17 +252,26 @@ def load_options(
     documents = read_parts(path, force)
     if len(documents) > 1:
         raise UserError(f"{path}: is a sequence of trainings, which `kdsr train` and `kdsr check` alone understand")
-    return complete(documents[0], is_train=is_train, path=path, debug=debug, root=root)
+    return complete(documents[0], is_train=is_train, path=path, debug=debug, root=root, imports=imports)
 
 
 def complete(
-    document: Document, *, is_train: bool, path: str | Path, debug: bool = False, root: str | Path | None = None
+    document: Document,
+    *,
+    is_train: bool,
+    path: str | Path,
+    debug: bool = False,
+    root: str | Path | None = None,
+    imports: Iterable[plugins.Plugin] = (),
 ) -> Options:
     """Check and complete a document; see `load_options`."""
     import torch
 
+    from kdsr_arch.registry import bring_in
+
     home = Path(root).resolve() if root is not None else project_root(path)
-    opt = check_document(document, run=Run(is_train, home, Path(os.path.abspath(path))))
+    files = bring_in([*imports, *plugins_of(document, path, root)])
+    opt = check_document(document, run=Run(is_train, home, Path(os.path.abspath(path)), files))
     if not is_train and opt.val is None:
         opt.val = ValOptions()
     if debug:

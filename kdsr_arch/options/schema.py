@@ -21,6 +21,7 @@ from kdsr_arch.options.section import (
     Count,
     Fault,
     Int,
+    Names,
     OpenSection,
     PlainName,
     Positive,
@@ -31,6 +32,7 @@ from kdsr_arch.options.section import (
     option,
 )
 from kdsr_arch.options.yaml_reader import describe
+from kdsr_arch.plugins import PluginFile
 
 
 class NetworkOptions(Component):
@@ -233,11 +235,13 @@ class Run:
         is_train: for training rather than for testing.
         root: the folder that experiments/ and results/ stand in.
         source: the option file.
+        imports: the files that were imported for it.
     """
 
     is_train: bool = True
     root: Path = Path()
     source: Path = Path()
+    imports: tuple[PluginFile, ...] = ()
 
 
 class Options(OpenSection):
@@ -253,6 +257,12 @@ class Options(OpenSection):
         "models (SRModel, EDVRModel, ...)."
     )
     scale: Positive | None = option(None, "Upscaling factor; handed to every data set.")
+    imports: Names | None = option(
+        None,
+        "Your own networks, losses, data sets, metrics and models: modules (`my_project.archs`) and files "
+        "(`./losses/edge.py`) that register them, looked for beside the option file, then in the project's folder. "
+        "docs/plugins.md.",
+    )
     needs: str | None = option(
         None, "One sentence that says what to download and run first, shown when data or weights are missing."
     )
@@ -305,6 +315,11 @@ class Options(OpenSection):
     def source(self) -> Path:
         """The option file."""
         return self._run.source
+
+    @property
+    def imported(self) -> tuple[PluginFile, ...]:
+        """The files that were imported for the run."""
+        return self._run.imports
 
     @property
     def folder(self) -> Path:

@@ -49,6 +49,7 @@ def fingerprint(opt: Options, teacher: nn.Module | None = None) -> dict[str, str
     values |= {"~manual_seed": opt.manual_seed, "~train": opt.train.plain()}
     values |= {"~datasets.train": opt.datasets["train"].plain()}
     values |= {"teacher": _described(teacher)} if teacher is not None else {}
+    values |= {"imports": {file.name: file.digest for file in opt.imported}} if opt.imported else {}
     return {k: json.dumps(v, sort_keys=True, default=str) for k, v in values.items()}
 
 
@@ -83,7 +84,7 @@ def changes(theirs: Mapping[str, str], mine: Mapping[str, str]) -> list[Change]:
 
 def _document(prints: Mapping[str, str]) -> dict[str, Any]:
     """Read a fingerprint's options; what cannot be read is left out."""
-    document: dict[str, Any] = {}
+    document: dict[str, Any] = {"imports": {}}
     for key, text in prints.items():
         if key not in ("name", "teacher", "terms", "optim_g.type"):  # the last two are in `train` as well
             try:
@@ -217,6 +218,12 @@ def _conflicts(
 
 
 def _tell(changed: list[Change], new_rates: bool) -> None:
+    files = [change.key.removeprefix("imports.") for change in changed if change.key.startswith("imports.")]
+    if files:
+        get_logger().warning(
+            f"Imported files changed since the state was saved, and take effect from here: {', '.join(files)}"
+        )
+    changed = [change for change in changed if not change.key.startswith("imports.")]
     if changed:
         rates = "; the learning rate goes on as if its options had always been these" if new_rates else ""
         get_logger().warning(

@@ -18,6 +18,7 @@ from kdsr_arch.io import remove_leftovers, require_safetensors, save_tensors, wr
 from kdsr_arch.locks import claimed
 from kdsr_arch.log import get_logger
 from kdsr_arch.options.schema import Options
+from kdsr_arch.plugins import RECORD
 from kdsr_arch.train.checkpoint import FORMAT, STATES, VERSION, numbered
 
 _STAMP = "%Y%m%d_%H%M%S"
@@ -175,6 +176,10 @@ def open_folder(opt: Options, checkpoints: Checkpoints, position: int) -> str:
         head = f"# GENERATE TIME: {time.asctime()}\n# CMD:\n# {shlex.join(sys.argv)}\n\n"
         text = (head + opt.source.read_text(encoding="utf-8")).encode()
         write_bytes(root / opt.source.name, text)  # it may be the file that is read
+    if opt.imported:
+        get_logger().info(f"Imported: {', '.join(file.name for file in opt.imported)}")
+    for file in opt.imported:
+        write_bytes(root / RECORD / file.name, file.content)
     return stamp
 
 

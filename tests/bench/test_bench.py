@@ -23,6 +23,7 @@ from kdsr_arch.registry import build
 from kdsr_arch.report.training_curves import val_curve
 from tests.helpers.images import write_textures
 from tests.helpers.messages import refuses
+from tests.helpers.plugins import ARCH, write_files
 
 BASE = {
     "name": "base",
@@ -79,6 +80,20 @@ def test_every_row_seed_and_budget_is_a_run_with_its_own_option_file(bench: Path
     options = yaml.safe_load(next(r for r in runs if r.row == "alone" and r.seed == 2).options.read_text())
     assert options["manual_seed"] == 2 and "network_t" not in options and "distill_opt" not in options["train"]
     assert options["val"] == {"val_freq": 10}
+
+
+def test_a_run_imports_what_its_base_brings_in_and_what_its_row_names(bench: Path, tmp_path: Path):
+    """By whole paths: its option file lies elsewhere. Nothing is imported here."""
+    other = write_files(tmp_path / "other", {"archs/own_arch.py": ARCH, "edge.py": "1 / 0"})
+    (other / "base.yml").write_text(yaml.safe_dump({**BASE, "imports": "./edge.py"}))
+    write_files(bench.parent, {"more.py": "1 / 0"})
+    given = yaml.safe_load(bench.read_text()) | {"base": str(other / "base.yml")}
+    given["rows"]["with"] = {"imports": ["./more.py", "installed.module"]}
+    bench.write_text(yaml.safe_dump(given))
+    imports = {run.row: yaml.safe_load(run.options.read_text())["imports"] for run in Plan(bench, tmp_path).rows()}
+    of_base = [str(other / "edge.py"), str(other / "archs" / "own_arch.py")]
+    assert imports["alone"] == of_base
+    assert imports["with"] == [*of_base, str(bench.parent / "more.py"), "installed.module"]
 
 
 def _finish(run, psnr: float) -> None:

@@ -393,17 +393,17 @@ def test_what_basicsr_itself_cannot_use_is_refused(
 
 
 @pytest.mark.parametrize(
-    ("changes", "key", "file"),
+    ("changes", "key"),
     [
-        ({"type: EDSR": "type: HAT"}, "network_g.type", "kdsr_arch/archs/"),
-        ({"model_type: SRModel": "model_type: HATModel\ntile: {}\ngt_usm: true"}, "model_type", "kdsr_arch/train/"),
-        ({"type: PairedImageDataset": "type: ImageNetPairs"}, "datasets.train.type", "kdsr_arch/data/"),
+        ({"type: EDSR": "type: HAT"}, "network_g.type"),
+        ({"model_type: SRModel": "model_type: HATModel\ntile: {}\ngt_usm: true"}, "model_type"),
+        ({"type: PairedImageDataset": "type: ImageNetPairs"}, "datasets.train.type"),
     ],
 )
 def test_a_class_of_another_project_is_refused_with_the_way_to_bring_it(
-    tmp_path: Path, changes: dict[str, str], key: str, file: str
+    tmp_path: Path, changes: dict[str, str], key: str
 ) -> None:
-    with refuses(key, file, "docs/architecture.md", without=["gt_usm"]):
+    with refuses(key, "imports", "--import", "docs/plugins.md", without=["gt_usm"]):
         load_text(TRAINING["EDSR"], tmp_path, changes)
 
 
