@@ -34,6 +34,8 @@ EXTRAS = {
     "export": ["onnx>=1.16", "onnxruntime>=1.18", "onnxscript>=0.3", "safetensors>=0.4"],
     "openvino": ["onnx>=1.16", "onnxscript>=0.3", "openvino>=2026.4"],
     "ncnn": ["ncnn>=1.0.20261020", "pnnx>=20261020"],
+    "tflite": ["ai-edge-litert>=2.3"],
+    "web": ["onnx>=1.16", "onnxscript>=0.3"],
     "metrics": ["pyiqa>=0.1.13"],
     "wandb": ["wandb>=0.16"],
 }
@@ -45,6 +47,7 @@ OPTION_FILES = {
 PACKAGE_DATA = {
     **{name: ["*.yml", "*.json"] for name in OPTION_FILES},
     "kdsr_arch.report": ["templates/*"],
+    "kdsr_arch.export": ["templates/*"],
     "kdsr": ["py.typed"],
     "kdsr_arch": ["py.typed", "weights/*"],
     "kdsr_arch.options": ["*.json"],

@@ -13,9 +13,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare what to export, and as what."""
     add = parser.add_argument
     add("weights", help="the student's weights: a .pth or .safetensors file, or the name of shipped ones")
-    text = "ends in .onnx, .safetensors, .pt2 (ExportedProgram), .glsl (for mpv), .xml (OpenVINO) or .param (ncnn)"
+    text = (
+        "ends in .onnx, .safetensors, .pt2 (ExportedProgram), .glsl (for mpv), .xml (OpenVINO), .param (ncnn), .tflite "
+        "(LiteRT, in int8) or .html (a page that upscales in the browser)"
+    )
     add("-o", "--output", type=Path, metavar="FILE", required=True, help=text)
-    names = ("onnx", "exported", "safetensors", "glsl", "openvino", "ncnn")
+    names = ("onnx", "exported", "safetensors", "glsl", "openvino", "ncnn", "tflite", "web")
     add("--target", choices=names, help="what the file is for (default: what its ending says)")
     text = "the option file that names the network (default: the one of the weights' experiment)"
     add("-opt", "--option-file", type=Path, metavar="FILE", help=text)
@@ -24,10 +27,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--scale", type=int, help="of networks that do not know their own")
     add("--param-key", help="params or params_ema (default: the averaged ones where there are any)")
     add("--fp16", action="store_true", help="compute in half precision; inputs stay float32")
-    text = "quantize (ONNX), calibrated on the HR frames of a folder or LMDB"
+    text = "quantize (ONNX, tflite), calibrated on the HR frames of a folder or LMDB"
     add("--int8", type=Path, metavar="FRAMES", help=text)
     add("--max-loss", type=float, metavar="DB", help="PSNR that --int8 may lose; more is not written (default: 0.5)")
     add("--opset", type=int, help="of ONNX (default: 18)")
+    text = "LR size that the file is for, such as 320x180, where it names one (ONNX: any; tflite, web: default 320x180)"
+    add("--size", metavar="WxH", help=text)
     add("--frames", type=int, help="clip length of a recurrent network, which the file fixes")
     add("--keep-form", action="store_true", help="do not fold away what only training needs")
 
@@ -37,11 +42,18 @@ def run(args: argparse.Namespace) -> int:
     from kdsr_arch.convert.recognize import open_any
     from kdsr_arch.export.form import prepare
     from kdsr_arch.export.formats import OPSET
-    from kdsr_arch.export.targets import TARGETS, target_of
+    from kdsr_arch.export.targets import IN_INT8, SIZED, TARGETS, target_of
 
     kind, opset = target_of(args.output, args.target), args.opset or OPSET
-    if args.int8 is not None and (kind != "onnx" or args.fp16):
-        raise UserError("--int8 makes an .onnx file of its own precision: leave --fp16 out, and let its name end so")
+    if args.int8 is not None and (kind not in ("onnx", "tflite") or args.fp16):
+        raise UserError(
+            "--int8 makes an .onnx or .tflite file of its own precision: leave --fp16 out, and let its name end so"
+        )
+    if args.size is not None and (kind not in SIZED or (kind == "onnx" and args.int8 is not None)):
+        raise UserError(
+            f"--size {args.size}: this file takes any size; only .onnx (without --int8), .tflite and .html name one"
+        )
+    size = {} if args.size is None else {"size": _size(args.size)}
     if args.max_loss is not None and (args.int8 is None or not args.max_loss >= 0):
         raise UserError(f"--max-loss {args.max_loss:g}: is what --int8 may lose in dB, 0 or more")
     if args.opset is not None and (kind != "onnx" or not 18 <= args.opset <= 23):
@@ -59,13 +71,15 @@ def run(args: argparse.Namespace) -> int:
         raise UserError(f"{student.weights}: is an exported network already")
     reparam = not args.keep_form and kind != "safetensors"  # which holds the weights as they were trained
     prepared = prepare(student, half=args.fp16, frames=args.frames, reparam=reparam)
+    if prepared.precision == "int8" and kind not in IN_INT8:
+        raise UserError(f"{kind}: computes in floats, and {student.label} in int8; export the student it was made of")
     if args.int8 is not None:
         from kdsr_arch.export.int8 import MAX_LOSS, quantize
 
         max_loss = MAX_LOSS if args.max_loss is None else args.max_loss
-        print(quantize(prepared, args.int8, args.output, opset, max_loss))
+        print(quantize(prepared, args.int8, args.output, opset=opset, max_loss=max_loss, **size))
     else:
-        more = {"opset": opset} if kind == "onnx" else {}
+        more = size | ({"opset": opset} if kind == "onnx" else {})
         for deviation in TARGETS[kind](prepared, args.output, **more):
             print(deviation)
     for change in prepared.changes:
@@ -74,3 +88,15 @@ def run(args: argparse.Namespace) -> int:
     size = args.output.stat().st_size / 2**10
     print(f"{args.output}: {kind}{said}, {student.network['type']} x{student.traits.scale}, {size:.0f} KiB")
     return 0
+
+
+def _size(text: str) -> tuple[int, int]:
+    """Read WxH as height and width."""
+    width, cross, height = text.lower().partition("x")
+    if (
+        not cross
+        or not (width.isdecimal() and height.isdecimal())
+        or not all(8 <= int(side) <= 8192 for side in (width, height))
+    ):
+        raise UserError(f"--size {text}: must be WxH, such as 320x180, in LR pixels from 8 to 8192")
+    return int(height), int(width)

@@ -5,21 +5,23 @@ from __future__ import annotations
 import copy
 import json
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 import kdsr_arch
-from kdsr_arch.archs.arch_util import SubPixelDeconv
+from kdsr_arch.archs.inference_form import reparametrize
+from kdsr_arch.archs.int8_arch import Int8
+from kdsr_arch.errors import UserError
 from kdsr_arch.export.graphs import graph_form
-from kdsr_arch.infer.fold import fold, foldable
 from kdsr_arch.infer.open import Opened
 from kdsr_arch.infer.traits import Traits
 from kdsr_arch.io import METADATA_KEY
 from kdsr_arch.ops.bicubic import upsample_bicubic
 
+SIZE = (180, 320)
+"""LR height and width of files that name one, unless the user says another."""
 _LAYOUTS = {"image": "(N, C, h, w)", "window": "(N, n, C, h, w)", "recurrent": "(N, T, C, h, w)"}
 
 
@@ -61,6 +63,11 @@ class Prepared:
     frames: int
     half: bool
 
+    @property
+    def precision(self) -> str:
+        """What it computes in: 'fp32', 'fp16' or 'int8'."""
+        return "int8" if isinstance(self.student.net, Int8) else "fp16" if self.half else "fp32"
+
     def example(self, height: int, width: int, batch: int = 1, seed: int = 0) -> Tensor:
         """Make a random LR input; sides are rounded up to what the network takes."""
         traits = self.student.traits
@@ -78,8 +85,14 @@ def prepare(student: Opened, *, half: bool = False, frames: int | None = None, r
         half: float16 inside, float32 at both ends.
         frames: clip length of a recurrent network, which a graph fixes; 5 by default, or what it takes at least.
         reparam: fold away what only training needs.
+
+    Raises:
+        UserError: an int8 student in another precision, or one that was never trained as such.
     """
     traits = student.traits
+    if isinstance(student.net, Int8) and (half or not student.net.measured):
+        wrong = "computes in int8: leave --fp16 out" if half else "has no ranges yet: train it in int8 first"
+        raise UserError(f"{student.label}: {wrong}")
     net, changes = reparametrize(student.net) if reparam else (student.net, [])
     net = graph_form(net)
     length = {"image": 0, "window": traits.num_frame}.get(traits.mode, frames or max(5, traits.min_clip))
@@ -97,91 +110,10 @@ def metadata(prepared: Prepared, **more: Any) -> dict[str, str]:
         "version": kdsr_arch.__version__, "scale": traits.scale, "color": traits.color, "mode": traits.mode,
         "num_frame": traits.num_frame, "multiple": traits.lr_multiple, "min_size": traits.lr_minimum,
         "min_clip": prepared.frames if traits.mode == "recurrent" else traits.min_clip,
-        "precision": "fp16" if prepared.half else "fp32", "network": student.network,
+        "precision": prepared.precision, "network": student.network,
         "input": f"lq {_LAYOUTS[traits.mode]}, float32 in [0, 1]", "output": "sr, float32, not clamped",
         "weights": student.weights.name if student.weights else "", "weights_sha256": student.digest,
         "reparametrized": prepared.changes, **more,
     }  # fmt: skip
     plain = {key: str(value) for key, value in facts.items() if not isinstance(value, (dict, list))}
     return {**plain, METADATA_KEY: json.dumps(facts)}
-
-
-# ----------------------------------------------------------------------------------------- the fast form of layers
-
-
-class PhaseConv(nn.Module):
-    """A transposed convolution as a convolution with a constant kernel and a pixel-shuffle.
-
-    Args:
-        deconv: square kernel and stride; its kernel is rearranged once.
-    """
-
-    def __init__(self, deconv: SubPixelDeconv) -> None:
-        super().__init__()
-        self.stride = s = deconv.stride[0]
-        self.extra = deconv.kernel_size[0] - 2 * int(deconv.padding[0]) + deconv.output_padding[0]
-        self.pads = (-deconv.first, deconv.last + -(-self.extra // s) - 1)
-        weight = deconv.phase_weight().detach()
-        self.conv = nn.Conv2d(weight.shape[1], weight.shape[0], weight.shape[2], bias=deconv.bias is not None)
-        if self.pads[0] == self.pads[1]:
-            self.conv.padding = (self.pads[0], self.pads[0])
-        self.conv.to(weight)
-        with torch.no_grad():
-            self.conv.weight.copy_(weight)
-            if self.conv.bias is not None and deconv.bias is not None:
-                self.conv.bias.copy_(deconv.bias.repeat_interleave(s * s))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Compute what the transposed convolution gives for (N, C, h, w)."""
-        height, width = ((n - 1) * self.stride + self.extra for n in x.shape[-2:])
-        if self.pads[0] != self.pads[1]:
-            x = F.pad(x, (*self.pads, *self.pads))
-        y = F.pixel_shuffle(self.conv(x), self.stride)
-        if self.extra == self.stride:  # the usual case: nothing to cut, and no such step in a graph
-            return y
-        return y[..., :height, :width]
-
-
-def _as_sub_pixel(module: nn.Module) -> SubPixelDeconv | None:
-    """The module as a SubPixelDeconv; None where it is no transposed convolution of that form."""
-    if type(module) is SubPixelDeconv:  # a subclass does something of its own around it
-        return module
-    if type(module) is not nn.ConvTranspose2d or module.groups != 1 or module.dilation != (1, 1):
-        return None
-    kernel, stride, padding, rest = module.kernel_size, module.stride, module.padding, module.output_padding
-    square = all(len(set(pair)) == 1 for pair in (kernel, stride, padding, rest))
-    if not square or stride[0] == 1 or kernel[0] < stride[0]:
-        return None
-    deconv = SubPixelDeconv(
-        module.in_channels,
-        module.out_channels,
-        kernel[0],
-        stride[0],
-        int(padding[0]),
-        rest[0],
-        bias=module.bias is not None,
-    )
-    deconv.to(module.weight)
-    deconv.load_state_dict(module.state_dict())
-    return deconv
-
-
-def reparametrize(net: nn.Module) -> tuple[nn.Module, list[str]]:
-    """Copy a network for inference, equal to rounding; returns the copy and what was changed in it.
-
-    A network's own ``for_inference()`` comes first; then layers of several branches are folded, and every transposed
-    convolution becomes a convolution and a pixel-shuffle. Activations (PReLU) are kept.
-    """
-    changes = []
-    if hasattr(net, "for_inference"):
-        net = cast(nn.Module, net.for_inference())  # type: ignore[operator]
-        changes.append(f"{type(net).__name__}.for_inference")
-    changes += [f"{path}: {type(net.get_submodule(path)).__name__} -> convolution" for path in foldable(net)]
-    net = fold(net)
-    for path, module in list(net.named_modules()):
-        deconv = _as_sub_pixel(module)
-        if deconv is not None and path:
-            parent, _, name = path.rpartition(".")
-            setattr(net.get_submodule(parent), name, PhaseConv(deconv))
-            changes.append(f"{path}: transposed convolution -> convolution and pixel-shuffle")
-    return net.eval().requires_grad_(False), changes

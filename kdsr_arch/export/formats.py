@@ -6,7 +6,7 @@ import io
 import logging
 import math
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,8 +15,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from kdsr_arch.archs.int8_arch import Int8
 from kdsr_arch.errors import UserError
 from kdsr_arch.export.form import Prepared, metadata
+from kdsr_arch.export.qdq import qdq_model
 from kdsr_arch.infer.onnx_net import open_session
 from kdsr_arch.infer.open import read_metadata
 from kdsr_arch.infer.pixels import finite
@@ -26,7 +28,7 @@ from kdsr_arch.ops.exporting import export_form
 OPSET = 18
 EXTRA_FILE = "kdsr.json"
 SIZES = ((24, 40), (17, 29), (45, 36))  # above 16; larger by as much as the smallest size of the network is
-LIMITS = {"fp32": 1e-5, "fp16": 2e-2}
+LIMITS = {"fp32": 1e-5, "fp16": 2e-2, "int8": 4e-2}
 _ADVICE = 'install what exporting needs: pip install "kdsr[export]"'
 
 
@@ -44,20 +46,25 @@ class Deviation:
 
 @torch.no_grad()
 def deviations(
-    prepared: Prepared, run: Callable[[Tensor], Tensor], what: str, limits: Mapping[str, float] = LIMITS
+    prepared: Prepared,
+    run: Callable[[Tensor], Tensor],
+    what: str,
+    limits: Mapping[str, float] = LIMITS,
+    sizes: Sequence[tuple[int, int]] = SIZES,
 ) -> list[Deviation]:
     """Run both on several sizes, odd ones among them where the network takes any.
 
     Args:
         run: the exported network.
         what: its format, for messages.
-        limits: largest difference by precision, 'fp32' and 'fp16'.
+        limits: largest difference by precision, 'fp32', 'fp16' and 'int8'.
+        sizes: LR heights and widths.
 
     Raises:
         UserError: it fails at a size, or differs by more than the limits allow.
     """
     differences, more = [], max(prepared.student.traits.lr_minimum - 16, 0)
-    for number, (height, width) in enumerate(SIZES):
+    for number, (height, width) in enumerate(sizes):
         lq = prepared.example(height + more, width + more, batch=1 + number % 2, seed=number)
         expected = finite(prepared.reference(lq), f"{prepared.student.label}")
         try:
@@ -80,10 +87,13 @@ def deviations(
                 10 * math.log10(1 / power) if power else math.inf,
             )
         )
-    limit = limits["fp16" if prepared.half else "fp32"] * max(1.0, float(expected.abs().max()))
-    worst = max(d.largest for d in differences)
-    if not worst <= limit:
-        raise UserError(f"{what}: differs from PyTorch by {worst:.1e}, more than {limit:.0e}; not written")
+    limit = limits[prepared.precision] * max(1.0, float(expected.abs().max()))
+    worst = max(differences, key=lambda d: d.largest)
+    if not worst.largest <= limit:
+        raise UserError(
+            f"{what}: differs from PyTorch by {worst.largest:.1e} at {worst.size[1]}x{worst.size[0]}, more than "
+            f"{limit:.0e}; not written"
+        )
     return differences
 
 
@@ -108,8 +118,10 @@ def tracing(what: str) -> Iterator[None]:
         logging.disable(logging.NOTSET)
 
 
-def _traced(prepared: Prepared) -> torch.export.ExportedProgram:
-    """Trace with batch, height and width free; sides that must be multiples of something say so."""
+def _traced(prepared: Prepared, size: tuple[int, int] | None = None) -> torch.export.ExportedProgram:
+    """Trace one image of a size, or with batch, height and width free; multiples that sides must be of say so."""
+    if size is not None:
+        return torch.export.export(prepared.module, (prepared.example(*size),))
     example, unit = prepared.example(24, 32, batch=2), prepared.student.traits.lr_multiple
     sides = (example.dim() - 2, example.dim() - 1)
     free: dict[int, Any] = dict.fromkeys((0, *sides), torch.export.Dim.DYNAMIC)
@@ -120,8 +132,11 @@ def _traced(prepared: Prepared) -> torch.export.ExportedProgram:
     )
 
 
-def onnx_bytes(prepared: Prepared, opset: int = OPSET) -> bytes:
-    """Make the ONNX model: batch, height and width free; input 'lq', output 'sr', metadata inside.
+def onnx_bytes(prepared: Prepared, opset: int = OPSET, size: tuple[int, int] | None = None) -> bytes:
+    """Make the ONNX model: input 'lq', output 'sr', metadata inside.
+
+    Args:
+        size: LR height and width of the one image that it takes; None: batch, height and width are free.
 
     Raises:
         UserError: the network cannot be exported.
@@ -130,11 +145,15 @@ def onnx_bytes(prepared: Prepared, opset: int = OPSET) -> bytes:
         import onnx  # noqa: F401  (its absence is reported before the long work)
         import onnxscript  # noqa: F401
 
-        program = torch.onnx.export(
-            _traced(prepared), dynamo=True, verbose=False, opset_version=opset, input_names=["lq"], output_names=["sr"]
-        )
-    assert program is not None
-    model = program.model_proto
+        if isinstance(prepared.student.net, Int8):
+            model = qdq_model(prepared.student.net, opset, size)
+        else:
+            program = torch.onnx.export(
+                _traced(prepared, size), dynamo=True, verbose=False, opset_version=opset, input_names=["lq"],
+                output_names=["sr"],
+            )  # fmt: skip
+            assert program is not None
+            model = program.model_proto
     for key, value in metadata(prepared, opset=opset).items():
         entry = model.metadata_props.add()
         entry.key, entry.value = key, value
@@ -151,10 +170,14 @@ def onnx_runner(model: bytes) -> Callable[[Tensor], Tensor]:
     return lambda lq: torch.from_numpy(session.run(None, {"lq": lq.numpy()})[0])
 
 
-def to_onnx(prepared: Prepared, path: Path, opset: int = OPSET) -> list[Deviation]:
-    """Write the ONNX model and return how far it is from PyTorch."""
-    model = onnx_bytes(prepared, opset)
-    differences = deviations(prepared, onnx_runner(model), "ONNX")
+def to_onnx(prepared: Prepared, path: Path, opset: int = OPSET, size: tuple[int, int] | None = None) -> list[Deviation]:
+    """Write the ONNX model, of one image of an LR size or of any, and return how far it is from PyTorch."""
+    model = onnx_bytes(prepared, opset, size)
+    try:
+        differences = deviations(prepared, onnx_runner(model), "ONNX", sizes=(size,) if size else SIZES)
+    except UserError as error:
+        advice = "" if size else "; a file of one size may do: --size WxH"
+        raise UserError(f"{error}{advice}") from None
     write_bytes(path, model)
     return differences
 

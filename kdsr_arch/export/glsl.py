@@ -8,8 +8,8 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
+from kdsr_arch.archs.chain import REACH, Chain, Layer, read_chain
 from kdsr_arch.errors import UserError
-from kdsr_arch.export.chain import REACH, Chain, Layer, read_chain
 from kdsr_arch.export.form import Prepared, metadata
 from kdsr_arch.export.formats import Deviation, deviations
 from kdsr_arch.export.placebo import Photograph, placebo_runner
@@ -53,7 +53,7 @@ def shader(prepared: Prepared) -> str:
     Raises:
         UserError: the network is no chain of convolutions, or wider than a pass can read.
     """
-    chain = read_chain(prepared, "glsl")
+    chain = read_chain(prepared.module.net, prepared.student.traits, "glsl")
     hook, channels = ("LUMA", 1) if prepared.student.traits.color == "y" else ("MAIN", 3)
     facts = metadata(prepared)
     source, width = hook, channels

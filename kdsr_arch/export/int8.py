@@ -1,23 +1,25 @@
-"""Post-training quantization to int8 for onnxruntime, calibrated on frames, with its price in PSNR."""
+"""Post-training quantization to int8 for onnxruntime and LiteRT, calibrated on frames, with its price in PSNR."""
 
 from __future__ import annotations
 
 import logging
 import tempfile
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from kdsr_arch.archs.int8_arch import Int8
 from kdsr_arch.data.augment import eight_bits
 from kdsr_arch.data.keys import group_clips
 from kdsr_arch.data.sources import open_source
 from kdsr_arch.errors import UserError
-from kdsr_arch.export.form import Prepared, metadata
+from kdsr_arch.export.form import SIZE, Prepared, metadata, prepare
 from kdsr_arch.export.formats import OPSET, onnx_bytes, onnx_runner
+from kdsr_arch.export.tflite import tflite_bytes, tflite_runner
 from kdsr_arch.infer.pixels import finite
 from kdsr_arch.infer.runner import window_indices
 from kdsr_arch.io import write_bytes
@@ -62,27 +64,32 @@ class Price:
         )
 
 
-def quantize(prepared: Prepared, frames: Path, path: Path, opset: int = OPSET, max_loss: float = MAX_LOSS) -> Price:
-    """Quantize the convolutions (weights by channel, activations by tensor) and write the ONNX file.
+def quantize(
+    prepared: Prepared, frames: Path, path: Path, *, opset: int = OPSET, max_loss: float = MAX_LOSS,
+    size: tuple[int, int] = SIZE,
+) -> Price:  # fmt: skip
+    """Quantize the convolutions (weights by channel, activations by tensor) and write the ONNX or LiteRT file.
 
     Args:
         prepared: in fp32.
         frames: a folder or LMDB of HR frames; their LR is made by MATLAB's bicubic. Every second one calibrates, the
             others are measured.
-        path: the .onnx file.
+        path: a .tflite file, or an .onnx file.
         max_loss: dB of PSNR that it may lose.
+        size: see `to_tflite`.
 
     Raises:
         UserError: no frames, or a network that cannot be quantized, or not without a larger loss.
     """
+    if prepared.precision == "int8":
+        raise UserError(f"--int8: {prepared.student.label} was trained in int8; export it without")
     pairs = list(_pairs(prepared, frames))
     calibration, test = (pairs[::2], pairs[1::2]) if len(pairs) > 1 else (pairs, pairs)
-    plain = onnx_bytes(prepared, opset)
-    run = onnx_runner(plain)
-    before = [finite(run(lq), f"{prepared.student.label}, before it is quantized,") for lq, _ in test]
-    for name, keywords in _WEIGHTS.items():
-        model = _quantized(plain, [lq for lq, _ in calibration], prepared, opset, keywords)
-        run = onnx_runner(model)
+    with torch.no_grad():
+        before = [finite(prepared.module(lq), f"{prepared.student.label}, before it is quantized,") for lq, _ in test]
+    inputs = [lq for lq, _ in calibration]
+    tflite = path.suffix.lower() == ".tflite"
+    for name, model, run in _for_litert(prepared, inputs, size) if tflite else _for_onnx(prepared, inputs, opset):
         outputs = [(a, run(lq), gt) for a, (lq, gt) in zip(before, test, strict=True)]
         price = Price(
             len(calibration),
@@ -96,10 +103,29 @@ def quantize(prepared: Prepared, frames: Path, path: Path, opset: int = OPSET, m
         if price.lost <= max_loss:
             write_bytes(path, model)
             return price
+    fine_tune = "train it in int8 (network_g: {type: Int8, ...})" if tflite else "take --fp16"
     raise UserError(
         f"{path}: not written: int8 loses {price.lost:.2f} dB ({price.fp32:.2f} to {price.int8:.2f}) on these frames, "
-        f"more than --max-loss {max_loss:g}: calibrate on frames like those it is for, or take --fp16"
+        f"more than --max-loss {max_loss:g}: calibrate on frames like those it is for, or {fine_tune}"
     )
+
+
+_Candidate = tuple[str, bytes, Callable[[Tensor], Tensor]]  # kind of weights, model, what runs it
+
+
+def _for_onnx(prepared: Prepared, inputs: list[Tensor], opset: int) -> Iterator[_Candidate]:
+    plain = onnx_bytes(prepared, opset)
+    for name, keywords in _WEIGHTS.items():
+        model = _quantized(plain, inputs, prepared, opset, keywords)
+        yield name, model, onnx_runner(model)
+
+
+def _for_litert(prepared: Prepared, inputs: list[Tensor], size: tuple[int, int]) -> Iterator[_Candidate]:
+    student = prepared.student
+    net = Int8.of(student.net, student.traits)
+    net.calibrate(inputs)
+    model = tflite_bytes(prepare(replace(student, net=net.requires_grad_(False), traits=net.traits)), size)
+    yield "7-bit", model, tflite_runner(model)
 
 
 def _pairs(prepared: Prepared, frames: Path) -> Iterator[tuple[Tensor, Tensor]]:

@@ -15,7 +15,7 @@ from kdsr_arch.export.form import Prepared, metadata
 from kdsr_arch.export.formats import Deviation, deviations, onnx_bytes
 from kdsr_arch.io import METADATA_KEY, write_bytes
 
-LIMITS = {"fp32": 1e-4, "fp16": 1e-2}
+LIMITS = {"fp32": 1e-4, "fp16": 1e-2, "int8": 4e-2}
 
 
 def to_openvino(prepared: Prepared, path: Path) -> list[Deviation]:

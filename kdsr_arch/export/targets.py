@@ -10,14 +10,22 @@ from kdsr_arch.export.formats import ENDINGS, FORMATS, Deviation, format_of
 from kdsr_arch.export.glsl import to_glsl
 from kdsr_arch.export.ncnn import to_ncnn
 from kdsr_arch.export.openvino import to_openvino
+from kdsr_arch.export.tflite import to_tflite
+from kdsr_arch.export.web import to_web
 
 TARGETS: dict[str, Callable[..., list[Deviation]]] = {
     **FORMATS,
     "glsl": to_glsl,
     "openvino": to_openvino,
     "ncnn": to_ncnn,
+    "tflite": to_tflite,
+    "web": to_web,
 }
-_ENDINGS = {**ENDINGS, ".glsl": "glsl", ".xml": "openvino", ".param": "ncnn"}
+SIZED = ("onnx", "tflite", "web")
+"""Targets whose files may name an LR size."""
+IN_INT8 = ("onnx", "openvino", "tflite", "web", "safetensors")
+"""Targets that take students which compute in int8."""
+_ENDINGS = {**ENDINGS, ".glsl": "glsl", ".xml": "openvino", ".param": "ncnn", ".tflite": "tflite", ".html": "web"}
 
 
 def target_of(path: Path, named: str | None = None) -> str:

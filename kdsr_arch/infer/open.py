@@ -134,6 +134,8 @@ def load_weights(
         UserError: the file is unusable (see `read_weights`) or does not fit; the keys are named.
     """
     weights, own = _part_of(net, read_weights(path, param_key)), net.state_dict()
+    if hasattr(net, "adopted"):  # weights of another form of this network
+        weights = net.adopted(weights)  # type: ignore[operator]
     # of a layer that trains as several branches some may fit, but those are worth nothing without the others
     reshaped = {_layer(k) for k, v in weights.items() if k in own and v.shape != own[k].shape}
     fitting = {k: v for k, v in weights.items() if k in own and _layer(k) not in reshaped}

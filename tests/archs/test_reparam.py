@@ -9,10 +9,10 @@ from torch import nn
 
 from kdsr_arch.archs.ecbsr_arch import PlainSR
 from kdsr_arch.archs.etds_arch import ETDS
+from kdsr_arch.archs.inference_form import reparametrize
 from kdsr_arch.archs.reparam import ECB, Conv3XC
 from kdsr_arch.convert.names import ecb_from_official
 from kdsr_arch.convert.published import SOURCES, convert_state
-from kdsr_arch.export.form import reparametrize
 from kdsr_arch.infer.cost import count_parameters
 from kdsr_arch.infer.fold import fold
 from kdsr_arch.infer.runner import Runner

@@ -8,8 +8,9 @@ import torch
 from torch import nn
 
 from kdsr_arch.archs.arch_util import SubPixelDeconv
+from kdsr_arch.archs.inference_form import reparametrize
 from kdsr_arch.cli import main
-from kdsr_arch.export.form import prepare, reparametrize
+from kdsr_arch.export.form import prepare
 from kdsr_arch.export.formats import onnx_runner, read_facts
 from kdsr_arch.infer.open import open_network
 from kdsr_arch.io import save_tensors

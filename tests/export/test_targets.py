@@ -9,10 +9,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from kdsr_arch.archs.chain import read_chain
 from kdsr_arch.cli import build_parser, main
 from kdsr_arch.errors import UserError
 from kdsr_arch.export import glsl
-from kdsr_arch.export.chain import read_chain
 from kdsr_arch.export.form import prepare
 from kdsr_arch.export.placebo import Photograph, placebo_runner
 from kdsr_arch.export.targets import TARGETS, target_of
@@ -100,7 +100,7 @@ def computed(chain, lq):
 )  # fmt: skip
 def test_a_chain_is_the_network(text):
     prepared = student(text)
-    chain, lq = read_chain(prepared, "x"), prepared.example(11, 14, seed=3)
+    chain, lq = read_chain(prepared.module.net, prepared.student.traits, "x"), prepared.example(11, 14, seed=3)
     torch.testing.assert_close(computed(chain, lq), prepared.reference(lq), atol=2e-6, rtol=1e-5)
 
 

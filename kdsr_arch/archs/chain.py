@@ -11,8 +11,9 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
 from kdsr_arch.archs.arch_util import Base
+from kdsr_arch.archs.inference_form import PhaseConv
 from kdsr_arch.errors import UserError
-from kdsr_arch.export.form import PhaseConv, Prepared
+from kdsr_arch.infer.traits import Traits
 
 _LEAVES = (nn.Conv2d, nn.PReLU, nn.ReLU, nn.LeakyReLU, nn.PixelShuffle, nn.Identity, PhaseConv, Base)
 _KINDS = {"nearest": "repeat", "bilinear": "bilinear"}
@@ -54,8 +55,8 @@ class Chain:
     base: Tensor | None = None
 
 
-def read_chain(prepared: Prepared, what: str) -> Chain:
-    """Read a network in its export form.
+def read_chain(net: nn.Module, traits: Traits, what: str) -> Chain:
+    """Read a network in its form for inference, where all its layers are plain ones.
 
     Args:
         what: the format that needs it so, for messages.
@@ -63,7 +64,6 @@ def read_chain(prepared: Prepared, what: str) -> Chain:
     Raises:
         UserError: it has something else, which is named with the path of its module.
     """
-    traits, net = prepared.student.traits, prepared.module.net
     if traits.mode != "image" or traits.upsampled_input:
         takes = "an enlarged image" if traits.mode == "image" else f"frames ({traits.mode})"
         raise UserError(f"{what} takes networks of one LR image; {type(net).__name__} takes {takes}")
