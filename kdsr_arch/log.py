@@ -84,6 +84,7 @@ class TextLog:
         from basicsr.utils.logger import initialized_logger
 
         initialized_logger["basicsr"] = True  # else BasicSR would add a handler of its own at its first message
+        self._before = [(logger, logger.level, logger.propagate) for logger in self._loggers()]
         for logger in self._loggers():
             logger.setLevel(logging.INFO if distributed.is_main() else logging.ERROR)
             logger.propagate = False
@@ -93,7 +94,9 @@ class TextLog:
         return self
 
     def __exit__(self, *_: object) -> None:
-        for logger in self._loggers():
+        for logger, level, propagate in self._before:  # a program that trains in passing finds its logging as it was
+            logger.setLevel(level)
+            logger.propagate = propagate
             for handler in self._handlers:
                 logger.removeHandler(handler)
         for handler in self._handlers:

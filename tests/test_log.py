@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import signal
@@ -56,3 +57,15 @@ def test_what_the_user_can_mend_has_no_traceback(tmp_path: Path) -> None:
         with refuses("no space left", without=["OSError"]), telling(log):
             raise OSError(28, "No space left on device")
     assert "Traceback" not in (tmp_path / "train.log").read_text()
+
+
+def test_logging_is_afterwards_as_it_was():
+    loggers = [logging.getLogger(name) for name in ("kdsr", "kdsr_arch", "basicsr")]
+
+    def state():
+        return [(logger.level, logger.propagate, list(logger.handlers)) for logger in loggers]
+
+    before = state()
+    with TextLog():
+        assert not any(logger.propagate for logger in loggers)
+    assert state() == before
