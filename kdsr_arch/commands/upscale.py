@@ -5,6 +5,9 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from kdsr_arch.commands.specialize import TEACHING, add_teaching
+from kdsr_arch.errors import UserError
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare what the command line of this command takes."""
@@ -29,6 +32,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--scale", type=int, help="take the shipped student of this scale, or refuse weights of another one")
     add("--outscale", type=int, metavar="N", help="enlarge by N: what the network makes is resized (MATLAB's bicubic)")
 
+    text = "teach the student on this input first, by this teacher (several times: their mean); see kdsr specialize"
+    add("--specialize", action="append", metavar="FILE|NAME", help=text)
+
     add = parser.add_argument_group("computing").add_argument
     add("--device", choices=["auto", "cpu", "cuda"], default="auto", help="where to run (default: auto)")
     text = "auto: fp16 on CUDA, fp32 on the CPU"
@@ -48,9 +54,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     text = "take frames that the file says to be interlaced as they are"
     add("--progressive", action="store_true", help=text)
 
+    add_teaching(parser)
+
 
 def run(args: argparse.Namespace) -> int:
     """Upscale the input; the exit code."""
     from kdsr_arch.upscale.dispatch import run_upscale
 
+    if args.specialize:
+        from kdsr_arch.specialize.from_arguments import student_for_upscaling
+
+        code, args.weights = student_for_upscaling(args)
+        args.network = args.quality = None
+        if code:
+            return code
+    elif stray := [name for name in TEACHING if getattr(args, name)]:
+        raise UserError(f"--{stray[0].replace('_', '-')}: goes with --specialize; give the teacher there")
     return run_upscale(args)
