@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import json
 import math
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from kdsr_arch.commands.common import add_import_flag, bring_in_named
 from kdsr_arch.errors import UserError
 
 if TYPE_CHECKING:
@@ -32,7 +35,7 @@ model_type: {kind}DistillModel
 scale: {scale}
 num_gpu: auto
 manual_seed: 0
-
+{imports}
 datasets:
   train:
     type: {dataset}
@@ -73,6 +76,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--val", type=Path, metavar="FOLDER", help="HR images or clips to validate on")
     add("--scale", type=int, help="enlargement (default: the teacher's, or 4)")
     add("--iterations", type=int, default=20000, metavar="N", help="length of the training (default: 20000)")
+    add_import_flag(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -85,6 +89,7 @@ def run(args: argparse.Namespace) -> int:
     from kdsr_arch.options.load import complete
     from kdsr_arch.options.yaml_reader import parse_document
 
+    bring_in_named(args)
     if args.output.exists():
         raise UserError(f"{args.output}: exists; choose another name")
     if args.output.suffix not in (".yml", ".yaml") or not args.output.parent.is_dir():
@@ -117,8 +122,15 @@ def _compose(args: argparse.Namespace) -> str:
         dataset=_DATASETS[args.task], train=_source(args.task, args.data, "train"), val=val, gt_size=side * scale,
         clip=_clip(args.task, nets), batch={"image": 16, "video": 4}[args.task], student=in_one_line(student),
         teacher=_teacher_text(teacher), iterations=args.iterations, terms=_terms(args.task, nets),
-        validation=validation, often=often,
+        validation=validation, often=often, imports=_imports(args),
     )  # fmt: skip
+
+
+def _imports(args: argparse.Namespace) -> str:
+    """Return the line that names code of one's own: files as they lie beside the option file, modules as they are."""
+    folder = args.output.resolve().parent
+    names = [os.path.relpath(name, folder) if os.path.exists(name) else name for name in args.imports]
+    return f"imports: {json.dumps(names)}\n" if names else ""
 
 
 def _teacher(args: argparse.Namespace) -> Opened | None:

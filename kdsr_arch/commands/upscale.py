@@ -6,6 +6,8 @@ import argparse
 from pathlib import Path
 
 from kdsr_arch.commands.common import add_import_flag, bring_in_named
+from kdsr_arch.commands.specialize import TEACHING, add_teaching
+from kdsr_arch.errors import UserError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -32,6 +34,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--outscale", type=int, metavar="N", help="enlarge by N: what the network makes is resized (MATLAB's bicubic)")
 
     add_import_flag(parser)
+    text = "teach the student on this input first, by this teacher (several times: their mean); see kdsr specialize"
+    add("--specialize", action="append", metavar="FILE|NAME", help=text)
 
     add = parser.add_argument_group("computing").add_argument
     add("--device", choices=["auto", "cpu", "cuda"], default="auto", help="where to run (default: auto)")
@@ -52,10 +56,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     text = "take frames that the file says to be interlaced as they are"
     add("--progressive", action="store_true", help=text)
 
+    add_teaching(parser)
+
 
 def run(args: argparse.Namespace) -> int:
     """Upscale the input; the exit code."""
     from kdsr_arch.upscale.dispatch import run_upscale
 
     bring_in_named(args)
+    if args.specialize:
+        from kdsr_arch.specialize.from_arguments import student_for_upscaling
+
+        code, args.weights = student_for_upscaling(args)
+        args.network = args.quality = None
+        if code:
+            return code
+    elif stray := [name for name in TEACHING if getattr(args, name)]:
+        raise UserError(f"--{stray[0].replace('_', '-')}: goes with --specialize; give the teacher there")
     return run_upscale(args)

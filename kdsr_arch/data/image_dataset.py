@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from kdsr_arch.data.augment import Crop, Flip
+from kdsr_arch.data.augment import Crop, Flip, random_flip
+from kdsr_arch.data.crop_weights import CropWeights
 from kdsr_arch.data.keys import read_list, without_suffix
 from kdsr_arch.data.pair_dataset import CHECKED_FIRST, PairDataset
 from kdsr_arch.data.pairs import FramePairs, PairOptions
@@ -54,14 +55,18 @@ class ImagePairDataset(PairDataset):
     Args (beside those of :class:`PairDataset`):
         filename_tmpl: the name of an image's stored LR, ``'{}x4'`` for DIV2K.
         meta_info_file, exclude: the images to take, all by default, and those to leave out; with or without suffix.
+        crop_weights: maps that say where crops are drawn (:class:`CropWeights`); by default anywhere.
     """
 
     filename_tmpl: str = "{}"
     meta_info_file: str | Path | None = None
     exclude: Sequence[str] = ()
+    crop_weights: str | Path | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        maps = self.crop_weights if self.patch else None  # which training alone has
+        self._weights = CropWeights(maps, self.patch // self.scale) if maps else None
         self.pairs = FramePairs(self)
         if self.train and self.pairs.gt is None:
             raise UserError(f"{self.name}: dataroot_gt is missing: training needs the ground truth")
@@ -114,12 +119,17 @@ class ImagePairDataset(PairDataset):
             source, key = (self.pairs.gt, gt_key) if self.pairs.gt is not None else (self.pairs.lq, lq_key)
             shape = f"{height * self.scale}x{width * self.scale}"
             raise UserError(f"{source.where(key)} gives {shape} pixels, smaller than the patch of gt_size {self.patch}")
+        if self._weights is not None:
+            self._weights.check(lq_key, (height, width))
         return height, width
 
     def place(self, index: int, rng: np.random.Generator) -> tuple[Crop | None, Flip]:
         """Draw where a training sample is cut, in LR pixels, and how it is flipped."""
         lq_key, gt_key = self.entries[index]
-        return self._draw(rng, gt_key, self.size(lq_key, gt_key))
+        size = self.size(lq_key, gt_key)
+        if self._weights is not None:
+            return self._weights.draw(rng, lq_key), random_flip(rng, self.use_hflip, self.use_rot)
+        return self._draw(rng, gt_key, size)
 
     def sample(self, index: int, rng: np.random.Generator) -> dict[str, Any]:
         """Return a training sample that depends on ``index`` and ``rng`` only.

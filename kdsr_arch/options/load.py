@@ -191,9 +191,12 @@ def _exists(path: Path) -> bool:
         raise UserError(f"{str(path)[:200]}: cannot be looked up ({error.strerror})") from None
 
 
+_PATHS_OF_DATA = ("dataroot", "meta_info", "teacher_cache", "crop_weights")
+
+
 def _locate_paths(opt: Options, roots: list[Path]) -> None:
     for _, dataset in opt.all_datasets():
-        _locate_keys(dataset, roots, lambda key: key.startswith(("dataroot", "meta_info", "teacher_cache")))
+        _locate_keys(dataset, roots, lambda key: key.startswith(_PATHS_OF_DATA))
     _locate_keys(opt.path, roots, lambda key: key.startswith(("pretrain_network_", "resume_state")))
     for spec in opt.networks.values():
         _locate_keys(spec, roots, lambda key: key == "path" or key.endswith("_path"))

@@ -127,6 +127,11 @@ class DatasetOptions(Component):
         "ImagePairDataset, ClipDataset: what the teacher made of these images or frames (`kdsr cache-teacher`); it is "
         "then read instead of run.",
     )
+    crop_weights: str | None = option(
+        None,
+        "ImagePairDataset: a folder or store of maps, one for each LR image, of its name and size: half of the crops "
+        "are drawn the likelier the brighter their place is, the others anywhere. Not with a teacher_cache of crops.",
+    )
     verify: Literal["first", "headers", "decode"] | None = option(
         None,
         "ImagePairDataset, ClipDataset: what is looked at before anything else, so that a small, mismatched or damaged "

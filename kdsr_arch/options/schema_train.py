@@ -232,6 +232,11 @@ class TrainOptions(OpenSection):
     stages: list[StageOptions] = Field(
         default_factory=list, description="Stages of the training, in order. Default: one."
     )
+    patience: Positive | None = option(
+        None,
+        "Stop once the first metric on the first validation set with a ground truth has not become better in so many "
+        "validations; net_g_best is then from before them. Default: train to total_iter.",
+    )
     amp: Amp = option("no", "Automatic mixed precision: 'no', 'bf16', 'fp16' (with a gradient scaler).")
     channels_last: bool = option(False, "Keep images in channels-last memory order; faster on some machines.")
     compile: bool = option(False, "Run the student through torch.compile.")

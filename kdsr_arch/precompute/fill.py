@@ -273,8 +273,8 @@ def measure_gain(opt: Options, store: Path, live_steps: int = 2, stored_steps: i
     few = opt.train.model_copy(update={"total_iter": max(stored_steps, live_steps)})
     short = opt.model_copy(update={"datasets": {"train": data}, "train": few, "val": None, "manual_seed": 0})
     with random_states_kept():
-        stored, stored_loss = _steps(Trainer(short), stored_steps)
-        live, live_loss = _steps(LiveTrainer(short), live_steps)
+        stored, stored_loss = timed_steps(Trainer(short), stored_steps)
+        live, live_loss = timed_steps(LiveTrainer(short), live_steps)
     return Gain(live, stored, live_loss, stored_loss)
 
 
@@ -287,8 +287,8 @@ class LiveTrainer(Trainer):
         return lookup("model", live.model_type)(live, sample)
 
 
-def _steps(trainer: Trainer, count: int) -> tuple[float, float]:
-    """Steps per second, the first left out, and the total loss of the first."""
+def timed_steps(trainer: Trainer, count: int) -> tuple[float, float]:
+    """Take a few steps; return steps per second, the first left out, and the total loss of the first."""
     spent, loss = 0.0, 0.0
     for iteration in range(1, count + 1):
         began = time.perf_counter()

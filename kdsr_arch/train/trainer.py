@@ -184,6 +184,8 @@ class Trainer(Steps):
                 self._tell_teacher()
             elif not self.validate():
                 return False
+        if self.has_settled():  # a state resumed once more
+            return self._finish()
         for iteration in range(self.position + 1, self.total + 1):
             self.step(iteration)
             self.position = iteration
@@ -196,8 +198,24 @@ class Trainer(Steps):
                     self.save()
                 if leaving or not self.validate():
                     return False
+                if self.has_settled():
+                    break
+        return self._finish()
+
+    def _finish(self) -> bool:
         if distributed.is_main():
             self.checkpoints.save_networks("latest", self.model.network_files())
+        return True
+
+    def has_settled(self) -> bool:
+        """Tell whether validations have brought nothing better for as long as `train.patience` says; then save."""
+        patience, best = self.options.patience, self.validator.best_iteration()
+        if patience is None or best is None or self.position - best < patience * self.validator.period():
+            return False
+        if self.saved != self.position:
+            self.save()
+        if self.position < self.total:
+            get_logger().info(f"Nothing better since iteration {best:,} (train.patience): stopping")
         return True
 
     def _tell_teacher(self) -> None:

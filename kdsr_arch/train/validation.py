@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -140,6 +141,15 @@ class Validator:
             return f"The teacher cannot be scored on {evaluator.name}: {first_line(error)}"
         shown = ", ".join(f"{metric} {value:.4f}" for metric, value in result.mean.items())
         return f"The teacher on {result.dataset or key}: {shown}  [{result.protocol}]"
+
+    def best_iteration(self) -> int | None:
+        """Return the iteration of the best value of the metric that decides; None before the first validation."""
+        record = self.best.records.get(self.first or "", {}).get(next(iter(self.metrics), ""))
+        return None if record is None else int(record["iter"])
+
+    def period(self) -> int:
+        """Return the iterations between two validations on the data set that decides."""
+        return self.every.get(self.first or "") or sys.maxsize
 
     def judge(self, results: Mapping[str, EvalResult], iteration: int) -> dict[str, Any] | None:
         """Update the best values; return the deciding one's record when it is new."""

@@ -159,13 +159,17 @@ class Decoder:
         partial: end quietly where the file breaks off, and leave out what is damaged, instead of raising.
         progressive: take frames that the file says to be interlaced as they are.
         alpha: give RGBA.
+        key_frames: decode the key frames alone, which takes a fraction of the time.
 
     Attributes:
         notes: what the user should know about the frames read so far, as sentences.
     """
 
-    def __init__(self, info: VideoInfo, partial: bool = False, progressive: bool = False, alpha: bool = False) -> None:
-        self.info, self.partial, self.progressive = info, partial, progressive
+    def __init__(
+        self, info: VideoInfo, partial: bool = False, progressive: bool = False, alpha: bool = False,
+        key_frames: bool = False,
+    ) -> None:  # fmt: skip
+        self.info, self.partial, self.progressive, self.key_frames = info, partial, progressive, key_frames
         self._form = rgb_format(info.dtype, alpha)
         self._broken: str | None = None
         self._lost: list[float] = []
@@ -209,6 +213,8 @@ class Decoder:
         try:
             with opened(self.info.path) as container:
                 stream = video_stream(container, self.info.path)
+                if self.key_frames:
+                    stream.codec_context.skip_frame = "NONKEY"
                 for raw in self._raw(container, stream, start):
                     pts = self._pts(raw, last)
                     if start is None or pts >= start:
@@ -261,7 +267,7 @@ class Decoder:
     def _check_end(self, last: int | None) -> None:
         """A file without an index simply ends: then its length tells whether all of it was there."""
         info = self.info
-        if last is None or info.seconds is None:
+        if last is None or info.seconds is None or self.key_frames:
             return
         ended = float((last - info.start) * info.time_base) + 1 / float(info.rate)
         if too_much_missing(info.seconds - ended, info.seconds):

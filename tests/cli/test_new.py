@@ -14,6 +14,7 @@ import yaml
 from kdsr_arch.cli import main
 from tests.helpers.messages import missing
 from tests.helpers.options import OPTIMIZER
+from tests.helpers.plugins import forgotten
 
 
 @pytest.fixture
@@ -54,6 +55,19 @@ def test_what_is_written_trains(here: Path) -> None:
     small = ["datasets:train:batch_size_per_gpu=1", "datasets:train:num_worker_per_gpu=0", "num_gpu=0"]
     assert main(["train", "-opt", "mine.yml", "--force_yml", *small]) == 0
     assert (here / "experiments" / "mine" / "models" / "net_g_latest.pth").is_file()
+
+
+def test_a_student_from_outside_is_imported_by_the_file(here: Path) -> None:
+    (here / "options").mkdir()
+    (here / "nets.py").write_text("from kdsr_arch.archs.ecbsr_arch import PlainSR\n"
+                                  "from kdsr_arch.registry import ARCH_REGISTRY\n\n\n"
+                                  "@ARCH_REGISTRY.register()\nclass NewFromOutside(PlainSR):\n    pass\n")  # fmt: skip
+    words = ["new", "image", "--data", "hr", "--student", "NewFromOutside", "--import", "nets.py"]
+    with forgotten():
+        assert main([*words, "-o", "options/mine.yml"]) == 0
+    assert yaml.safe_load((here / "options" / "mine.yml").read_text())["imports"] == ["../nets.py"]
+    with forgotten():
+        assert main(["check", "-opt", "options/mine.yml", "--no-dry-run"]) == 0
 
 
 def test_the_shipped_data_are_named(here: Path) -> None:

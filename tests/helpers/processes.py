@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import socket
@@ -35,6 +36,7 @@ class Process:
             log: file of its output.
         """
         self.log = log
+        gc.collect()  # the child would free what is garbage here, and its memory would seem to shrink
         self.pid = os.fork()
         self.code: int | None = None
         if self.pid == 0:

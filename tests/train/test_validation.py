@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -76,3 +77,16 @@ def test_a_teacher_that_cannot_be_scored_stops_nothing(load, tmp_path, capsys) -
     _, options = taught(tmp_path, type="CropsOnly")
     assert entry.train(load(**options)) == 0
     assert "The teacher cannot be scored on Val: the window does not divide" in capsys.readouterr().err
+
+
+def test_a_training_without_progress_stops_after_its_patience_and_a_resume_stops_at_once(load, capsys) -> None:
+    """At a learning rate of nothing no validation is better than the first."""
+    changes = {"train": {"patience": 2, "total_iter": 12, "optim_g": {"lr": 0.0}}, "val": {"val_freq": 1}}
+    opt = load(**changes)
+    for _ in range(2):
+        entry.train(opt, auto_resume=True)
+        states = sorted(int(path.stem) for path in (opt.folder / "training_states").iterdir())
+        assert states[-1] == 3  # the best is that of the first, and two more were no better
+        assert (opt.folder / "models" / "net_g_latest.pth").is_file()
+    assert "patience" in capsys.readouterr().err
+    assert json.loads((opt.folder / "models" / "best.json").read_text())["iter"] == 1

@@ -1,0 +1,62 @@
+"""`kdsr specialize INPUT --teacher FILE -o STUDENT.pth`: teach a student on the video or images that it will upscale.
+
+The teacher restores a few frames; the student learns from them, and then upscales everything in a fraction of the time.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from kdsr_arch.commands.common import add_import_flag, bring_in_named
+
+TEACHING = ("teacher_network", "self_ensemble", "frames", "iters", "minutes", "zoom_share", "fft", "seed", "force")
+
+
+def add_teaching(parser: argparse.ArgumentParser) -> None:
+    """Add what `kdsr specialize` and `kdsr upscale --specialize` have in common."""
+    add = parser.add_argument_group("teaching").add_argument
+    add("--teacher-network", metavar="YAML", help="the teacher's network, where nothing says it")
+    text = "the teacher is the mean over eight flips and rotations: eight times as slow"
+    add("--self-ensemble", action="store_true", help=text)
+    add("--frames", type=int, metavar="K", help="frames to choose, a fifth of them to measure on (default: 40)")
+    add("--iters", type=int, metavar="N", help="teach for so many iterations at most (default: 3,000)")
+    add("--minutes", type=float, metavar="M", help="teach for about so long, beside the teacher's own time")
+    text = "share of the crops that come from the frames reduced once more, whose truth is known (default: 0)"
+    add("--zoom-share", type=float, default=0.0, metavar="S", help=text)
+    text = "weight of the L1 of the Fourier transform, for teachers that were trained by a GAN (0.05 is usual)"
+    add("--fft", type=float, default=0.0, metavar="W", help=text)
+    add("--seed", type=int, default=0, help="of everything random (default: 0)")
+    text = "teach although the teacher is not clearly better than the student on this input"
+    add("--force", action="store_true", help=text)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare what the command line of this command takes."""
+    add = parser.add_argument
+    add("input", type=Path, help="a video, or a folder of frames or images")
+    text = "the teacher: a file of weights, the name of shipped ones, or package:NAME/FILE; several times: their mean"
+    add("--teacher", action="append", required=True, metavar="FILE|NAME", help=text)
+    add("-o", "--output", type=Path, required=True, metavar="STUDENT.pth", help="the student to write")
+    add("--student", metavar="FILE|NAME", help="weights to begin with (default: the shipped ones of that scale)")
+    add("--student-network", metavar="YAML", help="the student's network, where nothing says it")
+    add("--quality", choices=["fast", "balanced"], help="the shipped student to begin with (default: balanced)")
+    add("--hr", type=Path, metavar="FILE|FOLDER", help="the same frames in high resolution, to measure on")
+    text = "the folder's images are the frames of one clip: video teachers see their neighbors"
+    add("--sequence", action="store_true", help=text)
+    add("--overwrite", action="store_true", help="begin anew, and replace what is there")
+    add("--device", choices=["auto", "cpu", "cuda"], default="auto", help="where to run (default: auto)")
+    add("--progressive", action="store_true", help="take frames that the file says to be interlaced as they are")
+    add_import_flag(parser)
+    add_teaching(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Teach the student; the exit code."""
+    from kdsr_arch.specialize.from_arguments import request_of
+    from kdsr_arch.specialize.run import run_specialize
+    from kdsr_arch.upscale.dispatch import kind_of
+
+    bring_in_named(args)
+    student = {"student": args.student, "student_network": args.student_network, "quality": args.quality}
+    return run_specialize(request_of(args, kind_of(args.input), args.output, args.teacher, **student))

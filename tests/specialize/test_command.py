@@ -1,0 +1,115 @@
+"""`kdsr specialize` and `kdsr upscale --specialize` from the command line, on videos, with teachers of every kind."""
+
+from __future__ import annotations
+
+import json
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from kdsr_arch.cli import main
+from kdsr_arch.infer.open import open_network
+from kdsr_arch.registry import build
+from kdsr_arch.specialize.frames import open_source
+from kdsr_arch.specialize.networks import open_teacher
+from kdsr_arch.upscale.video_input import Decoder, probe
+from tests.helpers.networks import VESPCN
+from tests.helpers.videos import rgb
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def teacher(tmp_path):
+    """A file of weights, its network beside it."""
+
+    def make(**spec):
+        torch.manual_seed(1)
+        path = tmp_path / f"{spec['type']}.pth"
+        torch.save({"params": build("network", spec, "network").state_dict()}, path)
+        path.with_suffix(".yml").write_text(f"network: {json.dumps(spec)}\nscale: {spec.get('scale', 4)}\n")
+        return path
+
+    return make
+
+
+@pytest.fixture
+def clip(tmp_path, make_video):
+    make_video(tmp_path / "in.mp4", n=14, w=96, h=64)
+    return tmp_path / "in.mp4"
+
+
+SMALL = ("--frames", "6", "--iters", "4", "--force", "--device", "cpu")
+
+
+def test_upscale_with_specialize_teaches_first_and_takes_the_student_again(tmp_path, clip, capsys):
+    words = ["upscale", str(clip), "-o", str(tmp_path / "out.mp4"), "--specialize", "PlainSR_x4_50k", *SMALL]
+    assert main([*words, "--quality", "fast"]) == 0
+    assert rgb(tmp_path / "out.mp4").shape == (14, 256, 384, 3)
+    assert open_network(tmp_path / "out_student.pth").network["num_feat"] == 16
+    taught = (tmp_path / "out_student.pth").stat().st_mtime_ns
+    (tmp_path / "out.mp4").unlink()
+    assert main([*words, "--quality", "fast"]) == 0
+    assert (tmp_path / "out_student.pth").stat().st_mtime_ns == taught
+    assert "taught already" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("words", [("--iters", "5"), ("--self-ensemble",), ("--zoom-share", "0.1")])
+def test_how_to_teach_goes_with_a_teacher(words, tmp_path, clip, capsys):
+    assert main(["upscale", str(clip), "-o", str(tmp_path / "out.mp4"), *words]) == 2
+    said = capsys.readouterr().err
+    assert words[0] in said and "--specialize" in said and not (tmp_path / "out.mp4").exists()
+
+
+def test_a_window_teacher_sees_the_neighbors(tmp_path, clip, teacher):
+    path = teacher(**VESPCN, scale=4)
+    output = tmp_path / "student.pth"
+    assert main(["specialize", str(clip), "--teacher", str(path), "-o", str(output), *SMALL]) == 0
+    work = tmp_path / "student_specialize"
+    plan = json.loads((work / "plan.json").read_text())
+    images = [frame.image for frame in open_source(clip, "video").frames()]
+    net = open_teacher([str(path)], None, False, CPU)
+    for frame in plan["frames"]:
+        n = frame["number"]
+        wanted = net.restore([images[min(max(i, 0), 13)] for i in (n - 1, n, n + 1)])
+        folder = work / ("held_out/gt/teacher" if frame["held_out"] else "frames/teacher")
+        stored = cv2.cvtColor(cv2.imread(str(folder / f"{n:07d}.png")), cv2.COLOR_BGR2RGB)
+        assert np.array_equal(stored, wanted)
+
+
+def test_a_window_teacher_is_refused_for_single_images(tmp_path, teacher, capsys):
+    cv2.imwrite(str(tmp_path / "a.png"), np.zeros((32, 32, 3), np.uint8))
+    (tmp_path / "images").mkdir()
+    (tmp_path / "a.png").rename(tmp_path / "images" / "a.png")
+    words = ["specialize", str(tmp_path / "images"), "--teacher", str(teacher(**VESPCN, scale=4)), "-o"]
+    assert main([*words, str(tmp_path / "student.pth")]) == 2
+    assert "--sequence" in capsys.readouterr().err and not (tmp_path / "student.pth").exists()
+
+
+def test_minutes_become_iterations_of_the_option_file(tmp_path, clip):
+    words = ["specialize", str(clip), "--teacher", "PlainSR_x4_50k", "-o", str(tmp_path / "s.pth"), *SMALL]
+    words = [word for word in words if word not in ("--iters", "4")]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("kdsr_arch.specialize.run.iterations_in", lambda minutes, opt: round(10 * minutes))
+        assert main([*words, "--quality", "fast", "--minutes", "0.5"]) == 0
+    assert "total_iter: 5\n" in (tmp_path / "s_specialize" / "options" / "train.yml").read_text()
+    assert not (tmp_path / "s_specialize" / "options" / "trial.yml").exists()
+
+
+def test_the_ground_truth_tells_what_was_gained(tmp_path, clip, make_video, capsys):
+    make_video(tmp_path / "hr.mp4", n=14, w=384, h=256)
+    words = ["specialize", str(clip), "--teacher", "PlainSR_x4_50k", "--quality", "fast", "-o", str(tmp_path / "s.pth")]
+    assert main([*words, *SMALL, "--hr", str(tmp_path / "hr.mp4")]) == 0
+    assert "| to the ground truth |" in capsys.readouterr().out
+
+
+def test_key_frames_alone_are_decoded_when_asked(tmp_path, make_video):
+    make_video(tmp_path / "in.mp4", n=24, options={"g": "6", "keyint_min": "6", "sc_threshold": "0"})
+    info = probe(tmp_path / "in.mp4")
+    every = list(Decoder(info).frames())
+    keys = list(Decoder(info, key_frames=True).frames())
+    assert [frame.pts for frame in keys] == [frame.pts for frame in every[::6]]
+    numbers = [frame.number for frame in open_source(tmp_path / "in.mp4", "video").frames(key_frames=True)]
+    assert numbers == [0, 6, 12, 18]
