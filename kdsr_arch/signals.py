@@ -15,6 +15,7 @@ from types import FrameType
 from typing import Any
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_TO_ALL = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]  # not on Windows
 
 
 class _Output(io.FileIO):
@@ -87,11 +88,29 @@ def become_worker(needed_to_save: bool = False) -> None:
     import cv2  # a command without workers needs neither
     import torch
 
-    cv2.setNumThreads(0)
-    torch.set_num_threads(1)
     ignored = ("SIGINT", "SIGHUP", *(["SIGTERM"] if needed_to_save else []))
     for number in (getattr(signal, name) for name in ignored if hasattr(signal, name)):  # Windows has no SIGHUP
         signal.signal(number, signal.SIG_IGN)
+    if hasattr(signal, "pthread_sigmask"):
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _TO_ALL)  # see held_back
+    cv2.setNumThreads(0)
+    torch.set_num_threads(1)
+
+
+@contextmanager
+def held_back() -> Iterator[None]:
+    """Let signals wait for the end of the block; in workers that are started in it, for `become_worker`.
+
+    One that reached the whole process group would else end a worker that does not ignore it yet.
+    """
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _TO_ALL)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _in_main_thread() -> bool:

@@ -16,7 +16,7 @@ from typing import Any
 from torch.utils.data import DataLoader
 
 from kdsr_arch.errors import Lost, ProgramFault, UserError
-from kdsr_arch.signals import become_worker
+from kdsr_arch.signals import become_worker, held_back
 
 _FEWER = "lower datasets.train.num_worker_per_gpu or batch_size_per_gpu"
 _MORE_SHARED = f"{_FEWER}, or give the container more (--shm-size)"
@@ -85,7 +85,7 @@ class Watched(Iterator[Any]):
 
     def __init__(self, loader: DataLoader) -> None:
         before = multiprocessing.active_children()
-        with _sigchld(None):  # torch's handler would raise wherever the training is, within a save as well
+        with held_back(), _sigchld(None):  # torch's handler would raise wherever the training is, within a save as well
             self._held = [iter(loader)]
         self._processes = [child for child in multiprocessing.active_children() if child not in before]
         # at the end of the program, before its queues close (10) and multiprocessing waits for its children, which

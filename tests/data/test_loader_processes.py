@@ -112,6 +112,24 @@ def test_a_signal_to_all_processes_leaves_the_workers_at_work() -> None:
     assert not multiprocessing.active_children()
 
 
+def test_a_signal_that_comes_while_a_worker_starts_leaves_it_at_work(monkeypatch) -> None:
+    from torch.utils.data._utils import signal_handling
+
+    handlers, main = signal_handling._set_worker_signal_handlers, os.getpid()
+
+    def hit() -> None:
+        handlers()
+        assert os.getpid() != main
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            os.kill(os.getpid(), number)
+
+    monkeypatch.setattr(signal_handling, "_set_worker_signal_handlers", hit)
+    source = batches("none", 2)
+    assert sum(1 for _ in source) == 40
+    source.close()
+    assert not signal.pthread_sigmask(signal.SIG_BLOCK, [])
+
+
 @pytest.mark.slow
 def test_a_process_that_hangs_is_ended() -> None:
     dataset = Faulty("hang")
