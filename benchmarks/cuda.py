@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import copy
+import itertools
 import re
 import statistics
 import subprocess
@@ -144,10 +145,10 @@ def edsr(data: Path, folder: Path, steps: int) -> Parts:
     """Compare with BasicSR's own training command."""
     values = options(data, EDSR, 16, 48, steps)
     runs: dict[str, Callable[[], Figures]] = {
-        "BasicSR, fp32": lambda: basicsr(values, folder),
-        "ours, same data set, fp32": lambda: ours(values, folder),
-        "ours, fp32": lambda: ours(values, folder, "loader"),
         "ours, bf16 compile channels_last": lambda: ours(values, folder, "loader", **FAST),
+        "BasicSR, fp32": lambda: basicsr(values, folder),
+        "ours, fp32": lambda: ours(values, folder, "loader"),
+        "ours, same data set, fp32": lambda: ours(values, folder),
         "ours, bf16 compile channels_last, on the device, graph": lambda: ours(
             values, folder, "device", cuda_graph=True, **FAST
         ),
@@ -158,9 +159,9 @@ def edsr(data: Path, folder: Path, steps: int) -> Parts:
 
 def distill(data: Path, folder: Path, steps: int) -> Parts:
     """Time space-time distillation beside the bare loop; the published terms, and those of the default option file."""
-    for amp in ("no", "bf16"):
+    for amp, (batch, size) in itertools.product(("no", "bf16"), ((4, 32), (16, 64))):
         for terms in ("published", "light"):
-            args = argparse.Namespace(device=DEVICE, size=32, batch=4, clip=5, steps=steps // 5, amp=amp)
+            args = argparse.Namespace(device=DEVICE, size=size, batch=batch, clip=5, steps=steps // 5, amp=amp)
 
             def run(args: argparse.Namespace = args, terms: str = terms) -> Figures:
                 forget_peak()
@@ -168,7 +169,10 @@ def distill(data: Path, folder: Path, steps: int) -> Parts:
                 measured = distill_overhead.measure(student, teacher, distill_overhead.TERMS[terms], args)
                 return measured | {"peak_mib": peak()}
 
-            yield f"{terms}, amp {amp}", attempt(f"distill {terms} {amp}", run)
+            yield (
+                f"{terms}, amp {amp}, batch {batch}, {size}x{size}",
+                attempt(f"distill {terms} {amp} {batch}x{size}", run),
+            )
 
 
 def small(data: Path, folder: Path, steps: int) -> Parts:
