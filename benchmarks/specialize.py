@@ -26,9 +26,9 @@ from numpy.typing import NDArray
 from benchmarks.record import save
 from kdsr_arch.ops.bicubic import imresize_uint8
 from kdsr_arch.records import markdown_table
+from kdsr_arch.specialize.carry_out import FRAMES, Request, specialize, work_root
 from kdsr_arch.specialize.frames import open_source
 from kdsr_arch.specialize.networks import Network, open_student, open_teacher
-from kdsr_arch.specialize.run import FRAMES, Request, specialize, work_root
 from kdsr_arch.specialize.zoom_out import score
 from kdsr_arch.upscale.video_input import Decoder, import_av, probe
 

@@ -53,8 +53,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Teach the student; the exit code."""
+    from kdsr_arch.specialize.carry_out import run_specialize
     from kdsr_arch.specialize.from_arguments import request_of
-    from kdsr_arch.specialize.run import run_specialize
     from kdsr_arch.upscale.dispatch import kind_of
 
     bring_in_named(args)

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from kdsr_arch.errors import UserError
-from kdsr_arch.specialize.run import Request, run_specialize
+from kdsr_arch.specialize.carry_out import Request, run_specialize
 from kdsr_arch.upscale.dispatch import SHIPPED, check_output, kind_of
 
 

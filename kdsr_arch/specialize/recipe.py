@@ -17,6 +17,63 @@ PATCH = 32  # side of a crop in LR pixels
 _LEAST_PATCH = 8
 
 
+_TEXT = """\
+# A student taught on the frames that it will upscale; the ground truth is what the teacher made of them.
+# kdsr train -opt {folder}/options/train.yml trains it alone; the same kdsr specialize goes on with what is changed.
+name: {name}
+model_type: ImageDistillModel
+scale: {scale}
+num_gpu: {num_gpu}
+manual_seed: {seed}
+
+datasets:
+  train:
+    type: MixDataset
+    datasets:
+{parts}
+    weights: {weights}
+    gt_size: {gt_size}
+    use_hflip: true
+    use_rot: true
+    cache_gb: 0.5
+    num_worker_per_gpu: 1
+    batch_size_per_gpu: 8
+    dataset_enlarge_ratio: 100
+  val: # {truth}: held-out frames against the teacher's, and reduced once more against themselves
+    name: held_out
+    type: ImagePairDataset
+    dataroot_lq: {val_lq}
+    dataroot_gt: {val_gt}
+
+network_g: {network}
+
+path:
+  pretrain_network_g: {start}
+
+train:
+  total_iter: {total}
+  warmup_iter: {warmup}
+  ema_decay: 0.998
+  optim_g: {{type: Adam, lr: 3e-3, betas: [0.9, 0.99]}}
+  scheduler: {{type: CosineAnnealingRestartLR, periods: [{total}], restart_weights: [1], eta_min: 1e-6}}
+  pixel_opt: {{type: L1Loss}}{term}
+  patience: 4
+  channels_last: true
+
+val:
+  val_freq: {frequency}
+  pbar: false
+  metrics:
+    psnr: {{type: calculate_psnr, crop_border: {scale}, test_y_channel: true}}
+
+logger:
+  print_freq: {shown}
+  save_checkpoint_freq: {frequency}
+  save_checkpoint_minutes: 2
+  keep_last: 1
+"""
+
+
 @dataclass(frozen=True)
 class Teaching:
     """How a student is taught.
@@ -90,58 +147,9 @@ def options_text(root: Path, network: Mapping[str, Any], scale: int, patch: int,
     folders = [place("held_out", side, *([] if zoom else ["teacher"])) for side in ("lq", "gt")]
     term = "\n  distill_opt:\n    frequencies: {type: FFTLoss, student: output, teacher: gt, loss_weight: "
     term = f"{term}{teaching.fft_weight:g}}}" if teaching.fft_weight else ""
-    return f"""\
-# A student taught on the frames that it will upscale; the ground truth is what the teacher made of them.
-# kdsr train -opt {root.name}/options/train.yml trains it alone; the same kdsr specialize goes on with what is changed.
-name: {NAME}
-model_type: ImageDistillModel
-scale: {scale}
-num_gpu: {teaching.num_gpu}
-manual_seed: {teaching.seed}
-
-datasets:
-  train:
-    type: MixDataset
-    datasets:
-{chr(10).join(parts)}
-    weights: {weights}
-    gt_size: {patch * scale}
-    use_hflip: true
-    use_rot: true
-    cache_gb: 0.5
-    num_worker_per_gpu: 1
-    batch_size_per_gpu: 8
-    dataset_enlarge_ratio: 100
-  val: # {truth}: held-out frames against the teacher's, and reduced once more against themselves
-    name: held_out
-    type: ImagePairDataset
-    dataroot_lq: {folders[0]}
-    dataroot_gt: {folders[1]}
-
-network_g: {json.dumps(dict(network))}
-
-path:
-  pretrain_network_g: {json.dumps(str((root / "start.pth").absolute()))}
-
-train:
-  total_iter: {total}
-  warmup_iter: {min(100, max(total // 10, 1))}
-  ema_decay: 0.998
-  optim_g: {{type: Adam, lr: 3e-3, betas: [0.9, 0.99]}}
-  scheduler: {{type: CosineAnnealingRestartLR, periods: [{total}], restart_weights: [1], eta_min: 1e-6}}
-  pixel_opt: {{type: L1Loss}}{term}
-  patience: 4
-  channels_last: true
-
-val:
-  val_freq: {frequency}
-  pbar: false
-  metrics:
-    psnr: {{type: calculate_psnr, crop_border: {scale}, test_y_channel: true}}
-
-logger:
-  print_freq: {min(100, frequency)}
-  save_checkpoint_freq: {frequency}
-  save_checkpoint_minutes: 2
-  keep_last: 1
-"""
+    return _TEXT.format(
+        folder=root.name, name=NAME, scale=scale, num_gpu=teaching.num_gpu, seed=teaching.seed, parts="\n".join(parts),
+        weights=weights, gt_size=patch * scale, truth=truth, val_lq=folders[0], val_gt=folders[1],
+        network=json.dumps(dict(network)), start=place("start.pth"), total=total, term=term, frequency=frequency,
+        warmup=min(100, max(total // 10, 1)), shown=min(100, frequency),
+    )  # fmt: skip

@@ -92,7 +92,7 @@ def test_minutes_become_iterations_of_the_option_file(tmp_path, clip):
     words = ["specialize", str(clip), "--teacher", "PlainSR_x4_50k", "-o", str(tmp_path / "s.pth"), *SMALL]
     words = [word for word in words if word not in ("--iters", "4")]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("kdsr_arch.specialize.run.iterations_in", lambda minutes, opt: round(10 * minutes))
+        patch.setattr("kdsr_arch.specialize.carry_out.iterations_in", lambda minutes, opt: round(10 * minutes))
         assert main([*words, "--quality", "fast", "--minutes", "0.5"]) == 0
     assert "total_iter: 5\n" in (tmp_path / "s_specialize" / "options" / "train.yml").read_text()
     assert not (tmp_path / "s_specialize" / "options" / "trial.yml").exists()

@@ -16,7 +16,6 @@ from kdsr_arch.locks import claimed
 from kdsr_arch.log import progress_bar
 from kdsr_arch.specialize.choose import LEAST_FRAMES, Candidate, candidates, choose
 from kdsr_arch.specialize.frames import KEY_FRAMES_FROM, Source, open_source
-from kdsr_arch.specialize.labels import store_differences, store_labels, store_zoom_pairs
 from kdsr_arch.specialize.networks import Network, open_student, open_teacher
 from kdsr_arch.specialize.recipe import Teaching, patch_of, write_options
 from kdsr_arch.specialize.teach import (
@@ -29,6 +28,7 @@ from kdsr_arch.specialize.teach import (
     score,
     write_student,
 )
+from kdsr_arch.specialize.teacher_frames import store_differences, store_labels, store_zoom_pairs
 from kdsr_arch.specialize.telling import Telling, tell
 from kdsr_arch.specialize.work_folder import WorkFolder
 from kdsr_arch.specialize.zoom_out import Verdict, zoom_out_test
