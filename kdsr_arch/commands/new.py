@@ -116,7 +116,7 @@ def _compose(args: argparse.Namespace) -> str:
     side = _side(args.task, nets)
     shown = [student["type"], f"taught by {teacher.label}" if teacher else "alone"]
     val, validation = _validation(args, scale)
-    kind, often = args.task.capitalize(), max(args.iterations // 10, 1)
+    kind, often = args.task.capitalize(), _often(args.iterations)
     return _TEXT.format(
         title=" ".join(shown), file=args.output.name, name=in_one_line(args.output.stem), kind=kind, scale=scale,
         dataset=_DATASETS[args.task], train=_source(args.task, args.data, "train"), val=val, gt_size=side * scale,
@@ -124,6 +124,11 @@ def _compose(args: argparse.Namespace) -> str:
         teacher=_teacher_text(teacher), iterations=args.iterations, terms=_terms(args.task, nets),
         validation=validation, often=often, imports=_imports(args),
     )  # fmt: skip
+
+
+def _often(iterations: int) -> int:
+    """Return iterations between validations: ten of them, but none after every few steps."""
+    return max(iterations // 10, min(iterations, 100))
 
 
 def _imports(args: argparse.Namespace) -> str:
@@ -196,7 +201,7 @@ def _validation(args: argparse.Namespace, scale: int) -> tuple[str, str]:
     lines = "".join(f"    {name}: {{type: calculate_{name}, {metric}\n" for name in ("psnr", "ssim"))
     source = _source(args.task, args.val, "test")
     dataset = f"  val:\n    type: {_DATASETS[args.task]}\n{source}    degradation: BI\n"
-    return dataset, f"val:\n  val_freq: {max(args.iterations // 10, 1)}\n  metrics:\n{lines}\n"
+    return dataset, f"val:\n  val_freq: {_often(args.iterations)}\n  metrics:\n{lines}\n"
 
 
 def _teacher_text(teacher: Opened | None) -> str:

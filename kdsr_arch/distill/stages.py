@@ -41,8 +41,8 @@ def parse_stages(options: Sequence[StageOptions], terms: Iterable[str], student:
     """
     names = [*terms]
     stages, last = [], 0
-    for number, section in enumerate(options, start=1):
-        where = f"train.stages[{number}]"
+    for number, section in enumerate(options):
+        where = f"train.stages.{number}"
         last += section.iters
         chosen = names if section.terms is None else section.terms
         if section.terms is not None and not chosen:

@@ -350,9 +350,9 @@ class Options(OpenSection):
         for key, dataset in self.all_datasets():
             if self.scale and dataset.gt_size and dataset.gt_size % self.scale:
                 yield f"{key}.gt_size", f"must be a multiple of scale ({self.scale}), got {dataset.gt_size}"
-        for number, stage in enumerate(self.train.stages if self.train else [], start=1):
+        for number, stage in enumerate(self.train.stages if self.train else []):
             if self.scale and stage.gt_size and stage.gt_size % self.scale:
-                key = f"train.stages[{number}].gt_size"
+                key = f"train.stages.{number}.gt_size"
                 yield key, f"must be a multiple of scale ({self.scale}), got {stage.gt_size}"
         best, metrics = self.logger.keep_best, (self.val.metrics if self.val else None) or {}
         if self.is_train and best is not None and not metrics:

@@ -29,7 +29,7 @@ from kdsr_arch.specialize.teach import (
     write_student,
 )
 from kdsr_arch.specialize.teacher_frames import store_differences, store_labels, store_zoom_pairs
-from kdsr_arch.specialize.telling import Telling, tell
+from kdsr_arch.specialize.telling import Telling, open_truth, tell
 from kdsr_arch.specialize.work_folder import WorkFolder
 from kdsr_arch.specialize.zoom_out import Verdict, zoom_out_test
 
@@ -53,6 +53,7 @@ class Request:
         ground_truth: a video or folder of the same frames in high resolution, to measure on.
         shipped: names of the students that ship, by their scale.
         reuse: take a student that the same command has taught already.
+        scale: that the teacher must have; None: any.
     """
 
     source: Path
@@ -78,6 +79,7 @@ class Request:
     root: Path | None = None
     shipped: dict[int, str] = field(default_factory=dict)
     reuse: bool = False
+    scale: int | None = None
 
 
 def work_root(output: Path) -> Path:
@@ -120,6 +122,8 @@ def _run(request: Request) -> int:
     source = open_source(request.source, request.kind, request.sequence, request.progressive)
     device = pick_device(0 if request.device == "cpu" else "auto")
     teacher = open_teacher(request.teachers, request.teacher_network, request.self_ensemble, device, request.root)
+    if request.scale not in (None, teacher.scale):
+        raise UserError(f"--scale {request.scale}: {teacher.label} enlarges by {teacher.scale}")
     if teacher.radius and source.kind == "images":
         raise UserError(
             f"{teacher.label}: restores clips, but {source.path} is a folder of single images; say --sequence where "
@@ -130,9 +134,11 @@ def _run(request: Request) -> int:
 
 def specialize(request: Request, source: Source, teacher: Network, student: Network) -> int:
     """Do what `run_specialize` does with a teacher and a student that are open."""
-    settings, anew = _settings(request, source, teacher, student), request.overwrite and not request.reuse
-    work = WorkFolder(work_root(request.output), settings, anew)
-    if request.output.exists() and request.reuse:  # the folder is of the same settings
+    if request.ground_truth is not None:
+        open_truth(request.ground_truth, source, teacher.scale)
+    settings = _settings(request, source, teacher, student)
+    work = WorkFolder(work_root(request.output), settings, request.overwrite, request.reuse)
+    if request.reuse and request.output.exists() and work.state.get("finished"):
         print(f"{request.output}: is taught already", flush=True)
         return 0
     print(f"teacher {teacher.label}, student {student.label}, x{teacher.scale}", flush=True)

@@ -45,4 +45,4 @@ def student_for_upscaling(args: argparse.Namespace) -> tuple[int, str]:
     output = args.output.with_name(f"{args.output.stem}_student.pth")
     own = {"student": args.weights, "student_network": args.network, "quality": args.quality}
     request = request_of(args, kind, output, args.specialize, **own)
-    return run_specialize(replace(request, reuse=True)), str(output)
+    return run_specialize(replace(request, reuse=True, scale=args.scale)), str(output)

@@ -136,7 +136,7 @@ def options_text(root: Path, network: Mapping[str, Any], scale: int, patch: int,
     def place(*parts: str) -> str:
         return json.dumps(str(root.absolute().joinpath(*parts)))
 
-    total, frequency = teaching.iterations, max(teaching.iterations // VALIDATIONS, 1)
+    total, frequency = teaching.iterations, max(teaching.iterations // VALIDATIONS, min(teaching.iterations, 20))
     pairs = f"{{type: ImagePairDataset, dataroot_lq: {place('frames', 'lq')}, "
     pairs += f"dataroot_gt: {place('frames', 'teacher')}, crop_weights: {place('frames', 'difference')}}}"
     own = f"{{type: ImagePairDataset, dataroot_gt: {place('frames', 'lq')}}} # the frames reduced once more"

@@ -172,21 +172,35 @@ def _row(name: str, before: float, after: float, teacher: float | None) -> list[
     return [name, f"{before:.2f}", f"{after:.2f}", f"{after - before:+.2f}", last]
 
 
+def open_truth(path: Path, source: Source, scale: int) -> Source:
+    """Open the ground truth of an input.
+
+    Raises:
+        UserError: it is not there, or its frames are not `scale` times the input's, or fewer.
+    """
+    if not path.exists():
+        raise UserError(f"--hr {path}: no such file or folder")
+    truth = open_source(path, kind_of(path), sequence=True)
+    if (truth.size[0] // scale, truth.size[1] // scale) != source.size:
+        told = "x".join(map(str, truth.size[::-1]))
+        raise UserError(f"--hr {path}: its frames are {told}, not {scale} times those of {source.path}")
+    if truth.count and truth.count < source.count:
+        raise UserError(f"--hr {path}: has {truth.count} frames, and {source.path} has {source.count}")
+    return truth
+
+
 def _truths(telling: Telling, path: Path) -> dict[int, NDArray[np.uint8]]:
     """Read the ground truth of the held-out frames, under their windows."""
     scale, found = telling.teacher.scale, dict[int, NDArray[np.uint8]]()
     wanted = {frame["number"]: frame for frame in telling.held_out}
-    truth = open_source(path, kind_of(path), sequence=True)
-    if (truth.size[0] // scale, truth.size[1] // scale) != telling.source.size:
-        told = "x".join(map(str, truth.size[::-1]))
-        raise UserError(f"{path}: its frames are {told}, not {scale} times those of {telling.source.path}")
+    truth = open_truth(path, telling.source, scale)
     for frame in truth.frames():
         if frame.number in wanted:
             top, left = (scale * side for side in wanted[frame.number]["box"])
             height, width = read_rgb(telling.work.teachers(frame.number, True)).shape[:2]
             found[frame.number] = frame.image[top : top + height, left : left + width].copy()
     if missing := sorted(set(wanted) - set(found)):
-        raise UserError(f"{path}: has no frame {missing[0]}, which {telling.source.path} has")
+        raise UserError(f"--hr {path}: has no frame {missing[0]}, which {telling.source.path} has")
     return found
 
 

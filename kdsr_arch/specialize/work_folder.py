@@ -35,12 +35,13 @@ class WorkFolder:
         root: the folder.
         settings: what its content depends on.
         overwrite: begin anew where the student was finished, or begun with other settings.
+        reuse: go on from a finished student of these settings all the same.
 
     Raises:
-        UserError: it was left by a command of other settings, or cannot be made.
+        UserError: the teacher has worked there for a command of other settings; or the folder cannot be made.
     """
 
-    def __init__(self, root: Path, settings: Mapping[str, Any], overwrite: bool = False) -> None:
+    def __init__(self, root: Path, settings: Mapping[str, Any], overwrite: bool = False, reuse: bool = False) -> None:
         self.root, self.frames, self.held_out = root, root / "frames", root / "held_out"
         self.option_file, self.start = root / "options" / "train.yml", root / "start.pth"
         self._plan, self._state, file = root / "plan.json", root / "state.json", root / "settings.json"
@@ -48,7 +49,8 @@ class WorkFolder:
         if file.is_file():
             known = read_json(file, dict, _AGAIN)
             differing = sorted(key for key in {*known, *wanted} if known.get(key) != wanted.get(key))
-            if overwrite and (differing or self._is_finished()):
+            cheap = differing and not self._has_labels()  # a command that was refused left it
+            if cheap or (overwrite and (differing or (self._is_finished() and not reuse))):
                 shutil.rmtree(root)
                 write_bytes(file, strict_json(wanted).encode())
             elif differing:
@@ -61,6 +63,10 @@ class WorkFolder:
         else:
             write_bytes(file, strict_json(wanted).encode())
         self.state: dict[str, Any] = read_json(self._state, dict, _AGAIN) if self._state.is_file() else {}
+
+    def _has_labels(self) -> bool:
+        folders = (self.frames / "teacher", self.held_out / "gt" / "teacher")
+        return self.option_file.is_file() or any(folder.is_dir() and any(folder.iterdir()) for folder in folders)
 
     def _is_finished(self) -> bool:
         return self._state.is_file() and bool(read_json(self._state, dict, _AGAIN).get("finished"))

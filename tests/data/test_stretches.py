@@ -76,6 +76,6 @@ def test_stages_that_draw_alike_share_a_data_set(images):
 
 def test_crops_that_do_not_fit_are_found_before_the_training(images):
     faults = dict(options(images, [{"iters": 1}, {"iters": 1, "gt_size": 50}]).faults())
-    assert faults == {"train.stages[2].gt_size": "must be a multiple of scale (4), got 50"}
+    assert faults == {"train.stages.1.gt_size": "must be a multiple of scale (4), got 50"}
     with refuses("smaller than the patch of gt_size 64"):
         open_stretches(options(images, [{"iters": 1}, {"iters": 1, "gt_size": 64}]))

@@ -33,8 +33,8 @@ def test_no_stages_is_one_endless_stage():
 @pytest.mark.parametrize(
     "stage, names",
     [
-        ({"iters": 1, "freeze": ["2"]}, ["train.stages[1].freeze", "'2'"]),
-        ({"iters": 1, "terms": []}, ["train.stages[1].terms"]),
+        ({"iters": 1, "freeze": ["2"]}, ["train.stages.0.freeze", "'2'"]),
+        ({"iters": 1, "terms": []}, ["train.stages.0.terms"]),
     ],
 )
 def test_wrong_names_are_refused(stage, names):

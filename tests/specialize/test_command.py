@@ -54,6 +54,33 @@ def test_upscale_with_specialize_teaches_first_and_takes_the_student_again(tmp_p
     assert main([*words, "--quality", "fast"]) == 0
     assert (tmp_path / "out_student.pth").stat().st_mtime_ns == taught
     assert "taught already" in capsys.readouterr().out
+    longer = [*words, "--quality", "fast", "--iters", "5"]
+    (tmp_path / "out.mp4").unlink()
+    assert main(longer) == 2
+    assert "--overwrite" in capsys.readouterr().err and not (tmp_path / "out.mp4").exists()
+    assert main([*longer, "--overwrite"]) == 0
+    assert "taught already" not in capsys.readouterr().out
+    assert (tmp_path / "out_student.pth").stat().st_mtime_ns != taught
+
+
+def test_a_refused_command_is_no_hindrance_to_the_next(tmp_path, clip, capsys):
+    words = ["specialize", str(clip), "--teacher", "PlainSR_x4_50k", "-o", str(tmp_path / "s.pth"), *SMALL]
+    assert main([*words, "--frames", "50"]) == 2
+    assert "fewer than --frames 50" in capsys.readouterr().err
+    assert main(words) == 0
+
+
+@pytest.mark.parametrize("what, said", [("nothing", "no such file or folder"), ("in.mp4", "are 96x64, not 4 times")])
+def test_a_ground_truth_that_does_not_fit_is_refused_before_anything_is_done(what, said, tmp_path, clip, capsys):
+    words = ["specialize", str(clip), "--teacher", "PlainSR_x4_50k", "-o", str(tmp_path / "s.pth"), *SMALL]
+    assert main([*words, "--hr", str(tmp_path / what)]) == 2
+    assert said in capsys.readouterr().err and sorted(p.name for p in tmp_path.iterdir()) == ["in.mp4"]
+
+
+def test_a_scale_that_the_teacher_has_not_is_refused_before_anything_is_done(tmp_path, clip, capsys):
+    words = ["upscale", str(clip), "-o", str(tmp_path / "o.mp4"), "--specialize", "PlainSR_x4_50k", "--scale", "2"]
+    assert main([*words, *SMALL]) == 2
+    assert "enlarges by 4" in capsys.readouterr().err and sorted(p.name for p in tmp_path.iterdir()) == ["in.mp4"]
 
 
 @pytest.mark.parametrize("words", [("--iters", "5"), ("--self-ensemble",), ("--zoom-share", "0.1")])
