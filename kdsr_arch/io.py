@@ -225,6 +225,15 @@ def option_file(path: str | Path) -> Path:
     return shipped if shipped.is_file() else path
 
 
+_EXPORTED = {
+    ".tflite": "LiteRT",
+    ".glsl": "mpv and libplacebo",
+    ".param": "ncnn",
+    ".xml": "OpenVINO",
+    ".html": "a browser",
+}
+
+
 def load_tensors(path: Path, what: str = "checkpoint") -> Any:
     """Read a file of torch.save, or one ending in .safetensors or .npz, as data, onto the CPU.
 
@@ -244,6 +253,8 @@ def load_tensors(path: Path, what: str = "checkpoint") -> Any:
         path.open("rb").close()
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror or error})") from None
+    if runtime := _EXPORTED.get(path.suffix.lower()):
+        raise UserError(f"{path}: is for {runtime}; give the weights that it was made of, or its .onnx")
     if path.suffix.lower() == SAFETENSORS:
         return read_groups(path)
     if path.suffix.lower() == ".npz":
@@ -265,7 +276,8 @@ def _read_arrays(path: Path) -> dict[str, Tensor]:
 
     try:
         with np.load(path, allow_pickle=False) as arrays:
-            return {name: torch.from_numpy(np.array(arrays[name])) for name in arrays.files}
+            found = {name: np.array(arrays[name]) for name in arrays.files}
+            return {name: torch.from_numpy(array) for name, array in found.items() if array.dtype.kind in "biufc"}
     except (*_STUMBLES, zlib.error) as error:
         raise UserError(f"{path}: damaged or no npz file of arrays ({error})") from None
 

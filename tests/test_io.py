@@ -8,6 +8,7 @@ import resource
 import signal
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -92,3 +93,16 @@ def test_truncated_checkpoint_is_one_sentence(part: float, tmp_path: Path) -> No
     (tmp_path / "x.pth").write_bytes(whole[: int(part * len(whole))])
     with refuses(tmp_path / "x.pth", "damaged"):
         load_tensors(tmp_path / "x.pth")
+
+
+@pytest.mark.parametrize("suffix, runtime", [(".tflite", "LiteRT"), (".param", "ncnn"), (".html", "a browser")])
+def test_what_was_exported_is_not_called_damaged(suffix, runtime, tmp_path):
+    path = tmp_path / f"student{suffix}"
+    path.write_bytes(b"TFL3")
+    with refuses(path.name, runtime, without=["damaged"]):
+        load_tensors(path)
+
+
+def test_entries_of_an_npz_that_are_no_numbers_are_left_out(tmp_path):
+    np.savez(tmp_path / "a.npz", weight=np.ones(2, np.float32), note=np.array("by hand"))
+    assert list(load_tensors(tmp_path / "a.npz")) == ["weight"]

@@ -57,8 +57,8 @@ def run(args: argparse.Namespace) -> int:
         print(probe)
     if run := TeacherStore(args.output).run:
         print(
-            f"clips of {run} frames: at both ends the teacher has seen frames on one side only, as it does in live "
-            f"training on {run} frames; frames behind a clip's last whole one are not drawn"
+            f"clips of {run} frames, shorter ones whole: at both ends the teacher has seen frames on one side only, "
+            f"as it does in live training on {run} frames; frames behind a clip's last whole one are not drawn"
         )
     if not args.no_measure:
         live = opt.datasets["train"].model_copy(update={"teacher_cache": None})

@@ -172,7 +172,7 @@ class Evaluator:
                     results.append(result)
                     truths.append(truth)
             bar.set_postfix_str(f"{item.name} {done + 1}/{len(wanted)}", refresh=False)
-            bar.update(share / len(wanted))
+            bar.update(min(share / len(wanted), (bar.total or share) - bar.n))  # the parts' sum is rounded
         channels = 1 if item.gt is not None and item.gt.shape[-3] == 1 else 3
         return _Record(item.name, item.kind, values, self._whole(item, wanted, results, truths), channels)
 

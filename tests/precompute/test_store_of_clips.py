@@ -255,7 +255,10 @@ def test_a_stored_recurrent_teacher_gives_the_live_loss(options, tmp_path, capsy
     document["train"]["distill_opt"]["memory"]["downsample"] = 4
     file.write_text(yaml.safe_dump(document))
     assert main(["cache-teacher", "-opt", str(file), "-o", str(store), "--crops", "1", "--pool", "2"]) == 0
-    assert "clips of 2 frames: at both ends the teacher has seen frames on one side only" in capsys.readouterr().out
+    assert (
+        "clips of 2 frames, shorter ones whole: at both ends the teacher has seen frames on one side only"
+        in capsys.readouterr().out
+    )
     opt, losses, adapters = load_options(file, is_train=True), {}, None
     opt.datasets["train"].teacher_cache = str(store)
     for name, kind in (("stored", Trainer), ("live", LiveTrainer)):

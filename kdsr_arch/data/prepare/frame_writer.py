@@ -49,6 +49,7 @@ class Making:
         skip_bad: leave out frames that cannot be used and list them, instead of stopping at the first.
         processes: that decode and encode; None for as many as there are cores.
         tell: whether to show progress on standard error.
+        rendered: how clips of still photographs were made.
     """
 
     codec: Codec = field(default_factory=ImageFileCodec)
@@ -56,10 +57,12 @@ class Making:
     skip_bad: bool = False
     processes: int | None = None
     tell: bool = False
+    rendered: Mapping[str, Any] | None = None
 
     def recipe(self) -> dict[str, Any]:
         """Return the settings that decide about the bytes of the values."""
-        return {"codec": self.codec.recipe, "low": dict(self.low) if self.low else None}
+        recipe = {"codec": self.codec.recipe, "low": dict(self.low) if self.low else None}
+        return recipe | ({"rendered": dict(self.rendered)} if self.rendered else {})
 
 
 class _Label(NamedTuple):

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -136,4 +137,5 @@ def convert_stills(
                 yield from (Entry(source, key, f"{clip.name}/{key}", side=source.side) for key in source)
 
     total = rendering.clips * (2 * rendering.length - 1) if rendering.clips else None
+    making = replace(making or Making(), rendered=json.loads(json.dumps(asdict(rendering))))
     return write_frames(entries(), out, making, total)
