@@ -122,6 +122,8 @@ class PFNL(nn.Module):
     ) -> None:  # fmt: skip
         super().__init__()
         one_of("PFNL", "num_frame", num_frame, (3, 5, 7))
+        if not max_attention > 0:
+            raise UserError(f"PFNL: max_attention must be above 0 (GiB), got {max_attention}")
         self.non_local = NonLocal(3 * num_frame, max_attention)
         self.conv_first = nn.Conv2d(3, num_feat, 5, padding=2)
         self.blocks = nn.Sequential(*(FusionBlock(num_frame, num_feat) for _ in range(num_block)))

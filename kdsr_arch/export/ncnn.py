@@ -30,7 +30,8 @@ def to_ncnn(prepared: Prepared, path: Path) -> list[Deviation]:
     """
     _tool("ncnn")
     if prepared.student.traits.mode != "image":
-        raise UserError(f"ncnn takes networks of one image; this one takes frames ({prepared.student.traits.mode})")
+        name = type(prepared.student.net).__name__
+        raise UserError(f"ncnn takes networks of one image; {name} takes frames ({prepared.student.traits.mode})")
     with tempfile.TemporaryDirectory() as folder:
         param = _converted(prepared, Path(folder))
         differences = deviations(prepared, ncnn_runner(param), "ncnn", LIMITS)

@@ -60,7 +60,6 @@ def web_page(prepared: Prepared, path: Path, size: tuple[int, int] = SIZE) -> st
     traits = prepared.student.traits
     if traits.mode != "image":
         raise UserError(f"web: a page takes networks of one image; this one takes frames ({traits.mode})")
-    runtime = find_runtime(path)
     tile, halo = _tile(prepared, size), reach(prepared)
     if halo == MOST_HALO:
         raise UserError(
@@ -72,6 +71,7 @@ def web_page(prepared: Prepared, path: Path, size: tuple[int, int] = SIZE) -> st
             f"web: tiles of {tile[1]}x{tile[0]} are too small for a network that looks {halo} pixels far; give a "
             f"--size above {2 * halo}x{2 * halo}"
         )
+    runtime = find_runtime(path)
     model = onnx_bytes(prepared, OPSET, tile)
     facts = json.loads(metadata(prepared)[METADATA_KEY]) | {"size": tile, "halo": halo, "label": prepared.student.label}
     environment = Environment(loader=PackageLoader("kdsr_arch.export"), autoescape=True, undefined=StrictUndefined)

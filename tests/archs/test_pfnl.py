@@ -101,6 +101,8 @@ def test_white_frames_do_not_overflow():
 
 
 def test_training_beyond_the_memory_is_refused_and_its_advice_holds():
+    with refuses("PFNL", "max_attention", "-1"):
+        PFNL(**TINY, max_attention=-1)
     net = PFNL(**TINY, max_attention=1e-3)
     with refuses("PFNL", "2 window(s)", "64x64", "max_attention", 38, "gt_size", 152):
         net(torch.rand(2, 3, 3, 64, 64))  # 2 * 1024^2 * 4 bytes
