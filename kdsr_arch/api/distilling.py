@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from numbers import Integral
 from typing import Any
 
 import torch
@@ -13,11 +14,13 @@ from kdsr_arch.data.loader import to_device
 from kdsr_arch.device import pick_device
 from kdsr_arch.distill.task import DistillTask
 from kdsr_arch.errors import OptionErrors, UserError, nearest
+from kdsr_arch.infer.pixels import beyond_white
 from kdsr_arch.losses.base import DistillLoss
 from kdsr_arch.options.schema_train import TrainOptions
 from kdsr_arch.options.section import parse_section
+from kdsr_arch.options.yaml_reader import describe
 from kdsr_arch.parallel import distributed
-from kdsr_arch.registry import build
+from kdsr_arch.registry import build, lookup
 from kdsr_arch.train.distill_model import DistillModel
 from kdsr_arch.train.meter import Meter
 from kdsr_arch.train.steps import Steps
@@ -64,11 +67,18 @@ def make_task(
     given = {"optim_g": {"type": "Adam"}, "pixel_opt": _loss_spec(pixel), "distill_opt": terms, "stages": stages}
     options = _train_options({**given, "total_iter": total or _UNKNOWN, "amp": amp, "compile": compile})
     _check_networks(student, teacher)
+    _check_range(batch)
     return DistillTask(student, teacher, options, batch, scale=scale or scale_of(batch)).train()
 
 
 def _check_networks(student: nn.Module, teacher: nn.Module | None) -> None:
     """Refuse a student with nothing to train; a teacher that is the student would be frozen with it."""
+    for key, net in (("student", student), ("teacher", teacher)):
+        if not isinstance(net, nn.Module) and not (net is None and key == "teacher"):
+            raise UserError(
+                f"{key}: expected a network (torch.nn.Module), not {describe(net)}; kdsr.load(WEIGHTS).network is that "
+                "of a file or name"
+            )
     own = {id(p) for p in student.parameters()}
     if teacher is not None and any(id(p) in own for p in teacher.parameters()):
         raise UserError("student and teacher share parameters: give a copy as the teacher (copy.deepcopy(student))")
@@ -92,6 +102,13 @@ def as_batch(batch: Any) -> dict[str, Any]:
             got = f"{value.dtype} {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
             raise UserError(f"{key}: must be floats in [0, 1] of shape (B, C, H, W) or (B, T, C, H, W), not {got}")
     return {key: value.float() if key in ("lq", "gt") else value for key, value in batch.items()}
+
+
+def _check_range(batch: Mapping[str, Any]) -> None:
+    """Refuse images in 0 to 255; values that are not finite are told with the iteration."""
+    for key in ("lq", "gt"):
+        if wrong := beyond_white(batch[key].nan_to_num(0.0, 0.0, 0.0)):
+            raise UserError(f"{key}: {wrong}")
 
 
 def scale_of(batch: Mapping[str, Any]) -> int:
@@ -142,9 +159,10 @@ def loss(name: str, student: Any, teacher: Any = None, **keywords: Any) -> Tenso
         UserError: an unknown loss or keyword, or a loss that cannot be a function: one that trains parts of its own or
             runs the networks itself. `make_task` serves those.
     """
-    made = build("loss", {"type": name, **keywords}, f"loss {name}")
-    if getattr(made, "context", False):
+    if getattr(lookup("loss", name), "context", False):
         raise UserError(f"{name} runs the networks itself, so it is no function of two maps; give it to kdsr.make_task")
+    made = build("loss", {"type": name, **keywords}, f"loss {name}")
+    _check_maps(student, teacher)
     several = isinstance(student, (list, tuple))
     ours = list(student) if several else [student]
     theirs = None if teacher is None else [t.detach() for t in (teacher if several else [teacher])]
@@ -157,6 +175,8 @@ def loss(name: str, student: Any, teacher: Any = None, **keywords: Any) -> Tenso
                 "adapter between them"
             )
     if isinstance(made, DistillLoss):
+        counts = [len(s) for s in ours if isinstance(s, Tensor) and s.dim()]
+        made.check_samples(min(counts, default=made.least_samples))
         made.setup([s.shape for s in ours], [t.shape for t in theirs or ()])
     if any(True for _ in made.parameters()):
         raise UserError(f"{name} trains parts of its own, so it is no function of two maps; give it to kdsr.make_task")
@@ -164,6 +184,19 @@ def loss(name: str, student: Any, teacher: Any = None, **keywords: Any) -> Tenso
         return made(ours) if theirs is None else made(ours, theirs)
     pairs = [(s,) for s in ours] if theirs is None else zip(ours, theirs, strict=True)
     return torch.stack([made(*pair).reshape(()) for pair in pairs]).sum()
+
+
+def _check_maps(student: Any, teacher: Any) -> None:
+    """Refuse what holds no tensors, and sides of different numbers of layers."""
+    counts = {}
+    for side, maps in (("student", student), *([] if teacher is None else [("teacher", teacher)])):
+        layers = maps if isinstance(maps, (list, tuple)) else [maps]
+        for layer in layers:
+            if not isinstance(layer, (Tensor, tuple)):  # a tuple is what some taps record
+                raise UserError(f"{side}: expected tensors, not {type(layer).__name__}; torch.as_tensor makes them")
+        counts[side] = len(layers)
+    if len({*counts.values()}) > 1:
+        raise UserError(f"student has {counts['student']} maps, teacher {counts['teacher']}: give as many of each")
 
 
 # --------------------------------------------------------------------------------------------------- the whole loop
@@ -223,10 +256,13 @@ def distill(
         "distill_opt": terms,
     }  # fmt: skip
     options = _train_options({**given, **train})
+    if not isinstance(report_every, Integral) or report_every < 1:
+        raise UserError(f"report_every: expected 1 iteration or more, not {describe(report_every)}")
     _check_networks(student, teacher)
     trained = [(p, p.requires_grad) for p in student.parameters()]
     place = pick_device() if device == "auto" else torch.device(device)
     batches = _Endless(data, place, options.channels_last)
+    _check_range(batches.first)
     sample = {key: value[:1] for key, value in batches.first.items() if isinstance(value, Tensor)}
     model = DistillModel.of(student, teacher, options, sample, scale or scale_of(sample), place)
     distributed.broadcast_modules(model.modules())

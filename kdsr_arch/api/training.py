@@ -10,11 +10,13 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import yaml
 
 from kdsr_arch.commands import train as command
 from kdsr_arch.commands.common import load_parts
 from kdsr_arch.errors import UserError
+from kdsr_arch.options.yaml_reader import describe
 from kdsr_arch.signals import Ended
 from kdsr_arch.train import entry
 
@@ -58,13 +60,12 @@ def train(
 @contextmanager
 def _as_file(options: str | PathLike[str] | Mapping[str, Any]) -> Iterator[Path]:
     """Give an option file; one that holds the options of a dict lasts as long as the block."""
+    if not isinstance(options, (str, PathLike, Mapping)):
+        raise UserError(f"options: expected an option file or a dict of options, not {describe(options)}")
     if not isinstance(options, Mapping):
         yield Path(options)
         return
-    try:
-        text = yaml.safe_dump(_plain(options), sort_keys=False, width=120)
-    except yaml.YAMLError as error:
-        raise UserError(f"options: hold what no option file can ({' '.join(str(error).split())[:200]})") from None
+    text = yaml.safe_dump(_plain(options), sort_keys=False, width=120)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "options.yml"
         path.write_text(text, encoding="utf-8")
@@ -75,9 +76,23 @@ def _as_file(options: str | PathLike[str] | Mapping[str, Any]) -> Iterator[Path]
             raise
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: Any, key: str = "") -> Any:
+    """Copy what an option file can hold.
+
+    Raises:
+        UserError: something else, with its dotted key.
+    """
     if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
+        return {str(name): _plain(item, f"{key}.{name}" if key else str(name)) for name, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
-    return str(value) if isinstance(value, PathLike) else value
+        return [_plain(item, f"{key}[{index}]") for index, item in enumerate(value)]
+    if isinstance(value, np.generic):
+        return value.item()
+    if isinstance(value, PathLike):
+        return str(value)
+    if isinstance(value, type):
+        raise UserError(f"options: {key}: give the registered name '{value.__name__}', not the class")
+    if type(value) not in (str, int, float, bool, type(None)):
+        kind = type(value).__name__
+        raise UserError(f"options: {key}: no option file holds a {kind}; give a number, a text, a list or a dict")
+    return value

@@ -8,8 +8,10 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from copy import deepcopy
-from itertools import chain
+from itertools import chain, islice
+from numbers import Integral
 from os import PathLike
+from types import NoneType
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
@@ -19,15 +21,16 @@ from torch import Tensor, nn
 
 from kdsr_arch.errors import UserError
 from kdsr_arch.infer.open import Opened, opened
+from kdsr_arch.infer.pixels import beyond_white
 from kdsr_arch.infer.stream import Restorer
 from kdsr_arch.infer.traits import Traits, unwrap
+from kdsr_arch.options.yaml_reader import describe as describe_value
 from kdsr_arch.options.yaml_reader import in_one_line
 from kdsr_arch.upscale.dispatch import describe, open_restorer
 from kdsr_arch.upscale.images import finish, memory_for, network_input
 from kdsr_arch.upscale.picture import Picture
 
 Frame = TypeVar("Frame", NDArray, Tensor)
-_WHITE = 2.0  # ringing may lead a little beyond 1; an image in 0 to 255 goes far beyond
 
 
 def load(
@@ -61,10 +64,11 @@ def load(
     Raises:
         UserError: no such weights, an unknown network, or a value out of range.
     """
-    known = {"device": ("auto", "cpu", "cuda"), "precision": ("auto", "fp32", "fp16", "bf16")}
-    for key, value in (("device", device), ("precision", precision)):
-        if value not in known[key]:
-            raise UserError(f"{key} {value!r}: expected one of {', '.join(known[key])}")
+    _check_keywords(
+        weights,
+        {"device": device, "precision": precision},
+        {"scale": scale, "outscale": outscale, "overlap": overlap, "batch": batch},
+    )
     if isinstance(network, Mapping):
         network = in_one_line(dict(network))
     source: Any = None if weights is None else weights if isinstance(weights, nn.Module) else str(weights)
@@ -80,6 +84,24 @@ def load(
     return Upscaler(restorer, found)
 
 
+def _check_keywords(weights: Any, choices: Mapping[str, Any], numbers: Mapping[str, Any]) -> None:
+    known = {"device": ("auto", "cpu", "cuda"), "precision": ("auto", "fp32", "fp16", "bf16")}
+    for key, value in choices.items():
+        if value not in known[key]:
+            raise UserError(f"{key} {value!r}: expected one of {', '.join(known[key])}")
+    if not isinstance(weights, (str, PathLike, nn.Module, NoneType)):
+        raise UserError(
+            f"weights: expected a file, a name or a network, not {type(weights).__name__}; give the network itself "
+            "with its state dict loaded"
+        )
+    for key, number in numbers.items():
+        if number is None and "scale" in key:
+            continue
+        if not isinstance(number, Integral) or (key == "scale" and number < 1):
+            least = " above 0" if key == "scale" else ""
+            raise UserError(f"{key}: expected a whole number{least}, not {describe_value(number)}")
+
+
 @contextmanager
 def _python_words() -> Iterator[None]:
     """Call keywords what the command line calls flags."""
@@ -88,6 +110,14 @@ def _python_words() -> Iterator[None]:
     except UserError as error:
         error.args = (re.sub(r"--([a-z])", r"\1", str(error)),)
         raise
+
+
+def _check_kind(images: Any) -> None:
+    if not isinstance(images, (Tensor, np.ndarray)):
+        raise UserError(
+            f"expected NumPy arrays or torch tensors, not {type(images).__name__}; numpy.asarray makes one of a PIL "
+            "image"
+        )
 
 
 class _Taken(NamedTuple):
@@ -130,6 +160,7 @@ class Upscaler:
         Raises:
             UserError: another type, shape or range, or a result that is not finite.
         """
+        _check_kind(images)
         if images.ndim == 5 and isinstance(images, Tensor):
             return torch.stack([self(clip) for clip in images])
         if images.ndim == 4:
@@ -148,14 +179,14 @@ class Upscaler:
             frames: images of one size, as `__call__` takes them; they are drawn as they are needed.
         """
         waiting: deque[_Taken] = deque()
-        rest = iter(frames)
-        first = next(rest, None)
-        if first is None:
+        rest: Iterator[Any] = iter(frames if isinstance(frames, Iterable) else [frames])  # which _take refuses
+        first = [*islice(rest, 1)]
+        if not first:
             return
-        size = self._take(first).lq.shape
+        size = self._take(first[0]).lq.shape
 
         def taken() -> Iterator[Tensor]:
-            for frame in chain([first], rest):
+            for frame in chain(first, rest):
                 one: _Taken = self._take(frame)
                 if one.lq.shape != size:
                     raise UserError(f"the frames of a clip must be of one size: {tuple(size)}, then {(*one.lq.shape,)}")
@@ -167,13 +198,9 @@ class Upscaler:
                 yield waiting.popleft().back(sr)
 
     def _take(self, frame: Any) -> _Taken:
+        _check_kind(frame)
         if isinstance(frame, Tensor):
             return self._tensor(frame)
-        if not isinstance(frame, np.ndarray):
-            raise UserError(
-                f"expected NumPy arrays or torch tensors, not {type(frame).__name__}; numpy.asarray makes one of a PIL "
-                "image"
-            )
         if frame.ndim not in (2, 3) or (frame.ndim == 3 and not 1 <= frame.shape[2] <= 4) or 0 in frame.shape:
             raise UserError(f"expected an image (H, W, C) of 1 to 4 channels, got an array of shape {frame.shape}")
         if np.issubdtype(frame.dtype, np.floating):
@@ -217,9 +244,8 @@ class Upscaler:
         """Check (C, h, w); a gray image becomes three equal channels where the network takes RGB."""
         if lq.shape[0] not in (1, 3):
             raise UserError(f"floats {(*shape,)}: alpha goes with whole numbers only; give 3 channels, or uint8")
-        least, most = (float(value) for value in lq.aminmax())
-        if not -_WHITE < least <= most < _WHITE:
-            raise UserError(f"floats must lie in [0, 1], got {least:g} to {most:g}: divide by 255, or give uint8")
+        if wrong := beyond_white(lq):
+            raise UserError(f"{wrong}, or give uint8")
         gray = lq.shape[0] == 1
         return (lq.expand(3, -1, -1).contiguous() if gray and self.traits.color == "rgb" else lq), gray
 

@@ -292,6 +292,11 @@ class Term(nn.Module):
 
     def forward(self, student: list[Feature], teacher: list[Feature], context: Context) -> Tensor:
         """Return the unweighted value, a scalar: over all layers at once or summed with the layer weights."""
+        if isinstance(self.loss, DistillLoss) and student:
+            self.loss.check_samples(min(len(feature.tensors[0]) for feature in (*student, *teacher)))
+        return self._value(student, teacher, context)
+
+    def _value(self, student: list[Feature], teacher: list[Feature], context: Context) -> Tensor:
         ours, theirs = self._arranged(student, teacher)
         alone = self.sides == "student"
         if self._trait("context"):
@@ -313,7 +318,7 @@ class Term(nn.Module):
         leaves = [s.map(lambda t: t.detach().requires_grad_(t.is_floating_point())) for s in student]
         try:
             with undisturbed(self), undisturbed(context.network), fork_rng(context.lq), torch.enable_grad():
-                value = self(leaves, teacher, context)
+                value = self._value(leaves, teacher, context)
                 inputs = [t for leaf in leaves for t in leaf.tensors]
                 inputs += [p for p in context.network.parameters() if p.requires_grad]
                 grads = torch.autograd.grad(value, inputs, allow_unused=True) if value.requires_grad else []

@@ -13,6 +13,8 @@ from torch import Tensor
 from kdsr_arch.errors import UserError
 from kdsr_arch.io import write_bytes
 
+_WHITE = 2.0  # ringing may lead a little beyond 1; an image in 0 to 255 goes far beyond
+
 
 def to_float(image: NDArray) -> Tensor:
     """Turn whole numbers into floats.
@@ -77,3 +79,12 @@ def write_png(path: Path, image: NDArray[np.uint8]) -> None:
     if not done:
         raise UserError(f"cannot encode {path} as PNG: an image of shape {image.shape}")
     write_bytes(path, encoded.tobytes())
+
+
+def beyond_white(values: Tensor) -> str:
+    """Say that images are not in [0, 1]; empty where they are, but for ringing."""
+    if not values.numel():
+        return ""
+    least, most = (float(value) for value in values.aminmax())
+    fits = -_WHITE < least <= most < _WHITE
+    return "" if fits else f"floats must lie in [0, 1], got {least:g} to {most:g}: divide by 255"

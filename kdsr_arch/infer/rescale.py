@@ -23,7 +23,9 @@ class Rescaled(nn.Module):
     def __init__(self, opened: Opened, scale: int) -> None:
         super().__init__()
         traits = opened.traits
-        self.net = Runner(opened.net, traits).inference_net()
+        runner = Runner(opened.net, traits)
+        runner.name = opened.label
+        self.net, self.check_size = runner.inference_net(), runner.check_size
         self.enlarge, self.factor, self.scale = (
             traits.scale if traits.upsampled_input else 1,
             scale / traits.scale,
@@ -36,6 +38,7 @@ class Rescaled(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Map what the network takes, h x w and not yet enlarged, to frames of (scale * h) x (scale * w)."""
         out = self.net(upsample_bicubic(x, self.enlarge) if self.enlarge > 1 else x)
+        self.check_size(out, x)  # the cut below would hide another
         with torch.autocast(out.device.type, enabled=False):
             made = imresize(out.float(), self.factor)
         return made[..., : x.shape[-2] * self.scale, : x.shape[-1] * self.scale]

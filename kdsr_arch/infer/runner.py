@@ -91,12 +91,26 @@ class Runner:
             batches = [index] if windows else [[window] for window in index]
             sr = torch.cat([self._windows(frames, batch, net) for batch in batches], 1)
             given = lq[:, [window[len(window) // 2] for window in index]]
+        self.check_size(sr, padded)
         enlarged = [side * self.traits.enlargement for side in lq.shape[-2:]]
         sr = sr[..., : enlarged[0], : enlarged[1]]
         if self.traits.color != "y" or lq.shape[-3] == 1:
             return sr
         chroma = upsample_bicubic(rgb_to_ycbcr(given)[..., 1:, :, :], self.traits.enlargement)
         return ycbcr_to_rgb(torch.cat([sr, chroma], dim=-3))
+
+    def check_size(self, sr: Tensor, lq: Tensor) -> None:
+        """Refuse an output of another size than the traits promise: they may be no more than what a user believed."""
+        (height, width), sides, by = sr.shape[-2:], lq.shape[-2:], self.traits.enlargement
+        if (height, width) == (by * sides[0], by * sides[1]):
+            return
+        own = height // sides[0]
+        if (height, width) == (own * sides[0], own * sides[1]):
+            raise UserError(f"network {self.name} enlarges by {own}, not {by}: give its own scale")
+        raise UserError(
+            f"network {self.name} makes {height}x{width} of {sides[0]}x{sides[1]}, which is no enlargement by {by}: "
+            "give its own scale, or a network that keeps the borders"
+        )
 
     def inference_net(self) -> nn.Module:
         """Return the network's form for inference (``for_inference``, `fold`), if any; made anew when weights change.

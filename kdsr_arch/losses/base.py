@@ -80,6 +80,7 @@ class DistillLoss(nn.Module):
             a float32 copy of HR-resolution features.
         reaches_student: False while the loss trains its own parts only (it then has no gradient on the student,
             and the task neither weighs nor measures it).
+        least_samples: how many samples (frames, or clips) it must be given to have a gradient; the dry run gives one.
         pretrain_iters: how many iterations a loss does so that begins with it; 0: none.
         about: what docs/methods.md says of the method; see :class:`~kdsr_arch.losses.about.About`.
     """
@@ -93,6 +94,7 @@ class DistillLoss(nn.Module):
     live_teacher: bool = False
     native_dtype: bool = False
     reaches_student: bool = True
+    least_samples: int = 1
     pretrain_iters: int = 0
     about: ClassVar[About | None] = None
 
@@ -104,6 +106,14 @@ class DistillLoss(nn.Module):
                 get, or a tuple of them where the tap records a tuple.
             teacher_shapes: likewise; empty for a term of the student alone.
         """
+
+    def check_samples(self, count: int) -> None:
+        """Refuse, with a UserError, fewer samples than `least_samples`."""
+        if count < self.least_samples:
+            raise UserError(
+                f"{type(self).__name__} compares the samples of a batch and needs {self.least_samples} or more, got "
+                f"{count}: take a larger batch, and drop a smaller last one"
+            )
 
     def begin(self, context: Context) -> None:
         """Build what depends on the networks: called once after ``setup``, where ``context`` is True."""

@@ -155,8 +155,8 @@ def triple_cosines(x: Tensor) -> Tensor:
 class RKDLoss(DistillLoss):
     """Smooth L1 between pairwise distances and between angles of the samples (Park et al., CVPR 2019).
 
-    Each sample's features are flattened, so channels and sizes may differ. With a batch of one there are no
-    pairs and the loss is 0: use a batch of two or more (three for angles).
+    Each sample's features are flattened, so channels and sizes may differ. It needs a batch of
+    three or more: of two, the one distance over the mean distance is always 1, and there is no angle.
 
     Args:
         distance_weight: weight of the distances; the paper's 25.
@@ -173,6 +173,7 @@ class RKDLoss(DistillLoss):
 
     align_channels = False
     align_size = False
+    least_samples = 3
 
     def __init__(self, distance_weight: float = 25.0, angle_weight: float = 50.0) -> None:
         super().__init__()

@@ -143,11 +143,22 @@ def test_losses_are_functions() -> None:
     assert kdsr.loss("L1Loss", torch.zeros(1, 1, 2, 2), torch.ones(1, 1, 2, 2)) == 1
 
 
-@pytest.mark.parametrize("name", ["VIDLoss", "TemporalMemoryLoss", "DUKDLoss"])
+@pytest.mark.parametrize("name", ["VIDLoss", "TemporalMemoryLoss", "DUKDLoss", "ECOLoss"])
 def test_what_is_no_function_says_so(name: str) -> None:
     maps = [torch.rand(2, 4, 8, 8)] if name == "VIDLoss" else torch.rand(2, 3, 4, 8, 8)
     with refuses(name, "make_task"):
         kdsr.loss(name, maps, maps)
+
+
+def test_relations_between_samples_need_three() -> None:
+    """The dry run, on a batch of one, does not."""
+    term = {"f": {"type": "RKDLoss", "at": "up"}}
+    batches = {count: pairs(1, count)[0] for count in (2, 3)}
+    tasks = {count: kdsr.make_task(Plain(), Plain(6), term, batch) for count, batch in batches.items()}
+    data = {count: {"lq": lq, "gt": gt} for count, (lq, gt) in batches.items()}
+    assert tasks[3](data[3], 1).losses["l_f"] > 0
+    with refuses("RKDLoss", "3 or more", "2"):
+        tasks[2](data[2], 1)
 
 
 def test_wrong_input_is_told_in_a_sentence() -> None:
@@ -171,7 +182,17 @@ def test_wrong_input_is_told_in_a_sentence() -> None:
         (lambda: kdsr.distill(student, net, {}, data, iterations=9, grad_clp=1.0), "grad_clp"),
         (lambda: kdsr.distill(student, net, {}, data, iterations=9, cuda_graph=True), "cuda_graph"),
         (lambda: kdsr.distill(student, net, {}, data, iterations=9, optimizer={"type": "Adamm"}), "Adamm"),
+        (lambda: kdsr.distill(student, net, {}, data, iterations=9, report_every=0), "report_every"),
+        (lambda: kdsr.distill("PlainSR_x4_50k", net, {}, data, iterations=9), "PlainSR_x4_50k"),
+        (lambda: kdsr.distill(None, net, {}, data, iterations=9), "student"),
+        (lambda: kdsr.make_task(student, "PlainSR_x4_50k", {}, (lq, gt)), "teacher"),
+        (lambda: kdsr.make_task(student, net, {}, (255 * lq, gt)), "lq"),
+        (lambda: kdsr.distill(student, net, {}, [(lq, 255 * gt)], iterations=9, device="cpu"), "255"),
         (lambda: kdsr.loss("FAKDLoss", lq, lq, affinity="none"), "affinity"),
+        (lambda: kdsr.loss("SRKDLoss", lq.numpy(), lq.numpy()), "ndarray"),
+        (lambda: kdsr.loss("SRKDLoss", lq, lq.numpy()), "teacher"),
+        (lambda: kdsr.loss("SRKDLoss", [lq, lq], [lq]), "1"),
+        (lambda: kdsr.loss("RKDLoss", lq, lq), "3 or more"),
     ):  # fmt: skip
         with refuses(name):
             call()

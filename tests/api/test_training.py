@@ -83,8 +83,22 @@ def test_faults_are_told_without_a_file(tmp_path: Path) -> None:
     values["scal"] = values.pop("scale")
     with refuses("options", "scal", near="scale", without=["options.yml"]):
         kdsr.train(values)
-    with refuses("options"):
-        kdsr.train({"name": object()})
+    for wrong, names in (
+        ({"name": object()}, ["options", "name", "object"]),
+        ({"network_g": {"type": Path}}, ["network_g.type", "'Path'"]),
+        ({"datasets": [{"a": {1, 2}}]}, ["datasets[0].a", "set"]),
+        (None, ["options", "nothing"]),
+        ([1], ["options", "list"]),
+    ):
+        with refuses(*names):
+            kdsr.train(wrong)  # type: ignore[arg-type]
+
+
+def test_numbers_of_numpy_are_numbers(tmp_path: Path) -> None:
+    values = options(tmp_path)
+    values["scale"] = np.int64(2)
+    values["train"] |= {"total_iter": np.int32(1), "grad_clip": np.float32(0.5)}  # type: ignore[operator]
+    assert (kdsr.train(values, root=tmp_path) / "models" / "net_g_latest.pth").is_file()
 
 
 @pytest.mark.parametrize("code, kind", [(130, KeyboardInterrupt), (143, SystemExit)])

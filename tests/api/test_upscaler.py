@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import cv2
 import numpy as np
 import pytest
 import torch
+from PIL import Image as PIL
+from torch import nn
 
 import kdsr
 from kdsr_arch.cli import main
@@ -114,13 +118,48 @@ def test_what_cannot_be_upscaled_is_told():
         list(net.stream([noise(4, 4, 3), noise(5, 4, 3)]))
 
 
+def test_an_output_of_another_size_than_the_scale_is_told():
+    twice = nn.Sequential(nn.Conv2d(3, 12, 3, padding=1), nn.PixelShuffle(2))
+    image = noise(24, 32, 3)
+    assert kdsr.load(twice, scale=2, device="cpu")(image).shape == (48, 64, 3)
+    for net, scale, names in (
+        (twice, 4, ["Sequential", "enlarges by 2, not 4"]),
+        (twice, 1, ["enlarges by 2, not 1"]),
+        (nn.Conv2d(3, 3, 3), 2, ["Conv2d", "22x30", "24x32"]),
+    ):
+        opened = kdsr.load(net, scale=scale, device="cpu")
+        with refuses(*names):
+            opened(image)
+        with refuses(*names):
+            list(opened.stream([image, image]))
+        with refuses(*names):
+            kdsr.load(net, scale=scale, outscale=3, device="cpu")(image)
+        with refuses(names[0]):
+            kdsr.load(net, scale=scale, device="cpu", tile=16, overlap=4)(image)
+
+
+@pytest.mark.parametrize("wrong", [PIL.fromarray(noise(4, 4, 3)), [noise(4, 4, 3)], "a.png", Path("a.png"), None])
+def test_what_is_no_array_is_told(wrong):
+    net = kdsr.load(network=BICUBIC, device="cpu")
+    with refuses("NumPy", type(wrong).__name__):
+        net(wrong)
+    if not isinstance(wrong, list):  # which is a clip
+        with refuses("NumPy"):
+            list(net.stream(wrong))
+
+
 def test_wrong_keywords_are_told_in_pythons_words():
     for keywords, name in (
         ({"tile": 3}, "tile"), ({"device": "tpu"}, "device"), ({"overlap": -1}, "overlap"), ({"scale": 7}, "scale"),
         ({"precision": "fp8"}, "precision"), ({"weights": "PlainSR_x4_2k"}, "PlainSR_x4_2k"),
+        ({"scale": 2.5}, "scale"), ({"scale": "2"}, "scale"), ({"outscale": "3"}, "outscale"),
+        ({"batch": None}, "batch"), ({"weights": nn.Conv2d(3, 3, 3), "scale": 0, "outscale": 2}, "scale"),
+        ({"weights": nn.Conv2d(3, 3, 3), "scale": 2.5}, "2.5"), ({"weights": 7}, "int"),
     ):  # fmt: skip
         with refuses(name, without=["--tile", "--scale", "--weights", "--overlap"]):
             kdsr.load(**keywords)
+    with refuses("weights", "OrderedDict", without=["tensor"]):
+        kdsr.load(Image().state_dict())
 
 
 @pytest.mark.parametrize("weights", ["EDVRSlim_x4_demo", "PlainSR_x4_20k"])
