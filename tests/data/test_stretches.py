@@ -45,7 +45,9 @@ def drawn(images, start=0, stages=STAGES, **section):
         source.close()
 
 
-@pytest.mark.parametrize("section", [{}, {"resident": "device"}, {"num_worker_per_gpu": 2}])
+@pytest.mark.parametrize(
+    "section", [{}, {"resident": "device"}, pytest.param({"num_worker_per_gpu": 2}, marks=pytest.mark.slow)]
+)
 def test_each_stage_has_its_sizes_whatever_the_start(images, section):
     whole = drawn(images, **section)
     assert [tuple(batch.shape) for batch in whole] == [(4, 3, 32, 32)] * 4 + [(3, 3, 48, 48)] * 6 + [(5, 3, 32, 32)] * 2

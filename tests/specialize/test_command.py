@@ -18,6 +18,8 @@ from kdsr_arch.upscale.video_input import Decoder, probe
 from tests.helpers.networks import VESPCN
 from tests.helpers.videos import rgb
 
+pytestmark = pytest.mark.slow
+
 CPU = torch.device("cpu")
 
 
