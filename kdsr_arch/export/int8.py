@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -170,6 +172,17 @@ def _mean_psnr(pairs: Any) -> float:
     return float(torch.stack(values).mean())
 
 
+@contextmanager
+def _search_path_kept() -> Iterator[None]:
+    """Undo what the block does to ``sys.path``: ONNX Runtime puts a folder of its own there, which hides a project's."""
+    before = [*sys.path]
+    try:
+        yield
+    finally:
+        sys.path[:] = before
+
+
+@_search_path_kept()
 def _quantized(plain: bytes, inputs: list[Tensor], prepared: Prepared, opset: int, weights: Mapping[str, Any]) -> bytes:
     try:
         import onnx

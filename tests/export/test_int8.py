@@ -1,5 +1,8 @@
 """Quantized students lose no more than is allowed, on a CPU with or without VNNI; what would is not written."""
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -14,6 +17,7 @@ from kdsr_arch.infer.traits import Traits
 from kdsr_arch.ops.bicubic import imresize_uint8
 from tests.helpers.images import texture, write_textures
 from tests.helpers.messages import refuses
+from tests.helpers.processes import environment
 
 onnx = pytest.importorskip("onnx")
 onnxruntime = pytest.importorskip("onnxruntime")
@@ -71,6 +75,17 @@ def test_what_is_written_is_as_good_as_it_must_be(tmp_path, loud):
         made, truth = session.run(None, {"lq": lq})[0], truth.transpose(2, 0, 1)[None] / 255
         losses.append(psnr(exact, truth) - psnr(made, truth))
     assert np.mean(losses) <= 0.5 and price.lost <= 0.5 and price.apart
+
+
+def test_imports_find_afterwards_what_they_found_before(tmp_path):
+    code = "\n".join([
+        "import sys; from pathlib import Path; from tests.export.test_int8 import prepared, quantize",
+        "before = [*sys.path]",
+        "quantize(prepared(0), Path(sys.argv[1]) / 'frames', Path(sys.argv[1]) / 'a.onnx', max_loss=60)",
+        "assert 'onnxruntime.transformers' in sys.modules and sys.path == before",
+    ])  # fmt: skip
+    write_textures(tmp_path / "frames", 4, 64, 72)
+    subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=True, env=environment())
 
 
 def test_a_ruined_network_is_not_written(tmp_path):

@@ -98,8 +98,6 @@ def write_files(folder: Path, files: Mapping[str, str]) -> Path:
 def forgotten() -> Iterator[None]:
     """Take away what the block imports from outside of the package and registers."""
     registry.register_all()
-    folders = {name.split("/")[0] for name in FILES}  # a library may have brought a package of such a name
-    aside = {name: sys.modules.pop(name) for name in [*sys.modules] if name.split(".")[0] in folders}
     registered = {one: dict(one._obj_map) for one in registry._REGISTRIES.values()}
     path, modules, loaded = [*sys.path], {*sys.modules}, dict(plugins._loaded)
     try:
@@ -112,6 +110,5 @@ def forgotten() -> Iterator[None]:
             file = getattr(sys.modules[name], "__file__", None)
             if name.split(".")[0] != "kdsr_arch" and (file is None or "site-packages" not in file):
                 sys.modules.pop(name)
-        sys.modules.update(aside)
         plugins._loaded.clear()
         plugins._loaded.update(loaded)
