@@ -297,44 +297,9 @@ def vespcn_from_egvsr(state: Mapping[str, Tensor]) -> State:
     return vespcn_from_loseal(rename(state, longer))
 
 
-def from_hwio(arrays: Mapping[str, Tensor], names: Mapping[str, str]) -> State:
-    """Convert convolutions of TensorFlow (kernel: height, width, in, out) to PyTorch's (out, in, height, width).
-
-    Args:
-        arrays: such as ``scope.conv1.kernel`` and ``scope.conv1.bias``.
-        names: the stored prefix -> our module's name.
-    """
-    out: State = {}
-    for prefix, name in names.items():
-        for kind in ("kernel", "bias"):
-            if f"{prefix}.{kind}" not in arrays:
-                raise UserError(f"the weights lack '{prefix}.{kind}'; they hold {', '.join(sorted(arrays)[:6])}, ...")
-        out[f"{name}.weight"] = arrays[f"{prefix}.kernel"].permute(3, 2, 0, 1).contiguous()
-        out[f"{name}.bias"] = arrays[f"{prefix}.bias"]
-    return out
-
-
-def vespcn_from_hwio(arrays: Mapping[str, Tensor]) -> State:
-    """Convert VESPCN without motion compensation of HighVoltageRocknRoll/sr.
-
-    It is ``VESPCN(block='plain', num_feat=24, num_hr_feat=0, num_block=3, color='y', motion=False)``.
-    """
-    names = ("fusion.conv", "body.1", "body.3", "body.5", "conv_up")
-    return from_hwio(arrays, {f"vespcn.conv{i}": name for i, name in enumerate(names, 1)})
-
-
 def vsrnet_from_usstdqq(state: Mapping[str, Tensor]) -> State:
     """Rename usstdqq/vsrnet_pytorch (symmetric sharing, 5 frames, Y) for ``VSRNet()``: conv1_f0 -> conv1.0."""
     return {name.replace("conv1_f", "conv1."): value for name, value in state.items()}
-
-
-def vsrnet_from_hwio(arrays: Mapping[str, Tensor]) -> State:
-    """Convert VSRNet with one first convolution over 3 frames of HighVoltageRocknRoll/sr.
-
-    It is ``VSRNet(num_frame=3, fusion='early', flow='none')``. Its last ReLU is left out: it only clips
-    negative values.
-    """
-    return from_hwio(arrays, {"vsrnet.conv1": "conv1.0", "vsrnet.conv2": "conv2", "vsrnet.conv3": "conv3"})
 
 
 RSDN_OFFICIAL: Table = [

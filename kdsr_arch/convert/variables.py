@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from kdsr_arch.convert.names import DROP, State, Table, rename
+from kdsr_arch.errors import UserError
 
 if TYPE_CHECKING:  # as in names
     from torch import Tensor
@@ -94,3 +95,34 @@ def drvsr_from_variables(arrays: Mapping[str, Tensor]) -> State:
 def ltdvsr_from_variables(arrays: Mapping[str, Tensor]) -> State:
     """Convert the rebuild of Liu 2017 of psychopa4/PFNL."""
     return from_variables(arrays, LTDVSR_VARIABLES)
+
+
+def _from_prefixes(arrays: Mapping[str, Tensor], names: Mapping[str, str]) -> State:
+    """Convert the layers at some prefixes, all of which must be there, each with a kernel and a bias.
+
+    Args:
+        arrays: such as ``scope.conv1.kernel`` and ``scope.conv1.bias``.
+        names: the stored prefix -> our module's name.
+    """
+    for entry in (f"{prefix}.{kind}" for prefix in names for kind in ("kernel", "bias")):
+        if entry not in arrays:
+            raise UserError(f"the weights lack '{entry}'; they hold {', '.join(sorted(arrays)[:6])}, ...")
+    return from_variables(arrays, [(rf"{re.escape(prefix)}\.", f"{name}.") for prefix, name in names.items()])
+
+
+def vespcn_from_hwio(arrays: Mapping[str, Tensor]) -> State:
+    """Convert VESPCN without motion compensation of HighVoltageRocknRoll/sr.
+
+    It is ``VESPCN(block='plain', num_feat=24, num_hr_feat=0, num_block=3, color='y', motion=False)``.
+    """
+    names = ("fusion.conv", "body.1", "body.3", "body.5", "conv_up")
+    return _from_prefixes(arrays, {f"vespcn.conv{i}": name for i, name in enumerate(names, 1)})
+
+
+def vsrnet_from_hwio(arrays: Mapping[str, Tensor]) -> State:
+    """Convert VSRNet with one first convolution over 3 frames of HighVoltageRocknRoll/sr.
+
+    It is ``VSRNet(num_frame=3, fusion='early', flow='none')``. Its last ReLU is left out: it only clips
+    negative values.
+    """
+    return _from_prefixes(arrays, {"vsrnet.conv1": "conv1.0", "vsrnet.conv2": "conv2", "vsrnet.conv3": "conv3"})

@@ -7,8 +7,8 @@ import torch
 
 from kdsr_arch.archs.vespcn_arch import VESPCN
 from kdsr_arch.archs.vsrnet_arch import VSRNet
-from kdsr_arch.convert.names import vespcn_from_hwio, vsrnet_from_hwio
 from kdsr_arch.convert.published import convert_file
+from kdsr_arch.convert.variables import vespcn_from_hwio, vsrnet_from_hwio
 from kdsr_arch.data.augment import to_tensor
 from kdsr_arch.infer.pixels import to_bgr
 from kdsr_arch.infer.runner import Runner
