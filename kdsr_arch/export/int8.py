@@ -174,7 +174,7 @@ def _mean_psnr(pairs: Any) -> float:
 
 @contextmanager
 def _search_path_kept() -> Iterator[None]:
-    """Undo what the block does to ``sys.path``: ONNX Runtime puts a folder of its own there, which hides a project's."""
+    """Undo what the block does to ``sys.path``: ONNX Runtime puts a folder of its there, which hides a project's."""
     before = [*sys.path]
     try:
         yield

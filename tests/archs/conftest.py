@@ -40,6 +40,16 @@ class Golden:
         print(f"{name}: off by {error}")  # shown where the test fails
         return error <= 2e-5 * self.hp("absmax/" + name)
 
+    def assert_gradients(self, net, convert):
+        """Assert that ``net`` has the file's gradients of its loss, converted, to 2e-4 of the largest of each entry."""
+        prefix = "grad/loss/"
+        keys = [key for key in self.z.files if key.startswith(prefix)]
+        assert keys
+        for key in keys:
+            for name, wanted in convert({key.removeprefix(prefix): torch.from_numpy(self.z[key])}).items():
+                ours = net.get_parameter(name).grad
+                assert (ours - wanted).abs().max() <= 2e-4 * wanted.abs().max(), key
+
 
 @pytest.fixture
 def golden(vectors):

@@ -65,11 +65,7 @@ def test_golden_losses_and_gradients(golden):
     for name, ours in (("loss_mse", main), ("loss_flow", motion), ("loss", loss)):
         assert ours.item() == pytest.approx(file.z[f"out/{name}"].item(), rel=1e-5)
     loss.backward()
-    prefix = "grad/loss/"
-    for key in (key for key in file.z.files if key.startswith(prefix)):
-        for name, wanted in drvsr_from_variables({key.removeprefix(prefix): torch.from_numpy(file.z[key])}).items():
-            ours = net.get_parameter(name).grad
-            assert (ours - wanted).abs().max() <= 2e-4 * wanted.abs().max(), key
+    file.assert_gradients(net, drvsr_from_variables)
 
 
 @pytest.mark.parametrize(

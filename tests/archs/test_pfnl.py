@@ -52,11 +52,7 @@ def test_golden_outputs_and_gradients(official):
     loss = ((sr - gt[:, 0]).square() + file.hp("charbonnier_eps2")).sqrt().mean()
     assert loss.item() == pytest.approx(file.z["out/loss"].item(), rel=1e-5)
     loss.backward()
-    prefix = "grad/loss/"
-    for key in (key for key in file.z.files if key.startswith(prefix)):
-        for name, wanted in pfnl_from_variables({key.removeprefix(prefix): torch.from_numpy(file.z[key])}).items():
-            ours = net.get_parameter(name).grad
-            assert (ours - wanted).abs().max() <= 2e-4 * wanted.abs().max(), key
+    file.assert_gradients(net, pfnl_from_variables)
 
 
 def attended_by_loops(block, x):
