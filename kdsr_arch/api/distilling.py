@@ -22,7 +22,6 @@ from kdsr_arch.options.yaml_reader import describe
 from kdsr_arch.parallel import distributed
 from kdsr_arch.registry import build, lookup
 from kdsr_arch.train.distill_model import DistillModel
-from kdsr_arch.train.meter import Meter
 from kdsr_arch.train.steps import Steps
 
 Terms = Mapping[str, Mapping[str, Any]]
@@ -266,7 +265,7 @@ def distill(
     sample = {key: value[:1] for key, value in batches.first.items() if isinstance(value, Tensor)}
     model = DistillModel.of(student, teacher, options, sample, scale or scale_of(sample), place)
     distributed.broadcast_modules(model.modules())
-    loop, history = _Loop(model, options, batches), list[dict[str, float]]()
+    loop, history = Steps(model, options, batches), list[dict[str, float]]()
     for iteration in range(1, options.total_iter + 1):
         loop.step(iteration)
         if iteration % report_every == 0 or iteration == options.total_iter:
@@ -277,18 +276,6 @@ def distill(
     for parameter, before in trained:  # the last stage may have left some of them frozen
         parameter.requires_grad_(before)
     return Distilled(student.eval(), model.inference_network(), history)
-
-
-class _Loop(Steps):
-    """The steps of a training that has no option file around it."""
-
-    def __init__(self, model: DistillModel, options: TrainOptions, batches: _Endless) -> None:
-        self.model, self.options, self.device = model, options, model.device
-        self.world, self.graph = distributed.world_size(), None
-        self.batches, self.batch = batches, {}  # type: ignore[assignment]  # of which a step asks for no more than it has
-        self.meter, self.ratios = Meter(model.device), {}
-        self.skipped = self.skipped_in_a_row = 0
-        self.waited = 0.0
 
 
 class _Endless(Iterator[dict[str, Any]]):
@@ -305,14 +292,14 @@ class _Endless(Iterator[dict[str, Any]]):
                 f"data: a {type(data).__name__} gives no batches; wrap a data set in torch.utils.data.DataLoader"
             )
         self._source, self._count = iter(data), 0
-        self.first = next(self)
-        self._again: dict[str, Any] | None = self.first
-        self.expand: Callable[[dict[str, Any]], dict[str, Any]] = lambda batch: batch
+        self._again: dict[str, Any] | None = None
+        self.first = self._again = next(self)
+        self.expand: Callable[[Mapping[str, Any]], Mapping[str, Any]] = lambda batch: batch
 
     def __next__(self) -> dict[str, Any]:
-        if getattr(self, "_again", None) is not None:
+        if self._again is not None:
             batch, self._again = self._again, None
-            return batch  # type: ignore[return-value]
+            return batch
         drawn = next(self._source, None)
         if drawn is None:
             self._source = iter(self._data)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
 
-import torch
 from torch import Tensor
 
-from kdsr_arch.data.stretches import BatchesInTurn
 from kdsr_arch.distill.taps import Batch
 from kdsr_arch.optim.update import clip_gradients, gradient_norm
 from kdsr_arch.options.schema_train import TrainOptions
@@ -20,6 +20,17 @@ from kdsr_arch.train.step_graph import StepGraph
 CHECK_PERIOD_CUDA = 16
 # steps in a row that the gradient scaler may leave out: its scale is then 2^40 times smaller than it was
 SCALER_PATIENCE = 40
+
+
+class Source(Protocol):
+    """Where micro-batches come from: :class:`~kdsr_arch.data.stretches.BatchesInTurn`, or what a user's loop has."""
+
+    @property
+    def expand(self) -> Callable[[Mapping[str, Any]], Mapping[str, Any]]:
+        """What makes of a batch that which a step takes."""
+
+    def __next__(self) -> dict[str, Any]:
+        """Return the next one."""
 
 
 class Steps:
@@ -35,18 +46,14 @@ class Steps:
         waited: seconds for batches since the last line of the log.
     """
 
-    model: DistillModel
-    options: TrainOptions
-    device: torch.device
-    world: int
-    batches: BatchesInTurn
-    batch: Batch
-    graph: StepGraph | None
-    meter: Meter
-    ratios: dict[str, float]
-    skipped: int
-    skipped_in_a_row: int
-    waited: float
+    def __init__(self, model: DistillModel, options: TrainOptions, batches: Source) -> None:
+        self.model, self.options, self.batches = model, options, batches
+        self.device, self.world = model.device, distributed.world_size()
+        self.batch: Batch = {}
+        self.graph: StepGraph | None = None
+        self.meter, self.ratios = Meter(self.device), dict[str, float]()
+        self.skipped = self.skipped_in_a_row = 0
+        self.waited = 0.0
 
     def step(self, iteration: int) -> None:
         """Take one training step: learning rate, each micro-batch forward and backward, average, clip, step, EMA.

@@ -24,7 +24,7 @@ from kdsr_arch.signals import Interrupted, StopRequest
 from kdsr_arch.train.checkpoint import random_states, random_states_kept, seed_everything, set_random_states
 from kdsr_arch.train.distill_model import DistillModel
 from kdsr_arch.train.history import History, Trackers
-from kdsr_arch.train.meter import Meter, NonFiniteError, Progress
+from kdsr_arch.train.meter import NonFiniteError, Progress
 from kdsr_arch.train.resume import alike_everywhere, find_state, fingerprint
 from kdsr_arch.train.run_files import Checkpoints, folder_lock, open_folder
 from kdsr_arch.train.step_graph import step_graph
@@ -56,13 +56,12 @@ class Trainer(Steps):
     def __init__(self, opt: Options, stop: StopRequest | None = None, auto_resume: bool = False) -> None:
         assert opt.train is not None
         self.opt, self.options, self.stop = opt, opt.train, stop or StopRequest()
-        self.world, self.total = distributed.world_size(), self.options.total_iter
-        get_logger().info(f"{opt.name}: {opt.model_type}, {self.world} process(es), {environment()}")
+        self.total = self.options.total_iter
+        get_logger().info(f"{opt.name}: {opt.model_type}, {distributed.world_size()} process(es), {environment()}")
         seed_everything(opt.manual_seed, opt.deterministic)
         Trackers.modules(opt)  # before anything is created
         stretches = open_stretches(opt)
         self.model = self.build_model(first_sample(stretches[0].dataset, opt.manual_seed))
-        self.device = self.model.device
 
         about = {"net_g": {"network": opt.network_g.plain(), "scale": opt.scale}} if opt.scale else None
         keep, form = opt.logger.keep_last or 0, opt.logger.checkpoint_format
@@ -72,8 +71,9 @@ class Trainer(Steps):
         alike_everywhere(opt, self.position)
 
         self.resources = ExitStack()  # what is closed at the end
-        self.batches = BatchesInTurn(stretches, self.position, self.options.accumulation, self._draw_from)
-        self.resources.callback(self.batches.close)
+        batches = BatchesInTurn(stretches, self.position, self.options.accumulation, self._draw_from)
+        self.resources.callback(batches.close)
+        super().__init__(self.model, self.options, batches)
         try:
             self.graph = step_graph(self.model, self.options, self._learn)
             self.validator = Validator(opt, self.device)
@@ -84,10 +84,6 @@ class Trainer(Steps):
         except BaseException:
             self.close()
             raise
-        self.batch: Batch = {}
-        self.meter, self.ratios = Meter(self.device), dict[str, float]()
-        self.skipped = self.skipped_in_a_row = 0  # steps that the gradient scaler left out
-        self.waited = 0.0  # seconds for batches, since the last line of the log
         self.saved, self.saved_at = self.position, time.monotonic()
 
     def build_model(self, sample: Batch) -> DistillModel:
@@ -96,7 +92,7 @@ class Trainer(Steps):
 
     def _draw_from(self, stretch: Stretch, start: int) -> Batches:
         names, part = self.model.teacher_names(), (stretch.section, stretch.last)
-        return train_batches(self.opt, stretch.dataset, start, self.device, names, *part)
+        return train_batches(self.opt, stretch.dataset, start, self.model.device, names, *part)
 
     def close(self) -> None:
         """Send the loader's workers home, close the logs, release the folder."""
