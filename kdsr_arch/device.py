@@ -63,3 +63,10 @@ class LateFlag:
         if self._made is not None:
             self._made.synchronize()
         return bool(self._answer)
+
+
+def use_channels_last(net: torch.nn.Module) -> None:
+    """Keep weights of 2-D convolutions in channels-last memory order; others (3-D convolutions) stay as they are."""
+    for param in net.parameters():
+        if param.dim() == 4:
+            param.data = param.data.contiguous(memory_format=torch.channels_last)

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from kdsr_arch.data.store.teacher_store import TeacherStore
+from kdsr_arch.device import use_channels_last
 from kdsr_arch.distill.taps import OUTPUT, Batch, Taps
 from kdsr_arch.errors import UserError, nearest
 from kdsr_arch.infer.open import load_pretrained
@@ -44,6 +45,8 @@ def build_teacher(opt: Options) -> nn.Module | None:
         return None
     for net in members.values():
         net.eval()
+        if opt.train and opt.train.channels_last:
+            use_channels_last(net)
     teacher = Ensemble(members, opt.scale) if len(members) > 1 else next(iter(members.values()))
     return SelfEnsemble(teacher, opt.scale) if opt.teacher.self_ensemble else teacher
 

@@ -238,7 +238,7 @@ class TrainOptions(OpenSection):
         "validations; net_g_best is then from before them. Default: train to total_iter.",
     )
     amp: Amp = option("no", "Automatic mixed precision: 'no', 'bf16', 'fp16' (with a gradient scaler).")
-    channels_last: bool = option(False, "Keep images in channels-last memory order; faster on some machines.")
+    channels_last: bool = option(False, "Keep images and weights in channels-last memory order; mostly faster.")
     compile: bool = option(False, "Run the student through torch.compile.")
     cuda_graph: bool = option(
         False,

@@ -17,7 +17,7 @@ from basicsr.models.base_model import BaseModel
 from torch import nn
 
 from kdsr_arch.data.loader import to_device
-from kdsr_arch.device import autocast, pick_device
+from kdsr_arch.device import autocast, pick_device, use_channels_last
 from kdsr_arch.distill.taps import Batch
 from kdsr_arch.errors import ProgramFault, UserError
 from kdsr_arch.infer.cost import count_parameters
@@ -27,7 +27,7 @@ from kdsr_arch.options.schema import Options
 from kdsr_arch.options.schema_train import OptimizerOptions, SchedulerOptions
 from kdsr_arch.parallel import distributed
 from kdsr_arch.registry import lookup
-from kdsr_arch.train.distill_model import cpu_copy, use_channels_last
+from kdsr_arch.train.distill_model import cpu_copy
 from kdsr_arch.train.meter import stop_if_nonfinite
 from kdsr_arch.train.trainer import Trainer
 

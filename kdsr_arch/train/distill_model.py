@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from kdsr_arch.data.loader import to_device
-from kdsr_arch.device import pick_device
+from kdsr_arch.device import pick_device, use_channels_last
 from kdsr_arch.distill.taps import Batch
 from kdsr_arch.distill.task import DistillTask
 from kdsr_arch.distill.teachers import CachedTeacher, build_teacher, stored_teacher
@@ -176,10 +176,3 @@ def cpu_copy(state: Any) -> Any:
     if isinstance(state, (list, tuple)):
         return type(state)(cpu_copy(v) for v in state)
     return state
-
-
-def use_channels_last(net: nn.Module) -> None:
-    """Keep weights of 2-D convolutions in channels-last memory order; others (3-D convolutions) stay as they are."""
-    for param in net.parameters():
-        if param.dim() == 4:
-            param.data = param.data.contiguous(memory_format=torch.channels_last)
