@@ -46,9 +46,10 @@ def run(args: argparse.Namespace) -> int:
 
         if plan.rows():
             print(plot_bench(histories(runs), target.with_name(f"{target.name}_curves.png"), *levels(outcomes)))
-            if len(plan.bench.budgets) > 1:
+            summary = summarize(outcomes)
+            if len({record["budget"] for record in summary if record["gain"]}) > 1:
                 picture = target.with_name(f"{target.name}_gains.png")
-                print(plot_gains(summarize(outcomes), picture, next(iter(plan.bench.rows))))
+                print(plot_gains(summary, picture, next(iter(plan.bench.rows))))
         elif any(outcome.cost for outcome in outcomes):
             print(plot_costs(outcomes, target.with_name(f"{target.name}.png")))
     return 0 if len(outcomes) == len(runs) else 1
