@@ -59,9 +59,11 @@ def plan_of(
     """Make the plan for an option file: the taps that its terms name, the orientations that its data set draws.
 
     Raises:
-        UserError: a term that needs the live teacher.
+        UserError: a term that needs the live teacher, or crops where the data set reads whole images.
     """
     train = opt.datasets["train"]
+    if crops and train.resident:
+        raise UserError("cache-teacher: datasets.train.resident reads whole images: leave --crops out, or take it out")
     for name, term in (opt.train.distill_opt if opt.train else {}).items():
         if getattr(lookup("loss", term.type), "live_teacher", False):
             raise UserError(

@@ -234,6 +234,8 @@ def test_what_cannot_be_stored(options, tmp_path):
     opt = loaded(options, type="SingleImageDataset")
     with refuses("datasets.train", "SingleImageDataset", "ImagePairDataset", "ClipDataset"):
         fill_store(opt, tmp_path / "a.lmdb", plan_of(opt, [], 0, True))
+    with refuses("datasets.train.resident", "--crops"):  # before hours are spent on what no training could read
+        plan_of(loaded(options, resident="device"), [], 2, True)
     opt = loaded(options)
     with refuses(tmp_path / "a", ".lmdb"):
         fill_store(opt, tmp_path / "a", plan_of(opt, [], 0, True))
