@@ -3,8 +3,11 @@ PYTHON ?= python3
 VENV   := .venv
 PY     := $(VENV)/bin/python
 PIP    := $(PY) -m pip install --quiet --disable-pip-version-check --no-deps
+NPM    := npm install --prefix $(VENV) --no-save --ignore-scripts --prefer-offline --silent --fetch-retries 1 --fetch-timeout 60000
 STAMP  := $(VENV)/.installed
 JOBS   ?= 2
+ORT    := onnxruntime-web@1.30.0
+WEB    := $(VENV)/.$(ORT)
 
 .PHONY: setup demo test test-cuda check lint types clean
 
@@ -21,10 +24,16 @@ $(STAMP): setup.py constraints.txt
 	$(PIP) --no-build-isolation --editable .
 	touch $@
 
+# What the tests of pages for the browser run, from npm; where it is not to be had they are skipped, and make goes on.
+$(WEB): | $(STAMP)
+	@if ! command -v npm > /dev/null; then echo "npm is missing: the tests of pages for the browser are skipped"; \
+	elif $(NPM) $(ORT); then touch $@; \
+	else echo "npm cannot install $(ORT): the tests of pages for the browser are skipped"; fi
+
 demo: $(STAMP)
 	$(VENV)/bin/kdsr demo
 
-test: $(STAMP) lint types
+test: $(STAMP) $(WEB) lint types
 	OMP_NUM_THREADS=1 $(PY) -m pytest -n $(JOBS) tests
 
 # Where a GPU is; in an environment of one's own, with torch for CUDA: `python -m pytest --device cuda -m device`.

@@ -68,8 +68,9 @@ class OptionErrors(UserError):
 
 def nearest(name: str, known: Iterable[str]) -> str:
     """Return a hint for a misspelt name: ``" (did you mean 'a' or 'b'?)"``, or an empty string when nothing is near."""
-    candidates = {str(k).lower(): str(k) for k in known}
-    near = difflib.get_close_matches(str(name).lower(), candidates, n=3, cutoff=0.6)
+    candidates, word = {str(k).lower(): str(k) for k in known}, str(name).lower()
+    begun = [k for k in candidates if word and k.startswith(word) and not k[len(word) :][:1].isalnum()]  # 'a' of 'a-b'
+    near = [*dict.fromkeys([*begun, *difflib.get_close_matches(word, candidates, n=3, cutoff=0.6)])][:3]
     return " (did you mean " + " or ".join(f"'{candidates[k]}'" for k in near) + "?)" if near else ""
 
 

@@ -189,7 +189,7 @@ class GridAttention(SharedAttention):
     def seen(self, x: Tensor) -> Tensor:
         """Return the grid's own pixels and those between them."""
         h, w = x.shape[2] // _SIDE, x.shape[3] // _SIDE
-        top, left = h // 2 * (self.rows < _SIDE), w // 2 * (self.columns < _SIDE)
+        top, left = h // 2 if self.rows < _SIDE else 0, w // 2 if self.columns < _SIDE else 0
         between = x[:, :, top : top + h * self.rows, left : left + w * self.columns]
         own = to_groups(x, _SIDE, _SIDE, spread=True)
         return torch.cat([own, to_groups(between, self.rows, self.columns, spread=True)], 1)

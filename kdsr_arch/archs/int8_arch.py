@@ -109,6 +109,11 @@ class Int8Layer(nn.Module):
         slope = torch.fake_quantize_per_tensor_affine(self.slope, self.slope_step(), none[0], LOW, HIGH)
         return self.bent(F.prelu(y, slope))
 
+    def unrounded(self, x: Tensor) -> Tensor:
+        """Do the same in floats."""
+        y = F.conv2d(F.pad(x, self.pads()), self.weight, self.bias)
+        return F.prelu(y, self.slope) if self.slope is not None else y.relu() if self.cut else y
+
     @property
     def held(self) -> Range:
         """What rounds the layer's result; of a last layer without a base, only the network's own output does."""
@@ -139,6 +144,7 @@ class Int8Base(nn.Module):
 
     weight: Tensor
     steps: Tensor
+    exact: Tensor
 
     def __init__(self, phases: Tensor, channels: int) -> None:
         super().__init__()
@@ -151,7 +157,12 @@ class Int8Base(nn.Module):
             weight[channel, :, channel] = torch.stack(whole)
         self.register_buffer("weight", weight.flatten(0, 1), persistent=False)
         self.register_buffer("steps", 1 / torch.tensor(sums * channels, dtype=torch.float32), persistent=False)
+        self.register_buffer("exact", kernels.float().repeat(channels, 1, 1).unsqueeze(1), persistent=False)
         self.made = Range((0.0, 1.0))
+
+    def unrounded(self, x: Tensor) -> Tensor:
+        """Do the same with the exact weights."""
+        return F.conv2d(mirrored(x, self.reach), self.exact, groups=x.shape[1])
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (N, C, h, w) to (N, C scale^2, h, w), before the pixel-shuffle; borders are mirrored."""
@@ -265,6 +276,13 @@ class Int8(nn.Module):
             part.widen, part.narrow = widen, narrow
         self.train()
         self(image)
+
+    def unrounded(self, x: Tensor) -> Tensor:
+        """Map an LR image to an HR image as the same weights do in floats: what rounding costs is the difference."""
+        y = x
+        for layer in self.chain():
+            y = layer.unrounded(y)
+        return F.pixel_shuffle(y if self.base is None else y + self.base.unrounded(x), self.traits.scale)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map an LR image (N, C, h, w) in [0, 1] to an HR image (N, C, scale h, scale w) in 256 steps of [0, 1]."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 from kdsr_arch.commands.common import add_import_flag, bring_in_named
 from kdsr_arch.errors import UserError
@@ -27,7 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--scale", type=int, help="of networks that do not know their own")
     add("--param-key", help="params or params_ema (default: the averaged ones where there are any)")
     add("--fp16", action="store_true", help="compute in half precision; inputs stay float32")
-    text = "quantize (ONNX, tflite), calibrated on the HR frames of a folder or LMDB"
+    text = "quantize (ONNX, tflite), calibrated on HR frames of a folder or LMDB; what was trained in int8 is measured"
     add("--int8", type=Path, metavar="FRAMES", help=text)
     add("--max-loss", type=float, metavar="DB", help="PSNR that --int8 may lose; more is not written (default: 0.5)")
     add("--opset", type=int, help="of ONNX (default: 18)")
@@ -42,26 +43,12 @@ def run(args: argparse.Namespace) -> int:
     from kdsr_arch.convert.recognize import open_any
     from kdsr_arch.export.form import prepare
     from kdsr_arch.export.formats import OPSET
-    from kdsr_arch.export.targets import IN_INT8, SIZED, TARGETS, target_of
+    from kdsr_arch.export.int8 import price_of_rounding, quantize
+    from kdsr_arch.export.targets import IN_INT8, TARGETS, target_of
 
     kind, opset = target_of(args.output, args.target), args.opset or OPSET
-    if args.int8 is not None and (kind not in ("onnx", "tflite") or args.fp16):
-        raise UserError(
-            "--int8 makes an .onnx or .tflite file of its own precision: leave --fp16 out, and let its name end so"
-        )
-    if args.size is not None and (kind not in SIZED or (kind == "onnx" and args.int8 is not None)):
-        raise UserError(
-            f"--size {args.size}: this file takes any size; only .onnx (without --int8), .tflite and .html name one"
-        )
+    _check(args, kind)
     size = {} if args.size is None else {"size": _size(args.size)}
-    if args.max_loss is not None and (args.int8 is None or not args.max_loss >= 0):
-        raise UserError(f"--max-loss {args.max_loss:g}: is what --int8 may lose in dB, 0 or more")
-    if args.opset is not None and (kind != "onnx" or not 18 <= args.opset <= 23):
-        raise UserError(f"--opset {args.opset}: expected 18 to 23, for a file that ends in .onnx")
-    if not args.output.absolute().parent.is_dir():
-        raise UserError(f"{args.output.parent}: no such folder to write {args.output.name} in")
-    if Path(args.weights).resolve() == args.output.resolve():
-        raise UserError(f"{args.output}: is the file of weights itself; choose another name")
     bring_in_named(args)
     student = open_any(
         args.weights, args.network, args.scale, option_file=args.option_file, scale=args.scale,
@@ -73,21 +60,44 @@ def run(args: argparse.Namespace) -> int:
     prepared = prepare(student, half=args.fp16, frames=args.frames, reparam=reparam)
     if prepared.precision == "int8" and kind not in IN_INT8:
         raise UserError(f"{kind}: computes in floats, and {student.label} in int8; export the student it was made of")
-    if args.int8 is not None:
-        from kdsr_arch.export.int8 import MAX_LOSS, quantize
-
-        max_loss = MAX_LOSS if args.max_loss is None else args.max_loss
-        print(quantize(prepared, args.int8, args.output, opset=opset, max_loss=max_loss, **size))
+    more: dict[str, Any] = size | ({"opset": opset} if kind == "onnx" else {})
+    max_loss = {} if args.max_loss is None else {"max_loss": args.max_loss}
+    price = price_of_rounding(prepared, args.int8, args.output, **max_loss) if prepared.precision == "int8" else None
+    if args.int8 is not None and price is None:
+        price = quantize(prepared, args.int8, args.output, **more, **max_loss)
     else:
-        more = size | ({"opset": opset} if kind == "onnx" else {})
         for deviation in TARGETS[kind](prepared, args.output, **more):
             print(deviation)
+    if price is not None:
+        print(price)
     for change in prepared.changes:
         print(f"reparametrized: {change}")
     said = f", opset {opset}" if kind == "onnx" else ""
-    size = args.output.stat().st_size / 2**10
-    print(f"{args.output}: {kind}{said}, {student.network['type']} x{student.traits.scale}, {size:.0f} KiB")
+    kib = args.output.stat().st_size / 2**10
+    print(f"{args.output}: {kind}{said}, {student.network['type']} x{student.traits.scale}, {kib:.0f} KiB")
     return 0
+
+
+def _check(args: argparse.Namespace, kind: str) -> None:
+    """Refuse flags that do not fit the target or each other, and a file that cannot be written."""
+    from kdsr_arch.export.targets import SIZED
+
+    if args.int8 is not None and (kind not in ("onnx", "tflite") or args.fp16):
+        raise UserError(
+            "--int8 makes an .onnx or .tflite file of its own precision: leave --fp16 out, and let its name end so"
+        )
+    if args.size is not None and (kind not in SIZED or (kind == "onnx" and args.int8 is not None)):
+        raise UserError(
+            f"--size {args.size}: this file takes any size; only .onnx (without --int8), .tflite and .html name one"
+        )
+    if args.max_loss is not None and (args.int8 is None or not args.max_loss >= 0):
+        raise UserError(f"--max-loss {args.max_loss:g}: is what --int8 may lose in dB, 0 or more")
+    if args.opset is not None and (kind != "onnx" or not 18 <= args.opset <= 23):
+        raise UserError(f"--opset {args.opset}: expected 18 to 23, for a file that ends in .onnx")
+    if not args.output.absolute().parent.is_dir():
+        raise UserError(f"{args.output.parent}: no such folder to write {args.output.name} in")
+    if Path(args.weights).resolve() == args.output.resolve():
+        raise UserError(f"{args.output}: is the file of weights itself; choose another name")
 
 
 def _size(text: str) -> tuple[int, int]:

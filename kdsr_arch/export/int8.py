@@ -1,11 +1,11 @@
-"""Post-training quantization to int8 for onnxruntime and LiteRT, calibrated on frames, with its price in PSNR."""
+"""Post-training quantization to int8 for onnxruntime and LiteRT, calibrated on frames; what int8 costs in PSNR."""
 
 from __future__ import annotations
 
 import logging
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,7 +17,8 @@ from torch import Tensor
 from kdsr_arch.archs.int8_arch import Int8
 from kdsr_arch.data.augment import eight_bits
 from kdsr_arch.data.keys import group_clips
-from kdsr_arch.data.sources import open_source
+from kdsr_arch.data.prepare.demo_data import photographs
+from kdsr_arch.data.sources import FrameSource, MemorySource, open_source
 from kdsr_arch.errors import UserError
 from kdsr_arch.export.form import SIZE, Prepared, metadata, prepare
 from kdsr_arch.export.formats import OPSET, onnx_bytes, onnx_runner
@@ -42,15 +43,24 @@ _WEIGHTS: dict[str, dict[str, Any]] = {
 
 @dataclass(frozen=True)
 class Price:
-    """Mean PSNR against the given frames, before and after, and of one against the other."""
+    """Mean PSNR against frames in fp32 and in int8, and of one against the other.
 
-    calibrated: int
-    measured: int
+    Attributes:
+        how: kind of int8, and the frames.
+    """
+
+    how: str
     fp32: float
     int8: float
     between: float
-    apart: bool
-    weights: str
+
+    @classmethod
+    def of(cls, how: str, results: Sequence[tuple[Tensor, Tensor, Tensor]]) -> Price:
+        """Measure the output in fp32, in int8 and the HR frame of each of some frames."""
+        before, after, between = (
+            _mean_psnr((result[a], result[b]) for result in results) for a, b in ((0, 2), (1, 2), (0, 1))
+        )
+        return cls(how, before, after, between)
 
     @property
     def lost(self) -> float:
@@ -58,11 +68,16 @@ class Price:
         return self.fp32 - self.int8
 
     def __str__(self) -> str:
-        kind = "other frames" if self.apart else "the same frames (give more for an independent measure)"
         return (
-            f"int8 ({self.weights} weights): calibrated on {self.calibrated} frames; on {self.measured} of {kind}: "
-            f"{self.fp32:.2f} dB in fp32, {self.int8:.2f} dB in int8, PSNR loss {self.lost:.2f} dB; "
+            f"int8 ({self.how}: {self.fp32:.2f} dB in fp32, {self.int8:.2f} dB in int8, PSNR loss {self.lost:.2f} dB; "
             f"{self.between:.1f} dB between the two"
+        )
+
+    def refusal(self, path: Path, max_loss: float, advice: str) -> UserError:
+        """Say that the loss is too large."""
+        return UserError(
+            f"{path}: not written: int8 loses {self.lost:.2f} dB ({self.fp32:.2f} to {self.int8:.2f}) on these frames, "
+            f"more than --max-loss {max_loss:g}: {advice}"
         )
 
 
@@ -83,33 +98,45 @@ def quantize(
     Raises:
         UserError: no frames, or a network that cannot be quantized, or not without a larger loss.
     """
-    if prepared.precision == "int8":
-        raise UserError(f"--int8: {prepared.student.label} was trained in int8; export it without")
-    pairs = list(_pairs(prepared, frames))
+    pairs = list(_pairs(prepared, open_source(frames, None, None)))
     calibration, test = (pairs[::2], pairs[1::2]) if len(pairs) > 1 else (pairs, pairs)
     with torch.no_grad():
         before = [finite(prepared.module(lq), f"{prepared.student.label}, before it is quantized,") for lq, _ in test]
     inputs = [lq for lq, _ in calibration]
+    others = "other frames" if len(pairs) > 1 else "the same frames (give more for an independent measure)"
     tflite = path.suffix.lower() == ".tflite"
     for name, model, run in _for_litert(prepared, inputs, size) if tflite else _for_onnx(prepared, inputs, opset):
-        outputs = [(a, run(lq), gt) for a, (lq, gt) in zip(before, test, strict=True)]
-        price = Price(
-            len(calibration),
-            len(test),
-            _mean_psnr((a, gt) for a, _, gt in outputs),
-            _mean_psnr((b, gt) for _, b, gt in outputs),
-            _mean_psnr((a, b) for a, b, _ in outputs),
-            len(pairs) > 1,
-            name,
-        )
+        results = [(a, run(lq), gt) for a, (lq, gt) in zip(before, test, strict=True)]
+        how = f"{name} weights): calibrated on {len(calibration)} frames; on {len(test)} of {others}"
+        price = Price.of(how, results)
         if price.lost <= max_loss:
             write_bytes(path, model)
             return price
     fine_tune = "train it in int8 (network_g: {type: Int8, ...})" if tflite else "take --fp16"
-    raise UserError(
-        f"{path}: not written: int8 loses {price.lost:.2f} dB ({price.fp32:.2f} to {price.int8:.2f}) on these frames, "
-        f"more than --max-loss {max_loss:g}: calibrate on frames like those it is for, or {fine_tune}"
-    )
+    raise price.refusal(path, max_loss, f"calibrate on frames like those it is for, or {fine_tune}")
+
+
+@torch.no_grad()
+def price_of_rounding(prepared: Prepared, frames: Path | None, path: Path, max_loss: float = MAX_LOSS) -> Price:
+    """Measure, in PyTorch, what a student that was trained in int8 loses against the same weights in floats.
+
+    Args:
+        frames: a folder or LMDB of HR frames; None: two photographs of scikit-image, whatever it loses on those.
+        path: of the file that is to be written.
+        max_loss: dB of PSNR that it may lose on the frames.
+
+    Raises:
+        UserError: no frames, or a larger loss.
+    """
+    net = prepared.student.net
+    assert isinstance(net, Int8)
+    source = MemorySource(photographs()) if frames is None else open_source(frames, None, None)
+    results = [(net.unrounded(lq), net(lq), gt) for lq, gt in _pairs(prepared, source)]
+    kind = "photographs of scikit-image" if frames is None else "frames"
+    price = Price.of(f"as trained, against the same weights in floats, in PyTorch): on {len(results)} {kind}", results)
+    if frames is not None and not price.lost <= max_loss:
+        raise price.refusal(path, max_loss, "give frames like those it is for, or train it on")
+    return price
 
 
 _Candidate = tuple[str, bytes, Callable[[Tensor], Tensor]]  # kind of weights, model, what runs it
@@ -130,14 +157,13 @@ def _for_litert(prepared: Prepared, inputs: list[Tensor], size: tuple[int, int])
     yield "7-bit", model, tflite_runner(model)
 
 
-def _pairs(prepared: Prepared, frames: Path) -> Iterator[tuple[Tensor, Tensor]]:
+def _pairs(prepared: Prepared, source: FrameSource) -> Iterator[tuple[Tensor, Tensor]]:
     """(input, HR) of evenly chosen frames."""
     traits = prepared.student.traits
-    source = open_source(frames, None, None)
     clips = group_clips(source.keys())
     places = [(keys, index) for keys in clips.values() for index in range(len(keys))]
     if not places:
-        raise UserError(f"{frames}: no frames to calibrate on")
+        raise UserError(f"{source.name}: no frames to measure on")
     for keys, index in places[:: -(-len(places) // MOST_FRAMES)]:
         length = prepared.frames or 1
         window = window_indices(index, len(keys), length | 1)[:length]

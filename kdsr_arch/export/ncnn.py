@@ -56,7 +56,8 @@ def _converted(prepared: Prepared, folder: Path) -> Path:
     )  # fmt: skip
     param = folder / "net.ncnn.param"
     if not param.is_file():
-        reason = " ".join(done.stderr.split())[-200:] or f"pnnx ended with {done.returncode}"
+        thrown = " ".join(done.stderr.partition("what():")[2].split())  # then where from, frame by frame
+        reason = thrown[:200] or " ".join(done.stderr.split())[-200:] or f"pnnx ended with {done.returncode}"
         raise UserError(f"ncnn: pnnx cannot convert this network: {reason}")
     layers = [line.split()[:2] for line in param.read_text().splitlines()[2:]]
     foreign = [f"{kind} ({name})" for kind, name in layers if "." in kind or "::" in kind]  # PyTorch's, left as it was

@@ -6,6 +6,7 @@ import base64
 import gzip
 import json
 import os
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -27,8 +28,8 @@ LIMITS = {"fp32": 1e-4, "fp16": 2e-2, "int8": 4e-2}
 MOST_HALO = 32
 """LR pixels; what looks further needs images in one piece."""
 _PACKAGE, _SCRIPT, _WASM = "onnxruntime-web", "ort.wasm.bundle.min.mjs", "ort-wasm-simd-threaded.wasm"
-SHARED = (Path("/usr/local/lib/node_modules"), Path("/usr/lib/node_modules"))
-"""Where `npm install --global` puts packages."""
+SHARED = tuple(Path(folder, "node_modules") for folder in (sys.prefix, "/usr/local/lib", "/usr/lib"))
+"""Where `npm install --prefix VENV` puts packages, for the virtual environment that runs this, and `--global`."""
 _FOLDER = Path(__file__).with_name("templates")
 
 

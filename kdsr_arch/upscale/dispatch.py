@@ -230,5 +230,6 @@ def describe(opened: Opened, restorer: Restorer) -> str:
         "window": f"a video network of {traits.num_frame} frames",
         "recurrent": "a recurrent video network",
     }[traits.mode]
-    precision = {"no": "", "fp16": ", fp16", "bf16": ", bf16"}[restorer.amp]
+    amp = "int8" if opened.network.get("type") == "Int8" else restorer.amp
+    precision = "" if amp == "no" else f", {amp}"
     return f"{opened.label}: x{traits.scale}, {kind}, {traits.color.upper()}, on {restorer.device.type}{precision}"

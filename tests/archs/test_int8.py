@@ -77,6 +77,14 @@ def test_it_gives_pixels_near_those_of_the_float_student(text):
     assert got.shape == expected.shape and (got - expected).abs().mean() < 0.02
 
 
+@pytest.mark.parametrize("text", [FLOAT, FLOAT.replace("prelu", "relu"), FLOAT.replace("bicubic", "none"),
+                                  "{type: FSRCNN, scale: 2, d: 6, s: 5, m: 1, prelu: channel}"])  # fmt: skip
+def test_without_rounding_it_is_the_float_student(text):
+    net, made = networks(text)
+    x = torch.rand(2, made.channels, 12, 15)
+    torch.testing.assert_close(made.unrounded(x), net(x), atol=1e-5, rtol=0)
+
+
 def test_it_starts_from_the_float_students_file_and_knows_its_own(tmp_path):
     net, _ = networks()
     save_tensors({"params": net.state_dict()}, tmp_path / "float.pth")

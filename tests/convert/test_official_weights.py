@@ -342,6 +342,7 @@ def test_the_list_of_sources_does_not_wait_for_torch(tmp_path):
 
 @pytest.mark.parametrize("source,make,names", [
     ("vdrs", vdsr_file, ["'vdrs'", "'vdsr'"]),
+    ("idn", vdsr_file, ["'idn'", "'idn-caffe'"]),
     ("carn-m", vdsr_file, ["vdsr.pth", "CARN-M", "b1.b1.body.4", "'vdsr'"]),
     ("vdsr", lambda d: vdsr_file(d, **{"output.weight": None}), ["vdsr.pth", "VDSR", "output"]),
     ("vdsr", lambda d: vdsr_file(d, extra=torch.zeros(1)), ["vdsr.pth", "extra"]),

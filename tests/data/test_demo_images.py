@@ -19,6 +19,6 @@ def test_two_folders_of_color_images(tmp_path):
 
 def test_a_missing_image_leaves_nothing_behind(tmp_path, monkeypatch):
     monkeypatch.setattr(demo_data, "TRAIN_IMAGES", ("astronaut.png", "nobody.png"))
-    with refuses("nobody.png", "dataroot_gt"):
+    with refuses("nobody.png", "folder of images"):
         demo_data.make_demo_images(tmp_path)
     assert list(tmp_path.iterdir()) == []

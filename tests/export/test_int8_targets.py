@@ -1,8 +1,10 @@
 """Int8 students give in LiteRT and in onnxruntime what they give in PyTorch."""
 
 import json
+import re
 import sys
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -14,6 +16,7 @@ from kdsr_arch.export.formats import onnx_bytes, onnx_runner
 from kdsr_arch.infer.open import Opened
 from kdsr_arch.infer.traits import traits_of
 from kdsr_arch.io import METADATA_KEY, save_tensors
+from kdsr_arch.ops.bicubic import imresize_uint8
 from kdsr_arch.options.yaml_reader import parse_value
 from kdsr_arch.registry import build
 from tests.helpers.images import write_textures
@@ -102,10 +105,35 @@ def test_a_float_student_is_calibrated_and_tells_its_loss(tmp_path, capsys):
     assert main([*command, "--int8", str(frames), "--max-loss", "0"]) == 2 and not out.exists()
 
 
+def test_a_student_trained_in_int8_tells_what_rounding_costs(export, tmp_path, capsys):
+    pytest.importorskip("onnxruntime")
+    prepared, frames = student(FLOATS[0]), write_textures(tmp_path / "frames", 3, 64, 72)
+    for name in ("a.onnx", "a.tflite", "a.xml"):
+        pytest.importorskip({"a.tflite": "ai_edge_litert", "a.xml": "openvino"}.get(name, "onnx"))
+        assert export(prepared, name)[0] == 0
+        assert "on 2 photographs" in (said := capsys.readouterr().out) and "PSNR loss" in said
+    code, path = export(prepared, "b.onnx", "--int8", str(frames), "--max-loss", "20")
+    said = re.search(r"on 3 frames: (\S+) dB in fp32, (\S+) dB in int8, PSNR loss (\S+) dB", capsys.readouterr().out)
+    assert code == 0 and path.is_file()
+    gt = [cv2.imread(str(file))[..., ::-1].copy() for file in sorted(frames.rglob("*.png"))]
+    shown = [[psnr(net, image) for image in gt] for net in (float_student(FLOATS[0]), prepared.student.net)]
+    expected = [np.mean(shown[0]), np.mean(shown[1]), np.mean(shown[0]) - np.mean(shown[1])]
+    np.testing.assert_allclose([float(value) for value in said.groups()], expected, atol=0.006)
+    code, path = export(prepared, "c.onnx", "--int8", str(frames), "--max-loss", "0")
+    assert code == 2 and "--max-loss 0" in capsys.readouterr().err and not path.exists()
+
+
+def psnr(net, image):
+    """Of an image that a network enlarges again."""
+    lq = torch.from_numpy(imresize_uint8(image, 1 / 2)).permute(2, 0, 1)[None].float() / 255
+    error = net(lq)[0].clamp(0, 1).permute(1, 2, 0).numpy() - image / 255.0
+    return -10 * np.log10(np.mean(error**2))
+
+
 @pytest.mark.parametrize(
     ("name", "more", "words"),
     [("a.glsl", [], ["glsl", "int8"]), ("a.param", [], ["ncnn", "int8"]), ("a.onnx", ["--fp16"], ["--fp16"]),
-     ("a.onnx", ["--int8", "."], ["--int8", "trained in int8"]),
+     ("a.onnx", ["--int8", "options"], ["options", "no images"]),
      ("a.tflite", ["--size", "4x"], ["--size 4x", "320x180"]),
      ("a.xml", ["--size", "40x30"], ["--size", ".tflite"]), ("a.safetensors", ["--int8", "."], [".tflite"])],
 )  # fmt: skip

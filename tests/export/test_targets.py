@@ -183,6 +183,18 @@ def test_ncnn_gives_what_pytorch_gives(text, export):
         assert (got - prepared.reference(lq)[0]).abs().max() < limit
 
 
+def test_what_pnnx_throws_is_told_without_its_stack(export, tmp_path, capsys, monkeypatch):
+    pnnx = pytest.importorskip("pnnx")
+    pytest.importorskip("ncnn")
+    tool = tmp_path / "pnnx"
+    said = "terminate called\n  what():  no op for aten::mul\n" + "frame #1: in libc.so\n" * 40
+    tool.write_text(f"#!/bin/sh\ncat >&2 <<'END'\n{said}END\nexit 134\n")
+    tool.chmod(0o755)
+    monkeypatch.setattr(pnnx, "EXEC_PATH", str(tool))
+    code, path = export(RGB, "net.param")
+    assert code == 2 and ": no op for aten::mul frame" in capsys.readouterr().err and not path.exists()
+
+
 def test_ncnn_names_the_operator_that_it_lacks(export, capsys):
     pytest.importorskip("pnnx")
     pytest.importorskip("ncnn")

@@ -4,6 +4,8 @@ import base64
 import json
 import re
 import shutil
+import sys
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -14,7 +16,7 @@ from kdsr_arch.cli import main
 from kdsr_arch.errors import UserError
 from kdsr_arch.export.chromium import chromium
 from kdsr_arch.export.form import prepare
-from kdsr_arch.export.web import MOST_HALO, find_runtime, page_runner, reach, web_page
+from kdsr_arch.export.web import MOST_HALO, SHARED, find_runtime, page_runner, reach, web_page
 from kdsr_arch.infer.open import Opened
 from kdsr_arch.infer.traits import traits_of
 from kdsr_arch.io import save_tensors
@@ -126,6 +128,7 @@ def test_what_is_missing_or_does_not_fit_is_told(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("NODE_PATH", "")
     package = tmp_path / "node_modules" / "onnxruntime-web"
     (package / "dist").mkdir(parents=True)
+    assert Path(sys.prefix, "node_modules") in SHARED  # where `make test` installs it
     with refuses("npm install onnxruntime-web"):
         monkeypatch.setattr("kdsr_arch.export.web.SHARED", ())
         find_runtime(tmp_path / "page.html")

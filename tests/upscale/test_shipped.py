@@ -9,11 +9,13 @@ import pytest
 import torch
 from basicsr.metrics import calculate_psnr
 
+from kdsr_arch.cli import main
 from kdsr_arch.data.pairs import DegradedSource
 from kdsr_arch.data.sources import FolderSource
 from kdsr_arch.infer.open import open_network
 from kdsr_arch.infer.runner import Runner
 from kdsr_arch.upscale.dispatch import SHIPPED, _weights
+from tests.helpers.images import write_textures
 from tests.helpers.messages import refuses
 
 SET5 = {"PlainSR_x4_20k": 31.00, "PlainSR_x4_50k": 31.385, "PlainSR_x2_14k": 37.277}  # docs/students.md
@@ -36,6 +38,14 @@ def test_what_does_not_ship_is_refused():
         _weights(words(scale=3))
     with refuses("--quality", "--weights"):
         _weights(words(quality="fast", weights="mine.pth"))
+
+
+@pytest.mark.parametrize("more", [[], ["--precision", "bf16"], ["--outscale", "3"]])
+def test_a_student_in_int8_says_so(more, tmp_path, capsys):
+    source = write_textures(tmp_path / "images", 1, 16, 20) / "0.png"
+    command = ["upscale", str(source), "-o", str(tmp_path / "big.png"), "--device", "cpu", *more]
+    assert main([*command, "--weights", "PlainSR_x2_14k_int8"]) == 0
+    assert capsys.readouterr().out.splitlines()[0].endswith("on cpu, int8")
 
 
 @pytest.mark.parametrize("name", sorted(set(SHIPPED.values())))

@@ -12,6 +12,7 @@ import tempfile
 from pathlib import Path
 
 import cv2
+import numpy as np
 
 from kdsr_arch.data.prepare.decode_video import crop_to_multiple, decode_video, halve
 from kdsr_arch.data.prepare.frame_writer import write_clip_list, write_clips
@@ -114,18 +115,29 @@ def make_demo_images(root: str | Path = "datasets/images") -> Path:
     return root
 
 
-def _write_images(folder: Path, names: tuple[str, ...]) -> None:
+def photographs(names: tuple[str, ...] = TEST_IMAGES) -> dict[str, np.ndarray]:
+    """Read photographs of scikit-image, by file name: uint8 (H, W, 3) RGB; JPEG files are halved.
+
+    Raises:
+        UserError: scikit-image or one of its images is missing.
+    """
     missing = "these images ship in scikit-image: pip install scikit-image, or name a folder of your own"
+    return {name: _photograph(_package_folder("skimage", missing) / "data" / name) for name in names}
+
+
+def _photograph(path: Path) -> np.ndarray:
+    image = cv2.imread(str(path), cv2.IMREAD_COLOR)
+    if image is None:
+        raise UserError(f"{path}: missing; reinstall scikit-image, or name a folder of images of your own")
+    return cv2.cvtColor(halve(image) if path.suffix == ".jpg" else image, cv2.COLOR_BGR2RGB)
+
+
+def _write_images(folder: Path, names: tuple[str, ...]) -> None:
     aside = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
     try:
-        for name in names:
-            photograph = _package_folder("skimage", missing) / "data" / name
-            image = cv2.imread(str(photograph), cv2.IMREAD_COLOR)
-            if image is None:
-                todo = "name a folder of your own images in dataroot_gt, without `prepare`"
-                raise UserError(f"{photograph}: missing; {todo}")
+        for name, image in photographs(names).items():
             file = aside / Path(name).with_suffix(".png").name
-            if not cv2.imwrite(str(file), halve(image) if photograph.suffix == ".jpg" else image):
+            if not cv2.imwrite(str(file), cv2.cvtColor(image, cv2.COLOR_RGB2BGR)):
                 raise UserError(f"{file.name}: cannot be written in {folder.parent}; the disk may be full")
         aside.chmod(0o755)
         os.rename(aside, folder)
