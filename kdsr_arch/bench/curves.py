@@ -112,7 +112,7 @@ def plot_gains(summary: Sequence[Mapping[str, Any]], out: Path, first: str) -> P
             ]  # intervals that do not hide
             color = PALETTE[number % len(PALETTE)]
             axes.errorbar(aside, means, halves, label=row, color=color, marker="o", markersize=4, capsize=3)
-        axes.set(xscale="log", xlabel="iterations", ylabel=f"gain in PSNR over '{first}', 95 % interval")
+        axes.set(xscale="log", xlabel="iterations", ylabel="gain in PSNR, 95 % interval", title=f"over '{first}'")
         axes.set_xticks(sorted({budget for points in rows.values() for budget, _, _ in points}))
         plain_ticks(axes.xaxis)
         axes.legend(fontsize=8)
