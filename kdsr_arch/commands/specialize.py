@@ -24,7 +24,7 @@ def add_teaching(parser: argparse.ArgumentParser) -> None:
     add("--minutes", type=float, metavar="M", help="teach for about so long, beside the teacher's own time")
     text = "share of the crops that come from the frames reduced once more, whose truth is known (default: 0)"
     add("--zoom-share", type=float, default=0.0, metavar="S", help=text)
-    text = "weight of the L1 of the Fourier transform, for teachers that were trained by a GAN (0.05 is usual)"
+    text = "weight of the L1 of the Fourier transform beside the L1 (0.05 is usual; default: 0)"
     add("--fft", type=float, default=0.0, metavar="W", help=text)
     add("--seed", type=int, default=0, help="of everything random (default: 0)")
     text = "teach although the teacher is not clearly better than the student on this input"
