@@ -58,6 +58,7 @@ def test_basicvsrpp_aligns_without_a_gpu_and_without_a_warning():
         assert (net(clip) - before).abs().max() > 1e-6
 
 
+@pytest.mark.slow
 def test_basicvsrpp_forgets_a_mirrored_clip():
     net = plus_plus().eval()
     clip = torch.rand(1, 2, 3, 64, 64)

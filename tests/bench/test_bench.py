@@ -367,6 +367,7 @@ def test_a_misspelt_key_before_the_rows_is_refused(bench: Path):
         read_bench(bench)
 
 
+@pytest.mark.slow
 def test_what_is_only_tested_stands_beside_the_rows(bench: Path, tmp_path: Path):
     (tmp_path / "images").mkdir()
     cv2.imwrite(str(tmp_path / "images/hr.png"), np.random.default_rng(0).integers(0, 256, (48, 48, 3), np.uint8))

@@ -64,9 +64,8 @@ def wait_until(true, seconds: float = 120) -> None:
         time.sleep(0.1)
 
 
-@pytest.mark.parametrize(
-    ("signum", "code"), [(signal.SIGINT, 130), pytest.param(signal.SIGTERM, 143, marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_to_the_bench_saves_the_trainings_and_starts_no_other(tmp_path: Path, signum: int, code: int) -> None:
     file = write_bench(tmp_path)
 

@@ -67,6 +67,7 @@ def test_launchers_run_from_any_folder(tmp_path: Path, script: str) -> None:
     assert done.returncode == 2 and done.stderr == "error: none.yml: there is no such option file\n"
 
 
+@pytest.mark.slow
 def test_launchers_reach_the_installed_basicsr(tmp_path: Path) -> None:
     """The repository's basicsr/ folder must not stand in for the package: its registries are asked here."""
     (tmp_path / "bad.yml").write_text(BAD)

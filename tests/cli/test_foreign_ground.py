@@ -118,6 +118,7 @@ def test_commands_on_windows(folder: Path) -> None:
     assert f"process {os.getpid()}" in text.splitlines()[-1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("words", "both", "flags"),
     [
@@ -143,6 +144,7 @@ def test_a_command_outlives_the_reader_of_its_output(folder: Path, words: str, b
     assert (folder / WEIGHTS).is_file() == ("tiny" in words)
 
 
+@pytest.mark.slow
 def test_a_full_disk_behind_the_output_is_told(folder: Path) -> None:
     with open("/dev/full", "w") as full:
         process = start(["-m", "kdsr_arch.cli", "check", "--schema"], folder, stdout=full, stderr=subprocess.PIPE)

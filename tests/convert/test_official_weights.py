@@ -36,10 +36,9 @@ def expected():
         return [pytest.param(None, marks=pytest.mark.skip(reason="no weights/expected.json: set KDSR_DATA"))]
     folder = folder / "weights"
     entries = json.loads((folder / "expected.json").read_text())["weights"]
-    # VDSR on HR-size maps takes about ten seconds a scale on one core.
     return [
         pytest.param((folder / e["file"], e["source"], int(scale), value, e["tolerance_db"]),
-                     id=f"{e['source']}-x{scale}", marks=[pytest.mark.slow] if e["source"] == "vdsr" else [])
+                     id=f"{e['source']}-x{scale}")
         for e in entries for scale, value in e["psnr"].items()
     ]  # fmt: skip
 
@@ -47,8 +46,8 @@ def expected():
 # Set5, measured with the authors' code; of ECBSR x4 and ETDS's FSRCNN with ours (published: 30.87, 31.24 and 30.76)
 NEWER = [
     ("SMFANet/SMFANet_DF2K_x4.pth", "smfanet", 4, 32.25), ("SMFANet/SMFANet_plus_DF2K_x4.pth", "smfanet", 4, 32.51),
-    pytest.param(("SMFANet/SMFANet_plus_DF2K_x2.pth", "smfanet", 2, 38.19), marks=pytest.mark.slow),
-    pytest.param(("HAESR/HAESR_x4.pth", "haesr", 4, 32.46), marks=pytest.mark.slow),
+    ("SMFANet/SMFANet_plus_DF2K_x2.pth", "smfanet", 2, 38.19),
+    ("HAESR/HAESR_x4.pth", "haesr", 4, 32.46),
     ("ECBSR/ECBSR_M4C16_x4.pth", "ecbsr", 4, 30.89), ("ECBSR/ECBSR_M4C16_x2.pth", "ecbsr", 2, 37.17),
     ("ECBSR/ECBSR_M4C32_x4.pth", "ecbsr", 4, 31.25), ("ECBSR/ECBSR_M4C32_x2.pth", "ecbsr", 2, 37.40),
     ("ETDS/ETDS_M5C16_x4.pth", "etds", 4, 30.89), ("ETDS/ETDS_M5C16_x2.pth", "etds", 2, 37.18),
@@ -82,6 +81,7 @@ def set5_psnr(net, scale, root):
     return float(np.mean(values))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", expected())
 def test_psnr_on_set5(case, shared_data):
     path, source, scale, value, tolerance = case
@@ -92,6 +92,7 @@ def test_psnr_on_set5(case, shared_data):
         assert set5_psnr(net, scale, shared_data / "sisr_test" / "Set5") == pytest.approx(value, abs=tolerance)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", NEWER, ids=str)
 def test_newer_weights_on_set5(case, shared_data):
     file, source, scale, value = case

@@ -42,6 +42,7 @@ def many(tmp_path_factory, frames, save) -> Path:
     return root
 
 
+@pytest.mark.slow
 def test_killed_at_twenty_moments_the_content_is_the_same(many, tmp_path):
     expected = tmp_path / "expected.lmdb"
     convert_clips(many, expected, making=Making(codec_named("webp", 16), low=LOW, processes=1))
@@ -220,6 +221,7 @@ def test_an_interrupt_keeps_what_is_done(many, tmp_path, monkeypatch):
     assert len(LmdbSource(tmp_path / "a.lmdb").keys()) == 60
 
 
+@pytest.mark.slow
 def test_workers_end_with_a_killed_parent(many, tmp_path):
     code = (
         "import time\nfrom kdsr_arch.data.prepare.workers import ordered_map\n"

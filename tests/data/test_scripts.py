@@ -48,6 +48,7 @@ def test_every_script_knows_its_kind(run, script):
     assert code == 2 and "nowhere" in err
 
 
+@pytest.mark.slow
 def test_a_script_runs_outside_its_folder(tmp_path):
     command = [sys.executable, str(SCRIPTS / "prepare_videos.py"), "nowhere", "a.lmdb"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120, env={**os.environ})

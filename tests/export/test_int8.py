@@ -77,6 +77,7 @@ def test_what_is_written_is_as_good_as_it_must_be(tmp_path, loud):
     assert np.mean(losses) <= 0.5 and price.lost <= 0.5 and "other frames" in str(price)
 
 
+@pytest.mark.slow
 def test_imports_find_afterwards_what_they_found_before(tmp_path):
     code = "\n".join([
         "import sys; from pathlib import Path; from tests.export.test_int8 import prepared, quantize",

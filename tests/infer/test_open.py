@@ -159,6 +159,7 @@ def test_files_that_are_no_weights(tmp_path):
         open_network(str(tmp_path / "b.pth"), str(TINY).replace("'", ""))
 
 
+@pytest.mark.slow
 def test_onnx_files(tmp_path):
     pytest.importorskip("onnxruntime", reason="the extra 'export' is not installed")
     pytest.importorskip("onnxscript", reason="the extra 'export' is not installed")

@@ -177,7 +177,8 @@ def test_alignment_needs():
     assert (FAKDLoss("channel").align_channels, FAKDLoss("channel").align_size) == (True, False)
 
 
-@pytest.mark.parametrize("side", [80, pytest.param(256, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("side", [80, 256])
 def test_memory_in_tiles(side):
     """Forward and backward over a map whose whole matrices would take GiB (64 GiB for 256x256)."""
     code = f"""

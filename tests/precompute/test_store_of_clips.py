@@ -218,6 +218,7 @@ def close(stored_maps, live):
     assert (stored_maps.float() - live).abs().max() < 1e-3 * live.abs().max()
 
 
+@pytest.mark.slow
 def test_a_recurrent_teachers_store_is_what_it_makes_of_the_samples_clip(options, tmp_path):
     opt = stored(options(RECURRENT, **WIDE), tmp_path / "store.lmdb", crops=1, pool=4)
     teacher, dataset = build_teacher(opt).eval(), opened(opt)

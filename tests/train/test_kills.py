@@ -19,6 +19,7 @@ from tests.helpers.messages import refuses
 from tests.helpers.processes import Child
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "campaign"), [("image", "sigkill"), ("std", "sigkill"), ("staged", "sigterm"), ("image", "workers")]
 )
