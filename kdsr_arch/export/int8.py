@@ -135,7 +135,7 @@ def price_of_rounding(prepared: Prepared, frames: Path | None, path: Path, max_l
     kind = "photographs of scikit-image" if frames is None else "frames"
     price = Price.of(f"as trained, against the same weights in floats, in PyTorch): on {len(results)} {kind}", results)
     if frames is not None and not price.lost <= max_loss:
-        raise price.refusal(path, max_loss, "give frames like those it is for, or train it on")
+        raise price.refusal(path, max_loss, "give frames like those it is for, or train it longer")
     return price
 
 
