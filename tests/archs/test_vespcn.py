@@ -67,6 +67,7 @@ def test_flow_is_in_pixels_and_moves_the_neighbor(monkeypatch):
     torch.testing.assert_close(warped[:, :, :, :-1], frames[:, [0, 2], 0, :, 1:], atol=2e-6, rtol=0)
 
 
+@pytest.mark.slow
 def test_motion_learns_a_shift():
     torch.manual_seed(1)
     texture = nn.functional.interpolate(torch.rand(1, 1, 10, 10), size=(40, 40), mode="bicubic", align_corners=False)

@@ -121,6 +121,7 @@ def test_a_step_reads_nothing(name):
     assert next(task.student.parameters()).grad.abs().sum() > 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", TERMS)
 def test_a_compiled_student_learns_the_same(name, monkeypatch):
     torch._dynamo.reset()

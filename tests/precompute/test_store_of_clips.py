@@ -233,6 +233,7 @@ def test_a_recurrent_teachers_store_is_what_it_makes_of_the_samples_clip(options
     assert seen == {f"{clip}/{frame}" for clip in (0, 1) for frame in (0, 1, 2, 3)}  # 3: played backwards
 
 
+@pytest.mark.slow
 def test_samples_of_a_longer_run_are_taught_by_all_of_it(options, tmp_path):
     opt = stored(options(RECURRENT, **WIDE, interval_list=[1]), tmp_path / "store.lmdb", crops=2, frames=4, taps=[])
     teacher, dataset, store = build_teacher(opt).eval(), opened(opt), TeacherStore(tmp_path / "store.lmdb")
@@ -249,6 +250,7 @@ def test_samples_of_a_longer_run_are_taught_by_all_of_it(options, tmp_path):
     assert (item["teacher"][OUTPUT].float() - alone).abs().max() > 1e-2 * alone.abs().max(), "it has seen more frames"
 
 
+@pytest.mark.slow
 def test_a_stored_recurrent_teacher_gives_the_live_loss(options, tmp_path, capsys):
     file, store = options(RECURRENT, **WIDE, interval_list=[1]), tmp_path / "store.lmdb"
     document = yaml.safe_load(file.read_text())

@@ -26,12 +26,14 @@ def leaking() -> None:
     Trainer.step = step  # type: ignore[method-assign]
 
 
+@pytest.mark.slow
 def test_memory_and_open_files_stay_flat(tmp_path) -> None:
     record = long_run.run(tmp_path, 300, Child)
     assert record["memory_growth"] < WARM_UP
     assert record["open_files_flat"] and record["log_flat"], record
 
 
+@pytest.mark.slow
 def test_a_leak_is_seen(tmp_path) -> None:
     record = long_run.run(tmp_path, 300, lambda file: Child(file, prepare=leaking))
     early, late = record["memory_mb"]  # the share of it would depend on what the process that forks holds already
