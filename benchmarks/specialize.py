@@ -25,6 +25,7 @@ import torch
 from numpy.typing import NDArray
 
 from benchmarks.record import save
+from kdsr_arch.infer.runner import window_indices
 from kdsr_arch.ops.bicubic import imresize_uint8
 from kdsr_arch.records import markdown_table
 from kdsr_arch.registry import lookup
@@ -93,11 +94,6 @@ class Truth(Network):
         return super().restore(clip) if known is None else known
 
 
-def around(frames: Images, number: int, radius: int) -> Images:
-    """Return a frame and its neighbors; the first and the last one stand for those before and after."""
-    return [frames[min(max(place, 0), len(frames) - 1)] for place in range(number - radius, number + radius + 1)]
-
-
 def measure(args: argparse.Namespace, name: str, seed: int, by_truth: bool) -> dict[str, Any]:
     """Teach on one clip, and measure on frames that were not taught on."""
     clip, _, crf = name.partition("@")
@@ -124,7 +120,8 @@ def measure(args: argparse.Namespace, name: str, seed: int, by_truth: bool) -> d
     niqe = lookup("metric", "calculate_niqe")
     values: dict[str, float] = {}
     for key, net in networks.items():
-        restored = [net.restore(around(lq, number, net.radius)) for number in tested]
+        windows = [window_indices(number, len(lq), 2 * net.radius + 1) for number in tested]
+        restored = [net.restore([lq[place] for place in window]) for window in windows]
         scores = [score(image, hr[number], args.scale) for image, number in zip(restored, tested, strict=True)]
         values[key] = float(np.mean(scores))
         values[f"{key}, NIQE"] = float(np.mean([niqe(image[..., ::-1], 0) for image in restored]))
