@@ -103,7 +103,7 @@ def measure(args: argparse.Namespace, name: str, seed: int, by_truth: bool) -> d
         lq = compressed(lq, int(crf), args.work / f"{name}.mp4")
     source = open_source(write(lq, args.work / name / "lq"), "folder", sequence=True)
     device = torch.device("cpu")
-    teacher = open_teacher(args.teacher, args.teacher_network, False, device)
+    teacher = open_teacher(args.teacher, args.teacher_network, False, device, precision=args.precision)
     student = open_student(args.student or STUDENTS[args.scale], None, args.scale, device)
     network = Truth("truth", student.restorer, []).know(lq, hr) if by_truth else teacher
     output = args.work / name / f"{'truth' if by_truth else 'teacher'}_{seed}.pth"
@@ -152,6 +152,7 @@ def main() -> None:
     parser.add_argument("--scale", type=int, default=4, choices=STUDENTS)
     parser.add_argument("--student", help="weights to begin with (default: the shipped ones of that scale)")
     parser.add_argument("--teacher-network", help="which network the teacher's weights are of, as YAML")
+    parser.add_argument("--precision", default="auto", help="of the teacher: fp32, bf16 or fp16")
     parser.add_argument("--no-truth", action="store_true", help="do not teach by the ground truth")
     parser.add_argument("--out", type=Path, help="write the figures there")
     args = parser.parse_args()

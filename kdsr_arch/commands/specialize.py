@@ -46,6 +46,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--sequence", action="store_true", help=text)
     add("--overwrite", action="store_true", help="begin anew, and replace what is there")
     add("--device", choices=["auto", "cpu", "cuda"], default="auto", help="where to run (default: auto)")
+    text = "of the teacher's forward pass (default: fp16 on CUDA, else fp32); bf16 is fast where the processor has it"
+    add("--precision", choices=["auto", "fp32", "fp16", "bf16"], default="auto", help=text)
     add("--progressive", action="store_true", help="take frames that the file says to be interlaced as they are")
     add_import_flag(parser)
     add_teaching(parser)

@@ -15,7 +15,7 @@ from kdsr_arch.io import save_tensors
 from kdsr_arch.locks import claimed
 from kdsr_arch.log import progress_bar
 from kdsr_arch.specialize.choose import LEAST_FRAMES, Candidate, candidates, choose
-from kdsr_arch.specialize.frames import KEY_FRAMES_FROM, Source, open_source
+from kdsr_arch.specialize.frames import Source, open_source
 from kdsr_arch.specialize.networks import Network, open_student, open_teacher
 from kdsr_arch.specialize.recipe import Teaching, patch_of, write_options
 from kdsr_arch.specialize.teach import (
@@ -32,10 +32,13 @@ from kdsr_arch.specialize.teacher_frames import store_differences, store_labels,
 from kdsr_arch.specialize.telling import Telling, open_truth, tell
 from kdsr_arch.specialize.work_folder import WorkFolder
 from kdsr_arch.specialize.zoom_out import Verdict, zoom_out_test
+from kdsr_arch.upscale.video_input import Share
 
 FRAMES = 40
 ITERATIONS = 3000
 _CANDIDATES = 8  # for each frame to choose
+_KEY_FRAMES_FROM = 2000  # frames of a video whose key frames are tried alone
+_HALF_FROM = 4  # times the frames to choose: of a longer video half is read, so that it is not decoded twice in full
 _TRIAL = 1000  # iterations of the option file by which steps are timed
 
 
@@ -54,6 +57,7 @@ class Request:
         shipped: names of the students that ship, by their scale.
         reuse: take a student that the same command has taught already.
         scale: that the teacher must have; None: any.
+        precision: of the teacher's forward pass: 'auto' (fp16 on CUDA), 'fp32', 'fp16' or 'bf16'.
     """
 
     source: Path
@@ -80,6 +84,7 @@ class Request:
     shipped: dict[int, str] = field(default_factory=dict)
     reuse: bool = False
     scale: int | None = None
+    precision: str = "auto"
 
 
 def work_root(output: Path) -> Path:
@@ -121,7 +126,8 @@ def _run(request: Request) -> int:
         raise UserError("--device cuda: no CUDA device is available; take --device cpu")
     source = open_source(request.source, request.kind, request.sequence, request.progressive)
     device = pick_device(0 if request.device == "cpu" else "auto")
-    teacher = open_teacher(request.teachers, request.teacher_network, request.self_ensemble, device, request.root)
+    network, root = request.teacher_network, request.root
+    teacher = open_teacher(request.teachers, network, request.self_ensemble, device, root, request.precision)
     if request.scale not in (None, teacher.scale):
         raise UserError(f"--scale {request.scale}: {teacher.label} enlarges by {teacher.scale}")
     if teacher.radius and source.kind == "images":
@@ -179,7 +185,7 @@ def _settings(request: Request, source: Source, teacher: Network, student: Netwo
         "input": [*source.stamp(), source.kind], "teacher": [teacher.label, teacher.digests],
         "student": [student.label, student.digests], "frames": request.frames,
         "length": [request.iterations, request.minutes], "zoom_share": request.zoom_share,
-        "fft": request.fft_weight, "seed": request.seed,
+        "fft": request.fft_weight, "seed": request.seed, "precision": teacher.restorer.amp,
     }  # fmt: skip
 
 
@@ -204,15 +210,19 @@ def _choose(request: Request, source: Source, teacher: Network, work: WorkFolder
 
 
 def _look(source: Source, wanted: int, teacher: Network) -> tuple[list[Candidate], int, int, bool]:
-    """Read the input once; of a long video the key frames alone, where there are enough. Return whether it was all."""
+    """Read the input once, of a video a share if that is enough. Return whether it was all, too."""
     limit = _CANDIDATES * wanted if not teacher.radius else 2 * wanted
-    key_frames = source.kind == "video" and source.count >= KEY_FRAMES_FROM and not teacher.radius
-    for only_keys in (True, False) if key_frames else (False,):
-        with progress_bar("choosing frames", None if only_keys else source.count or None) as bar:
-            frames = source.frames(only_keys)
+    shares: list[Share] = ["all"]
+    if source.kind == "video" and source.count >= _HALF_FROM * wanted:
+        shares.insert(0, "half")
+        if source.count >= _KEY_FRAMES_FROM and not teacher.radius:
+            shares.insert(0, "key")
+    for share in shares:
+        with progress_bar("choosing frames", source.count or None if share == "all" else None) as bar:
+            frames = source.frames(share)
             found, looked_at, scenes = candidates(map(_counted(bar), frames), limit, teacher.radius, teacher.scale)
-        if not only_keys or len(found) >= 2 * wanted:
-            return found, looked_at, scenes, not only_keys
+        if share == "all" or len(found) >= (2 * wanted if share == "key" else wanted):
+            return found, looked_at, scenes, share == "all"
     raise AssertionError("the last round reads all")
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -104,13 +105,11 @@ def _sharper(one: Candidate, other: Candidate) -> Candidate:
 
 
 def _with_neighbors(frames: Iterable[Frame], radius: int, scale: int) -> Iterator[Candidate]:
-    """Make a candidate of each frame once its neighbors are read; beyond a cut the last frame before it is repeated."""
-    around: deque[tuple[Frame, NDArray[np.float32], int]] = (
-        deque()
-    )  # up to `radius` frames before the center, and after
+    """Make a candidate of each frame once its neighbors are read; beyond a cut or a gap the last frame is repeated."""
+    around = deque[_Seen]()  # up to `radius` frames before the center, and after
     center = 0
-    for frame, thumbnail, scene in _scenes(frames):
-        around.append((frame, thumbnail, scene))
+    for seen in _scenes(frames):
+        around.append(seen)
         if len(around) - center > radius:
             yield _candidate(around, center, radius, scale)
             center += 1
@@ -121,9 +120,18 @@ def _with_neighbors(frames: Iterable[Frame], radius: int, scale: int) -> Iterato
         yield _candidate(around, rest, radius, scale)
 
 
-def _scenes(frames: Iterable[Frame]) -> Iterator[tuple[Frame, NDArray[np.float32], int]]:
-    """Tell each frame's thumbnail and scene."""
-    scene, usual = 0, 0.0
+class _Seen(NamedTuple):
+    """A frame with its thumbnail, its scene, and the piece of it that was read without a gap; both counted from 0."""
+
+    frame: Frame
+    thumbnail: NDArray[np.float32]
+    scene: int
+    piece: int
+
+
+def _scenes(frames: Iterable[Frame]) -> Iterator[_Seen]:
+    """Tell each frame's thumbnail, scene and piece."""
+    scene, piece, usual = 0, 0, 0.0
     before: tuple[Frame, NDArray[np.float32]] | None = None
     for frame in frames:
         small = cv2.resize(frame.image, _THUMBNAIL, interpolation=cv2.INTER_AREA)
@@ -131,26 +139,27 @@ def _scenes(frames: Iterable[Frame]) -> Iterator[tuple[Frame, NDArray[np.float32
         if before is not None:
             change = float(np.abs(thumbnail - before[1]).mean())
             parted = frame.part != before[0].part or frame.image.shape != before[0].image.shape
+            follows = frame.number == before[0].number + 1
             if parted or change > max(_CUT, _CUT_FACTOR * usual):
-                scene, usual = scene + 1, 0.0
-            else:
+                scene, piece, usual = scene + 1, piece + 1, 0.0
+            elif follows:
                 usual = 0.9 * usual + 0.1 * change
+            else:
+                piece += 1
         before = (frame, thumbnail)
-        yield frame, thumbnail, scene
+        yield _Seen(frame, thumbnail, scene, piece)
 
 
-def _candidate(
-    around: Sequence[tuple[Frame, NDArray[np.float32], int]], center: int, radius: int, scale: int
-) -> Candidate:
-    frame, thumbnail, scene = around[center]
+def _candidate(around: Sequence[_Seen], center: int, radius: int, scale: int) -> Candidate:
+    frame, thumbnail, scene, piece = around[center]
     gray = cv2.cvtColor(frame.image, cv2.COLOR_RGB2GRAY)
     detail = np.abs(cv2.Laplacian(gray, cv2.CV_32F))
     top, left, height, width = _window(detail, scale, frame.number)
     clip: list[NDArray[np.uint8]] = []
     for place in range(center - radius, center + radius + 1):
         inside = [i for i in range(min(place, center), max(place, center) + 1) if 0 <= i < len(around)]
-        same = [i for i in inside if around[i][2] == scene]
-        image = around[same[0] if place < center else same[-1]][0].image
+        same = [i for i in inside if around[i].piece == piece]
+        image = around[same[0] if place < center else same[-1]].frame.image
         clip.append(image[top : top + height, left : left + width].copy())
     return Candidate(frame.number, frame.where, scene, float(detail.mean()), thumbnail, clip, (top, left))
 

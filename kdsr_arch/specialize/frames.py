@@ -15,14 +15,14 @@ from kdsr_arch.data.augment import eight_bits
 from kdsr_arch.errors import UserError
 from kdsr_arch.upscale.images import list_images
 from kdsr_arch.upscale.picture import read_picture
-from kdsr_arch.upscale.video_input import Decoder, VideoInfo, probe
-
-KEY_FRAMES_FROM = 2000
-"""Of a video of so many frames the key frames are enough, where they are as many as the candidates asked for."""
+from kdsr_arch.upscale.video_input import Decoder, Share, VideoInfo, probe
 
 
 class Frame(NamedTuple):
-    """A frame: its number in the input, the file or time it is from, its part (frames of parts are no neighbors)."""
+    """A frame: its number in the input, the file or time it is from, its part (frames of parts are no neighbors).
+
+    Frames whose numbers do not follow each other are no neighbors, either.
+    """
 
     number: int
     where: str
@@ -52,8 +52,8 @@ class Source:
     images: tuple[Path, ...] = ()
     progressive: bool = False
 
-    def frames(self, key_frames: bool = False) -> Iterator[Frame]:
-        """Read every frame, or a video's key frames alone.
+    def frames(self, share: Share = "all") -> Iterator[Frame]:
+        """Read every frame, or a share of a video's.
 
         Raises:
             UserError: a file that cannot be read.
@@ -63,10 +63,10 @@ class Source:
                 part = str(path.parent) if self.kind == "sequence" else str(path)
                 yield Frame(number, path.name, part, _rgb(read_picture(path).color))
             return
-        info, decoder = self.video, Decoder(self.video, progressive=self.progressive, key_frames=key_frames)
-        for count, frame in enumerate(decoder.frames()):
+        info, decoder, number = self.video, Decoder(self.video, progressive=self.progressive, share=share), -1
+        for frame in decoder.frames():
             seconds = Fraction(frame.pts - info.start) * info.time_base
-            number = round(seconds * info.rate) if key_frames else count
+            number = number + 1 if share == "all" else max(number + 1, round(seconds * info.rate))
             yield Frame(number, f"{float(seconds):.2f} s", "", _rgb(frame.image))
 
     def stamp(self) -> list[str | int]:

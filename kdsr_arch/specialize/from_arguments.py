@@ -28,6 +28,7 @@ def request_of(
         args.input, kind, output, tuple(teachers), args.teacher_network, args.self_ensemble, student, student_network,
         args.frames, args.iters, args.minutes, args.zoom_share, args.fft, args.seed, getattr(args, "hr", None),
         args.sequence, args.progressive, args.force, args.overwrite, args.device, args.root, shipped,
+        precision=args.precision,
     )  # fmt: skip
 
 

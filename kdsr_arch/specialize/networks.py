@@ -19,6 +19,7 @@ from kdsr_arch.infer.pixels import to_float, to_pixels
 from kdsr_arch.infer.runner import Runner
 from kdsr_arch.infer.stream import Restorer, is_out_of_memory
 from kdsr_arch.infer.traits import traits_of
+from kdsr_arch.upscale.dispatch import choose_amp
 
 _PADDED = 32  # what the sides are made multiples of for a network that fails on others
 
@@ -75,14 +76,16 @@ class Network:
         if traits.multiple % _PADDED == 0:
             raise UserError(f"{self.label}: fails on frames of this input ({first_line(error)}); take another teacher")
         notice(f"padded {self.label}", f"{self.label}: fails on this size; its input is padded to multiples of 32")
-        self.restorer = Restorer(Runner(runner.net, replace(traits, multiple=_PADDED)), self.restorer.device)
+        padded = Runner(runner.net, replace(traits, multiple=_PADDED))
+        self.restorer = Restorer(padded, self.restorer.device, self.restorer.amp)
         self.restorer.runner.name = self.label
         return self.restorer
 
 
 def open_teacher(
-    names: Sequence[str], network: str | None, self_ensemble: bool, device: torch.device, root: Path | None = None
-) -> Network:
+    names: Sequence[str], network: str | None, self_ensemble: bool, device: torch.device, root: Path | None = None,
+    precision: str = "auto",
+) -> Network:  # fmt: skip
     """Open a teacher: the mean of several, and with `self_ensemble` of eight flips and rotations.
 
     Args:
@@ -91,6 +94,7 @@ def open_teacher(
         self_ensemble: for networks of single images.
         device: where it runs.
         root: the project whose downloads are looked through.
+        precision: see `choose_amp`; several are run in fp32 where one of them needs it.
 
     Raises:
         UserError: no such file, networks of different scales or that cannot be joined, or one that takes the truth.
@@ -110,7 +114,9 @@ def open_teacher(
     if self_ensemble:
         net = SelfEnsemble(net, traits.scale)
         label, traits = f"{label} x8", traits_of(net)
-    return _network(label, net, traits, [one.digest for one in opened], device)
+    precisions = {choose_amp(precision, device, one) for one in opened}
+    amp = precisions.pop() if len(precisions) == 1 else "no"
+    return _network(label, net, traits, [one.digest for one in opened], device, amp=amp)
 
 
 def open_student(name: str, network: str | None, scale: int, device: torch.device, root: Path | None = None) -> Network:
@@ -133,8 +139,9 @@ def open_student(name: str, network: str | None, scale: int, device: torch.devic
 
 
 def _network(
-    label: str, net: nn.Module, traits: object, digests: list[str], device: torch.device, opened: Opened | None = None
-) -> Network:
+    label: str, net: nn.Module, traits: object, digests: list[str], device: torch.device, opened: Opened | None = None,
+    amp: str = "no",
+) -> Network:  # fmt: skip
     runner = Runner(net.eval().requires_grad_(False).to(device), traits)  # type: ignore[arg-type]
     runner.name = label
-    return Network(label, Restorer(runner, device), digests, opened)
+    return Network(label, Restorer(runner, device, amp), digests, opened)

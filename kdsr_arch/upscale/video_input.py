@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +26,7 @@ from kdsr_arch.data.prepare.video_color import VideoColor
 from kdsr_arch.errors import UserError
 
 _ADVICE = "; copy or download it again, or say --partial to upscale what is there"
+_BURST = 32  # frames decoded of a group of pictures at least, where half of them are wanted
 _HDR = {16: "HDR10 (PQ)", 18: "HLG"}  # transfer functions, ISO/IEC 23091-2
 
 
@@ -151,6 +152,42 @@ def rgb_format(dtype: type[np.unsignedinteger], alpha: bool) -> str:
     return ("rgba" if alpha else "rgb24") if dtype == np.uint8 else ("rgba64le" if alpha else "rgb48le")
 
 
+Share = Literal["all", "half", "key"]
+"""Which frames are decoded: all; of each group of pictures the first ones, in all about half; key frames alone."""
+
+
+class _Halves:
+    """Chooses packets: the first of each group of pictures, and of short groups every other one, in all about half.
+
+    Args:
+        decoder: of the stream; it forgets what came before a gap.
+
+    Attributes:
+        resumed: time of the last key frame before which packets were left out; frames before it may refer to those.
+    """
+
+    def __init__(self, decoder: Any) -> None:
+        self._decoder = decoder
+        self._seen = self._taken = self._group = self._before = 0
+        self._on, self._gap = True, False
+        self.resumed: int | None = None
+
+    def __call__(self, packet: Any) -> bool:
+        if not packet.size:  # the last one, on which the decoder gives what it holds back
+            return True
+        if packet.is_keyframe:
+            self._before, self._group = self._group, 0
+            self._on = 2 * self._taken <= self._seen
+        self._group, self._seen = self._group + 1, self._seen + 1
+        taken = self._on and self._group <= max(_BURST, self._before // 2)
+        if taken and self._gap:
+            self.resumed = packet.pts
+            self._decoder.flush_buffers()
+        self._gap = not taken
+        self._taken += taken
+        return taken
+
+
 class Decoder:
     """Reads the frames of a probed video in order.
 
@@ -159,7 +196,7 @@ class Decoder:
         partial: end quietly where the file breaks off, and leave out what is damaged, instead of raising.
         progressive: take frames that the file says to be interlaced as they are.
         alpha: give RGBA.
-        key_frames: decode the key frames alone, which takes a fraction of the time.
+        share: which frames to decode; key frames alone take a fraction of the time.
 
     Attributes:
         notes: what the user should know about the frames read so far, as sentences.
@@ -167,9 +204,9 @@ class Decoder:
 
     def __init__(
         self, info: VideoInfo, partial: bool = False, progressive: bool = False, alpha: bool = False,
-        key_frames: bool = False,
+        share: Share = "all",
     ) -> None:  # fmt: skip
-        self.info, self.partial, self.progressive, self.key_frames = info, partial, progressive, key_frames
+        self.info, self.partial, self.progressive, self.share = info, partial, progressive, share
         self._form = rgb_format(info.dtype, alpha)
         self._broken: str | None = None
         self._lost: list[float] = []
@@ -213,7 +250,7 @@ class Decoder:
         try:
             with opened(self.info.path) as container:
                 stream = video_stream(container, self.info.path)
-                if self.key_frames:
+                if self.share == "key":
                     stream.codec_context.skip_frame = "NONKEY"
                 for raw in self._raw(container, stream, start):
                     pts = self._pts(raw, last)
@@ -245,6 +282,12 @@ class Decoder:
 
     def _raw(self, container: Any, stream: Any, start: int | None) -> Iterator[Any]:
         """Decoded frames; with ``start``, from the key frame before it."""
+        if self.share == "half":
+            wanted = _Halves(stream.codec_context)
+            for frame in decoded_frames(container, stream, self._lose, wanted):
+                if None in (frame.pts, wanted.resumed) or frame.pts >= wanted.resumed:
+                    yield frame
+            return
         if start is None:
             yield from decoded_frames(container, stream, self._lose)
             return
@@ -267,7 +310,7 @@ class Decoder:
     def _check_end(self, last: int | None) -> None:
         """A file without an index simply ends: then its length tells whether all of it was there."""
         info = self.info
-        if last is None or info.seconds is None or self.key_frames:
+        if last is None or info.seconds is None or self.share != "all":
             return
         ended = float((last - info.start) * info.time_base) + 1 / float(info.rate)
         if too_much_missing(info.seconds - ended, info.seconds):

@@ -10,9 +10,11 @@ import pytest
 import torch
 
 from kdsr_arch.cli import main
+from kdsr_arch.data.prepare.video_color import VideoColor
 from kdsr_arch.infer.open import open_network
 from kdsr_arch.registry import build
-from kdsr_arch.specialize.frames import open_source
+from kdsr_arch.specialize.choose import candidates
+from kdsr_arch.specialize.frames import Frame, open_source
 from kdsr_arch.specialize.networks import open_teacher
 from kdsr_arch.upscale.video_input import Decoder, probe
 from tests.helpers.networks import VESPCN
@@ -138,7 +140,39 @@ def test_key_frames_alone_are_decoded_when_asked(tmp_path, make_video):
     make_video(tmp_path / "in.mp4", n=24, options={"g": "6", "keyint_min": "6", "sc_threshold": "0"})
     info = probe(tmp_path / "in.mp4")
     every = list(Decoder(info).frames())
-    keys = list(Decoder(info, key_frames=True).frames())
+    keys = list(Decoder(info, share="key").frames())
     assert [frame.pts for frame in keys] == [frame.pts for frame in every[::6]]
-    numbers = [frame.number for frame in open_source(tmp_path / "in.mp4", "video").frames(key_frames=True)]
+    numbers = [frame.number for frame in open_source(tmp_path / "in.mp4", "video").frames("key")]
     assert numbers == [0, 6, 12, 18]
+
+
+@pytest.mark.parametrize(("group", "form"), [(40, "bframes=0"), (40, "bframes=3"), (12, "bframes=3:open-gop=1")])
+def test_half_of_a_video_is_what_a_whole_reading_gives_there(tmp_path, make_video, group, form):
+    forced = f"keyint={group}:min-keyint={group}:scenecut=0:{form}"
+    make_video(tmp_path / "in.mp4", n=240, w=64, h=48, options={"x264-params": forced})
+    source = open_source(tmp_path / "in.mp4", "video")
+    every = [frame.image for frame in source.frames()]
+    half = list(source.frames("half"))
+    assert 0.25 * 240 < len(half) < 0.65 * 240 and half[-1].number > 180
+    assert all(np.array_equal(frame.image, every[frame.number]) for frame in half)
+
+
+def test_a_long_video_is_not_read_twice_in_full(tmp_path, make_video, monkeypatch):
+    make_video(tmp_path / "in.mp4", n=120, w=64, h=48, options={"g": "40", "sc_threshold": "0"})
+    read, whole = [], VideoColor.rgb
+    monkeypatch.setattr(VideoColor, "rgb", lambda *args: read.append(1) or whole(*args))
+    words = ["upscale", str(tmp_path / "in.mp4"), "-o", str(tmp_path / "out.mp4"), "--specialize", "PlainSR_x4_50k"]
+    assert main([*words, "--quality", "fast", "--force", "--frames", "6", "--iters", "2"]) == 0
+    assert 120 < len(read) < 1.7 * 120
+
+
+def test_frames_on_both_sides_of_a_gap_are_no_neighbors():
+    images = [np.full((24, 32, 3), 40, np.uint8) for _ in range(6)]
+    for number, image in enumerate(images):
+        image[8, number : number + 8] = 200
+    frames = [Frame(number, "", "", images[number]) for number in (0, 1, 2, 4, 5)]
+    found, count, scenes = candidates(frames, 100, 1, 1)
+    assert (count, scenes) == (5, 1)
+    known = {image.tobytes(): number for number, image in enumerate(images)}
+    clips = {one.number: [known[part.tobytes()] for part in one.clip] for one in found}
+    assert clips == {0: [0, 0, 1], 1: [0, 1, 2], 2: [1, 2, 2], 4: [4, 4, 5], 5: [4, 5, 5]}

@@ -92,10 +92,18 @@ def too_much_missing(seconds: float, promised: float | None) -> bool:
     return seconds > max(1.0, 0.02 * (promised or 0))
 
 
-def decoded_frames(container: Any, stream: Any, damaged: Callable[[Any], None]) -> Iterator[Any]:
-    """Decode what can be decoded; ``damaged`` is given each packet that cannot, or that its container calls corrupt."""
+def decoded_frames(
+    container: Any, stream: Any, damaged: Callable[[Any], None], wanted: Callable[[Any], bool] = lambda packet: True
+) -> Iterator[Any]:
+    """Decode what can be decoded, and is wanted.
+
+    Args:
+        container, stream: of PyAV.
+        damaged: is given each packet that cannot be decoded, or that its container calls corrupt.
+        wanted: tells whether to decode a packet.
+    """
     stream.thread_type = "SLICE"  # with frames in parallel PyAV loses those behind a damaged one without a word
-    for packet in container.demux(stream):
+    for packet in filter(wanted, container.demux(stream)):
         frames, corrupt = [], packet.is_corrupt
         try:
             frames = packet.decode()
