@@ -46,6 +46,7 @@ STUDENTS = {
 BOTH = {  # networks that are students and teachers
     "TDAN": ({"num_feat": 8, "num_extract_block": 1, "num_block": 1, "deformable_groups": 2}, 12),
     "RSDN": ({"num_feat": 4, "num_block": 1}, 12),
+    "RLSP": ({"num_feat": 4, "num_block": 1}, 12),
     "PFNL": ({"num_feat": 4, "num_block": 1, "num_frame": 5}, 12),
     "DRVSR": ({"num_feat": 4, "num_flow_feat": 4}, 12),
     "LTDVSRRebuild": ({"num_feat": 4, "num_flow_feat": 4}, 12),

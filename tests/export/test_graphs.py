@@ -26,6 +26,7 @@ NETWORKS = {
     "BasicVSRPlusPlus": "{type: BasicVSRPlusPlus, mid_channels: 16, num_blocks: 1}",
     "TDAN": "{type: TDAN, num_frame: 3, num_feat: 4, num_extract_block: 1, num_block: 1, deformable_groups: 2}",
     "RSDN": "{type: RSDN, num_feat: 4, num_block: 1}",
+    "RLSP": "{type: RLSP, num_feat: 4, num_block: 1}",
     "PFNL": "{type: PFNL, num_frame: 3, num_feat: 4, num_block: 1}",
     "DRVSR": "{type: DRVSR, num_feat: 2, num_flow_feat: 2}",
     "LTDVSRRebuild": "{type: LTDVSRRebuild, num_feat: 4, num_flow_feat: 2}",
@@ -100,7 +101,9 @@ def test_a_mirrored_clip_needs_no_branch_in_a_graph(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["EDVRSlim", "BasicVSR", "SwinIR", "TDAN", "RSDN", "PFNL", "DRVSR", "LTDVSRRebuild"])
+@pytest.mark.parametrize(
+    "name", ["EDVRSlim", "BasicVSR", "SwinIR", "TDAN", "RSDN", "RLSP", "PFNL", "DRVSR", "LTDVSRRebuild"]
+)
 def test_onnx_at_three_sizes(name, tmp_path):
     pytest.importorskip("onnxruntime")
     pytest.importorskip("onnxscript")
