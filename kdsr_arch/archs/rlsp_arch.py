@@ -13,8 +13,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from kdsr_arch.archs.arch_util import Base, start_near_base
+from kdsr_arch.archs.vespcn_arch import MotionCompensation
 from kdsr_arch.errors import one_of
 from kdsr_arch.infer.traits import Traits
+from kdsr_arch.ops.warp import backward_warp
 from kdsr_arch.registry import ARCH_REGISTRY
 
 
@@ -30,7 +32,9 @@ class RLSP(nn.Module):
     The first convolution is the sum of two: ``head``, of the frame, and ``around``, of all else, which starts at zero.
     The others are named as those of ``PlainSR``, whose weights can so be the start (``strict_load_g: false``), also
     those of a narrower one: the network then is that image network, until it has learnt what to do with the rest.
-    Taps: 'f_lr', the last feature map; 'memory'.
+    With ``motion`` all that comes from another frame is first warped onto this one, as FRVSR warps its output (Sajjadi
+    et al., CVPR 2018), here along VESPCN's flow. Taps: 'f_lr', the last feature map; 'memory'; the module ``motion``
+    returns what MotionCompensationLoss takes.
 
     Args:
         scale: enlargement.
@@ -38,11 +42,14 @@ class RLSP(nn.Module):
         num_block: convolutions between the first and the last.
         act: 'relu' (published) or 'prelu' (one slope a channel).
         base: what the output is added to: 'none', 'repeat' (published), 'bilinear', 'bicubic' or 'legacy'.
+        motion: compensate motion; not published.
+        num_flow_feat, max_flow: see MotionCompensation.
     """
 
     def __init__(
-        self, scale: int = 4, num_feat: int = 128, num_block: int = 5, act: str = "relu", base: str = "repeat"
-    ) -> None:
+        self, scale: int = 4, num_feat: int = 128, num_block: int = 5, act: str = "relu", base: str = "repeat",
+        motion: bool = False, num_flow_feat: int = 24, max_flow: float = 8.0,
+    ) -> None:  # fmt: skip
         super().__init__()
         one_of("RLSP", "act", act, ("prelu", "relu"))
         num_out = 3 * scale**2
@@ -58,6 +65,7 @@ class RLSP(nn.Module):
         self.tail = nn.Conv2d(num_feat, num_out, 3, padding=1)
         self.memory = layer(num_feat)
         self.base = Base(scale, base)
+        self.motion = None
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.xavier_uniform_(module.weight)
@@ -65,6 +73,8 @@ class RLSP(nn.Module):
                     nn.init.zeros_(module.bias)
         nn.init.zeros_(self.around.weight)
         start_near_base(self.tail, base)
+        if motion:
+            self.motion = MotionCompensation(3, num_flow_feat, max_flow)
         taps = {"f_lr": "body" if num_block else "head", "memory": "memory"}
         self.traits = Traits("recurrent", scale, taps=taps)
 
@@ -82,10 +92,17 @@ class RLSP(nn.Module):
         output = x.new_zeros(batch, 3 * self.scale**2, height, width)
         nothing = x.new_zeros(batch * count, 3, self.scale * height, self.scale * width)
         bases = F.pixel_unshuffle(self.base(nothing, x.flatten(0, 1)), self.scale).unflatten(0, (batch, count))
+        places = [(max(t - 1, 0), t, min(t + 1, count - 1)) for t in range(count)]
+        near, flows = x[:, [[before, after] for before, _, after in places]].flatten(2, 3), None
+        if self.motion is not None:
+            warped, both, _ = self.motion(x[:, places].flatten(0, 1))
+            near, flows = (part.unflatten(0, (batch, count)) for part in (warped, both[:, :2]))
         outputs = []
         for t in range(count):
-            near = [x[:, max(t - 1, 0)], x[:, min(t + 1, count - 1)]]
-            memory, added = self.step(x[:, t], torch.cat([*near, memory, output], 1))
+            carried = torch.cat([memory, output], 1)
+            if flows is not None and t:
+                carried = backward_warp(carried, flows[:, t], border="border")
+            memory, added = self.step(x[:, t], torch.cat([near[:, t], carried], 1))
             output = bases[:, t] + added
             outputs.append(output)
         return F.pixel_shuffle(torch.stack(outputs, 1), self.scale)

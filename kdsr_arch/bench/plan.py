@@ -215,7 +215,7 @@ class Plan:
         """
         base, runs, rows = self._base(self.bench.base), [], self._rows()
         for budget, seed, (row, same, changes, extra) in itertools.product(self.bench.budgets, self.bench.seeds, rows):
-            length = budget + extra
+            length = budget + (extra if isinstance(extra, int) else round(extra * budget))
             options = self._trained(base, changes, row, length)
             if self.bench.continued and options["train"].get("scheduler"):
                 wanted = "a constant learning rate; add `train.scheduler: null` to common"
@@ -225,16 +225,18 @@ class Plan:
             runs.append(self._run(options, row, seed, budget, length, label=label, file_label=file_label))
         return runs
 
-    def _rows(self) -> list[tuple[str, str, Overrides, int]]:
-        """List per row: name, first row with the same changes, these changes, iterations beyond the budget."""
-        rows: list[tuple[str, str, Overrides, int]] = []
+    def _rows(self) -> list[tuple[str, str, Overrides, int | float]]:
+        """List per row: name, first row with the same changes, these changes, iterations or share beyond the budget."""
+        rows: list[tuple[str, str, Overrides, int | float]] = []
         first_with: dict[str, str] = {}
         stored = {"datasets.train.teacher_cache": str(self.store)} if self.bench.teacher_cache else {}
         for row, given in self.bench.rows.items():
             changes = {**self._common, **stored, **(given or {})}
             extra = changes.pop("extra_iter", 0)
-            if not isinstance(extra, int) or isinstance(extra, bool) or extra < 0:
-                raise self._fault(row, f"extra_iter must be a whole number of iterations, not {describe(extra)}")
+            share = isinstance(extra, float) and 0 < extra < 1
+            if not share and (not isinstance(extra, int) or isinstance(extra, bool) or extra < 0):
+                wanted = "a whole number of iterations, or a share of the budget below 1"
+                raise self._fault(row, f"extra_iter must be {wanted}, not {describe(extra)}")
             rows.append((row, first_with.setdefault(yaml.safe_dump(changes), row), changes, extra))
         return rows
 

@@ -66,6 +66,32 @@ def test_a_frame_sees_one_later_frame_and_all_earlier_ones():
         assert differs.nonzero().flatten().tolist() == seen
 
 
+def test_zero_flow_changes_nothing():
+    plain, moved = _spread(RLSP(**TINY)), RLSP(**TINY, motion=True, num_flow_feat=4).eval()
+    moved.load_state_dict(plain.state_dict(), strict=False)  # flow networks start at zero
+    clip = torch.rand(1, 3, 3, 9, 7)
+    torch.testing.assert_close(moved(clip), plain(clip))
+
+
+def test_what_other_frames_gave_is_brought_along_the_flow(monkeypatch):
+    net, clip, given = _spread(RLSP(**TINY, motion=True, num_flow_feat=4)), torch.rand(1, 3, 3, 6, 8), []
+    monkeypatch.setattr(net.motion, "flow", lambda target, _: target.new_ones(len(target), 2, *target.shape[-2:]))
+    net.around.register_forward_hook(lambda module, args, made: given.append(args[0]))
+    carried, step = [], net.step
+    monkeypatch.setattr(net, "step", lambda *args: carried.append(step(*args)) or carried[-1])
+    restored = F.pixel_unshuffle(net(clip)[0], 4)
+
+    def along(image):
+        return F.pad(image, (0, 1, 0, 1), mode="replicate")[..., 1:, 1:]
+
+    for t, (before, after) in enumerate(((0, 1), (0, 2), (1, 2))):
+        torch.testing.assert_close(given[t][:, :6], along(torch.cat([clip[:, before], clip[:, after]], 1)))
+    assert not given[0][:, 6:].any()
+    for t in (1, 2):
+        wanted = torch.cat([carried[t - 1][0], restored[t - 1 : t]], 1)
+        torch.testing.assert_close(given[t][:, 6:], along(wanted))
+
+
 def test_single_frames_are_clips():
     assert RLSP(scale=2, **TINY)(torch.rand(2, 1, 3, 4, 4)).shape == (2, 1, 3, 8, 8)
 

@@ -288,6 +288,12 @@ def test_a_continued_run_is_one_experiment_read_off_at_each_budget(bench: Path, 
     assert [outcome(r).val["val"]["psnr"] for r in (short, long)] == [30.0, 31.0]
 
 
+def test_an_extra_below_one_is_a_share_of_each_budget(bench: Path, tmp_path: Path):
+    content = yaml.safe_load(bench.read_text()) | {"rows": {"alone": {}, "longer": {"extra_iter": 0.25}}, "seeds": [1]}
+    bench.write_text(yaml.safe_dump(content | {"budgets": [50, 102]}))
+    assert [run.length for run in Plan(bench, tmp_path).rows()] == [50, 62, 102, 128]
+
+
 def test_what_prolongs_a_run_comes_after_it(bench: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     rows, trained = {"alone": {}, "alone longer": {"extra_iter": 30}}, []
     _as_continued(bench, common={"train.scheduler": None}, rows=rows, seeds=[1], budgets=[50, 60])

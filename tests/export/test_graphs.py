@@ -26,7 +26,7 @@ NETWORKS = {
     "BasicVSRPlusPlus": "{type: BasicVSRPlusPlus, mid_channels: 16, num_blocks: 1}",
     "TDAN": "{type: TDAN, num_frame: 3, num_feat: 4, num_extract_block: 1, num_block: 1, deformable_groups: 2}",
     "RSDN": "{type: RSDN, num_feat: 4, num_block: 1}",
-    "RLSP": "{type: RLSP, num_feat: 4, num_block: 1}",
+    "RLSP": "{type: RLSP, num_feat: 4, num_block: 1, motion: true, num_flow_feat: 4}",
     "PFNL": "{type: PFNL, num_frame: 3, num_feat: 4, num_block: 1}",
     "DRVSR": "{type: DRVSR, num_feat: 2, num_flow_feat: 2}",
     "LTDVSRRebuild": "{type: LTDVSRRebuild, num_feat: 4, num_flow_feat: 2}",
