@@ -51,7 +51,7 @@ def load(
     Args:
         weights: a .pth, .safetensors or .onnx file, the name of shipped or downloaded weights, or a network that is
             there already, of which a copy is taken; None for a shipped student.
-        quality: 'fast' or 'balanced', of the shipped students.
+        quality: 'fast', 'balanced' or 'video', of the shipped students.
         network: the network of the weights, as in an option file, where no .yml lies beside them.
         scale: takes the shipped student of this scale, or refuses weights of another one.
         outscale: enlarges by this instead: what the network makes is resized by MATLAB's bicubic.

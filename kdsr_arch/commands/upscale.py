@@ -26,8 +26,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     text = "a .pth, .safetensors or .onnx file, or the name of shipped weights or of a file in "
     text += "experiments/pretrained_models (default: a shipped student)"
     add("--weights", metavar="FILE|NAME", help=text)
-    text = "the shipped student: fast (20,000 parameters) or balanced (50,000, the default)"
-    add("--quality", choices=["fast", "balanced"], help=text)
+    text = (
+        "the shipped student: fast (20,000 parameters), balanced (50,000, the default), or video (182,000), which sees "
+    )
+    text += "the frames around"
+    add("--quality", choices=["fast", "balanced", "video"], help=text)
     text = "the network of the weights, as YAML text or file, where no .yml lies beside them"
     add("--network", metavar="YAML", help=text)
     add("--scale", type=int, help="take the shipped student of this scale, or refuse weights of another one")

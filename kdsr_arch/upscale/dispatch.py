@@ -27,6 +27,7 @@ from kdsr_arch.upscale.video_output import FORMATS, check_format
 SHIPPED = {  # --quality, and the scale -> weights
     ("fast", 4): "PlainSR_x4_20k",
     ("balanced", 4): "PlainSR_x4_50k",
+    ("video", 4): "RLSP_x4_182k",
     ("fast", 2): "PlainSR_x2_14k",
     ("balanced", 2): "PlainSR_x2_14k",
 }
@@ -102,8 +103,11 @@ def _weights(args: argparse.Namespace) -> str | None:
     wanted = args.quality or "balanced", args.scale or 4
     if wanted not in SHIPPED:
         scales = sorted(scale for quality, scale in SHIPPED if quality == wanted[0])
+        if not scales:
+            raise UserError(f"--quality {wanted[0]}: there are fast, balanced and video")
         raise UserError(
-            f"--scale {wanted[1]}: the shipped students enlarge by {', '.join(map(str, scales))}; give --weights"
+            f"--scale {wanted[1]}: the shipped students of quality {wanted[0]} enlarge by "
+            f"{', '.join(map(str, scales))}; give --weights"
         )
     return SHIPPED[wanted]
 
