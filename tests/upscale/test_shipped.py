@@ -73,6 +73,7 @@ def test_shipped_students_reach_their_figures(name, shared_data):
     assert sum(values) / len(values) == pytest.approx(SET5[name], abs=0.005)
 
 
+@pytest.mark.slow
 def test_the_shipped_video_student_reaches_its_figure(shared_data):
     """Y, no crop, 8 bits, MATLAB's bicubic: the first ten frames of Vid4's walk and calendar."""
     assert set(SHIPPED.values()) == {*SET5, "RLSP_x4_182k"}
