@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from kdsr_arch.archs.arch_util import Base, start_near_base
 from kdsr_arch.archs.vespcn_arch import MotionCompensation
 from kdsr_arch.errors import one_of
+from kdsr_arch.infer.runner import window_indices
 from kdsr_arch.infer.traits import Traits
 from kdsr_arch.ops.warp import backward_warp
 from kdsr_arch.registry import ARCH_REGISTRY
@@ -92,10 +93,11 @@ class RLSP(nn.Module):
         output = x.new_zeros(batch, 3 * self.scale**2, height, width)
         nothing = x.new_zeros(batch * count, 3, self.scale * height, self.scale * width)
         bases = F.pixel_unshuffle(self.base(nothing, x.flatten(0, 1)), self.scale).unflatten(0, (batch, count))
-        places = [(max(t - 1, 0), t, min(t + 1, count - 1)) for t in range(count)]
-        near, flows = x[:, [[before, after] for before, _, after in places]].flatten(2, 3), None
-        if self.motion is not None:
-            warped, both, _ = self.motion(x[:, places].flatten(0, 1))
+        windows, flows = x[:, [window_indices(t, count, 3) for t in range(count)]], None
+        if self.motion is None:
+            near = windows[:, :, ::2].flatten(2, 3)
+        else:
+            warped, both, _ = self.motion(windows.flatten(0, 1))
             near, flows = (part.unflatten(0, (batch, count)) for part in (warped, both[:, :2]))
         outputs = []
         for t in range(count):

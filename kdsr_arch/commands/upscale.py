@@ -26,10 +26,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     text = "a .pth, .safetensors or .onnx file, or the name of shipped weights or of a file in "
     text += "experiments/pretrained_models (default: a shipped student)"
     add("--weights", metavar="FILE|NAME", help=text)
-    text = (
-        "the shipped student: fast (20,000 parameters), balanced (50,000, the default), or video (182,000), which sees "
-    )
-    text += "the frames around"
+    text = "the shipped student: fast (20,000 parameters), balanced (50,000, the default), "
+    text += "or video (182,000), which sees the frames around"
     add("--quality", choices=["fast", "balanced", "video"], help=text)
     text = "the network of the weights, as YAML text or file, where no .yml lies beside them"
     add("--network", metavar="YAML", help=text)

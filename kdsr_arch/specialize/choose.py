@@ -78,6 +78,7 @@ class _Stretches:
         self._filled = 0
 
     def add(self, new: Candidate) -> None:
+        """Take the next frame into the stretch that goes on, or begin one with it."""
         if self.kept and self._filled < self.length and self.kept[-1].scene == new.scene:
             self.kept[-1] = _sharper(self.kept[-1], new)
             self._filled += 1

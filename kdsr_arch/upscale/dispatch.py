@@ -104,7 +104,8 @@ def _weights(args: argparse.Namespace) -> str | None:
     if wanted not in SHIPPED:
         scales = sorted(scale for quality, scale in SHIPPED if quality == wanted[0])
         if not scales:
-            raise UserError(f"--quality {wanted[0]}: there are fast, balanced and video")
+            *others, last = dict.fromkeys(quality for quality, _ in SHIPPED)
+            raise UserError(f"--quality {wanted[0]}: there are {', '.join(others)} and {last}")
         raise UserError(
             f"--scale {wanted[1]}: the shipped students of quality {wanted[0]} enlarge by "
             f"{', '.join(map(str, scales))}; give --weights"
