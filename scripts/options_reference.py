@@ -61,7 +61,8 @@ def _section(name: str, loss: Any, about: About) -> str:
     lines = [f"### {name}", "", f"`{about.formula}`", ""]
     if about.ratio:
         lines += [f"Gradient ratio: {about.ratio}.", ""]
-    meanings = _arguments(inspect.getdoc(loss) or "")
+    documented = [inspect.cleandoc(kind.__doc__ or "") for kind in reversed(inspect.getmro(loss))]
+    meanings = {key: text for docstring in documented for key, text in _arguments(docstring).items()}
     for key, parameter in keywords_of(loss).parameters.items():
         default = "" if parameter.default is parameter.empty else f" ({parameter.default!r})"
         lines.append(f"- `{key}`{default}{f': {meanings[key]}' if key in meanings else ''}")

@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from kdsr_arch.data.augment import Crop
-from kdsr_arch.data.flow_image import read_flow_image
+from kdsr_arch.data.augment import NO_FLIP, Crop, Flip, apply_flip, flip_flow
+from kdsr_arch.data.flow_image import read_flow_image, stays_inside
 from kdsr_arch.data.keys import read_list
-from kdsr_arch.data.pair_dataset import CHECKED_FIRST, PairDataset
+from kdsr_arch.data.pair_dataset import CHECKED_FIRST, PairDataset, unknown_motion
 from kdsr_arch.data.pairs import FramePairs
 from kdsr_arch.data.teacher_views import View, run_around, run_keys, run_view, window_key, window_keys
 from kdsr_arch.errors import UserError, nearest, notice
@@ -148,9 +148,11 @@ class ClipDataset(PairDataset):
         padding: frames beyond a clip's ends in tests, see the option; training repeats the end frames.
         meta_info_file, clips, exclude: the clips to take, all by default, and those to leave out.
         frames: ``[start, stop]``, the part of each clip to use, as a Python slice.
+        flow: read the exact flow that a store keeps beside its frames in training, too.
 
     Attributes:
         selected: the clips.
+        knows_flow: whether training samples bring their flow.
     """
 
     clip_length: int = 1
@@ -162,6 +164,7 @@ class ClipDataset(PairDataset):
     clips: Sequence[str] | None = None
     exclude: Sequence[str] = ()
     frames: Sequence[int | None] = (None, None)
+    flow: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -173,6 +176,9 @@ class ClipDataset(PairDataset):
         wanted = list(self.clips or listed)
         self.pairs = FramePairs(self, wanted or None)
         self._moving = frozenset(self.pairs.flow or ())
+        self.knows_flow = self.train and self.flow and self.clip_length > 1
+        if self.knows_flow and not self._moving:
+            raise UserError(f"{self.name}: flow: no store of dataroot_gt keeps one, as those of --kind stills do")
         self.selected = self._select(wanted, listed)
         self._sizes: dict[str, tuple[int, int]] = {}
         self.selected = self._sound(self.selected, lambda clip: (clip.lq, clip.gt.values()), self.size)
@@ -303,7 +309,9 @@ class ClipDataset(PairDataset):
 
         Returns:
             lq: (N + num_frame - 1, C, h, w), gt: (N, C, H, W), float32 in [0, 1]; key: the first ground-truth frame;
-            with ``teacher_cache``, teacher: what it holds of the N frames, by name, each (N, C', H', W') float16.
+            with ``teacher_cache``, teacher: what it holds of the N frames, by name, each (N, C', H', W') float16;
+            with ``flow``, flow and visible as of StillClipDataset. Nothing is visible where the store does not know the
+            motion: of other clips, between frames that do not follow each other, and backwards in time.
         """
         number, start = self.entries[index]
         clip = self.selected[number]
@@ -318,6 +326,8 @@ class ClipDataset(PairDataset):
             else:
                 keys = window_keys(clip.gt, gt_places, lq_places, store.num_frame, store.backwards)
             item["teacher"] = store.read_clip(clip.name, keys, crop, flip)
+        if self.knows_flow and gt is not None:
+            item |= self._flow(clip, gt_places, gt.shape[-2:], crop, flip) or unknown_motion(gt)
         return item
 
     def _frames_of(
@@ -348,13 +358,25 @@ class ClipDataset(PairDataset):
         places = sorted(clip.gt)
         lq, gt = self._tensors(clip.lq, [clip.gt[p] for p in places])
         item = {"lq": lq, "name": clip.name, "frames": [key.rpartition("/")[2] for key in clip.lq]}
-        return item if gt is None else {**item, "gt": gt, "gt_index": places, **self._flow(clip, gt.shape[-2:])}
+        return item if gt is None else {**item, "gt": gt, "gt_index": places, **self._flow(clip, places, gt.shape[-2:])}
 
-    def _flow(self, clip: Clip, size: Sequence[int]) -> dict[str, torch.Tensor]:
-        """Read the flow between the frames of a clip, if the store keeps it."""
-        keys, source = [clip.gt[place] for place in sorted(clip.gt)][:-1], self.pairs.flow
-        if source is None or not keys or not self._moving.issuperset(keys):
+    def _flow(
+        self, clip: Clip, places: Sequence[int], size: Sequence[int], crop: Crop | None = None, flip: Flip = NO_FLIP
+    ) -> dict[str, torch.Tensor]:
+        """Read the flow between frames of a clip, each the next of the one before, if the store keeps it.
+
+        Args:
+            size: of the ground truth (H, W), which is cut to multiples of the scale.
+            crop: in LR pixels; what leaves it counts as not visible.
+        """
+        keys, source = [clip.gt[place] for place in places][:-1], self.pairs.flow
+        following = all(after == before + 1 for before, after in itertools.pairwise(places))
+        if source is None or not keys or not following or not self._moving.issuperset(keys):
             return {}
-        images = map(read_flow_image, source.get_many(keys, Crop(0, 0, *size)))
-        vectors, visible = (torch.from_numpy(np.stack(planes)) for planes in zip(*images, strict=True))
-        return {"flow": vectors, "visible": visible}
+        area = crop.scaled(self.scale) if crop else Crop(0, 0, *size)
+        images = map(read_flow_image, source.get_many(keys, area))
+        vectors, visible = (np.stack(planes) for planes in zip(*images, strict=True))
+        if crop:
+            visible *= stays_inside(vectors)
+        planes = {"flow": flip_flow(vectors, flip), "visible": apply_flip(visible, flip)}
+        return {name: torch.from_numpy(np.ascontiguousarray(value)) for name, value in planes.items()}

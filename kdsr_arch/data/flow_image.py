@@ -28,3 +28,12 @@ def read_flow_image(image: NDArray) -> tuple[NDArray[np.float32], NDArray[np.flo
     """Invert :func:`flow_image`."""
     planes = image.transpose(2, 0, 1).astype(np.float32)
     return (planes[:2] - np.float32(_ZERO)) / np.float32(_STEPS), (planes[2:] > 0).astype(np.float32)
+
+
+def stays_inside(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Tell which pixels of a flow (T, 2, H, W) end inside its frame, up to its rounding: (T, 1, H, W), 1 or 0."""
+    height, width = vectors.shape[-2:]
+    across, down = vectors[:, :1] + np.arange(width), vectors[:, 1:] + np.arange(height)[:, None]
+    room = 1 / _STEPS
+    inside = (across >= -room) & (across <= width - 1 + room) & (down >= -room) & (down <= height - 1 + room)
+    return inside.astype(np.float32)

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from kdsr_arch.data.pair_dataset import unknown_motion
 from kdsr_arch.errors import UserError
 from kdsr_arch.options.schema_data import DatasetOptions
 from kdsr_arch.registry import DATASET_REGISTRY, build
@@ -69,8 +70,7 @@ class MixDataset(torch.utils.data.Dataset):
         local = (index - first) % length if share >= length else int(rng.integers(length))
         sample = self.parts[part].sample(local, rng)
         if self._moving and "flow" not in sample:
-            frames, _, *size = sample["gt"].shape
-            sample |= {name: torch.zeros(frames - 1, planes, *size) for name, planes in (("flow", 2), ("visible", 1))}
+            sample |= unknown_motion(sample["gt"])
         return sample
 
     def __getitem__(self, index: int) -> dict[str, Any]:

@@ -25,6 +25,12 @@ CHECKED_FIRST = 1000  # images or clips looked at with `verify: first`; the othe
 _SHOWN = 5  # of those left out on the console; the log file lists them all
 
 
+def unknown_motion(gt: Tensor) -> dict[str, Tensor]:
+    """Return flow and visible of a clip (N, C, H, W) whose motion is not known: nothing of it is visible."""
+    frames, _, *size = gt.shape
+    return {name: gt.new_zeros(frames - 1, planes, *size) for name, planes in (("flow", 2), ("visible", 1))}
+
+
 @dataclass(kw_only=True, eq=False)
 class PairDataset(PairOptions, torch.utils.data.Dataset):
     """What our data sets of frames share: their keywords, the draw of crops and flips, the teacher's store.

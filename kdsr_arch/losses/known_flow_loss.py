@@ -31,7 +31,7 @@ def known_motion(owner: str, clip: Tensor, context: Context) -> tuple[Tensor, Te
     if context.flow is None or context.visible is None:
         raise UserError(
             f"{owner} needs clips of two frames or more whose motion is known: a StillClipDataset with clip_length 2 "
-            "or more, alone or in a MixDataset"
+            "or more, alone or in a MixDataset; or a ClipDataset with flow: true of a store of such clips"
         )
     vectors, visible = context.flow.flatten(0, 1), context.visible.flatten(0, 1)
     if clip.dim() != 5 or clip.shape[1] != context.flow.shape[1] + 1:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -15,6 +15,9 @@ from kdsr_arch.losses.about import About
 from kdsr_arch.losses.base import NORMS, DistillLoss
 from kdsr_arch.parallel import distributed
 from kdsr_arch.registry import LOSS_REGISTRY
+
+Carry = Callable[[Tensor, int], Tensor]
+"""Moves a state (B, C, H, W) of the step before to the places of step t."""
 
 
 class ConvLSTM(nn.Module):
@@ -45,13 +48,16 @@ class ConvLSTM(nn.Module):
         weight, bias = self._kernel(detach)
         return self._conv(frames, weight[:, : self.channels], bias)
 
-    def run(self, gates: Tensor, detach: bool = False, final_hidden: bool = True) -> tuple[list[Tensor], list[Tensor]]:
+    def run(
+        self, gates: Tensor, detach: bool = False, final_hidden: bool = True, carry: Carry | None = None
+    ) -> tuple[list[Tensor], list[Tensor]]:
         """Run through time on the input's gates.
 
         Args:
             gates: (B, N, 4 * hidden, H, W), from :meth:`input_gates`.
             detach: parameters count as constants.
             final_hidden: False leaves out h_N, which memory cells alone do not need.
+            carry: moves states to the places of the next step; None leaves them where they are.
 
         Returns:
             The cells c_1..c_N and the hidden states h_1..h_N (or ..h_{N-1}), each (B, hidden, H, W).
@@ -61,20 +67,24 @@ class ConvLSTM(nn.Module):
         hiddens: list[Tensor] = []
         steps = gates.unbind(1)
         for step, gate in enumerate(steps):
-            if hiddens:
-                gate = gate + self._conv(hiddens[-1], weight, None)
+            memory = None
+            if step:
+                hidden, memory = hiddens[-1], cells[-1]
+                if carry is not None:
+                    hidden, memory = carry(hidden, step), carry(memory, step)
+                gate = gate + self._conv(hidden, weight, None)
             i, f, o, g = gate.chunk(4, dim=1)
             cell = torch.sigmoid(i) * torch.tanh(g)
-            if cells:
-                cell = torch.addcmul(cell, torch.sigmoid(f), cells[-1])
+            if memory is not None:
+                cell = torch.addcmul(cell, torch.sigmoid(f), memory)
             cells.append(cell)
             if final_hidden or step + 1 < len(steps):
                 hiddens.append(torch.sigmoid(o) * torch.tanh(cell))
         return cells, hiddens
 
-    def forward(self, clip: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+    def forward(self, clip: Tensor, carry: Carry | None = None) -> tuple[list[Tensor], list[Tensor]]:
         """Map (B, N, C, H, W) to cells and hidden states, as :meth:`run`."""
-        return self.run(self.input_gates(clip.flatten(0, 1)).unflatten(0, clip.shape[:2]))
+        return self.run(self.input_gates(clip.flatten(0, 1)).unflatten(0, clip.shape[:2]), carry=carry)
 
     def _kernel(self, detach: bool) -> tuple[Tensor, Tensor]:
         return (self.weight.detach(), self.bias.detach()) if detach else (self.weight, self.bias)
@@ -194,16 +204,22 @@ class TemporalMemoryLoss(DistillLoss):
 
     def forward(self, student: Tensor, teacher: Tensor) -> Tensor:  # type: ignore[override]
         """Return L_TD, or the prediction error of the teacher's next frames during pretraining."""
+        return self.value(student, teacher)
+
+    def value(self, student: Tensor, teacher: Tensor, carry: Carry | None = None) -> Tensor:
+        """Return the loss of two clips in the order in which the memory reads them, its states moved by `carry`."""
         if self.lstm is None:
             raise RuntimeError("setup() must be called before forward()")
         theirs = self._scaled(teacher.detach(), learn=True)
         if not self.reaches_student:
             assert self.head is not None
-            hiddens = self.lstm(theirs[:, :-1])[1]
+            hiddens = self.lstm(theirs[:, :-1], carry)[1]
+            if carry is not None:
+                hiddens = [carry(hidden, step) for step, hidden in enumerate(hiddens, start=1)]
             predicted = self.head(torch.stack(hiddens, dim=1).flatten(0, 1))
             return F.mse_loss(predicted, theirs[:, 1:].flatten(0, 1))
         ours = self._scaled(student)
-        cells_s, cells_t = self._both_cells(self.lstm, ours, theirs)
+        cells_s, cells_t = self._both_cells(self.lstm, ours, theirs, carry)
         if self.cells == "last":
             return self.criterion(cells_s[-1], cells_t[-1])
         return torch.stack([self.criterion(s, t) for s, t in zip(cells_s, cells_t, strict=True)]).mean()
@@ -244,16 +260,18 @@ class TemporalMemoryLoss(DistillLoss):
             self.rms.copy_(torch.where(self.rms > 0, self.rms + RMS_MOMENTUM * (now - self.rms), now))
         return clip / (self.rms.clone() + EPS)
 
-    def _both_cells(self, lstm: ConvLSTM, ours: Tensor, theirs: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+    def _both_cells(
+        self, lstm: ConvLSTM, ours: Tensor, theirs: Tensor, carry: Carry | None
+    ) -> tuple[list[Tensor], list[Tensor]]:
         """Run student and teacher: one batch while the ConvLSTM learns, else the teacher without a graph."""
         lead = ours.shape[:2]
         if self.fixed:
             with torch.no_grad():
                 gates = lstm.input_gates(theirs.flatten(0, 1)).unflatten(0, lead)
-                cells_t = lstm.run(gates, final_hidden=False)[0]
+                cells_t = lstm.run(gates, final_hidden=False, carry=carry)[0]
             gates = lstm.input_gates(ours.flatten(0, 1), detach=True).unflatten(0, lead)
-            return lstm.run(gates, detach=True, final_hidden=False)[0], cells_t
+            return lstm.run(gates, detach=True, final_hidden=False, carry=carry)[0], cells_t
         # Two convolutions rather than one: the teacher's half needs no gradient on its input.
         gates = torch.cat([lstm.input_gates(x.flatten(0, 1)).unflatten(0, lead) for x in (ours, theirs)])
-        pairs = [cell.chunk(2) for cell in lstm.run(gates, final_hidden=False)[0]]
+        pairs = [cell.chunk(2) for cell in lstm.run(gates, final_hidden=False, carry=carry)[0]]
         return [s for s, _ in pairs], [t for _, t in pairs]

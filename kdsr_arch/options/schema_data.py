@@ -118,6 +118,11 @@ class DatasetOptions(Component):
         None, "Frame distances to draw from in training; [1] takes neighboring frames."
     )
     random_reverse: bool | None = option(None, "Play a training clip backwards half of the time.")
+    flow: bool | None = option(
+        None,
+        "ClipDataset: read the exact flow that a store of rendered clips keeps beside its frames in training, too, for "
+        "terms along it.",
+    )
     use_hflip: bool | None = option(None, "Flip a training sample left to right half of the time.")
     use_rot: bool | None = option(
         None, "Flip a training sample top to bottom, and transpose it, half of the time each."

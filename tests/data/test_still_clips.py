@@ -10,7 +10,7 @@ import torch
 from kdsr_arch.data.augment import Crop, apply_flip, flip_flow, flip_of
 from kdsr_arch.data.camera import Camera, Motion, draw_motion, place
 from kdsr_arch.data.clip_dataset import ClipDataset
-from kdsr_arch.data.flow_image import flow_image, read_flow_image
+from kdsr_arch.data.flow_image import flow_image, read_flow_image, stays_inside
 from kdsr_arch.data.mix_dataset import MixDataset
 from kdsr_arch.data.prepare.frame_writer import Making
 from kdsr_arch.data.prepare.plans import convert_images, convert_store
@@ -301,6 +301,38 @@ def test_a_store_of_rendered_clips_tests_and_trains(store):
     assert torch.equal(part["flow"], dataset[0]["flow"][1:])
     sample = ClipDataset(dataroot_gt=str(store), scale=4, gt_size=48, clip_length=2).sample(0, np.random.default_rng(0))
     assert set(sample) == {"lq", "gt", "key"}
+
+
+def test_samples_of_a_store_bring_their_flow(store):
+    options = {"dataroot_gt": str(store), "scale": 4, "gt_size": 48, "clip_length": 3, "flow": True}
+    dataset = ClipDataset(**options, use_hflip=True, use_rot=True)
+    assert dataset.knows_flow
+    for seed in range(16):
+        item = dataset.sample(seed % 4, np.random.default_rng(seed))
+        frames = (item["gt"].numpy() * 255).transpose(0, 2, 3, 1)
+        x, y = np.meshgrid(np.arange(48), np.arange(48))
+        for t in range(2):
+            vectors, seen = item["flow"][t].numpy(), item["visible"][t, 0].numpy() > 0
+            assert seen.any()
+            ends = np.stack([x + vectors[0], y + vectors[1]])
+            assert (ends[:, seen] >= -1 / 64).all() and (ends[:, seen] <= 47 + 1 / 64).all()
+            assert np.abs((brought_back(frames[t + 1], vectors) - frames[t])[seen]).max() < 5
+    backwards = ClipDataset(**options, random_reverse=True)
+    items = [backwards.sample(0, np.random.default_rng(seed)) for seed in range(16)]
+    assert len({item["key"] for item in items}) == 2
+    assert all(bool(item["visible"].any()) == (item["key"] == "0000/00000000") for item in items)
+
+
+def test_flow_asks_for_a_store_that_keeps_it(clip_root):
+    with refuses("clips", "flow"):
+        ClipDataset(name="clips", dataroot_gt=str(clip_root), scale=4, gt_size=48, clip_length=3, flow=True)
+
+
+def test_what_ends_inside_by_hand():
+    vectors = np.zeros((1, 2, 2, 3), np.float32)
+    vectors[0, 0, 0] = [-0.5, 1, 1]  # to x = -0.5, 2, 3
+    vectors[0, 1, 1] = [0, -1, 0.25]  # to y = 1, 0, 1.25
+    assert stays_inside(vectors).tolist() == [[[[0, 1, 0], [1, 1, 0]]]]
 
 
 def test_a_store_is_the_same_when_made_again_and_keeps_its_flow_when_converted(store, photo_root, tmp_path):

@@ -7,7 +7,9 @@ import torch
 
 from kdsr_arch.data.still_clip_dataset import StillClipDataset
 from kdsr_arch.losses.base import Context
+from kdsr_arch.losses.flow_memory_loss import FlowMemoryLoss
 from kdsr_arch.losses.known_flow_loss import FlowConsistencyLoss, FlowDifferenceLoss, known_motion
+from kdsr_arch.losses.temporal_memory_loss import TemporalMemoryLoss
 from tests.helpers.messages import refuses
 from tests.helpers.networks import Window
 from tests.helpers.options import make_task
@@ -73,6 +75,50 @@ def test_maps_of_lower_resolution_take_the_mean_of_the_flow():
     assert vectors[0, 0].tolist() == [[2.5, 0], [0, 0]] and seen[0, 0].tolist() == [[1, 1], [1, 0]]
 
 
+MEMORIES = [{}, {"lstm": "frozen", "cells": "all"}, {"lstm": "pretrained", "pretrain_iters": 1, "criterion": "norm"}]
+
+
+def memories(options, shape):
+    """FlowMemoryLoss and TemporalMemoryLoss with the same ConvLSTM."""
+    losses = FlowMemoryLoss(**options), TemporalMemoryLoss(**options)
+    for loss in losses:
+        torch.manual_seed(3)
+        loss.setup([shape], [shape])
+    return losses
+
+
+@pytest.mark.parametrize("options", MEMORIES)
+def test_memory_of_what_stands_still_is_the_published_one_read_from_the_end(options):
+    known = moving_right(by=0)
+    known.visible[:] = 1
+    ours, theirs = torch.rand(2, 1, 3, 4, 6, 10)
+    along, published = memories(options, ours.shape)
+    for _ in range(2):  # the first is pretraining, where there is some
+        expected = published(ours.flip(1), theirs.flip(1))
+        torch.testing.assert_close(along([ours], [theirs], known), expected)
+        along.after_step(expected, 1)
+        published.after_step(expected, 1)
+    assert expected > 0
+
+
+@pytest.mark.parametrize("options", MEMORIES)
+def test_memory_goes_with_what_moves(options):
+    """Layers of one pixel see a moving clip, along its flow, as they see its first frame standing still."""
+    ours, theirs, known = picture(size=(6, 12)), picture(size=(6, 12)), moving_right(size=(6, 12))
+    along, published = memories({**options, "kernel_size": 1}, ours.shape)
+    cells = {}
+    for loss, clips in ((along, [ours, theirs]), (published, [x[:, :1].expand_as(x) for x in (ours, theirs)])):
+        loss.criterion = lambda s, t, loss=loss: cells.setdefault(loss, []).append((s, t)) or s.sum()
+        loss.steps = 1  # past pretraining
+        if loss is along:
+            loss(*([clip] for clip in clips), known)
+        else:
+            loss(*clips)
+    for a, b in zip(cells[along][-1], cells[published][-1], strict=True):
+        torch.testing.assert_close(a[..., :8], b[..., :8])  # visible in all three frames
+        assert (a[..., 10:] - b[..., 10:]).abs().max() > 1e-3  # what leaves is forgotten
+
+
 def test_what_is_refused():
     with refuses("FlowConsistencyLoss", "StillClipDataset"):
         FlowConsistencyLoss()([picture()], context(None, None))
@@ -80,6 +126,9 @@ def test_what_is_refused():
         FlowConsistencyLoss()([picture(frames=2)], moving_right())
     with refuses("FlowConsistencyLoss", "(4, 10)", "(6, 10)"):
         FlowConsistencyLoss()([picture(size=(4, 10))], moving_right())
+    memory = memories({}, picture().shape)[0]
+    with refuses("FlowMemoryLoss", "StillClipDataset"):
+        memory([picture()], [picture()], context(None, None))
     with refuses("criterion", near="l2"):
         FlowDifferenceLoss("l3")
 
@@ -93,6 +142,7 @@ def test_a_student_learns_from_rendered_clips(tmp_path, teacher):
     terms = {
         "same": {"type": "FlowDifferenceLoss", "student": "output", "teacher": teacher},
         "calm": {"type": "FlowConsistencyLoss"},
+        "memory": {"type": "FlowMemoryLoss", "student": "output", "teacher": teacher, "downsample": 2},
     }
     task = make_task(Window(4, 3), Window(6, 3), {"pixel_opt": {"type": "L1Loss"}, "distill_opt": terms}, batch)
     output = task(batch, 1)
@@ -100,6 +150,9 @@ def test_a_student_learns_from_rendered_clips(tmp_path, teacher):
     torch.testing.assert_close(output.raw["l_calm"], FlowConsistencyLoss()([sr], known))
     if teacher == "gt":
         torch.testing.assert_close(output.raw["l_same"], FlowDifferenceLoss()([sr], [batch["gt"]], known))
+    output.losses["l_memory"].backward(retain_graph=True)
+    assert output.losses["l_memory"] > 0 and task.student.fuse.weight.grad.abs().max() > 0
+    task.student.zero_grad()
     output.losses["l_same"].backward()
     assert output.losses["l_same"] > 0 and task.student.fuse.weight.grad.abs().max() > 0
     assert all(parameter.grad is None for parameter in task.teacher.parameters())
