@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from kdsr_arch.data.augment import NO_FLIP, Crop, Flip, apply_flip, flip_flow
-from kdsr_arch.data.flow_image import read_flow_image, stays_inside
+from kdsr_arch.data.augment import NO_FLIP, Crop, Flip
+from kdsr_arch.data.flow_image import read_flow
 from kdsr_arch.data.keys import read_list
 from kdsr_arch.data.pair_dataset import CHECKED_FIRST, PairDataset, unknown_motion
 from kdsr_arch.data.pairs import FramePairs
@@ -178,7 +178,12 @@ class ClipDataset(PairDataset):
         self._moving = frozenset(self.pairs.flow or ())
         self.knows_flow = self.train and self.flow and self.clip_length > 1
         if self.knows_flow and not self._moving:
-            raise UserError(f"{self.name}: flow: no store of dataroot_gt keeps one, as those of --kind stills do")
+            raise UserError(
+                f"{self.name}: flow: nothing in dataroot_gt keeps the flow of its frames; make a store with kdsr lmdb "
+                "create --kind stills, or take flow out"
+            )
+        if self.knows_flow and 1 not in self.intervals:
+            raise UserError(f"{self.name}: flow: it is known between neighboring frames alone; add 1 to interval_list")
         self.selected = self._select(wanted, listed)
         self._sizes: dict[str, tuple[int, int]] = {}
         self.selected = self._sound(self.selected, lambda clip: (clip.lq, clip.gt.values()), self.size)
@@ -374,9 +379,5 @@ class ClipDataset(PairDataset):
         if source is None or not keys or not following or not self._moving.issuperset(keys):
             return {}
         area = crop.scaled(self.scale) if crop else Crop(0, 0, *size)
-        images = map(read_flow_image, source.get_many(keys, area))
-        vectors, visible = (np.stack(planes) for planes in zip(*images, strict=True))
-        if crop:
-            visible *= stays_inside(vectors)
-        planes = {"flow": flip_flow(vectors, flip), "visible": apply_flip(visible, flip)}
-        return {name: torch.from_numpy(np.ascontiguousarray(value)) for name, value in planes.items()}
+        flow = read_flow(source, keys, area, flip, cut=crop is not None)
+        return {name: torch.from_numpy(planes) for name, planes in flow.items()}

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
+
+from kdsr_arch.data.augment import Crop, Flip, apply_flip, flip_flow
+from kdsr_arch.data.sources import FrameSource
 
 FLOW_SIDE = "flow"
 """The version of a store's frames that holds the flow from each of them to the next, see LmdbSource."""
@@ -37,3 +42,19 @@ def stays_inside(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
     room = 1 / _STEPS
     inside = (across >= -room) & (across <= width - 1 + room) & (down >= -room) & (down <= height - 1 + room)
     return inside.astype(np.float32)
+
+
+def read_flow(
+    source: FrameSource, keys: Sequence[str], area: Crop, flip: Flip, cut: bool
+) -> dict[str, NDArray[np.float32]]:
+    """Read flow (T, 2, h, w) and visible (T, 1, h, w) under an area of T frames, flipped as the frames are.
+
+    Args:
+        cut: the area is a part of the frames; what leaves it then counts as not visible.
+    """
+    images = map(read_flow_image, source.get_many(keys, area))
+    vectors, visible = (np.stack(planes) for planes in zip(*images, strict=True))
+    if cut:
+        visible *= stays_inside(vectors)
+    planes = {"flow": flip_flow(vectors, flip), "visible": apply_flip(visible, flip)}
+    return {name: np.ascontiguousarray(value) for name, value in planes.items()}

@@ -323,9 +323,15 @@ def test_samples_of_a_store_bring_their_flow(store):
     assert all(bool(item["visible"].any()) == (item["key"] == "0000/00000000") for item in items)
 
 
-def test_flow_asks_for_a_store_that_keeps_it(clip_root):
-    with refuses("clips", "flow"):
-        ClipDataset(name="clips", dataroot_gt=str(clip_root), scale=4, gt_size=48, clip_length=3, flow=True)
+def test_flow_asks_for_a_store_that_keeps_it_and_for_neighboring_frames(clip_root, store):
+    options = {"name": "clips", "scale": 4, "gt_size": 48, "clip_length": 2, "flow": True}
+    with refuses("clips", "flow", "--kind stills"):
+        ClipDataset(dataroot_gt=str(clip_root), **options)
+    with refuses("clips", "flow", "interval_list"):
+        ClipDataset(dataroot_gt=str(store), **options, interval_list=[2])
+    mixed = ClipDataset(dataroot_gt=str(store), **options, interval_list=[1, 2])
+    known = {bool(mixed.sample(0, np.random.default_rng(seed))["visible"].any()) for seed in range(8)}
+    assert known == {False, True}
 
 
 def test_what_ends_inside_by_hand():
