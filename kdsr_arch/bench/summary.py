@@ -67,7 +67,7 @@ def summarize(outcomes: Sequence[Outcome], against: Sequence[str] = ()) -> list[
     """Return one record per (row, budget): the :func:`spread` of each data set's metrics.
 
     `gain` is the PSNR over the first row's of the same budget, see :func:`gains` and :func:`paired`; `against` holds
-    that over each row of ``against``.
+    that over each row of ``against``, `differences` each metric's.
     """
     groups: dict[tuple[str, int], list[Outcome]] = {}
     for outcome in outcomes:
@@ -76,7 +76,9 @@ def summarize(outcomes: Sequence[Outcome], against: Sequence[str] = ()) -> list[
     records = []
     for (row, budget), group in groups.items():
         over = {name: _gain(group, groups.get((name, budget), [])) for name in (first, *against)}
-        records.append(_summary(row, budget, group) | {"gain": over.pop(first), "against": over})
+        record = _summary(row, budget, group) | {"gain": over.pop(first), "against": over}
+        record["differences"] = {name: _differences(group, groups.get((name, budget), [])) for name in against}
+        records.append(record)
     return records
 
 
@@ -87,14 +89,32 @@ def _gain(group: Sequence[Outcome], other: Sequence[Outcome]) -> dict[str, Any] 
     return paired(differences) if differences else None
 
 
+def _metrics(outcome: Outcome) -> dict[str, float]:
+    """Return what was measured, as 'DATASET METRIC'."""
+    return {
+        f"{dataset} {metric}": value
+        for dataset, metrics in outcome.val.items()
+        for metric, value in metrics.items()
+        if isinstance(value, int | float)
+    }
+
+
+def _differences(group: Sequence[Outcome], other: Sequence[Outcome]) -> dict[str, dict[str, Any]]:
+    """Return each metric of a row less that of another, :func:`paired` by seed; nothing of the row itself."""
+    if not other or group[0].row == other[0].row or group[0].reference:
+        return {}
+    by_seed = {outcome.seed: _metrics(outcome) for outcome in other}
+    pairs = [(_metrics(outcome), by_seed[outcome.seed]) for outcome in group if outcome.seed in by_seed]
+    keys = dict.fromkeys(key for mine, theirs in pairs for key in mine if key in theirs)
+    return {key: paired([a[key] - b[key] for a, b in pairs if key in a and key in b]) for key in keys}
+
+
 def _summary(row: str, budget: int, group: Sequence[Outcome]) -> dict[str, Any]:
     values: dict[str, list[float]] = {}
     ratios: dict[str, list[float]] = {}
     for outcome in group:
-        for dataset, metrics in outcome.val.items():
-            for metric, value in metrics.items():
-                if isinstance(value, int | float):
-                    values.setdefault(f"{dataset} {metric}", []).append(value)
+        for name, value in _metrics(outcome).items():
+            values.setdefault(name, []).append(value)
         for key, value in outcome.ratios.items():
             ratios.setdefault(key, []).append(value)
     seconds = [outcome.seconds for outcome in group if outcome.seconds]
@@ -130,7 +150,25 @@ def markdown(summary: Sequence[Mapping[str, Any]], *, command: str, protocol: st
             header = ["network", *columns, *_cost_header(records)]
             cells = [[cell[0], *cell[2 : 2 + len(columns)], *_cost(r)] for cell, r in zip(cells, records, strict=True)]
         lines += [markdown_table(header, cells, numbers=False), ""]
+        for name in against:
+            lines += _over(name, records, columns)
     return "\n".join(lines)
+
+
+def _over(name: str, records: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> list[str]:
+    """Write the table of what each row adds to each metric of one row."""
+    compared = [(record["row"], record["differences"].get(name)) for record in records]
+    cells = [[row, *(_difference(found, column) for column in columns)] for row, found in compared if found]
+    head = f"Each metric over '{name}':"
+    return [head, "", markdown_table(["row", *columns], cells, numbers=False), ""] if cells else []
+
+
+def _difference(found: Mapping[str, Any], column: str) -> str:
+    return spread_text(found[column], _digits(column), "+") if column in found else "-"
+
+
+def _digits(column: str) -> int:
+    return 4 if "ssim" in column.lower() else 3
 
 
 def _cost_header(records: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -148,8 +186,8 @@ def _cost(record: Mapping[str, Any]) -> list[str]:
 
 
 def _cells(record: Mapping[str, Any], columns: Sequence[str]) -> list[str]:
-    entries = [(record["metrics"].get(column), 4 if "ssim" in column.lower() else 3) for column in columns]
-    cells = [spread_text(entry, digits) if entry else "-" for entry, digits in entries]
+    entries = [(record["metrics"].get(column), column) for column in columns]
+    cells = [spread_text(entry, _digits(column)) if entry else "-" for entry, column in entries]
     gained = [spread_text(gain, 3, "+") if gain else "-" for gain in (record["gain"], *record["against"].values())]
     ratios = ", ".join(f"{key.removeprefix('ratio/')} {value:.2g}" for key, value in sorted(record["ratios"].items()))
     seconds = f"{record['seconds']:.0f}" if record["seconds"] else "-"

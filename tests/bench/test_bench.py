@@ -137,6 +137,7 @@ def test_gains_over_a_further_row_have_a_column(bench: Path, tmp_path: Path):
     # -0.3 and -0.1: the deviation is 0.1414, Student's t with one degree of freedom 12.706, divided by the root of 2
     assert "| alone | 2 | 30.300 ± 0.141 | - | -0.200 ± 1.271 |" in page
     assert "| with | 2 | 30.500 ± 0.000 | +0.200 ± 1.271 | - |" in page
+    assert "Each metric over 'with':\n\n| row | val psnr |\n|---|---|\n| alone | -0.200 ± 1.271 |\n\n" in page
     bench.write_text(bench.read_text().replace("against: [with]", "against: [wiht]"))
     with refuses("bench.yml", "against", "'wiht'", near="with"):
         read_bench(bench)
