@@ -41,8 +41,8 @@ EXTRAS = {
 }
 
 # The option files of the repository go into the package as kdsr_arch/option_files.
-OPTION_FILES = {
-    f"kdsr_arch.option_files{name}": f"options{name.replace('.', '/')}" for name in ("", ".bench", ".paper")
+OPTION_FILES = {"kdsr_arch.option_files": "options"} | {
+    f"kdsr_arch.option_files.{name}": f"options/{name}" for name in ("bench", "paper", "students")
 }
 PACKAGE_DATA = {
     **{name: ["*.yml", "*.json"] for name in OPTION_FILES},

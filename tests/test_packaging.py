@@ -15,6 +15,13 @@ def test_every_folder_of_the_package_is_a_package() -> None:
     assert not [str(folder) for folder in folders if not (folder / "__init__.py").is_file()]
 
 
+def test_every_folder_of_option_files_is_installed() -> None:
+    found = re.search(r'"options/\{name\}" for name in \(([^)]*)\)', (ROOT / "setup.py").read_text())
+    assert found and set(re.findall(r'"(\w+)"', found[1])) == {
+        path.name for path in (ROOT / "options").iterdir() if path.is_dir()
+    }
+
+
 def test_users_type_checkers_see_the_types() -> None:
     setup = (ROOT / "setup.py").read_text()
     assert setup.count('"py.typed"') == 2 and all(

@@ -1,4 +1,4 @@
-"""`kdsr list KIND`: what an option file can name: losses, methods, networks, data sets, metrics, ...
+"""`kdsr list KIND`: what an option file can name: losses, methods, networks, data sets, metrics and more.
 
 Classes of yours that were imported are listed with the others.
 """

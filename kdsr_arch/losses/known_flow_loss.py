@@ -94,8 +94,8 @@ class FlowDifferenceLoss(KnownFlowLoss):
         "changes along the exact flow, as the teacher's",
         "ours, not published",
         "mean |(W(S_t+1) - S_t) - (W(T_t+1) - T_t)| where visible, W along the flow",
-        "{criterion: l2, loss_weight: {balance: 1.0}}",
-        ratio="0.7 to 1.1 as balanced (std_flow)",
+        "{loss_weight: {balance: 1.0}}",
+        ratio="0.7 to 1.5 as balanced, with criterion l2 (std_flow)",
         options="train_flow.yml",
     )
 

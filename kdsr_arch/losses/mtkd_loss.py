@@ -39,7 +39,10 @@ class MTKDLoss(DistillLoss):
         distance: d, 'wavelet' (see WaveletLoss), 'l1' or 'l2'.
         levels: of the wavelets; sides of crops must be multiples of 2^levels.
         base: what the network adds to, 'mean' or 'color'.
-        num_feat, depths, num_heads, window_size: size of the network; published 96, [4, 4], 6 and 8.
+        num_feat: width of the network (published 96).
+        depths: blocks of each of its groups (published [4, 4]).
+        num_heads: heads of its attention (published 6).
+        window_size: side of its windows in pixels (published 8).
     """
 
     about = About(

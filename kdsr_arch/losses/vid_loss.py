@@ -79,9 +79,13 @@ class VariationalLoss(DistillLoss):
         distribution: 'gaussian' or 'laplace'.
         spread: 'element', 'channel', 'position' or 'layer'.
         predicted: the spread is predicted from the student's feature, else learned as a free parameter.
-        spread_scale, eps: as above.
+        spread_scale: factor on the softplus of the raw spread.
+        eps: added to the spread.
         initial: start value of a free spread.
-        depth, activation, bias, hidden: the location network; ``hidden`` defaults to the teacher's width.
+        depth: layers of the location network.
+        activation: between those layers.
+        bias: whether they have one.
+        hidden: their width; None for the teacher's.
         constant: add PISR's constant ``C log(2 pi) / 2`` (no gradient; the value equals the published one).
     """
 

@@ -87,8 +87,8 @@ class PathOptions(OpenSection):
     param_key_t: str | None = option("params", "Which weights of the teacher's file.")
     strict_load_t: bool = option(
         True,
-        "Refuse a teacher's file whose keys are not exactly the network's. false: what fits is told; half of the "
-        "teacher must.",
+        "Refuse a teacher's file whose keys are not exactly the network's. false: load the layers that fit and list "
+        "the others; at least half of the teacher must fit.",
     )
     resume_state: str | None = option(
         None,

@@ -67,9 +67,9 @@ class DatasetOptions(Component):
     )
 
     type: str = Field(
-        description="The data set class, ours or BasicSR's: ClipDataset (clips for video networks), "
-        "StillClipDataset (clips rendered from photographs), PairedImageDataset, REDSDataset, VideoTestDataset, "
-        "SingleImageDataset, ..."
+        description="The data set class: ImagePairDataset (images), ClipDataset (clips for video networks), "
+        "StillClipDataset (clips rendered from photographs), MixDataset (several of them), or one of BasicSR's "
+        "(PairedImageDataset, REDSDataset, VideoTestDataset, SingleImageDataset, ...)."
     )
     name: PlainName | None = option(None, "The data set's name in logs, tables and result folders. Default: its key.")
     dataroot_gt: Names | None = option(
@@ -134,8 +134,9 @@ class DatasetOptions(Component):
     )
     crop_weights: str | None = option(
         None,
-        "ImagePairDataset: a folder or store of maps, one for each LR image, of its name and size: half of the crops "
-        "are drawn the likelier the brighter their place is, the others anywhere. Not with a teacher_cache of crops.",
+        "ImagePairDataset: a folder or store of gray maps, one for each LR image, of its name and size. Half of the "
+        "crops are drawn with a probability that grows with the map's brightness, the others uniformly. Not with a "
+        "teacher_cache of crops.",
     )
     verify: Literal["first", "headers", "decode"] | None = option(
         None,
