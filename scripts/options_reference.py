@@ -5,14 +5,12 @@ python scripts/options_reference.py
 
 from __future__ import annotations
 
-import inspect
 import json
-import re
 from pathlib import Path
 from typing import Any
 
 from kdsr_arch.losses.about import About, about_of
-from kdsr_arch.options.explain import entries, json_schema
+from kdsr_arch.options.explain import entries, json_schema, meanings_of
 from kdsr_arch.records import markdown_table
 from kdsr_arch.registry import is_basicsr, is_ours, keywords_of, lookup, names
 
@@ -61,20 +59,11 @@ def _section(name: str, loss: Any, about: About) -> str:
     lines = [f"### {name}", "", f"`{about.formula}`", ""]
     if about.ratio:
         lines += [f"Gradient ratio: {about.ratio}.", ""]
-    documented = [inspect.cleandoc(kind.__doc__ or "") for kind in reversed(inspect.getmro(loss))]
-    meanings = {key: text for docstring in documented for key, text in _arguments(docstring).items()}
+    meanings = meanings_of(loss)
     for key, parameter in keywords_of(loss).parameters.items():
         default = "" if parameter.default is parameter.empty else f" ({parameter.default!r})"
         lines.append(f"- `{key}`{default}{f': {meanings[key]}' if key in meanings else ''}")
     return "\n".join(lines).rstrip()
-
-
-def _arguments(docstring: str) -> dict[str, str]:
-    """What a docstring's part `Args` says of each keyword."""
-    part = docstring.split("\nArgs:\n")[-1].split("\n\n")[0] if "\nArgs:\n" in docstring else ""
-    found = re.findall(r"^    (\w[\w, ]*): (.*(?:\n     +.*)*)", part, re.M)
-    plain = {keys: re.sub(r":\w+:`~?", "`", " ".join(text.split()).replace("``", "`")) for keys, text in found}
-    return {key: text for keys, text in plain.items() for key in keys.split(", ")}
 
 
 def generated() -> dict[str, str]:

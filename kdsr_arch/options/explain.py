@@ -91,6 +91,30 @@ def explain(key: str) -> str:
     return "\n".join(lines)
 
 
+def keyword_lines(thing: Any) -> Iterator[str]:
+    """Yield each keyword of a registered class with its default, and in a second line what the docstrings say of it."""
+    from kdsr_arch.registry import keywords_of
+
+    meanings = meanings_of(thing)
+    for key, parameter in keywords_of(thing).parameters.items():
+        default = "" if parameter.default is parameter.empty else f": {parameter.default!r}"
+        yield f"  {key}{default}"
+        if key in meanings:
+            yield f"      {meanings[key]}"
+
+
+def meanings_of(thing: Any) -> dict[str, str]:
+    """Return what the `Args` of a class's docstring, and of those that it derives from, say of each keyword."""
+    kinds = reversed(inspect.getmro(thing)) if inspect.isclass(thing) else [thing]
+    meanings: dict[str, str] = {}
+    for kind in kinds:
+        _, _, part = inspect.cleandoc(kind.__doc__ or "").partition("\nArgs:\n")
+        found = re.findall(r"^    (\w[\w, ]*): (.*(?:\n     +.*)*)", part.split("\n\n")[0], re.M)
+        plain = {keys: re.sub(r":\w+:`~?", "`", " ".join(text.split()).replace("``", "`")) for keys, text in found}
+        meanings |= {key: text for keys, text in plain.items() for key in keys.split(", ")}
+    return meanings
+
+
 def _explain_class(name: str, keys: list[str]) -> str:
     """List the keywords of a registered class, or refuse the name with the nearest ones."""
     from kdsr_arch import registry
@@ -108,9 +132,10 @@ def _explain_class(name: str, keys: list[str]) -> str:
             open_to_any = kind == "model" and not reads_known_keys(thing)
             others = "any key" if open_to_any else "what every model reads"
             return f"{head}\n  reads: {', '.join(read) or others}"
-        parameters = registry.keywords_of(thing).parameters.values()
-        shown = [f"  {p.name}" if p.default is p.empty else f"  {p.name}: {p.default!r}" for p in parameters]
-        return "\n".join([head, *shown])
+        about = vars(thing).get("about") if kind == "loss" else None  # what docs/methods.md says of ours
+        facts = [f"  formula: {about.formula}", f"  usual taps and weight: {about.use}"] if about else []
+        facts += [f"  source: {about.paper}"] if about and about.paper else []
+        return "\n".join([head, *facts, *keyword_lines(thing)])
     raise UserError(f"--explain {name}: there is no option and no registered class of that name{nearest(name, names)}")
 
 

@@ -33,6 +33,10 @@ def test_every_option_is_documented() -> None:
         ("logger", "logger.print_freq: Iterations between log lines."),
         ("EDVR", "num_frame: 5"),
         ("calculate_psnr", "crop_border"),
+        ("FAKDLoss", "  formula: mean |A_S - A_T|"),
+        ("FAKDLoss", "  source: He et al., ICIP 2020\n"),
+        ("RLSP", "  scale: 4\n      enlargement.\n"),
+        ("FlowMemoryLoss", "  kernel_size: 3\n      odd.\n"),
         ("VideoTestDataset", "reads: "),
     ],
 )
