@@ -20,13 +20,16 @@ def gains(group: Sequence[Outcome], plain: Sequence[Outcome]) -> list[float]:
 
     Equal seeds share initial weights and samples, so that their difference is steadier than either number.
     """
-    by_seed = {outcome.seed: outcome.val for outcome in plain}
-    pairs = [(outcome.val, by_seed[outcome.seed]) for outcome in group if outcome.seed in by_seed]
     differences = [
-        [mine[k]["psnr"] - theirs[k]["psnr"] for k in mine if "psnr" in mine[k] and k in theirs]  # type: ignore[operator]
-        for mine, theirs in pairs
+        [mine.val[k]["psnr"] - theirs.val[k]["psnr"] for k in mine.val if "psnr" in mine.val[k] and k in theirs.val]  # type: ignore[operator]
+        for mine, theirs in _equal_seeds(group, plain)
     ]
     return [statistics.fmean(numbers) for numbers in differences if numbers]
+
+
+def _equal_seeds(group: Sequence[Outcome], other: Sequence[Outcome]) -> list[tuple[Outcome, Outcome]]:
+    by_seed = {outcome.seed: outcome for outcome in other}
+    return [(outcome, by_seed[outcome.seed]) for outcome in group if outcome.seed in by_seed]
 
 
 def spread(numbers: list[float]) -> dict[str, Any]:
@@ -75,16 +78,18 @@ def summarize(outcomes: Sequence[Outcome], against: Sequence[str] = ()) -> list[
     first = next((outcome.row for outcome in outcomes if not outcome.reference), "")
     records = []
     for (row, budget), group in groups.items():
-        over = {name: _gain(group, groups.get((name, budget), [])) for name in (first, *against)}
+        reference = group[0].reference
+        others = {
+            name: [] if reference or name == row else groups.get((name, budget), []) for name in (first, *against)
+        }
+        over = {name: _gain(group, other) for name, other in others.items()}
         record = _summary(row, budget, group) | {"gain": over.pop(first), "against": over}
-        record["differences"] = {name: _differences(group, groups.get((name, budget), [])) for name in against}
+        record["differences"] = {name: _differences(group, others[name]) for name in against}
         records.append(record)
     return records
 
 
 def _gain(group: Sequence[Outcome], other: Sequence[Outcome]) -> dict[str, Any] | None:
-    if not other or group[0].row == other[0].row or group[0].reference:
-        return None
     differences = gains(group, other)
     return paired(differences) if differences else None
 
@@ -100,11 +105,8 @@ def _metrics(outcome: Outcome) -> dict[str, float]:
 
 
 def _differences(group: Sequence[Outcome], other: Sequence[Outcome]) -> dict[str, dict[str, Any]]:
-    """Return each metric of a row less that of another, :func:`paired` by seed; nothing of the row itself."""
-    if not other or group[0].row == other[0].row or group[0].reference:
-        return {}
-    by_seed = {outcome.seed: _metrics(outcome) for outcome in other}
-    pairs = [(_metrics(outcome), by_seed[outcome.seed]) for outcome in group if outcome.seed in by_seed]
+    """Return each metric of a row less that of another, :func:`paired` by seed."""
+    pairs = [(_metrics(mine), _metrics(theirs)) for mine, theirs in _equal_seeds(group, other)]
     keys = dict.fromkeys(key for mine, theirs in pairs for key in mine if key in theirs)
     return {key: paired([a[key] - b[key] for a, b in pairs if key in a and key in b]) for key in keys}
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from kdsr_arch.data.augment import Crop, Flip, apply_flip, flip_flow
-from kdsr_arch.data.sources import FrameSource
+
+if TYPE_CHECKING:
+    from kdsr_arch.data.sources import FrameSource
 
 FLOW_SIDE = "flow"
 """The version of a store's frames that holds the flow from each of them to the next, see LmdbSource."""
@@ -39,9 +42,12 @@ def stays_inside(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
     """Tell which pixels of a flow (T, 2, H, W) end inside its frame, up to its rounding: (T, 1, H, W), 1 or 0."""
     height, width = vectors.shape[-2:]
     across, down = vectors[:, :1] + np.arange(width), vectors[:, 1:] + np.arange(height)[:, None]
-    room = 1 / _STEPS
-    inside = (across >= -room) & (across <= width - 1 + room) & (down >= -room) & (down <= height - 1 + room)
-    return inside.astype(np.float32)
+    return (between(across, 0, width, 1 / _STEPS) & between(down, 0, height, 1 / _STEPS)).astype(np.float32)
+
+
+def between(position: NDArray, first: int, count: int, room: float) -> NDArray[np.bool_]:
+    """Tell which positions lie on a row of `count` pixels from `first` on, or at most `room` beside it."""
+    return (position >= first - room) & (position <= first + count - 1 + room)
 
 
 def read_flow(

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from kdsr_arch.data.augment import Crop, eight_bits
 from kdsr_arch.data.camera import Camera, Matrices, Path, draw_motion, place, project
+from kdsr_arch.data.flow_image import between
 from kdsr_arch.ops.banded import keys_kernel
 
 Read = Callable[[int, Crop], NDArray]
@@ -187,14 +188,10 @@ def exact_flow(scene: Scene, shares: NDArray[np.float32] | None, inner: Crop | N
             is_front, before = inner.of(shares[t]) >= 0.5, _ends(scene.front, t, x, y)
             across, down = np.where(is_front, before[0], across), np.where(is_front, before[1], down)
             inside = _clear(inner.of(shares[t]), shares[t + 1], is_front, across, down)
-        inside = inside & _between(across, inner.left, inner.width) & _between(down, inner.top, inner.height)
+        inside = inside & between(across, inner.left, inner.width, _ROUNDING)
+        inside = inside & between(down, inner.top, inner.height, _ROUNDING)
         vectors[t], visible[t, 0] = (across - x, down - y), inside
     return Flow(vectors, visible)
-
-
-def _between(position: NDArray, first: int, count: int) -> NDArray[np.bool_]:
-    """Tell which positions lie on a row of pixels, or beside it by rounding."""
-    return (position >= first - _ROUNDING) & (position <= first + count - 1 + _ROUNDING)
 
 
 def _ends(path: Path, t: int, x: NDArray, y: NDArray) -> tuple[NDArray, NDArray]:

@@ -71,7 +71,7 @@ class ConvLSTM(nn.Module):
             if step:
                 hidden, memory = hiddens[-1], cells[-1]
                 if carry is not None:
-                    hidden, memory = carry(hidden, step), carry(memory, step)
+                    hidden, memory = carry(torch.cat([hidden, memory], 1), step).chunk(2, 1)
                 gate = gate + self._conv(hidden, weight, None)
             i, f, o, g = gate.chunk(4, dim=1)
             cell = torch.sigmoid(i) * torch.tanh(g)
