@@ -29,7 +29,7 @@ def project_root(option_file: str | Path) -> Path:
     That is the folder above the ``experiments/`` or ``results/`` folder the file lies in (a run's own copy), else the
     folder above its ``options/`` folder, else the current folder.
     """
-    folders = Path(option_file).resolve().parents
+    folders = Path(os.path.abspath(option_file)).parents  # as written: experiments/ may be a link to another disk
     for names in (("experiments", "results"), ("options",)):
         for folder in folders:
             if folder.name in names:

@@ -95,6 +95,10 @@ def test_project_root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert project_root(tmp_path / "p" / "options" / "paper" / "a.yml") == tmp_path / "p"
     assert project_root(tmp_path / "p" / "experiments" / "bench" / "options" / "a.yml") == tmp_path / "p"
     assert project_root(tmp_path / "p" / "a.yml") == tmp_path
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "p" / "experiments").mkdir(parents=True)
+    (tmp_path / "p" / "experiments" / "bench").symlink_to(tmp_path / "disk")
+    assert project_root(tmp_path / "p" / "experiments" / "bench" / "run" / "a.yml") == tmp_path / "p"
 
 
 def test_given_root(option_file: Path, tmp_path: Path) -> None:
