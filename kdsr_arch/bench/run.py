@@ -7,6 +7,7 @@ alone. A finished run is never repeated; an interrupted one resumes.
 from __future__ import annotations
 
 import json
+import re
 import sys
 import threading
 import time
@@ -18,14 +19,23 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from kdsr_arch.bench.plan import Plan, Run
+from kdsr_arch.data.store.lmdb_store import RECIPE_FILE
 from kdsr_arch.errors import UserError
-from kdsr_arch.io import read_json, write_whole
+from kdsr_arch.io import read_json, write_bytes, write_whole
 from kdsr_arch.options import load_yaml
 from kdsr_arch.parallel.subcommands import Subcommands
 from kdsr_arch.train.history import logged_number, read_history
+from kdsr_arch.train.resume import Change, differences
 
 Scores = dict[str, dict[str, float | str]]
 """data set -> metric -> value; 'protocol' -> text."""
+
+
+# Options that change no result of a test, and further ones that change none of a training.
+_NO_RESULT = r"(name|num_gpu|logger|needs|imports)(\..*)?"
+_NO_TRAINING = (
+    r"(val|datasets\.val\w*)(\..*)?|.*\.(num_worker_per_gpu|prefetch_mode|num_prefetch_queue|cache|ratio_freq)"
+)
 
 
 class Outcome(BaseModel):
@@ -51,10 +61,29 @@ class Outcome(BaseModel):
 
 
 def outcome(run: Run) -> Outcome | None:
-    """Read what a run came to; None before it got there."""
+    """Read what a run came to; None before it got there, and of a test whose options changed, which is repeated."""
     result = _read_marker(run.marker)
+    if not run.length and changed_options(run):
+        return None
     keys = ("row", "seed", "budget", "length", "reference")
     return result and result.model_copy(update={key: getattr(run, key) for key in keys})
+
+
+def changed_options(run: Run) -> list[Change]:
+    """List the options that matter to the result and changed since a run was begun; empty where it was not."""
+    kept = run.experiment / run.options.name
+    found = differences(load_yaml(kept), load_yaml(run.options)) if kept.is_file() else []
+    ignored = f"{_NO_RESULT}|{_NO_TRAINING}" if run.length else _NO_RESULT
+    return [change for change in found if not re.fullmatch(ignored, change.key)]
+
+
+def outdated(runs: Iterable[Run]) -> list[str]:
+    """Say which options changed since finished trainings were begun, a sentence for those with the same changes."""
+    rows: dict[str, dict[str, None]] = {}
+    for run in runs:
+        if run.length and outcome(run) is not None and (changed := changed_options(run)):
+            rows.setdefault(", ".join(map(str, changed)), {})[run.row] = None
+    return [f"changed after these rows were trained ({', '.join(names)}): {text}" for text, names in rows.items()]
 
 
 def outcomes_of(runs: Iterable[Run]) -> list[Outcome]:
@@ -83,6 +112,7 @@ def note_outcome(run: Run, seconds: float) -> None:
     else:  # the means that `kdsr test` wrote
         report = read_json(run.experiment / "results.json", dict, "run the bench again")
         results, cost = report["results"], report.get("cost")
+        write_bytes(run.experiment / run.options.name, run.options.read_bytes())  # as a training does itself
         final, ratios = {each["dataset"]: {**each["mean"], "protocol": each["protocol"]} for each in results}, {}
     if final or run.reference:  # a teacher may have been trained without a validation set
         text = json.dumps({"val": final, "seconds": seconds, "ratios": ratios, "cost": cost}).encode()
@@ -110,7 +140,15 @@ def _trained(run: Run) -> tuple[Scores, dict[str, float]]:
 
 
 def carry_out(run: Run, work: Subcommands) -> str | None:
-    """Test, or train to the end, resuming an interrupted training; return the tail of the output when that failed."""
+    """Test, or train to the end, resuming an interrupted training; return the tail of the output when that failed.
+
+    A training whose options changed since it was interrupted is not resumed: its number would be of neither.
+    """
+    if run.length and (changed := changed_options(run)):
+        return (
+            f"error: {run.experiment}: begun with other options ({', '.join(map(str, changed))}): put them back, or "
+            "remove the folder to train it anew"
+        )
     earlier = [marker.seconds for file in run.experiment.glob("bench_*.json") if (marker := _read_marker(file))]
     began = time.perf_counter()
     if failure := work.run(run.command):
@@ -130,8 +168,24 @@ def _run_before(plan: Plan, work: Subcommands, with_rows: bool) -> None:
         if (with_rows or not run.length) and outcome(run) is None and (failure := carry_out(run, work)):
             raise UserError(f"{run.options}: {failed}:\n{failure}")
     store = plan.store_command()
-    if store and with_rows and not (plan.root / plan.store).exists() and (failure := work.run(store)):
-        raise UserError(f"kdsr {' '.join(store)}: {failed}:\n{failure}")
+    if store and with_rows:
+        _check_store(plan)
+        if not (plan.root / plan.store).exists() and (failure := work.run(store)):
+            raise UserError(f"kdsr {' '.join(store)}: {failed}:\n{failure}")
+
+
+def _check_store(plan: Plan) -> None:
+    """Compare what a finished store was made with; the trainings compare what they know of it, the teacher say."""
+    file, spec = plan.root / plan.store / RECIPE_FILE, plan.bench.teacher_cache
+    if spec is None or not file.parent.exists():
+        return
+    made = read_json(file, dict, "remove the store, which the bench makes anew")
+    changed = [Change(key, made.get(key), value) for key, value in spec if (made.get(key) or None) != (value or None)]
+    if changed:
+        raise UserError(
+            f"{file.parent}: made with another teacher_cache ({', '.join(map(str, changed))}): put it back in "
+            f"{plan.file}, or remove the store and the runs that read it"
+        )
 
 
 def run_bench(
@@ -150,11 +204,13 @@ def run_bench(
         progress: called after each run.
 
     Raises:
-        UserError: a run of `before`, `teacher_cache` or `tested` failed.
+        UserError: a run of `before`, `teacher_cache` or `tested` failed, or the store is of another `teacher_cache`.
     """
     runs = [run for run in plan.rows() if not only or run.row in only]
     missing = sorted((run for run in runs if outcome(run) is None), key=lambda run: run.length)
     print(f"{plan.bench.name}: {len(runs)} runs, {len(runs) - len(missing)} of them done", flush=True)
+    for sentence in outdated([*plan.before(), *runs]):
+        print(f"warning: {sentence}", file=sys.stderr, flush=True)
     work = Subcommands(plan.root, plan.bench.threads)
     _run_before(plan, work, bool(missing))
     _train(missing, jobs or plan.bench.jobs, work, progress)

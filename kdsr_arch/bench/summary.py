@@ -224,8 +224,10 @@ def compare_order(outcomes: Sequence[Outcome], order: Sequence[str]) -> list[dic
     return records
 
 
-def write_tables(outcomes: Sequence[Outcome], target: Path, bench: BenchOptions, command: str) -> Path:
-    """Write TARGET.json (all outcomes) and TARGET.md (the table); return the Markdown file."""
+def write_tables(
+    outcomes: Sequence[Outcome], target: Path, bench: BenchOptions, command: str, warnings: Sequence[str] = ()
+) -> Path:
+    """Write TARGET.json (all outcomes) and TARGET.md (the table, and warnings of it); return the Markdown file."""
     summary = summarize(outcomes, bench.against)
     sets = [entry for outcome in outcomes for entry in outcome.val.items()]
     texts = sorted({f"{name}: {scores['protocol']}" for name, scores in sets if "protocol" in scores})
@@ -245,6 +247,7 @@ def write_tables(outcomes: Sequence[Outcome], target: Path, bench: BenchOptions,
             difference = spread_text(pair["difference"], 3, "+")
             page += f"- {pair['budget']:,} iterations, {pair['higher']} over {pair['lower']}: "
             page += f"{difference} dB, {pair['verdict']}\n"
+    page += "".join(f"- {warning}\n" for warning in warnings)
     target.parent.mkdir(parents=True, exist_ok=True)
     target.with_suffix(".json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
     target.with_suffix(".md").write_text(page, encoding="utf-8")

@@ -21,7 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Train what is missing, write the tables and print them; exit code 0 when every run of the file has finished."""
     from kdsr_arch.bench.plan import Plan
-    from kdsr_arch.bench.run import outcomes_of, run_bench
+    from kdsr_arch.bench.run import outcomes_of, outdated, run_bench
     from kdsr_arch.bench.summary import write_tables
     from kdsr_arch.options import project_root
 
@@ -31,7 +31,8 @@ def run(args: argparse.Namespace) -> int:
 
     def write() -> Path | None:
         outcomes = outcomes_of(runs)
-        return write_tables(outcomes, target, plan.bench, f"kdsr bench {args.file}") if outcomes else None
+        command = f"kdsr bench {args.file}"
+        return write_tables(outcomes, target, plan.bench, command, outdated(runs)) if outcomes else None
 
     run_bench(plan, jobs=args.jobs, only=args.only, progress=write)
     page = write()

@@ -77,9 +77,17 @@ class Change:
 def changes(theirs: Mapping[str, str], mine: Mapping[str, str]) -> list[Change]:
     """List the options in which two fingerprints differ.
 
+    See :func:`differences`.
+    """
+    return differences(_document(theirs), _document(mine))
+
+
+def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[Change]:
+    """List what differs in two option files' contents.
+
     A key that is absent on one side is no change where the other has the default; nor is a path that ends alike.
     """
-    return [*_changes(_document(theirs), _document(mine), [])]
+    return [*_changes(before, now, [])]
 
 
 def _document(prints: Mapping[str, str]) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from scipy import stats
 from kdsr_arch.bench import curves
 from kdsr_arch.bench.curves import _common, histories, levels, plot_bench, plot_costs, plot_gains
 from kdsr_arch.bench.plan import Plan, override, read_bench, set_budget
-from kdsr_arch.bench.run import Outcome, note_outcome, outcome, outcomes_of, run_bench
+from kdsr_arch.bench.run import Outcome, changed_options, note_outcome, outcome, outcomes_of, outdated, run_bench
 from kdsr_arch.bench.summary import markdown, paired, spread, spread_text, summarize, write_tables
 from kdsr_arch.data.store.teacher_store import TeacherStore
 from kdsr_arch.io import save_tensors
@@ -367,6 +367,36 @@ def test_rows_read_what_the_teacher_made_of_the_images_once_before_them(bench: P
     assert set(store.names) == {"output", "conv_first"} and store.orientations == [0, 1]
     assert all(len(crops) == 2 for crops in store.crops.values())
 
+    given["teacher_cache"]["crops"] = 3
+    bench.write_text(yaml.safe_dump(given))
+    with refuses("teacher_cache", "crops: 2 -> 3"):
+        run_bench(Plan(bench, tmp_path))
+
+
+def test_options_that_change_are_told_of_rows_that_are_done_and_refused_for_those_begun(
+    bench: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+):
+    runs = Plan(bench, tmp_path).rows()
+    for run in runs:
+        _finish(run, 30.0)
+        (run.experiment / run.options.name).write_bytes(run.options.read_bytes())  # as `kdsr train` does
+    runs[0].marker.unlink()  # begun, not finished
+    given = yaml.safe_load(bench.read_text())
+
+    bench.write_text(yaml.safe_dump(given | {"common": {"val.val_freq": 20, "logger.print_freq": 7}}))
+    assert [changed_options(run) for run in Plan(bench, tmp_path).rows()] == [[]] * 8
+    bench.write_text(yaml.safe_dump(given | {"rows": {"alone": given["rows"]["alone"] | {"scale": 2}, "with": {}}}))
+    plan = Plan(bench, tmp_path)
+    (sentence,) = outdated(plan.runs())
+    assert sentence == "changed after these rows were trained (alone): scale: absent -> 2"
+    assert len(outcomes_of(plan.runs())) == 7  # kept nonetheless
+    run_bench(plan)
+    said = capfd.readouterr()
+    assert f"warning: {sentence}" in said.err
+    assert f"{runs[0].experiment}: begun with other options (scale: absent -> 2)" in said.err
+    page = write_tables(outcomes_of(plan.runs()), tmp_path / "b", plan.bench, "c", outdated(plan.runs()))
+    assert page.read_text().rstrip().endswith(f"- {sentence}")
+
 
 def test_a_misspelt_key_before_the_rows_is_refused(bench: Path):
     bench.write_text(bench.read_text() + "before: {t: {bass: base.yml, iterations: 3}}\n")
@@ -403,6 +433,14 @@ def test_what_is_only_tested_stands_beside_the_rows(bench: Path, tmp_path: Path)
     result = outcome(test)
     assert result is not None and 5 < result.val["noise"]["psnr"] < 30 and result.reference
     assert "| bicubic | 1 | " in markdown(summarize([result]), command="c", protocol="Y")
+
+    given["common"]["val.metrics.psnr"]["crop_border"] = 8
+    bench.write_text(yaml.safe_dump(given))
+    (test,) = Plan(bench, tmp_path).tested()
+    assert outcome(test) is None
+    run_bench(Plan(bench, tmp_path))
+    repeated = outcome(test)
+    assert repeated is not None and repeated.val["noise"]["psnr"] != result.val["noise"]["psnr"]
 
 
 def test_tests_alone_make_a_table_and_nothing_at_all_is_refused(bench: Path):
