@@ -128,16 +128,18 @@ def test_vespcn_with_motion_fits(vectors):
                        "coarse_gain": 1}  # fmt: skip
 
 
-@pytest.mark.parametrize("name,network", [
-    ("tdan", {"type": "TDAN", "num_frame": 5, "num_feat": 64, "num_extract_block": 5, "num_block": 10,
-              "deformable_groups": 8}),
-    ("rsdn", {"type": "RSDN", "num_feat": 128, "num_block": 9}),
-    ("pfnl", {"type": "PFNL", "num_frame": 7, "num_feat": 64, "num_block": 20, "num_hr_feat": 12}),
-    ("drvsr", {"type": "DRVSR", "num_feat": 32, "num_flow_feat": 24}),
-    ("ltdvsr", {"type": "LTDVSRRebuild", "num_feat": 64, "num_flow_feat": 32}),
+@pytest.mark.parametrize("name,network,told", [
+    ("tdan", {"type": "TDAN", "num_feat": 64, "num_extract_block": 5, "num_block": 10},
+     {"num_frame": "num_frame", "deformable_groups": "num_deformable_groups"}),
+    ("rsdn", {"type": "RSDN"}, {"num_feat": "nf", "num_block": "num_blocks"}),
+    ("pfnl", {"type": "PFNL", "num_hr_feat": 12},
+     {"num_frame": "num_frame", "num_feat": "mf", "num_block": "num_block"}),
+    ("drvsr", {"type": "DRVSR", "num_feat": 32, "num_flow_feat": 24}, {}),
+    ("ltdvsr", {"type": "LTDVSRRebuild", "num_feat": 64, "num_flow_feat": 32}, {}),
 ])  # fmt: skip
-def test_files_of_video_networks_fit(vectors, tmp_path, name, network):
+def test_files_of_video_networks_fit(vectors, tmp_path, name, network, told):
     z = vectors(name)
+    network = network | {ours: z[f"hp/{theirs}"].item() for ours, theirs in told.items()}
     shapes = {k[6:]: tuple(z[k]) for k in z.files if k.startswith("shape/")}
     arrays = {k: np.full(shape, n, np.float32) for n, (k, shape) in enumerate(shapes.items())}
     if name in ("tdan", "rsdn"):
