@@ -22,6 +22,7 @@ from kdsr_arch.data.still_clip import Cutout, Scene, draw_scene, exact_flow, ren
 from kdsr_arch.data.still_clip_dataset import StillClipDataset
 from kdsr_arch.data.store.codec import codec_named
 from kdsr_arch.ops.bicubic import imresize_uint8
+from kdsr_arch.ops.degrade import bd_downsample
 from tests.helpers.messages import refuses
 
 STILL = Camera(shift=0, zoom=0, rotation=0, tilt=0, parallax=0)
@@ -213,12 +214,13 @@ def test_samples(make):
 
 
 @pytest.mark.parametrize("scale", [2, 3, 4])
-def test_lr_is_the_bicubic_of_the_frames(make, scale):
-    item = make(scale=scale, num_frame=1, clip_length=2).sample(0, np.random.default_rng(5))
+@pytest.mark.parametrize("kind", ["BI", "BD"])
+def test_lr_is_that_of_the_frames(make, scale, kind):
+    item = make(scale=scale, degradation=kind, num_frame=1, clip_length=2).sample(0, np.random.default_rng(5))
     frames = (item["gt"].numpy() * 255).round().astype(np.uint8).transpose(0, 2, 3, 1)
     low = (item["lq"].numpy() * 255).round().astype(np.uint8).transpose(0, 2, 3, 1)
-    inner = slice(2, -2)
-    np.testing.assert_array_equal(low[:, inner, inner], imresize_uint8(frames, 1 / scale)[:, inner, inner])
+    wanted, inner = imresize_uint8(frames, 1 / scale) if kind == "BI" else bd_downsample(frames, scale), slice(3, -3)
+    np.testing.assert_array_equal(low[:, inner, inner], wanted[:, inner, inner])
 
 
 def test_a_sample_follows_from_its_numbers_wherever_its_photographs_lie(make, photo_root, tmp_path):
