@@ -51,6 +51,8 @@ def run(args: argparse.Namespace) -> int:
     if text is not None:
         write_bytes(beside, text.encode())
         print(f"{beside}: kdsr test -opt {beside}, and kdsr upscale --weights {args.output}")
+        if done.source.note not in ("", ANY_SCALE):
+            print(f"note: {done.source.note}")
     else:
         print(f"note: {done.source.note or ANY_SCALE}; --scale N also writes {beside.name}, which tells the network")
     return 0

@@ -31,6 +31,7 @@ class Source:
         convert: the file's entries to the network's.
         options: the network's options as far as the converted entries tell them.
         note: what they do not tell.
+        degradation: by which the LR frames were made that they were trained on.
     """
 
     name: str
@@ -40,6 +41,7 @@ class Source:
     convert: Callable[[Mapping[str, Tensor]], State]
     options: Callable[[State], Options]
     note: str = ""
+    degradation: str = "BI"
 
     def matches(self, state: Mapping[str, Tensor]) -> bool:
         """Whether a file of these entries looks like one of this source."""
@@ -109,14 +111,16 @@ SOURCES = {
         Source("tdan", "TDAN, YapengTian/TDAN-VSR-CVPR-2020 (its state dict)", "TDAN",
                (r"off2d_1\.", r"deconv_2\.", r"recon_lr\."), dict, sizes.tdan_options),
         Source("rsdn", "RSDN, junpan19/RSDN", "RSDN", (r"neuro\.SD1\.conv_d1", r"neuro\.forget"),
-               _table(names.RSDN_OFFICIAL), sizes.rsdn_options),
+               _table(names.RSDN_OFFICIAL), sizes.rsdn_options, degradation="BD"),
         Source("pfnl", "PFNL, psychopa4/PFNL (variables as npz)", "PFNL",
-               (r"nlvsr[/.]nlblock_0", r"nlvsr[/.]convmerge2"), variables.pfnl_from_variables, sizes.pfnl_options),
+               (r"nlvsr[/.]nlblock_0", r"nlvsr[/.]convmerge2"), variables.pfnl_from_variables, sizes.pfnl_options,
+               degradation="BD"),
         Source("drvsr", "DRVSR, psychopa4/PFNL's rebuild (variables as npz)", "DRVSR",
                (r"easyflow[/.]c1", r"srmodel[/.]convLSTM"), variables.drvsr_from_variables, sizes.drvsr_options,
-               "the weights do not tell the window: taken as 3 frames"),
+               "the weights do not tell the window: taken as 3 frames", "BD"),
         Source("ltdvsr", "Liu 2017, psychopa4/PFNL's rebuild (variables as npz)", "LTDVSRRebuild",
-               (r"ltdvsr[/.]tem0", r"flow[/.]conv0"), variables.ltdvsr_from_variables, sizes.ltdvsr_options),
+               (r"ltdvsr[/.]tem0", r"flow[/.]conv0"), variables.ltdvsr_from_variables, sizes.ltdvsr_options,
+               degradation="BD"),
     )
 }  # fmt: skip
 
@@ -223,12 +227,14 @@ def option_text(done: Converted, weights: Path) -> str:
         done: what was converted; its scale is known.
         weights: the file that the weights go into.
     """
-    kind, data = ("Video", "ClipDataset") if done.mode != "image" else ("Image", "ImagePairDataset")
-    metric = {"crop_border": done.scale, "test_y_channel": True}
+    video = done.mode != "image"
+    kind, data = ("Video", "ClipDataset") if video else ("Image", "ImagePairDataset")
+    metric = {"crop_border": 0 if video else done.scale, "test_y_channel": True}  # as papers on either measure
+    hr = {"name": "HR", "type": data, "dataroot_gt": "datasets/HR", "degradation": done.source.degradation}
     options = {
         "name": weights.stem, "model_type": f"{kind}DistillModel", "scale": done.scale, "network_g": done.network,
         "path": {"pretrain_network_g": str(weights.resolve())},
-        "datasets": {"test_1": {"name": "HR", "type": data, "dataroot_gt": "datasets/HR", "degradation": "BI"}},
+        "datasets": {"test_1": hr},
         "val": {"metrics": {name: {"type": f"calculate_{name}", **metric} for name in ("psnr", "ssim")}},
         "needs": "Name the HR frames to test with: --force_yml datasets:test_1:dataroot_gt=FOLDER",
     }  # fmt: skip

@@ -214,8 +214,9 @@ def pfnl_options(state: State) -> Options:
 
 
 def drvsr_options(state: State) -> Options:
-    """Read DRVSR's widths; nothing tells the window."""
+    """Read DRVSR's widths; nothing tells the window, which is taken as the published one."""
     return {
+        "num_frame": 3,
         "num_feat": state["conv_last.weight"].shape[1],
         "num_flow_feat": state["motion.coarse.0.weight"].shape[0],
     }

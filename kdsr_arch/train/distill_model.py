@@ -20,6 +20,7 @@ from kdsr_arch.optim.update import EMA, Schedule, build_optimizer, load_optimize
 from kdsr_arch.options.schema import Options, TeacherOptions
 from kdsr_arch.options.schema_train import TrainOptions
 from kdsr_arch.registry import MODEL_REGISTRY, build
+from kdsr_arch.train.checkpoint import random_states_kept
 
 
 class DistillModel:
@@ -44,7 +45,8 @@ class DistillModel:
         assert opt.train is not None and opt.scale is not None
         student = build("network", opt.network_g, "network_g")
         load_pretrained(student, opt.path, "g")
-        teacher = stored_teacher(opt) or build_teacher(opt)
+        with random_states_kept():  # adapters and loss networks start alike with any teacher, live or stored
+            teacher = stored_teacher(opt) or build_teacher(opt)
         self._join(student, teacher, opt.train, sample, opt.scale, pick_device(opt.num_gpu), opt.teacher)
 
     @classmethod

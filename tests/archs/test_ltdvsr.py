@@ -38,7 +38,7 @@ def test_golden_outputs_losses_and_gradients(golden):
     center, (height, width) = frames[:, frames.shape[1] // 2], sr.shape[-2:]
     assert file.near(last_axis(resize_legacy(center, height, width, "bilinear")), "bilinear_ref")
     main = ((sr - gt[:, 0]).square() + file.hp("charbonnier_eps2")).sqrt().mean()
-    motion = MotionCompensationLoss(form="drvsr")(made["motion"][0])
+    motion = MotionCompensationLoss(file.hp("flow_tv_weight"), form="drvsr")(made["motion"][0])
     loss = main + file.hp("flow_loss_weight") * motion
     for name, ours in (("mse", main), ("loss_flow", motion), ("loss", loss)):
         assert ours.item() == pytest.approx(file.z[f"out/{name}"].item(), rel=1e-5)

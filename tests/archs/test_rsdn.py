@@ -20,6 +20,12 @@ def test_parameter_count():
     assert count_parameters(RSDN()) == 6_180_236
 
 
+def test_it_starts_as_the_authors():
+    conv = RSDN(num_block=1).conv_hd
+    assert conv.weight.std().item() == pytest.approx(0.1 * (2 / (9 * 128)) ** 0.5, rel=0.01)
+    assert not conv.bias.any()
+
+
 @pytest.fixture
 def official(golden):
     """The vectors, and the network with their weights."""

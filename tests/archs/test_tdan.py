@@ -16,6 +16,10 @@ def test_parameter_count():
     assert count_parameters(TDAN()) == 1_970_819
 
 
+def test_it_starts_as_the_authors():
+    assert TDAN().cr.weight.std().item() == pytest.approx((2 / (9 * 64)) ** 0.5, rel=0.01)
+
+
 @pytest.mark.parametrize(("border", "prefix"), [("dcn_v1", ""), ("zeros", "tv_")])
 def test_golden_outputs(golden, border, prefix):
     file = golden("tdan")

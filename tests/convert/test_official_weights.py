@@ -15,7 +15,7 @@ import yaml
 from kdsr_arch.archs.fsrcnn_arch import FSRCNN
 from kdsr_arch.archs.vdsr_arch import VDSR
 from kdsr_arch.commands import convert as command
-from kdsr_arch.convert.published import SOURCES, convert_file, convert_state, looks_like
+from kdsr_arch.convert.published import SOURCES, convert_file, convert_state, looks_like, option_text
 from kdsr_arch.evaluate import tester
 from kdsr_arch.infer.open import open_network, read_weights
 from kdsr_arch.infer.runner import Runner
@@ -128,16 +128,18 @@ def test_vespcn_with_motion_fits(vectors):
                        "coarse_gain": 1}  # fmt: skip
 
 
-@pytest.mark.parametrize("name,network", [
-    ("tdan", {"type": "TDAN", "num_frame": 5, "num_feat": 64, "num_extract_block": 5, "num_block": 10,
-              "deformable_groups": 8}),
-    ("rsdn", {"type": "RSDN", "num_feat": 128, "num_block": 9}),
-    ("pfnl", {"type": "PFNL", "num_frame": 7, "num_feat": 64, "num_block": 20, "num_hr_feat": 12}),
-    ("drvsr", {"type": "DRVSR", "num_feat": 32, "num_flow_feat": 24}),
-    ("ltdvsr", {"type": "LTDVSRRebuild", "num_feat": 64, "num_flow_feat": 32}),
+@pytest.mark.parametrize("name,network,told", [
+    ("tdan", {"type": "TDAN", "num_feat": 64, "num_extract_block": 5, "num_block": 10},
+     {"num_frame": "num_frame", "deformable_groups": "num_deformable_groups"}),
+    ("rsdn", {"type": "RSDN"}, {"num_feat": "nf", "num_block": "num_blocks"}),
+    ("pfnl", {"type": "PFNL", "num_hr_feat": 12},
+     {"num_frame": "num_frame", "num_feat": "mf", "num_block": "num_block"}),
+    ("drvsr", {"type": "DRVSR", "num_frame": 3, "num_feat": 32, "num_flow_feat": 24}, {}),
+    ("ltdvsr", {"type": "LTDVSRRebuild", "num_feat": 64, "num_flow_feat": 32}, {}),
 ])  # fmt: skip
-def test_files_of_video_networks_fit(vectors, tmp_path, name, network):
+def test_files_of_video_networks_fit(vectors, tmp_path, name, network, told):
     z = vectors(name)
+    network = network | {ours: z[f"hp/{theirs}"].item() for ours, theirs in told.items()}
     shapes = {k[6:]: tuple(z[k]) for k in z.files if k.startswith("shape/")}
     arrays = {k: np.full(shape, n, np.float32) for n, (k, shape) in enumerate(shapes.items())}
     if name in ("tdan", "rsdn"):
@@ -150,6 +152,9 @@ def test_files_of_video_networks_fit(vectors, tmp_path, name, network):
     done = convert_file(name, path)
     assert done.network == network and done.scale == 4
     assert sorted(float(v.flatten()[0]) for v in done.params.values()) == [float(n) for n in range(len(arrays))]
+    options = yaml.safe_load(option_text(done, path))  # on what it was published for, the frames whole
+    assert options["datasets"]["test_1"]["degradation"] == ("BI" if name == "tdan" else "BD")
+    assert options["val"]["metrics"]["psnr"]["crop_border"] == 0
     gone = (
         dict(list(read_weights(path).items())[:-1])
         if name in ("tdan", "rsdn")
@@ -157,6 +162,13 @@ def test_files_of_video_networks_fit(vectors, tmp_path, name, network):
     )
     with refuses(SOURCES[name].origin.split(",")[0]):
         convert_state(SOURCES[name], gone)
+
+
+def test_what_weights_do_not_tell_is_said(vectors, tmp_path, capsys):
+    z = vectors("drvsr")
+    np.savez(tmp_path / "a.npz", **{k[6:]: np.zeros(z[k], np.float32) for k in z.files if k.startswith("shape/")})
+    assert convert(tmp_path, "drvsr", tmp_path / "a.npz", "-o", tmp_path / "ours.pth") == 0
+    assert f"note: {SOURCES['drvsr'].note}" in capsys.readouterr().out.splitlines()
 
 
 @pytest.mark.parametrize("name", ["pfnl", "drvsr", "ltdvsr"])

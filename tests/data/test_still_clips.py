@@ -12,15 +12,17 @@ from kdsr_arch.data.camera import Camera, Motion, draw_motion, place
 from kdsr_arch.data.clip_dataset import ClipDataset
 from kdsr_arch.data.flow_image import flow_image, read_flow_image, stays_inside
 from kdsr_arch.data.mix_dataset import MixDataset
+from kdsr_arch.data.pairs import FramePairs, PairOptions
 from kdsr_arch.data.prepare.frame_writer import Making
 from kdsr_arch.data.prepare.plans import convert_images, convert_store
-from kdsr_arch.data.prepare.still_clips import Rendering, convert_stills
+from kdsr_arch.data.prepare.still_clips import Rendering, convert_stills, rendered_clips
 from kdsr_arch.data.prepare.store_tools import verify
 from kdsr_arch.data.sources import LmdbSource
 from kdsr_arch.data.still_clip import Cutout, Scene, draw_scene, exact_flow, render, shares_in_front
 from kdsr_arch.data.still_clip_dataset import StillClipDataset
 from kdsr_arch.data.store.codec import codec_named
 from kdsr_arch.ops.bicubic import imresize_uint8
+from kdsr_arch.ops.degrade import bd_downsample
 from tests.helpers.messages import refuses
 
 STILL = Camera(shift=0, zoom=0, rotation=0, tilt=0, parallax=0)
@@ -153,18 +155,19 @@ def test_what_a_frame_cannot_show_does_not_become_a_pattern():
     assert np.abs(frames - 127.5).max() <= 2
 
 
-@pytest.mark.parametrize("density", [1.5, 2, 3])
+@pytest.mark.parametrize("density", [1.5, 2, 2.5, 3])
 def test_detail_is_equally_strong_at_every_position(density):
     """A wave of four pixels of a frame: its amplitude must not depend on where between pixels it falls."""
     wave = 127 + 100 * np.sin(2 * np.pi * np.arange(400) / (4 * density))
     photo = np.broadcast_to(np.rint(wave)[None, :, None], (300, 400, 3)).astype(np.uint8)
-    size, strengths = (32, 64), []
-    for part in np.linspace(0, 1, 9):
-        motion = Motion(np.array([[part, 0.0]]), np.zeros(1), np.zeros(1), np.zeros((1, 2)))
-        path = place(np.random.default_rng(3), motion, size, 0, (300, 400), Camera(density=(density, density)))
-        frame = rendered(Scene(size, path), [photo])[0][0, 16, :, 0].astype(float)
-        strengths.append(np.abs(np.fft.rfft(frame)[16]) / 32)
-    assert min(strengths) > 80 and max(strengths) / min(strengths) < 1.02
+    size, parts = (32, 64), np.linspace(0, 1, 9)
+    motion = Motion(np.stack([parts, 0 * parts], 1), 0 * parts, 0 * parts, np.zeros((9, 2)))
+    path = place(np.random.default_rng(3), motion, size, 0, (300, 400), Camera(density=(density, density)))
+    waves = np.fft.rfft(rendered(Scene(size, path), [photo])[0][:, 16, :, 0])[:, 16]
+    turns = np.unwrap(np.angle(waves)) / (2 * np.pi)
+    np.testing.assert_allclose(turns - turns[0], parts / 4, atol=0.01)  # of its four pixels
+    strengths = np.abs(waves) / 32
+    assert strengths.min() > 80 and strengths.max() / strengths.min() < 1.06
 
 
 def test_a_motion_stays_inside_its_photograph():
@@ -211,12 +214,13 @@ def test_samples(make):
 
 
 @pytest.mark.parametrize("scale", [2, 3, 4])
-def test_lr_is_the_bicubic_of_the_frames(make, scale):
-    item = make(scale=scale, num_frame=1, clip_length=2).sample(0, np.random.default_rng(5))
+@pytest.mark.parametrize("kind", ["BI", "BD"])
+def test_lr_is_that_of_the_frames(make, scale, kind):
+    item = make(scale=scale, degradation=kind, num_frame=1, clip_length=2).sample(0, np.random.default_rng(5))
     frames = (item["gt"].numpy() * 255).round().astype(np.uint8).transpose(0, 2, 3, 1)
     low = (item["lq"].numpy() * 255).round().astype(np.uint8).transpose(0, 2, 3, 1)
-    inner = slice(2, -2)
-    np.testing.assert_array_equal(low[:, inner, inner], imresize_uint8(frames, 1 / scale)[:, inner, inner])
+    wanted, inner = imresize_uint8(frames, 1 / scale) if kind == "BI" else bd_downsample(frames, scale), slice(3, -3)
+    np.testing.assert_array_equal(low[:, inner, inner], wanted[:, inner, inner])
 
 
 def test_a_sample_follows_from_its_numbers_wherever_its_photographs_lie(make, photo_root, tmp_path):
@@ -301,6 +305,12 @@ def test_a_store_of_rendered_clips_tests_and_trains(store):
     assert torch.equal(part["flow"], dataset[0]["flow"][1:])
     sample = ClipDataset(dataroot_gt=str(store), scale=4, gt_size=48, clip_length=2).sample(0, np.random.default_rng(0))
     assert set(sample) == {"lq", "gt", "key"}
+
+
+def test_each_photograph_gives_a_clip_before_any_gives_a_second(photo_root):
+    photos = FramePairs(PairOptions(name="photographs", dataroot_gt=[str(photo_root)])).gt
+    clips = rendered_clips(photos, Rendering(clips=4, length=2, size=(64, 80)))
+    assert [clip.scene.back.photo for clip in clips] == [0, 1, 2, 0]
 
 
 def test_samples_of_a_store_bring_their_flow(store):

@@ -119,6 +119,14 @@ def test_memory_goes_with_what_moves(options):
         assert (a[..., 10:] - b[..., 10:]).abs().max() > 1e-3  # what leaves is forgotten
 
 
+def test_clips_whose_motion_is_not_known_are_compared_by_their_first_frame():
+    known = moving_right()
+    known.visible[:] = 0
+    ours, theirs = torch.rand(2, 1, 3, 4, 6, 10)
+    along, published = memories({}, ours.shape)
+    torch.testing.assert_close(along([ours], [theirs], known), published(ours[:, :1], theirs[:, :1]))
+
+
 def test_what_is_refused():
     with refuses("FlowConsistencyLoss", "StillClipDataset"):
         FlowConsistencyLoss()([picture()], context(None, None))

@@ -152,12 +152,9 @@ def test_every_sample_of_whole_frames_is_the_live_teachers_away_from_its_border(
 def test_crops_restored_alone_give_the_live_loss(options, tmp_path):
     file = options(EDVR, interval_list=[1], use_rot=False)
     opt = stored(file, tmp_path / "store.lmdb", crops=1)
-    losses, adapters = {}, None
+    losses = {}
     for name, kind in (("stored", Trainer), ("live", LiveTrainer)):
         trainer = kind(opt)
-        task = trainer.model.task
-        adapters = adapters or task.train_only_state()  # the live teacher's start drew other random numbers
-        task.load_train_only_state(adapters)
         trainer.step(1)
         losses[name] = trainer.figures()
     for name in ("l_out", "l_map", "l_memory", "l_pix"):
@@ -262,12 +259,10 @@ def test_a_stored_recurrent_teacher_gives_the_live_loss(options, tmp_path, capsy
         "clips of 2 frames, shorter ones whole: at both ends the teacher has seen frames on one side only"
         in capsys.readouterr().out
     )
-    opt, losses, adapters = load_options(file, is_train=True), {}, None
+    opt, losses = load_options(file, is_train=True), {}
     opt.datasets["train"].teacher_cache = str(store)
     for name, kind in (("stored", Trainer), ("live", LiveTrainer)):
         trainer = kind(opt)
-        adapters = adapters or {key: value.clone() for key, value in trainer.model.task.train_only_state().items()}
-        trainer.model.task.load_train_only_state(adapters)
         trainer.step(1)
         losses[name] = trainer.figures()
     assert {"l_out", "l_map", "l_memory"} <= set(losses["live"])

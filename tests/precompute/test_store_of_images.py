@@ -105,6 +105,15 @@ def test_crops_are_the_live_teachers_everywhere_and_give_the_live_loss(options, 
         assert with_store[name] == pytest.approx(without[name], rel=1e-3)
 
 
+def test_crops_follow_from_the_seed(options, tmp_path):
+    places = []
+    for name, seed in (("a", 0), ("again", 0), ("other", 1)):
+        opt = loaded(options).model_copy(update={"manual_seed": seed})
+        fill_store(opt, tmp_path / f"{name}.lmdb", plan_of(opt, [], 2, True))
+        places.append(TeacherStore(tmp_path / f"{name}.lmdb").crops)
+    assert places[0] == places[1] and places[0] != places[2]
+
+
 def test_several_teachers_that_a_term_joins_are_stored_each(options, tmp_path):
     opt = yaml.safe_load(options.read_text())
     opt["network_t2"] = dict(TEACHER)
