@@ -7,6 +7,7 @@ alone. A finished run is never repeated; an interrupted one resumes.
 from __future__ import annotations
 
 import json
+import re
 import sys
 import threading
 import time
@@ -18,14 +19,21 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from kdsr_arch.bench.plan import Plan, Run
-from kdsr_arch.errors import UserError
-from kdsr_arch.io import read_json, write_whole
-from kdsr_arch.options import load_yaml
+from kdsr_arch.errors import OptionErrors, UserError, nearest
+from kdsr_arch.io import read_json, write_bytes, write_whole
+from kdsr_arch.options import load_options, load_yaml
 from kdsr_arch.parallel.subcommands import Subcommands
 from kdsr_arch.train.history import logged_number, read_history
 
 Scores = dict[str, dict[str, float | str]]
 """data set -> metric -> value; 'protocol' -> text."""
+
+# options that leave what a run comes to as it is
+_IDLE = (
+    r"name|needs|num_gpu|imports(\..+)?|logger(\..+)?|train\.(total_iter|cuda_graph)"
+    r"|val\.(val_freq|save_img|pbar|suffix|score_teacher|speed_size)"
+    r"|datasets\..+\.(name|num_worker_per_gpu|verify|cache|cache_gb|resident)"
+)
 
 
 class Outcome(BaseModel):
@@ -83,6 +91,7 @@ def note_outcome(run: Run, seconds: float) -> None:
     else:  # the means that `kdsr test` wrote
         report = read_json(run.experiment / "results.json", dict, "run the bench again")
         results, cost = report["results"], report.get("cost")
+        write_bytes(run.experiment / run.options.name, run.options.read_bytes())  # as a training does at its start
         final, ratios = {each["dataset"]: {**each["mean"], "protocol": each["protocol"]} for each in results}, {}
     if final or run.reference:  # a teacher may have been trained without a validation set
         text = json.dumps({"val": final, "seconds": seconds, "ratios": ratios, "cost": cost}).encode()
@@ -119,6 +128,53 @@ def carry_out(run: Run, work: Subcommands) -> str | None:
     return None
 
 
+def check_unchanged(runs: Iterable[Run]) -> None:
+    """Compare the options of runs with those that they began with, which lie in their folders.
+
+    Raises:
+        UserError: they differ in more than what leaves a result as it is: the table would call an old result a new one.
+    """
+    from kdsr_arch.train.resume import option_changes  # imports torch, which a bench file at fault need not wait for
+
+    faults = []
+    for run in runs:
+        copy = run.experiment / run.options.name
+        if copy.is_file():
+            changed = option_changes(load_yaml(copy), load_yaml(run.options))
+            faults += [(run, change) for change in changed if not re.fullmatch(_IDLE, change.key)][:1]
+    if faults:
+        run, change = faults[0]
+        more = f", and {len(faults) - 1} more" if len(faults) > 1 else ""
+        raise UserError(
+            f"{run.label}{more}: began with other options ({change}); put them back, give the row or the bench another "
+            f"name, or remove {run.experiment} to run it anew"
+        )
+
+
+def check_options(file: Path, runs: Iterable[Run]) -> None:
+    """Check an option file of every row, as each run would at its start, hours later.
+
+    Rows that import something else than the first one are left to their start: classes of one name exclude each other.
+
+    Raises:
+        OptionErrors: all faults, each with its rows.
+    """
+    faults: dict[str, list[str]] = {}
+    rows = {run.row: run for run in reversed([*runs])}
+    imports = [load_yaml(run.options).get("imports") for run in rows.values()]
+    for (row, run), imported in zip(rows.items(), imports, strict=True):
+        try:
+            if imported == imports[0]:
+                load_options(run.options, is_train=run.length > 0)
+        except OptionErrors as error:
+            for fault in error.faults:
+                faults.setdefault(re.sub(r" \(lines? [^()]*\)$", "", fault), []).insert(0, row)
+        except UserError as error:
+            faults.setdefault(str(error), []).insert(0, row)
+    if faults:
+        raise OptionErrors([f"{', '.join(rows)}: {fault}" for fault, rows in faults.items()], str(file))
+
+
 def _run_before(plan: Plan, work: Subcommands, with_rows: bool) -> None:
     """Run what comes before the rows: trainings and tests without an outcome, then the filling of the teacher's store.
 
@@ -150,11 +206,18 @@ def run_bench(
         progress: called after each run.
 
     Raises:
-        UserError: a run of `before`, `teacher_cache` or `tested` failed.
+        UserError: `only` names no row, a finished run had other options, or one of `before`, `teacher_cache` or
+            `tested` failed.
+        OptionErrors: options are at fault; nothing was run.
     """
-    runs = [run for run in plan.rows() if not only or run.row in only]
+    for row in only or ():
+        if row not in plan.bench.rows:
+            raise UserError(f"--only names no row '{row}'{nearest(row, plan.bench.rows)}")
+    runs, others = [run for run in plan.rows() if not only or run.row in only], [*plan.before(), *plan.tested()]
+    check_unchanged([*others, *plan.rows()])
     missing = sorted((run for run in runs if outcome(run) is None), key=lambda run: run.length)
     print(f"{plan.bench.name}: {len(runs)} runs, {len(runs) - len(missing)} of them done", flush=True)
+    check_options(plan.file, [run for run in [*others, *missing] if outcome(run) is None])
     work = Subcommands(plan.root, plan.bench.threads)
     _run_before(plan, work, bool(missing))
     _train(missing, jobs or plan.bench.jobs, work, progress)

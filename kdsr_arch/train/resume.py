@@ -79,7 +79,12 @@ def changes(theirs: Mapping[str, str], mine: Mapping[str, str]) -> list[Change]:
 
     A key that is absent on one side is no change where the other has the default; nor is a path that ends alike.
     """
-    return [*_changes(_document(theirs), _document(mine), [])]
+    return option_changes(_document(theirs), _document(mine))
+
+
+def option_changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[Change]:
+    """List the options in which two documents differ, as `changes` does."""
+    return [*_changes(before, now, [])]
 
 
 def _document(prints: Mapping[str, str]) -> dict[str, Any]:
