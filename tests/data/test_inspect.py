@@ -140,10 +140,22 @@ def test_files_that_have_not_changed_are_not_opened_again(images, memory, monkey
     inspect_files.inspect_files(images, files, look, deep=True)
     inspect_files.inspect_files(images, files, look)
     assert len(looked) == 14
-    inspect_files.memory_file(images).write_text('{"0.png": [1, 2]}')  # no such file as it should be
+    memory = inspect_files.memory_file(images)
+    assert memory is not None
+    memory.write_text('{"0.png": [1, 2]}')  # no such file as it should be
     assert inspect_files.inspect_files(images, files, look) == expected | {"2": (50, 60)} and len(looked) == 20
     (images / "0.png").unlink()
     assert "0.png" in inspect_files.inspect_files(images, files, look)["0"]
+
+
+def test_a_user_without_a_home_reads_headers_every_time(images: Path, monkeypatch: pytest.MonkeyPatch):
+    """A container may run under a number that is nobody's there."""
+    for name in ("XDG_CACHE_HOME", "HOME"):
+        monkeypatch.delenv(name)
+    monkeypatch.setattr("pwd.getpwuid", lambda number: {}[number])
+    monkeypatch.setattr(inspect_files, "_WORTH_KEEPING", 0)
+    assert inspect_files.inspect_files(images, {"0": "0.png"}, lambda path: (64, 80)) == {"0": (64, 80)}
+    assert inspect_files.memory_file(images) is None
 
 
 @pytest.mark.parametrize(
