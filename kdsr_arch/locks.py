@@ -71,16 +71,21 @@ def _locked(place: Path, refusal: str) -> int:
 def archive(folder: Path, stamp: str | None = None) -> None:
     """Rename the folder of an earlier run to `NAME_archived_TIME`, as BasicSR does, so that nothing overwrites it.
 
+    Where the folder is a link to another disk, it is renamed there, and the link leads to a new one.
+
     Args:
-        folder: where there is none, nothing happens.
+        folder: where there is none, or an empty one, nothing happens.
         stamp: the time in the name; now by default.
 
     Raises:
         OSError: it cannot be renamed.
     """
-    if folder.exists():
-        target = unused(folder.with_name(f"{folder.name}_archived_{stamp or time.strftime(STAMP)}"))
-        os.rename(folder, target)
+    place = folder.resolve()
+    if place.exists() and not (place.is_dir() and next(place.iterdir(), None) is None):
+        target = unused(place.with_name(f"{place.name}_archived_{stamp or time.strftime(STAMP)}"))
+        os.rename(place, target)
+        if folder.is_symlink():
+            place.mkdir()
         logging.getLogger("kdsr").info(f"{folder} exists: it was renamed to {target.name}")
 
 
