@@ -8,6 +8,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from PIL import Image
 
 from kdsr_arch.data import inspect_files, pair_dataset
 from kdsr_arch.data.clip_dataset import ClipDataset
@@ -146,6 +147,18 @@ def test_files_that_have_not_changed_are_not_opened_again(images, memory, monkey
     assert inspect_files.inspect_files(images, files, look) == expected | {"2": (50, 60)} and len(looked) == 20
     (images / "0.png").unlink()
     assert "0.png" in inspect_files.inspect_files(images, files, look)["0"]
+
+
+def test_whole_numbers_of_unknown_white_are_found_by_the_header(tmp_path: Path):
+    """Else training would stop where it first draws the file, whatever skip_bad says."""
+    write_textures(tmp_path, 2, 64, 80)
+    Image.fromarray(np.full((64, 80), 70_000, np.int32)).save(tmp_path / "a.tif")
+    source = FolderSource(tmp_path)
+    source.inspect(source.keys())
+    with refuses("a.tif", "white"):
+        source.size("a")
+    options = {**COMMON, "type": "ImagePairDataset", "dataroot_gt": str(tmp_path), "skip_bad": True}
+    assert len(open_dataset(dataset_options(**options), "datasets.train")) == 2
 
 
 def test_a_user_without_a_home_reads_headers_every_time(images: Path, monkeypatch: pytest.MonkeyPatch):
