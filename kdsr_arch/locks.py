@@ -1,15 +1,19 @@
-"""One process at a time on an output."""
+"""One process at a time on an output, and what an earlier one wrote there moved aside."""
 
 from __future__ import annotations
 
+import logging
 import os
 import socket
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from kdsr_arch.errors import UserError
 from kdsr_arch.io import lock_file
+
+STAMP = "%Y%m%d_%H%M%S"
 
 
 @contextmanager
@@ -62,3 +66,30 @@ def _locked(place: Path, refusal: str) -> int:
             if os.path.samestat(os.fstat(handle), os.stat(place)):
                 return handle
         os.close(handle)
+
+
+def archive(folder: Path, stamp: str | None = None) -> None:
+    """Rename the folder of an earlier run to `NAME_archived_TIME`, as BasicSR does, so that nothing overwrites it.
+
+    Where the folder is a link to another disk, it is renamed there, and the link leads to a new one.
+
+    Args:
+        folder: where there is none, or an empty one, nothing happens.
+        stamp: the time in the name; now by default.
+
+    Raises:
+        OSError: it cannot be renamed.
+    """
+    place = folder.resolve()
+    if place.exists() and not (place.is_dir() and next(place.iterdir(), None) is None):
+        target = unused(place.with_name(f"{place.name}_archived_{stamp or time.strftime(STAMP)}"))
+        os.rename(place, target)
+        if folder.is_symlink():
+            place.mkdir()
+        logging.getLogger("kdsr").info(f"{folder} exists: it was renamed to {target.name}")
+
+
+def unused(path: Path) -> Path:
+    """Return the path, or the first of PATH_2, PATH_3, ... that is not there."""
+    names = (path.name, *(f"{path.name}_{n}" for n in range(2, 1000)))
+    return next(each for each in map(path.with_name, names) if not each.exists())

@@ -28,6 +28,13 @@ from kdsr_arch.plugins import Plugin
 Overrides = dict[str, Any]
 
 
+def _each_once(numbers: list[int]) -> list[int]:
+    """Refuse a number that stands twice: the same run would count as two."""
+    if twice := [number for number in numbers if numbers.count(number) > 1]:
+        raise ValueError(f"{twice[0]} stands twice; the same run would count as two")
+    return numbers
+
+
 class BeforeOptions(Section):
     """A training before the rows, such as that of their teacher."""
 
@@ -61,8 +68,8 @@ class BenchOptions(Section):
     before: dict[PlainName, BeforeOptions] | None = None
     teacher_cache: TeacherCacheOptions | None = None
     tested: dict[PlainName, Overrides] | None = None
-    seeds: list[Count] = Field(default=[0], min_length=1)
-    budgets: Annotated[list[Positive], AfterValidator(sorted)] = []
+    seeds: Annotated[list[Count], AfterValidator(_each_once)] = Field(default=[0], min_length=1)
+    budgets: Annotated[list[Positive], AfterValidator(_each_once), AfterValidator(sorted)] = []
     continued: bool = False
     jobs: Positive = 1
     threads: Positive = 1
@@ -123,6 +130,10 @@ def read_bench(path: Path) -> BenchOptions:
     names = [*(bench.before or {}), *(bench.tested or {}), *bench.rows]
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise UserError(f"{path}: '{twice[0]}' names two of before, tested and rows; the table needs a name for each")
+    folders: dict[str, str] = {}
+    for name in names:
+        if (other := folders.setdefault(_file_name(name), name)) != name:
+            raise UserError(f"{path}: '{other}' and '{name}' are one name as files ({_file_name(name)}); rename one")
     named = {"against": bench.against, "published.order": bench.published.order if bench.published else []}
     for key, name in ((key, name) for key, names in named.items() for name in names):
         if name not in bench.rows:

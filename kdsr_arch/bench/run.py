@@ -20,9 +20,9 @@ from pydantic import BaseModel, ValidationError
 
 from kdsr_arch.bench.plan import Plan, Run
 from kdsr_arch.data.store.lmdb_store import RECIPE_FILE
-from kdsr_arch.errors import UserError
+from kdsr_arch.errors import OptionErrors, UserError, nearest
 from kdsr_arch.io import read_json, write_bytes, write_whole
-from kdsr_arch.options import load_yaml
+from kdsr_arch.options import load_options, load_yaml
 from kdsr_arch.parallel.subcommands import Subcommands
 from kdsr_arch.train.history import logged_number, read_history
 from kdsr_arch.train.resume import Change, differences
@@ -30,12 +30,12 @@ from kdsr_arch.train.resume import Change, differences
 Scores = dict[str, dict[str, float | str]]
 """data set -> metric -> value; 'protocol' -> text."""
 
-
 # Options that change no result of a test, and further ones that change none of a training.
-_NO_RESULT = r"(name|num_gpu|logger|needs|imports)(\..*)?"
-_NO_TRAINING = (
-    r"(val|datasets\.val\w*)(\..*)?|.*\.(num_worker_per_gpu|prefetch_mode|num_prefetch_queue|cache|ratio_freq)"
+_NO_RESULT = (
+    r"name|needs|num_gpu|(imports|logger)(\..+)?|val\.(val_freq|save_img|pbar|suffix|score_teacher)"
+    r"|datasets\..+\.(num_worker_per_gpu|prefetch_mode|num_prefetch_queue|verify|cache|cache_gb|resident)"
 )
+_NO_TRAINING = r"(val|datasets\.val\w*)(\..+)?|datasets\.train\.name|train\.(cuda_graph|ratio_freq)"
 
 
 class Outcome(BaseModel):
@@ -112,7 +112,7 @@ def note_outcome(run: Run, seconds: float) -> None:
     else:  # the means that `kdsr test` wrote
         report = read_json(run.experiment / "results.json", dict, "run the bench again")
         results, cost = report["results"], report.get("cost")
-        write_bytes(run.experiment / run.options.name, run.options.read_bytes())  # as a training does itself
+        write_bytes(run.experiment / run.options.name, run.options.read_bytes())  # as a training does at its start
         final, ratios = {each["dataset"]: {**each["mean"], "protocol": each["protocol"]} for each in results}, {}
     if final or run.reference:  # a teacher may have been trained without a validation set
         text = json.dumps({"val": final, "seconds": seconds, "ratios": ratios, "cost": cost}).encode()
@@ -155,6 +155,30 @@ def carry_out(run: Run, work: Subcommands) -> str | None:
         return failure
     note_outcome(run, round(time.perf_counter() - began + max(earlier, default=0.0), 1))
     return None
+
+
+def check_options(file: Path, runs: Iterable[Run]) -> None:
+    """Check an option file of every row, as each run would at its start, hours later.
+
+    Rows that import something else than the first one are left to their start: classes of one name exclude each other.
+
+    Raises:
+        OptionErrors: all faults, each with its rows.
+    """
+    faults: dict[str, list[str]] = {}
+    rows = {run.row: run for run in reversed([*runs])}
+    imports = [load_yaml(run.options).get("imports") for run in rows.values()]
+    for (row, run), imported in zip(rows.items(), imports, strict=True):
+        try:
+            if imported == imports[0]:
+                load_options(run.options, is_train=run.length > 0)
+        except OptionErrors as error:
+            for fault in error.faults:
+                faults.setdefault(re.sub(r" \(lines? [^()]*\)$", "", fault), []).insert(0, row)
+        except UserError as error:
+            faults.setdefault(str(error), []).insert(0, row)
+    if faults:
+        raise OptionErrors([f"{', '.join(rows)}: {fault}" for fault, rows in faults.items()], str(file))
 
 
 def _run_before(plan: Plan, work: Subcommands, with_rows: bool) -> None:
@@ -204,13 +228,19 @@ def run_bench(
         progress: called after each run.
 
     Raises:
-        UserError: a run of `before`, `teacher_cache` or `tested` failed, or the store is of another `teacher_cache`.
+        UserError: `only` names no row, a run of `before`, `teacher_cache` or `tested` failed, or the store is of
+            another `teacher_cache`.
+        OptionErrors: options are at fault; nothing was run.
     """
-    runs = [run for run in plan.rows() if not only or run.row in only]
+    for row in only or ():
+        if row not in plan.bench.rows:
+            raise UserError(f"--only names no row '{row}'{nearest(row, plan.bench.rows)}")
+    runs, others = [run for run in plan.rows() if not only or run.row in only], [*plan.before(), *plan.tested()]
     missing = sorted((run for run in runs if outcome(run) is None), key=lambda run: run.length)
     print(f"{plan.bench.name}: {len(runs)} runs, {len(runs) - len(missing)} of them done", flush=True)
     for sentence in outdated([*plan.before(), *runs]):
         print(f"warning: {sentence}", file=sys.stderr, flush=True)
+    check_options(plan.file, [run for run in [*others, *missing] if outcome(run) is None])
     work = Subcommands(plan.root, plan.bench.threads)
     _run_before(plan, work, bool(missing))
     _train(missing, jobs or plan.bench.jobs, work, progress)

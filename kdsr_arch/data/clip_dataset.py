@@ -242,7 +242,7 @@ class ClipDataset(PairDataset):
         for key in clip.lq:
             if (size := lq.size(key)) != first:
                 raise UserError(
-                    f"{lq.where(key)} is {size[0]}x{size[1]}, other frames of the clip are {height}x{width}; "
+                    f"{lq.where(key)} is {size[0]}x{size[1]} as LR, other frames of the clip are {height}x{width}; "
                     "all frames of a clip must have one size"
                 )
         for position, key in clip.gt.items():

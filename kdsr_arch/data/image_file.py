@@ -46,6 +46,10 @@ _PPM_HEADER = re.compile(rb"P[2356](?:(?:\s+|#[^\n]*\n)+\d+){2}(?:\s+|#[^\n]*\n)
 _START_OF_IMAGE, _END_OF_IMAGE = 0xD8, 0xD9
 
 
+class UnknownWhite(Exception):
+    """Values of which nothing tells which one is white: signed whole numbers, or those of 32 bits."""
+
+
 def is_shown(name: str) -> bool:
     """Return False for hidden files and folders, and those that network drives add (Synology's thumbnails)."""
     return not name.startswith(".") and name.lower() not in _SYSTEM_FOLDERS
@@ -122,6 +126,8 @@ def _header(file: BinaryIO) -> tuple[int, int, int]:
     """Return height and width as stored, and the orientation."""
     try:
         with Image.open(file) as image:
+            if image.mode == "I" and image.format == "TIFF":  # a PNG of 16 bits may have that mode as well
+                raise UnknownWhite("the white of its whole numbers is not known; save it with 8 or 16 bits or as float")
             return image.height, image.width, _orientation(image, file)
     except UnidentifiedImageError:  # Pillow does not know TIFFs of three floating-point channels
         tags = _tiff_tags(file)
@@ -151,6 +157,7 @@ def image_size(file: str | Path | bytes | memoryview) -> tuple[int, int]:
 
     Raises:
         OSError: the file cannot be opened; any of PILLOW_STUMBLES: it is no image, or cut short.
+        UnknownWhite: it is an image that is not taken.
     """
     with io.BytesIO(file) if isinstance(file, bytes | memoryview) else open(file, "rb") as handle:
         if not is_whole(handle):

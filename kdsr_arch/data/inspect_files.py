@@ -22,9 +22,11 @@ _AT_ONCE = 16  # headers under way: network drives answer many questions at once
 Size = tuple[int, int]
 
 
-def memory_file(root: Path) -> Path:
-    """Return where it is remembered what the files of a folder are."""
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+def memory_file(root: Path) -> Path | None:
+    """Return where it is remembered what the files of a folder are; None for a user without a home (containers)."""
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"))
+    if not cache.is_absolute():
+        return None
     name = hashlib.sha256(os.fsencode(root.resolve())).hexdigest()[:32]
     return cache / "kdsr" / "headers" / f"{name}.json"
 
@@ -43,7 +45,7 @@ def inspect_files(
         The size by key; of a file at fault, what is wrong with it.
     """
     file = memory_file(root)
-    known = _remembered(file) if deep or len(files) > _WORTH_KEEPING else {}
+    known = _remembered(file) if file and (deep or len(files) > _WORTH_KEEPING) else {}
     fresh: dict[str, list[int]] = {}
 
     def result(key: str) -> Size | str:
@@ -66,7 +68,7 @@ def inspect_files(
         logging.getLogger("kdsr").info(f"{root}: looking at the {len(files):,} {kind} that are not known yet")
     with ThreadPoolExecutor(available_cores() if deep else _AT_ONCE) as pool:
         results = dict(zip(files, pool.map(result, files), strict=True))
-    if fresh and (deep or len(files) > _WORTH_KEEPING):
+    if file and fresh and (deep or len(files) > _WORTH_KEEPING):
         with suppress(UserError):  # a folder that cannot be written costs the next start some time
             write_bytes(file, json.dumps(known | fresh).encode())
     return results

@@ -141,6 +141,7 @@ class PairDataset(PairOptions, torch.utils.data.Dataset):
             self.teacher = TeacherStore(self.teacher_cache)
             flips = allowed_flips(self.use_hflip, self.use_rot)
             self.teacher.check(self.scale, dict(sizes), flips, self.patch // self.scale)
+            self.teacher.check_pixels({*self.pairs.lq.keys()}, lambda key: self.pairs.read([key], [], None)[0][0])
 
     def _draw(self, rng: np.random.Generator, group: str, size: tuple[int, int]) -> tuple[Crop | None, Flip]:
         """Draw where an image or clip of an LR size is cut (anywhere, or where the teacher was run), and its flip."""

@@ -15,7 +15,7 @@ import lmdb
 import numpy as np
 
 from kdsr_arch.data.augment import Crop, cut
-from kdsr_arch.data.image_file import PILLOW_STUMBLES, READABLE, image_size, is_shown, passed_over
+from kdsr_arch.data.image_file import PILLOW_STUMBLES, READABLE, UnknownWhite, image_size, is_shown, passed_over
 from kdsr_arch.data.inspect_files import inspect_files
 from kdsr_arch.data.keys import group_clips, meta_file, natural, read_meta_info, safe_key, stored_key, unreadable
 from kdsr_arch.data.store.codec import codec_of
@@ -192,6 +192,8 @@ def _look(path: Path, decode: bool = False) -> tuple[int, int]:
             data = path.read_bytes()
             return codec_of(data).verify(data, str(path))
         return image_size(path)
+    except UnknownWhite as error:
+        raise UserError(f"{path}: {error}") from None
     except PILLOW_STUMBLES:
         raise UserError(f"{path}: truncated, damaged or not an image; replace or remove it") from None
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import csv
 import io
 from collections import Counter
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,7 @@ from kdsr_arch.evaluate.evaluator import EvalResult, Evaluator
 from kdsr_arch.infer.cost import Cost, measure_cost
 from kdsr_arch.infer.open import load_pretrained
 from kdsr_arch.io import write_bytes
+from kdsr_arch.locks import archive, claimed
 from kdsr_arch.log import TextLog, get_logger
 from kdsr_arch.options import Options
 from kdsr_arch.options.schema import ValOptions
@@ -64,7 +67,7 @@ def main(opt: Options, args: Any) -> int:
         The exit code 0.
 
     Raises:
-        UserError: anything the user can mend; nothing is written then.
+        UserError: anything the user can mend.
     """
     on_gpu = pick_device(opt.num_gpu).type == "cuda"
     with distributed.joined(getattr(args, "launcher", "none"), on_gpu, opt.dist_params), TextLog():
@@ -75,15 +78,17 @@ def main(opt: Options, args: Any) -> int:
 def run(opt: Options, folder: Path | None = None, progress: bool = True) -> TestReport:
     """Do everything that :func:`main` does between start-up and exit.
 
+    Tables are written after each data set: what a fault in a later one, or a kill, leaves is sound.
+
     Args:
         opt: validated options.
-        folder: where tables and frames go; results/NAME by default.
+        folder: where tables and frames go. Default: results/NAME, that of an earlier test being renamed.
         progress: show a bar for each data set.
 
     Returns:
         What was measured.
     """
-    device, val, scale, folder = pick_device(opt.num_gpu), opt.val or ValOptions(), opt.scale or 1, folder or opt.folder
+    device, val, scale = pick_device(opt.num_gpu), opt.val or ValOptions(), opt.scale or 1
     sections = opt.phase("test") or opt.phase("val")  # test, test_1, ...; those of val where there are none
     if not sections:
         raise UserError("there is nothing to test: add a data set under datasets.test_1")
@@ -97,23 +102,44 @@ def run(opt: Options, folder: Path | None = None, progress: bool = True) -> Test
     counts = Counter(evaluator.name for _, evaluator in jobs)
     if twice := [name for name, count in counts.items() if count > 1]:
         raise UserError(f"datasets: {counts[twice[0]]} test sets are named '{twice[0]}'; give each a name of its own")
-    results = []
-    for dataset, evaluator in jobs:
-        frames = folder / "visualization" / evaluator.name if val.save_img else None
-        result = evaluator.run(net, dataset, device, save_dir=frames, progress=progress)
-        get_logger().info(_describe(result))
-        results.append(result)
-    cost = None
-    if val.speed_size:
-        width, height = val.speed_size
-        cost = measure_cost(net, device, scale, (width, height))
-        get_logger().info(str(cost))
-    report = TestReport(opt.name, opt.network_g.plain(), opt.path.pretrain_network_g, cost, results)
+    report = TestReport(opt.name, opt.network_g.plain(), opt.path.pretrain_network_g, None, [])
+    with _output(folder or opt.folder, keep=folder is None) as folder:
+        for dataset, evaluator in jobs:
+            frames = folder / "visualization" / evaluator.name if val.save_img else None
+            report.results.append(evaluator.run(net, dataset, device, save_dir=frames, progress=progress))
+            get_logger().info(_describe(report.results[-1]))
+            _write_on_main(report, folder)
+        if val.speed_size:
+            width, height = val.speed_size
+            report = replace(report, cost=measure_cost(net, device, scale, (width, height)))
+            get_logger().info(str(report.cost))
+            _write_on_main(report, folder)
+        get_logger().info(f"Tables: {folder / 'results.md'} (.csv, .json)")
+        distributed.barrier()
+    return report
+
+
+@contextmanager
+def _output(folder: Path, keep: bool) -> Iterator[Path]:
+    """Hold the folder that a test writes, on the main process; `keep` renames that of an earlier test first.
+
+    Raises:
+        UserError: another test writes there, or it cannot be written, which is told before hours of testing.
+    """
+    busy = "is testing here; wait for it, or give this test another 'name'"
+    with claimed(folder, busy) if distributed.is_main() else nullcontext():
+        if keep and distributed.is_main():
+            try:
+                archive(folder)
+            except OSError as error:
+                raise UserError(f"{folder}: an earlier test's results cannot be renamed ({error.strerror})") from None
+        distributed.barrier()
+        yield folder
+
+
+def _write_on_main(report: TestReport, folder: Path) -> None:
     if distributed.is_main():
         write_results(report, folder)
-        get_logger().info(f"Tables: {folder / 'results.md'} (.csv, .json)")
-    distributed.barrier()
-    return report
 
 
 def build_for_test(opt: Options) -> nn.Module:

@@ -16,7 +16,7 @@ import numpy as np
 from kdsr_arch.data.augment import allowed_flips, flip_of, to_tensor, undo_flip
 from kdsr_arch.data.loader import open_dataset
 from kdsr_arch.data.store.lmdb_store import LmdbWriter
-from kdsr_arch.data.store.teacher_store import INFO, OUTPUT, stored_maps
+from kdsr_arch.data.store.teacher_store import INFO, OUTPUT, pixel_sample, stored_maps
 from kdsr_arch.data.teacher_views import View
 from kdsr_arch.distill.taps import Batch
 from kdsr_arch.distill.teachers import build_teacher, weights_digests
@@ -121,7 +121,7 @@ def fill_store(opt: Options, path: Path, plan: Plan) -> Probe | None:
             "aliases": {k: v for k, v in teacher.aliases.items() if k != v}, "teacher": recipe["teacher"],
             "weights": recipe["weights"], "self_ensemble": recipe["self_ensemble"], "images": filling.images,
             "crops": filling.crops,
-            **{key: filling.state[key] for key in ("names", "bytes", "seconds", "border")},
+            **{key: filling.state[key] for key in ("names", "bytes", "seconds", "border", "pixels")},
         }  # fmt: skip
         writer.finish({INFO: json.dumps(info)})
     return None if info["border"] is None else Probe(**info["border"])
@@ -150,6 +150,7 @@ class _Filling:
         self.images: dict[str, list[int]] = {}  # LR size of each image or clip
         self.crops: dict[str, list[list[int]]] = {}  # where the teacher is run on each, if not on wholes
         fresh = {"views": 0, "frames": "", "names": {}, "bytes": 0, "seconds": 0.0, "border": None}
+        fresh["pixels"] = {}  # checksums of a few LR frames, by which training knows them
         self.state: dict[str, Any] = fresh | writer.state  # the writer's after each view
         self.patch = dataset.patch // dataset.scale  # side of a crop in LR pixels
         units = {"image": "images", "window": "windows of frames", "recurrent": f"clips of {run} frames"}
@@ -160,6 +161,7 @@ class _Filling:
     def run(self, views: Sequence[View]) -> None:
         """Store every view that is not done yet; after the first, check that the others fit on the disk."""
         done, stamps = self.state["views"], ""
+        probes = {0, len(views) // 2, len(views) - 1}
         for view in views[:done]:  # an earlier run has stored these
             stamps = self._stamped(view)
             self._places(view, self.dataset.pairs.lq.size(view.frames[0]))
@@ -167,6 +169,9 @@ class _Filling:
             raise UserError(f"{self.writer.work}: left unfinished, and the images have changed since; remove it")
         with progress_bar(self.writer.path.name, len(views), self.unit, done) as bar:
             for number, view in enumerate(views[done:], done):
+                if number in probes:
+                    key = view.frames[0]
+                    self.state["pixels"][key] = pixel_sample(self.dataset.pairs.read([key], [], None)[0][0])
                 began, written = time.monotonic(), self._store(view, probe=number == 0)
                 if number == done:
                     self._check_disk(written, len(views) - number - 1)

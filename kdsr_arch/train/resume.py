@@ -40,8 +40,8 @@ _KINDS = {
 # ---------------------------------------------------------------------------------------------- what options make
 
 
-def fingerprint(opt: Options, teacher: nn.Module | None = None) -> dict[str, str]:
-    """Return what a state says of its training, each entry as JSON text: options, and what the teacher is."""
+def fingerprint(opt: Options, teacher: nn.Module | None = None, samples: int = 0) -> dict[str, str]:
+    """Return what a state says of its training, each entry as JSON text: options, teacher, and samples of the data."""
     assert opt.train is not None
     values: dict[str, Any] = {"name": opt.name, "model_type": opt.model_type, "scale": opt.scale}
     values |= {key: network.plain() for key, network in opt.networks.items()}
@@ -49,6 +49,7 @@ def fingerprint(opt: Options, teacher: nn.Module | None = None) -> dict[str, str
     values |= {"~manual_seed": opt.manual_seed, "~train": opt.train.plain()}
     values |= {"~datasets.train": opt.datasets["train"].plain()}
     values |= {"teacher": _described(teacher)} if teacher is not None else {}
+    values |= {"samples": samples} if samples else {}
     values |= {"imports": {file.name: file.digest for file in opt.imported}} if opt.imported else {}
     return {k: json.dumps(v, sort_keys=True, default=str) for k, v in values.items()}
 
@@ -94,7 +95,7 @@ def _document(prints: Mapping[str, str]) -> dict[str, Any]:
     """Read a fingerprint's options; what cannot be read is left out."""
     document: dict[str, Any] = {"imports": {}}
     for key, text in prints.items():
-        if key not in ("name", "teacher", "terms", "optim_g.type"):  # the last two are in `train` as well
+        if key not in ("name", "teacher", "samples", "terms", "optim_g.type"):  # the last two are in `train` as well
             try:
                 document[key.lstrip("~")] = json.loads(text)
             except (ValueError, RecursionError):
@@ -151,7 +152,7 @@ class Saved:
     schedule_anew: int = 0
 
 
-def find_state(opt: Options, model: Any, auto_resume: bool) -> Saved | None:
+def find_state(opt: Options, model: Any, auto_resume: bool, samples: int = 0) -> Saved | None:
     """Read the state to resume from; say which options have changed.
 
     With `auto_resume` that is the newest whole one of this experiment, where there is one; else `path.resume_state`;
@@ -159,6 +160,7 @@ def find_state(opt: Options, model: Any, auto_resume: bool) -> Saved | None:
 
     Args:
         model: what is trained, built: it says in what a state does not fit (`misfits`) and has its `teacher`.
+        samples: of the training data.
 
     Raises:
         UserError: the state is of something else than the options make, none is whole, or `path.resume_state` is
@@ -178,7 +180,7 @@ def find_state(opt: Options, model: Any, auto_resume: bool) -> Saved | None:
         content = load_state(path)
     if content is None:
         return None
-    theirs, mine = content["fingerprint"], fingerprint(opt, model.teacher)
+    theirs, mine = content["fingerprint"], fingerprint(opt, model.teacher, samples)
     changed = changes(theirs, mine)
     if conflicts := _conflicts(model, content["model"], theirs, mine, changed):
         raise UserError(
@@ -246,6 +248,12 @@ def _compare_samples(theirs: Mapping[str, str], processes: int, mine: Mapping[st
         get_logger().warning(
             f"An iteration took {before} samples when the state was saved and takes {now} now, so training does not go "
             "on with the samples that came next: keep processes x batch_size_per_gpu x accumulation as it was"
+        )
+    there, here = theirs.get("samples"), mine.get("samples")
+    if there and here and there != here:
+        get_logger().warning(
+            f"The training data had {there} samples when the state was saved and have {here} now, so training does not "
+            "go on with the samples that came next: were files added or lost?"
         )
 
 

@@ -15,13 +15,12 @@ from typing import Any
 
 from kdsr_arch.errors import UserError
 from kdsr_arch.io import remove_leftovers, require_safetensors, save_tensors, write_bytes, write_groups
-from kdsr_arch.locks import claimed
+from kdsr_arch.locks import STAMP, archive, claimed, unused
 from kdsr_arch.log import get_logger
 from kdsr_arch.options.schema import Options
 from kdsr_arch.plugins import RECORD
 from kdsr_arch.train.checkpoint import FORMAT, STATES, VERSION, numbered
 
-_STAMP = "%Y%m%d_%H%M%S"
 # net_g_500.pth, but not net_g_best_psnr_500.pth
 _NETWORKS = r"net_(?:(?!best_)[^_]+_)+?(\d+)\.(?:pth|safetensors)"
 
@@ -125,7 +124,7 @@ class Checkpoints:
         """
         if not any(iteration > position for iteration, _ in numbered(self.states, STATES)):
             return None
-        target = _unused(self.root / f"set_aside_{time.strftime(_STAMP)}")
+        target = unused(self.root / f"set_aside_{time.strftime(STAMP)}")
         try:
             for path in [*self._beyond(position)]:
                 place = target / path.parent.name
@@ -164,11 +163,9 @@ def open_folder(opt: Options, checkpoints: Checkpoints, position: int) -> str:
     Raises:
         OSError: it cannot be written.
     """
-    stamp, root = time.strftime(_STAMP), opt.folder
-    if not position and root.exists():
-        target = _unused(root.with_name(f"{root.name}_archived_{stamp}"))
-        os.rename(root, target)
-        get_logger().info(f"{root} exists: it was renamed to {target.name}")
+    stamp, root = time.strftime(STAMP), opt.folder
+    if not position:
+        archive(root, stamp)
     checkpoints.make_folders()
     if position and (aside := checkpoints.set_aside(position)):
         get_logger().warning(f"Checkpoints later than iteration {position:,} were set aside: {aside}")
@@ -181,12 +178,6 @@ def open_folder(opt: Options, checkpoints: Checkpoints, position: int) -> str:
     for file in opt.imported:
         write_bytes(root / RECORD / file.name, file.content)
     return stamp
-
-
-def _unused(path: Path) -> Path:
-    """Return the path, or the first of PATH_2, PATH_3, ... that is not there."""
-    names = (path.name, *(f"{path.name}_{n}" for n in range(2, 1000)))
-    return next(each for each in map(path.with_name, names) if not each.exists())
 
 
 def folder_lock(folder: Path) -> AbstractContextManager[None]:

@@ -64,9 +64,9 @@ class Trainer(Steps):
         self.model = self.build_model(first_sample(stretches[0].dataset, opt.manual_seed))
 
         about = {"net_g": {"network": opt.network_g.plain(), "scale": opt.scale}} if opt.scale else None
-        keep, form = opt.logger.keep_last or 0, opt.logger.checkpoint_format
-        self.checkpoints = Checkpoints(opt.folder, fingerprint(opt, self.model.teacher), keep, form, about)
-        self.saved_state = find_state(opt, self.model, auto_resume)
+        keep, form, samples = opt.logger.keep_last or 0, opt.logger.checkpoint_format, len(stretches[0].dataset)
+        self.checkpoints = Checkpoints(opt.folder, fingerprint(opt, self.model.teacher, samples), keep, form, about)
+        self.saved_state = find_state(opt, self.model, auto_resume, samples)
         self.position: int = self.saved_state.content["iter"] if self.saved_state else 0  # iterations done
         alike_everywhere(opt, self.position)
 

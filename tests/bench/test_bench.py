@@ -19,7 +19,7 @@ from kdsr_arch.bench.plan import Plan, override, read_bench, set_budget
 from kdsr_arch.bench.run import Outcome, changed_options, note_outcome, outcome, outcomes_of, outdated, run_bench
 from kdsr_arch.bench.summary import markdown, paired, spread, spread_text, summarize, write_tables
 from kdsr_arch.data.store.teacher_store import TeacherStore
-from kdsr_arch.io import save_tensors
+from kdsr_arch.io import save_tensors, write_bytes
 from kdsr_arch.registry import build
 from kdsr_arch.report.training_curves import val_curve
 from tests.helpers.images import write_textures
@@ -28,10 +28,16 @@ from tests.helpers.plugins import ARCH, write_files
 
 BASE = {
     "name": "base",
+    "model_type": "VideoDistillModel",
+    "scale": 4,
     "manual_seed": 0,
+    "datasets": {"train": {"type": "ClipDataset", "dataroot_gt": "clips", "gt_size": 32, "batch_size_per_gpu": 1}},
+    "network_g": {"type": "VESPCN"},
     "network_t": {"type": "EDVR"},
     "train": {
         "total_iter": 100,
+        "optim_g": {"type": "Adam"},
+        "pixel_opt": {"type": "L1Loss"},
         "scheduler": {"type": "MultiStepLR", "milestones": [40, 80]},
         "stages": [{"iters": 60}, {"iters": 40}],
         "distill_opt": {"a": {"type": "L1Loss"}, "b": {"type": "L1Loss"}},
@@ -296,7 +302,8 @@ def test_an_extra_below_one_is_a_share_of_each_budget(bench: Path, tmp_path: Pat
 
 
 def test_what_prolongs_a_run_comes_after_it(bench: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    rows, trained = {"alone": {}, "alone longer": {"extra_iter": 30}}, []
+    rows: dict[str, dict] = {"alone": {}, "alone longer": {"extra_iter": 30}}
+    trained: list[int] = []
     _as_continued(bench, common={"train.scheduler": None}, rows=rows, seeds=[1], budgets=[50, 60])
     monkeypatch.setattr("kdsr_arch.bench.run.carry_out", lambda run, *_: trained.append(run.length))
     run_bench(Plan(bench, tmp_path), jobs=1)
@@ -320,6 +327,49 @@ def test_what_is_trained_before_the_rows_stands_in_every_table(bench: Path, tmp_
         _finish(run, 30.0)
     text = markdown(summarize(outcomes_of(Plan(bench, tmp_path).runs())), command="c", protocol="Y")
     assert text.count("| teacher (50 iterations) | 1 | 33.000 | - |") == 2
+
+
+def _with_row(bench: Path, changes: dict) -> None:
+    given = yaml.safe_load(bench.read_text())
+    given["rows"]["with"] = changes
+    bench.write_text(yaml.safe_dump(given))
+
+
+@pytest.fixture
+def trained(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Name the runs that a bench would train."""
+    names: list[str] = []
+    monkeypatch.setattr("kdsr_arch.bench.run.carry_out", lambda run, *_: names.append(run.label))
+    return names
+
+
+def test_a_misspelt_row_to_run_only_is_refused(bench: Path, tmp_path: Path, trained: list[str]):
+    with refuses("'alon'", near="alone"):
+        run_bench(Plan(bench, tmp_path), only=["alon"])
+    assert trained == []
+
+
+def test_options_at_fault_in_any_row_are_told_before_the_first_is_trained(
+    bench: Path, tmp_path: Path, trained: list[str]
+):
+    _with_row(bench, {"train.distill_opt.b.loss_wieght": 0.5, "train.optim_g.typ": "SGD"})
+    with refuses("bench.yml", "with: train.distill_opt.b.loss_wieght", near="loss_weight", without=["alone"]):
+        run_bench(Plan(bench, tmp_path))
+    assert trained == []
+    _with_row(bench, {"train.distill_opt.b.loss_weight": 0.5})
+    run_bench(Plan(bench, tmp_path))
+    assert len(trained) == 8
+
+
+def test_the_same_run_does_not_count_as_two(bench: Path):
+    whole = yaml.safe_load(bench.read_text())
+    for key in ("seeds", "budgets"):
+        bench.write_text(yaml.safe_dump(whole | {key: [3, 5, 3]}))
+        with refuses("bench.yml", key, "3 stands twice"):
+            read_bench(bench)
+    bench.write_text(yaml.safe_dump(whole | {"rows": {"output + map": {}, "output map": {}}}))
+    with refuses("bench.yml", "'output + map'", "'output map'", "output_map"):
+        read_bench(bench)
 
 
 @pytest.mark.slow
@@ -379,21 +429,24 @@ def test_options_that_change_are_told_of_rows_that_are_done_and_refused_for_thos
     runs = Plan(bench, tmp_path).rows()
     for run in runs:
         _finish(run, 30.0)
-        (run.experiment / run.options.name).write_bytes(run.options.read_bytes())  # as `kdsr train` does
+        write_bytes(run.experiment / run.options.name, b"# GENERATE TIME\n" + run.options.read_bytes())  # as a training
     runs[0].marker.unlink()  # begun, not finished
     given = yaml.safe_load(bench.read_text())
 
-    bench.write_text(yaml.safe_dump(given | {"common": {"val.val_freq": 20, "logger.print_freq": 7}}))
+    alike = {"val.val_freq": 20, "logger.print_freq": 7, "datasets.train.num_worker_per_gpu": 0}
+    alike |= {"train.grad_clip": None, "train.optim_g.lr": 0.001}  # Adam's own rate
+    bench.write_text(yaml.safe_dump(given | {"common": alike}))
     assert [changed_options(run) for run in Plan(bench, tmp_path).rows()] == [[]] * 8
-    bench.write_text(yaml.safe_dump(given | {"rows": {"alone": given["rows"]["alone"] | {"scale": 2}, "with": {}}}))
+    faster = given["rows"]["alone"] | {"train.optim_g.lr": 0.01}
+    bench.write_text(yaml.safe_dump(given | {"rows": {"alone": faster, "with": {}}}))
     plan = Plan(bench, tmp_path)
     (sentence,) = outdated(plan.runs())
-    assert sentence == "changed after these rows were trained (alone): scale: absent -> 2"
+    assert sentence == "changed after these rows were trained (alone): train.optim_g.lr: absent -> 0.01"
     assert len(outcomes_of(plan.runs())) == 7  # kept nonetheless
     run_bench(plan)
     said = capfd.readouterr()
     assert f"warning: {sentence}" in said.err
-    assert f"{runs[0].experiment}: begun with other options (scale: absent -> 2)" in said.err
+    assert f"{runs[0].experiment}: begun with other options (train.optim_g.lr: absent -> 0.01)" in said.err
     page = write_tables(outcomes_of(plan.runs()), tmp_path / "b", plan.bench, "c", outdated(plan.runs()))
     assert page.read_text().rstrip().endswith(f"- {sentence}")
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from PIL import Image
 
 from kdsr_arch.data import inspect_files, pair_dataset
 from kdsr_arch.data.clip_dataset import ClipDataset
@@ -140,10 +141,34 @@ def test_files_that_have_not_changed_are_not_opened_again(images, memory, monkey
     inspect_files.inspect_files(images, files, look, deep=True)
     inspect_files.inspect_files(images, files, look)
     assert len(looked) == 14
-    inspect_files.memory_file(images).write_text('{"0.png": [1, 2]}')  # no such file as it should be
+    memory = inspect_files.memory_file(images)
+    assert memory is not None
+    memory.write_text('{"0.png": [1, 2]}')  # no such file as it should be
     assert inspect_files.inspect_files(images, files, look) == expected | {"2": (50, 60)} and len(looked) == 20
     (images / "0.png").unlink()
     assert "0.png" in inspect_files.inspect_files(images, files, look)["0"]
+
+
+def test_whole_numbers_of_unknown_white_are_found_by_the_header(tmp_path: Path):
+    """Else training would stop where it first draws the file, whatever skip_bad says."""
+    write_textures(tmp_path, 2, 64, 80)
+    Image.fromarray(np.full((64, 80), 70_000, np.int32)).save(tmp_path / "a.tif")
+    source = FolderSource(tmp_path)
+    source.inspect(source.keys())
+    with refuses("a.tif", "white"):
+        source.size("a")
+    options = {**COMMON, "type": "ImagePairDataset", "dataroot_gt": str(tmp_path), "skip_bad": True}
+    assert len(open_dataset(dataset_options(**options), "datasets.train")) == 2
+
+
+def test_a_user_without_a_home_reads_headers_every_time(images: Path, monkeypatch: pytest.MonkeyPatch):
+    """A container may run under a number that is nobody's there."""
+    for name in ("XDG_CACHE_HOME", "HOME"):
+        monkeypatch.delenv(name)
+    monkeypatch.setattr("pwd.getpwuid", lambda number: {}[number])
+    monkeypatch.setattr(inspect_files, "_WORTH_KEEPING", 0)
+    assert inspect_files.inspect_files(images, {"0": "0.png"}, lambda path: (64, 80)) == {"0": (64, 80)}
+    assert inspect_files.memory_file(images) is None
 
 
 @pytest.mark.parametrize(

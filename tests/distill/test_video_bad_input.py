@@ -126,5 +126,5 @@ def test_frames_of_one_clip_that_differ_in_size_end_training_at_once(tmp_path, c
     (tmp_path / "opt.yml").write_text(yaml.safe_dump(opt))
     assert main(["train", "-opt", str(tmp_path / "opt.yml"), "--root", str(tmp_path)]) == 2
     said = capsys.readouterr().err
-    assert "000/00000002.png is 16x15, other frames of the clip are 16x16" in said and "Traceback" not in said
+    assert "000/00000002.png is 16x15 as LR, other frames of the clip are 16x16" in said and "Traceback" not in said
     assert not (tmp_path / "experiments").exists()

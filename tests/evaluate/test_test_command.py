@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 
 import pytest
 import torch
@@ -63,6 +64,38 @@ def test_tables_frames_and_costs(project, capfd):
     assert saved[:2] == ["clips/city/00000000.png", "clips/city/00000001.png"] and len(saved) == 8
     shown = capfd.readouterr()
     assert "mean over 2 clips: psnr" in shown.out + shown.err
+
+
+def test_a_second_test_overwrites_nothing(project, capfd):
+    """Same name, other weights: as in BasicSR, the earlier results are renamed."""
+    assert main(["test", "-opt", str(write(project))]) == 0
+    folder = project / "results" / "bicubic"
+    before = {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*.*")}
+    assert main(["test", "-opt", str(write(project)), "--force_yml", "val:save_img=false"]) == 0
+    (earlier,) = project.glob("results/bicubic_archived_*")
+    assert {path.relative_to(earlier): path.read_bytes() for path in earlier.rglob("*.*")} == before
+    assert sorted(path.name for path in folder.iterdir()) == ["results.csv", "results.json", "results.md"]
+    assert not [*project.glob("results/.*")]
+
+
+def test_a_damaged_image_in_the_last_set_costs_no_other(project, capfd):
+    """Its header is sound; the damage shows when it is decoded."""
+    shutil.copytree(project / "clips" / "walk", project / "last")
+    damaged = project / "last" / "00000001.png"
+    data = damaged.read_bytes()
+    damaged.write_bytes(data[: len(data) // 2] + bytes(40) + data[len(data) // 2 + 40 :])
+    text = OPTIONS.replace("{root}/clips/walk", "{root}/last")
+    assert main(["test", "-opt", str(write(project, text=text))]) == 2
+    assert "00000001.png" in capfd.readouterr().err
+    content = json.loads((project / "results" / "bicubic" / "results.json").read_text())
+    assert [result["dataset"] for result in content["results"]] == ["clips"] and content["cost"] is None
+
+
+def test_results_that_cannot_be_written_are_told_before_anything_is_tested(project, capfd):
+    (project / "results").write_text("a file where the folder should be")
+    assert main(["test", "-opt", str(write(project))]) == 2
+    shown = capfd.readouterr()
+    assert "results: cannot be written" in shown.err and "psnr" not in shown.out + shown.err
 
 
 def test_two_test_sets_of_one_name_are_refused(project, capfd):

@@ -35,7 +35,7 @@ def make_trainer(values: Mapping[str, Any], sample: Batch, kind: type = Trainer)
     """A trainer for the options of `values`, whose networks are tried on `sample`."""
     first = {name: images[:1] for name, images in sample.items()}
     with (
-        mock.patch.object(module, "open_stretches", lambda opt: [Stretch(opt.train.total_iter, opt.datasets, None)]),
+        mock.patch.object(module, "open_stretches", lambda opt: [Stretch(opt.train.total_iter, opt.datasets, [])]),
         mock.patch.object(module, "first_sample", lambda *_: first),
         mock.patch.object(module, "train_batches", lambda *_: Batches()),
     ):

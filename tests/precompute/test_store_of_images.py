@@ -3,6 +3,7 @@
 import json
 import os
 
+import cv2
 import lmdb
 import numpy as np
 import pytest
@@ -112,6 +113,21 @@ def test_crops_follow_from_the_seed(options, tmp_path):
         fill_store(opt, tmp_path / f"{name}.lmdb", plan_of(opt, [], 2, True))
         places.append(TeacherStore(tmp_path / f"{name}.lmdb").crops)
     assert places[0] == places[1] and places[0] != places[2]
+
+
+@pytest.mark.parametrize("change", [{"degradation": "BD"}, {"dataroot_lq": "lr"}, {}])
+def test_a_store_of_other_lr_images_is_refused(options, tmp_path, change):
+    """Sizes and names are the same; what the teacher made of the old images would be taught on the new ones."""
+    opt = stored(options, tmp_path / "store.lmdb", crops=3)
+    opened(opt)
+    write_textures(tmp_path / "lr", 2, 48, 56)
+    if not change:  # files were replaced
+        for name in os.listdir(tmp_path / "hr"):
+            image = cv2.imread(str(tmp_path / "hr" / name))
+            cv2.imwrite(str(tmp_path / "hr" / name), 255 - image)
+    own = {key: str(tmp_path / value) if key == "dataroot_lq" else value for key, value in change.items()}
+    with refuses("store.lmdb", "degradation", "dataroot_lq", "kdsr cache-teacher"):
+        opened(loaded(options, teacher_cache=str(tmp_path / "store.lmdb"), **own))
 
 
 def test_several_teachers_that_a_term_joins_are_stored_each(options, tmp_path):

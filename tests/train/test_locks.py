@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from kdsr_arch.errors import UserError
+from kdsr_arch.locks import archive
 from kdsr_arch.train.run_files import folder_lock
 from tests.helpers.messages import refuses
 
@@ -74,3 +75,19 @@ def test_lock_survives_archiving_of_the_folder(tmp_path: Path) -> None:
     finally:
         process.kill()
         process.wait()
+
+
+def test_an_earlier_run_is_moved_aside_on_its_own_disk(tmp_path: Path) -> None:
+    """A folder that is a link to another disk stays one; an empty folder is used as it is."""
+    (tmp_path / "disk" / "run").mkdir(parents=True)
+    folder = tmp_path / "run"
+    folder.symlink_to(tmp_path / "disk" / "run")
+    archive(folder)
+    assert folder.is_symlink() and [path.name for path in tmp_path.glob("disk/*")] == ["run"]
+    (folder / "mark").touch()
+    archive(folder, "NOW")
+    (folder / "new").touch()
+    assert sorted(str(path.relative_to(tmp_path)) for path in tmp_path.rglob("disk/*/*")) == [
+        "disk/run/new",
+        "disk/run_archived_NOW/mark",
+    ]

@@ -89,6 +89,19 @@ def test_a_project_that_moved_goes_on(write_options, images, tmp_path, monkeypat
     assert [p.name for p in (new / "experiments").iterdir() if not p.name.startswith(".")] == ["tiny"]
 
 
+def test_data_that_grew_or_shrank_since_are_told(half, load, images, tmp_path, capsys) -> None:
+    """The order of the samples follows from their number, so that the resumed run is another from there on."""
+    shutil.copytree(images, tmp_path / "own")
+    own = {"datasets": {"train": {"dataroot_gt": str(tmp_path / "own")}}}
+    half(**own)
+    files = sorted((tmp_path / "own").iterdir())
+    assert entry.train(load(**longer(own)), True) == 0
+    assert "samples when" not in capsys.readouterr().err
+    files[0].unlink()
+    assert entry.train(load(**own, train={"total_iter": 14}), True) == 0
+    assert f"had {len(files)} samples when the state was saved and have {len(files) - 1} now" in capsys.readouterr().err
+
+
 # ---------------------------------------------------------------------------------------------- something else is made
 
 

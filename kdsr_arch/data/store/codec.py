@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 
 from kdsr_arch.data.augment import Crop, cut
-from kdsr_arch.data.image_file import PILLOW_STUMBLES, decode_upright, image_size, png_chunks, unsigned
+from kdsr_arch.data.image_file import PILLOW_STUMBLES, UnknownWhite, decode_upright, image_size, png_chunks, unsigned
 from kdsr_arch.data.store.tiled_codec import Buffer, TiledCodec
 from kdsr_arch.errors import UserError, notice
 
@@ -76,6 +76,8 @@ class ImageFileCodec:
     def size(self, data: Buffer, name: str) -> tuple[int, int]:
         try:
             return image_size(bytes(data))
+        except UnknownWhite as error:
+            raise UserError(f"{name}: {error}") from None
         except PILLOW_STUMBLES:
             raise _refuse_undecodable(name) from None
 

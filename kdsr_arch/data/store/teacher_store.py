@@ -8,7 +8,7 @@ a clip with the frames that the teacher saw around it (:mod:`kdsr_arch.data.teac
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -24,7 +24,7 @@ from kdsr_arch.errors import UserError
 
 INFO = "teacher.json"
 OUTPUT = "output"
-
+_ROUNDING = 0.1  # mean difference of 8-bit values by which LR images are taken for the same
 
 _Side = Annotated[int, Field(ge=0, lt=1 << 31)]
 _Count = Annotated[int, Field(ge=1, lt=1 << 31)]
@@ -49,6 +49,7 @@ class _Info(BaseModel, strict=True, extra="allow"):
     num_frame: _Count = 1
     run: _Side = 0
     backwards: bool = False
+    pixels: dict[str, list[_Side]] | None = None
 
 
 def _read_info(folder: Path) -> dict[str, Any]:
@@ -123,6 +124,25 @@ class TeacherStore:
         for side in sides - {patch}:
             raise UserError(f"{self.path}: holds crops of {side} LR pixels, but gt_size gives crops of {patch}")
 
+    def check_pixels(self, known: Container[str], read: Callable[[str], np.ndarray]) -> None:
+        """Raise UserError unless the LR images are those that the teacher saw, by a few of them.
+
+        Args:
+            known: keys of the LR images or frames that there are.
+            read: reads one, (h, w, 3) as the store's maker did.
+        """
+        for key, before in (self.info.get("pixels") or {}).items():
+            if key not in known:
+                continue
+            image = read(key)
+            now, levels = pixel_sample(image), np.iinfo(image.dtype).max / 255
+            # other processors may round a pixel in a thousand to the neighboring value
+            if len(now) != len(before) or np.abs(np.subtract(now, before)).mean() > _ROUNDING * levels:
+                raise UserError(
+                    f"{self.path}: the LR image '{key}' is another than the teacher saw: degradation, "
+                    "dataroot_lq or the file has changed; make it again with kdsr cache-teacher"
+                )
+
     def check_views(self, views: Iterable[View]) -> None:
         """Raise UserError unless everything that training draws is there."""
         with reading(self.path) as transaction:
@@ -193,6 +213,12 @@ class TeacherStore:
         if value is None or len(value) != 2 * channels * size[0] * size[1] * ratio * ratio:
             raise UserError(f"{self.path}: '{name}' of image '{key}' is missing or damaged; make the store again")
         return np.frombuffer(value, np.float16).reshape(channels, size[0] * ratio, size[1] * ratio)
+
+
+def pixel_sample(image: np.ndarray) -> list[int]:
+    """Return pixels (h, w, 3) on a grid of at most 16 x 16, of which the first and last row and column are part."""
+    rows, columns = (np.linspace(0, side - 1, min(side, 16)).astype(int) for side in image.shape[:2])
+    return [int(value) for value in image[np.ix_(rows, columns)].ravel()]
 
 
 def stored_maps(
