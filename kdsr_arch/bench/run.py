@@ -24,6 +24,7 @@ from kdsr_arch.errors import OptionErrors, UserError, nearest
 from kdsr_arch.io import read_json, write_bytes, write_whole
 from kdsr_arch.options import load_options, load_yaml
 from kdsr_arch.parallel.subcommands import Subcommands
+from kdsr_arch.plugins import RECORD
 from kdsr_arch.train.history import logged_number, read_history
 from kdsr_arch.train.resume import Change, differences
 
@@ -69,12 +70,28 @@ def outcome(run: Run) -> Outcome | None:
     return result and result.model_copy(update={key: getattr(run, key) for key in keys})
 
 
-def changed_options(run: Run) -> list[Change]:
-    """List the options that matter to the result and changed since a run was begun; empty where it was not."""
-    kept = run.experiment / run.options.name
-    found = differences(load_yaml(kept), load_yaml(run.options)) if kept.is_file() else []
+def changed_options(run: Run) -> list[str]:
+    """List the options that matter to the result, and the imported files, that changed since a run was begun.
+
+    Empty for a run that was not begun.
+    """
+    kept, now = run.experiment / run.options.name, load_yaml(run.options)
+    found = differences(load_yaml(kept), now) if kept.is_file() else []
     ignored = f"{_NO_RESULT}|{_NO_TRAINING}" if run.length else _NO_RESULT
-    return [change for change in found if not re.fullmatch(ignored, change.key)]
+    edited = _edited(run.experiment / RECORD, [Path(entry) for entry in now.get("imports") or ()])
+    return [*(str(change) for change in found if not re.fullmatch(ignored, change.key)), *edited]
+
+
+def _edited(record: Path, imports: Sequence[Path]) -> list[str]:
+    """List the files whose content a training recorded, and which are others now where it imports them from."""
+    kept = {file.relative_to(record): file.read_bytes() for file in sorted(record.rglob("*.py"))}
+    folders = {file.parents[len(name.parts) - 1] for file in imports for name in kept if _ends_with(file, name)}
+    files = {folder / name: content for folder in sorted(folders) for name, content in kept.items()}
+    return [f"{file} was edited" for file, before in files.items() if file.is_file() and file.read_bytes() != before]
+
+
+def _ends_with(file: Path, name: Path) -> bool:
+    return file.parts[-len(name.parts) :] == name.parts
 
 
 def outdated(runs: Iterable[Run]) -> list[str]:
@@ -82,7 +99,7 @@ def outdated(runs: Iterable[Run]) -> list[str]:
     rows: dict[str, dict[str, None]] = {}
     for run in runs:
         if run.length and outcome(run) is not None and (changed := changed_options(run)):
-            rows.setdefault(", ".join(map(str, changed)), {})[run.row] = None
+            rows.setdefault(", ".join(changed), {})[run.row] = None
     return [f"changed after these rows were trained ({', '.join(names)}): {text}" for text, names in rows.items()]
 
 
@@ -146,7 +163,7 @@ def carry_out(run: Run, work: Subcommands) -> str | None:
     """
     if run.length and (changed := changed_options(run)):
         return (
-            f"error: {run.experiment}: begun with other options ({', '.join(map(str, changed))}): put them back, or "
+            f"error: {run.experiment}: begun with other options ({', '.join(changed)}): put them back, or "
             "remove the folder to train it anew"
         )
     earlier = [marker.seconds for file in run.experiment.glob("bench_*.json") if (marker := _read_marker(file))]

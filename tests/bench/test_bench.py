@@ -451,6 +451,22 @@ def test_options_that_change_are_told_of_rows_that_are_done_and_refused_for_thos
     assert page.read_text().rstrip().endswith(f"- {sentence}")
 
 
+def test_an_edited_file_of_an_import_is_told(bench: Path, tmp_path: Path):
+    files = {"archs/own_arch.py": ARCH, "archs/helper.py": "A = 1"}
+    write_files(bench.parent, files)
+    given = yaml.safe_load(bench.read_text())
+    bench.write_text(yaml.safe_dump(given | {"common": {"imports": ["./archs/own_arch.py", "installed.module"]}}))
+    for run in Plan(bench, tmp_path).rows():
+        _finish(run, 30.0)
+        write_files(run.experiment / "imports", files)  # as a training records them
+    assert outdated(Plan(bench, tmp_path).runs()) == []
+    write_files(bench.parent, {"archs/helper.py": "A = 2"})
+    place = bench.parent / "archs" / "helper.py"
+    assert outdated(Plan(bench, tmp_path).runs()) == [
+        f"changed after these rows were trained (alone, with): {place} was edited"
+    ]
+
+
 def test_a_misspelt_key_before_the_rows_is_refused(bench: Path):
     bench.write_text(bench.read_text() + "before: {t: {bass: base.yml, iterations: 3}}\n")
     with refuses("bench.yml", "before.t.bass", near="base"):
