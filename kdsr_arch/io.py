@@ -50,7 +50,7 @@ _STUMBLES = (
 def why_not_written(error: OSError) -> str:
     """Say why a write failed, and what to do about it."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return "no space left on the disk; free some, or lower logger.keep_last"
+        return "no space left on the disk; free some (with logger.keep_last a training keeps fewer checkpoints)"
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
         return "no permission to write there"
     return error.strerror or str(error)

@@ -7,6 +7,7 @@ import inspect
 import pickle
 import re
 import sys
+import traceback
 import zipfile
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -314,6 +315,15 @@ def build(
     return _construct(thing, args, keywords, key, name)
 
 
+def _place(error: BaseException, thing: Any) -> str:
+    """Say where a user's class raised an error, which its text alone rarely tells."""
+    if is_ours(thing) or is_basicsr(thing):
+        return ""
+    file = getattr(sys.modules.get(thing.__module__), "__file__", None)
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename == file]
+    return f" ({type(error).__name__} in {file}, line {frames[-1].lineno})" if frames else ""
+
+
 def _construct(thing: Any, args: Iterable[Any], keywords: Mapping[str, Any], key: str, name: str) -> Any:
     try:
         return thing(*args, **keywords)
@@ -323,7 +333,7 @@ def _construct(thing: Any, args: Iterable[Any], keywords: Mapping[str, Any], key
         section = next((arg for arg in args if isinstance(arg, Mapping)), None)
         if section is not None and isinstance(error, KeyError) and error.args[0] not in (*section, *section.values()):
             raise UserError(f"{key}: {name} needs the key {error}, which is missing") from None
-        raise UserError(f"{key}: {name} refuses these values: {error}") from None
+        raise UserError(f"{key}: {name} refuses these values: {error}{_place(error, thing)}") from None
     except pickle.UnpicklingError:
         raise UserError(
             f"{key}: {name} is given a file that is damaged, or holds objects other than tensors; not loaded, as they "

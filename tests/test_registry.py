@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import textwrap
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from kdsr_arch import registry
+from kdsr_arch import plugins, registry
 from kdsr_arch.errors import OptionErrors, UserError
 from kdsr_arch.options.components import dataset_keys
 from tests.helpers.messages import refuses
+from tests.helpers.plugins import forgotten, write_files
 
 
 def _refusal(*args: Any) -> str:
@@ -119,3 +122,23 @@ def test_a_data_set_of_another_project_in_the_package_may_have_any_key() -> None
     cls = type("Theirs", (), {"__init__": lambda self, opt: None, "__module__": "kdsr_arch.data.theirs_dataset"})
     assert dataset_keys(cls) is None
     assert "gt_size" in dataset_keys(registry.lookup("data set", "ImagePairDataset"))
+
+
+def test_the_line_of_a_users_class_that_refuses_its_values_is_told(tmp_path: Path) -> None:
+    text = """
+        from torch import nn
+        from kdsr_arch.registry import ARCH_REGISTRY
+
+        @ARCH_REGISTRY.register()
+        class Halved(nn.Module):
+            def __init__(self, width=3):
+                super().__init__()
+                self.conv = nn.Conv2d(width, width, 3, groups=2)
+    """
+    write_files(tmp_path, {"halved_arch.py": textwrap.dedent(text)})
+    with forgotten():
+        for plugin in plugins.named("./halved_arch.py", [tmp_path], "imports"):
+            plugins.load(plugin)
+        said = _refusal("network", {"type": "Halved"}, "network_g")
+    assert said.startswith("network_g: Halved refuses these values: in_channels must be divisible by groups")
+    assert said.endswith(f"(ValueError in {tmp_path / 'halved_arch.py'}, line 9)")

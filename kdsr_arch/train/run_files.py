@@ -88,6 +88,8 @@ class Checkpoints:
                 write_groups(content, path, self.about.get(name))
             else:
                 save_tensors(content, path)
+            for form in {"pth", "safetensors"} - {self.form}:  # older, from before checkpoint_format was changed
+                path.with_suffix(f".{form}").unlink(missing_ok=True)
 
     def network_file(self, name: str, label: str) -> Path:
         """Return where `save_networks` puts a network."""

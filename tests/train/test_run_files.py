@@ -86,6 +86,12 @@ def test_networks_whose_state_a_kill_took_go_with_the_next_thinning(tmp_path: Pa
     assert names(tmp_path / "models") == ["net_g_6.pth", "net_g_best_psnr_2.pth"]
 
 
+def test_networks_of_another_format_do_not_stay_beside_newer_ones(tmp_path: Path) -> None:
+    opened(tmp_path).save_networks("latest", NET)
+    opened(tmp_path, form="safetensors").save_networks("latest", NET)
+    assert names(tmp_path / "models") == ["net_g_latest.safetensors"]
+
+
 # ------------------------------------------------------------------------------------------------- a full disk
 
 
