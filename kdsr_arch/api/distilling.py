@@ -12,10 +12,12 @@ from torch import Tensor, nn
 
 from kdsr_arch.data.loader import to_device
 from kdsr_arch.device import pick_device
+from kdsr_arch.distill.inputs import check_batch
 from kdsr_arch.distill.task import DistillTask
 from kdsr_arch.errors import OptionErrors, UserError, nearest
 from kdsr_arch.infer.pixels import beyond_white
 from kdsr_arch.losses.base import DistillLoss
+from kdsr_arch.options.schema import TeacherOptions
 from kdsr_arch.options.schema_train import TrainOptions
 from kdsr_arch.options.section import parse_section
 from kdsr_arch.options.yaml_reader import describe
@@ -67,7 +69,10 @@ def make_task(
     options = _train_options({**given, "total_iter": total or _UNKNOWN, "amp": amp, "compile": compile})
     _check_networks(student, teacher)
     _check_range(batch)
-    return DistillTask(student, teacher, options, batch, scale=scale or scale_of(batch)).train()
+    precision = TeacherOptions(amp=options.amp)
+    return DistillTask(
+        student, teacher, options, batch, scale=scale or scale_of(batch), teacher_options=precision
+    ).train()
 
 
 def _check_networks(student: nn.Module, teacher: nn.Module | None) -> None:
@@ -78,6 +83,11 @@ def _check_networks(student: nn.Module, teacher: nn.Module | None) -> None:
                 f"{key}: expected a network (torch.nn.Module), not {describe(net)}; kdsr.load(WEIGHTS).network is that "
                 "of a file or name"
             )
+        if isinstance(net, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
+            raise UserError(
+                f"{key}: give the network itself, not {type(net).__name__} of it, and wrap the task that is made: what "
+                "is trained along with the student, such as adapters, would differ from process to process"
+            )
     own = {id(p) for p in student.parameters()}
     if teacher is not None and any(id(p) in own for p in teacher.parameters()):
         raise UserError("student and teacher share parameters: give a copy as the teacher (copy.deepcopy(student))")
@@ -86,20 +96,8 @@ def _check_networks(student: nn.Module, teacher: nn.Module | None) -> None:
 
 
 def as_batch(batch: Any) -> dict[str, Any]:
-    """Return a batch as a mapping, of the pair ``(lq, gt)`` as well.
-
-    Raises:
-        UserError: it is neither, or holds no float images.
-    """
-    if isinstance(batch, Sequence) and len(batch) == 2:
-        batch = {"lq": batch[0], "gt": batch[1]}
-    if not isinstance(batch, Mapping) or not {"lq", "gt"} <= set(batch):
-        raise UserError('a batch must be a pair (lq, gt) or a mapping {"lq": ..., "gt": ...} of tensors')
-    for key in ("lq", "gt"):
-        value = batch[key]
-        if not isinstance(value, Tensor) or not value.is_floating_point() or value.dim() not in (4, 5):
-            got = f"{value.dtype} {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
-            raise UserError(f"{key}: must be floats in [0, 1] of shape (B, C, H, W) or (B, T, C, H, W), not {got}")
+    """Return a batch, see `check_batch`, as a dict of float32 images."""
+    batch = check_batch(batch)
     return {key: value.float() if key in ("lq", "gt") else value for key, value in batch.items()}
 
 
