@@ -57,7 +57,7 @@ def make_task(
             (B, C, h, w) or clips (B, T, C, h, w), floats in [0, 1], RGB.
         pixel: the loss between the student's output and the ground truth, as in ``train.pixel_opt``; None: none.
         scale: of both networks; that of the sample by default.
-        stages: as in ``train.stages``; `DistillTask.set_stage` is then called before each iteration.
+        stages: as in ``train.stages``; the forward of an iteration freezes and thaws what its stage says.
         amp: precision in which both networks run: 'no', 'bf16' or 'fp16'; losses are float32.
         compile: run the student through torch.compile.
 

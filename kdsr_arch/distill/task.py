@@ -237,6 +237,8 @@ class DistillTask(nn.Module):
             iteration: counted from 1; it alone decides the active terms and the schedules.
         """
         batch = check_batch(batch)
+        if torch.is_grad_enabled():
+            self.set_stage(iteration)  # a loop of one's own may have left it out: nothing would be frozen
         lq, gt, stage = batch["lq"], batch["gt"], self._stage(iteration)
         active = self._active(iteration)
         theirs, ours = self._teacher_features(active, batch), dict[str, Feature]()

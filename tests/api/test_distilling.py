@@ -284,3 +284,13 @@ def test_networks_that_were_compiled_and_run_before() -> None:
     assert task.student is student
     for name, value in task(data[0], 1).raw.items():
         torch.testing.assert_close(value, expected.raw[name])
+
+
+def test_a_stage_freezes_without_being_set() -> None:
+    data, stages = pairs(), [{"iters": 1, "freeze": ["up"]}, {"iters": 1}]
+    task = kdsr.make_task(Plain(), Plain(8), {"output": {"type": "L1Loss"}}, data[0], stages=stages)
+    frozen = []
+    for iteration in (1, 2):
+        task(data[0], iteration).total.backward()
+        frozen.append(task.student.up[0].weight.grad is None)
+    assert frozen == [True, False]
