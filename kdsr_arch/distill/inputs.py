@@ -62,7 +62,7 @@ def pick(term: Term, ours: Mapping[str, Feature], theirs: Mapping[str, Feature])
     """
     student, teacher = [ours[p] for p in term.student], [theirs[p] for p in term.teacher]
     for layer, (mine, other) in enumerate(zip(term.student, term.teacher, strict=False)):
-        if not (mine == other == OUTPUT or other in DATA):
+        if not (other in DATA or (mine == OUTPUT and _is_image(teacher[layer]))):
             continue
         s, t = matched_colors(student[layer].tensors[0], teacher[layer].tensors[0])
         if other == OUTPUT and s.shape[-2:] != t.shape[-2:] and term.adapter_options == "auto":
@@ -74,3 +74,8 @@ def pick(term: Term, ours: Mapping[str, Feature], theirs: Mapping[str, Feature])
         student[layer] = Feature(s, student[layer].sequences)
         teacher[layer] = Feature(t, teacher[layer].sequences)
     return student, teacher
+
+
+def _is_image(feature: Feature) -> bool:
+    """Tell whether a tap gives luma or RGB, as a network's output or that of one of several teachers does."""
+    return isinstance(feature.value, Tensor) and feature.value.dim() == 4 and feature.value.shape[1] in (1, 3)
