@@ -257,7 +257,7 @@ def distill(
         raise UserError(f"report_every: expected 1 iteration or more, not {describe(report_every)}")
     _check_networks(student, teacher)
     trained = [(p, p.requires_grad) for p in student.parameters()]
-    place = pick_device() if device == "auto" else torch.device(device)
+    place = _place(device)
     batches = _Endless(data, place, options.channels_last)
     _check_range(batches.first)
     sample = {key: value[:1] for key, value in batches.first.items() if isinstance(value, Tensor)}
@@ -274,6 +274,16 @@ def distill(
     for parameter, before in trained:  # the last stage may have left some of them frozen
         parameter.requires_grad_(before)
     return Distilled(student.eval(), model.inference_network(), history)
+
+
+def _place(device: str | torch.device) -> torch.device:
+    try:
+        place = pick_device() if device == "auto" else torch.device(device)
+        torch.empty(0, device=place)
+    except (RuntimeError, AssertionError, TypeError) as error:  # an assertion where torch lacks CUDA
+        reason = str(error).partition("\n")[0]
+        raise UserError(f"device {device!r}: cannot be used here ({reason}); 'auto' takes what there is") from None
+    return place
 
 
 class _Endless(Iterator[dict[str, Any]]):

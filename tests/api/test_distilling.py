@@ -294,3 +294,9 @@ def test_a_stage_freezes_without_being_set() -> None:
         task(data[0], iteration).total.backward()
         frozen.append(task.student.up[0].weight.grad is None)
     assert frozen == [True, False]
+
+
+@pytest.mark.parametrize("device", ["gpu", "cuda:99"])
+def test_a_device_that_is_not_there(device: str) -> None:
+    with refuses(f"device '{device}'"):
+        kdsr.distill(Plain(), None, {}, pairs(), iterations=1, device=device)
