@@ -12,10 +12,12 @@ from torch import Tensor, nn
 
 from kdsr_arch.data.loader import to_device
 from kdsr_arch.device import pick_device
+from kdsr_arch.distill.inputs import check_batch
 from kdsr_arch.distill.task import DistillTask
 from kdsr_arch.errors import OptionErrors, UserError, nearest
 from kdsr_arch.infer.pixels import beyond_white
 from kdsr_arch.losses.base import DistillLoss
+from kdsr_arch.options.schema import TeacherOptions
 from kdsr_arch.options.schema_train import TrainOptions
 from kdsr_arch.options.section import parse_section
 from kdsr_arch.options.yaml_reader import describe
@@ -55,7 +57,7 @@ def make_task(
             (B, C, h, w) or clips (B, T, C, h, w), floats in [0, 1], RGB.
         pixel: the loss between the student's output and the ground truth, as in ``train.pixel_opt``; None: none.
         scale: of both networks; that of the sample by default.
-        stages: as in ``train.stages``; `DistillTask.set_stage` is then called before each iteration.
+        stages: as in ``train.stages``; the forward of an iteration freezes and thaws what its stage says.
         amp: precision in which both networks run: 'no', 'bf16' or 'fp16'; losses are float32.
         compile: run the student through torch.compile.
 
@@ -67,7 +69,10 @@ def make_task(
     options = _train_options({**given, "total_iter": total or _UNKNOWN, "amp": amp, "compile": compile})
     _check_networks(student, teacher)
     _check_range(batch)
-    return DistillTask(student, teacher, options, batch, scale=scale or scale_of(batch)).train()
+    precision = TeacherOptions(amp=options.amp)
+    return DistillTask(
+        student, teacher, options, batch, scale=scale or scale_of(batch), teacher_options=precision
+    ).train()
 
 
 def _check_networks(student: nn.Module, teacher: nn.Module | None) -> None:
@@ -78,6 +83,11 @@ def _check_networks(student: nn.Module, teacher: nn.Module | None) -> None:
                 f"{key}: expected a network (torch.nn.Module), not {describe(net)}; kdsr.load(WEIGHTS).network is that "
                 "of a file or name"
             )
+        if isinstance(net, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
+            raise UserError(
+                f"{key}: give the network itself, not {type(net).__name__} of it, and wrap the task that is made: what "
+                "is trained along with the student, such as adapters, would differ from process to process"
+            )
     own = {id(p) for p in student.parameters()}
     if teacher is not None and any(id(p) in own for p in teacher.parameters()):
         raise UserError("student and teacher share parameters: give a copy as the teacher (copy.deepcopy(student))")
@@ -86,20 +96,8 @@ def _check_networks(student: nn.Module, teacher: nn.Module | None) -> None:
 
 
 def as_batch(batch: Any) -> dict[str, Any]:
-    """Return a batch as a mapping, of the pair ``(lq, gt)`` as well.
-
-    Raises:
-        UserError: it is neither, or holds no float images.
-    """
-    if isinstance(batch, Sequence) and len(batch) == 2:
-        batch = {"lq": batch[0], "gt": batch[1]}
-    if not isinstance(batch, Mapping) or not {"lq", "gt"} <= set(batch):
-        raise UserError('a batch must be a pair (lq, gt) or a mapping {"lq": ..., "gt": ...} of tensors')
-    for key in ("lq", "gt"):
-        value = batch[key]
-        if not isinstance(value, Tensor) or not value.is_floating_point() or value.dim() not in (4, 5):
-            got = f"{value.dtype} {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
-            raise UserError(f"{key}: must be floats in [0, 1] of shape (B, C, H, W) or (B, T, C, H, W), not {got}")
+    """Return a batch, see `check_batch`, as a dict of float32 images."""
+    batch = check_batch(batch)
     return {key: value.float() if key in ("lq", "gt") else value for key, value in batch.items()}
 
 
@@ -259,7 +257,7 @@ def distill(
         raise UserError(f"report_every: expected 1 iteration or more, not {describe(report_every)}")
     _check_networks(student, teacher)
     trained = [(p, p.requires_grad) for p in student.parameters()]
-    place = pick_device() if device == "auto" else torch.device(device)
+    place = _place(device)
     batches = _Endless(data, place, options.channels_last)
     _check_range(batches.first)
     sample = {key: value[:1] for key, value in batches.first.items() if isinstance(value, Tensor)}
@@ -276,6 +274,16 @@ def distill(
     for parameter, before in trained:  # the last stage may have left some of them frozen
         parameter.requires_grad_(before)
     return Distilled(student.eval(), model.inference_network(), history)
+
+
+def _place(device: str | torch.device) -> torch.device:
+    try:
+        place = pick_device() if device == "auto" else torch.device(device)
+        torch.empty(0, device=place)
+    except (RuntimeError, AssertionError, TypeError) as error:  # an assertion where torch lacks CUDA
+        reason = str(error).partition("\n")[0]
+        raise UserError(f"device {device!r}: cannot be used here ({reason}); 'auto' takes what there is") from None
+    return place
 
 
 class _Endless(Iterator[dict[str, Any]]):

@@ -138,15 +138,22 @@ def compile_network(net: nn.Module, **options: Any) -> nn.Module:
     Args:
         options: keywords of ``torch.compile`` (``backend``, ``mode``, ``dynamic``, ...).
     """
+    allow_recording()
+    return cast(nn.Module, torch.compile(net, **options))
+
+
+def allow_recording() -> None:
+    """Have torch.compile's graphs notice hooks; those that were traced before, and do not, are forgotten."""
     import torch._dynamo
     import torch._functorch.config
 
     # Without these guards a graph traced while no hook was there would silently serve a call that records.
-    torch._dynamo.config.skip_nnmodule_hook_guards = False
+    if torch._dynamo.config.skip_nnmodule_hook_guards:
+        torch._dynamo.config.skip_nnmodule_hook_guards = False
+        torch._dynamo.reset()
     # Gradients are measured term by term on one graph, which donated buffers forbid.
     if hasattr(torch._functorch.config, "donated_buffer"):
         torch._functorch.config.donated_buffer = False
-    return cast(nn.Module, torch.compile(net, **options))
 
 
 def stop_inplace(net: nn.Module) -> None:
@@ -175,7 +182,7 @@ class Side:
     """The student or the teacher as it is run in training; a plain object, so that it adds nothing to a state dict.
 
     Args:
-        net: the network, on its device.
+        net: the network, on its device; one that torch.compile has wrapped is run so from `compile` on.
         traits: its traits.
         name: 'student' or 'teacher', for messages.
         amp: precision of its forward pass: 'no', 'bf16', 'fp16'.
@@ -183,12 +190,20 @@ class Side:
     """
 
     def __init__(self, net: nn.Module, traits: Traits, name: str, amp: str, compiled: bool) -> None:
-        self.net, self.traits, self.name = net, traits, name
+        self.net, self.traits, self.name = unwrap(net), traits, name
         self._precision = autocast(next(net.parameters()).device, amp)
-        self._compiled = compiled
-        self._runner = Runner(net, traits)
+        self._given, self._compiled = net, compiled
+        self._runner = Runner(self.net, traits)
         self._recorders: dict[tuple[str, ...], Recorder] = {}
         self._copies: frozenset[str] = frozenset()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return vars(self) | {"_recorders": {}}  # their hooks would go on recording for the one that is copied
+
+    def _settle(self) -> None:
+        """Keep a teacher in evaluation mode: ``train()`` of a module that also holds it would move its statistics."""
+        if self.name == "teacher" and self.net.training:
+            self.net.eval()
 
     def resolve(self, name: str, where: str) -> str:
         """Give the module path of a tap's name; the error names the term where there is none."""
@@ -207,6 +222,7 @@ class Side:
         Returns:
             The network's output and its taps.
         """
+        self._settle()
         key, gt = tuple(paths), batch["gt"]
         recorder = Recorder(self.net, paths) if learn else self._recorders.get(key)
         if recorder is None:  # kept, since compiled graphs know their hooks
@@ -221,6 +237,7 @@ class Side:
 
     def call(self, lq: Tensor, net: nn.Module) -> Tensor:
         """Run `net`, which is like this side's network, on images as that one is run; never compiled."""
+        self._settle()
         with self._precision:
             return Runner(net, self.traits).forward(lq)
 
@@ -249,7 +266,10 @@ class Side:
 
     def compile(self) -> None:
         """Compile the network where the options ask for it; the network itself stays as it is."""
-        if self._compiled:
+        if self._given is not self.net:
+            allow_recording()
+            self._runner = Runner(self._given, self.traits)
+        elif self._compiled:
             self._runner = Runner(compile_network(self.net), self.traits)
 
 

@@ -11,12 +11,13 @@ import torch
 from torch import Tensor, nn
 
 from kdsr_arch.distill.context import CLOCK, check_live, make_context
+from kdsr_arch.distill.inputs import check_batch, check_restored, first_sample, pick
 from kdsr_arch.distill.stages import PIXEL, Stage, hold, keepers, parse_stages, within
 from kdsr_arch.distill.taps import OUTPUT, Batch, Feature, Side, Taps, flat, fold, stop_inplace
 from kdsr_arch.distill.teachers import CachedTeacher
 from kdsr_arch.distill.terms import Term, TermReport, TermWeight, fork_rng, table, undisturbed
 from kdsr_arch.errors import UserError
-from kdsr_arch.infer.traits import traits_of
+from kdsr_arch.infer.traits import traits_of, unwrap
 from kdsr_arch.log import get_logger
 from kdsr_arch.losses.base import Context
 from kdsr_arch.ops.color import matched_colors
@@ -95,7 +96,7 @@ class DistillTask(nn.Module):
     ) -> None:
         super().__init__()
         device = sample["lq"].device
-        self.student = student.to(device)
+        self.student = unwrap(student).to(device)
         self._student = Side(student, traits_of(student, scale), "student", options.amp, options.compile)
         self._teacher: Side | CachedTeacher | None = None
         if isinstance(teacher, CachedTeacher):
@@ -124,7 +125,7 @@ class DistillTask(nn.Module):
         self._inert: set[str] = set()  # terms that were warned of
         self.static_weights: dict[str, Tensor] = {}  # read in place of the numbers while a CUDA graph is recorded
         self.to(device)
-        self.reports = self._dry_run({key: _first(sample[key]) for key in _READ if key in sample})
+        self.reports = self._dry_run({key: first_sample(sample[key]) for key in _READ if key in sample})
         self._trainable = {p: p.requires_grad for p in self.parameters()}
         self._student.compile()
         if isinstance(self._teacher, Side):
@@ -151,14 +152,10 @@ class DistillTask(nn.Module):
         with torch.no_grad(), undisturbed(self.student), fork_rng(lq):
             theirs = self._teacher_features(self._terms(), batch, learn=True)
             sr, taps = self._student.run(batch, self._paths(self._terms(), "student"), learn=True)
-            if flat(sr).shape[-2:] != gt.shape[-2:] or flat(sr).shape[0] != flat(gt).shape[0]:
-                raise UserError(
-                    f"the student restores {tuple(sr.shape)}, but the ground truth is {tuple(gt.shape)}: check "
-                    "scale, gt_size and clip_length"
-                )
+            check_restored(sr, gt)
             ours = self._features(self._student, sr, taps, lq.shape[0])
         context = self._context(batch, 0)
-        return [report for term in self._terms() for report in term.setup(*self._pick(term, ours, theirs), context)]
+        return [report for term in self._terms() for report in term.setup(*pick(term, ours, theirs), context)]
 
     def _terms(self) -> list[Term]:
         return list(self.terms.values())  # type: ignore[arg-type]
@@ -236,9 +233,12 @@ class DistillTask(nn.Module):
         """Run one training forward.
 
         Args:
-            batch: a micro-batch, see :data:`~kdsr_arch.distill.taps.Batch`.
+            batch: a micro-batch, see :data:`~kdsr_arch.distill.taps.Batch`; a pair ``(lq, gt)`` as well.
             iteration: counted from 1; it alone decides the active terms and the schedules.
         """
+        batch = check_batch(batch)
+        if torch.is_grad_enabled():
+            self.set_stage(iteration)  # a loop of one's own may have left it out: nothing would be frozen
         lq, gt, stage = batch["lq"], batch["gt"], self._stage(iteration)
         active = self._active(iteration)
         theirs, ours = self._teacher_features(active, batch), dict[str, Feature]()
@@ -247,12 +247,16 @@ class DistillTask(nn.Module):
         run = self._student.run(batch, self._paths(active, "student")) if wanted else None
         with torch.autocast(lq.device.type, enabled=False):
             if run is not None:
+                check_restored(run[0], gt)
                 ours, output.sr = self._features(self._student, *run, lq.shape[0]), run[0].float()
                 if self.pixel is not None:
                     output.raw["l_pix"] = self.pixel(*matched_colors(flat(output.sr), flat(gt)))
             context = self._context(batch, iteration)
             for term in active:
-                output.raw[f"l_{term.name}"] = term(*self._pick(term, ours, theirs), context)
+                given = pick(term, ours, theirs)
+                value = output.raw[f"l_{term.name}"] = term(*given, context)
+                if torch.is_grad_enabled() and not term.reached(given[0], value):
+                    self._tell_unreached(term, iteration)
             output.weights["l_pix"] = self._pixel_weight.at(iteration)
             waiting = [t for t in active if t.weight.wants_measure() and t.reaches_student()]
             if waiting and torch.is_grad_enabled():  # a balance without any measurement is measured here
@@ -264,6 +268,15 @@ class DistillTask(nn.Module):
             weights = output.weights | self.static_weights
             output.losses = {name: _weighted(output.raw[name], weights[name]) for name in shown}
         return output
+
+    def _tell_unreached(self, term: Term, iteration: int) -> None:
+        if term.name in self._inert or not any(p.requires_grad for p in self.student.parameters()):
+            return
+        self._inert.add(term.name)
+        get_logger().warning(
+            f"term '{term.name}' reaches no weight of the student at iteration {iteration}: what it taps is frozen, "
+            "detached, or inside a part that is checkpointed with use_reentrant=True (take False)"
+        )
 
     def known_weights(self, iteration: int) -> dict[str, float] | None:
         """Return the weights of the losses that an iteration trains; None where a balance is to be measured first."""
@@ -358,24 +371,6 @@ class DistillTask(nn.Module):
             path: fold(fires, batch, recurrent, f"tap '{path}' of the {side.name}") for path, fires in taps.items()
         }
         return features | {OUTPUT: Feature(flat(sr), batch)}
-
-    def _pick(
-        self, term: Term, ours: Mapping[str, Feature], theirs: Mapping[str, Feature]
-    ) -> tuple[list[Feature], list[Feature]]:
-        student, teacher = [ours[p] for p in term.student], [theirs[p] for p in term.teacher]
-        for layer, (mine, other) in enumerate(zip(term.student, term.teacher, strict=False)):
-            if mine == other == OUTPUT or other in DATA:  # images are compared in the color that both have
-                s, t = matched_colors(student[layer].tensors[0], teacher[layer].tensors[0])
-                student[layer] = Feature(s, student[layer].sequences)
-                teacher[layer] = Feature(t, teacher[layer].sequences)
-        return student, teacher
-
-
-def _first(value: Any) -> Any:
-    """Return the first sample of what a batch holds under one key."""
-    if isinstance(value, Mapping):
-        return {name: _first(maps) for name, maps in value.items()}
-    return value[:1]
 
 
 def _weighted(loss: Tensor, weight: float | Tensor) -> Tensor:

@@ -189,6 +189,11 @@ class Term(nn.Module):
         """Tell whether the term has a gradient on the student now."""
         return bool(self._trait("reaches_student"))
 
+    def reached(self, student: list[Feature], value: Tensor) -> bool:
+        """Tell whether what it taps of the student, or its value where it taps nothing, carries a gradient."""
+        taps = [t for feature in student for t in feature.tensors] or [value]
+        return not self.reaches_student() or any(t.requires_grad for t in taps)
+
     def waits_beyond(self, total: int) -> str:
         """Say why the term never reaches the student in ``total`` iterations; empty where it does."""
         steps = self._trait("pretrain_iters")

@@ -184,7 +184,19 @@ def load_pretrained(net: nn.Module, path: PathOptions, label: str) -> bool:
             )
     except UserError as error:
         raise UserError(f"path.pretrain_network_{label}: {error}") from None
+    if weights.param_key == "params" and f"param_key_{label}" not in path.model_fields_set:
+        _tell_of_average(weights.path, label)
     return True
+
+
+def _tell_of_average(path: str, label: str) -> None:
+    """Tell of averaged weights that BasicSR's default leaves in their file: they are what validation measured."""
+    content = load_tensors(locate(path))
+    if isinstance(content, Mapping) and {"params", "params_ema"} <= set(content):
+        get_logger().warning(
+            f"path.pretrain_network_{label}: {path} holds averaged weights as well, which validation and kdsr upscale "
+            f"take; here 'params' are taken. Say param_key_{label}: params_ema to have them, or params to keep these"
+        )
 
 
 # ---------------------------------------------------------------------------------- networks, from whatever names them

@@ -85,6 +85,6 @@ def beyond_white(values: Tensor) -> str:
     """Say that images are not in [0, 1]; empty where they are, but for ringing."""
     if not values.numel():
         return ""
-    least, most = (float(value) for value in values.aminmax())
+    least, most = (float(value) for value in values.detach().aminmax())
     fits = -_WHITE < least <= most < _WHITE
     return "" if fits else f"floats must lie in [0, 1], got {least:g} to {most:g}: divide by 255"

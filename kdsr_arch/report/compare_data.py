@@ -19,6 +19,7 @@ from kdsr_arch.data.keys import natural
 from kdsr_arch.data.sources import FrameSource, open_source
 from kdsr_arch.errors import UserError, nearest
 from kdsr_arch.io import read_json
+from kdsr_arch.log import get_logger
 from kdsr_arch.options.schema import MetricOptions
 from kdsr_arch.report.labels import label_folders
 
@@ -89,6 +90,11 @@ def common_images(methods: Sequence[Method]) -> list[str]:
     if not shared:
         examples = "; ".join(f"{method.name} has '{next(iter(method.files))}'" for method in methods)
         raise UserError(f"the folders have no image in common ({examples}); compare results of one data set")
+    for method in methods:
+        if more := len(method.files) - len(shared):
+            get_logger().warning(
+                f"{method.name}: {more} of its {len(method.files)} images are left out, since not every folder has them"
+            )
     return sorted(shared, key=natural)
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
+
 import pytest
 import torch
 from torch import nn
@@ -198,3 +201,102 @@ def test_wrong_input_is_told_in_a_sentence() -> None:
             call()
     with refuses("l_pix", "iteration 1"):
         kdsr.distill(student, None, {}, [(lq * torch.nan, gt)], iterations=2, device="cpu")
+
+
+def test_a_teacher_that_someone_puts_into_training_mode_stays_what_it_is() -> None:
+    data, teacher = pairs(), Plain(8)
+    teacher.up.append(nn.BatchNorm2d(8))
+    task = kdsr.make_task(Plain(), teacher, TERMS, data[0])
+    before = task(data[0], 1).raw["l_output"]
+    teacher.train()  # as Lightning does with a module that holds the teacher beside the task
+    assert torch.equal(task(data[0], 2).raw["l_output"], before)
+    assert int(teacher.up[-1].num_batches_tracked) == 0
+
+
+def test_a_term_that_reaches_no_weight_is_told_without_a_measurement(caplog: pytest.LogCaptureFixture) -> None:
+    class Cut(Plain):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            with torch.no_grad():  # what checkpoint(use_reentrant=True) does
+                feature = self.up(x)
+            return self.last(feature)
+
+    data, terms = pairs(), {"cut": {"type": "FAKDLoss", "at": "up"}, "output": {"type": "L1Loss"}}
+    task = kdsr.make_task(Cut(), Plain(8), terms, data[0])
+    for iteration in (1, 2):
+        task(data[0], iteration).total.backward()
+    told = [record.getMessage() for record in caplog.records if "reaches no weight" in record.getMessage()]
+    assert len(told) == 1 and "'cut'" in told[0]
+
+
+def test_outputs_and_ground_truth_of_other_sizes_are_refused_in_the_loop_too() -> None:
+    class Four(Plain):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return nn.functional.interpolate(super().forward(x), scale_factor=2)
+
+    data, output = pairs(), {"output": {"type": "L1Loss"}}
+    with refuses("the student restores 16x16, the teacher 32x32"):
+        kdsr.make_task(Plain(), Four(8), output, data[0])
+    resized = {"output": {"type": "L1Loss", "adapter": {"type": "resize"}}}
+    assert "resize" in kdsr.make_task(Plain(), Four(8), resized, data[0]).table()
+    task, (lq, gt) = kdsr.make_task(Plain(), Plain(8), output, data[0]), data[0]
+    assert torch.equal(task(data[0], 1).total, task({"lq": lq, "gt": gt}, 1).total)
+    with refuses("ground truth is (1, 3, 16, 16)"):  # it would be broadcast
+        task({"lq": lq, "gt": gt[:1]}, 1)
+    with refuses("lq: must be floats"):
+        task({"lq": lq.byte(), "gt": gt}, 1)
+    with refuses("must be a pair"):
+        task({"lq": lq}, 1)
+
+
+def test_a_wrapped_student_is_refused_for_its_adapters_would_not_follow() -> None:
+    with refuses("give the network itself, not DataParallel"):
+        kdsr.make_task(nn.DataParallel(Plain()), Plain(8), TERMS, pairs()[0])
+
+
+def test_the_precision_is_both_networks() -> None:
+    seen: dict[str, torch.dtype] = {}
+    student, teacher = Plain(), Plain(8)
+    for name, net in (("student", student), ("teacher", teacher)):
+        net.last.register_forward_hook(lambda module, args, out, name=name: seen.__setitem__(name, out.dtype))
+    kdsr.make_task(student, teacher, {"output": {"type": "L1Loss"}}, pairs()[0], amp="bf16")
+    assert seen == {"student": torch.bfloat16, "teacher": torch.bfloat16}
+
+
+def test_a_task_is_copied_and_pickled_after_it_was_used() -> None:
+    data = pairs()
+    task = kdsr.make_task(Plain(), Plain(8), TERMS, data[0])
+    expected = task(data[0], 1).total
+    task.student.zero_grad()
+    again = copy.deepcopy(task)
+    assert torch.equal(again(data[0], 1).total, expected) and again.student is not task.student
+    assert torch.equal(pickle.loads(pickle.dumps(again))(data[0], 1).total, expected)
+
+
+def test_networks_that_were_compiled_and_run_before() -> None:
+    data, torch_compile = pairs(), torch.compile
+    student, teacher = Plain(), Plain(8)
+    expected = kdsr.make_task(copy.deepcopy(student), copy.deepcopy(teacher), TERMS, data[0])(data[0], 1)
+    torch._dynamo.config.skip_nnmodule_hook_guards = True  # torch's default, which other tests have changed
+    compiled = [torch_compile(net, backend="aot_eager") for net in (student, teacher)]
+    for net in compiled:
+        net(data[0][0])  # a graph without hooks, which would serve the calls that record
+    task = kdsr.make_task(*compiled, TERMS, data[0])
+    assert task.student is student
+    for name, value in task(data[0], 1).raw.items():
+        torch.testing.assert_close(value, expected.raw[name])
+
+
+def test_a_stage_freezes_without_being_set() -> None:
+    data, stages = pairs(), [{"iters": 1, "freeze": ["up"]}, {"iters": 1}]
+    task = kdsr.make_task(Plain(), Plain(8), {"output": {"type": "L1Loss"}}, data[0], stages=stages)
+    frozen = []
+    for iteration in (1, 2):
+        task(data[0], iteration).total.backward()
+        frozen.append(task.student.up[0].weight.grad is None)
+    assert frozen == [True, False]
+
+
+@pytest.mark.parametrize("device", ["gpu", "cuda:99"])
+def test_a_device_that_is_not_there(device: str) -> None:
+    with refuses(f"device '{device}'"):
+        kdsr.distill(Plain(), None, {}, pairs(), iterations=1, device=device)

@@ -60,6 +60,17 @@ def test_colors_and_interpolated_inputs_are_each_members_own():
     torch.testing.assert_close(got, wanted)
 
 
+def test_a_luma_student_sees_the_luma_of_each_teacher():
+    members, student = image_nets(), make_network({**SMALL, "num_in_ch": 1, "num_out_ch": 1})
+    terms = {"second": {"type": "L1Loss", "teacher": "t2", "student": "output"}}
+    batch = {"lq": torch.rand(2, 3, 8, 8), "gt": torch.rand(2, 3, 16, 16)}
+    task = make_task(student, Ensemble(members, 2), {"distill_opt": terms}, batch)
+    with torch.no_grad():
+        expected = nn.functional.l1_loss(student(rgb_to_y(batch["lq"])), rgb_to_y(members["t2"](batch["lq"])))
+    torch.testing.assert_close(task(batch, 1).raw["l_second"], expected)
+    assert not task.train_only_parameters()  # no adapter made colors of luma
+
+
 def test_an_image_network_restores_the_center_of_a_window():
     members = {'t': VESPCN(2, 5, 8, 8, 1, num_flow_feat=4).eval(), 't2': make_network(SMALL).eval(),
                't3': VESPCN(2, 3, 8, 8, 1, num_flow_feat=4).eval()}  # fmt: skip

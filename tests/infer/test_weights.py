@@ -59,6 +59,19 @@ def test_both_weights_in_one_file(tmp_path: Path) -> None:
     assert read_weights(path, "params_ema")["w"] == read_weights(path)["w"] == 1
 
 
+@pytest.mark.parametrize(("given", "told"), [({}, True), ({"param_key_t": "params"}, False)])
+def test_averaged_weights_that_the_default_leaves_are_told(
+    given: dict, told: bool, net, tmp_path: Path, caplog
+) -> None:
+    """Validation and upscaling take them, so a test's figure would be another and nobody knew why."""
+    path = store(tmp_path / "w.pth", {"params": net.state_dict(), "params_ema": net.state_dict()})
+    load_pretrained(net, PathOptions(pretrain_network_t=path, **given), "t")
+    assert ("param_key_t: params_ema" in caplog.text) is told
+    caplog.clear()
+    load_pretrained(net, PathOptions(pretrain_network_t=store(tmp_path / "p.pth", {"params": net.state_dict()})), "t")
+    assert not caplog.text
+
+
 def test_unknown_key_names_those_there_are(tmp_path: Path) -> None:
     path = store(tmp_path / "x.pth", {"params": {"w": torch.zeros(1)}})
     with refuses(path, "'generator'", "params"):

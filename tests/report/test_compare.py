@@ -84,6 +84,12 @@ def test_the_page_keeps_worst_best_and_most_differing(results):
     assert len([i for i in data["items"] if i["kind"] == "image"]) == data["count"] == 6
 
 
+def test_images_that_not_every_folder_has_are_told(results, caplog):
+    (results / "bad" / "visualization" / "data" / "other" / "000.png").unlink()
+    assert len(common_images(find_methods([results / "good", results / "bad"]))) == 5
+    assert "good: 1 of its 6 images" in caplog.text and "bad:" not in caplog.text
+
+
 def test_a_line_over_time(results):
     methods, truth = find_methods([results / "good"]), Truth({"": [results / "gt"]})
     names = common_images(methods)
