@@ -27,12 +27,13 @@ def run(args: argparse.Namespace) -> int:
 
     plan = Plan(args.file, project_root(args.file), imported_by(args))
     runs = plan.runs()
+    warnings = outdated(runs)  # what is trained from here on has the options of now
     target = args.output or plan.root / "experiments" / "results" / plan.bench.name
 
     def write() -> Path | None:
         outcomes = outcomes_of(runs)
         command = f"kdsr bench {args.file}"
-        return write_tables(outcomes, target, plan.bench, command, outdated(runs)) if outcomes else None
+        return write_tables(outcomes, target, plan.bench, command, warnings) if outcomes else None
 
     run_bench(plan, jobs=args.jobs, only=args.only, progress=write)
     page = write()

@@ -47,10 +47,10 @@ def check_restored(sr: Tensor, gt: Tensor) -> None:
         )
 
 
-def first_sample(value: Any) -> Any:
+def first_of(value: Any) -> Any:
     """Return the first sample of what a batch holds under one key."""
     if isinstance(value, Mapping):
-        return {name: first_sample(maps) for name, maps in value.items()}
+        return {name: first_of(maps) for name, maps in value.items()}
     return value[:1]
 
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from kdsr_arch.distill.context import CLOCK, check_live, make_context
-from kdsr_arch.distill.inputs import check_batch, check_restored, first_sample, pick
+from kdsr_arch.distill.inputs import check_batch, check_restored, first_of, pick
 from kdsr_arch.distill.stages import PIXEL, Stage, hold, keepers, parse_stages, within
 from kdsr_arch.distill.taps import OUTPUT, Batch, Feature, Side, Taps, flat, fold, stop_inplace
 from kdsr_arch.distill.teachers import CachedTeacher
@@ -125,7 +125,7 @@ class DistillTask(nn.Module):
         self._inert: set[str] = set()  # terms that were warned of
         self.static_weights: dict[str, Tensor] = {}  # read in place of the numbers while a CUDA graph is recorded
         self.to(device)
-        self.reports = self._dry_run({key: first_sample(sample[key]) for key in _READ if key in sample})
+        self.reports = self._dry_run({key: first_of(sample[key]) for key in _READ if key in sample})
         self._trainable = {p: p.requires_grad for p in self.parameters()}
         self._student.compile()
         if isinstance(self._teacher, Side):

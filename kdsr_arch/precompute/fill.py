@@ -149,8 +149,7 @@ class _Filling:
         self.writer, self.teacher, self.dataset, self.plan, self.seed = writer, teacher, dataset, plan, seed
         self.images: dict[str, list[int]] = {}  # LR size of each image or clip
         self.crops: dict[str, list[list[int]]] = {}  # where the teacher is run on each, if not on wholes
-        fresh = {"views": 0, "frames": "", "names": {}, "bytes": 0, "seconds": 0.0, "border": None}
-        fresh["pixels"] = {}  # checksums of a few LR frames, by which training knows them
+        fresh = {"views": 0, "frames": "", "names": {}, "bytes": 0, "seconds": 0.0, "border": None, "pixels": {}}
         self.state: dict[str, Any] = fresh | writer.state  # the writer's after each view
         self.patch = dataset.patch // dataset.scale  # side of a crop in LR pixels
         units = {"image": "images", "window": "windows of frames", "recurrent": f"clips of {run} frames"}
