@@ -7,6 +7,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from torch.utils.data import default_convert
+
 from kdsr_arch.data.image_file import READABLE, decode_image
 from kdsr_arch.data.keys import read_lines
 from kdsr_arch.data.sources import LmdbSource
@@ -53,13 +55,13 @@ def checked_files(options: DatasetOptions) -> Iterator[None]:
 
 
 def read_item(dataset: Any, index: int) -> Any:
-    """Return ``dataset[index]``.
+    """Return ``dataset[index]``, its NumPy arrays as tensors.
 
     Raises:
         UserError: a data set of BasicSR cannot read it, whatever it raised.
     """
     try:
-        return dataset[index]
+        return default_convert(dataset[index])
     except Exception as error:
         if isinstance(error, UserError) or not is_basicsr(type(dataset)):
             raise

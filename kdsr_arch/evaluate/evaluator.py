@@ -15,9 +15,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from kdsr_arch.data.basicsr_sets import read_item
 from kdsr_arch.errors import UserError, notice, printable
-from kdsr_arch.evaluate.items import Item, items_of
+from kdsr_arch.evaluate.items import Item, items_of, read_sample
 from kdsr_arch.evaluate.protocol import describe_degradation, describe_protocol, rule_from
 from kdsr_arch.infer.pixels import to_bgr, write_png
 from kdsr_arch.infer.runner import Runner, evaluating
@@ -137,7 +136,7 @@ class Evaluator:
         )  # fmt: skip
         with evaluating(net), torch.inference_mode(), bar:
             return self._summarize(
-                _gathered((i, self._sample(restorer, read_item(samples, i), folder, bar)) for i in mine)
+                _gathered((i, self._sample(restorer, read_sample(samples, i), folder, bar)) for i in mine)
             )
 
     def check(self, dataset: Any) -> None:

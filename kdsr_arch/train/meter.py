@@ -26,7 +26,7 @@ class NonFiniteError(UserError):
     """A loss or gradient became NaN or infinite."""
 
 
-def stop_if_nonfinite(iteration: int, names: Sequence[str], batch: Mapping[str, Any]) -> None:
+def stop_if_nonfinite(iteration: int, names: Sequence[str], batch: Any) -> None:
     """Stop all processes with the same sentence where one of them met NaN or infinity; all must call it together.
 
     Args:
@@ -40,7 +40,8 @@ def stop_if_nonfinite(iteration: int, names: Sequence[str], batch: Mapping[str, 
     if not distributed.agree_max(int(bool(names))):
         return
     losses = [name for name in names if name != "grad_norm"]
-    named = {**batch, **{f"teacher.{name}": maps for name, maps in (batch.get("teacher") or {}).items()}}
+    named = dict(batch) if isinstance(batch, Mapping) else {}
+    named |= {f"teacher.{name}": maps for name, maps in (named.get("teacher") or {}).items()}
     keys = [k for k, v in named.items() if isinstance(v, Tensor) and not bool(torch.isfinite(v).all())]
     reports = distributed.gather((not names, iteration, not losses, losses or list(names), keys))
     rank = min(range(len(reports)), key=lambda r: (reports[r][:3], r))

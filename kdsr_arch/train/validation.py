@@ -11,11 +11,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from kdsr_arch.data.basicsr_sets import read_item
 from kdsr_arch.data.loader import open_dataset
 from kdsr_arch.data.pair_dataset import PairDataset
 from kdsr_arch.errors import ProgramFault, UserError, first_line
 from kdsr_arch.evaluate.evaluator import EvalResult, Evaluator
+from kdsr_arch.evaluate.items import read_sample
 from kdsr_arch.options.schema import Options, ValOptions
 from kdsr_arch.options.schema_data import DatasetOptions
 from kdsr_arch.parallel import distributed
@@ -119,11 +119,13 @@ class Validator:
             ProgramFault: the network fails on it.
         """
         for key, (dataset, evaluator) in self.sets.items():
-            samples = [_beginning(read_item(dataset, 0), _TRIED + evaluator.rule.skip_first + evaluator.rule.skip_last)]
+            count = _TRIED + evaluator.rule.skip_first + evaluator.rule.skip_last
             try:
+                samples = [_beginning(read_sample(dataset, 0), count)]
                 evaluator.run(net, samples, self.device, progress=False)
             except UserError as error:
-                raise UserError(f"datasets.{key}: {error}") from None
+                error.args = (f"datasets.{key}: {error}",)
+                raise
             except Exception as error:
                 shape = "x".join(map(str, samples[0]["lq"].shape))
                 what = f"datasets.{key}: network {type(net).__name__} fails on the first input, {shape}: "

@@ -17,6 +17,7 @@ from kdsr_arch.infer.traits import Traits, traits_of
 from kdsr_arch.ops.color import rgb_to_y
 from kdsr_arch.upscale.images import read_picture, upscale_picture
 from tests.helpers.messages import refuses
+from tests.helpers.networks import Image
 from tests.helpers.options import evaluator
 
 CPU = torch.device("cpu")
@@ -259,7 +260,19 @@ def test_odd_ground_truth_is_cut_once():
     assert evaluate(Bicubic(2), [odd]).mean == evaluate(Bicubic(2), [sample]).mean
 
 
+def test_a_data_set_of_arrays_or_of_another_precision_scores_alike():
+    sample = image("a", 1)
+    wide = {key: value.double() if isinstance(value, torch.Tensor) else value for key, value in sample.items()}
+    arrays = {key: value.numpy() if isinstance(value, torch.Tensor) else value for key, value in wide.items()}
+    net = Image()
+    results = [evaluate(net, [given]).mean for given in (sample, wide, arrays)]
+    assert results[0] == results[1] == results[2]
+
+
 def test_refusals():
+    for wrong, names in ((None, ["NoneType"]), ({"gt": 0}, ["gt"]), ({"lq": torch.zeros(3, 4, 4).byte()}, ["uint8"])):
+        with refuses("test sample 1", "'lq'", *names):
+            evaluate(Bicubic(2), [image(), wrong])
     with refuses("'set'"):
         evaluate(Bicubic(2), [])
     with refuses("'baby'", "x2", "32x40", "64x80"):

@@ -164,7 +164,7 @@ def test_non_finite_loss_names_the_term_and_keeps_the_last_good_state(model_type
     original, calls = L1Loss.forward, [0]
 
     def poisoned(self: Any, *args: Any, **kwargs: Any) -> torch.Tensor:
-        calls[0] += 1
+        calls[0] += len(args[0]) > 1  # the dry run's is a batch of one
         return original(self, *args, **kwargs) * (float("nan") if calls[0] == 6 else 1.0)
 
     monkeypatch.setattr(L1Loss, "forward", poisoned)
