@@ -77,9 +77,7 @@ class KnownFlowLoss(DistillLoss):
             flow, visible = known_motion(type(self).__name__, clip, context)
             changes = changes_along(clip, flow)
             seen = changes * visible
-            share = visible.mean()
-            distributed.average([share])  # over what all processes see: the mean that a single process would take
-            share = share.clamp(min=1 / visible.numel())
+            share = distributed.averaged(visible.mean()).clamp(min=1 / visible.numel())
             total = total + self.criterion(seen, changes.new_zeros(()).expand_as(seen)) / share
         return total
 

@@ -10,11 +10,9 @@ from kdsr_arch.losses.base import Context
 from kdsr_arch.losses.flow_memory_loss import FlowMemoryLoss
 from kdsr_arch.losses.known_flow_loss import FlowConsistencyLoss, FlowDifferenceLoss, known_motion
 from kdsr_arch.losses.temporal_memory_loss import TemporalMemoryLoss
-from kdsr_arch.parallel import distributed
 from tests.helpers.messages import refuses
 from tests.helpers.networks import Window
 from tests.helpers.options import make_task
-from tests.helpers.processes import in_two_processes
 
 
 def context(flow, visible):
@@ -66,23 +64,6 @@ def test_what_is_not_visible_does_not_count_and_nothing_visible_is_zero():
     value = FlowConsistencyLoss()([clip], context(known.flow, torch.zeros_like(known.visible)))
     value.backward()
     assert value == 0 and not clip.grad.any()
-
-
-def test_two_processes_take_the_mean_over_what_both_see(tmp_path):
-    torch.manual_seed(0)
-    clips, flow, visible = torch.rand(2, 3, 3, 6, 10), torch.rand(2, 2, 2, 6, 10), torch.zeros(2, 2, 1, 6, 10)
-    visible[0, 0, :, :2] = visible[1] = 1
-    whole = FlowConsistencyLoss()([clips], context(flow, visible))
-
-    def half():
-        distributed.start("pytorch")
-        mine = slice(distributed.rank(), distributed.rank() + 1)
-        value = FlowConsistencyLoss()([clips[mine]], context(flow[mine], visible[mine]))
-        distributed.average([value])
-        torch.testing.assert_close(value, whole)
-        distributed.stop()
-
-    in_two_processes(half, tmp_path)
 
 
 def test_maps_of_lower_resolution_take_the_mean_of_the_flow():
