@@ -132,11 +132,12 @@ class Trainer(Steps):
 
     def _with_what_is_kept(self, fault: UserError) -> UserError:
         """Add to the sentence that ends the training what is on the disk."""
-        kept = f"the state of iteration {self.saved:,} is kept" if self.saved else "no state was saved yet"
+        saved = self.saved and self.checkpoints.state_file(self.saved).is_file()  # the folder may be gone
+        kept = f"the state of iteration {self.saved:,} is kept" if saved else "no state is kept"
         if isinstance(fault, NonFiniteError):
             fault.args = (f"{fault}. Training stopped; {kept}. Lower the learning rate or the term's weight",)
         elif kept not in str(fault) and (self.saved or isinstance(fault, Lost | ProgramFault)):
-            fault.args = (f"{fault}; {kept}{', go on with --auto_resume' if self.saved else ''}",)
+            fault.args = (f"{fault}; {kept}{', go on with --auto_resume' if saved else ''}",)
         return fault
 
     def _open_logs(self, log: TextLog) -> None:
