@@ -254,11 +254,10 @@ def restored_frames(restorer: Restorer, item: Item, wanted: list[int], padding: 
         yield restorer.image(item.lq)
         return
     recurrent, length = restorer.traits.mode == "recurrent", restorer.traits.num_frame
-    if len(item.lq) < length:
+    if item.kind == "window" and len(item.lq) < length:
         raise UserError(
             f"'{item.name}' has {len(item.lq)} frame(s), fewer than the window of {length} that network "
-            f"{restorer.runner.name} needs: use longer clips, set num_frame: {length} in the data set, "
-            "or use another network"
+            f"{restorer.runner.name} needs: set num_frame: {length} in the data set, or use another network"
         )
     wanted = [len(item.lq) // 2] if item.kind == "window" else wanted
     count = len(wanted) if recurrent else restorer.at_once(*item.lq.shape[-2:])

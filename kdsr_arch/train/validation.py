@@ -112,7 +112,7 @@ class Validator:
         return results
 
     def try_one(self, net: nn.Module) -> None:
-        """Restore and score the first image of each data set, of a clip its first frames; nothing is kept of it.
+        """Restore and score an image of each data set, of its shortest clip the first frames; nothing is kept of it.
 
         Raises:
             UserError: it cannot be scored.
@@ -120,16 +120,18 @@ class Validator:
         """
         for key, (dataset, evaluator) in self.sets.items():
             count = _TRIED + evaluator.rule.skip_first + evaluator.rule.skip_last
+            clips = getattr(dataset, "selected", [""])  # those of other data sets are of one length
+            shortest = min(range(len(clips)), key=lambda number: len(clips[number]))
+            what = f"test sample {shortest}: "
             try:
-                samples = [_beginning(read_sample(dataset, 0), count)]
-                evaluator.run(net, samples, self.device, progress=False)
+                sample = _beginning(read_sample(dataset, shortest), count)
+                what = f"network {type(net).__name__} fails on {'x'.join(map(str, sample['lq'].shape))}: "
+                evaluator.run(net, [sample], self.device, progress=False)
             except UserError as error:
                 error.args = (f"datasets.{key}: {error}",)
                 raise
             except Exception as error:
-                shape = "x".join(map(str, samples[0]["lq"].shape))
-                what = f"datasets.{key}: network {type(net).__name__} fails on the first input, {shape}: "
-                raise ProgramFault.of(error, what) from error
+                raise ProgramFault.of(error, f"datasets.{key}: {what}") from error
 
     def score_of(self, teacher: nn.Module) -> str:
         """Score the teacher on the data set that decides; return a line for the log."""

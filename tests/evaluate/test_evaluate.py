@@ -44,9 +44,9 @@ class Window(nn.Module):
 class Recurrent(nn.Module):
     """Each output depends on all frames before it."""
 
-    def __init__(self, scale=2):
+    def __init__(self, scale=2, min_clip=1):
         super().__init__()
-        self.traits = Traits("recurrent", scale)
+        self.traits = Traits("recurrent", scale, min_clip=min_clip)
 
     def forward(self, x):
         memory = torch.cumsum(x, 1) / torch.arange(1, x.shape[1] + 1).view(1, -1, 1, 1, 1)
@@ -92,16 +92,19 @@ def test_images_equal_basicsr():
     assert result.unit == "images" and result.protocol == "Y channel, crop 2, BI x2"
 
 
-@pytest.mark.parametrize("padding", ["replicate", "reflection", "reflection_circle", "circle"])
-def test_windows_slide_as_in_basicsr(padding):
-    sample, net = clip(frames=7), Window(5)
+@pytest.mark.parametrize(
+    ("padding", "frames"),
+    [("replicate", 7), ("replicate", 2), ("replicate", 1), ("reflection", 7), ("reflection_circle", 7), ("circle", 7)],
+)
+def test_windows_slide_as_in_basicsr(padding, frames):
+    sample, net = clip(frames=frames), Window(5)
     result = evaluate(net, [sample], {"padding": padding})
     expected = []
-    for i in range(7):
-        window = sample["lq"][generate_frame_indices(i, 7, 5, padding)]
+    for i in range(frames):
+        window = sample["lq"][generate_frame_indices(i, frames, 5, padding)]
         expected.append(by_basicsr(net(window[None])[0], sample["gt"][i], "psnr"))
     assert result.per_item[0][1]["psnr"] == pytest.approx(np.mean(expected), abs=1e-6)
-    assert result.per_item[0][2] == 7 and result.unit == "clips"
+    assert result.per_item[0][2] == frames and result.unit == "clips"
 
 
 def test_recurrent_networks_get_the_whole_clip():
@@ -109,6 +112,15 @@ def test_recurrent_networks_get_the_whole_clip():
     restored = net(sample["lq"][None])[0]
     expected = np.mean([by_basicsr(restored[i], sample["gt"][i], "ssim") for i in range(4)])
     assert evaluate(net, [sample]).mean["ssim"] == pytest.approx(expected, abs=1e-6)
+
+
+def test_a_clip_too_short_for_a_recurrent_network_is_filled_up_as_in_upscaling():
+    net = Recurrent(min_clip=3)
+    for frames in (1, 2):
+        sample = clip(frames=frames)
+        restored = torch.stack([*Restorer(Runner(net, net.traits), CPU).stream(sample["lq"], 8)])
+        expected = np.mean([by_basicsr(restored[i], sample["gt"][i], "psnr") for i in range(frames)])
+        assert evaluate(net, [sample]).mean["psnr"] == pytest.approx(expected, abs=1e-6)
 
 
 def test_basicsr_windows_are_grouped_by_folder():
@@ -277,8 +289,10 @@ def test_refusals():
         evaluate(Bicubic(2), [])
     with refuses("'baby'", "x2", "32x40", "64x80"):
         evaluate(Bicubic(2), [{**image(), "gt": torch.rand(3, 64, 80)}])
-    with refuses("'walk'", 2, 5, "num_frame: 5"):
-        evaluate(Window(5), [clip(frames=2)])
+    with refuses("'walk'", 3, 5, "num_frame: 5"):
+        evaluate(Window(5), [{**clip(frames=3), "gt": image()["gt"]}])
+    with refuses(2, 5, "'reflection'"):
+        evaluate(Window(5), [clip(frames=2)], {"padding": "reflection"})
     with refuses("Window", 3, "(1, 3, 16, 20)"):
         evaluate(Window(3), [image()])
     with refuses("'walk'", 5, 4):
