@@ -140,7 +140,15 @@ class Evaluator:
             )
 
     def check(self, dataset: Any) -> None:
-        """Raise UserError where an image of one of our data sets is too small for a metric, before any is run."""
+        """Raise UserError where an image or clip of our data sets is too small for a metric, before any is run."""
+        for clip in getattr(dataset, "selected", ()):
+            frames = self.rule.select(len(clip), clip.name, [*clip.gt])
+            if clip.gt and len(frames) < 2 and self.clip_metrics:
+                needs = f"val.metrics.{next(iter(self.clip_metrics))} needs two frames or more"
+                raise UserError(
+                    f"{needs}, but of '{clip.name}' in data set '{self.name}' only one counts: list it in exclude, or "
+                    "take the metric out"
+                )
         sizes = getattr(dataset, "sizes", {})
         if sizes and self.ground_truth:
             smallest = min(sizes, key=min)

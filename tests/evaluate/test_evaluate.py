@@ -1,5 +1,7 @@
 """The evaluator: forms of input, colors, frames, means, saved files, what it leaves behind."""
 
+from types import SimpleNamespace
+
 import cv2
 import numpy as np
 import pytest
@@ -10,6 +12,7 @@ from basicsr.utils import tensor2img
 from torch import nn
 
 from kdsr_arch.archs.bicubic_arch import Bicubic
+from kdsr_arch.data.clip_dataset import Clip
 from kdsr_arch.errors import UserError
 from kdsr_arch.infer.runner import Runner
 from kdsr_arch.infer.stream import Restorer
@@ -210,6 +213,16 @@ def test_clip_metrics_beside_image_metrics():
     windows = [{"lq": clip()["lq"][:3], "gt": clip()["gt"][1], "folder": "a", "idx": "1/3"}]
     with refuses("val.metrics.tof", "'set'"):
         evaluator(metrics=metrics).run(Window(3), windows, CPU, progress=False)
+
+
+def test_clips_of_which_too_little_counts_are_refused_before_any_is_restored():
+    clips = [Clip(name, tuple("abc"[:count]), dict(enumerate("abc"[:count]))) for name, count in (("x", 3), ("y", 1))]
+    metrics, data = {"tof": {"type": "calculate_tof"}}, SimpleNamespace(selected=clips)
+    with refuses("val.metrics.tof", "'y'", "exclude"):
+        evaluator(metrics=metrics).check(data)
+    with refuses("skip_first 1", "'y'"):
+        evaluator(metrics=METRICS, dataset={"skip_first": 1}).check(data)
+    evaluator(metrics=metrics).check(SimpleNamespace(selected=[clips[0], Clip("z", ("a",), {})]))  # nothing to score
 
 
 def test_luma_networks_and_luma_data():
