@@ -135,7 +135,7 @@ class Trainer(Steps):
         saved = self.saved and self.checkpoints.state_file(self.saved).is_file()  # the folder may be gone
         kept = f"the state of iteration {self.saved:,} is kept" if saved else "no state is kept"
         if isinstance(fault, NonFiniteError):
-            fault.args = (f"{fault}. Training stopped; {kept}. Lower the learning rate or the term's weight",)
+            fault.args = (f"{fault}. Training stopped; {kept}",)
         elif kept not in str(fault) and (self.saved or isinstance(fault, Lost | ProgramFault)):
             fault.args = (f"{fault}; {kept}{', go on with --auto_resume' if saved else ''}",)
         return fault
