@@ -47,7 +47,11 @@ def stop_if_nonfinite(iteration: int, names: Sequence[str], batch: Any) -> None:
     rank = min(range(len(reports)), key=lambda r: (reports[r][:3], r))
     _, iteration, _, losses, keys = reports[rank]
     where = f" (process {rank})" if len(reports) > 1 else ""
-    advice = f"the batch holds NaN or infinity in {', '.join(keys)}" if keys else "lower the learning rate or the term's weight"
+    advice = (
+        f"the batch holds NaN or infinity in {', '.join(keys)}"
+        if keys
+        else "lower the learning rate or the term's weight"
+    )
     raise NonFiniteError(f"iteration {iteration}: {', '.join(losses)} became NaN or infinite{where}; {advice}")
 
 
