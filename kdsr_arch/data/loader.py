@@ -132,14 +132,14 @@ class SeededDataset(Dataset):
             return Failure.of(error, f"sample {key.dataset_index} of {name} (iteration {key.iteration + 1}): ")
 
 
-def first_sample(dataset: Dataset, seed: int) -> dict[str, Any]:
-    """Make the first sample of a training, as a batch of one, in this process; no worker is started.
+def first_sample(dataset: Dataset, seed: int, count: int = 1) -> dict[str, Any]:
+    """Make the first sample of a training, or the first ones, as a batch, in this process; no worker is started.
 
     Raises:
         UserError: it cannot be read.
     """
-    key = SampleKey(0, 0, int(epoch_permutation(seed, 0, len(dataset))[0]))  # type: ignore[arg-type]
-    sample = collate([SeededDataset(dataset, seed)[key]])
+    sampler = PlannedSampler(len(dataset), count, seed)  # type: ignore[arg-type]
+    sample = collate([SeededDataset(dataset, seed)[key] for key in next(iter(sampler))])
     close_all()  # workers are forked from this process and must inherit no open store
     if isinstance(sample, Failure):
         raise sample.error()

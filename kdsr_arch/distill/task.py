@@ -286,6 +286,13 @@ class DistillTask(nn.Module):
             output.losses = {name: _weighted(output.raw[name], weights[name]) for name in shown}
         return output
 
+    @torch.no_grad()
+    def try_stage(self, sample: Batch, iteration: int) -> None:
+        """Compute the losses of an iteration without a trace in networks and terms; see `forward`."""
+        eager = torch.compiler.set_stance("force_eager")
+        with undisturbed(self.student), undisturbed(self.terms), fork_rng(next(self.student.parameters())), eager:
+            self(sample, iteration)
+
     def _tell_unreached(self, term: Term, iteration: int) -> None:
         if term.name in self._inert or not any(p.requires_grad for p in self.student.parameters()):
             return

@@ -428,6 +428,18 @@ def test_a_network_whose_backward_pass_fails_is_refused_before_training():
     assert student.last.bias.grad.tolist() == [1, 1, 1] and student.last.weight.grad is None
 
 
+def test_trying_a_stage_leaves_no_trace():
+    temporal = {**TERMS["temporal"], "normalize": "teacher_rms", "loss_weight": {"balance": 0.1}}
+    task = make({**TERMS, "temporal": temporal}, stages=[{"iters": 2, "freeze": ["last"]}, {"iters": 9}], total_iter=11)
+    task.set_stage(1)
+    data, before, generator = clips(), copy.deepcopy(task.state_dict()), torch.get_rng_state()
+    task.try_stage(data, 11)
+    for key, value in task.state_dict().items():
+        assert torch.equal(value, before[key]), key
+    assert torch.equal(torch.get_rng_state(), generator)
+    assert not task.student.last.weight.requires_grad and task.student.last.weight.grad is None
+
+
 def test_images_in_another_precision_train_as_float32():
     data = clips()
     wide = {key: value.double() for key, value in data.items()}
