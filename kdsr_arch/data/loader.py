@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import random
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import KW_ONLY, dataclass
@@ -112,17 +111,7 @@ class SeededDataset(Dataset):
         entropy = [self.seed, key.iteration, key.index_in_batch]
         if hasattr(self.dataset, "sample"):
             return self.dataset.sample(key.dataset_index, np.random.default_rng(entropy))
-        states = random.getstate(), np.random.get_state(), torch.get_rng_state()
-        try:
-            first, second, third = (int(s) for s in np.random.SeedSequence(entropy).generate_state(3))
-            random.seed(first)
-            np.random.seed(second)
-            torch.default_generator.manual_seed(third)
-            return read_item(self.dataset, key.dataset_index)
-        finally:
-            random.setstate(states[0])
-            np.random.set_state(states[1])
-            torch.set_rng_state(states[2])
+        return read_item(self.dataset, key.dataset_index, entropy)
 
     def __getitem__(self, key: SampleKey) -> Any:
         try:

@@ -49,12 +49,12 @@ class Item:
 
 
 def read_sample(samples: Any, index: int) -> dict[str, Any]:
-    """Return a sample of a data set for testing, its LR images in float32.
+    """Return a sample of a data set for testing, its LR images in float32; always the same one of an index.
 
     Raises:
         UserError: it is no mapping that holds them.
     """
-    sample = read_item(samples, index)
+    sample = read_item(samples, index, [index])
     lq = sample.get("lq") if isinstance(sample, Mapping) else None
     if not isinstance(lq, Tensor) or not lq.is_floating_point() or lq.dim() not in (3, 4, 5):
         held = ", ".join(map(str, sample)) if isinstance(sample, Mapping) else type(sample).__name__

@@ -1,5 +1,6 @@
 """The evaluator: forms of input, colors, frames, means, saved files, what it leaves behind."""
 
+import random
 from types import SimpleNamespace
 
 import cv2
@@ -283,6 +284,19 @@ def test_odd_ground_truth_is_cut_once():
     sample = image()
     odd = {**sample, "gt": torch.nn.functional.pad(sample["gt"], (0, 1, 0, 1))}
     assert evaluate(Bicubic(2), [odd]).mean == evaluate(Bicubic(2), [sample]).mean
+
+
+def test_what_a_data_set_draws_at_random_is_the_same_in_every_test():
+    class Noisy:
+        def __len__(self):
+            return 3
+
+        def __getitem__(self, index):
+            drawn = torch.rand(1) + np.random.rand() + random.random()
+            return {**image(str(index), index), "lq": image()["lq"] * drawn.float()}
+
+    first, second = (evaluate(Bicubic(2), Noisy()) for _ in range(2))
+    assert first.per_item == second.per_item
 
 
 def test_a_data_set_of_arrays_or_of_another_precision_scores_alike():
