@@ -126,10 +126,10 @@ def write_whole(path: Path, write: Callable[[BinaryIO], Any]) -> None:
     """
     try:
         replace_file(path, write)
-    except OSError as error:
-        raise UserError(f"{path}: cannot be written ({why_not_written(error)})") from None
-    except RuntimeError as error:  # torch's zip writer reports a failed write of the file beneath it so
-        raise UserError(f"{path}: cannot be written ({error.__context__ or 'the disk may be full'})") from None
+    except (OSError, RuntimeError) as error:  # torch's zip writer makes the latter of a failed write beneath it
+        cause = error if isinstance(error, OSError) else error.__context__
+        why = why_not_written(cause) if isinstance(cause, OSError) else cause or "the disk may be full"
+        raise UserError(f"{path}: cannot be written ({why})") from None
 
 
 def write_bytes(path: Path, content: bytes) -> None:

@@ -52,6 +52,17 @@ def test_full_disk_while_saving_tensors_is_one_sentence(tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == ["x.pth"]
 
 
+def test_a_full_disk_that_the_zip_writer_meets_is_told_with_what_to_do(tmp_path: Path) -> None:
+    def write(file: object) -> None:
+        try:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        except OSError:
+            raise RuntimeError("unexpected pos 64 vs 0")  # noqa: B904  (as torch's zip writer does)
+
+    with refuses("a.pth", "keep_last"):
+        write_whole(tmp_path / "a.pth", write)
+
+
 def test_missing_folder_is_told(tmp_path: Path) -> None:
     with refuses(tmp_path / "none" / "x.pth"):
         save_tensors(torch.ones(1), tmp_path / "none" / "x.pth")

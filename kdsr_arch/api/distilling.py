@@ -64,7 +64,7 @@ def make_task(
     Raises:
         UserError: a term that cannot be, a tap that does not exist, shapes that cannot be aligned.
     """
-    batch, total = as_batch(sample), sum(stage.get("iters", 0) for stage in stages)
+    batch, total = check_batch(sample), sum(stage.get("iters", 0) for stage in stages)
     given = {"optim_g": {"type": "Adam"}, "pixel_opt": _loss_spec(pixel), "distill_opt": terms, "stages": stages}
     options = _train_options({**given, "total_iter": total or _UNKNOWN, "amp": amp, "compile": compile})
     _check_networks(student, teacher)
@@ -93,12 +93,6 @@ def _check_networks(student: nn.Module, teacher: nn.Module | None) -> None:
         raise UserError("student and teacher share parameters: give a copy as the teacher (copy.deepcopy(student))")
     if not any(p.requires_grad for p in student.parameters()):
         raise UserError("the student has no parameter to train: student.requires_grad_() makes them all trainable")
-
-
-def as_batch(batch: Any) -> dict[str, Any]:
-    """Return a batch, see `check_batch`, as a dict of float32 images."""
-    batch = check_batch(batch)
-    return {key: value.float() if key in ("lq", "gt") else value for key, value in batch.items()}
 
 
 def _check_range(batch: Mapping[str, Any]) -> None:
@@ -317,4 +311,4 @@ class _Endless(Iterator[dict[str, Any]]):
                 f"data: ended after {self._count} batches; give what can be gone through again, such as a DataLoader"
             )
         self._count += 1
-        return to_device(as_batch(drawn), self._device, self._channels_last)
+        return to_device(check_batch(drawn), self._device, self._channels_last)

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+import random
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import default_convert
 
 from kdsr_arch.data.image_file import READABLE, decode_image
 from kdsr_arch.data.keys import read_lines
@@ -52,14 +57,31 @@ def checked_files(options: DatasetOptions) -> Iterator[None]:
         raise UserError(f"{torn}: {_TORN}; replace or remove it") if torn else error from None
 
 
-def read_item(dataset: Any, index: int) -> Any:
-    """Return ``dataset[index]``.
+@contextmanager
+def _seeded(entropy: Sequence[int]) -> Iterator[None]:
+    """Seed the global generators of ``random``, NumPy and torch, and put them back at the end."""
+    states = random.getstate(), np.random.get_state(), torch.get_rng_state()
+    try:
+        first, second, third = (int(s) for s in np.random.SeedSequence(entropy).generate_state(3))
+        random.seed(first)
+        np.random.seed(second)
+        torch.default_generator.manual_seed(third)
+        yield
+    finally:
+        random.setstate(states[0])
+        np.random.set_state(states[1])
+        torch.set_rng_state(states[2])
+
+
+def read_item(dataset: Any, index: int, entropy: Sequence[int]) -> Any:
+    """Return ``dataset[index]``, its NumPy arrays as tensors; what it draws at random depends on `entropy` alone.
 
     Raises:
         UserError: a data set of BasicSR cannot read it, whatever it raised.
     """
     try:
-        return dataset[index]
+        with _seeded(entropy):
+            return default_convert(dataset[index])
     except Exception as error:
         if isinstance(error, UserError) or not is_basicsr(type(dataset)):
             raise

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import random
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import KW_ONLY, dataclass
@@ -19,14 +18,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
+from torch.utils.data import DataLoader, Dataset, Sampler
 
 from kdsr_arch.data.basicsr_sets import checked_files, read_item
-from kdsr_arch.data.loader_processes import Failure, Watched, start_worker
+from kdsr_arch.data.loader_processes import Failure, Watched, collate, start_worker
 from kdsr_arch.data.resident import PlannedDataset, Resident
 from kdsr_arch.data.store.lmdb_store import close_all
 from kdsr_arch.data.store.teacher_store import TeacherStore
-from kdsr_arch.errors import UserError
+from kdsr_arch.errors import UserError, first_line
 from kdsr_arch.log import get_logger
 from kdsr_arch.options.schema import Options
 from kdsr_arch.options.schema_data import DatasetOptions
@@ -112,17 +111,7 @@ class SeededDataset(Dataset):
         entropy = [self.seed, key.iteration, key.index_in_batch]
         if hasattr(self.dataset, "sample"):
             return self.dataset.sample(key.dataset_index, np.random.default_rng(entropy))
-        states = random.getstate(), np.random.get_state(), torch.get_rng_state()
-        try:
-            first, second, third = (int(s) for s in np.random.SeedSequence(entropy).generate_state(3))
-            random.seed(first)
-            np.random.seed(second)
-            torch.default_generator.manual_seed(third)
-            return read_item(self.dataset, key.dataset_index)
-        finally:
-            random.setstate(states[0])
-            np.random.set_state(states[1])
-            torch.set_rng_state(states[2])
+        return read_item(self.dataset, key.dataset_index, entropy)
 
     def __getitem__(self, key: SampleKey) -> Any:
         try:
@@ -132,24 +121,18 @@ class SeededDataset(Dataset):
             return Failure.of(error, f"sample {key.dataset_index} of {name} (iteration {key.iteration + 1}): ")
 
 
-def first_sample(dataset: Dataset, seed: int) -> dict[str, Any]:
-    """Make the first sample of a training, as a batch of one, in this process; no worker is started.
+def first_sample(dataset: Dataset, seed: int, count: int = 1) -> dict[str, Any]:
+    """Make the first sample of a training, or the first ones, as a batch, in this process; no worker is started.
 
     Raises:
         UserError: it cannot be read.
     """
-    key = SampleKey(0, 0, int(epoch_permutation(seed, 0, len(dataset))[0]))  # type: ignore[arg-type]
-    sample = default_collate([SeededDataset(dataset, seed).draw(key)])
+    sampler = PlannedSampler(len(dataset), count, seed)  # type: ignore[arg-type]
+    sample = collate([SeededDataset(dataset, seed)[key] for key in next(iter(sampler))])
     close_all()  # workers are forked from this process and must inherit no open store
+    if isinstance(sample, Failure):
+        raise sample.error()
     return sample
-
-
-def _collate(samples: list[Any]) -> Any:
-    failures = [sample for sample in samples if isinstance(sample, Failure)]
-    try:
-        return failures[0] if failures else default_collate(samples)
-    except Exception as error:
-        return Failure.of(error, f"{len(samples)} samples do not make a batch: ")
 
 
 # ------------------------------------------------------------------------------------------------------------- batches
@@ -210,7 +193,7 @@ class Batches(Iterator[dict[str, Any]]):
         loader = DataLoader(
             SeededDataset(dataset, sampler.seed),
             batch_sampler=sampler,
-            collate_fn=_collate,
+            collate_fn=collate,
             num_workers=workers,
             worker_init_fn=start_worker,
             prefetch_factor=_QUEUE if workers else None,
@@ -333,9 +316,23 @@ def open_dataset(options: DatasetOptions, key: str) -> Any:
     foreign = is_basicsr(lookup("data set", options.type))
     with checked_files(options) if foreign else contextlib.nullcontext():
         dataset = build("data set", options, key, offer=offer)
+    _check_length(dataset, key)
     if phase == "train" and (options.batch_size_per_gpu or 1) > 1:
         _check_shapes(dataset, key)
     return dataset
+
+
+def _check_length(dataset: Any, key: str) -> None:
+    """Raise UserError where a data set does not say how many samples it has, or has none."""
+    try:
+        count = len(dataset)
+    except (TypeError, ValueError, AttributeError, NotImplementedError) as error:
+        raise UserError(
+            f"{key}: {type(dataset).__name__} needs __len__, the whole number of its samples, any of which "
+            f"__getitem__ or sample gives ({first_line(error)})"
+        ) from None
+    if count == 0:
+        raise UserError(f"{key}: {type(dataset).__name__} holds no samples")
 
 
 def _check_shapes(dataset: Any, key: str) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing import connection, queues
@@ -13,7 +13,7 @@ from multiprocessing.process import BaseProcess
 from multiprocessing.util import Finalize
 from typing import Any
 
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, default_collate
 
 from kdsr_arch.errors import Lost, ProgramFault, UserError
 from kdsr_arch.signals import become_worker, held_back
@@ -57,6 +57,27 @@ class Failure:
     def error(self) -> UserError:
         """Return what the training shall raise."""
         return ProgramFault(self.message, self.trace) if self.trace else UserError(self.message)
+
+
+def collate(samples: list[Any]) -> Any:
+    """Join samples to a batch; to the first failure among them, or to one that says why they make no batch."""
+    failures = [sample for sample in samples if isinstance(sample, Failure)]
+    try:
+        return failures[0] if failures else default_collate(samples)
+    except Exception as error:
+        return Failure.of(error, f"{len(samples)} sample(s) make no batch{_differing(samples)}: ")
+
+
+def _differing(samples: list[Any]) -> str:
+    """Name what cannot be joined in samples that do not make a batch, and its shapes or kinds."""
+    for key in samples[0] if all(isinstance(sample, Mapping) for sample in samples) else ():
+        values = [sample.get(key) for sample in samples]
+        forms = {"x".join(map(str, getattr(value, "shape", ()))) or type(value).__name__ for value in values}
+        try:
+            default_collate(values)
+        except Exception:
+            return f", '{key}' being {', '.join(sorted(forms))}"
+    return ""
 
 
 def start_worker(number: int) -> None:

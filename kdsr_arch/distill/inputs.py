@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from kdsr_arch.distill.taps import OUTPUT, Feature
@@ -14,8 +15,8 @@ from kdsr_arch.ops.color import matched_colors
 from kdsr_arch.options.schema_train import DATA
 
 
-def check_batch(batch: Any) -> Mapping[str, Any]:
-    """Return a batch as a mapping, of the pair ``(lq, gt)`` as well.
+def check_batch(batch: Any, dtype: torch.dtype = torch.float32) -> dict[str, Any]:
+    """Return a batch as a dict, of the pair ``(lq, gt)`` as well, its images in the dtype of the networks.
 
     Raises:
         UserError: it is neither, or holds no float images.
@@ -29,7 +30,7 @@ def check_batch(batch: Any) -> Mapping[str, Any]:
         if not isinstance(value, Tensor) or not value.is_floating_point() or value.dim() not in (4, 5):
             got = f"{value.dtype} {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
             raise UserError(f"{key}: must be floats in [0, 1] of shape (B, C, H, W) or (B, T, C, H, W), not {got}")
-    return batch
+    return {key: value.to(dtype) if key in ("lq", "gt") else value for key, value in batch.items()}
 
 
 def check_restored(sr: Tensor, gt: Tensor) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -15,7 +16,8 @@ from kdsr_arch.distill.inputs import check_batch, check_restored, first_of, pick
 from kdsr_arch.distill.stages import PIXEL, Stage, hold, keepers, parse_stages, within
 from kdsr_arch.distill.taps import OUTPUT, Batch, Feature, Side, Taps, flat, fold, stop_inplace
 from kdsr_arch.distill.teachers import CachedTeacher
-from kdsr_arch.distill.terms import Term, TermReport, TermWeight, fork_rng, table, undisturbed
+from kdsr_arch.distill.terms import Term, TermReport, TermWeight, table
+from kdsr_arch.distill.trial import fork_rng, scalar, try_backward, try_loss, undisturbed
 from kdsr_arch.errors import UserError
 from kdsr_arch.infer.traits import traits_of, unwrap
 from kdsr_arch.log import get_logger
@@ -95,6 +97,7 @@ class DistillTask(nn.Module):
         teacher_options: TeacherOptions | None = None,
     ) -> None:
         super().__init__()
+        sample = check_batch(sample)
         device = sample["lq"].device
         self.student = unwrap(student).to(device)
         self._student = Side(student, traits_of(student, scale), "student", options.amp, options.compile)
@@ -151,11 +154,25 @@ class DistillTask(nn.Module):
         lq, gt = batch["lq"], batch["gt"]
         with torch.no_grad(), undisturbed(self.student), fork_rng(lq):
             theirs = self._teacher_features(self._terms(), batch, learn=True)
-            sr, taps = self._student.run(batch, self._paths(self._terms(), "student"), learn=True)
-            check_restored(sr, gt)
+            with torch.enable_grad():
+                sr, taps = self._student.run(batch, self._paths(self._terms(), "student"), learn=True)
+                check_restored(sr, gt)
+                try_backward(sr, self.student)
             ours = self._features(self._student, sr, taps, lq.shape[0])
+            self._try_pixel(sr.float(), gt)
         context = self._context(batch, 0)
         return [report for term in self._terms() for report in term.setup(*pick(term, ours, theirs), context)]
+
+    def _try_pixel(self, sr: Tensor, gt: Tensor) -> None:
+        if self.pixel is not None:
+            leaf, kind = sr.detach().requires_grad_(), type(self.pixel).__name__
+            compute, given = partial(self._pixels, leaf, gt), [Feature(sr, 1), Feature(gt, 1)]
+            with undisturbed(self.pixel):
+                try_loss("train.pixel_opt", kind, given, compute, [leaf])
+
+    def _pixels(self, sr: Tensor, gt: Tensor) -> Tensor:
+        assert self.pixel is not None
+        return scalar(self.pixel(*matched_colors(flat(sr), flat(gt))))
 
     def _terms(self) -> list[Term]:
         return list(self.terms.values())  # type: ignore[arg-type]
@@ -236,7 +253,7 @@ class DistillTask(nn.Module):
             batch: a micro-batch, see :data:`~kdsr_arch.distill.taps.Batch`; a pair ``(lq, gt)`` as well.
             iteration: counted from 1; it alone decides the active terms and the schedules.
         """
-        batch = check_batch(batch)
+        batch = check_batch(batch, next(self.student.parameters()).dtype)
         if torch.is_grad_enabled():
             self.set_stage(iteration)  # a loop of one's own may have left it out: nothing would be frozen
         lq, gt, stage = batch["lq"], batch["gt"], self._stage(iteration)
@@ -250,7 +267,7 @@ class DistillTask(nn.Module):
                 check_restored(run[0], gt)
                 ours, output.sr = self._features(self._student, *run, lq.shape[0]), run[0].float()
                 if self.pixel is not None:
-                    output.raw["l_pix"] = self.pixel(*matched_colors(flat(output.sr), flat(gt)))
+                    output.raw["l_pix"] = self._pixels(output.sr, gt)
             context = self._context(batch, iteration)
             for term in active:
                 given = pick(term, ours, theirs)
@@ -268,6 +285,13 @@ class DistillTask(nn.Module):
             weights = output.weights | self.static_weights
             output.losses = {name: _weighted(output.raw[name], weights[name]) for name in shown}
         return output
+
+    @torch.no_grad()
+    def try_stage(self, sample: Batch, iteration: int) -> None:
+        """Compute the losses of an iteration without a trace in networks and terms; see `forward`."""
+        eager = torch.compiler.set_stance("force_eager")
+        with undisturbed(self.student), undisturbed(self.terms), fork_rng(next(self.student.parameters())), eager:
+            self(sample, iteration)
 
     def _tell_unreached(self, term: Term, iteration: int) -> None:
         if term.name in self._inert or not any(p.requires_grad for p in self.student.parameters()):

@@ -5,8 +5,7 @@ from __future__ import annotations
 import math
 import statistics
 from collections import deque
-from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Sequence
 from dataclasses import astuple, dataclass, replace
 from functools import partial
 from typing import Any
@@ -17,6 +16,7 @@ from torch.nn import functional as F
 
 from kdsr_arch.distill.adapters import Adapter, build_adapter
 from kdsr_arch.distill.taps import OUTPUT, Feature, Value, same_frames
+from kdsr_arch.distill.trial import fork_rng, scalar, text_of, try_loss, undisturbed
 from kdsr_arch.errors import UserError
 from kdsr_arch.losses.base import Context, DistillLoss
 from kdsr_arch.options.schema_train import DATA, TermOptions, WeightOptions
@@ -243,7 +243,7 @@ class Term(nn.Module):
         weight = self.layer_weights[layer] if layer < len(self.layer_weights) else 1.0
         factor = self.weight.describe() + (f" x {weight:g}" if weight != 1 else "")
         ours, theirs = (taps[layer] if taps else "-" for taps in (self.student, self.teacher))
-        mine, other = (_text(features[layer]) if features else "-" for features in (student, teacher))
+        mine, other = (text_of(features[layer]) if features else "-" for features in (student, teacher))
         adapted = adapter.describe() if isinstance(adapter, Adapter) else "-"
         return TermReport(self.name, self.kind, ours, theirs, mine, other, adapted, factor)
 
@@ -306,75 +306,32 @@ class Term(nn.Module):
         alone = self.sides == "student"
         if self._trait("context"):
             context = replace(context, taps=tuple(self.teacher), student_taps=tuple(self.student))
-            return _scalar(self.loss(*(side for side in (ours, theirs) if side), context))
+            return scalar(self.loss(*(side for side in (ours, theirs) if side), context))
         if self._trait("multi"):
-            return _scalar(self.loss(ours) if alone else self.loss(ours, theirs))
+            return scalar(self.loss(ours) if alone else self.loss(ours, theirs))
         total: Tensor | None = None
         for layer, weight in enumerate(self.layer_weights):
             if weight == 0:
                 continue
             value = self.loss(ours[layer]) if alone else self.loss(ours[layer], theirs[layer])
-            value = _scalar(value) * weight if weight != 1 else _scalar(value)
+            value = scalar(value) * weight if weight != 1 else scalar(value)
             total = value if total is None else total + value
         assert total is not None
         return total
 
     def _try(self, student: list[Feature], teacher: list[Feature], context: Context) -> None:
         leaves = [s.map(lambda t: t.detach().requires_grad_(t.is_floating_point())) for s in student]
-        try:
-            with undisturbed(self), undisturbed(context.network), fork_rng(context.lq), torch.enable_grad():
-                value = self._value(leaves, teacher, context)
-                inputs = [t for leaf in leaves for t in leaf.tensors]
-                inputs += [p for p in context.network.parameters() if p.requires_grad]
-                grads = torch.autograd.grad(value, inputs, allow_unused=True) if value.requires_grad else []
-        except UserError as error:
-            raise UserError(f"{self.where}: {error}") from None
-        except (RuntimeError, ValueError, TypeError, IndexError, AttributeError, AssertionError) as error:
-            shapes = ", ".join(_text(f) for f in (*student, *teacher))
-            raise UserError(
-                f"{self.where}: {self.kind} cannot work on what the taps give ({shapes}): "
-                f"{' '.join(str(error).split())[:300]}"
-            ) from error
-        if self.reaches_student() and all(g is None for g in grads):
-            raise UserError(f"{self.where}: {self.kind} gives the student no gradient; it cannot teach")
-
-
-def fork_rng(like: Tensor) -> AbstractContextManager:
-    """Put the random states of the CPU and of the tensor's device back at the end."""
-    return torch.random.fork_rng([like.get_device()] if like.is_cuda else [])
-
-
-@contextmanager
-def undisturbed(module: nn.Module) -> Iterator[None]:
-    """Put the buffers and extra state of a module back at the end."""
-    buffers = [(b, b.detach().clone()) for b in module.buffers()]
-    keeping = [m for m in module.modules() if type(m).get_extra_state is not nn.Module.get_extra_state]
-    extra = [(m, m.get_extra_state()) for m in keeping]
-    try:
-        yield
-    finally:
-        with torch.no_grad():
-            for buffer, saved in buffers:
-                buffer.copy_(saved)
-        for part, state in extra:
-            part.set_extra_state(state)
+        inputs = [t for leaf in leaves for t in leaf.tensors]
+        inputs += [p for p in context.network.parameters() if p.requires_grad]
+        with undisturbed(self), undisturbed(context.network), fork_rng(context.lq):
+            features = [*student, *teacher]
+            compute = partial(self._value, leaves, teacher, context)
+            try_loss(self.where, self.kind, features, compute, inputs if self.reaches_student() else [])
 
 
 def _float(t: Tensor) -> Tensor:
     return t.float() if t.dtype in (torch.bfloat16, torch.float16) else t
 
 
-def _scalar(value: Any) -> Tensor:
-    if isinstance(value, (tuple, list)):  # BasicSR's PerceptualLoss: (perceptual or None, style or None)
-        value = torch.stack([v for v in value if v is not None]).sum()
-    if not isinstance(value, Tensor) or value.numel() != 1:
-        raise ValueError(f"the loss returns {tuple(value.shape) if isinstance(value, Tensor) else value!r}, no scalar")
-    return value.reshape(())
-
-
 def _shape(value: Value) -> Any:
     return tuple(v.shape for v in value) if isinstance(value, tuple) else value.shape
-
-
-def _text(feature: Feature) -> str:
-    return " + ".join("x".join(map(str, t.shape)) for t in feature.tensors)

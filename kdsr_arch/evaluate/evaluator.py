@@ -15,9 +15,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from kdsr_arch.data.basicsr_sets import read_item
 from kdsr_arch.errors import UserError, notice, printable
-from kdsr_arch.evaluate.items import Item, items_of
+from kdsr_arch.evaluate.items import Item, items_of, read_sample
 from kdsr_arch.evaluate.protocol import describe_degradation, describe_protocol, rule_from
 from kdsr_arch.infer.pixels import to_bgr, write_png
 from kdsr_arch.infer.runner import Runner, evaluating
@@ -137,11 +136,19 @@ class Evaluator:
         )  # fmt: skip
         with evaluating(net), torch.inference_mode(), bar:
             return self._summarize(
-                _gathered((i, self._sample(restorer, read_item(samples, i), folder, bar)) for i in mine)
+                _gathered((i, self._sample(restorer, read_sample(samples, i), folder, bar)) for i in mine)
             )
 
     def check(self, dataset: Any) -> None:
-        """Raise UserError where an image of one of our data sets is too small for a metric, before any is run."""
+        """Raise UserError where an image or clip of our data sets is too small for a metric, before any is run."""
+        for clip in getattr(dataset, "selected", ()):
+            frames = self.rule.select(len(clip), clip.name, [*clip.gt])
+            if clip.gt and len(frames) < 2 and self.clip_metrics:
+                needs = f"val.metrics.{next(iter(self.clip_metrics))} needs two frames or more"
+                raise UserError(
+                    f"{needs}, but of '{clip.name}' in data set '{self.name}' only one counts: list it in exclude, or "
+                    "take the metric out"
+                )
         sizes = getattr(dataset, "sizes", {})
         if sizes and self.ground_truth:
             smallest = min(sizes, key=min)
@@ -255,11 +262,10 @@ def restored_frames(restorer: Restorer, item: Item, wanted: list[int], padding: 
         yield restorer.image(item.lq)
         return
     recurrent, length = restorer.traits.mode == "recurrent", restorer.traits.num_frame
-    if len(item.lq) < length:
+    if item.kind == "window" and len(item.lq) < length:
         raise UserError(
             f"'{item.name}' has {len(item.lq)} frame(s), fewer than the window of {length} that network "
-            f"{restorer.runner.name} needs: use longer clips, set num_frame: {length} in the data set, "
-            "or use another network"
+            f"{restorer.runner.name} needs: set num_frame: {length} in the data set, or use another network"
         )
     wanted = [len(item.lq) // 2] if item.kind == "window" else wanted
     count = len(wanted) if recurrent else restorer.at_once(*item.lq.shape[-2:])

@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
+from kdsr_arch.data.basicsr_sets import read_item
 from kdsr_arch.data.image_file import READABLE
 from kdsr_arch.data.keys import without_suffix
 from kdsr_arch.errors import UserError
@@ -47,6 +48,23 @@ class Item:
         return self.gt[self.truths.index(index)] if index in self.truths else None
 
 
+def read_sample(samples: Any, index: int) -> dict[str, Any]:
+    """Return a sample of a data set for testing, its LR images in float32; always the same one of an index.
+
+    Raises:
+        UserError: it is no mapping that holds them.
+    """
+    sample = read_item(samples, index, [index])
+    lq = sample.get("lq") if isinstance(sample, Mapping) else None
+    if not isinstance(lq, Tensor) or not lq.is_floating_point() or lq.dim() not in (3, 4, 5):
+        held = ", ".join(map(str, sample)) if isinstance(sample, Mapping) else type(sample).__name__
+        got = f"{lq.dtype} {tuple(lq.shape)}" if isinstance(lq, Tensor) else held
+        raise UserError(
+            f"test sample {index} must hold 'lq', floats in [0, 1] of shape (C, h, w) or (T, C, h, w), but gives {got}"
+        )
+    return {**sample, "lq": lq.float()}
+
+
 def items_of(sample: Mapping[str, Any], mode: str, roots: Sequence[str] = ()) -> Iterator[Item]:
     """List the items of one sample of a data set (ours or BasicSR's), or of one collated batch of them.
 
@@ -55,11 +73,7 @@ def items_of(sample: Mapping[str, Any], mode: str, roots: Sequence[str] = ()) ->
         mode: the network's mode, which decides what a nameless (B, C, h, w) is.
         roots: folders of the data, below which a file's path tells it from those of the same name in other folders.
     """
-    if "lq" not in sample:
-        raise UserError(f"a test sample has no 'lq', only {sorted(sample)}: is the data set one for testing?")
     lq = sample["lq"]
-    if lq.dim() not in (3, 4, 5):
-        raise UserError(f"a test sample's lq has shape {tuple(lq.shape)}: expected (C, h, w), or (T, C, h, w)")
     collated = lq.dim() == 5
     if lq.dim() == 4:  # a clip, or a batch of images
         names = [sample[key] for key in _NAME_KEYS if key in sample]

@@ -96,11 +96,13 @@ class Restorer:
 
         Args:
             lq: (T, C, h, w) in [0, 1], on any device.
-            wanted: the numbers of the N frames. A recurrent network is given the whole clip, others their windows.
+            wanted: the numbers of the N frames. A recurrent network is given the whole clip, others their windows; a
+                clip too short for a recurrent network is filled up with its last frame.
             padding: what stands for frames beyond the clip's ends: replicate, reflection, reflection_circle, circle.
         """
         if self.traits.mode == "recurrent":
-            return self._tiled(lq.to(self.device)[None])[0][list(wanted)]
+            filled = torch.cat([lq, lq[-1:].expand(max(self.traits.min_clip - len(lq), 0), *lq.shape[1:])])
+            return self._tiled(filled.to(self.device)[None])[0][list(wanted)]
         windows = [window_indices(i, len(lq), self.traits.num_frame, padding) for i in wanted]
         used = sorted({i for window in windows for i in window})
         windows = [[used.index(i) for i in window] for window in windows]
@@ -123,13 +125,10 @@ class Restorer:
     def piece(self, frames: Sequence[Tensor], wanted: Sequence[int]) -> Tensor:
         """Restore the wanted ones of a few frames (C, h, w), with half the tile where memory runs out.
 
-        A clip too short for a recurrent network is filled up with its last frame.
-
         Raises:
             UserError: memory runs out at the smallest tile, too.
         """
-        missing = self.traits.min_clip - len(frames) if self.traits.mode == "recurrent" else 0
-        lq = torch.stack([*frames, *[frames[-1]] * missing])
+        lq = torch.stack([*frames])
         size = (lq.shape[-2], lq.shape[-1])
         while True:
             try:

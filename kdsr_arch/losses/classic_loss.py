@@ -13,6 +13,7 @@ from kdsr_arch.errors import UserError, one_of
 from kdsr_arch.losses.about import About
 from kdsr_arch.losses.affinity import instance_affinity
 from kdsr_arch.losses.base import CRITERIA, DistillLoss, as_maps, pool_larger, require_map, unit
+from kdsr_arch.parallel import distributed
 from kdsr_arch.registry import LOSS_REGISTRY
 
 _RMS_EPS = 1e-8
@@ -88,7 +89,7 @@ class FitNetLoss(DistillLoss):
     def forward(self, student: Tensor, teacher: Tensor) -> Tensor:  # type: ignore[override]
         """Compare two maps of one shape; see the class."""
         if self.normalize == "teacher_rms":
-            scale = 1 / (teacher.square().mean().sqrt() + _RMS_EPS)
+            scale = 1 / (distributed.averaged(teacher.square().mean()).sqrt() + _RMS_EPS)
             student, teacher = student * scale, teacher * scale
         return CRITERIA[self.criterion](student, teacher)
 

@@ -11,6 +11,7 @@ from kdsr_arch.errors import UserError, one_of
 from kdsr_arch.losses.about import About
 from kdsr_arch.losses.base import CRITERIA, Context, DistillLoss
 from kdsr_arch.ops.warp import backward_warp
+from kdsr_arch.parallel import distributed
 from kdsr_arch.registry import LOSS_REGISTRY
 
 
@@ -76,7 +77,7 @@ class KnownFlowLoss(DistillLoss):
             flow, visible = known_motion(type(self).__name__, clip, context)
             changes = changes_along(clip, flow)
             seen = changes * visible
-            share = visible.mean().clamp(min=1 / visible.numel())
+            share = distributed.averaged(visible.mean()).clamp(min=1 / visible.numel())
             total = total + self.criterion(seen, changes.new_zeros(()).expand_as(seen)) / share
         return total
 

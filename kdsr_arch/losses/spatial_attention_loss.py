@@ -11,6 +11,7 @@ from torch.autograd.function import once_differentiable
 from kdsr_arch.errors import one_of
 from kdsr_arch.losses.about import About
 from kdsr_arch.losses.base import NORMS, DistillLoss
+from kdsr_arch.parallel import distributed
 from kdsr_arch.registry import LOSS_REGISTRY
 
 MAPS = ("sum_square", "sum_abs", "max_square")
@@ -109,11 +110,10 @@ class SpatialAttentionLoss(DistillLoss):
     def forward(self, student: Tensor, teacher: Tensor) -> Tensor:  # type: ignore[override]
         """Return a scalar; see the class."""
         ours, theirs = attention_map(student, self.map), attention_map(teacher, self.map)
-        if self.normalize == "own_mean":
-            ours = ours / (ours.mean() + EPS)
         if self.normalize == "teacher_mean":
-            ours = ours / (theirs.mean() + EPS)
-        if self.normalize != "none":
-            theirs = theirs / (theirs.mean() + EPS)
+            scale = distributed.averaged(theirs.mean()) + EPS
+            ours, theirs = ours / scale, theirs / scale
+        elif self.normalize == "own_mean":
+            ours, theirs = ours / (ours.mean() + EPS), theirs / (theirs.mean() + EPS)
         loss = self.criterion(ours, theirs)
         return loss * (ours.shape[-2] * ours.shape[-1]) ** self.power if self.reduction == "sum" else loss

@@ -254,9 +254,7 @@ class TemporalMemoryLoss(DistillLoss):
         if self.normalize == "none":
             return clip
         if learn and self.training and (self.mode == "frozen" or not self.fixed):
-            now = clip.square().mean()
-            distributed.average([now])  # one scale for all processes, the one that a single process would find
-            now = now.sqrt().to(self.rms.dtype)
+            now = distributed.averaged(clip.square().mean()).sqrt().to(self.rms.dtype)
             self.rms.copy_(torch.where(self.rms > 0, self.rms + RMS_MOMENTUM * (now - self.rms), now))
         return clip / (self.rms.clone() + EPS)
 

@@ -9,7 +9,7 @@ import numpy as np
 from basicsr.metrics import calculate_metric
 from numpy.typing import NDArray
 
-from kdsr_arch.errors import UserError
+from kdsr_arch.errors import ProgramFault, UserError
 from kdsr_arch.metrics import psnr_metric, temporal_metric
 from kdsr_arch.options.schema import MetricOptions
 from kdsr_arch.registry import lookup
@@ -56,6 +56,10 @@ def measure(
         truth: the ground truth, same shape.
         metric: its registered name and keywords.
         motion: the exact flow of the ground truth and where it is visible, for one that :func:`needs_motion`.
+
+    Raises:
+        UserError: images that it cannot compare.
+        ProgramFault: a metric that raises something else, or returns no number.
     """
     fast, keywords = _FAST.get(metric.type), metric.keywords()
     if fast is not None and set(keywords) <= _FAST_KEYWORDS:
@@ -63,4 +67,7 @@ def measure(
     data: dict[str, Any] = {"img": result, "img2": truth}
     if needs_motion(metric):
         data["motion"] = motion
-    return float(calculate_metric(data, {"type": metric.type, **keywords}))
+    try:
+        return float(calculate_metric(data, {"type": metric.type, **keywords}))
+    except Exception as error:
+        raise error if isinstance(error, UserError) else ProgramFault.of(error, f"metric {metric.type}: ") from error

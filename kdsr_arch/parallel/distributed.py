@@ -259,6 +259,12 @@ def average(tensors: Iterable[torch.Tensor]) -> None:
     _exchange(tensors, mean)
 
 
+def averaged(value: torch.Tensor) -> torch.Tensor:
+    """Return a tensor that holds the mean of what it held on each process: the value that a single one would find."""
+    average([value])
+    return value
+
+
 def average_gradients(params: Iterable[nn.Parameter]) -> None:
     """Replace each gradient by its mean over the processes.
 

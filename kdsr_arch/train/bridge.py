@@ -171,13 +171,20 @@ class BridgedModel:
         """Return what BasicSR logs of the last step."""
         return dict(getattr(self.model, "log_dict", {}))
 
-    def _networks(self) -> dict[str, nn.Module]:
-        return {k: v for k, v in vars(self.model).items() if k.startswith("net_") and isinstance(v, nn.Module)}
+    def _modules(self) -> dict[str, nn.Module]:
+        """List the networks, and what else of the model is trained, such as a user's adapters."""
+        trained = {id(p) for o in self.model.optimizers for group in o.param_groups for p in group["params"]}
+        return {
+            name: part
+            for name, part in vars(self.model).items()
+            if isinstance(part, nn.Module)
+            and (name.startswith("net_") or any(id(p) in trained for p in part.parameters()))
+        }
 
     def describe(self) -> str:
         """List each network with its size."""
         return "\n".join(
-            f"{k}: {type(n).__name__}, {count_parameters(n):,} parameters" for k, n in self._networks().items()
+            f"{k}: {type(n).__name__}, {count_parameters(n):,} parameters" for k, n in self._modules().items()
         )
 
     def teacher_names(self) -> set[str]:
@@ -185,8 +192,8 @@ class BridgedModel:
         return set()
 
     def modules(self) -> list[nn.Module]:
-        """Return every network of the model, averages included."""
-        return list(self._networks().values())
+        """Return every network of the model, averages included, and what else is trained."""
+        return list(self._modules().values())
 
     def rates(self) -> list[float]:
         """Return the learning rates of the first optimizer, as BasicSR reports them."""
@@ -194,7 +201,7 @@ class BridgedModel:
 
     def state(self) -> dict[str, Any]:
         """Copy networks, which parameters are frozen, optimizers, schedules and what the model carries along."""
-        networks = self._networks()
+        networks = self._modules()
         frozen = {k: [n for n, p in net.named_parameters() if not p.requires_grad] for k, net in networks.items()}
         carried = {k: getattr(self.model, k) for k in _CARRIED if hasattr(self.model, k)}
         state = {
@@ -209,10 +216,11 @@ class BridgedModel:
     def misfits(self, state: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         """Yield in what a `state` is one of other networks: the option's key, and a sentence."""
         networks = state.get("networks")
-        for name, net in self._networks().items():
+        for name, net in self._modules().items():
             saved = networks.get(name) if isinstance(networks, Mapping) else None
             for fault in misfits(net, saved if isinstance(saved, Mapping) else {}):
-                yield f"network_{name.split('_')[1]}", f"the state of {name} {fault}"
+                key = f"network_{name.split('_')[1]}" if name.startswith("net_") else "model_type"
+                yield key, f"the state of {name} {fault}"
 
     def load_state(self, state: Mapping[str, Any], schedule_anew: int = 0) -> None:
         """Resume from `state`; `schedule_anew` as of `DistillModel`.
@@ -221,7 +229,7 @@ class BridgedModel:
             UserError: it belongs to other networks.
         """
         try:
-            for name, net in self._networks().items():
+            for name, net in self._modules().items():
                 net.load_state_dict(state["networks"][name])
                 for key, param in net.named_parameters():
                     param.requires_grad_(key not in state["frozen"][name])
@@ -238,7 +246,9 @@ class BridgedModel:
     def network_files(self) -> dict[str, dict[str, Any]]:
         """Return each trained network as BasicSR writes it; an average is its network's `params_ema`."""
         files: dict[str, dict[str, Any]] = {}
-        for name, net in self._networks().items():
+        for name, net in self._modules().items():
+            if not name.startswith("net_"):
+                continue
             key = "params_ema" if name.endswith("_ema") else "params"
             files.setdefault(name.removesuffix("_ema"), {})[key] = cpu_copy(net.state_dict())
         return files

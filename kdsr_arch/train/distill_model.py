@@ -78,6 +78,10 @@ class DistillModel:
         self.ema = EMA(self.student, options.ema_decay) if options.ema_decay else None
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=options.amp == "fp16")
 
+    def try_stage(self, sample: Batch, last: int) -> None:
+        """Compute the losses of the stage that ends at an iteration, without a trace; see `DistillTask.forward`."""
+        self.task.try_stage(to_device(sample, self.device), last)
+
     def describe(self) -> str:
         """List the networks with their sizes, then the task's table of terms."""
         lines = [f"student {type(self.student).__name__}: {count_parameters(self.student):,} parameters"]

@@ -58,7 +58,7 @@ class History:
             for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
                 record = _whole_record(line)
                 if record is None:
-                    break  # torn by a kill
+                    continue  # torn by a kill, or blank after a power cut: what comes behind it is whole
                 if record["iter"] < position or (record["iter"] == position and record.get("kind") == "train"):
                     kept.append(line)
             write_bytes(path, "".join(f"{line}\n" for line in kept).encode())  # whole: a kill must not cost lines

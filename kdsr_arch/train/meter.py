@@ -26,7 +26,7 @@ class NonFiniteError(UserError):
     """A loss or gradient became NaN or infinite."""
 
 
-def stop_if_nonfinite(iteration: int, names: Sequence[str], batch: Mapping[str, Any]) -> None:
+def stop_if_nonfinite(iteration: int, names: Sequence[str], batch: Any) -> None:
     """Stop all processes with the same sentence where one of them met NaN or infinity; all must call it together.
 
     Args:
@@ -40,14 +40,19 @@ def stop_if_nonfinite(iteration: int, names: Sequence[str], batch: Mapping[str, 
     if not distributed.agree_max(int(bool(names))):
         return
     losses = [name for name in names if name != "grad_norm"]
-    named = {**batch, **{f"teacher.{name}": maps for name, maps in (batch.get("teacher") or {}).items()}}
+    named = dict(batch) if isinstance(batch, Mapping) else {}
+    named |= {f"teacher.{name}": maps for name, maps in (named.get("teacher") or {}).items()}
     keys = [k for k, v in named.items() if isinstance(v, Tensor) and not bool(torch.isfinite(v).all())]
     reports = distributed.gather((not names, iteration, not losses, losses or list(names), keys))
     rank = min(range(len(reports)), key=lambda r: (reports[r][:3], r))
     _, iteration, _, losses, keys = reports[rank]
     where = f" (process {rank})" if len(reports) > 1 else ""
-    cause = f"; the batch holds NaN or infinity in {', '.join(keys)}" if keys else ""
-    raise NonFiniteError(f"iteration {iteration}: {', '.join(losses)} became NaN or infinite{where}{cause}")
+    advice = (
+        f"the batch holds NaN or infinity in {', '.join(keys)}"
+        if keys
+        else "lower the learning rate or the term's weight"
+    )
+    raise NonFiniteError(f"iteration {iteration}: {', '.join(losses)} became NaN or infinite{where}; {advice}")
 
 
 @dataclass

@@ -72,7 +72,7 @@ class Checkpoints:
         """
         self.save_networks(str(iteration), networks)
         head = {"format": FORMAT, "version": VERSION, "iter": iteration, "fingerprint": self.fingerprint}
-        save_tensors({**head, **state}, self.states / f"{iteration}.state")
+        save_tensors({**head, **state}, self.state_file(iteration))
         if self.keep_last > 0:
             states = numbered(self.states, STATES)
             kept = [number for number, _ in states if number <= iteration][-self.keep_last :]
@@ -90,6 +90,10 @@ class Checkpoints:
                 save_tensors(content, path)
             for form in {"pth", "safetensors"} - {self.form}:  # older, from before checkpoint_format was changed
                 path.with_suffix(f".{form}").unlink(missing_ok=True)
+
+    def state_file(self, iteration: int) -> Path:
+        """Return where `save` puts the state."""
+        return self.states / f"{iteration}.state"
 
     def network_file(self, name: str, label: str) -> Path:
         """Return where `save_networks` puts a network."""

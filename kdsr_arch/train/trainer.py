@@ -35,6 +35,7 @@ from kdsr_arch.train.validation import Validator
 STOP_PERIOD_CUDA = 10
 # iterations between two warnings of deformable offsets that explode
 OFFSET_REPORT_PERIOD = 1000
+_TRIED = 3  # samples that a stage is tried on: as many as any term compares
 
 
 class Trainer(Steps):
@@ -62,6 +63,8 @@ class Trainer(Steps):
         Trackers.modules(opt)  # before anything is created
         stretches = open_stretches(opt)
         self.model = self.build_model(first_sample(stretches[0].dataset, opt.manual_seed))
+        for stretch in stretches[1:]:
+            self._try_stage(stretch)
 
         about = {"net_g": {"network": opt.network_g.plain(), "scale": opt.scale}} if opt.scale else None
         keep, form, samples = opt.logger.keep_last or 0, opt.logger.checkpoint_format, len(stretches[0].dataset)
@@ -89,6 +92,17 @@ class Trainer(Steps):
     def build_model(self, sample: Batch) -> DistillModel:
         """Build what is trained, tried on a batch of one: a DistillModel, or a class of the user's derived from it."""
         return lookup("model", self.opt.model_type)(self.opt, sample)
+
+    def _try_stage(self, stretch: Stretch) -> None:
+        """Compute the losses of a stage with crops or batches of its own: they may fit no network or term."""
+        section = stretch.section
+        sample = first_sample(stretch.dataset, self.opt.manual_seed, min(section.batch_size_per_gpu or 1, _TRIED))
+        try:
+            self.model.try_stage(sample, stretch.last)
+        except UserError as error:
+            sizes = f"gt_size {section.gt_size}, batch_size_per_gpu {section.batch_size_per_gpu}"
+            error.args = (f"train.stages, the one with {sizes} up to iteration {stretch.last:,}: {error}",)
+            raise
 
     def _draw_from(self, stretch: Stretch, start: int) -> Batches:
         names, part = self.model.teacher_names(), (stretch.section, stretch.last)
@@ -132,11 +146,12 @@ class Trainer(Steps):
 
     def _with_what_is_kept(self, fault: UserError) -> UserError:
         """Add to the sentence that ends the training what is on the disk."""
-        kept = f"the state of iteration {self.saved:,} is kept" if self.saved else "no state was saved yet"
+        saved = self.saved and self.checkpoints.state_file(self.saved).is_file()  # the folder may be gone
+        kept = f"the state of iteration {self.saved:,} is kept" if saved else "no state is kept"
         if isinstance(fault, NonFiniteError):
-            fault.args = (f"{fault}. Training stopped; {kept}. Lower the learning rate or the term's weight",)
+            fault.args = (f"{fault}. Training stopped; {kept}",)
         elif kept not in str(fault) and (self.saved or isinstance(fault, Lost | ProgramFault)):
-            fault.args = (f"{fault}; {kept}{', go on with --auto_resume' if self.saved else ''}",)
+            fault.args = (f"{fault}; {kept}{', go on with --auto_resume' if saved else ''}",)
         return fault
 
     def _open_logs(self, log: TextLog) -> None:

@@ -11,11 +11,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from kdsr_arch.data.basicsr_sets import read_item
 from kdsr_arch.data.loader import open_dataset
 from kdsr_arch.data.pair_dataset import PairDataset
 from kdsr_arch.errors import ProgramFault, UserError, first_line
 from kdsr_arch.evaluate.evaluator import EvalResult, Evaluator
+from kdsr_arch.evaluate.items import read_sample
 from kdsr_arch.options.schema import Options, ValOptions
 from kdsr_arch.options.schema_data import DatasetOptions
 from kdsr_arch.parallel import distributed
@@ -112,22 +112,26 @@ class Validator:
         return results
 
     def try_one(self, net: nn.Module) -> None:
-        """Restore and score the first image of each data set, of a clip its first frames; nothing is kept of it.
+        """Restore and score an image of each data set, of its shortest clip the first frames; nothing is kept of it.
 
         Raises:
             UserError: it cannot be scored.
             ProgramFault: the network fails on it.
         """
         for key, (dataset, evaluator) in self.sets.items():
-            samples = [_beginning(read_item(dataset, 0), _TRIED + evaluator.rule.skip_first + evaluator.rule.skip_last)]
+            count = _TRIED + evaluator.rule.skip_first + evaluator.rule.skip_last
+            clips = getattr(dataset, "selected", [""])  # those of other data sets are of one length
+            shortest = min(range(len(clips)), key=lambda number: len(clips[number]))
+            what = f"test sample {shortest}: "
             try:
-                evaluator.run(net, samples, self.device, progress=False)
+                sample = _beginning(read_sample(dataset, shortest), count)
+                what = f"network {type(net).__name__} fails on {'x'.join(map(str, sample['lq'].shape))}: "
+                evaluator.run(net, [sample], self.device, progress=False)
             except UserError as error:
-                raise UserError(f"datasets.{key}: {error}") from None
+                error.args = (f"datasets.{key}: {error}",)
+                raise
             except Exception as error:
-                shape = "x".join(map(str, samples[0]["lq"].shape))
-                what = f"datasets.{key}: network {type(net).__name__} fails on the first input, {shape}: "
-                raise ProgramFault.of(error, what) from error
+                raise ProgramFault.of(error, f"datasets.{key}: {what}") from error
 
     def score_of(self, teacher: nn.Module) -> str:
         """Score the teacher on the data set that decides; return a line for the log."""

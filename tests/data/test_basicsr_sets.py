@@ -129,4 +129,4 @@ def test_a_users_own_data_set_keeps_its_traceback():
             raise KeyError("a mistake in the class")
 
     with pytest.raises(KeyError, match="a mistake in the class"):
-        read_item(Mine(), 0)
+        read_item(Mine(), 0, [0])

@@ -8,24 +8,25 @@ import numpy as np
 import pytest
 import torch
 
-from kdsr_arch.data.loader import Batches, PlannedSampler, open_dataset, to_device
-from kdsr_arch.errors import UserError
+from kdsr_arch.data.loader import Batches, PlannedSampler, SampleKey, first_sample, open_dataset, to_device
+from kdsr_arch.errors import ProgramFault, UserError
 from kdsr_arch.options.schema_data import DatasetOptions
+from kdsr_arch.registry import DATASET_REGISTRY
 from tests.helpers.messages import refuses
 
 
 class Numbers(torch.utils.data.Dataset):
     """Samples that tell their index and their random numbers."""
 
-    def __init__(self, bad: int | None = None) -> None:
-        self.bad = bad
+    def __init__(self, bad: int | None = None, error: Exception | None = None) -> None:
+        self.bad, self.error = bad, error
 
     def __len__(self) -> int:
         return 7
 
     def sample(self, index: int, rng: np.random.Generator) -> dict:
         if index == self.bad:
-            raise UserError(f"sample {index} is torn")
+            raise self.error or UserError(f"sample {index} is torn")
         return {"lq": torch.tensor(index), "gt": torch.from_numpy(rng.random(3)), "key": str(index)}
 
 
@@ -63,6 +64,51 @@ def test_drawing_does_not_wait_for_the_gpu(cuda, no_waiting):
     with no_waiting():
         kept += [next(source) for _ in range(10)]
     assert [batch["lq"].tolist() for batch in kept] == [numbers for numbers, _, _ in drawn(batches(0, 3))][:11]
+
+
+class Foreign(torch.utils.data.Dataset):
+    """As a user of BasicSR writes one: NumPy arrays, of another size at the end."""
+
+    def __len__(self) -> int:
+        return 7
+
+    def __getitem__(self, index: int) -> dict:
+        size = 4 if index < 6 else 5
+        gt = {4: len, 5: None}.get(index, np.zeros(2))
+        return {"lq": np.full((3, 4, size), index, np.float32), "gt": gt}
+
+
+def test_the_first_sample_is_told_like_any_other() -> None:
+    first = int(first_sample(Numbers(), 3)["lq"])
+    with refuses(f"sample {first} of Numbers", "iteration 1", "ValueError", kind=ProgramFault):
+        first_sample(Numbers(first, ValueError("torn")), 3)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize(
+    ("pair", "names"),
+    [
+        ((3, 6), ("'lq'", "3x4x4", "3x4x5")),
+        ((3, 5), ("'gt'", "NoneType")),
+        ((4,), ("'gt'", "builtin_function_or_method")),
+    ],
+)
+def test_what_keeps_samples_from_making_a_batch_is_named(pair, names, workers, monkeypatch) -> None:
+    monkeypatch.setattr(PlannedSampler, "__iter__", lambda self: iter([[SampleKey(0, i, i) for i in pair]]))
+    with refuses(*names, kind=ProgramFault):
+        next(Batches(Foreign(), PlannedSampler(7, 2, seed=3), workers))
+
+
+@pytest.mark.parametrize(("length", "names"), [(None, ["__len__"]), (1e3, ["__len__"]), (0, ["no samples"])])
+def test_a_data_set_that_does_not_say_its_length_is_refused(length, names, monkeypatch) -> None:
+    class Own(torch.utils.data.Dataset):
+        def __init__(self, opt: dict) -> None:
+            if length is not None:
+                monkeypatch.setattr(Own, "__len__", lambda self: length, raising=False)
+
+    monkeypatch.setitem(DATASET_REGISTRY._obj_map, "Own", Own)
+    with refuses("datasets.train", "Own", *names):
+        open_dataset(DatasetOptions(type="Own"), "datasets.train")
 
 
 def test_close_ends_the_workers():

@@ -12,7 +12,9 @@ import kdsr_arch.losses.classic_loss
 import kdsr_arch.losses.spatial_attention_loss
 import kdsr_arch.losses.temporal_memory_loss  # noqa: F401
 from kdsr_arch.distill import taps
+from kdsr_arch.errors import ProgramFault
 from kdsr_arch.ops.color import rgb_to_y
+from kdsr_arch.registry import LOSS_REGISTRY
 from tests.helpers.messages import refuses
 from tests.helpers.networks import Image, Recurrent, Window
 from tests.helpers.options import make_task
@@ -392,6 +394,60 @@ def test_impossible_terms_are_refused_before_training(term, names):
         make({"t": term})
 
 
+@pytest.mark.parametrize("reduction, names", [("none", ["(3, 3, 16, 16)"]), ("most", ["most"])])
+def test_an_impossible_pixel_loss_is_refused_before_training(reduction, names):
+    with refuses("train.pixel_opt", "MSELoss", *names):
+        make({}, data=clips(2, 3), pixel_opt={"type": "MSELoss", "reduction": reduction})
+
+
+def test_a_pixel_loss_of_two_parts_as_basicsr_has_them_trains():
+    class Halves(torch.nn.Module):
+        def forward(self, sr, gt):
+            return (sr - gt).abs().mean() / 2, None
+
+    if "Halves" not in LOSS_REGISTRY:
+        LOSS_REGISTRY.register(Halves)
+    task, data = make({}, pixel_opt={"type": "Halves"}), clips()
+    whole = make({}, pixel_opt={"type": "L1Loss"})(data, 1)
+    torch.testing.assert_close(2 * task(data, 1).total, whole.total)
+
+
+def test_a_network_whose_backward_pass_fails_is_refused_before_training():
+    class Spoils(Image):
+        def forward(self, x):
+            features = self.head(x).sigmoid()
+            restored = super().forward(x) + features.mean()
+            features += 1  # what the gradient of sigmoid needs
+            return restored
+
+    student = Spoils()
+    student.last.bias.grad = torch.ones(3)
+    data = batch(torch.rand(1, 3, 8, 8), torch.rand(1, 3, 16, 16))
+    with refuses("Spoils", "inplace", kind=ProgramFault):
+        make({}, student=student, data=data)
+    assert student.last.bias.grad.tolist() == [1, 1, 1] and student.last.weight.grad is None
+
+
+def test_trying_a_stage_leaves_no_trace():
+    temporal = {**TERMS["temporal"], "normalize": "teacher_rms", "loss_weight": {"balance": 0.1}}
+    task = make({**TERMS, "temporal": temporal}, stages=[{"iters": 2, "freeze": ["last"]}, {"iters": 9}], total_iter=11)
+    task.set_stage(1)
+    data, before, generator = clips(), copy.deepcopy(task.state_dict()), torch.get_rng_state()
+    task.try_stage(data, 11)
+    for key, value in task.state_dict().items():
+        assert torch.equal(value, before[key]), key
+    assert torch.equal(torch.get_rng_state(), generator)
+    assert not task.student.last.weight.requires_grad and task.student.last.weight.grad is None
+
+
+def test_images_in_another_precision_train_as_float32():
+    data = clips()
+    wide = {key: value.double() for key, value in data.items()}
+    task = make(data=wide)
+    losses = [task(given, 1).losses for given in (wide, data)]
+    assert losses[0] == losses[1]
+
+
 def test_a_layer_of_weight_0_is_not_computed(monkeypatch):
     taps = {"student": ["f_lr", "up.0"], "teacher": ["f_lr", "up.0"]}
     whole = make({"t": {"type": "FitNetLoss", **taps, "layer_weights": [3, 0]}})
@@ -414,8 +470,6 @@ def test_taps_that_never_fire_and_wrong_sizes_are_refused():
 
 
 def test_a_loss_without_gradient_is_refused():
-    from kdsr_arch.registry import LOSS_REGISTRY
-
     class DetachedLoss(torch.nn.Module):
         def forward(self, student, teacher):
             return torch.tensor((student - teacher).detach().square().mean().item())

@@ -1,5 +1,8 @@
 """The evaluator: forms of input, colors, frames, means, saved files, what it leaves behind."""
 
+import random
+from types import SimpleNamespace
+
 import cv2
 import numpy as np
 import pytest
@@ -10,6 +13,7 @@ from basicsr.utils import tensor2img
 from torch import nn
 
 from kdsr_arch.archs.bicubic_arch import Bicubic
+from kdsr_arch.data.clip_dataset import Clip
 from kdsr_arch.errors import UserError
 from kdsr_arch.infer.runner import Runner
 from kdsr_arch.infer.stream import Restorer
@@ -17,6 +21,7 @@ from kdsr_arch.infer.traits import Traits, traits_of
 from kdsr_arch.ops.color import rgb_to_y
 from kdsr_arch.upscale.images import read_picture, upscale_picture
 from tests.helpers.messages import refuses
+from tests.helpers.networks import Image
 from tests.helpers.options import evaluator
 
 CPU = torch.device("cpu")
@@ -43,9 +48,9 @@ class Window(nn.Module):
 class Recurrent(nn.Module):
     """Each output depends on all frames before it."""
 
-    def __init__(self, scale=2):
+    def __init__(self, scale=2, min_clip=1):
         super().__init__()
-        self.traits = Traits("recurrent", scale)
+        self.traits = Traits("recurrent", scale, min_clip=min_clip)
 
     def forward(self, x):
         memory = torch.cumsum(x, 1) / torch.arange(1, x.shape[1] + 1).view(1, -1, 1, 1, 1)
@@ -91,16 +96,19 @@ def test_images_equal_basicsr():
     assert result.unit == "images" and result.protocol == "Y channel, crop 2, BI x2"
 
 
-@pytest.mark.parametrize("padding", ["replicate", "reflection", "reflection_circle", "circle"])
-def test_windows_slide_as_in_basicsr(padding):
-    sample, net = clip(frames=7), Window(5)
+@pytest.mark.parametrize(
+    ("padding", "frames"),
+    [("replicate", 7), ("replicate", 2), ("replicate", 1), ("reflection", 7), ("reflection_circle", 7), ("circle", 7)],
+)
+def test_windows_slide_as_in_basicsr(padding, frames):
+    sample, net = clip(frames=frames), Window(5)
     result = evaluate(net, [sample], {"padding": padding})
     expected = []
-    for i in range(7):
-        window = sample["lq"][generate_frame_indices(i, 7, 5, padding)]
+    for i in range(frames):
+        window = sample["lq"][generate_frame_indices(i, frames, 5, padding)]
         expected.append(by_basicsr(net(window[None])[0], sample["gt"][i], "psnr"))
     assert result.per_item[0][1]["psnr"] == pytest.approx(np.mean(expected), abs=1e-6)
-    assert result.per_item[0][2] == 7 and result.unit == "clips"
+    assert result.per_item[0][2] == frames and result.unit == "clips"
 
 
 def test_recurrent_networks_get_the_whole_clip():
@@ -108,6 +116,15 @@ def test_recurrent_networks_get_the_whole_clip():
     restored = net(sample["lq"][None])[0]
     expected = np.mean([by_basicsr(restored[i], sample["gt"][i], "ssim") for i in range(4)])
     assert evaluate(net, [sample]).mean["ssim"] == pytest.approx(expected, abs=1e-6)
+
+
+def test_a_clip_too_short_for_a_recurrent_network_is_filled_up_as_in_upscaling():
+    net = Recurrent(min_clip=3)
+    for frames in (1, 2):
+        sample = clip(frames=frames)
+        restored = torch.stack([*Restorer(Runner(net, net.traits), CPU).stream(sample["lq"], 8)])
+        expected = np.mean([by_basicsr(restored[i], sample["gt"][i], "psnr") for i in range(frames)])
+        assert evaluate(net, [sample]).mean["psnr"] == pytest.approx(expected, abs=1e-6)
 
 
 def test_basicsr_windows_are_grouped_by_folder():
@@ -199,6 +216,16 @@ def test_clip_metrics_beside_image_metrics():
         evaluator(metrics=metrics).run(Window(3), windows, CPU, progress=False)
 
 
+def test_clips_of_which_too_little_counts_are_refused_before_any_is_restored():
+    clips = [Clip(name, tuple("abc"[:count]), dict(enumerate("abc"[:count]))) for name, count in (("x", 3), ("y", 1))]
+    metrics, data = {"tof": {"type": "calculate_tof"}}, SimpleNamespace(selected=clips)
+    with refuses("val.metrics.tof", "'y'", "exclude"):
+        evaluator(metrics=metrics).check(data)
+    with refuses("skip_first 1", "'y'"):
+        evaluator(metrics=METRICS, dataset={"skip_first": 1}).check(data)
+    evaluator(metrics=metrics).check(SimpleNamespace(selected=[clips[0], Clip("z", ("a",), {})]))  # nothing to score
+
+
 def test_luma_networks_and_luma_data():
     class Luma(nn.Module):
         def __init__(self):
@@ -259,13 +286,40 @@ def test_odd_ground_truth_is_cut_once():
     assert evaluate(Bicubic(2), [odd]).mean == evaluate(Bicubic(2), [sample]).mean
 
 
+def test_what_a_data_set_draws_at_random_is_the_same_in_every_test():
+    class Noisy:
+        def __len__(self):
+            return 3
+
+        def __getitem__(self, index):
+            drawn = torch.rand(1) + np.random.rand() + random.random()
+            return {**image(str(index), index), "lq": image()["lq"] * drawn.float()}
+
+    first, second = (evaluate(Bicubic(2), Noisy()) for _ in range(2))
+    assert first.per_item == second.per_item
+
+
+def test_a_data_set_of_arrays_or_of_another_precision_scores_alike():
+    sample = image("a", 1)
+    wide = {key: value.double() if isinstance(value, torch.Tensor) else value for key, value in sample.items()}
+    arrays = {key: value.numpy() if isinstance(value, torch.Tensor) else value for key, value in wide.items()}
+    net = Image()
+    results = [evaluate(net, [given]).mean for given in (sample, wide, arrays)]
+    assert results[0] == results[1] == results[2]
+
+
 def test_refusals():
+    for wrong, names in ((None, ["NoneType"]), ({"gt": 0}, ["gt"]), ({"lq": torch.zeros(3, 4, 4).byte()}, ["uint8"])):
+        with refuses("test sample 1", "'lq'", *names):
+            evaluate(Bicubic(2), [image(), wrong])
     with refuses("'set'"):
         evaluate(Bicubic(2), [])
     with refuses("'baby'", "x2", "32x40", "64x80"):
         evaluate(Bicubic(2), [{**image(), "gt": torch.rand(3, 64, 80)}])
-    with refuses("'walk'", 2, 5, "num_frame: 5"):
-        evaluate(Window(5), [clip(frames=2)])
+    with refuses("'walk'", 3, 5, "num_frame: 5"):
+        evaluate(Window(5), [{**clip(frames=3), "gt": image()["gt"]}])
+    with refuses(2, 5, "'reflection'"):
+        evaluate(Window(5), [clip(frames=2)], {"padding": "reflection"})
     with refuses("Window", 3, "(1, 3, 16, 20)"):
         evaluate(Window(3), [image()])
     with refuses("'walk'", 5, 4):

@@ -7,8 +7,10 @@ import numpy as np
 import pytest
 from basicsr.metrics import calculate_psnr, calculate_ssim
 
+from kdsr_arch.errors import ProgramFault
 from kdsr_arch.metrics.measure import measure, split_metrics
 from kdsr_arch.metrics.psnr_metric import psnr, ssim
+from kdsr_arch.registry import METRIC_REGISTRY
 from tests.helpers.messages import refuses
 from tests.helpers.options import metric_options
 
@@ -64,6 +66,18 @@ def test_other_keywords_go_to_basicsr():
     image, other = noisy_pair((24, 24, 3), 1)
     option = metric_options(type="calculate_psnr", crop_border=2, input_order="HWC", better="higher")
     assert measure(image, other, option) == pytest.approx(psnr(image, other, 2), abs=1e-9)
+
+
+@pytest.mark.parametrize("value", [None, "good", np.ones(3), {"a": 1.0}, ZeroDivisionError("by zero")])
+def test_a_metric_that_gives_no_number_is_named(value, monkeypatch):
+    def own(img, img2):
+        if isinstance(value, Exception):
+            raise value
+        return value
+
+    monkeypatch.setitem(METRIC_REGISTRY._obj_map, "own", own)
+    with refuses("metric own", kind=ProgramFault):
+        measure(*noisy_pair((20, 20, 3), 1), metric_options(type="own"))
 
 
 def test_refusals():

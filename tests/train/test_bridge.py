@@ -7,7 +7,9 @@ from typing import Any
 
 import pytest
 import torch
+from basicsr.models.sr_model import SRModel
 
+from kdsr_arch.registry import MODEL_REGISTRY
 from kdsr_arch.train.bridge import BridgedModel, BridgedTrainer, basicsr_options
 from kdsr_arch.train.checkpoint import seed_everything
 from kdsr_arch.train.meter import NonFiniteError
@@ -48,8 +50,6 @@ def batches(model_type: str, count: int) -> list[dict[str, torch.Tensor]]:
 
 def test_step_is_basicsrs() -> None:
     """The same weights as BasicSR's own SRModel under its own loop."""
-    from basicsr.models.sr_model import SRModel
-
     ours = bridged(options())
     seed_everything(0)
     reference = SRModel(basicsr_options(make_options(options())))
@@ -75,7 +75,27 @@ GAN = {
         "loss_weight": 0.1,
     },
 }
+
+
+class Adapted(SRModel):
+    """A user's model, which trains an adapter of its own beside the network."""
+
+    def setup_optimizers(self) -> None:
+        super().setup_optimizers()
+        self.adapter = torch.nn.Conv2d(3, 3, 1)
+        self.optimizers.append(self.get_optimizer("Adam", self.adapter.parameters(), lr=0.1))
+
+    def optimize_parameters(self, current_iter: int) -> None:
+        self.lq = self.adapter(self.lq)
+        self.optimizers[1].zero_grad()
+        super().optimize_parameters(current_iter)
+        self.optimizers[1].step()
+
+
+if Adapted.__name__ not in MODEL_REGISTRY:
+    MODEL_REGISTRY.register(Adapted)
 CASES: dict[str, dict[str, Any]] = {
+    "Adapted": options("Adapted"),
     "SRModel": options(),
     "EDVRModel": options("EDVRModel", EDVR, tsa_iter=3, dcn_lr_mul=0.5),
     "SRGANModel": {**options("SRGANModel", **GAN), "network_d": DISCRIMINATOR},
@@ -96,6 +116,13 @@ def test_resumed_equals_unbroken(kind: str, stop_at: int) -> None:
     for mine, theirs in zip(second.model.modules(), whole.model.modules(), strict=True):
         assert all(torch.equal(v, theirs.state_dict()[k]) for k, v in mine.state_dict().items())
         assert [p.requires_grad for p in mine.parameters()] == [p.requires_grad for p in theirs.parameters()]
+
+
+def test_what_a_users_model_trains_beside_its_network_is_shared_and_is_in_no_file() -> None:
+    trainer = bridged(CASES["Adapted"])
+    assert trainer.model.model.adapter in trainer.model.modules()
+    assert list(trainer.model.network_files()) == ["net_g"]
+    assert [*trainer.model.misfits({"networks": {}})][-1][0] == "model_type"
 
 
 def test_frozen_parameters_are_part_of_the_state() -> None:

@@ -34,6 +34,14 @@ def test_a_resumed_run_keeps_what_came_before_its_state(tmp_path) -> None:
     ]
 
 
+def test_a_damaged_line_costs_no_other(tmp_path) -> None:
+    path = tmp_path / "history.jsonl"
+    lines = fill(path)
+    path.write_text("\n".join(["\0" * 40, *lines[:3], '{"kind": "tr', *lines[3:]]) + "\n")
+    History(path, 10).close()
+    assert path.read_text().splitlines() == lines
+
+
 def test_a_disk_full_while_cutting_leaves_the_whole_history(tmp_path) -> None:
     """A limit on the size of files stands for the full disk, or for a kill between emptying a file and filling it."""
     path = tmp_path / "history.jsonl"

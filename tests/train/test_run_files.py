@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import resource
+import shutil
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -147,6 +148,19 @@ def test_a_disk_that_fills_up_while_training_costs_one_sentence_and_a_resume(
     assert names(folder / "models") == names(other / "models")
     ours, theirs = (torch.load(f / "training_states" / "8.state", weights_only=True)["model"] for f in (folder, other))
     assert all(torch.equal(v, theirs["net_g"][k]) for k, v in ours["net_g"].items())
+
+
+def test_no_state_is_promised_where_the_folder_was_removed_meanwhile(load, monkeypatch) -> None:
+    opt, original = load(), Trainer.step
+
+    def step(self: Trainer, iteration: int) -> None:
+        if iteration == 6:
+            shutil.rmtree(opt.folder)
+        original(self, iteration)
+
+    monkeypatch.setattr(Trainer, "step", step)
+    with refuses("net_g_8.pth", "no state is kept", without=["--auto_resume"]):
+        entry.train(opt)
 
 
 def test_a_text_log_that_cannot_be_written_is_told_once_and_stops_nothing(tmp_path: Path, capsys) -> None:

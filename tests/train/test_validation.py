@@ -15,8 +15,9 @@ from kdsr_arch.errors import ProgramFault
 from kdsr_arch.registry import ARCH_REGISTRY
 from kdsr_arch.train import entry
 from kdsr_arch.train.validation import Validator, _beginning
+from tests.helpers.images import write_textures
 from tests.helpers.messages import refuses
-from tests.helpers.networks import make_network
+from tests.helpers.networks import Window, make_network
 from tests.train.conftest import STUDENT
 
 
@@ -49,6 +50,16 @@ def test_the_first_look_at_a_clip_is_short() -> None:
     assert _beginning(clip, 9) is clip and len(clip["lq"]) == 9
     image = {"lq": torch.zeros(3, 40, 4)}
     assert _beginning(image, 2) is image
+
+
+def test_the_shortest_clip_is_the_one_that_is_tried(load, tmp_path) -> None:
+    for name, frames in (("a", 6), ("b", 1), ("c", 5)):
+        write_textures(tmp_path / "clips" / name, frames, 32, 32, digits=8)
+    clips = {"type": "ClipDataset", "dataroot_gt": str(tmp_path / "clips"), "degradation": "BI"}
+    Validator(load(datasets={"val": clips}), torch.device("cpu")).try_one(Window(4, 3))
+    validator = Validator(load(datasets={"val": {**clips, "padding": "reflection"}}), torch.device("cpu"))
+    with refuses("datasets.val", 1, 3, "'reflection'"):
+        validator.try_one(Window(4, 3))
 
 
 def taught(tmp_path: Path, **network: Any) -> tuple[nn.Module, dict[str, Any]]:
