@@ -215,6 +215,9 @@ class LmdbSource(FrameSource):
         self.side = side
         self.name = f"{root} ({side})" if side else str(root)
         check_lmdb(self.root)
+        if side and side not in self.sides():
+            kept = ", ".join(map(repr, self.sides())) or "nothing"
+            raise UserError(f"{root}: keeps no {side!r} beside its frames{nearest(side, self.sides())}, but {kept}")
         self._shapes = read_meta_info(self.root / meta_file(side))
         self._faults: dict[str, str] = {}
 
