@@ -240,11 +240,14 @@ def measure_images(
     """Measure every metric of every image and method, against the ground truth, or else against the first folder."""
     from kdsr_arch import registry
     from kdsr_arch.metrics.measure import measure
+    from kdsr_arch.metrics.temporal_metric import takes_clip
 
     options = {}
     for metric in metrics:  # a short name, a registered one, or one of pyiqa's
         known = metric in registry.names("metric")
         keywords = METRICS.get(metric, {"type": metric} if known else {"type": "calculate_pyiqa", "metric": metric})
+        if takes_clip(keywords["type"]):
+            raise UserError(f"--metrics {metric}: is a metric of clips, for kdsr test; this page compares images")
         options[metric] = MetricOptions.model_validate({**keywords, "crop_border": crop_border})
     items = []
     for name in names:

@@ -186,6 +186,10 @@ def test_refusals(results, capsys):
     refused("names for", results / "good", results / "bad", "--names", "a")
     refused("no image in common", results / "good", results / "gt")
     refused("compare results of one scale", results / "good", results / "small")
+    refused("--metrics calculate_tof", results / "good", results / "bad", "--metrics", "calculate_tof")
+    refused("-3", results / "good", results / "bad", "--crop-border", -3)
+    with refuses(results / "x.png", ".html"):
+        write_comparison([results / "good", results / "bad"], results / "x.png")
     with refuses("--line 48", "'data/clip/000'", "48 rows"):
         make(results, line=48)
 

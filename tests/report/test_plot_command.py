@@ -45,7 +45,8 @@ def test_folders_are_told_apart_by_their_parents(tmp_path, folders, labels):
         (["run", "--dataset", "REDS"], "REDS"),
         (["run", "--names", "a", "b"], "2 names for 1"),
         (["run", "-o", "x.pdf"], ".png"),
-        (["run", "run"], "--names"),
+        (["run", "run"], "run: is given twice"),
+        (["run", "run", "--names", "a", "a"], "--names"),
     ],
 )
 def test_refusals(tmp_path, monkeypatch, capsys, words, message):
