@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kdsr_arch.data.augment import eight_bits
-from kdsr_arch.data.image_file import READABLE, decode_upright, is_shown
+from kdsr_arch.data.image_file import READABLE, decode_upright, shown_files
 from kdsr_arch.data.keys import natural
 from kdsr_arch.data.sources import FrameSource, open_source
 from kdsr_arch.errors import UserError, nearest
@@ -68,12 +68,8 @@ def find_methods(folders: Sequence[Path], names: Sequence[str] | None = None) ->
         if not folder.is_dir():
             raise UserError(f"{folder}: no such results folder to compare")
         root = folder / "visualization" if (folder / "visualization").is_dir() else folder
-        below = ((path, path.relative_to(root)) for path in sorted(root.rglob("*")) if path.suffix.lower() in READABLE)
-        files = {
-            inner.with_suffix("").as_posix(): path
-            for path, inner in below
-            if all(map(is_shown, inner.parts)) and path.is_file()
-        }
+        images = (path for path in sorted(shown_files(root)) if path.suffix.lower() in READABLE)
+        files = {path.relative_to(root).with_suffix("").as_posix(): path for path in images}
         methods.append(Method(label, root, files))
         if not methods[-1].files:
             raise UserError(f"{folder}: holds no images; for a test's results set val.save_img: true")

@@ -90,6 +90,16 @@ def test_images_that_not_every_folder_has_are_told(results, caplog):
     assert "good: 1 of its 6 images" in caplog.text and "bad:" not in caplog.text
 
 
+def test_results_may_be_links_to_other_disks(results):
+    (results / "good").rename(results / "elsewhere")
+    (results / "good").mkdir()
+    (results / "good" / "visualization").symlink_to(results / "elsewhere" / "visualization")
+    method = find_methods([results / "good"])[0]
+    (results / "inner").mkdir()
+    (results / "inner" / "linked").symlink_to(results / "elsewhere" / "visualization")
+    assert set(find_methods([results / "inner"])[0].files) == {f"linked/{name}" for name in method.files}
+
+
 def test_a_line_over_time(results):
     methods, truth = find_methods([results / "good"]), Truth({"": [results / "gt"]})
     names = common_images(methods)
