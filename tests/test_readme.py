@@ -18,7 +18,7 @@ from tests.helpers.networks import Image
 from tests.helpers.options import make_task
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-TEXT = "\n".join([README, *((ROOT / "docs" / f"{page}.md").read_text() for page in ("architecture", "new_method"))])
+TEXT = "\n".join([README, *((ROOT / "docs" / f"{page}.md").read_text() for page in ("plugins", "new_method"))])
 CODE = re.findall(r"```python\n(.*?)```", TEXT, re.S)
 BLOCKS = {name.group(1): code for code in CODE if (name := re.search(r"class (\w+)", code))}
 
@@ -63,7 +63,7 @@ def test_the_test_of_the_method_passes(shown, tmp_path) -> None:
 
 def test_the_network_declares_its_tap(shown) -> None:
     net = shown["Tiny"]()
-    assert net(torch.rand(1, 3, 8, 8)).shape == (1, 3, 32, 32)
+    assert net(torch.rand(1, 3, 8, 8)).shape == (1, 3, 16, 16)
     assert set(net.traits.taps.values()) <= set(dict(net.named_modules()))
 
 

@@ -105,7 +105,7 @@ def test_other_formats_come_back_as_they_were(weights, tmp_path, ending):
         pytest.importorskip("safetensors")
     out = tmp_path / f"net{ending}"
     assert main(["export", str(weights(FSRCNN)), "-o", str(out), "--network", FSRCNN]) == 0
-    assert read_facts(out)["scale"] == 2
+    assert read_facts(str(out))["scale"] == 2
     student = open_network(tmp_path / "net.pth", network=FSRCNN)
     back = torch.export.load(out).module() if ending == ".pt2" else open_network(out).net
     for size in ((12, 31), (40, 9)):
