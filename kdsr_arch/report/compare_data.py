@@ -318,7 +318,7 @@ def temporal_profile(
     rows: dict[str, list[NDArray]] = {}
     for name in frames:
         for method, image in read_all(name, methods, truth).items():
-            if line >= image.shape[0]:
+            if not 0 <= line < image.shape[0]:
                 raise UserError(f"--line {line}: '{name}' has {image.shape[0]} rows")
             rows.setdefault(method, []).append(image[line])
     return line, {method: np.stack(lines) for method, lines in rows.items()}

@@ -200,8 +200,9 @@ def test_refusals(results, capsys):
     refused("-3", results / "good", results / "bad", "--crop-border", -3)
     with refuses(results / "x.png", ".html"):
         write_comparison([results / "good", results / "bad"], results / "x.png")
-    with refuses("--line 48", "'data/clip/000'", "48 rows"):
-        make(results, line=48)
+    for line in (48, -1):
+        with refuses(f"--line {line}", "'data/clip/000'", "48 rows"):
+            make(results, line=line)
 
 
 def browse(page, script="", fragment="", size="1200,900"):
