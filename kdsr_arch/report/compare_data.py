@@ -68,8 +68,11 @@ def find_methods(folders: Sequence[Path], names: Sequence[str] | None = None) ->
         if not folder.is_dir():
             raise UserError(f"{folder}: no such results folder to compare")
         root = folder / "visualization" if (folder / "visualization").is_dir() else folder
-        images = (path for path in sorted(shown_files(root)) if path.suffix.lower() in READABLE)
-        files = {path.relative_to(root).with_suffix("").as_posix(): path for path in images}
+        files: dict[str, Path] = {}
+        for path in sorted(shown_files(root)):
+            name = path.relative_to(root).with_suffix("").as_posix()
+            if path.suffix.lower() in READABLE and files.setdefault(name, path) is not path:
+                raise UserError(f"{path}: {files[name].name} beside it has the same name; keep one of them")
         methods.append(Method(label, root, files))
         if not methods[-1].files:
             raise UserError(f"{folder}: holds no images; for a test's results set val.save_img: true")

@@ -190,6 +190,10 @@ def test_refusals(results, capsys):
     cv2.imwrite(str(results / "empty2.png"), picture(0)[:20])
     (results / "small" / "data" / "clip").mkdir(parents=True)
     cv2.imwrite(str(results / "small" / "data" / "clip" / "000.png"), picture(0)[:20])
+    (results / "twice").mkdir()
+    for ending in (".png", ".jpg"):
+        cv2.imwrite(str(results / "twice" / f"0{ending}"), picture(0))
+    refused("0.jpg beside it", results / "twice", results / "good")
     refused("no such results folder", results / "nowhere", results / "good")
     refused("holds no images", results / "empty", results / "good")
     refused("nothing to be compared", results / "good")
