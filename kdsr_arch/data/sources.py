@@ -105,6 +105,8 @@ class FolderSource(FrameSource):
         others = passed_over(self._others)
         if not self._files:
             found = f", but {others}" if others else ""
+            if (self.root / "data.mdb").is_file():
+                found = ", but a store (kdsr lmdb convert makes another of it)"
             raise UserError(f"{root}: no images here ({', '.join(sorted(READABLE))}){found}")
         if others:
             notice(

@@ -64,7 +64,12 @@ def test_videos_and_folders_become_clips(frames, tmp_path, save):
         prepare_video_clips(tmp_path / "in", tmp_path / "b.lmdb", exclude=["movie"])
     with refuses("'film'"):
         prepare_video_clips(tmp_path / "in", tmp_path / "b.lmdb", ranges={"film": (9, None)})
+    for multiple, named in ((0, "--multiple 0"), (-4, "--multiple -4"), (100, "film.mkv")):
+        with refuses(named, multiple):
+            prepare_video_clips(tmp_path / "in", tmp_path / "b.lmdb", multiple=multiple)
     assert not (tmp_path / "b.lmdb").exists()
+    with refuses(tmp_path / "a.lmdb", "kdsr lmdb convert"):
+        convert_images([tmp_path / "a.lmdb"], tmp_path / "b.lmdb")
 
 
 def test_a_video_that_breaks_off(frames, tmp_path, caplog, monkeypatch):

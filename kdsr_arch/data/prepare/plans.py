@@ -324,7 +324,11 @@ def clip_source(path: Path, halved: bool = False, multiple: int = 1, span: Span 
     def frames() -> Iterator[np.ndarray]:
         folder = FolderSource(path) if path.is_dir() else None
         for frame in take(map(folder.get, folder) if folder else decode_video(path), span):
-            yield crop_to_multiple(halve(frame) if halved else frame, multiple)
+            frame = halve(frame) if halved else frame
+            if min(frame.shape[:2]) < multiple:
+                size = f"{frame.shape[1]}x{frame.shape[0]}"
+                raise UserError(f"{path}: frames of {size} cannot be cropped to multiples of {multiple}")
+            yield crop_to_multiple(frame, multiple)
 
     facts = path.stat()
     return StreamSource(frames, str(path), f"{facts.st_size} {facts.st_mtime_ns} {halved} {multiple} {span}")
@@ -351,6 +355,8 @@ def prepare_video_clips(
     Returns:
         (frames, H, W) by clip.
     """
+    if multiple < 1:
+        raise UserError(f"--multiple {multiple}: must be 1 or more")
     clips = find_clips(folder)
     for name in [*exclude, *(ranges or {})]:
         if name not in clips:
