@@ -22,7 +22,8 @@ def claimed(target: Path, busy: str, keep: bool = False) -> Iterator[None]:
 
     The kernel owns the lock, so it ends with the process however that ends: a crash cannot leave it stuck. It is a
     POSIX record lock, which forked data-loading workers do not inherit, so that a killed run's orphans do not hold
-    it. The lock file lies beside the target (`.NAME.lock`), so that archiving a folder does not carry it away.
+    it. The lock file lies beside the target (`.NAME.lock`), so that archiving a folder does not carry it away. Missing
+    folders above the target are made, and go again where nothing was put into them.
 
     Args:
         target: need not exist.
@@ -33,6 +34,7 @@ def claimed(target: Path, busy: str, keep: bool = False) -> Iterator[None]:
         UserError: another living process holds it, or the parent folder cannot be written.
     """
     place = target.parent.resolve() / f".{target.name}.lock"
+    made = [folder for folder in (place.parent, *place.parent.parents) if not folder.exists()]
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         handle = _locked(place, f"{target}: {{}} {busy}")
@@ -48,6 +50,9 @@ def claimed(target: Path, busy: str, keep: bool = False) -> Iterator[None]:
             with suppress(OSError):  # Windows removes no open file
                 place.unlink()
         os.close(handle)
+        with suppress(OSError):  # at the first that is not empty
+            for folder in made:
+                folder.rmdir()
 
 
 def _locked(place: Path, refusal: str) -> int:

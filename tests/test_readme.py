@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import runpy
 import shlex
+from collections.abc import Iterator
 
 import numpy as np
 import pytest
@@ -12,27 +13,27 @@ import torch
 import yaml
 
 from kdsr_arch.cli import build_parser
-from kdsr_arch.registry import register_all
 from tests.helpers import ROOT
 from tests.helpers.networks import Image
 from tests.helpers.options import make_task
+from tests.helpers.plugins import forgotten
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-TEXT = "\n".join([README, *((ROOT / "docs" / f"{page}.md").read_text() for page in ("architecture", "new_method"))])
+TEXT = "\n".join([README, *((ROOT / "docs" / f"{page}.md").read_text() for page in ("plugins", "new_method"))])
 CODE = re.findall(r"```python\n(.*?)```", TEXT, re.S)
 BLOCKS = {name.group(1): code for code in CODE if (name := re.search(r"class (\w+)", code))}
 
 
 @pytest.fixture(scope="module")
-def shown(tmp_path_factory: pytest.TempPathFactory) -> dict[str, type]:
-    """The classes of the README's examples, imported from files."""
-    register_all()
+def shown(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, type]]:
+    """The classes of the pages' examples, imported from files."""
     classes = {}
-    for name, code in BLOCKS.items():
-        path = tmp_path_factory.mktemp("readme") / f"{name.lower()}.py"
-        path.write_text(code)
-        classes[name] = runpy.run_path(str(path))[name]
-    return classes
+    with forgotten():
+        for name, code in BLOCKS.items():
+            path = tmp_path_factory.mktemp("readme") / f"{name.lower()}.py"
+            path.write_text(code)
+            classes[name] = runpy.run_path(str(path))[name]
+        yield classes
 
 
 @pytest.mark.parametrize("name", BLOCKS)
@@ -63,7 +64,7 @@ def test_the_test_of_the_method_passes(shown, tmp_path) -> None:
 
 def test_the_network_declares_its_tap(shown) -> None:
     net = shown["Tiny"]()
-    assert net(torch.rand(1, 3, 8, 8)).shape == (1, 3, 32, 32)
+    assert net(torch.rand(1, 3, 8, 8)).shape == (1, 3, 16, 16)
     assert set(net.traits.taps.values()) <= set(dict(net.named_modules()))
 
 

@@ -245,10 +245,12 @@ def run_bench(
         progress: called after each run.
 
     Raises:
-        UserError: `only` names no row, a run of `before`, `teacher_cache` or `tested` failed, or the store is of
-            another `teacher_cache`.
+        UserError: `only` names no row, `jobs` is below 1, a run of `before`, `teacher_cache` or `tested` failed,
+            or the store is of another `teacher_cache`.
         OptionErrors: options are at fault; nothing was run.
     """
+    if jobs is not None and jobs < 1:
+        raise UserError(f"--jobs {jobs}: must be 1 or more")
     for row in only or ():
         if row not in plan.bench.rows:
             raise UserError(f"--only names no row '{row}'{nearest(row, plan.bench.rows)}")

@@ -19,7 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Train what is missing, write the tables and print them; exit code 0 when every run of the file has finished."""
+    """Train what is missing, write the tables and print them; exit code 0 when every run that was asked for is done."""
     from kdsr_arch.bench.plan import Plan
     from kdsr_arch.bench.run import outcomes_of, outdated, run_bench
     from kdsr_arch.bench.summary import write_tables
@@ -54,4 +54,5 @@ def run(args: argparse.Namespace) -> int:
                 print(plot_gains(summary, picture, next(iter(plan.bench.rows))))
         elif any(outcome.cost for outcome in outcomes):
             print(plot_costs(outcomes, target.with_name(f"{target.name}.png")))
-    return 0 if len(outcomes) == len(runs) else 1
+    asked = [run for run in runs if not args.only or run.row in args.only]
+    return 0 if len(outcomes_of(asked)) == len(asked) else 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from shlex import quote
 
 from kdsr_arch.commands.common import add_import_flag, bring_in_named
 from kdsr_arch.errors import UserError
@@ -35,9 +36,8 @@ def run(args: argparse.Namespace) -> int:
         return 0
     if args.file is None or args.output is None:
         raise UserError("kdsr convert needs a file and -o OUT: kdsr convert SOURCE FILE -o OUT")
+    _check_output(args.output, args.file)
     done = convert_file(args.source, args.file, args.scale)
-    if not args.output.parent.is_dir():
-        raise UserError(f"{args.output.parent}: no such folder to write {args.output.name} in")
     beside = args.output.with_suffix(".yml")
     text = option_text(done, args.output) if done.scale is not None else None
     if text is not None and beside.exists() and beside.read_bytes() != text.encode():
@@ -50,9 +50,20 @@ def run(args: argparse.Namespace) -> int:
     print(f"network_g: {done.network_text()}")
     if text is not None:
         write_bytes(beside, text.encode())
-        print(f"{beside}: kdsr test -opt {beside}, and kdsr upscale --weights {args.output}")
+        commands = f"kdsr test -opt {quote(str(beside))}, and kdsr upscale --weights {quote(str(args.output))}"
+        print(f"{beside}: {commands}")
         if done.source.note not in ("", ANY_SCALE):
             print(f"note: {done.source.note}")
     else:
         print(f"note: {done.source.note or ANY_SCALE}; --scale N also writes {beside.name}, which tells the network")
     return 0
+
+
+def _check_output(output: Path, file: Path) -> None:
+    """Refuse an output that is no file of weights, or the one to convert."""
+    if output.suffix != ".pth":
+        raise UserError(f"{output}: converted weights are written as .pth (kdsr export makes .safetensors of them)")
+    if not output.parent.is_dir():
+        raise UserError(f"{output.parent}: no such folder to write {output.name} in")
+    if output.resolve() == file.resolve():
+        raise UserError(f"{output}: is the file to convert; choose another name")

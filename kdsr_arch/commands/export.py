@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from kdsr_arch.commands.common import add_import_flag, bring_in_named
 from kdsr_arch.errors import UserError
+
+if TYPE_CHECKING:
+    from kdsr_arch.infer.open import Opened
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -54,8 +57,7 @@ def run(args: argparse.Namespace) -> int:
         args.weights, args.network, args.scale, option_file=args.option_file, scale=args.scale,
         param_key=args.param_key, root=args.root,
     )  # fmt: skip
-    if not student.network:
-        raise UserError(f"{student.weights}: is an exported network already")
+    _check_student(args, student)
     reparam = not args.keep_form and kind != "safetensors"  # which holds the weights as they were trained
     prepared = prepare(student, half=args.fp16, frames=args.frames, reparam=reparam)
     if prepared.precision == "int8" and kind not in IN_INT8:
@@ -98,6 +100,14 @@ def _check(args: argparse.Namespace, kind: str) -> None:
         raise UserError(f"{args.output.parent}: no such folder to write {args.output.name} in")
     if Path(args.weights).resolve() == args.output.resolve():
         raise UserError(f"{args.output}: is the file of weights itself; choose another name")
+
+
+def _check_student(args: argparse.Namespace, student: Opened) -> None:
+    """Refuse what is no student to export, and flags that do not fit it."""
+    if not student.network:
+        raise UserError(f"{student.weights}: is an exported network already")
+    if args.frames is not None and (student.traits.mode != "recurrent" or args.frames < 1):
+        raise UserError(f"--frames {args.frames}: is the clip length of a recurrent network, 1 or more")
 
 
 def _size(text: str) -> tuple[int, int]:

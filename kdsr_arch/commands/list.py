@@ -37,8 +37,7 @@ def run(args: argparse.Namespace) -> int:
     widths = [max(len(row[column]) for row in rows) for column in (0, 1)]
     for name, owner, text in rows:
         print(f"{name:{widths[0]}}  {owner:{widths[1]}}  {text}".rstrip())
-    if args.kind not in ("optimizers", "schedulers"):  # which are torch's
-        print("kdsr check --explain NAME lists the keywords")
+    print("kdsr check --explain NAME lists the keywords")
     return 0
 
 

@@ -259,11 +259,14 @@ def _cat(args: argparse.Namespace) -> int:
     from kdsr_arch.data.augment import Crop
     from kdsr_arch.data.sources import LmdbSource
     from kdsr_arch.data.store.codec import ImageFileCodec
+    from kdsr_arch.io import write_bytes
 
+    if args.output and args.output.suffix.lower() != ".png":
+        raise UserError(f"{args.output}: frames are written as .png")
     frame = LmdbSource(args.store, args.side).get(args.key, Crop(*args.crop) if args.crop else None)
     data = ImageFileCodec().encode(frame)
     if args.output:
-        args.output.write_bytes(data)
+        write_bytes(args.output, data)
     else:
         sys.stdout.buffer.write(data)
     return 0

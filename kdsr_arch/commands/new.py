@@ -7,6 +7,7 @@ import json
 import math
 import os
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, Any
 
 from kdsr_arch.commands.common import add_import_flag, bring_in_named
@@ -97,7 +98,8 @@ def run(args: argparse.Namespace) -> int:
     text = _compose(args)
     complete(parse_document(text, str(args.output)), is_train=True, path=args.output)
     write_bytes(args.output, text.encode())
-    print(f"{args.output}: written. Next: kdsr check -opt {args.output}, then kdsr train -opt {args.output}")
+    file = quote(str(args.output))
+    print(f"{args.output}: written. Next: kdsr check -opt {file}, then kdsr train -opt {file}")
     return 0
 
 
@@ -118,7 +120,7 @@ def _compose(args: argparse.Namespace) -> str:
     val, validation = _validation(args, scale)
     kind, often = args.task.capitalize(), _often(args.iterations)
     return _TEXT.format(
-        title=" ".join(shown), file=args.output.name, name=in_one_line(args.output.stem), kind=kind, scale=scale,
+        title=" ".join(shown), file=quote(args.output.name), name=in_one_line(args.output.stem), kind=kind, scale=scale,
         dataset=_DATASETS[args.task], train=_source(args.task, args.data, "train"), val=val, gt_size=side * scale,
         clip=_clip(args.task, nets), batch={"image": 16, "video": 4}[args.task], student=in_one_line(student),
         teacher=_teacher_text(teacher), iterations=args.iterations, terms=_terms(args.task, nets),
@@ -160,7 +162,7 @@ def _student(args: argparse.Namespace, scale: int) -> dict[str, Any]:
     from kdsr_arch.registry import keywords_of, lookup
 
     if args.student and ":" in args.student:
-        return parsed_network(args.student)
+        return parsed_network(args.student, "--student")
     spec = {"type": args.student} if args.student else _STUDENTS[args.task]
     taken = keywords_of(lookup("network", spec["type"])).parameters
     keyword = next((key for key in ("scale", "upscale", "upscale_factor") if key in taken), None)
@@ -188,7 +190,7 @@ def _source(task: str, folder: Path | None, part: str) -> str:
     if folder is None:
         name, place = _SHIPPED_DATA[task]
         return f"    prepare: {name} # makes the data when they are missing\n    dataroot_gt: {place.format(part)}\n"
-    if not folder.exists():
+    if not folder.is_dir():
         raise UserError(f"{folder}: no such folder of images or clips")
     return f"    dataroot_gt: {in_one_line(str(folder.resolve()))}\n"
 

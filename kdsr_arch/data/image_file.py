@@ -7,6 +7,7 @@ turned image, as every viewer shows it.
 from __future__ import annotations
 
 import io
+import os
 import re
 import struct
 import zlib
@@ -18,6 +19,9 @@ from typing import BinaryIO, Literal
 import cv2
 import numpy as np
 from PIL import Image, UnidentifiedImageError
+
+from kdsr_arch.data.keys import unreadable
+from kdsr_arch.errors import UserError
 
 IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".ppm", ".pgm"})
 # further endings of images that are read, as far as this OpenCV does
@@ -53,6 +57,24 @@ class UnknownWhite(Exception):
 def is_shown(name: str) -> bool:
     """Return False for hidden files and folders, and those that network drives add (Synology's thumbnails)."""
     return not name.startswith(".") and name.lower() not in _SYSTEM_FOLDERS
+
+
+def shown_files(top: Path, deep: bool = True) -> Iterator[Path]:
+    """Yield the files of a folder and, where ``deep``, of those below it. Links are followed; hidden ones are left out.
+
+    Raises:
+        UserError: a folder cannot be read, or is a link to one above it.
+    """
+    for path, subfolders, files in os.walk(top, onerror=_refuse, followlinks=True):
+        subfolders[:] = sorted(filter(is_shown, subfolders)) if deep else []
+        for link in (Path(path, subfolder) for subfolder in subfolders):
+            if link.is_symlink() and link.parent.resolve().is_relative_to(link.resolve()):
+                raise UserError(f"{link}: is a link to a folder above it; remove the link")
+        yield from (Path(path, file) for file in files if is_shown(file))
+
+
+def _refuse(error: OSError) -> None:
+    raise unreadable(error)
 
 
 def passed_over(names: Iterable[str]) -> str:

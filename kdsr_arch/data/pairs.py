@@ -113,6 +113,9 @@ class DegradedSource(WrappedSource):
         height, width = self.source.size(key)
         return height // self.scale, width // self.scale
 
+    def stamp(self, key: str) -> str:
+        return f"{side_name(self.scale, self.kind, self.border)} {self.source.stamp(key)}"
+
     def detached(self, key: str) -> DegradedSource:
         return DegradedSource(self.source.detached(key), self.scale, self.kind, self.border)
 

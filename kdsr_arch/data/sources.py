@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import abc
 import copy
-import os
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -15,7 +14,7 @@ import lmdb
 import numpy as np
 
 from kdsr_arch.data.augment import Crop, cut
-from kdsr_arch.data.image_file import PILLOW_STUMBLES, READABLE, UnknownWhite, image_size, is_shown, passed_over
+from kdsr_arch.data.image_file import PILLOW_STUMBLES, READABLE, UnknownWhite, image_size, passed_over, shown_files
 from kdsr_arch.data.inspect_files import inspect_files
 from kdsr_arch.data.keys import group_clips, meta_file, natural, read_meta_info, safe_key, stored_key, unreadable
 from kdsr_arch.data.store.codec import codec_of
@@ -106,6 +105,8 @@ class FolderSource(FrameSource):
         others = passed_over(self._others)
         if not self._files:
             found = f", but {others}" if others else ""
+            if (self.root / "data.mdb").is_file():
+                found = ", but a store (kdsr lmdb convert makes another of it)"
             raise UserError(f"{root}: no images here ({', '.join(sorted(READABLE))}){found}")
         if others:
             notice(
@@ -116,24 +117,16 @@ class FolderSource(FrameSource):
         top = self.root / folder
         if not top.is_dir():
             raise UserError(f"{top}: this clip's folder does not exist")
-        for path, subfolders, files in os.walk(top, onerror=_refuse, followlinks=True):
-            subfolders[:] = sorted(filter(is_shown, subfolders)) if deep else []
-            for link in (Path(path, subfolder) for subfolder in subfolders):
-                if link.is_symlink() and link.parent.resolve().is_relative_to(link.resolve()):
-                    raise UserError(f"{link}: is a link to a folder above it; remove the link")
-            for file in files:
-                suffix = Path(file).suffix
-                if not is_shown(file):
-                    continue
-                if suffix.lower() not in READABLE:
-                    self._others.append(file)
-                    continue
-                relative = (Path(path).relative_to(self.root) / file).as_posix()
-                key = relative[: -len(suffix)]
-                if key in self._files:
-                    both = f"'{self._files[key]}' and '{relative}'"
-                    raise UserError(f"{self.name}: {both} are the same key; keep one of them")
-                self._files[key] = relative
+        for path in shown_files(top, deep):
+            if path.suffix.lower() not in READABLE:
+                self._others.append(path.name)
+                continue
+            relative = path.relative_to(self.root).as_posix()
+            key = relative[: -len(path.suffix)]
+            if key in self._files:
+                both = f"'{self._files[key]}' and '{relative}'"
+                raise UserError(f"{self.name}: {both} are the same key; keep one of them")
+            self._files[key] = relative
 
     def path(self, key: str) -> Path:
         """Return the file behind a key."""
@@ -215,6 +208,9 @@ class LmdbSource(FrameSource):
         self.side = side
         self.name = f"{root} ({side})" if side else str(root)
         check_lmdb(self.root)
+        if side and side not in self.sides():
+            kept = ", ".join(map(repr, self.sides())) or "nothing"
+            raise UserError(f"{root}: keeps no {side!r} beside its frames{nearest(side, self.sides())}, but {kept}")
         self._shapes = read_meta_info(self.root / meta_file(side))
         self._faults: dict[str, str] = {}
 
@@ -336,10 +332,6 @@ class MemorySource(FrameSource):
 
     def get(self, key: str, crop: Crop | None = None) -> np.ndarray:
         return cut(self._frames[key], crop, self.where(key))
-
-
-def _refuse(error: OSError) -> None:
-    raise unreadable(error)
 
 
 def open_source(root: str | Path, io_backend: str | None = None, only: Iterable[str] | None = None) -> FrameSource:

@@ -225,13 +225,13 @@ def format_of(path: Path, endings: Mapping[str, str] = ENDINGS) -> str:
     return endings[path.suffix.lower()]
 
 
-def read_facts(path: Path) -> dict[str, Any]:
-    """Read what an exported file of any format says of itself.
+def read_facts(path: str | Path) -> dict[str, Any]:
+    """Read what an exported file (ONNX, ExportedProgram, safetensors) says of itself.
 
     Raises:
         UserError: it is none, or says nothing.
     """
-    facts: dict[str, str] = {}
+    path, facts = Path(path), dict[str, str]()
     kind = format_of(path)
     try:
         if kind == "onnx":

@@ -348,8 +348,12 @@ def _spec(
     return *_from_option_file(beside, path), beside
 
 
-def parsed_network(text: str) -> dict[str, Any]:
+def parsed_network(text: str, flag: str = "--network") -> dict[str, Any]:
     """Read a network from a text such as ``{type: FSRCNN, scale: 4}``, with its braces or without.
+
+    Args:
+        text: the network.
+        flag: of the command line, which gave it.
 
     Raises:
         UserError: it is no YAML, or names none.
@@ -361,7 +365,7 @@ def parsed_network(text: str) -> dict[str, Any]:
         spec = None
     if not isinstance(spec, dict) or not isinstance(spec.get("type"), str):
         raise UserError(
-            f"--network '{text[:200]}': neither a file nor a network in YAML, such as '{{type: FSRCNN, scale: 4}}'"
+            f"{flag} '{text[:200]}': neither a file nor a network in YAML, such as '{{type: FSRCNN, scale: 4}}'"
         )
     return spec
 

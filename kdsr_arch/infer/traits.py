@@ -56,6 +56,8 @@ class Traits:
     def __post_init__(self) -> None:
         if self.mode not in MODES:
             raise ValueError(f"mode must be one of {MODES}, got '{self.mode}'")
+        if self.scale < 1:
+            raise ValueError(f"scale {self.scale}: must be 1 or more")
         if self.num_frame % 2 == 0 or (self.mode != "window" and self.num_frame != 1):
             raise ValueError(f"num_frame {self.num_frame} does not fit mode {self.mode}: windows are odd, others 1")
 

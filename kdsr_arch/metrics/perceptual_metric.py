@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from kdsr_arch.device import pick_device
 from kdsr_arch.errors import UserError, first_line, nearest
 from kdsr_arch.metrics.psnr_metric import prepare
-from kdsr_arch.registry import METRIC_REGISTRY
+from kdsr_arch.registry import METRIC_REGISTRY, names
 
 # what downloading or reading weights may end in: no network (URLError is an OSError), a broken or foreign file
 _NO_WEIGHTS = (OSError, RuntimeError, EOFError, KeyError)
@@ -57,7 +57,8 @@ def create(metric: str, device: str, weights: str | None, keywords: tuple[tuple[
     try:
         import pyiqa
     except ImportError:
-        raise UserError(f"metric {metric} needs the package pyiqa: pip install 'kdsr[metrics]'") from None
+        ours = nearest(metric, [name.removeprefix("calculate_") for name in names("metric")])
+        raise UserError(f"metric {metric} needs the package pyiqa: pip install 'kdsr[metrics]'{ours}") from None
     known = pyiqa.list_models()
     if metric not in known:
         raise UserError(f"pyiqa has no metric '{metric}'{nearest(metric, known)}; its pyiqa.list_models() lists them")

@@ -38,6 +38,8 @@ def prepare(img: NDArray, img2: NDArray, crop_border: int, test_y_channel: bool)
     if img.shape != img2.shape:
         raise UserError(f"a metric needs two images of one shape, got {img.shape} and {img2.shape}")
     img, img2 = (x[..., None] if x.ndim == 2 else x for x in (img, img2))
+    if crop_border < 0:
+        raise UserError(f"crop_border {crop_border}: must be 0 or more")
     if min(img.shape[:2]) <= 2 * crop_border:
         raise UserError(f"crop_border {crop_border} leaves nothing of an image of {img.shape[0]}x{img.shape[1]}")
     if crop_border:

@@ -65,10 +65,13 @@ def entries(section: type[Section] = Options, prefix: str = "") -> Iterator[Entr
 
 def _matches(entry: Entry, key: str) -> bool:
     """Tell whether a dotted key is that entry's, or a bare name its last part."""
-    if "." not in key:
-        return entry.key.rpartition(".")[2] == key
-    pattern = re.escape(entry.key).replace("NAME", r"[^.]+").replace(r"\.N", r"\.(\d+|N)")
-    return re.fullmatch(pattern, key) is not None or entry.key == key
+    return _fits(entry.key, key) if "." in key else entry.key.rpartition(".")[2] == key
+
+
+def _fits(documented: str, key: str) -> bool:
+    """Tell whether a dotted key is the documented one, with a name in place of NAME and a number in that of N."""
+    pattern = re.escape(documented).replace("NAME", r"[^.]+").replace(r"\.N", r"\.(\d+|N)")
+    return re.fullmatch(pattern, key) is not None or documented == key
 
 
 def explain(key: str) -> str:
@@ -83,12 +86,26 @@ def explain(key: str) -> str:
     """
     known = list(entries())
     matching = [entry for entry in known if _matches(entry, key)]
+    named = [entry for entry in known if "." in key and _fits(entry.key.rpartition(".")[0], key)]
+    if not matching and named:  # one of the user's own names: datasets.train, val.metrics.psnr
+        return "\n".join([f"{key}  (mapping)", *(f"  {entry.key}: {entry.text}" for entry in named)])
     if not matching:
+        _refuse_keyword(key, known)
         return _explain_class(key, [entry.key for entry in known])
     lines = [str(entry) for entry in matching]
     if len(matching) == 1:
         lines += [f"  {entry.key}: {entry.text}" for entry in known if entry.key.startswith(f"{matching[0].key}.")]
     return "\n".join(lines)
+
+
+def _refuse_keyword(key: str, known: list[Entry]) -> None:
+    """Say that a key beside a `type` is a keyword of the class, unless it is nearly one of the keys beside it."""
+    section, _, last = key.rpartition(".")
+    beside = [
+        entry.key.rpartition(".")[2] for entry in known if section and _fits(entry.key.rpartition(".")[0], section)
+    ]
+    if "type" in beside and not nearest(last, beside):
+        raise UserError(f"--explain {key}: may be a keyword of what {section}.type names, which --explain TYPE lists")
 
 
 def keyword_lines(thing: Any) -> Iterator[str]:
@@ -121,12 +138,15 @@ def _explain_class(name: str, keys: list[str]) -> str:
     from kdsr_arch.options.components import BASICSR_KEYS, reads_known_keys
 
     names = set(keys) | {key.rpartition(".")[2] for key in keys}
-    for kind in ("network", "model", "loss", "data set", "metric"):
+    for kind in ("network", "model", "loss", "data set", "metric", "optimizer", "scheduler"):
         names |= set(registry.names(kind))
         if name not in registry.names(kind):
             continue
         thing = registry.lookup(kind, name)
-        head = f"{name}, a {kind}. " + inspect.cleandoc(thing.__doc__ or "").split("\n\n")[0]
+        head = (
+            f"{name}, {'an' if kind == 'optimizer' else 'a'} {kind}. "
+            + inspect.cleandoc(thing.__doc__ or "").split("\n\n")[0]
+        )
         if kind == "model" or name in BASICSR_KEYS["data sets"]:
             read = BASICSR_KEYS["data sets"].get(name) or BASICSR_KEYS["models"].get(name) or ()
             open_to_any = kind == "model" and not reads_known_keys(thing)
@@ -136,7 +156,7 @@ def _explain_class(name: str, keys: list[str]) -> str:
         facts = [f"  formula: {about.formula}", f"  usual taps and weight: {about.use}"] if about else []
         facts += [f"  source: {about.paper}"] if about and about.paper else []
         return "\n".join([head, *facts, *keyword_lines(thing)])
-    raise UserError(f"--explain {name}: there is no option and no registered class of that name{nearest(name, names)}")
+    raise UserError(f"--explain {name}: there is no option and no class of that name{nearest(name, names)}")
 
 
 _KINDS = {  # section -> kind of what its `type` names

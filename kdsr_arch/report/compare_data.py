@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kdsr_arch.data.augment import eight_bits
-from kdsr_arch.data.image_file import READABLE, decode_upright, is_shown
+from kdsr_arch.data.image_file import READABLE, decode_upright, shown_files
 from kdsr_arch.data.keys import natural
 from kdsr_arch.data.sources import FrameSource, open_source
 from kdsr_arch.errors import UserError, nearest
@@ -68,12 +68,11 @@ def find_methods(folders: Sequence[Path], names: Sequence[str] | None = None) ->
         if not folder.is_dir():
             raise UserError(f"{folder}: no such results folder to compare")
         root = folder / "visualization" if (folder / "visualization").is_dir() else folder
-        below = ((path, path.relative_to(root)) for path in sorted(root.rglob("*")) if path.suffix.lower() in READABLE)
-        files = {
-            inner.with_suffix("").as_posix(): path
-            for path, inner in below
-            if all(map(is_shown, inner.parts)) and path.is_file()
-        }
+        files: dict[str, Path] = {}
+        for path in sorted(shown_files(root)):
+            name = path.relative_to(root).with_suffix("").as_posix()
+            if path.suffix.lower() in READABLE and files.setdefault(name, path) is not path:
+                raise UserError(f"{path}: {files[name].name} beside it has the same name; keep one of them")
         methods.append(Method(label, root, files))
         if not methods[-1].files:
             raise UserError(f"{folder}: holds no images; for a test's results set val.save_img: true")
@@ -240,11 +239,14 @@ def measure_images(
     """Measure every metric of every image and method, against the ground truth, or else against the first folder."""
     from kdsr_arch import registry
     from kdsr_arch.metrics.measure import measure
+    from kdsr_arch.metrics.temporal_metric import takes_clip
 
     options = {}
     for metric in metrics:  # a short name, a registered one, or one of pyiqa's
         known = metric in registry.names("metric")
         keywords = METRICS.get(metric, {"type": metric} if known else {"type": "calculate_pyiqa", "metric": metric})
+        if takes_clip(keywords["type"]):
+            raise UserError(f"--metrics {metric}: is a metric of clips, for kdsr test; this page compares images")
         options[metric] = MetricOptions.model_validate({**keywords, "crop_border": crop_border})
     items = []
     for name in names:
@@ -319,7 +321,7 @@ def temporal_profile(
     rows: dict[str, list[NDArray]] = {}
     for name in frames:
         for method, image in read_all(name, methods, truth).items():
-            if line >= image.shape[0]:
+            if not 0 <= line < image.shape[0]:
                 raise UserError(f"--line {line}: '{name}' has {image.shape[0]} rows")
             rows.setdefault(method, []).append(image[line])
     return line, {method: np.stack(lines) for method, lines in rows.items()}

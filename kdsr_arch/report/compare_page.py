@@ -58,6 +58,8 @@ def write_comparison(
     Raises:
         UserError: folders that cannot be compared, or an output that cannot be written.
     """
+    if out.suffix.lower() not in (".html", ".htm"):
+        raise UserError(f"{out}: the page is written as .html")
     if limit < 1:
         raise UserError(f"--limit {limit}: the page must hold at least one image")
     methods = find_methods(folders, names)

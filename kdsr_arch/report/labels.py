@@ -18,6 +18,9 @@ def label_folders(folders: Sequence[Path], names: Sequence[str] | None = None) -
     if names is not None and len(names) != len(folders):
         raise UserError(f"--names: {len(names)} names for {len(folders)} folders; give one for each")
     labels = list(names) if names is not None else distinct_names(folders)
-    if len(set(labels)) < len(labels):
+    again = next((label for number, label in enumerate(labels) if label in labels[:number]), None)
+    if again is not None and names is None:
+        raise UserError(f"{folders[labels.index(again)]}: is given twice; give each folder once, or --names")
+    if again is not None:
         raise UserError(f"--names: names must differ, got {', '.join(labels)}")
     return labels

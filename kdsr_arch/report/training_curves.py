@@ -82,7 +82,10 @@ def plot_curves(
     histories = {label: list(read_history(folder)) for label, folder in experiments.items()}
     for label, records in histories.items():
         if not records:
-            raise UserError(f"{experiments[label]}: no history.jsonl to draw: train '{label}' first")
+            raise UserError(
+                f"{experiments[label]}: no history.jsonl here, or nothing in it yet (a line every logger.print_freq "
+                "iterations); name the folder of a training, experiments/NAME"
+            )
         measured = {(r["dataset"], name) for r in records if r.get("kind") == "val" for name in r}
         if measured and not any(name == metric and dataset in (None, key) for key, name in measured):
             where = f" of data set '{dataset}'" if dataset else ""
@@ -107,7 +110,7 @@ def plot_curves(
             right.margins(y=0.1)
         left.set(title="Training", xlabel="iteration", ylabel=f"{loss} (running mean)")
         right.set(title="Held-out frames", xlabel=f"iteration\n{protocol}".rstrip(), ylabel=metric.upper())
-        left.legend()
+        left.legend(*right.get_legend_handles_labels())  # of all: one may not have logged this loss
     return out
 
 

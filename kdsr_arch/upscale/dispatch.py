@@ -184,14 +184,10 @@ def check_output(source: Path, target: Path, kind: str, overwrite: bool) -> None
 
 
 def _check_writable(folder: Path) -> None:
-    """The folder, or the nearest one above it that exists, takes new files; the folder is made where it is missing."""
+    """Refuse a folder that takes no new files; where it is missing, the nearest one above it that exists."""
     existing = next(place for place in (folder.resolve(), *folder.resolve().parents) if place.exists())
     if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
         raise UserError(f"{existing}: not writable; choose another output")
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"{folder}: cannot be made ({error.strerror or error})") from None
 
 
 def _check_network(opened: Opened, scale: int | None) -> None:

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from kdsr_arch.data.image_file import IMAGE_SUFFIXES, is_shown, passed_over
+from kdsr_arch.data.image_file import IMAGE_SUFFIXES, passed_over, shown_files
 from kdsr_arch.data.keys import natural
 from kdsr_arch.errors import UserError, notice
 from kdsr_arch.infer.pixels import to_float, to_pixels
@@ -120,10 +120,9 @@ def list_images(folder: Path) -> list[Path]:
     """List the image files under a folder, in natural order; say how many are of kinds that are not read.
 
     Raises:
-        UserError: there are none.
+        UserError: there are none, or a folder cannot be read.
     """
-    shown = (path for path in folder.rglob("*") if all(map(is_shown, path.relative_to(folder).parts)))
-    files = [path for path in shown if path.is_file()]
+    files = list(shown_files(folder))
     images = [path for path in files if path.suffix.lower() in picture_suffixes()]
     others = passed_over(path.name for path in files if path.suffix.lower() not in picture_suffixes())
     if not images:

@@ -18,6 +18,7 @@ from kdsr_arch.bench.curves import _common, histories, levels, plot_bench, plot_
 from kdsr_arch.bench.plan import Plan, override, read_bench, set_budget
 from kdsr_arch.bench.run import Outcome, changed_options, note_outcome, outcome, outcomes_of, outdated, run_bench
 from kdsr_arch.bench.summary import markdown, paired, spread, spread_text, summarize, write_tables
+from kdsr_arch.cli import main
 from kdsr_arch.data.store.teacher_store import TeacherStore
 from kdsr_arch.io import save_tensors, write_bytes
 from kdsr_arch.registry import build
@@ -346,7 +347,17 @@ def trained(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 def test_a_misspelt_row_to_run_only_is_refused(bench: Path, tmp_path: Path, trained: list[str]):
     with refuses("'alon'", near="alone"):
         run_bench(Plan(bench, tmp_path), only=["alon"])
+    with refuses("--jobs 0"):
+        run_bench(Plan(bench, tmp_path), jobs=0)
     assert trained == []
+
+
+def test_the_exit_code_is_that_of_the_rows_that_were_asked_for(bench: Path, tmp_path: Path, trained: list[str]):
+    for run in Plan(bench, tmp_path).rows():
+        if run.row == "alone":
+            _finish(run, 30.0)
+    words = ["bench", str(bench), "-o", str(tmp_path / "table")]
+    assert [main([*words, *only]) for only in ([], ["--only", "alone"], ["--only", "with"])] == [1, 0, 1]
 
 
 def test_options_at_fault_in_any_row_are_told_before_the_first_is_trained(

@@ -50,6 +50,11 @@ def test_what_is_written_passes_the_check(here: Path, words: str, capsys: pytest
     assert options["name"] == "mine" and ("val" in options) == ("--val" in listed)
 
 
+def test_what_is_to_be_typed_next_can_be_pasted(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["new", "image", "--data", "hr", "-o", "my file.yml"]) == 0
+    assert shlex.split(capsys.readouterr().out)[-1] == "my file.yml"
+
+
 def test_what_is_written_trains(here: Path) -> None:
     assert main(["new", "image", "-o", "mine.yml", "--data", "hr", "--iterations", "2"]) == 0
     small = ["datasets:train:batch_size_per_gpu=1", "datasets:train:num_worker_per_gpu=0", "num_gpu=0"]
@@ -107,6 +112,8 @@ def test_nothing_is_written_that_cannot_be(here: Path, capsys: pytest.CaptureFix
         ("image -o no/file.yml", "no/file.yml"),
         ("image -o f.yml --scale 3", "--scale"),
         ("image -o f.yml --data nowhere", "nowhere"),
+        ("image -o f.yml --data hr/0.png", "hr/0.png"),
+        ("image -o f.yml --student {type:FSRCNN", "--student"),
         ("image -o f.yml --student FSRCN", "FSRCN"),
         ("image -o f.yml --student EDVR", "video"),
         ("image -o f.yml --scale 2 --teacher PlainSR_x4_20k", "--scale"),

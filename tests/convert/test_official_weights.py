@@ -380,6 +380,15 @@ def test_no_folder_to_write_in(tmp_path):
         convert(tmp_path, "vdsr", vdsr_file(tmp_path), "-o", tmp_path / "no" / "ours.pth")
 
 
+@pytest.mark.parametrize("name", ["vdsr.pth", "ours.safetensors", "ours.yml", "ours"])
+def test_an_output_that_would_be_lost_is_refused(tmp_path, name):
+    file = vdsr_file(tmp_path)
+    before = file.read_bytes()
+    with refuses(tmp_path / name):
+        convert(tmp_path, "vdsr", file, "-o", tmp_path / name, "--scale", 4)
+    assert [path.name for path in tmp_path.iterdir()] == ["vdsr.pth"] and file.read_bytes() == before
+
+
 def test_each_source_looks_like_itself_alone(vectors):
     """Our own FSRCNN in public names is told apart from the others."""
     state = FSRCNN(2, prelu="channel").state_dict()

@@ -14,6 +14,7 @@ from kdsr_arch.data.clip_dataset import listed_clips
 from kdsr_arch.data.pairs import DegradedSource
 from kdsr_arch.data.prepare import demo_data as demo
 from kdsr_arch.data.prepare.decode_video import crop_to_multiple, decode_video, halve, take
+from kdsr_arch.data.prepare.frame_writer import Making
 from kdsr_arch.data.prepare.plans import (
     ImageParts,
     convert_clips,
@@ -22,7 +23,6 @@ from kdsr_arch.data.prepare.plans import (
     prepare_reds,
     prepare_video_clips,
     prepare_vimeo,
-    sub_images,
 )
 from kdsr_arch.data.sources import FolderSource, LmdbSource
 from kdsr_arch.errors import UserError
@@ -64,7 +64,12 @@ def test_videos_and_folders_become_clips(frames, tmp_path, save):
         prepare_video_clips(tmp_path / "in", tmp_path / "b.lmdb", exclude=["movie"])
     with refuses("'film'"):
         prepare_video_clips(tmp_path / "in", tmp_path / "b.lmdb", ranges={"film": (9, None)})
+    for multiple, named in ((0, "--multiple 0"), (-4, "--multiple -4"), (100, "film.mkv")):
+        with refuses(named, multiple):
+            prepare_video_clips(tmp_path / "in", tmp_path / "b.lmdb", multiple=multiple)
     assert not (tmp_path / "b.lmdb").exists()
+    with refuses(tmp_path / "a.lmdb", "kdsr lmdb convert"):
+        convert_images([tmp_path / "a.lmdb"], tmp_path / "b.lmdb")
 
 
 def test_a_video_that_breaks_off(frames, tmp_path, caplog, monkeypatch):
@@ -141,8 +146,21 @@ def test_images_and_sub_images(frames, tmp_path, save):
     corners = [(0, 0), (0, 24), (0, 38), (18, 0), (18, 24), (18, 38)]
     parts = {f"0001_s{n:03d}": frames[0][t : t + 32, x : x + 32] for n, (t, x) in enumerate(corners, 1)}
     assert_equal_stores(tmp_path / "sub.lmdb", parts)
-    with refuses("50x70", 64):
-        sub_images((50, 70), 64, 64)
+    with refuses(tmp_path / "in", "50x70", "64x64"):
+        convert_images([tmp_path / "in"], tmp_path / "large.lmdb", parts=ImageParts(patch=64))
+
+
+@pytest.mark.parametrize("parts", [ImageParts(), ImageParts(patch=32), ImageParts(min_side=8)], ids=str)
+def test_images_that_cannot_be_used_are_left_out(frames, tmp_path, save, parts):
+    save(tmp_path / "in" / "sound.png", frames[0][:32, :32])
+    (tmp_path / "in" / "torn.png").write_bytes(b"")
+    save(tmp_path / "in" / "tiny.png", frames[0][:4, :4])
+    convert_images([tmp_path / "in"], tmp_path / "a.lmdb", parts=parts, making=Making(skip_bad=True))
+    kept = {"sound_s001"} if parts.patch else {"sound"} if parts.min_side else {"sound", "tiny"}
+    assert set(LmdbSource(tmp_path / "a.lmdb")) == kept
+    skipped = (tmp_path / "a.lmdb" / "skipped.txt").read_text()
+    assert str(tmp_path / "in" / "torn.png") in skipped
+    assert ("tiny" in skipped) == bool(parts.patch)
 
 
 def test_equal_parts_cover_an_image_once():
@@ -224,6 +242,9 @@ def test_reds_is_regrouped(frames, tmp_path, save):
     assert list(listed_clips(tmp_path / "out" / "meta_info_REDS_train.txt")) == ["001", "240", "269"]
     with refuses(tmp_path, "train_sharp", "train_sharp.zip"):
         prepare_reds(tmp_path, tmp_path / "other")
+    save(tmp_path / "in" / "val_sharp" / "extra" / "00000000.png", frames[0])
+    with refuses("val_sharp", "'extra'"):
+        prepare_reds(tmp_path / "in", tmp_path / "other")
 
 
 def test_vimeo_septuplets(frames, tmp_path, save):

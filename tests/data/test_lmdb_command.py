@@ -155,6 +155,37 @@ def test_cat_and_export(store, clip_root, tmp_path, capfdbinary):
     assert b"did you mean" in capfdbinary.readouterr().err
 
 
+def test_cat_makes_folders_and_refuses_what_it_cannot_write(kdsr, store, tmp_path):
+    assert kdsr("cat", store, "000/00000003", "-o", tmp_path / "new" / "ä.png")[0] == 0
+    assert Image.open(tmp_path / "new" / "ä.png").size == (80, 64)
+    code, _, err = kdsr("cat", store, "000/00000003", "-o", tmp_path / "a.jpg")
+    assert code == 2 and not missing(err, tmp_path / "a.jpg", ".png") and not (tmp_path / "a.jpg").exists()
+
+
+@pytest.mark.parametrize("words", [["cat", "000/00000003"], ["export", "out"]], ids=lambda words: words[0])
+def test_an_unknown_side_is_told_with_those_that_there_are(kdsr, store, words):
+    code, _, err = kdsr(words[0], store, words[1], "--side", "x4_BI")
+    assert code == 2 and not missing(err, store, "'x4_BI'", "did you mean 'x4_BI_symmetric'")
+
+
+def test_a_store_of_teacher_outputs_is_known_as_one(kdsr, store):
+    (store / "meta_info.txt").unlink()
+    (store / "teacher.json").write_text("{}")
+    code, _, err = kdsr("info", store)
+    assert code == 2 and not missing(err, store, "kdsr cache-teacher", "teacher_cache") and "broken off" not in err
+
+
+def test_a_stopped_conversion_to_lr_is_not_gone_on_with_by_another_degradation(kdsr, frames, tmp_path, save):
+    source, out = tmp_path / "in", tmp_path / "lr.lmdb"
+    save(source / "a.png", frames[0])
+    (source / "b.png").write_bytes(b"")
+    assert kdsr("create", source, out, "--lr", 4, "BI", "--lr-only")[0] == 2  # after a.png
+    save(source / "b.png", frames[1])
+    code, _, err = kdsr("create", source, out, "--lr", 2, "BD", "--lr-only")
+    assert code == 2 and not missing(err, ".lr.lmdb.partial", "remove it") and not out.exists()
+    assert kdsr("create", source, out, "--lr", 4, "BI", "--lr-only")[0] == 0
+
+
 def test_convert_to_basicsrs_format_and_back(kdsr, store, clip_root, tmp_path):
     assert kdsr("convert", store, tmp_path / "png.lmdb", "--codec", "png", "--quiet")[0] == 0
     assert kdsr("convert", tmp_path / "png.lmdb", tmp_path / "raw.lmdb", "--codec", "raw", "--quiet")[0] == 0

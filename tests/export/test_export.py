@@ -105,7 +105,7 @@ def test_other_formats_come_back_as_they_were(weights, tmp_path, ending):
         pytest.importorskip("safetensors")
     out = tmp_path / f"net{ending}"
     assert main(["export", str(weights(FSRCNN)), "-o", str(out), "--network", FSRCNN]) == 0
-    assert read_facts(out)["scale"] == 2
+    assert read_facts(str(out))["scale"] == 2
     student = open_network(tmp_path / "net.pth", network=FSRCNN)
     back = torch.export.load(out).module() if ending == ".pt2" else open_network(out).net
     for size in ((12, 31), (40, 9)):
@@ -157,6 +157,7 @@ def test_bad_input_is_one_sentence_and_leaves_nothing(weights, tmp_path, capsys)
              ('cut.pth', 'a.onnx', [], 'truncated'), ('text.safetensors', 'a.onnx', [], 'no safetensors'),
              ('absent.pth', 'a.onnx', [], 'no such file'), ('net.pth', 'a.xyz', [], 'which format'),
              ('net.pth', 'none/a.onnx', [], 'no such folder'), ('net.pth', 'a.onnx', ['--scale', '3'], 'enlarges by 2'),
+             ('net.pth', 'a.onnx', ['--frames', '5'], 'of a recurrent network'),
              ('net.pth', 'net.pth', [], 'which format'), ('net.pth', 'a.onnx', ['--opset', '3'], '18 to 23'),
              ('net.pth', 'a.onnx', ['--network', 'FSRCNN'], 'nor a network in YAML'),
              ('net.pth', 'a.pt2', ['--int8', '.'], 'leave --fp16 out')]  # fmt: skip

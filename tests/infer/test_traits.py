@@ -134,8 +134,14 @@ def test_scale_that_differs_or_is_unknown_is_refused():
 
 
 @pytest.mark.parametrize(
-    "bad", [{"mode": "movie"}, {"mode": "window", "num_frame": 4}, {"mode": "image", "num_frame": 3}]
+    "bad",
+    [
+        {"mode": "movie"},
+        {"mode": "window", "num_frame": 4},
+        {"mode": "image", "num_frame": 3},
+        {"mode": "image", "scale": 0},
+    ],
 )
 def test_impossible_traits_are_refused(bad):
     with pytest.raises(ValueError):
-        Traits(scale=2, **bad)
+        Traits(**{"scale": 2, **bad})

@@ -78,6 +78,8 @@ def test_without_the_package(monkeypatch):
     monkeypatch.setitem(sys.modules, "pyiqa", None)
     with refuses("lpips", "pyiqa", "pip install 'kdsr[metrics]'"):
         calculate_pyiqa(IMAGE, IMAGE)
+    with refuses("psrn", near="psnr"):
+        calculate_pyiqa(IMAGE, IMAGE, "psrn")
 
 
 @pytest.mark.skipif(importlib.util.find_spec("pyiqa") is None, reason="the extra 'metrics' (pyiqa) is not installed")

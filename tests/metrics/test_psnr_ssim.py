@@ -86,6 +86,8 @@ def test_refusals():
         psnr(image, other[:-1])
     with refuses("crop_border 10", "20x20"):
         psnr(image, other, 10)
+    with refuses("crop_border -3", "0 or more"):
+        psnr(image, other, -3)
     with refuses("SSIM", "11x11", "10x10"):
         ssim(image, other, 5)
     with refuses("val.metrics.psnr.type", "'calculate_pnsr'", near="calculate_psnr"):

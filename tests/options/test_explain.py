@@ -38,6 +38,10 @@ def test_every_option_is_documented() -> None:
         ("RLSP", "  scale: 4\n      enlargement.\n"),
         ("FlowMemoryLoss", "  kernel_size: 3\n      odd.\n"),
         ("VideoTestDataset", "reads: "),
+        ("datasets.train", "  datasets.NAME.gt_size: Side"),
+        ("val.metrics.psnr", "  val.metrics.NAME.better: Which"),
+        ("AdamW", "an optimizer. Implements AdamW"),
+        ("CosineAnnealingRestartLR", "  restart_weights: (1,)"),
     ],
 )
 def test_explain(key: str, words: str) -> None:
@@ -55,6 +59,11 @@ def test_a_bare_name_finds_every_place() -> None:
 def test_explain_names_near_ones(key: str, near: str) -> None:
     with refuses(key, near=near):
         explain(key)
+
+
+def test_a_keyword_of_a_class_is_said_to_be_one() -> None:
+    with refuses("network_t.num_feat", "network_t.type", "--explain TYPE"):
+        explain("network_t.num_feat")
 
 
 def test_json_schema_knows_types_and_closed_sections() -> None:

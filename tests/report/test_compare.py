@@ -90,6 +90,16 @@ def test_images_that_not_every_folder_has_are_told(results, caplog):
     assert "good: 1 of its 6 images" in caplog.text and "bad:" not in caplog.text
 
 
+def test_results_may_be_links_to_other_disks(results):
+    (results / "good").rename(results / "elsewhere")
+    (results / "good").mkdir()
+    (results / "good" / "visualization").symlink_to(results / "elsewhere" / "visualization")
+    method = find_methods([results / "good"])[0]
+    (results / "inner").mkdir()
+    (results / "inner" / "linked").symlink_to(results / "elsewhere" / "visualization")
+    assert set(find_methods([results / "inner"])[0].files) == {f"linked/{name}" for name in method.files}
+
+
 def test_a_line_over_time(results):
     methods, truth = find_methods([results / "good"]), Truth({"": [results / "gt"]})
     names = common_images(methods)
@@ -180,14 +190,23 @@ def test_refusals(results, capsys):
     cv2.imwrite(str(results / "empty2.png"), picture(0)[:20])
     (results / "small" / "data" / "clip").mkdir(parents=True)
     cv2.imwrite(str(results / "small" / "data" / "clip" / "000.png"), picture(0)[:20])
+    (results / "twice").mkdir()
+    for ending in (".png", ".jpg"):
+        cv2.imwrite(str(results / "twice" / f"0{ending}"), picture(0))
+    refused("0.jpg beside it", results / "twice", results / "good")
     refused("no such results folder", results / "nowhere", results / "good")
     refused("holds no images", results / "empty", results / "good")
     refused("nothing to be compared", results / "good")
     refused("names for", results / "good", results / "bad", "--names", "a")
     refused("no image in common", results / "good", results / "gt")
     refused("compare results of one scale", results / "good", results / "small")
-    with refuses("--line 48", "'data/clip/000'", "48 rows"):
-        make(results, line=48)
+    refused("--metrics calculate_tof", results / "good", results / "bad", "--metrics", "calculate_tof")
+    refused("-3", results / "good", results / "bad", "--crop-border", -3)
+    with refuses(results / "x.png", ".html"):
+        write_comparison([results / "good", results / "bad"], results / "x.png")
+    for line in (48, -1):
+        with refuses(f"--line {line}", "'data/clip/000'", "48 rows"):
+            make(results, line=line)
 
 
 def browse(page, script="", fragment="", size="1200,900"):

@@ -28,6 +28,20 @@ def test_curves_are_drawn(tmp_path):
     assert cv2.imread(str(tmp_path / "curves.png")).std() > 5
 
 
+def test_every_experiment_has_its_label(tmp_path, monkeypatch):
+    """One without the loss is drawn in the other panel alone."""
+    from matplotlib.axes import Axes
+
+    runs = [experiment(tmp_path / name) for name in ("alone", "std")]
+    history = runs[1] / "history.jsonl"
+    history.write_text(history.read_text().replace("l_pix", "l_output"))
+    drawn = []
+    legend = Axes.legend
+    monkeypatch.setattr(Axes, "legend", lambda self, *given: drawn.append(legend(self, *given)))
+    assert plot(*runs, "-o", tmp_path / "curves.png") == 0
+    assert [text.get_text() for text in drawn[0].get_texts()] == ["alone", "std"]
+
+
 @pytest.mark.parametrize(("folders", "labels"), [
     (["a/std", "a/alone"], ["std", "alone"]),
     (["a/std", "b/std"], ["a/std", "b/std"]),
@@ -45,7 +59,8 @@ def test_folders_are_told_apart_by_their_parents(tmp_path, folders, labels):
         (["run", "--dataset", "REDS"], "REDS"),
         (["run", "--names", "a", "b"], "2 names for 1"),
         (["run", "-o", "x.pdf"], ".png"),
-        (["run", "run"], "--names"),
+        (["run", "run"], "run: is given twice"),
+        (["run", "run", "--names", "a", "a"], "--names"),
     ],
 )
 def test_refusals(tmp_path, monkeypatch, capsys, words, message):

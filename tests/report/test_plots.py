@@ -77,7 +77,7 @@ def test_a_quantity_that_nobody_logged_is_refused(tmp_path):
 
 
 def test_an_empty_history_is_refused(tmp_path):
-    with refuses("missing", "history.jsonl", "'alone'"):
+    with refuses(tmp_path / "missing", "history.jsonl"):
         plot_curves({"alone": tmp_path / "missing"}, tmp_path / "x.png")
     assert not (tmp_path / "x.png").exists()
 

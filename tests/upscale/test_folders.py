@@ -44,6 +44,16 @@ def test_a_bad_file_does_not_keep_the_others_from_it(folder, tmp_path, capsys):
         assert made(tmp_path / "out") == ["a/1.png", "a/3.png", "b/1.png", "b/2.png"]
 
 
+def test_links_to_folders_are_followed_but_for_one_to_a_folder_above(folder, tmp_path, capsys):
+    (folder / "a").rename(tmp_path / "elsewhere")
+    (folder / "a").symlink_to(tmp_path / "elsewhere")
+    assert main(["upscale", str(folder), "-o", str(tmp_path / "out"), *NETWORK]) == 0
+    assert made(tmp_path / "out") == ["a/1.png", "a/2.png", "a/3.png", "b/1.png", "b/2.png"]
+    (folder / "b" / "loop").symlink_to(folder)
+    assert main(["upscale", str(folder), "-o", str(tmp_path / "other"), *NETWORK]) == 2
+    assert not missing(capsys.readouterr().err, folder / "b" / "loop") and not (tmp_path / "other").exists()
+
+
 def test_images_of_other_kinds_are_counted(folder, tmp_path, caplog, monkeypatch):
     monkeypatch.setattr(errors, "_said", set())
     for name in ("a/x.gif", "y.heic", "@eaDir/z.gif", "notes.txt"):

@@ -50,9 +50,12 @@ def check_numbering(source: FrameSource, making: Making | None) -> None:
 
 
 def sub_images(size: tuple[int, int], patch: int, step: int) -> list[Crop]:
-    """Cover an image of ``size`` with square crops; the last of a row or column is moved inside."""
+    """Cover an image of ``size`` with square crops; the last of a row or column is moved inside.
+
+    Of an image that is smaller it is one crop, which whoever reads it refuses, with the name of the file.
+    """
     if patch > min(size):
-        raise UserError(f"an image of {size[0]}x{size[1]} is smaller than the sub-images of {patch}")
+        return [Crop(0, 0, patch, patch)]
     tops, lefts = (sorted({*range(0, n - patch + 1, step), n - patch}) for n in size)
     return [Crop(top, left, patch, patch) for top in tops for left in lefts]
 
@@ -88,7 +91,11 @@ class ImageParts:
     def entries(self, source: FrameSource, keys: Iterable[str], prefix: str = "") -> Iterator[Entry]:
         """Yield the parts of each image: ``0001``, or ``0001_s001`` and so on where images are cut."""
         for key in keys:
-            size, new_key = source.size(key), prefix + key.removesuffix(self.strip)
+            new_key = prefix + key.removesuffix(self.strip)
+            size = _size_of(source, key) if self.patch or self.max_side or self.min_side else None
+            if size is None:
+                yield Entry(source, key, new_key)
+                continue
             if min(size) < self.min_side:
                 continue
             if not (self.patch or self.max_side):
@@ -97,6 +104,14 @@ class ImageParts:
             cuts = sub_images(size, self.patch, self.step or self.patch) if self.patch else None
             for number, crop in enumerate(cuts or equal_parts(size, self.max_side), 1):
                 yield Entry(source, key, f"{new_key}_s{number:03d}", crop)
+
+
+def _size_of(source: FrameSource, key: str) -> tuple[int, int] | None:
+    """Return None for an image that cannot be read: it becomes an entry, so that the worker tells its fault."""
+    try:
+        return source.size(key)
+    except UserError:
+        return None
 
 
 def convert_images(
@@ -213,15 +228,21 @@ def prepare_reds(root: str | Path, out: str | Path, making: Making | None = None
         else:
             entries = [Entry(train, key, key) for key in train]
             if val is not None:
-                for key in val:
-                    clip, _, frame = key.partition("/")
-                    entries.append(Entry(val, key, f"{int(clip) + _REDS_TRAIN_CLIPS:03d}/{frame}"))
+                entries += [Entry(val, key, _joined_key(key, val)) for key in val]
             written[name] = write_frames(entries, out / f"{name}.lmdb", making, len(entries))
     shapes = written.get(_REDS_SIDES["sharp"])
     if shapes:
         write_clip_list({c: s for c, s in shapes.items() if c not in REDS4}, out / "meta_info_REDS_train.txt")
         write_clip_list({c: s for c, s in shapes.items() if c in REDS4}, out / "meta_info_REDS4.txt")
     return written
+
+
+def _joined_key(key: str, val: FrameSource) -> str:
+    """Return the key of a validation clip's frame among the training clips: ``003/00000000`` becomes ``243/...``."""
+    clip, _, frame = key.partition("/")
+    if not (clip.isascii() and clip.isdecimal()):
+        raise UserError(f"{val.name}: the clip '{clip}' is none of REDS, whose clips are numbers; move it away")
+    return f"{int(clip) + _REDS_TRAIN_CLIPS:03d}/{frame}"
 
 
 def prepare_vimeo(
@@ -303,7 +324,11 @@ def clip_source(path: Path, halved: bool = False, multiple: int = 1, span: Span 
     def frames() -> Iterator[np.ndarray]:
         folder = FolderSource(path) if path.is_dir() else None
         for frame in take(map(folder.get, folder) if folder else decode_video(path), span):
-            yield crop_to_multiple(halve(frame) if halved else frame, multiple)
+            frame = halve(frame) if halved else frame
+            if min(frame.shape[:2]) < multiple:
+                size = f"{frame.shape[1]}x{frame.shape[0]}"
+                raise UserError(f"{path}: frames of {size} cannot be cropped to multiples of {multiple}")
+            yield crop_to_multiple(frame, multiple)
 
     facts = path.stat()
     return StreamSource(frames, str(path), f"{facts.st_size} {facts.st_mtime_ns} {halved} {multiple} {span}")
@@ -330,6 +355,8 @@ def prepare_video_clips(
     Returns:
         (frames, H, W) by clip.
     """
+    if multiple < 1:
+        raise UserError(f"--multiple {multiple}: must be 1 or more")
     clips = find_clips(folder)
     for name in [*exclude, *(ranges or {})]:
         if name not in clips:

@@ -51,7 +51,8 @@ def describe(root: str | Path) -> list[str]:
     lines.append(f"size: {size / 1e6:,.1f} MB, {size / raw:.2f} of raw pixels")
     recipe = Path(root) / RECIPE_FILE
     if recipe.is_file():
-        lines.append(f"made with: {json.dumps(read_json(recipe, dict, 'convert the data again'))}")
+        made = read_json(recipe, dict, "convert the data again")
+        lines.append(f"made with: {json.dumps({key: value for key, value in made.items() if value is not None})}")
     return lines
 
 

@@ -29,6 +29,7 @@ _opening = threading.Lock()  # two threads that both find a store closed would o
 _active = threading.local()  # by real path: the transaction that this thread is in
 
 RECIPE_FILE = "conversion.json"  # how the store was made; stays in it
+TEACHER_INFO = "teacher.json"  # of a store of what a teacher made, which holds no frames
 _COMMIT_BYTES = 64 << 20
 _COMMIT_SECONDS = 2.0  # what a kill may cost
 _FIRST_MAP = 1 << 30  # address space, not disk
@@ -118,6 +119,10 @@ def check_lmdb(root: Path) -> None:
         raise UserError(f"{root}: the data root does not exist or is not a folder")
     if not (root / "data.mdb").is_file():
         raise UserError(f"{root}: no data.mdb in it, so this is not an LMDB store")
+    if (root / TEACHER_INFO).is_file():
+        raise UserError(
+            f"{root}: holds no frames but what a teacher made of them (kdsr cache-teacher): teacher_cache names it"
+        )
     if not (root / "meta_info.txt").is_file():
         raise UserError(
             f"{root}: no meta_info.txt in it, so it is still being written or was broken off; convert again"

@@ -18,11 +18,11 @@ from pydantic import BaseModel, Field, ValidationError
 
 from kdsr_arch.data.augment import Crop, Flip, apply_flip, flip_number
 from kdsr_arch.data.keys import stored_key
-from kdsr_arch.data.store.lmdb_store import reading, unfinished
+from kdsr_arch.data.store.lmdb_store import TEACHER_INFO, reading, unfinished
 from kdsr_arch.data.teacher_views import View
 from kdsr_arch.errors import UserError
 
-INFO = "teacher.json"
+INFO = TEACHER_INFO
 OUTPUT = "output"
 _ROUNDING = 0.1  # mean difference of 8-bit values by which LR images are taken for the same
 
