@@ -97,7 +97,7 @@ class DistillTask(nn.Module):
         teacher_options: TeacherOptions | None = None,
     ) -> None:
         super().__init__()
-        sample = check_batch(sample)
+        sample = check_batch(sample, next(student.parameters()).dtype)
         device = sample["lq"].device
         self.student = unwrap(student).to(device)
         self._student = Side(student, traits_of(student, scale), "student", options.amp, options.compile)

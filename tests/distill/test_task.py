@@ -440,6 +440,14 @@ def test_trying_a_stage_leaves_no_trace():
     assert not task.student.last.weight.requires_grad and task.student.last.weight.grad is None
 
 
+def test_a_network_of_another_precision_trains_in_it():
+    student, data = Image().double(), batch(torch.rand(1, 3, 8, 8), torch.rand(1, 3, 16, 16))
+    value = make({}, student=student, data=data)(data, 1).total
+    expected = (student(data["lq"].double()) - data["gt"]).abs().mean()
+    assert value.dtype == torch.float64
+    torch.testing.assert_close(value, expected, rtol=1e-6, atol=0.0)
+
+
 def test_images_in_another_precision_train_as_float32():
     data = clips()
     wide = {key: value.double() for key, value in data.items()}
