@@ -14,7 +14,7 @@ from kdsr_arch.data.loader import to_device
 from kdsr_arch.device import pick_device
 from kdsr_arch.distill.inputs import check_batch
 from kdsr_arch.distill.task import DistillTask
-from kdsr_arch.errors import OptionErrors, UserError, nearest
+from kdsr_arch.errors import OptionErrors, UserError, first_line, nearest
 from kdsr_arch.infer.pixels import beyond_white
 from kdsr_arch.losses.base import DistillLoss
 from kdsr_arch.options.schema import TeacherOptions
@@ -275,8 +275,9 @@ def _place(device: str | torch.device) -> torch.device:
         place = pick_device() if device == "auto" else torch.device(device)
         torch.empty(0, device=place)
     except (RuntimeError, AssertionError, TypeError) as error:  # an assertion where torch lacks CUDA
-        reason = str(error).partition("\n")[0]
-        raise UserError(f"device {device!r}: cannot be used here ({reason}); 'auto' takes what there is") from None
+        raise UserError(
+            f"device {device!r}: cannot be used here ({first_line(error)}); 'auto' takes what there is"
+        ) from None
     return place
 
 

@@ -54,5 +54,5 @@ def run(args: argparse.Namespace) -> int:
                 print(plot_gains(summary, picture, next(iter(plan.bench.rows))))
         elif any(outcome.cost for outcome in outcomes):
             print(plot_costs(outcomes, target.with_name(f"{target.name}.png")))
-    asked = [run for run in runs if not args.only or run.row in args.only]
-    return 0 if len(outcomes_of(asked)) == len(asked) else 1
+    asked, done = (sum(not args.only or each.row in args.only for each in part) for part in (runs, outcomes))
+    return 0 if done == asked else 1

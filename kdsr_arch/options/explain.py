@@ -74,6 +74,11 @@ def _fits(documented: str, key: str) -> bool:
     return re.fullmatch(pattern, key) is not None or documented == key
 
 
+def _within(section: str, known: list[Entry]) -> list[Entry]:
+    """List the entries right below a section, by its name in a file or in the documentation."""
+    return [entry for entry in known if section and _fits(entry.key.rpartition(".")[0], section)]
+
+
 def explain(key: str) -> str:
     """Explain an option or a registered class.
 
@@ -86,7 +91,7 @@ def explain(key: str) -> str:
     """
     known = list(entries())
     matching = [entry for entry in known if _matches(entry, key)]
-    named = [entry for entry in known if "." in key and _fits(entry.key.rpartition(".")[0], key)]
+    named = _within(key, known) if "." in key else []
     if not matching and named:  # one of the user's own names: datasets.train, val.metrics.psnr
         return "\n".join([f"{key}  (mapping)", *(f"  {entry.key}: {entry.text}" for entry in named)])
     if not matching:
@@ -101,9 +106,7 @@ def explain(key: str) -> str:
 def _refuse_keyword(key: str, known: list[Entry]) -> None:
     """Say that a key beside a `type` is a keyword of the class, unless it is nearly one of the keys beside it."""
     section, _, last = key.rpartition(".")
-    beside = [
-        entry.key.rpartition(".")[2] for entry in known if section and _fits(entry.key.rpartition(".")[0], section)
-    ]
+    beside = [entry.key.rpartition(".")[2] for entry in _within(section, known)]
     if "type" in beside and not nearest(last, beside):
         raise UserError(f"--explain {key}: may be a keyword of what {section}.type names, which --explain TYPE lists")
 

@@ -15,8 +15,8 @@ import numpy as np
 
 from kdsr_arch.data.augment import allowed_flips, flip_of, to_tensor, undo_flip
 from kdsr_arch.data.loader import open_dataset
-from kdsr_arch.data.store.lmdb_store import LmdbWriter
-from kdsr_arch.data.store.teacher_store import INFO, OUTPUT, pixel_sample, stored_maps
+from kdsr_arch.data.store.lmdb_store import TEACHER_INFO, LmdbWriter
+from kdsr_arch.data.store.teacher_store import OUTPUT, pixel_sample, stored_maps
 from kdsr_arch.data.teacher_views import View
 from kdsr_arch.distill.taps import Batch
 from kdsr_arch.distill.teachers import build_teacher, weights_digests
@@ -123,7 +123,7 @@ def fill_store(opt: Options, path: Path, plan: Plan) -> Probe | None:
             "crops": filling.crops,
             **{key: filling.state[key] for key in ("names", "bytes", "seconds", "border", "pixels")},
         }  # fmt: skip
-        writer.finish({INFO: json.dumps(info)})
+        writer.finish({TEACHER_INFO: json.dumps(info)})
     return None if info["border"] is None else Probe(**info["border"])
 
 
@@ -310,6 +310,6 @@ def timed_steps(trainer: Trainer, count: int) -> tuple[float, float]:
 
 def record_gain(store: Path, gain: Gain) -> None:
     """Write the gain into the store's ``teacher.json``."""
-    file = store / INFO
+    file = store / TEACHER_INFO
     info = json.loads(file.read_text(encoding="utf-8")) | {"gain": vars(gain)}
     write_whole(file, lambda handle: handle.write(json.dumps(info).encode()))

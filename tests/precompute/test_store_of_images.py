@@ -14,7 +14,8 @@ from kdsr_arch.archs.blind_arch import BlindSRTeacher
 from kdsr_arch.cli import main
 from kdsr_arch.data.augment import Crop, apply_flip
 from kdsr_arch.data.loader import open_dataset, train_batches
-from kdsr_arch.data.store.teacher_store import INFO, OUTPUT, TeacherStore
+from kdsr_arch.data.store.lmdb_store import TEACHER_INFO
+from kdsr_arch.data.store.teacher_store import OUTPUT, TeacherStore
 from kdsr_arch.distill.teachers import build_teacher, stored_teacher
 from kdsr_arch.io import save_tensors
 from kdsr_arch.ops.color import rgb_to_y
@@ -228,7 +229,7 @@ def test_a_short_training_is_measured_by_its_own_steps(options, tmp_path, iterat
     opt["train"] |= {"total_iter": iterations, "scheduler": schedule}
     arguments = ["-opt", str(written(tmp_path, opt)), "-o", str(tmp_path / "store.lmdb"), "--crops", "1"]
     assert main(["cache-teacher", *arguments]) == 0
-    assert json.loads((tmp_path / "store.lmdb" / INFO).read_text())["gain"]["stored"] > 0
+    assert json.loads((tmp_path / "store.lmdb" / TEACHER_INFO).read_text())["gain"]["stored"] > 0
 
 
 @pytest.mark.parametrize(
@@ -301,7 +302,7 @@ def test_a_store_that_was_broken_off_goes_on(options, tmp_path):
         stored(options, broken, crops=2)
     assert len(given) == 8 * 2  # orientations and crops of the one image
     assert content(broken) == content(tmp_path / "unbroken.lmdb")
-    infos = [json.loads((store / INFO).read_text()) for store in (broken, tmp_path / "unbroken.lmdb")]
+    infos = [json.loads((store / TEACHER_INFO).read_text()) for store in (broken, tmp_path / "unbroken.lmdb")]
     assert [info.pop("seconds") > 0 for info in infos] == [True, True] and infos[0] == infos[1]
     assert not list(tmp_path.glob(".broken*"))
 

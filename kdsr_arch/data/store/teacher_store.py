@@ -22,7 +22,6 @@ from kdsr_arch.data.store.lmdb_store import TEACHER_INFO, reading, unfinished
 from kdsr_arch.data.teacher_views import View
 from kdsr_arch.errors import UserError
 
-INFO = TEACHER_INFO
 OUTPUT = "output"
 _ROUNDING = 0.1  # mean difference of 8-bit values by which LR images are taken for the same
 
@@ -54,7 +53,7 @@ class _Info(BaseModel, strict=True, extra="allow"):
 
 def _read_info(folder: Path) -> dict[str, Any]:
     """The content of a store's ``teacher.json``; raises UserError where it is missing or not of the form."""
-    path = folder / INFO
+    path = folder / TEACHER_INFO
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         _Info.model_validate(content)
@@ -64,7 +63,7 @@ def _read_info(folder: Path) -> dict[str, Any]:
             raise UserError(f"{folder}: is not finished; {again}") from None
         faults = error.errors() if isinstance(error, ValidationError) else []
         places = sorted({".".join(map(str, fault["loc"])) for fault in faults})[:3]
-        where = f" ({INFO}: {', '.join(places)})" if any(places) else ""
+        where = f" ({TEACHER_INFO}: {', '.join(places)})" if any(places) else ""
         raise UserError(f"{folder}: no store of teacher outputs; make it with kdsr cache-teacher{where}") from None
     return content
 
