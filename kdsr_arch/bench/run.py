@@ -6,7 +6,6 @@ alone. A finished run is never repeated; an interrupted one resumes.
 
 from __future__ import annotations
 
-import json
 import re
 import sys
 import threading
@@ -48,6 +47,7 @@ class Outcome(BaseModel):
         seconds: what it took.
         ratios: the mean ratio of each term's gradient to the pixel loss's.
         cost: parameters, multiply-adds and time of a frame, where a test measured them (val.speed_size).
+        source: the file name of the table that it was taken from, where it was not run here.
     """
 
     row: str = ""
@@ -59,6 +59,7 @@ class Outcome(BaseModel):
     seconds: float
     ratios: dict[str, float]
     cost: dict[str, Any] | None = None
+    source: str = ""
 
 
 def outcome(run: Run) -> Outcome | None:
@@ -77,9 +78,14 @@ def changed_options(run: Run) -> list[str]:
     """
     kept, now = run.experiment / run.options.name, load_yaml(run.options)
     found = differences(load_yaml(kept), now) if kept.is_file() else []
-    ignored = f"{_NO_RESULT}|{_NO_TRAINING}" if run.length else _NO_RESULT
+    ignored = no_result(run)
     edited = _edited(run.experiment / RECORD, [Path(entry) for entry in now.get("imports") or ()])
     return [*(str(change) for change in found if not re.fullmatch(ignored, change.key)), *edited]
+
+
+def no_result(run: Run) -> str:
+    """Return a regular expression of the options, as dotted keys, that change no result of a run."""
+    return f"{_NO_RESULT}|{_NO_TRAINING}" if run.length else _NO_RESULT
 
 
 def _edited(record: Path, imports: Sequence[Path]) -> list[str]:
@@ -132,8 +138,13 @@ def note_outcome(run: Run, seconds: float) -> None:
         write_bytes(run.experiment / run.options.name, run.options.read_bytes())  # as a training does at its start
         final, ratios = {each["dataset"]: {**each["mean"], "protocol": each["protocol"]} for each in results}, {}
     if final or run.reference:  # a teacher may have been trained without a validation set
-        text = json.dumps({"val": final, "seconds": seconds, "ratios": ratios, "cost": cost}).encode()
-        write_whole(run.marker, lambda handle: handle.write(text))
+        note(run, Outcome(val=final, seconds=seconds, ratios=ratios, cost=cost))
+
+
+def note(run: Run, result: Outcome) -> None:
+    """Write down what a run came to: from here on it counts as done."""
+    text = result.model_dump_json(include={"val", "seconds", "ratios", "cost", "source"}).encode()
+    write_whole(run.marker, lambda handle: handle.write(text))
 
 
 def _trained(run: Run) -> tuple[Scores, dict[str, float]]:
@@ -198,21 +209,28 @@ def check_options(file: Path, runs: Iterable[Run]) -> None:
         raise OptionErrors([f"{', '.join(rows)}: {fault}" for fault, rows in faults.items()], str(file))
 
 
-def _run_before(plan: Plan, work: Subcommands, with_rows: bool) -> None:
+def _run_before(plan: Plan, work: Subcommands, missing: Sequence[Run]) -> None:
     """Run what comes before the rows: trainings and tests without an outcome, then the filling of the teacher's store.
 
     Args:
-        with_rows: whether any row is still to be trained; else trainings and the store are left out.
+        missing: the rows' runs that are still to be trained; without any, trainings are left out, and the store is made
+            for those alone that read it.
     """
     failed = "failed, before any row was trained"
     for run in [*plan.before(), *plan.tested()]:
-        if (with_rows or not run.length) and outcome(run) is None and (failure := carry_out(run, work)):
+        if (missing or not run.length) and outcome(run) is None and (failure := carry_out(run, work)):
             raise UserError(f"{run.options}: {failed}:\n{failure}")
     store = plan.store_command()
-    if store and with_rows:
+    if store and any(_teacher_cache(run) == str(plan.store) for run in missing):
         _check_store(plan)
         if not (plan.root / plan.store).exists() and (failure := work.run(store)):
             raise UserError(f"kdsr {' '.join(store)}: {failed}:\n{failure}")
+
+
+def _teacher_cache(run: Run) -> str | None:
+    """Return the store of a teacher's outputs that a training reads."""
+    train = load_yaml(run.options)["datasets"].get("train")
+    return train.get("teacher_cache") if isinstance(train, dict) else None
 
 
 def _check_store(plan: Plan) -> None:
@@ -261,7 +279,7 @@ def run_bench(
         print(f"warning: {sentence}", file=sys.stderr, flush=True)
     check_options(plan.file, [run for run in [*others, *missing] if outcome(run) is None])
     work = Subcommands(plan.root, plan.bench.threads)
-    _run_before(plan, work, bool(missing))
+    _run_before(plan, work, missing)
     _train(missing, jobs or plan.bench.jobs, work, progress)
 
 

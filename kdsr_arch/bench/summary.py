@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -224,16 +224,39 @@ def compare_order(outcomes: Sequence[Outcome], order: Sequence[str]) -> list[dic
     return records
 
 
+def seeds_of_rows(outcomes: Iterable[Outcome]) -> str:
+    """Write which runs these are, as "bicubic, alone (seeds 0, 1)"."""
+    rows: dict[str, dict[str, None]] = {}
+    for outcome in outcomes:
+        rows.setdefault(outcome.row, {}).update({} if outcome.reference else {str(outcome.seed): None})
+    return ", ".join(f"{row} (seeds {', '.join(seeds)})" if seeds else row for row, seeds in rows.items())
+
+
 def write_tables(
-    outcomes: Sequence[Outcome], target: Path, bench: BenchOptions, command: str, warnings: Sequence[str] = ()
+    outcomes: Sequence[Outcome],
+    target: Path,
+    bench: BenchOptions,
+    command: str,
+    warnings: Sequence[str] = (),
+    options: Sequence[Mapping[str, Any]] = (),
 ) -> Path:
-    """Write TARGET.json (all outcomes) and TARGET.md (the table, and warnings of it); return the Markdown file."""
+    """Write TARGET.json (all outcomes) and TARGET.md (the table, and warnings of it); return the Markdown file.
+
+    Args:
+        outcomes: of all finished runs.
+        target: the files' name without suffix.
+        bench: what they are the runs of.
+        command: what makes the table again.
+        warnings: sentences, which stand under the table.
+        options: see :func:`kdsr_arch.bench.taken.kept_options`.
+    """
     summary = summarize(outcomes, bench.against)
     sets = [entry for outcome in outcomes for entry in outcome.val.items()]
     texts = sorted({f"{name}: {scores['protocol']}" for name, scores in sets if "protocol" in scores})
     protocol = "; ".join(texts) or "see the option file"
     record: dict[str, Any] = {"command": command, "protocol": protocol, "summary": summary}
     record["runs"] = [outcome.model_dump() for outcome in outcomes]
+    record["options"] = [*options]
     text = markdown(summary, command=command, protocol=protocol, note=bench.note)
     page = f"# {target.name}\n\n{text}\n"
     if bench.published:
@@ -247,7 +270,10 @@ def write_tables(
             difference = spread_text(pair["difference"], 3, "+")
             page += f"- {pair['budget']:,} iterations, {pair['higher']} over {pair['lower']}: "
             page += f"{difference} dB, {pair['verdict']}\n"
-    page += "".join(f"- {warning}\n" for warning in warnings)
+    sources = dict.fromkeys(outcome.source for outcome in outcomes if outcome.source)
+    taken = {source: [outcome for outcome in outcomes if outcome.source == source] for source in sources}
+    lines = [f"of an earlier table ({source}): {seeds_of_rows(runs)}" for source, runs in taken.items()]
+    page += "".join(f"- {line}\n" for line in (*lines, *warnings))
     target.parent.mkdir(parents=True, exist_ok=True)
     target.with_suffix(".json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
     target.with_suffix(".md").write_text(page, encoding="utf-8")

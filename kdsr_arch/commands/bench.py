@@ -13,6 +13,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("file", type=Path, help="the bench file (YAML): base options, rows, seeds, budgets")
     parser.add_argument("-o", "--output", type=Path, help="results without suffix (default: experiments/results/NAME)")
     parser.add_argument("--jobs", type=int, help="runs side by side (default: the file's)")
+    parser.add_argument(
+        "--done", type=Path, metavar="JSON", help="an earlier table of this bench, whose finished runs count as done"
+    )
     parser.add_argument("--curves", action="store_true", help="also draw learning curves, gain against budget, cost")
     add_import_flag(parser)
     parser.add_argument("--only", nargs="+", metavar="ROW", help="run these rows only; the table keeps what is done")
@@ -23,17 +26,20 @@ def run(args: argparse.Namespace) -> int:
     from kdsr_arch.bench.plan import Plan
     from kdsr_arch.bench.run import outcomes_of, outdated, run_bench
     from kdsr_arch.bench.summary import write_tables
+    from kdsr_arch.bench.taken import kept_options, take
     from kdsr_arch.options import project_root
 
     plan = Plan(args.file, project_root(args.file), imported_by(args))
     runs = plan.runs()
+    for sentence in take(args.done, [*plan.tested(), *plan.rows()]) if args.done else ():
+        print(sentence)
     warnings = outdated(runs)  # what is trained from here on has the options of now
     target = args.output or plan.root / "experiments" / "results" / plan.bench.name
 
     def write() -> Path | None:
         outcomes = outcomes_of(runs)
         command = f"kdsr bench {args.file}"
-        return write_tables(outcomes, target, plan.bench, command, warnings) if outcomes else None
+        return write_tables(outcomes, target, plan.bench, command, warnings, kept_options(runs)) if outcomes else None
 
     run_bench(plan, jobs=args.jobs, only=args.only, progress=write)
     page = write()

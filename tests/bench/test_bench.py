@@ -15,9 +15,10 @@ from scipy import stats
 
 from kdsr_arch.bench import curves
 from kdsr_arch.bench.curves import _common, histories, levels, plot_bench, plot_costs, plot_gains
-from kdsr_arch.bench.plan import Plan, override, read_bench, set_budget
-from kdsr_arch.bench.run import Outcome, changed_options, note_outcome, outcome, outcomes_of, outdated, run_bench
+from kdsr_arch.bench.plan import Plan, Run, override, read_bench, set_budget
+from kdsr_arch.bench.run import Outcome, changed_options, note, note_outcome, outcome, outcomes_of, outdated, run_bench
 from kdsr_arch.bench.summary import markdown, paired, spread, spread_text, summarize, write_tables
+from kdsr_arch.bench.taken import kept_options, take
 from kdsr_arch.cli import main
 from kdsr_arch.data.store.teacher_store import TeacherStore
 from kdsr_arch.io import save_tensors, write_bytes
@@ -564,3 +565,65 @@ def test_a_run_read_off_later_has_one_curve(bench: Path, tmp_path: Path):
     seen = histories(runs)
     assert list(seen) == ["alone"] and len(seen["alone"]) == 2
     assert [seed[0]["l_pix"] for seed in seen["alone"]] == [0.2, 0.2]  # without the row's weight of 0.5
+
+
+def test_finished_runs_of_an_earlier_table_count_as_done_on_another_machine(bench: Path, tmp_path: Path):
+    given = yaml.safe_load(bench.read_text()) | {"budgets": [50], "tested": {"bicubic": {}}}
+    bench.write_text(yaml.safe_dump(given))
+    there = Plan(bench, tmp_path / "there")
+    (test,) = there.tested()
+    test.experiment.mkdir(parents=True)
+    write_bytes(test.experiment / test.options.name, test.options.read_bytes())
+    note(test, Outcome(val={"val": {"psnr": 28.0}}, seconds=1.0, ratios={}))
+    for run in there.rows():
+        if (run.row, run.seed) != ("with", 2):
+            _finish(run, 30.0 + run.seed)
+            write_bytes(run.experiment / run.options.name, run.options.read_bytes())  # as a training does
+    page = write_tables(
+        outcomes_of(there.runs()), tmp_path / "b", there.bench, "c", options=kept_options(there.runs())
+    ).with_suffix(".json")
+    kept = json.loads(page.read_text())["options"]
+    assert [(each["row"], each["budget"]) for each in kept] == [("bicubic", 0), ("alone", 50), ("with", 50)]
+    assert kept[1]["options"]["train"]["stages"] == [{"iters": 30}, {"iters": 20}]
+    assert not {"name", "val", "manual_seed"} & set(kept[1]["options"])  # no part of the result; and each seed's own
+
+    here = Plan(bench, tmp_path / "here")
+    begun = next(run for run in here.rows() if (run.row, run.seed) == ("alone", 2))
+    begun.experiment.mkdir(parents=True)
+    taken = f"{page}: taken as done: bicubic, alone (seeds 1), with (seeds 1)"
+    assert take(page, [*here.tested(), *here.rows()]) == [taken]
+    assert [(each.row, each.seed, each.val["val"]["psnr"]) for each in outcomes_of(here.rows())] == [
+        ("alone", 1, 31.0), ("with", 1, 31.0)
+    ]  # fmt: skip
+    missing = [run.label for run in here.runs() if outcome(run) is None]
+    assert missing == ["alone, seed 2, 50 iterations", "with, seed 2, 50 iterations"]
+    assert outdated(here.rows()) == []  # although the table names none of what changes no result
+    again = write_tables(outcomes_of(here.rows()), tmp_path / "c", here.bench, "c")
+    assert "- of an earlier table (b.json): alone (seeds 1), with (seeds 1)" in again.read_text()
+
+    _with_row(bench, {"train.optim_g.lr": 0.01})
+    (sentence,) = outdated(Plan(bench, tmp_path / "here").rows())
+    assert sentence == "changed after these rows were trained (with): train.optim_g.lr: absent -> 0.01"
+
+
+def test_a_table_that_is_of_no_use_as_an_earlier_one_is_refused(bench: Path, tmp_path: Path):
+    runs, table = Plan(bench, tmp_path).rows(), tmp_path / "t.json"
+    table.write_text('{"runs": [{"row": 1}]}')
+    with refuses("t.json", "no table of kdsr bench"):
+        take(table, runs)
+    other = Outcome(row="other", val={}, seconds=1.0, ratios={})
+    write_tables([other], table, read_bench(bench), "c")
+    with refuses("t.json", "no run of this bench", "other"):
+        take(table, runs)
+    with refuses("nowhere.json", "kdsr bench"):
+        take(tmp_path / "nowhere.json", runs)
+    # a table of an earlier version tells no options
+    table.write_text(json.dumps({"runs": [other.model_copy(update=_place(runs[0])).model_dump()]}))
+    assert take(table, runs) == [
+        f"{table}: taken as done: alone (seeds 1)",
+        f"{table}: does not tell the options of alone: they are not compared",
+    ]
+
+
+def _place(run: Run) -> dict:
+    return {key: getattr(run, key) for key in ("row", "seed", "budget", "length")}
