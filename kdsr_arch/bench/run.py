@@ -20,7 +20,7 @@ from pydantic import BaseModel, ValidationError
 from kdsr_arch.bench.plan import Plan, Run
 from kdsr_arch.data.store.lmdb_store import RECIPE_FILE
 from kdsr_arch.errors import OptionErrors, UserError, nearest
-from kdsr_arch.io import read_json, write_bytes, write_whole
+from kdsr_arch.io import read_json, write_bytes
 from kdsr_arch.options import load_options, load_yaml
 from kdsr_arch.parallel.subcommands import Subcommands
 from kdsr_arch.plugins import RECORD
@@ -143,8 +143,8 @@ def note_outcome(run: Run, seconds: float) -> None:
 
 def note(run: Run, result: Outcome) -> None:
     """Write down what a run came to: from here on it counts as done."""
-    text = result.model_dump_json(include={"val", "seconds", "ratios", "cost", "source"}).encode()
-    write_whole(run.marker, lambda handle: handle.write(text))
+    text = result.model_dump_json(include={"val", "seconds", "ratios", "cost", "source"})
+    write_bytes(run.marker, text.encode())
 
 
 def _trained(run: Run) -> tuple[Scores, dict[str, float]]:

@@ -225,11 +225,11 @@ def compare_order(outcomes: Sequence[Outcome], order: Sequence[str]) -> list[dic
 
 
 def seeds_of_rows(outcomes: Iterable[Outcome]) -> str:
-    """Write which runs these are, as "bicubic, alone (seeds 0, 1)"."""
+    """Write which runs these are, as "bicubic; alone (seeds 0, 1)"."""
     rows: dict[str, dict[str, None]] = {}
     for outcome in outcomes:
         rows.setdefault(outcome.row, {}).update({} if outcome.reference else {str(outcome.seed): None})
-    return ", ".join(f"{row} (seeds {', '.join(seeds)})" if seeds else row for row, seeds in rows.items())
+    return "; ".join(f"{row} (seeds {', '.join(seeds)})" if seeds else row for row, seeds in rows.items())
 
 
 def write_tables(

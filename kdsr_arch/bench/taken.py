@@ -68,11 +68,10 @@ def take(table: Path, runs: Sequence[Run]) -> list[str]:
         )
     taken = [(run, each) for run, each in found if not run.experiment.exists()]
     for run, each in taken:
-        run.experiment.mkdir(parents=True, exist_ok=True)
         if (kept := options.get((run.row, run.budget))) is not None:
             text = yaml.safe_dump({**kept, "manual_seed": run.seed} if run.length else kept)
             write_bytes(run.experiment / run.options.name, text.encode())
         note(run, each.model_copy(update={"source": each.source or table.name}))
     said = [f"{table}: taken as done: {seeds_of_rows(each for _, each in taken) or 'nothing more'}"]
     unknown = dict.fromkeys(run.row for run, _ in taken if (run.row, run.budget) not in options)
-    return said + [f"{table}: does not tell the options of {', '.join(unknown)}: they are not compared"] * bool(unknown)
+    return said + [f"{table}: does not tell the options of {'; '.join(unknown)}: they are not compared"] * bool(unknown)

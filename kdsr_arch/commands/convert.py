@@ -63,7 +63,5 @@ def _check_output(output: Path, file: Path) -> None:
     """Refuse an output that is no file of weights, or the one to convert."""
     if output.suffix != ".pth":
         raise UserError(f"{output}: converted weights are written as .pth (kdsr export makes .safetensors of them)")
-    if not output.parent.is_dir():
-        raise UserError(f"{output.parent}: no such folder to write {output.name} in")
     if output.resolve() == file.resolve():
         raise UserError(f"{output}: is the file to convert; choose another name")

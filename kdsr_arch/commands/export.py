@@ -96,8 +96,6 @@ def _check(args: argparse.Namespace, kind: str) -> None:
         raise UserError(f"--max-loss {args.max_loss:g}: is what --int8 may lose in dB, 0 or more")
     if args.opset is not None and (kind != "onnx" or not 18 <= args.opset <= 23):
         raise UserError(f"--opset {args.opset}: expected 18 to 23, for a file that ends in .onnx")
-    if not args.output.absolute().parent.is_dir():
-        raise UserError(f"{args.output.parent}: no such folder to write {args.output.name} in")
     if Path(args.weights).resolve() == args.output.resolve():
         raise UserError(f"{args.output}: is the file of weights itself; choose another name")
 

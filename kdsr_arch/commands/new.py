@@ -93,8 +93,8 @@ def run(args: argparse.Namespace) -> int:
     bring_in_named(args)
     if args.output.exists():
         raise UserError(f"{args.output}: exists; choose another name")
-    if args.output.suffix not in (".yml", ".yaml") or not args.output.parent.is_dir():
-        raise UserError(f"{args.output}: name a file NAME.yml in a folder that exists")
+    if args.output.suffix not in (".yml", ".yaml"):
+        raise UserError(f"{args.output}: name a file NAME.yml")
     text = _compose(args)
     complete(parse_document(text, str(args.output)), is_train=True, path=args.output)
     write_bytes(args.output, text.encode())

@@ -61,4 +61,4 @@ def run(args: argparse.Namespace) -> int:
 
     bring_in_named(args)
     student = {"student": args.student, "student_network": args.student_network, "quality": args.quality}
-    return run_specialize(request_of(args, kind_of(args.input), args.output, args.teacher, **student))
+    return run_specialize(request_of(args, kind_of(args.input, args.sequence), args.output, args.teacher, **student))

@@ -276,7 +276,7 @@ def open_network(
         load_weights(net, path, param_key, option="")
     elif path is None and not brings_own and any(True for _ in net.parameters()):
         raise UserError(f"network {spec['type']} has parameters: give its weights with --weights FILE")
-    return opened(net, spec, path, scale or known_scale, device)
+    return opened(net, spec, path, known_scale if scale is None else scale, device)
 
 
 def opened(

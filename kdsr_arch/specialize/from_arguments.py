@@ -41,7 +41,7 @@ def student_for_upscaling(args: argparse.Namespace) -> tuple[int, str]:
     Raises:
         UserError: see `run_specialize`; or an output that cannot be.
     """
-    kind = kind_of(args.input)
+    kind = kind_of(args.input, args.sequence)
     check_output(args.input, args.output, kind, args.overwrite)
     output = args.output.with_name(f"{args.output.stem}_student.pth")
     own = {"student": args.weights, "student_network": args.network, "quality": args.quality}

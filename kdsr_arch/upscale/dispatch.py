@@ -36,7 +36,7 @@ _MIN_TILE = 8
 
 def run_upscale(args: argparse.Namespace) -> int:
     """Run the command; returns its exit code: 1 where some images of a folder could not be upscaled."""
-    kind = kind_of(args.input)
+    kind = kind_of(args.input, args.sequence)
     check_output(args.input, args.output, kind, args.overwrite)
     # that of a folder lies in it: one may write there and not beside it
     place = args.output / "upscale" if kind == "folder" else args.output
@@ -139,16 +139,22 @@ def _upscale(args: argparse.Namespace, kind: str, restorer: Restorer, network: s
     return 0
 
 
-def kind_of(path: Path) -> str:
+def kind_of(path: Path, sequence: bool = False) -> str:
     """Tell what the input is: 'folder', 'image' or 'video'.
 
+    Args:
+        path: the input.
+        sequence: whether it was said to hold the frames of a clip.
+
     Raises:
-        UserError: it does not exist.
+        UserError: it does not exist, or is a file that was said to be a sequence.
     """
     if path.is_dir():
         return "folder"
     if not path.is_file():
         raise UserError(f"{path}: no such file or folder to upscale")
+    if sequence:
+        raise UserError(f"{path}: is a file, but --sequence is for a folder of frames; name the folder")
     return "image" if path.suffix.lower() in picture_suffixes() or is_still(path) else "video"
 
 

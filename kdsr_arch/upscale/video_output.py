@@ -218,8 +218,8 @@ def check_format(path: Path, source: Path) -> None:
     """
     if path.suffix.lower() not in FORMATS:
         raise UserError(
-            f"{path}: {source.name} is a video or an animation, for which '{path.suffix}' is no format to write; take "
-            f"one of {', '.join(FORMATS)}"
+            f"{path}: {source.name} is no single picture, so it is read as a video or an animation, for which "
+            f"'{path.suffix}' is no format to write; take one of {', '.join(FORMATS)}"
         )
 
 

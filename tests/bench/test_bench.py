@@ -590,7 +590,7 @@ def test_finished_runs_of_an_earlier_table_count_as_done_on_another_machine(benc
     here = Plan(bench, tmp_path / "here")
     begun = next(run for run in here.rows() if (run.row, run.seed) == ("alone", 2))
     begun.experiment.mkdir(parents=True)
-    taken = f"{page}: taken as done: bicubic, alone (seeds 1), with (seeds 1)"
+    taken = f"{page}: taken as done: bicubic; alone (seeds 1); with (seeds 1)"
     assert take(page, [*here.tested(), *here.rows()]) == [taken]
     assert [(each.row, each.seed, each.val["val"]["psnr"]) for each in outcomes_of(here.rows())] == [
         ("alone", 1, 31.0), ("with", 1, 31.0)
@@ -599,7 +599,7 @@ def test_finished_runs_of_an_earlier_table_count_as_done_on_another_machine(benc
     assert missing == ["alone, seed 2, 50 iterations", "with, seed 2, 50 iterations"]
     assert outdated(here.rows()) == []  # although the table names none of what changes no result
     again = write_tables(outcomes_of(here.rows()), tmp_path / "c", here.bench, "c")
-    assert "- of an earlier table (b.json): alone (seeds 1), with (seeds 1)" in again.read_text()
+    assert "- of an earlier table (b.json): alone (seeds 1); with (seeds 1)" in again.read_text()
 
     _with_row(bench, {"train.optim_g.lr": 0.01})
     (sentence,) = outdated(Plan(bench, tmp_path / "here").rows())

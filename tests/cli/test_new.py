@@ -109,7 +109,7 @@ def test_nothing_is_written_that_cannot_be(here: Path, capsys: pytest.CaptureFix
     for words, named in (
         ("image -o there.yml", "there.yml"),
         ("image -o file.txt", "file.txt"),
-        ("image -o no/file.yml", "no/file.yml"),
+        ("image -o there.yml/file.yml", "there.yml"),
         ("image -o f.yml --scale 3", "--scale"),
         ("image -o f.yml --data nowhere", "nowhere"),
         ("image -o f.yml --data hr/0.png", "hr/0.png"),

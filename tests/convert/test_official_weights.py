@@ -375,9 +375,11 @@ def test_bad_input_writes_nothing(tmp_path, source, make, names):
     assert not out.exists()
 
 
-def test_no_folder_to_write_in(tmp_path):
-    with refuses(tmp_path / "no", "ours.pth"):
-        convert(tmp_path, "vdsr", vdsr_file(tmp_path), "-o", tmp_path / "no" / "ours.pth")
+def test_a_folder_that_is_missing_is_made(tmp_path):
+    convert(tmp_path, "vdsr", vdsr_file(tmp_path), "-o", tmp_path / "no" / "ours.pth")
+    assert (tmp_path / "no" / "ours.pth").is_file()
+    with refuses(tmp_path / "no" / "ours.pth", "cannot be made"):
+        convert(tmp_path, "vdsr", vdsr_file(tmp_path), "-o", tmp_path / "no" / "ours.pth" / "ours.pth")
 
 
 @pytest.mark.parametrize("name", ["vdsr.pth", "ours.safetensors", "ours.yml", "ours"])

@@ -290,6 +290,8 @@ def test_a_folder_of_frames_is_not_written_into_a_folder_called_like_a_video(tmp
     monkeypatch.chdir(tmp_path)
     assert main(["upscale", "in", "-o", "out.mp4", "--sequence", "--network", "{type: Bicubic, scale: 2}"]) == 2
     assert not missing(capsys.readouterr().err, "out.mp4", "folder") and not (tmp_path / "out.mp4").exists()
+    assert main(["upscale", "in/1.png", "-o", "out.png", "--sequence"]) == 2
+    assert not missing(capsys.readouterr().err, "1.png", "--sequence", "folder") and not (tmp_path / "out.png").exists()
 
 
 def test_where_a_video_cannot_go(make_video, tmp_path, monkeypatch, capsys):
