@@ -58,11 +58,17 @@ def machine(device: str = "cpu") -> dict[str, Any]:
 
 def environment() -> str:
     """Return versions and machine in one line, for logs."""
+    known = versions()
+    return f"Python {known['python']}, torch {known['torch']}, {machine_text()}"
+
+
+def machine_text() -> str:
+    """Return processor, number of cores and GPU in one line."""
     import torch
 
-    known, here = versions(), machine("cuda" if torch.cuda.is_available() else "cpu")
-    gpu = here["device"] if torch.cuda.is_available() else "no GPU"
-    return f"Python {known['python']}, torch {torch.__version__}, {here['cores']} CPU cores, {gpu}"
+    gpu = torch.cuda.is_available()
+    here = machine("cuda" if gpu else "cpu")
+    return f"{here['processor']}, {here['cores']} CPU cores, {here['device'] if gpu else 'no GPU'}"
 
 
 def format_value(value: float, metric: str = "") -> str:

@@ -24,6 +24,7 @@ from kdsr_arch.io import read_json, write_bytes
 from kdsr_arch.options import load_options, load_yaml
 from kdsr_arch.parallel.subcommands import Subcommands
 from kdsr_arch.plugins import RECORD
+from kdsr_arch.records import machine_text
 from kdsr_arch.train.history import logged_number, read_history
 from kdsr_arch.train.resume import Change, differences
 
@@ -47,6 +48,7 @@ class Outcome(BaseModel):
         seconds: what it took.
         ratios: the mean ratio of each term's gradient to the pixel loss's.
         cost: parameters, multiply-adds and time of a frame, where a test measured them (val.speed_size).
+        machine: what it was run on.
         source: the file name of the table that it was taken from, where it was not run here.
     """
 
@@ -59,6 +61,7 @@ class Outcome(BaseModel):
     seconds: float
     ratios: dict[str, float]
     cost: dict[str, Any] | None = None
+    machine: str = ""
     source: str = ""
 
 
@@ -138,12 +141,12 @@ def note_outcome(run: Run, seconds: float) -> None:
         write_bytes(run.experiment / run.options.name, run.options.read_bytes())  # as a training does at its start
         final, ratios = {each["dataset"]: {**each["mean"], "protocol": each["protocol"]} for each in results}, {}
     if final or run.reference:  # a teacher may have been trained without a validation set
-        note(run, Outcome(val=final, seconds=seconds, ratios=ratios, cost=cost))
+        note(run, Outcome(val=final, seconds=seconds, ratios=ratios, cost=cost, machine=machine_text()))
 
 
 def note(run: Run, result: Outcome) -> None:
     """Write down what a run came to: from here on it counts as done."""
-    text = result.model_dump_json(include={"val", "seconds", "ratios", "cost", "source"})
+    text = result.model_dump_json(include={"val", "seconds", "ratios", "cost", "machine", "source"})
     write_bytes(run.marker, text.encode())
 
 

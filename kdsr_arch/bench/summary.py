@@ -9,7 +9,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from kdsr_arch.bench.plan import BenchOptions
+from kdsr_arch.bench.plan import BenchOptions, PublishedOptions
 from kdsr_arch.bench.run import Outcome
 from kdsr_arch.infer.cost import where_run
 from kdsr_arch.records import markdown_table
@@ -232,6 +232,22 @@ def seeds_of_rows(outcomes: Iterable[Outcome]) -> str:
     return "; ".join(f"{row} (seeds {', '.join(seeds)})" if seeds else row for row, seeds in rows.items())
 
 
+def _order_text(published: PublishedOptions, compared: Sequence[Mapping[str, Any]]) -> str:
+    order = f"{published.source}: {' < '.join(published.order)}. PSNR paired by seed, ± half of the 95 % t-interval:"
+    lines = [
+        f"- {pair['budget']:,} iterations, {pair['higher']} over {pair['lower']}: "
+        f"{spread_text(pair['difference'], 3, '+')} dB, {pair['verdict']}\n"
+        for pair in compared
+    ]
+    return f"### The published order\n\n{order}\n\n{''.join(lines)}"
+
+
+def _grouped(outcomes: Sequence[Outcome], key: str) -> list[tuple[str, str]]:
+    """List what outcomes tell under a key, and which runs they are of."""
+    told = dict.fromkeys(text for outcome in outcomes if (text := getattr(outcome, key)))
+    return [(text, seeds_of_rows(each for each in outcomes if getattr(each, key) == text)) for text in told]
+
+
 def write_tables(
     outcomes: Sequence[Outcome],
     target: Path,
@@ -258,22 +274,13 @@ def write_tables(
     record["runs"] = [outcome.model_dump() for outcome in outcomes]
     record["options"] = [*options]
     text = markdown(summary, command=command, protocol=protocol, note=bench.note)
-    page = f"# {target.name}\n\n{text}\n"
+    told = [f"run on {machine}: {rows}" for machine, rows in _grouped(outcomes, "machine")]
+    told += [f"of an earlier table ({source}): {rows}" for source, rows in _grouped(outcomes, "source")]
+    page = f"# {target.name}\n\n{text}\n" + "".join(f"- {line}\n" for line in (*told, *warnings))
     if bench.published:
         compared = compare_order(outcomes, bench.published.order)
         record["published"] = {**bench.published.model_dump(), "found": compared}
-        if compared:
-            order = f"{bench.published.source}: {' < '.join(bench.published.order)}. "
-            order += "PSNR paired by seed, ± half of the 95 % t-interval:"
-            page += f"### The published order\n\n{order}\n\n"
-        for pair in compared:
-            difference = spread_text(pair["difference"], 3, "+")
-            page += f"- {pair['budget']:,} iterations, {pair['higher']} over {pair['lower']}: "
-            page += f"{difference} dB, {pair['verdict']}\n"
-    sources = dict.fromkeys(outcome.source for outcome in outcomes if outcome.source)
-    taken = {source: [outcome for outcome in outcomes if outcome.source == source] for source in sources}
-    lines = [f"of an earlier table ({source}): {seeds_of_rows(runs)}" for source, runs in taken.items()]
-    page += "".join(f"- {line}\n" for line in (*lines, *warnings))
+        page += "\n" + _order_text(bench.published, compared) if compared else ""
     target.parent.mkdir(parents=True, exist_ok=True)
     target.with_suffix(".json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
     target.with_suffix(".md").write_text(page, encoding="utf-8")

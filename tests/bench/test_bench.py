@@ -598,8 +598,12 @@ def test_finished_runs_of_an_earlier_table_count_as_done_on_another_machine(benc
     missing = [run.label for run in here.runs() if outcome(run) is None]
     assert missing == ["alone, seed 2, 50 iterations", "with, seed 2, 50 iterations"]
     assert outdated(here.rows()) == []  # although the table names none of what changes no result
-    again = write_tables(outcomes_of(here.rows()), tmp_path / "c", here.bench, "c")
-    assert "- of an earlier table (b.json): alone (seeds 1); with (seeds 1)" in again.read_text()
+    finished = [result.model_copy(update={"machine": f"machine {result.seed}"}) for result in outcomes_of(here.rows())]
+    again = write_tables(
+        [*finished, finished[0].model_copy(update={"machine": "", "seed": 5})], tmp_path / "c", here.bench, "c"
+    )
+    assert "- run on machine 1: alone (seeds 1); with (seeds 1)\n" in again.read_text()
+    assert "- of an earlier table (b.json): alone (seeds 1, 5); with (seeds 1)" in again.read_text()
 
     _with_row(bench, {"train.optim_g.lr": 0.01})
     (sentence,) = outdated(Plan(bench, tmp_path / "here").rows())
