@@ -22,7 +22,8 @@ _FEWER = "lower datasets.train.num_worker_per_gpu or batch_size_per_gpu"
 _MORE_SHARED = f"{_FEWER}, or give the container more (--shm-size)"
 _CAUSES = {
     "SIGKILL": f"most likely because the memory is used up: {_FEWER}, or set cache to false",
-    "SIGBUS": f"most likely because the shared memory is full: {_MORE_SHARED}",
+    "SIGBUS": f"most likely because the shared memory is full: {_MORE_SHARED}; or because a store was cut off or "
+    "replaced while it was read",
     "SIGSEGV": "in native code that the data set calls, such as an image decoder: set num_worker_per_gpu to 0 to see "
     "where, with python -X faulthandler",
 }
