@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from kdsr_arch.distill.context import CLOCK, check_live, make_context
+from kdsr_arch.distill.gradient_norms import gradient_norms
 from kdsr_arch.distill.inputs import check_batch, check_restored, first_of, pick
 from kdsr_arch.distill.stages import PIXEL, Stage, hold, keepers, parse_stages, within
 from kdsr_arch.distill.taps import OUTPUT, Batch, Feature, Side, Taps, flat, fold, stop_inplace
@@ -31,7 +32,6 @@ from kdsr_arch.registry import build
 INERT = 1e-3
 """Below this part of the pixel loss's gradient a term changes nothing that could be measured."""
 _READ = ("lq", "gt", "teacher", "flow", "visible")  # of a batch
-_SCALE = 1024.0  # keeps small gradients of a float16 backward pass from vanishing; a power of two is exact elsewhere
 
 
 @dataclass
@@ -45,12 +45,14 @@ class TaskOutput:
             trained.
         raw: the same, unweighted; ``l_pix`` is there whenever pixel_opt and ``sr`` are.
         weights: the weights between the two.
+        measured: the terms whose balance was measured for it.
     """
 
     sr: Tensor | None
     losses: dict[str, Tensor] = field(default_factory=dict)
     raw: dict[str, Tensor] = field(default_factory=dict)
     weights: dict[str, float] = field(default_factory=dict)
+    measured: set[str] = field(default_factory=set)
 
     @property
     def total(self) -> Tensor:
@@ -123,6 +125,7 @@ class DistillTask(nn.Module):
         self._resolve_taps()
         names = [*self.terms, *([PIXEL] if self.pixel is not None else [])]
         self._stages = parse_stages(options.stages, names, student)
+        self._half = options.amp == "fp16"
         self._frozen: tuple[str, ...] = ()
         self._still: list[nn.Module] = []
         self._inert: set[str] = set()  # terms that were warned of
@@ -275,10 +278,11 @@ class DistillTask(nn.Module):
                 if torch.is_grad_enabled() and not term.reached(given[0], value):
                     self._tell_unreached(term, iteration)
             output.weights["l_pix"] = self._pixel_weight.at(iteration)
-            waiting = [t for t in active if t.weight.wants_measure() and t.reaches_student()]
+            waiting = self._waiting(active)
             if waiting and torch.is_grad_enabled():  # a balance without any measurement is measured here
                 self._record(self._norms(output, waiting), output, waiting)
-            output.weights |= {f"l_{term.name}": term.weight_at(iteration) for term in active}
+                output.measured = {term.name for term in waiting}
+            output.weights |= self._weights(active, iteration)
             shown = [*(["l_pix"] if PIXEL in stage.terms else []), *(f"l_{term.name}" for term in active)]
             if not shown:
                 raise UserError(f"train: no loss is active in iteration {iteration}: check stages and weights")
@@ -294,23 +298,40 @@ class DistillTask(nn.Module):
             self(sample, iteration)
 
     def _tell_unreached(self, term: Term, iteration: int) -> None:
-        if term.name in self._inert or not any(p.requires_grad for p in self.student.parameters()):
-            return
-        self._inert.add(term.name)
-        get_logger().warning(
-            f"term '{term.name}' reaches no weight of the student at iteration {iteration}: what it taps is frozen, "
-            "detached, or inside a part that is checkpointed with use_reentrant=True (take False)"
-        )
+        if self._student_trains():
+            self._warn_once(
+                term,
+                f"reaches no weight of the student at iteration {iteration}: what it taps is frozen, detached, or in a "
+                "part that is checkpointed with use_reentrant=True (take False)",
+            )
+
+    def _warn_once(self, term: Term, what: str) -> None:
+        if term.name not in self._inert:
+            self._inert.add(term.name)
+            get_logger().warning(f"term '{term.name}' {what}")
 
     def known_weights(self, iteration: int) -> dict[str, float] | None:
         """Return the weights of the losses that an iteration trains; None where a balance is to be measured first."""
         active = self._active(iteration)
-        if any(term.weight.wants_measure() and term.reaches_student() for term in active):
+        if self._waiting(active):
             return None
         pixel = {"l_pix": self._pixel_weight.at(iteration)} if PIXEL in self._stage(iteration).terms else {}
         if any(term.asks_context() for term in active):  # the clock of what it lets depend on the iteration
             pixel[CLOCK] = float(iteration)
-        return pixel | {f"l_{term.name}": term.weight_at(iteration) for term in active}
+        return pixel | self._weights(active, iteration)
+
+    def _student_trains(self) -> bool:
+        return any(p.requires_grad for p in self.student.parameters())
+
+    def _waiting(self, active: Sequence[Term]) -> list[Term]:
+        """List the terms whose balance can be measured, and never was."""
+        waiting = [term for term in active if term.weight.wants_measure() and term.reaches_student()]
+        return waiting if waiting and self._student_trains() else []
+
+    def _weights(self, active: Sequence[Term], iteration: int) -> dict[str, float]:
+        """Return the weights of terms; a balance that cannot be measured, as no student trains, is left out."""
+        balanced = {t.name: not t.weight.wants_measure() or self._student_trains() for t in active}
+        return {f"l_{term.name}": term.weight_at(iteration, balanced[term.name]) for term in active}
 
     def after_step(self, output: TaskOutput, iteration: int) -> None:
         """Tell the losses that ask for it their value; to be called after the optimizer's step."""
@@ -330,34 +351,32 @@ class DistillTask(nn.Module):
             Ratios by term name; empty without pixel loss, or while a stage freezes the student.
         """
         measured = [t for t in self._terms() if f"l_{t.name}" in output.losses and t.reaches_student()]
-        if "l_pix" not in output.raw or not measured or not any(p.requires_grad for p in self.student.parameters()):
+        if "l_pix" not in output.raw or not measured or not self._student_trains():
             return {}
         norms = self._norms(output, measured)
-        self._record(norms, output, measured)
+        self._record(norms, output, [term for term in measured if term.name not in output.measured])
         pixel, ratios = norms["l_pix"] * output.weights["l_pix"], dict[str, float]()
         for term in measured:
             norm = norms[f"l_{term.name}"]
+            if term.weight.wants_measure() and not math.isfinite(norm):
+                self._warn_once(
+                    term, f"teaches nothing yet: its gradient on the student is {norm} at iteration {iteration}, and "
+                    "its balance waits for a finite one"
+                )  # fmt: skip
             ratio = ratios[term.name] = output.weights[f"l_{term.name}"] * norm / pixel if pixel > 0 else math.nan
             # the weight of a balance may be of an older measurement: it follows any gradient, but not none
             inert = ratio < INERT and (norm == 0 or term.weight.balance is None)
-            if inert and term.name not in self._inert and not term.weight.ramps(iteration):
-                self._inert.add(term.name)
+            if inert and not term.weight.ramps(iteration):
                 advice = "Check where it taps" if norm == 0 else "Raise its loss_weight, or use {balance: r}"
-                get_logger().warning(
-                    f"term '{term.name}' is inert at iteration {iteration}: its gradient on the student is "
-                    f"{ratio:.1e} of the pixel loss's. {advice}"
-                )
+                self._warn_once(
+                    term, f"is inert at iteration {iteration}: its gradient on the student is {ratio:.1e} of the pixel "
+                    f"loss's. {advice}"
+                )  # fmt: skip
         return ratios
 
     def _norms(self, output: TaskOutput, terms: Sequence[Term]) -> dict[str, float]:
-        """Return the L2 norm of each unweighted loss's gradient on the student, over the batches of all processes.
-
-        The graph is kept, ``.grad`` is not touched. A loss without a graph to the student has norm 0.
-        """
-        params = [p for p in self.student.parameters() if p.requires_grad]
-        norms = {name: _norm(output.raw[name], params) for name in ("l_pix", *(f"l_{t.name}" for t in terms))}
-        values = torch.stack(list(norms.values())).double().tolist()  # one wait for the device, not one for each
-        return dict(zip(norms, values, strict=True))
+        names = ("l_pix", *(f"l_{term.name}" for term in terms))
+        return gradient_norms({name: output.raw[name] for name in names}, self.student, self._half)
 
     def _record(self, norms: Mapping[str, float], output: TaskOutput, terms: Sequence[Term]) -> None:
         for term in terms:
@@ -400,14 +419,3 @@ class DistillTask(nn.Module):
 def _weighted(loss: Tensor, weight: float | Tensor) -> Tensor:
     """Return the product; the loss itself where the weight is the number 1."""
     return loss if isinstance(weight, float) and weight == 1.0 else loss * weight
-
-
-def _norm(loss: Tensor, params: list[nn.Parameter]) -> Tensor:
-    zero = loss.detach().new_zeros(())
-    if not params or not loss.requires_grad:
-        return zero
-    scaled = torch.autograd.grad(loss * _SCALE, params, retain_graph=True, allow_unused=True)
-    gradients = [g for g in scaled if g is not None]
-    distributed.average(gradients)  # before the norm: the mean of norms would depend on the number of processes
-    squares = [g.float().square().sum() for g in gradients]
-    return torch.stack(squares).sum().sqrt() / _SCALE if squares else zero

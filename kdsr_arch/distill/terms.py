@@ -72,12 +72,14 @@ class TermWeight(nn.Module):
 
     def at(self, iteration: int) -> float:
         """Return the weight of this iteration; a balance that was never measured counts as 0."""
-        weight = self.constant
-        if self.schedule is not None:
-            weight *= interpolate(self.schedule, iteration)
+        balance = 1.0
         if self.balance is not None:
-            weight *= self.balance * (statistics.median(self.ratios) if self.ratios else 0.0)
-        return weight
+            balance = self.balance * (statistics.median(self.ratios) if self.ratios else 0.0)
+        return self.planned(iteration) * balance
+
+    def planned(self, iteration: int) -> float:
+        """Return what is known beforehand: constant * schedule(iteration)."""
+        return self.constant * (1.0 if self.schedule is None else interpolate(self.schedule, iteration))
 
     def wants_measure(self) -> bool:
         """Tell whether a balance still waits for its first measurement."""
@@ -178,12 +180,21 @@ class Term(nn.Module):
         return (student or [OUTPUT]) * many, teacher or [OUTPUT]
 
     def runs(self, iteration: int) -> bool:
-        """Tell whether the term has to be computed: its weight is not 0."""
-        return self.weight.wants_measure() or self.weight_at(iteration) != 0
+        """Tell whether the term has to be computed: its weight is not 0, or not 0 once its balance is measured."""
+        if not self.reaches_student():
+            return True
+        return self.weight.planned(iteration) != 0 and (self.weight.wants_measure() or self.weight.at(iteration) != 0)
 
-    def weight_at(self, iteration: int) -> float:
-        """Return the weight of the term; 1 while its loss trains its own parts only."""
-        return self.weight.at(iteration) if self._trait("reaches_student") else 1.0
+    def weight_at(self, iteration: int, balanced: bool = True) -> float:
+        """Return the weight of the term; 1 while its loss trains its own parts only.
+
+        Args:
+            iteration: from 1.
+            balanced: False leaves the balance out: the student does not train, and there is nothing to balance with.
+        """
+        if not self.reaches_student():
+            return 1.0
+        return self.weight.at(iteration) if balanced else self.weight.planned(iteration)
 
     def reaches_student(self) -> bool:
         """Tell whether the term has a gradient on the student now."""
@@ -225,7 +236,8 @@ class Term(nn.Module):
             self.adapters = nn.ModuleList(
                 self._adapter(i, *self._pair(i, s, t)) for i, (s, t) in enumerate(zip(student, teacher, strict=True))
             )
-        self.adapters.to(context.lq.device)
+        dtype = torch.promote_types(context.lq.dtype, torch.float32)
+        self.adapters.to(context.lq.device, dtype)
         ours, theirs = self._arranged(student, teacher)
         if isinstance(self.loss, DistillLoss):
             try:
@@ -234,7 +246,7 @@ class Term(nn.Module):
                     self.loss.begin(context)
             except UserError as error:
                 raise UserError(f"{self.where}: {error}") from None
-            self.loss.to(context.lq.device)
+            self.loss.to(context.lq.device, dtype)
         self._try(student, teacher, context)
         return [self._row(layer, student, teacher) for layer in range(max(len(student), len(teacher), 1))]
 

@@ -115,6 +115,13 @@ class HistoryContrastLoss(DistillLoss):
         """Copy the student."""
         self.history = deepcopy(context.network).eval().requires_grad_(False)
 
+    def train(self, mode: bool = True) -> HistoryContrastLoss:
+        """Switch to training, all but the older copy: its statistics are its student's, and it drops nothing."""
+        super().train(mode)
+        if self.history is not None:
+            self.history.eval()
+        return self
+
     def forward(self, students: list[Any], teachers: list[Any], context: Context) -> Tensor:  # type: ignore[override]
         """Return the distance of two outputs over the summed distances to what the older copy makes of noisy inputs."""
         assert self.history is not None

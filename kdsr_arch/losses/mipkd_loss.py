@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -108,10 +108,14 @@ class MiPKDLoss(DistillLoss):
     def _routed(self, mixed: Sequence[Tensor], context: Context) -> Tensor:
         """Send each image's mixed feature, of one tap, through the later blocks of one network."""
         entry, by_teacher = draw_route(context.lq, len(mixed))
-        edits: list[dict[str, Any]] = [{}, {}]
+        edits: tuple[dict[str, Any], dict[str, Any]] = {}, {}
         for k, (mixer, latent) in enumerate(zip(self._mixers(), mixed, strict=True)):
-            edits[0][context.taps[k]] = partial(_entering, entry == k, mixer.to_teacher(latent))
-            edits[1][context.student_taps[k]] = partial(_entering, entry == k, mixer.to_student(latent))
+            taps, features = (
+                (context.taps[k], context.student_taps[k]),
+                (mixer.to_teacher(latent), mixer.to_student(latent)),
+            )
+            for edit, tap, feature in zip(edits, taps, features, strict=True):
+                edit[tap] = partial(_entering, entry == k, feature, edit.get(tap))  # a tap may be in several pairs
         images = matched_colors(context.resume(edits[0]), context.resume_student(edits[1]))
         image = torch.where(by_teacher, *images)
         target = context.gt if self.target == "gt" else context.teacher(context.lq)
@@ -132,7 +136,8 @@ class _Mixer(nn.Module):
             self.to_student = pointwise_net([latent, latent, student], "relu", True)
 
 
-def _entering(here: Tensor, feature: Tensor, made: Tensor) -> Tensor:
+def _entering(here: Tensor, feature: Tensor, before: Callable[[Tensor], Tensor] | None, made: Tensor) -> Tensor:
+    made = made if before is None else before(made)
     return torch.where(here, feature.to(made.dtype), made)
 
 

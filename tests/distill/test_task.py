@@ -486,3 +486,12 @@ def test_a_loss_without_gradient_is_refused():
         LOSS_REGISTRY.register(DetachedLoss)
     with refuses("train.distill_opt.t", "DetachedLoss", "gradient"):
         make({"t": {"type": "DetachedLoss", "at": "f_sr"}}, teacher=Window(4, 5))
+
+
+@pytest.mark.parametrize("kind", ["FitNetLoss", "VIDLoss"])
+def test_double_precision(kind):
+    """Adapters and what losses have of their own follow the student's precision."""
+    data = {key: value.double() for key, value in clips().items()}
+    task = make({"it": {"type": kind, "at": "f_sr"}}, Window(4, 3).double(), Window(6, 5).double(), data)
+    task(data, 1).total.backward()
+    assert {p.grad.dtype for p in task.train_only_parameters()} == {torch.float64}

@@ -103,3 +103,27 @@ def test_what_is_refused():
             dckd.HistoryContrastLoss(noise=noise)
     with refuses("LabelConsistencyLoss", "probability"):
         dckd.LabelConsistencyLoss(probability=2)
+
+
+class Noisy(Image):
+    """With statistics and dropout, which are off in the older copy."""
+
+    def __init__(self, num_feat=4):
+        super().__init__(num_feat)
+        self.norm, self.drop = torch.nn.BatchNorm2d(3), torch.nn.Dropout(0.5)
+
+    def forward(self, x):
+        return super().forward(self.drop(self.norm(x)))
+
+
+def test_the_copy_is_no_part_of_the_training_mode():
+    data = batch()
+    torch.manual_seed(1)
+    values = {"pixel_opt": {"type": "L1Loss"}, "distill_opt": {"term": CONTRAST}}
+    task = make_task(Noisy(4), Image(6), values, data).train()
+    history = task.terms["term"].loss.history
+    statistics = history.norm.running_mean.clone()
+    task(data, 1)
+    assert task.student.training and not any(module.training for module in history.modules())
+    assert torch.equal(history.norm.running_mean, statistics)
+    assert not torch.equal(task.student.norm.running_mean, statistics)

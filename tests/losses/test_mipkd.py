@@ -99,3 +99,15 @@ def test_what_is_refused():
     with refuses("mixed", "networks of images"):
         term = {"type": "MiPKDLoss", "at": "f_lr"}
         make_task(Window(4, 3), Window(6, 3), {"distill_opt": {"mixed": term}}, clips)
+
+
+def test_a_tap_of_two_pairs_is_mixed_by_both(monkeypatch):
+    data = batch(2)
+    pairs = {"type": "MiPKDLoss", "student": "head", "teacher": ["head", "head"]}
+    values = {"pixel_opt": {"type": "L1Loss"}, "distill_opt": {"mixed": pairs}}
+    task = make_task(Image(4), Image(6), values, data).train()
+    entry = torch.arange(2).view(2, 1, 1, 1)
+    monkeypatch.setattr(mipkd, "draw_route", lambda images, taps: (entry, entry < 0))  # each image by another pair
+    task(data, 1).raw["l_mixed"].backward()
+    moved = [mixer.to_student[0].weight.grad.abs().sum().item() for mixer in task.terms["mixed"].loss.mixers]
+    assert min(moved) > 0
