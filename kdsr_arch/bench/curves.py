@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from kdsr_arch.bench.outcomes import Outcome, outcome
 from kdsr_arch.bench.plan import Run
-from kdsr_arch.bench.run import Outcome, outcome
 from kdsr_arch.options import load_yaml
 from kdsr_arch.report.style import PALETTE, drawing, plain_ticks
 from kdsr_arch.report.training_curves import Curve, loss_curve, smooth, val_curve

@@ -114,6 +114,16 @@ class Run:
         """The file of the run's outcome, written at its end: a run that is prolonged rewrites its history."""
         return self.experiment / f"bench_{self.length}.json"
 
+    @property
+    def seconds(self) -> Path:
+        """The file of what the stretches of a training took."""
+        return self.experiment / "bench_seconds.json"
+
+    @property
+    def taken(self) -> Path:
+        """The file of what an earlier table tells of it."""
+        return self.options.parent.parent / "taken" / f"{self.options.stem}.json"
+
 
 def read_bench(path: Path) -> BenchOptions:
     """Read and check a bench file.
@@ -231,6 +241,8 @@ class Plan:
             if self.bench.continued and options["train"].get("scheduler"):
                 wanted = "a constant learning rate; add `train.scheduler: null` to common"
                 raise UserError(f"{self.file}: continued: true needs {wanted}")
+            if options["train"].get("patience"):
+                raise self._fault(row, "train.patience ends each run elsewhere; set it to null in common")
             label = f"{same}_s{seed}" if self.bench.continued else f"{row}_s{seed}_{budget}"
             file_label = f"{label}_{length}" if self.bench.continued else label
             runs.append(self._run(options, row, seed, budget, length, label=label, file_label=file_label))

@@ -9,9 +9,10 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from kdsr_arch.bench.outcomes import Outcome
 from kdsr_arch.bench.plan import BenchOptions, PublishedOptions
-from kdsr_arch.bench.run import Outcome
 from kdsr_arch.infer.cost import where_run
+from kdsr_arch.io import write_bytes
 from kdsr_arch.records import markdown_table
 
 
@@ -20,10 +21,8 @@ def gains(group: Sequence[Outcome], plain: Sequence[Outcome]) -> list[float]:
 
     Equal seeds share initial weights and samples, so that their difference is steadier than either number.
     """
-    differences = [
-        [mine.val[k]["psnr"] - theirs.val[k]["psnr"] for k in mine.val if "psnr" in mine.val[k] and k in theirs.val]  # type: ignore[operator]
-        for mine, theirs in _equal_seeds(group, plain)
-    ]
+    pairs = [(_metrics(mine, theirs), _metrics(theirs, mine)) for mine, theirs in _equal_seeds(group, plain)]
+    differences = [[a[key] - b[key] for key in a if key.endswith(" psnr") and key in b] for a, b in pairs]
     return [statistics.fmean(numbers) for numbers in differences if numbers]
 
 
@@ -94,11 +93,13 @@ def _gain(group: Sequence[Outcome], other: Sequence[Outcome]) -> dict[str, Any] 
     return paired(differences) if differences else None
 
 
-def _metrics(outcome: Outcome) -> dict[str, float]:
-    """Return what was measured, as 'DATASET METRIC'."""
+def _metrics(outcome: Outcome, beside: Outcome | None = None) -> dict[str, float]:
+    """Return what was measured, as 'DATASET METRIC'; of what is compared with another's, by the same protocol only."""
+    others = None if beside is None else {name: metrics.get("protocol") for name, metrics in beside.val.items()}
     return {
         f"{dataset} {metric}": value
         for dataset, metrics in outcome.val.items()
+        if others is None or others.get(dataset) == metrics.get("protocol")
         for metric, value in metrics.items()
         if isinstance(value, int | float)
     }
@@ -106,7 +107,7 @@ def _metrics(outcome: Outcome) -> dict[str, float]:
 
 def _differences(group: Sequence[Outcome], other: Sequence[Outcome]) -> dict[str, dict[str, Any]]:
     """Return each metric of a row less that of another, :func:`paired` by seed."""
-    pairs = [(_metrics(mine), _metrics(theirs)) for mine, theirs in _equal_seeds(group, other)]
+    pairs = [(_metrics(mine, theirs), _metrics(theirs, mine)) for mine, theirs in _equal_seeds(group, other)]
     keys = dict.fromkeys(key for mine, theirs in pairs for key in mine if key in theirs)
     return {key: paired([a[key] - b[key] for a, b in pairs if key in a and key in b]) for key in keys}
 
@@ -281,7 +282,7 @@ def write_tables(
         compared = compare_order(outcomes, bench.published.order)
         record["published"] = {**bench.published.model_dump(), "found": compared}
         page += "\n" + _order_text(bench.published, compared) if compared else ""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    target.with_suffix(".json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-    target.with_suffix(".md").write_text(page, encoding="utf-8")
-    return target.with_suffix(".md")
+    write_bytes(target.with_name(f"{target.name}.json"), (json.dumps(record, indent=1) + "\n").encode())
+    file = target.with_name(f"{target.name}.md")
+    write_bytes(file, page.encode())
+    return file

@@ -7,10 +7,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from kdsr_arch.bench.outcomes import Outcome, Taken, no_result, outcome, read_taken, recorded_imports
 from kdsr_arch.bench.plan import Run
-from kdsr_arch.bench.run import Outcome, no_result, note, outcome
 from kdsr_arch.bench.summary import seeds_of_rows
 from kdsr_arch.errors import UserError
 from kdsr_arch.io import read_json, write_bytes
@@ -18,14 +16,28 @@ from kdsr_arch.options import load_yaml
 
 
 def kept_options(runs: Iterable[Run]) -> list[dict[str, Any]]:
-    """List, for the table, {row, budget, options} of finished runs: what matters to the result, without the seed."""
-    found: dict[tuple[str, int], dict[str, Any]] = {}
+    """List, for the table, what finished runs were made with: {row, budget, seeds, options, imports}.
+
+    Options that change no result are left out, and so is the seed.
+    """
+    found: list[dict[str, Any]] = []
     for run in runs:
-        file = run.experiment / run.options.name
-        if (run.row, run.budget) not in found and outcome(run) is not None and file.is_file():
-            options = _pruned({**load_yaml(file), "manual_seed": None}, no_result(run))
-            found[run.row, run.budget] = {"row": run.row, "budget": run.budget, "options": options}
-    return [*found.values()]
+        if outcome(run) is not None and (made := _made_with(run)) is not None:
+            same = {"row": run.row, "budget": run.budget, **made}
+            alike = next((each for each in found if {**each, "seeds": None} == {**same, "seeds": None}), None)
+            if alike is None:
+                found.append({**same, "seeds": [run.seed]})
+            else:
+                alike["seeds"].append(run.seed)
+    return found
+
+
+def _made_with(run: Run) -> dict[str, Any] | None:
+    file, taken = run.experiment / run.options.name, read_taken(run)
+    if file.is_file():
+        options = _pruned({**load_yaml(file), "manual_seed": None}, no_result(run))
+        return {"options": options, "imports": recorded_imports(run)}
+    return {"options": taken.options, "imports": taken.imports} if taken and taken.options is not None else None
 
 
 def _pruned(options: Mapping[str, Any], ignored: str, above: str = "") -> dict[str, Any]:
@@ -42,7 +54,7 @@ def take(table: Path, runs: Sequence[Run]) -> list[str]:
     """Count finished runs of an earlier table as done here: each gets its outcome, and no weights.
 
     What was begun here goes on here. Options that differ from the table's are told as for any finished run, see
-    :func:`kdsr_arch.bench.run.outdated`.
+    :func:`kdsr_arch.bench.outcomes.outdated`.
 
     Args:
         table: the JSON file that `kdsr bench` wrote beside its Markdown table.
@@ -56,22 +68,31 @@ def take(table: Path, runs: Sequence[Run]) -> list[str]:
     """
     content = read_json(table, dict, "give the JSON file that kdsr bench wrote beside a table")
     try:
-        outcomes = [Outcome.model_validate(entry) for entry in content["runs"]]
-        options = {(each["row"], each["budget"]): dict(each["options"]) for each in content.get("options", ())}
+        told = {
+            key: Taken(outcome=each, **_told_of(key, content.get("options", ())))
+            for each in map(Outcome.model_validate, content["runs"])
+            for key in [(each.row, each.seed, each.budget)]
+        }
     except (KeyError, TypeError, ValueError):
         raise UserError(f"{table}: no table of kdsr bench: its 'runs' or 'options' cannot be read") from None
-    told = {(each.row, each.seed, each.budget, each.length): each for each in outcomes}
-    found = [(run, told[key]) for run in runs if (key := (run.row, run.seed, run.budget, run.length)) in told]
+    found = [(run, told[key]) for run in runs if (key := (run.row, run.seed, run.budget)) in told]
+    found = [(run, each) for run, each in found if each.outcome.length == run.length]
     if not found:
-        raise UserError(
-            f"{table}: holds no run of this bench; its rows are {', '.join({e.row: None for e in outcomes})}"
-        )
-    taken = [(run, each) for run, each in found if not run.experiment.exists()]
+        rows = ", ".join(dict.fromkeys(row for row, _, _ in told))
+        raise UserError(f"{table}: holds no run of this bench; its rows are {rows}")
+    taken = [(run, each) for run, each in found if not run.experiment.exists() and outcome(run) is None]
     for run, each in taken:
-        if (kept := options.get((run.row, run.budget))) is not None:
-            text = yaml.safe_dump({**kept, "manual_seed": run.seed} if run.length else kept)
-            write_bytes(run.experiment / run.options.name, text.encode())
-        note(run, each.model_copy(update={"source": each.source or table.name}))
-    said = [f"{table}: taken as done: {seeds_of_rows(each for _, each in taken) or 'nothing more'}"]
-    unknown = dict.fromkeys(run.row for run, _ in taken if (run.row, run.budget) not in options)
+        result = each.outcome.model_copy(update={"source": each.outcome.source or table.name})
+        write_bytes(run.taken, each.model_copy(update={"outcome": result}).model_dump_json().encode())
+    said = [f"{table}: taken as done: {seeds_of_rows(each.outcome for _, each in taken) or 'nothing more'}"]
+    unknown = dict.fromkeys(run.row for run, each in taken if each.options is None)
     return said + [f"{table}: does not tell the options of {'; '.join(unknown)}: they are not compared"] * bool(unknown)
+
+
+def _told_of(key: tuple[str, int, int], entries: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+    """Find what a table tells of one run beside its outcome."""
+    row, seed, budget = key
+    for each in entries:
+        if (each["row"], each["budget"]) == (row, budget) and seed in each["seeds"]:
+            return {"options": each["options"], "imports": each["imports"]}
+    return {}

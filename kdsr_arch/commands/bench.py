@@ -23,8 +23,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Train what is missing, write the tables and print them; exit code 0 when every run that was asked for is done."""
+    from kdsr_arch.bench.outcomes import outcomes_of, outdated
     from kdsr_arch.bench.plan import Plan
-    from kdsr_arch.bench.run import outcomes_of, outdated, run_bench
+    from kdsr_arch.bench.run import run_bench
     from kdsr_arch.bench.summary import write_tables
     from kdsr_arch.bench.taken import kept_options, take
     from kdsr_arch.options import project_root

@@ -7,6 +7,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -53,8 +54,12 @@ def build_teacher(opt: Options) -> nn.Module | None:
 
 def weights_digests(opt: Options) -> dict[str, str]:
     """Return the SHA-256 of each teacher's file of weights, by its key ('network_t', ...), without missing files."""
-    paths = opt.path.plain()
-    files = {key: paths.get(f"pretrain_{key}") or spec.plain().get("path") for key, spec in opt.teachers.items()}
+    return digests_of(opt.path.plain(), {key: spec.plain() for key, spec in opt.teachers.items()})
+
+
+def digests_of(paths: Mapping[str, Any], networks: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
+    """Do what :func:`weights_digests` does, of the sections as they stand in an option file."""
+    files = {key: paths.get(f"pretrain_{key}") or spec.get("path") for key, spec in networks.items()}
     named = {key: locate(file) for key, file in files.items() if isinstance(file, str)}
     return {key: hashlib.sha256(file.read_bytes()).hexdigest() for key, file in named.items() if file.is_file()}
 

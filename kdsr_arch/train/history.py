@@ -38,7 +38,7 @@ def _whole_record(line: str) -> dict[str, Any] | None:
 
 def logged_number(value: Any) -> float | None:
     """Return a logged quantity as a number to compute with; None where it is none."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or abs(value) > 1e300:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= 1e300:
         return None
     return float(value)
 

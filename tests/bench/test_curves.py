@@ -12,8 +12,8 @@ from matplotlib.axes import Axes
 
 from kdsr_arch.bench import curves
 from kdsr_arch.bench.curves import _common, histories, levels, plot_bench, plot_costs, plot_gains
+from kdsr_arch.bench.outcomes import Outcome, note_outcome
 from kdsr_arch.bench.plan import Plan
-from kdsr_arch.bench.run import Outcome, note_outcome
 from kdsr_arch.bench.summary import summarize
 from kdsr_arch.report.training_curves import val_curve
 from tests.helpers.benches import as_continued

@@ -7,7 +7,7 @@ from pathlib import Path
 import yaml
 
 from kdsr_arch.bench.plan import Plan, override, read_bench, set_budget
-from tests.helpers.benches import BASE, as_continued
+from tests.helpers.benches import BASE, as_continued, with_row
 from tests.helpers.messages import refuses
 from tests.helpers.plugins import ARCH, write_files
 
@@ -94,3 +94,9 @@ def test_one_name_for_two_things_is_refused(bench: Path):
     bench.write_text(bench.read_text() + "tested: {alone: {scale: 4}}\n")
     with refuses("bench.yml", "'alone'"):
         read_bench(bench)
+
+
+def test_runs_of_different_lengths_are_refused(bench: Path, tmp_path: Path):
+    with_row(bench, {"train.patience": 3})
+    with refuses("b, with", "train.patience", "null"):
+        Plan(bench, tmp_path).rows()

@@ -10,17 +10,18 @@ import numpy as np
 import pytest
 import yaml
 
+from kdsr_arch.bench.outcomes import Outcome, note_outcome, outcome, outcomes_of
 from kdsr_arch.bench.plan import Plan, read_bench
-from kdsr_arch.bench.run import Outcome, changed_options, note_outcome, outcome, outcomes_of, outdated, run_bench
+from kdsr_arch.bench.run import carry_out, run_bench
 from kdsr_arch.bench.summary import markdown, summarize, write_tables
 from kdsr_arch.cli import main
 from kdsr_arch.data.store.teacher_store import TeacherStore
-from kdsr_arch.io import save_tensors, write_bytes
+from kdsr_arch.io import save_tensors
+from kdsr_arch.parallel.subcommands import Subcommands
 from kdsr_arch.registry import build
 from tests.helpers.benches import as_continued, finish, with_row
 from tests.helpers.images import write_textures
 from tests.helpers.messages import refuses
-from tests.helpers.plugins import ARCH, write_files
 
 
 def test_finished_runs_are_not_repeated_and_give_the_table(bench: Path, tmp_path: Path):
@@ -147,50 +148,6 @@ def test_rows_read_what_the_teacher_made_of_the_images_once_before_them(bench: P
         run_bench(Plan(bench, tmp_path))
 
 
-def test_options_that_change_are_told_of_rows_that_are_done_and_refused_for_those_begun(
-    bench: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
-):
-    runs = Plan(bench, tmp_path).rows()
-    for run in runs:
-        finish(run, 30.0)
-        write_bytes(run.experiment / run.options.name, b"# GENERATE TIME\n" + run.options.read_bytes())  # as a training
-    runs[0].marker.unlink()  # begun, not finished
-    given = yaml.safe_load(bench.read_text())
-
-    alike = {"val.val_freq": 20, "logger.print_freq": 7, "datasets.train.num_worker_per_gpu": 0}
-    alike |= {"train.grad_clip": None, "train.optim_g.lr": 0.001}  # Adam's own rate
-    bench.write_text(yaml.safe_dump(given | {"common": alike}))
-    assert [changed_options(run) for run in Plan(bench, tmp_path).rows()] == [[]] * 8
-    faster = given["rows"]["alone"] | {"train.optim_g.lr": 0.01}
-    bench.write_text(yaml.safe_dump(given | {"rows": {"alone": faster, "with": {}}}))
-    plan = Plan(bench, tmp_path)
-    (sentence,) = outdated(plan.runs())
-    assert sentence == "changed after these rows were trained (alone): train.optim_g.lr: absent -> 0.01"
-    assert len(outcomes_of(plan.runs())) == 7  # kept nonetheless
-    run_bench(plan)
-    said = capfd.readouterr()
-    assert f"warning: {sentence}" in said.err
-    assert f"{runs[0].experiment}: begun with other options (train.optim_g.lr: absent -> 0.01)" in said.err
-    page = write_tables(outcomes_of(plan.runs()), tmp_path / "b", plan.bench, "c", outdated(plan.runs()))
-    assert page.read_text().rstrip().endswith(f"- {sentence}")
-
-
-def test_an_edited_file_of_an_import_is_told(bench: Path, tmp_path: Path):
-    files = {"archs/own_arch.py": ARCH, "archs/helper.py": "A = 1"}
-    write_files(bench.parent, files)
-    given = yaml.safe_load(bench.read_text())
-    bench.write_text(yaml.safe_dump(given | {"common": {"imports": ["./archs/own_arch.py", "installed.module"]}}))
-    for run in Plan(bench, tmp_path).rows():
-        finish(run, 30.0)
-        write_files(run.experiment / "imports", files)  # as a training records them
-    assert outdated(Plan(bench, tmp_path).runs()) == []
-    write_files(bench.parent, {"archs/helper.py": "A = 2"})
-    place = bench.parent / "archs" / "helper.py"
-    assert outdated(Plan(bench, tmp_path).runs()) == [
-        f"changed after these rows were trained (alone, with): {place} was edited"
-    ]
-
-
 @pytest.mark.slow
 def test_what_is_only_tested_stands_beside_the_rows(bench: Path, tmp_path: Path):
     (tmp_path / "images").mkdir()
@@ -241,3 +198,16 @@ def test_tests_alone_make_a_table_and_nothing_at_all_is_refused(bench: Path):
     result = Outcome(row="bicubic", reference=True, val=scores, seconds=1.0, ratios={})
     text = markdown(summarize([result]), command="c", protocol="Y")
     assert "| bicubic | 1 | 26.100 | - | - | 1 |" in text and "iterations" not in text
+
+
+def test_a_run_without_a_score_at_its_end_has_failed(bench: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    run = Plan(bench, tmp_path).rows()[0]
+
+    def train(*_):
+        finish(run, 30.0)
+        run.marker.unlink()
+        (run.experiment / "history.jsonl").write_text("")
+
+    monkeypatch.setattr(Subcommands, "run", train)
+    failure = carry_out(run, Subcommands(tmp_path, 1))
+    assert failure is not None and str(run.experiment) in failure and f"iteration {run.length}" in failure

@@ -9,8 +9,8 @@ import pytest
 import yaml
 from scipy import stats
 
+from kdsr_arch.bench.outcomes import Outcome, note_outcome, outcomes_of
 from kdsr_arch.bench.plan import Plan, read_bench
-from kdsr_arch.bench.run import note_outcome, outcomes_of
 from kdsr_arch.bench.summary import markdown, paired, spread, spread_text, summarize, write_tables
 from tests.helpers.benches import finish
 from tests.helpers.messages import refuses
@@ -104,3 +104,21 @@ def test_what_is_trained_before_the_rows_stands_in_every_table(bench: Path, tmp_
         finish(run, 30.0)
     text = markdown(summarize(outcomes_of(Plan(bench, tmp_path).runs())), command="c", protocol="Y")
     assert text.count("| teacher (50 iterations) | 1 | 33.000 | - |") == 2
+
+
+def test_scores_by_unlike_protocols_are_no_pair():
+    made = {"seconds": 1.0, "ratios": {}, "seed": 1, "budget": 5}
+    rows = [("alone", "Y", 40.0, 30.0), ("with", "RGB", 20.0, 30.5)]
+    outcomes = [
+        Outcome(row=row, val={"a": {"protocol": protocol, "psnr": a}, "b": {"protocol": "Y", "psnr": b}}, **made)
+        for row, protocol, a, b in rows
+    ]
+    record = summarize(outcomes, ["alone"])[1]
+    assert record["gain"]["values"] == [0.5] and set(record["differences"]["alone"]) == {"b psnr"}
+
+
+def test_a_dot_in_the_name_is_no_suffix(bench: Path, tmp_path: Path):
+    results = [Outcome(row="alone", val={}, seconds=1.0, ratios={})]
+    pages = [write_tables(results, tmp_path / name, read_bench(bench), "c") for name in ("lr0.1", "lr0.2")]
+    assert sorted(file.name for file in tmp_path.glob("lr*")) == ["lr0.1.json", "lr0.1.md", "lr0.2.json", "lr0.2.md"]
+    assert [page.name for page in pages] == ["lr0.1.md", "lr0.2.md"]

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import yaml
 
-from kdsr_arch.bench.run import note_outcome
+from kdsr_arch.bench.outcomes import note_outcome
 
 BASE = {
     "name": "base",

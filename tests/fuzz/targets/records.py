@@ -7,8 +7,8 @@ import struct
 from pathlib import Path
 from random import Random
 
+from kdsr_arch.bench.outcomes import note_outcome, outcome
 from kdsr_arch.bench.plan import Run
-from kdsr_arch.bench.run import note_outcome, outcome
 from kdsr_arch.data.store.teacher_store import TeacherStore
 from kdsr_arch.errors import UserError
 from kdsr_arch.report.training_curves import loss_curve, smooth, val_curve
