@@ -139,7 +139,7 @@ class Trainer(Steps):
         spent = time.strftime("%H:%M:%S", time.gmtime(time.monotonic() - began))
         if finished:
             file = self.checkpoints.network_file("net_g", "latest")
-            get_logger().info(f"Finished {self.total:,} iterations ({spent}): {file}")
+            get_logger().info(f"Finished {self.position:,} iterations ({spent}): {file}")
         else:
             get_logger().warning(f"Stopped at iteration {self.position:,} and saved; --auto_resume goes on from here")
         return finished
