@@ -145,10 +145,12 @@ class Saved:
 
     Attributes:
         content: see `load_state`.
+        path: its file.
         schedule_anew: its iteration, where options that the learning rate comes from have changed; else 0.
     """
 
     content: dict[str, Any]
+    path: Path
     schedule_anew: int = 0
 
 
@@ -178,7 +180,7 @@ def find_state(opt: Options, model: Any, auto_resume: bool, samples: int = 0) ->
     if content is None and opt.path.resume_state:
         path, anew = Path(opt.path.resume_state).expanduser(), "to start anew, take path.resume_state out"
         content = load_state(path)
-    if content is None:
+    if content is None or path is None:
         return None
     theirs, mine = content["fingerprint"], fingerprint(opt, model.teacher, samples)
     changed = changes(theirs, mine)
@@ -193,7 +195,7 @@ def find_state(opt: Options, model: Any, auto_resume: bool, samples: int = 0) ->
     new_rates = any(re.fullmatch(_RATES, change.key) for change in changed)
     _tell(changed, new_rates)
     _compare_samples(theirs, len(content["random"]), mine)
-    return Saved(content, content["iter"] if new_rates else 0)
+    return Saved(content, path, content["iter"] if new_rates else 0)
 
 
 def find_latest(folder: Path) -> tuple[Path | None, dict[str, Any] | None, list[str]]:

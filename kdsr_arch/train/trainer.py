@@ -26,7 +26,7 @@ from kdsr_arch.train.distill_model import DistillModel
 from kdsr_arch.train.history import History, Trackers
 from kdsr_arch.train.meter import NonFiniteError, Progress
 from kdsr_arch.train.resume import alike_everywhere, find_state, fingerprint
-from kdsr_arch.train.run_files import Checkpoints, folder_lock, open_folder
+from kdsr_arch.train.run_files import Checkpoints, folder_lock, is_own, open_folder
 from kdsr_arch.train.step_graph import step_graph
 from kdsr_arch.train.steps import Steps
 from kdsr_arch.train.validation import Validator
@@ -158,12 +158,14 @@ class Trainer(Steps):
         """Take the experiment folder and open what is written there, on the main process; then resume."""
         self.history: History | None = None
         folder = self.opt.folder
+        state = self.saved_state.path if self.saved_state else None
+        own = self.position if state is not None and is_own(folder, state) else 0  # what this folder's run has done
         if distributed.is_main():
             self.resources.enter_context(folder_lock(folder))
             try:
-                self.trackers = Trackers(self.opt, self.position)  # before an earlier run is renamed
+                self.trackers = Trackers(self.opt, own)  # before an earlier run is renamed
                 self.resources.callback(self.trackers.close)
-                stamp = open_folder(self.opt, self.checkpoints, self.position)
+                stamp = open_folder(self.opt, self.checkpoints, own, None if own else state)
                 log.open(folder / f"train_{folder.name}_{stamp}.log")
                 self.history = History(folder / "history.jsonl", self.position)
                 self.resources.callback(self.history.close)
