@@ -51,12 +51,17 @@ def build_teacher(opt: Options) -> nn.Module | None:
     return SelfEnsemble(teacher, opt.scale) if opt.teacher.self_ensemble else teacher
 
 
-def weights_digests(opt: Options) -> dict[str, str]:
-    """Return the SHA-256 of each teacher's file of weights, by its key ('network_t', ...), without missing files."""
+def weights_files(opt: Options) -> dict[str, Path]:
+    """Return each teacher's file of weights, by its key ('network_t', ...), without missing files."""
     paths = opt.path.plain()
     files = {key: paths.get(f"pretrain_{key}") or spec.plain().get("path") for key, spec in opt.teachers.items()}
     named = {key: locate(file) for key, file in files.items() if isinstance(file, str)}
-    return {key: hashlib.sha256(file.read_bytes()).hexdigest() for key, file in named.items() if file.is_file()}
+    return {key: file for key, file in named.items() if file.is_file()}
+
+
+def weights_digests(opt: Options) -> dict[str, str]:
+    """Return the SHA-256 of each of `weights_files`."""
+    return {key: hashlib.sha256(file.read_bytes()).hexdigest() for key, file in weights_files(opt).items()}
 
 
 def stored_teacher(opt: Options) -> CachedTeacher | None:

@@ -13,6 +13,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from kdsr_arch.distill.teachers import weights_files
 from kdsr_arch.errors import UserError
 from kdsr_arch.infer.cost import count_parameters
 from kdsr_arch.log import get_logger
@@ -40,8 +41,16 @@ _KINDS = {
 # ---------------------------------------------------------------------------------------------- what options make
 
 
-def fingerprint(opt: Options, teacher: nn.Module | None = None, samples: int = 0) -> dict[str, str]:
-    """Return what a state says of its training, each entry as JSON text: options, teacher, and samples of the data."""
+def fingerprint(
+    opt: Options, teacher: nn.Module | None = None, samples: int = 0, weights: Mapping[str, str] | None = None
+) -> dict[str, str]:
+    """Return what a state says of its training, each entry as JSON text.
+
+    Args:
+        teacher: the live one.
+        samples: of the training data.
+        weights: what `weights_digests` makes of the teachers' files.
+    """
     assert opt.train is not None
     values: dict[str, Any] = {"name": opt.name, "model_type": opt.model_type, "scale": opt.scale}
     values |= {key: network.plain() for key, network in opt.networks.items()}
@@ -49,6 +58,7 @@ def fingerprint(opt: Options, teacher: nn.Module | None = None, samples: int = 0
     values |= {"~manual_seed": opt.manual_seed, "~train": opt.train.plain()}
     values |= {"~datasets.train": opt.datasets["train"].plain()}
     values |= {"teacher": _described(teacher)} if teacher is not None else {}
+    values |= {"weights": weights} if weights else {}
     values |= {"samples": samples} if samples else {}
     values |= {"imports": {file.name: file.digest for file in opt.imported}} if opt.imported else {}
     return {k: json.dumps(v, sort_keys=True, default=str) for k, v in values.items()}
@@ -83,6 +93,15 @@ def changes(theirs: Mapping[str, str], mine: Mapping[str, str]) -> list[Change]:
     return differences(_document(theirs), _document(mine))
 
 
+def other_weights(opt: Options, theirs: Mapping[str, str], mine: Mapping[str, str]) -> str:
+    """Name the teachers whose weights differ in two fingerprints, with their files: 'network_t (FILE)'; '' for none.
+
+    Weights that one of the two does not tell of, being of an earlier version, are no difference.
+    """
+    before, now, files = _digests(theirs), _digests(mine), weights_files(opt)
+    return ", ".join(f"{key} ({files[key]})" for key in files if before.get(key, now.get(key)) != now.get(key))
+
+
 def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[Change]:
     """List what differs in two option files' contents.
 
@@ -95,7 +114,14 @@ def _document(prints: Mapping[str, str]) -> dict[str, Any]:
     """Read a fingerprint's options; what cannot be read is left out."""
     document: dict[str, Any] = {"imports": {}}
     for key, text in prints.items():
-        if key not in ("name", "teacher", "samples", "terms", "optim_g.type"):  # the last two are in `train` as well
+        if key not in (
+            "name",
+            "teacher",
+            "weights",
+            "samples",
+            "terms",
+            "optim_g.type",
+        ):  # the last two are in `train` as well
             try:
                 document[key.lstrip("~")] = json.loads(text)
             except (ValueError, RecursionError):
@@ -116,6 +142,14 @@ def _changes(before: Any, now: Any, keys: list[str]) -> Iterator[Change]:
             yield from _changes(*pair, [*keys, str(number)])
     elif before != now and not (re.fullmatch(_PATH, key) and PurePath(str(before)).name == PurePath(str(now)).name):
         yield Change(key, before, now)
+
+
+def _digests(prints: Mapping[str, str]) -> Mapping[str, str]:
+    try:
+        digests = json.loads(prints.get("weights", "{}"))
+    except (ValueError, RecursionError):  # a damaged state
+        return {}
+    return digests if isinstance(digests, Mapping) else {}
 
 
 def _are_mappings(values: Any) -> bool:
@@ -154,15 +188,15 @@ class Saved:
     schedule_anew: int = 0
 
 
-def find_state(opt: Options, model: Any, auto_resume: bool, samples: int = 0) -> Saved | None:
+def find_state(opt: Options, model: Any, auto_resume: bool, mine: Mapping[str, str]) -> Saved | None:
     """Read the state to resume from; say which options have changed.
 
     With `auto_resume` that is the newest whole one of this experiment, where there is one; else `path.resume_state`;
     None to start anew.
 
     Args:
-        model: what is trained, built: it says in what a state does not fit (`misfits`) and has its `teacher`.
-        samples: of the training data.
+        model: what is trained, built: it says in what a state does not fit (`misfits`).
+        mine: the fingerprint of this training.
 
     Raises:
         UserError: the state is of something else than the options make, none is whole, or `path.resume_state` is
@@ -182,7 +216,7 @@ def find_state(opt: Options, model: Any, auto_resume: bool, samples: int = 0) ->
         content = load_state(path)
     if content is None or path is None:
         return None
-    theirs, mine = content["fingerprint"], fingerprint(opt, model.teacher, samples)
+    theirs = content["fingerprint"]
     changed = changes(theirs, mine)
     if conflicts := _conflicts(model, content["model"], theirs, mine, changed):
         raise UserError(
@@ -194,6 +228,8 @@ def find_state(opt: Options, model: Any, auto_resume: bool, samples: int = 0) ->
     get_logger().info(f"Resuming from iteration {content['iter']:,}: {path}")
     new_rates = any(re.fullmatch(_RATES, change.key) for change in changed)
     _tell(changed, new_rates)
+    if others := other_weights(opt, theirs, mine):
+        get_logger().warning(f"The teacher's weights changed since the state was saved, and teach from here: {others}")
     _compare_samples(theirs, len(content["random"]), mine)
     return Saved(content, path, content["iter"] if new_rates else 0)
 

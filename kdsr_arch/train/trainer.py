@@ -13,6 +13,7 @@ from torch import nn
 from kdsr_arch.data.loader import Batches, first_sample, train_batches
 from kdsr_arch.data.stretches import BatchesInTurn, Stretch, open_stretches
 from kdsr_arch.distill.taps import Batch
+from kdsr_arch.distill.teachers import weights_digests
 from kdsr_arch.errors import Lost, ProgramFault, UserError, as_user_error
 from kdsr_arch.log import TextLog, get_logger
 from kdsr_arch.ops.offset_monitor import OffsetMonitor
@@ -68,8 +69,9 @@ class Trainer(Steps):
 
         about = {"net_g": {"network": opt.network_g.plain(), "scale": opt.scale}} if opt.scale else None
         keep, form, samples = opt.logger.keep_last or 0, opt.logger.checkpoint_format, len(stretches[0].dataset)
-        self.checkpoints = Checkpoints(opt.folder, fingerprint(opt, self.model.teacher, samples), keep, form, about)
-        self.saved_state = find_state(opt, self.model, auto_resume, samples)
+        mine = fingerprint(opt, self.model.teacher, samples, weights_digests(opt))
+        self.checkpoints = Checkpoints(opt.folder, mine, keep, form, about)
+        self.saved_state = find_state(opt, self.model, auto_resume, mine)
         self.position: int = self.saved_state.content["iter"] if self.saved_state else 0  # iterations done
         alike_everywhere(opt, self.position)
 

@@ -16,7 +16,7 @@ import torch
 from kdsr_arch.cli import main
 from kdsr_arch.train import entry
 from kdsr_arch.train.trainer import Trainer
-from tests.helpers.messages import refuses
+from tests.helpers.messages import missing, refuses
 from tests.helpers.networks import make_network
 from tests.train.conftest import STUDENT
 
@@ -100,6 +100,43 @@ def test_data_that_grew_or_shrank_since_are_told(half, load, images, tmp_path, c
     files[0].unlink()
     assert entry.train(load(**own, train={"total_iter": 14}), True) == 0
     assert f"had {len(files)} samples when the state was saved and have {len(files) - 1} now" in capsys.readouterr().err
+
+
+def retouched(file: Path) -> None:
+    """Writes other weights of the same network into the file."""
+    content = torch.load(file, weights_only=True)
+    torch.save({"params": {key: value + 0.1 for key, value in content["params"].items()}}, file)
+
+
+def test_other_weights_of_the_teacher_are_told(half, load, taught, tmp_path, capsys) -> None:
+    options = {**taught, "train": {"distill_opt": {"out": OUT}}}
+    half(**options)
+    assert entry.train(load(**options), True) == 0
+    assert "warning" not in capsys.readouterr().err
+    retouched(tmp_path / "teacher.pth")
+    assert entry.train(load(**longer(options)), True) == 0
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if "weights changed" in line]
+    assert not missing(line, "network_t", tmp_path / "teacher.pth")
+    assert entry.train(load(**longer(options)), True) == 0
+    assert "warning" not in capsys.readouterr().err, "the new weights are those of the new states"
+
+
+def without(state: Path, *keys: str) -> None:
+    """Takes entries out of a state's fingerprint, as an earlier version did not write them."""
+    saved = torch.load(state, weights_only=True)
+    for key in keys:
+        del saved["fingerprint"][key]
+    torch.save(saved, state)
+
+
+def test_a_state_that_does_not_tell_of_weights_is_resumed_without_a_word(half, load, taught, tmp_path, capsys) -> None:
+    options = {**taught, "train": {"distill_opt": {"out": OUT}}}
+    folder = half(**options)
+    without(folder / "training_states" / "8.state", "weights")
+    retouched(tmp_path / "teacher.pth")
+    capsys.readouterr()
+    assert entry.train(load(**options), True) == 0
+    assert "warning" not in capsys.readouterr().err
 
 
 # ---------------------------------------------------------------------------------------------- something else is made
