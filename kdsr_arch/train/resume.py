@@ -31,10 +31,17 @@ _RATES = r"train\.(scheduler|warmup_iter|optim_\w+\.lr|lr_flow|\w+_lr_mul).*"
 _PATH = r"(?:.*\.)?(?:dataroot_\w+|meta_info_\w+|teacher_cache|(?:\w+_)?path)(?:\.\d+)?"
 _KINDS = {
     r"network_\w+": "network",
-    r"datasets\.train(\.datasets\.\d+)?": "data set",
+    r"datasets\.(train|val\w*)(\.datasets\.\d+)?": "data set",
+    r"val\.metrics\.\w+": "metric",
     r"train\.optim_\w+": "optimizer",
     r"train\.scheduler": "scheduler",
     r"train\.(\w+_opt|distill_opt\.\w+)": "loss",
+}
+# options of validations, and those of them that change no score
+_SCORING = r"(datasets\.)?val(?![^\W_])"
+_UNSCORED = {
+    *("name", "val_freq", "save_img", "score_teacher", "pbar", "suffix", "speed_size", "batch_size_per_gpu"),
+    *("num_worker_per_gpu", "verify", "cache", "cache_gb", "io_backend", "resident"),
 }
 
 
@@ -57,11 +64,19 @@ def fingerprint(
     values |= {"optim_g.type": opt.train.optim_g.type, "terms": sorted(opt.train.distill_opt)}
     values |= {"~manual_seed": opt.manual_seed, "~train": opt.train.plain()}
     values |= {"~datasets.train": opt.datasets["train"].plain()}
+    values |= {f"~{key}": section for key, section in _scoring(opt).items()}
     values |= {"teacher": _described(teacher)} if teacher is not None else {}
     values |= {"weights": weights} if weights else {}
     values |= {"samples": samples} if samples else {}
     values |= {"imports": {file.name: file.digest for file in opt.imported}} if opt.imported else {}
     return {k: json.dumps(v, sort_keys=True, default=str) for k, v in values.items()}
+
+
+def _scoring(opt: Options) -> dict[str, dict[str, Any]]:
+    """Return what the score of a validation depends on: `val`, and each `datasets.val*`."""
+    sections = {"val": opt.val, **{f"datasets.{key}": section for key, section in opt.phase("val").items()}}
+    plain = {key: section.plain() if section and opt.val else {} for key, section in sections.items()}
+    return {key: {k: v for k, v in values.items() if k not in _UNSCORED} for key, values in plain.items()}
 
 
 def _described(net: nn.Module) -> str:
@@ -86,10 +101,12 @@ class Change:
 
 
 def changes(theirs: Mapping[str, str], mine: Mapping[str, str]) -> list[Change]:
-    """List the options in which two fingerprints differ.
+    """List the options in which two fingerprints differ; those of validations where both tell of them.
 
     See :func:`differences`.
     """
+    if "~val" not in theirs:  # of an earlier version
+        mine = {key: text for key, text in mine.items() if not re.match(_SCORING, key.lstrip("~"))}
     return differences(_document(theirs), _document(mine))
 
 
@@ -181,11 +198,13 @@ class Saved:
         content: see `load_state`.
         path: its file.
         schedule_anew: its iteration, where options that the learning rate comes from have changed; else 0.
+        rescored: the keys of changed options that scores depend on.
     """
 
     content: dict[str, Any]
     path: Path
     schedule_anew: int = 0
+    rescored: tuple[str, ...] = ()
 
 
 def find_state(opt: Options, model: Any, auto_resume: bool, mine: Mapping[str, str]) -> Saved | None:
@@ -231,7 +250,8 @@ def find_state(opt: Options, model: Any, auto_resume: bool, mine: Mapping[str, s
     if others := other_weights(opt, theirs, mine):
         get_logger().warning(f"The teacher's weights changed since the state was saved, and teach from here: {others}")
     _compare_samples(theirs, len(content["random"]), mine)
-    return Saved(content, path, content["iter"] if new_rates else 0)
+    rescored = tuple(change.key for change in changed if re.match(_SCORING, change.key))
+    return Saved(content, path, content["iter"] if new_rates else 0, rescored)
 
 
 def find_latest(folder: Path) -> tuple[Path | None, dict[str, Any] | None, list[str]]:
@@ -311,7 +331,7 @@ def alike_everywhere(opt: Options, position: int) -> None:
     Raises:
         UserError: they read different option files, or do not see the same experiment folder.
     """
-    mine = {k.lstrip("~"): v for k, v in fingerprint(opt).items() if k != "~datasets.train"}  # folders may differ
+    mine = {k.lstrip("~"): v for k, v in fingerprint(opt).items() if not k.startswith("~datasets.")}  # folders differ
     mine["batch_size_per_gpu"] = str(opt.datasets["train"].batch_size_per_gpu)
     starts = distributed.gather((position, mine))
     if len({where for where, _ in starts}) > 1:

@@ -183,6 +183,11 @@ class Trainer(Steps):
         self.resources.callback(self.offsets.remove)
         if self.saved_state is not None:
             self.resume(self.saved_state.content, self.saved_state.schedule_anew)
+            # as the main process sees it: the folders of others may have other names
+            if stale := self.validator.begin_anew(distributed.from_main(self.saved_state.rescored)):
+                get_logger().warning(
+                    f"The best values were scored by other options, and begin anew: {', '.join(stale)}"
+                )
             self.saved_state = None
 
     # ---------------------------------------------------------------------------------------------------- the loop
