@@ -234,6 +234,8 @@ def find_state(opt: Options, model: Any, auto_resume: bool, mine: Mapping[str, s
         path, anew = Path(opt.path.resume_state).expanduser(), "to start anew, take path.resume_state out"
         content = load_state(path)
     if content is None or path is None:
+        if auto_resume:
+            _tell_none(opt, folder)
         return None
     theirs = content["fingerprint"]
     changed = changes(theirs, mine)
@@ -252,6 +254,18 @@ def find_state(opt: Options, model: Any, auto_resume: bool, mine: Mapping[str, s
     _compare_samples(theirs, len(content["random"]), mine)
     rescored = tuple(change.key for change in changed if re.match(_SCORING, change.key))
     return Saved(content, path, content["iter"] if new_rates else 0, rescored)
+
+
+def _tell_none(opt: Options, folder: Path) -> None:
+    """Say that a resume begins a new run, and where the state may be that was meant: beside the option file."""
+    get_logger().info(f"no state in {folder}: starting at iteration 1")
+    place, own = opt.source.parent.resolve(), opt.folder.resolve()
+    beside = "/" in opt.name and place.parent == own.parent  # another part of the same sequence
+    if place != own and not beside and numbered(place / "training_states", STATES):
+        get_logger().warning(
+            f"The option file lies in an experiment, {place}, whose states are not resumed: by its name this one goes "
+            f"to {own}. To go on there, set name: {place.name}"
+        )
 
 
 def find_latest(folder: Path) -> tuple[Path | None, dict[str, Any] | None, list[str]]:
