@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import inspect
 import json
+import os
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -122,7 +123,7 @@ def other_weights(opt: Options, theirs: Mapping[str, str], mine: Mapping[str, st
 def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[Change]:
     """List what differs in two option files' contents.
 
-    A key that is absent on one side is no change where the other has the default; nor is a path that ends alike.
+    A key that is absent on one side is no change where the other has the default; nor is a path to what was moved.
     """
     return [*_changes(before, now, [])]
 
@@ -157,8 +158,20 @@ def _changes(before: Any, now: Any, keys: list[str]) -> Iterator[Change]:
     elif before and _are_mappings(before) and _are_mappings(now) and len(before) == len(now):
         for number, pair in enumerate(zip(before, now, strict=True)):
             yield from _changes(*pair, [*keys, str(number)])
-    elif before != now and not (re.fullmatch(_PATH, key) and PurePath(str(before)).name == PurePath(str(now)).name):
+    elif before != now and not (re.fullmatch(_PATH, key) and _same_place(str(before), str(now))):
         yield Change(key, before, now)
+
+
+def _same_place(before: str, now: str) -> bool:
+    """Tell whether two paths lead to the same data, moved or copied: they end alike, and not in folders of other names.
+
+    Folders end alike where each data set has its own: Set5/HR and Set14/HR.
+    """
+    try:
+        held = [sorted(os.listdir(path)) for path in (before, now)]
+    except (OSError, ValueError):  # one is no folder, or is gone, as where a project has moved
+        held = []
+    return PurePath(before).name == PurePath(now).name and held[:1] == held[1:]
 
 
 def _digests(prints: Mapping[str, str]) -> Mapping[str, str]:

@@ -16,6 +16,7 @@ import torch
 from kdsr_arch.cli import main
 from kdsr_arch.train import entry
 from kdsr_arch.train.trainer import Trainer
+from tests.helpers.images import write_textures
 from tests.helpers.messages import missing, refuses
 from tests.helpers.networks import make_network
 from tests.train.conftest import STUDENT
@@ -87,6 +88,15 @@ def test_a_project_that_moved_goes_on(write_options, images, tmp_path, monkeypat
     said = capsys.readouterr().err
     assert "iteration 8" in said and "dataroot" not in warned(said)
     assert [p.name for p in (new / "experiments").iterdir() if not p.name.startswith(".")] == ["tiny"]
+
+
+def test_a_copy_of_the_data_is_no_change(half, load, images, tmp_path, capsys) -> None:
+    half()
+    shutil.copytree(images, tmp_path / "copy" / images.name)
+    data = {"dataroot_gt": str(tmp_path / "copy" / images.name)}
+    capsys.readouterr()
+    assert entry.train(load(datasets={"train": data, "val": data}), True) == 0
+    assert "warning" not in capsys.readouterr().err
 
 
 def test_data_that_grew_or_shrank_since_are_told(half, load, images, tmp_path, capsys) -> None:
@@ -257,18 +267,20 @@ STILL = {"optim_g": {"lr": 0.0}}  # no validation is better than the first
     [
         {"val": {"metrics": {"psnr": {"test_y_channel": False}}}},
         {"datasets": {"val": {"dataroot_gt": "other"}}},
+        {"datasets": {"val": {"dataroot_gt": "other/hr"}}},
         {"datasets": {"val": {"degradation": "BD"}}},
     ],
 )
 def test_the_best_begins_anew_where_the_score_is_another_one(changes, half, load, images, tmp_path, capsys) -> None:
     """Although the old value is the better one; patience counts from the first validation by the new options."""
     shutil.copytree(images, tmp_path / "other")
+    write_textures(tmp_path / "other" / "hr", 6, 32, 32, digits=4)  # ends as the other folder does
     folder = half(train=STILL, logger={"keep_best": 1})
     state = torch.load(folder / "training_states" / "8.state", weights_only=True)
     state["best"]["val"]["psnr"]["value"] = state["ranking"]["psnr"][0]["value"] = 99.0
     torch.save(state, folder / "training_states" / "8.state")
     if "dataroot_gt" in changes.get("datasets", {}).get("val", {}):
-        changes = {"datasets": {"val": {"dataroot_gt": str(tmp_path / "other")}}}
+        changes = {"datasets": {"val": {"dataroot_gt": str(tmp_path / changes["datasets"]["val"]["dataroot_gt"])}}}
     (key,) = [".".join(keys) for keys in _leaves(changes)]
     capsys.readouterr()
     options = {**changes, "train": {**STILL, "patience": 2, "total_iter": 40}, "logger": {"keep_best": 1}}
