@@ -60,17 +60,18 @@ def main(argv: Sequence[str] | None = None, root: Path | None = None) -> int:
         The exit code: 0; 2 for bad input; 130, 143 or 129 after an interrupt, SIGTERM or SIGHUP; what the command
         returns.
     """
-    outlive_readers()
     words = list(sys.argv[1:] if argv is None else argv)
     command = next((word for word in words if not word.startswith("-")), None)
+    outlive_readers(results=command != "train")
     args = build_parser(command).parse_args(words)
     if getattr(args, "root", None) is None:
         args.root = root
-    if os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0")) != "0":  # one process of many: only the first speaks
+    first = os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0")) == "0"  # of many processes only this one speaks
+    if not first:
         logging.getLogger("kdsr").setLevel(logging.ERROR)
-    elif getattr(args, "opt", None):
-        print(f"KDSR {__version__}: reading {args.opt}", flush=True)  # before anything heavy is imported
     try:
+        if first and getattr(args, "opt", None):
+            print(f"KDSR {__version__}: reading {args.opt}", flush=True)  # before anything heavy is imported
         with ending_on_signals():
             return int(args.run(args) or 0)
     except UserError as error:

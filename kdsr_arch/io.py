@@ -119,15 +119,11 @@ def replace_file(path: Path, write: Callable[[BinaryIO], Any]) -> None:
 
 
 def write_whole(path: Path, write: Callable[[BinaryIO], Any]) -> None:
-    """Let `write` fill `path` as `replace_file` does, and make the folders above it; a failure is one sentence.
+    """Let `write` fill `path` as `replace_file` does; a failure is one sentence.
 
     Raises:
-        UserError: the disk is full or not writable, or a folder cannot be made.
+        UserError: the disk is full or not writable.
     """
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"{path.parent}: this folder cannot be made ({error.strerror or error})") from None
     try:
         replace_file(path, write)
     except (OSError, RuntimeError) as error:  # torch's zip writer makes the latter of a failed write beneath it
@@ -136,8 +132,25 @@ def write_whole(path: Path, write: Callable[[BinaryIO], Any]) -> None:
         raise UserError(f"{path}: cannot be written ({why})") from None
 
 
+def make_folder_of(path: Path) -> None:
+    """Make the folders above a file.
+
+    Raises:
+        UserError: one cannot be made.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{path.parent}: this folder cannot be made ({error.strerror or error})") from None
+
+
 def write_bytes(path: Path, content: bytes) -> None:
-    """Write a file as `write_whole` does."""
+    """Write a file whole or not at all, and make the folders above it.
+
+    Raises:
+        UserError: no space, no permission, or a folder that cannot be made.
+    """
+    make_folder_of(path)
     write_whole(path, lambda handle: handle.write(content))
 
 

@@ -1,4 +1,4 @@
-"""What SIGINT, SIGTERM and SIGHUP do: in a command, in a training, in their worker processes; and a closed pipe."""
+"""What SIGINT, SIGTERM and SIGHUP do, in a command, a training, their worker processes; and output without a reader."""
 
 from __future__ import annotations
 
@@ -19,30 +19,56 @@ _TO_ALL = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if 
 
 
 class _Output(io.FileIO):
-    """A standard stream that outlives its reader: what comes after goes nowhere."""
+    """A standard stream that outlives its reader: what comes after goes nowhere.
+
+    Attributes:
+        holds_results: whether a full disk behind it is an error; else what finds no room there is dropped.
+    """
+
+    holds_results = False
 
     def write(self, data: Any) -> int:
         """Write bytes; a pipe without a reader (`| head`) or a closed terminal is replaced by the null device."""
         try:
             return super().write(data)
         except OSError as error:
-            if error.errno == errno.ENOSPC or stat.S_ISREG(os.fstat(self.fileno()).st_mode):
-                raise
+            if error.errno in (errno.ENOSPC, errno.EDQUOT) or stat.S_ISREG(os.fstat(self.fileno()).st_mode):
+                if self.holds_results:
+                    raise
+                return len(data)
             with open(os.devnull, "wb") as nowhere:
                 os.dup2(nowhere.fileno(), self.fileno())
             return len(data)
 
 
-def outlive_readers() -> None:
-    """Let a command finish its work when whoever reads its output has left, or a file's name is no text to print."""
+def outlive_readers(results: bool = True) -> None:
+    """Let a command finish its work when whoever reads its output has left, or a file's name is no text to print.
+
+    Standard streams that are closed lead to the null device: no file that is opened later takes their place.
+
+    Args:
+        results: whether standard output holds what the command is called for: then a full disk behind it is an error.
+    """
+    _open_closed_streams()
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
         raw = getattr(getattr(stream, "buffer", None), "raw", getattr(stream, "buffer", None))
         if stream is getattr(sys, f"__{name}__") and type(raw) is io.FileIO:  # no test's, no Windows console's
             output: Any = _Output(raw.fileno(), "wb", closefd=False)
+            output.holds_results = results and name == "stdout"
             buffer = output if stream.write_through else io.BufferedWriter(output)
             form = {"encoding": stream.encoding, "errors": "backslashreplace", "line_buffering": stream.line_buffering}
             setattr(sys, name, io.TextIOWrapper(buffer, **form, write_through=stream.write_through))
+
+
+def _open_closed_streams() -> None:
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest free number, this one
+        if number and getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115  (for as long as the command runs)
 
 
 class Ended(SystemExit):

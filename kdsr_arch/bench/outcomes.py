@@ -11,7 +11,7 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from kdsr_arch.bench.plan import Run
-from kdsr_arch.distill.teachers import digests_of
+from kdsr_arch.distill.teachers import digests, files_named
 from kdsr_arch.errors import UserError
 from kdsr_arch.io import read_json, write_bytes
 from kdsr_arch.options import load_yaml
@@ -175,7 +175,7 @@ def _teachers(run: Run) -> dict[str, str]:
     """Return the digests of the teachers' weights, without loading what the options import: rows may exclude others."""
     options = load_yaml(run.options)
     networks = {key: spec for key, spec in options.items() if key.startswith("network_t") and isinstance(spec, dict)}
-    return digests_of(options.get("path") or {}, networks)
+    return digests(files_named(options.get("path") or {}, networks))
 
 
 # ------------------------------------------------------------------------------------------------------ what is written

@@ -27,7 +27,7 @@ def run(args: argparse.Namespace) -> int:
         UserError: no file or output given, weights that are not of this source, or an option file that would be lost.
     """
     from kdsr_arch.convert.published import ANY_SCALE, SOURCES, convert_file, option_text
-    from kdsr_arch.io import save_tensors, write_bytes
+    from kdsr_arch.io import make_folder_of, save_tensors, write_bytes
 
     bring_in_named(args)
     if args.source == "list":
@@ -44,6 +44,7 @@ def run(args: argparse.Namespace) -> int:
         raise UserError(
             f"{beside}: exists, and would be replaced by the option file of {args.output.name}; move it away"
         )
+    make_folder_of(args.output)
     save_tensors({"params": done.params}, args.output)
     count = sum(value.numel() for value in done.params.values())
     print(f"{args.output}: {done.source.origin}, {len(done.params)} entries, {count:,} values")

@@ -52,16 +52,26 @@ def build_teacher(opt: Options) -> nn.Module | None:
     return SelfEnsemble(teacher, opt.scale) if opt.teacher.self_ensemble else teacher
 
 
-def weights_digests(opt: Options) -> dict[str, str]:
-    """Return the SHA-256 of each teacher's file of weights, by its key ('network_t', ...), without missing files."""
-    return digests_of(opt.path.plain(), {key: spec.plain() for key, spec in opt.teachers.items()})
+def weights_files(opt: Options) -> dict[str, Path]:
+    """Return each teacher's file of weights, by its key ('network_t', ...), without missing files."""
+    return files_named(opt.path.plain(), {key: spec.plain() for key, spec in opt.teachers.items()})
 
 
-def digests_of(paths: Mapping[str, Any], networks: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
-    """Do what :func:`weights_digests` does, of the sections as they stand in an option file."""
+def files_named(paths: Mapping[str, Any], networks: Mapping[str, Mapping[str, Any]]) -> dict[str, Path]:
+    """Do what :func:`weights_files` does, of the sections as they stand in an option file."""
     files = {key: paths.get(f"pretrain_{key}") or spec.get("path") for key, spec in networks.items()}
     named = {key: locate(file) for key, file in files.items() if isinstance(file, str)}
-    return {key: hashlib.sha256(file.read_bytes()).hexdigest() for key, file in named.items() if file.is_file()}
+    return {key: file for key, file in named.items() if file.is_file()}
+
+
+def digests(files: Mapping[str, Path]) -> dict[str, str]:
+    """Return the SHA-256 of each file."""
+    return {key: hashlib.sha256(file.read_bytes()).hexdigest() for key, file in files.items()}
+
+
+def weights_digests(opt: Options) -> dict[str, str]:
+    """Return the SHA-256 of each of `weights_files`."""
+    return digests(weights_files(opt))
 
 
 def stored_teacher(opt: Options) -> CachedTeacher | None:
@@ -87,9 +97,9 @@ def stored_teacher(opt: Options) -> CachedTeacher | None:
             f"{path}: was made with another teacher.self_ensemble; set it as it was, or make the store again with "
             "kdsr cache-teacher"
         )
-    digests = teacher.store.info.get("weights") or {}  # none in a store of an earlier version
-    for key, digest in weights_digests(opt).items() if digests else ():
-        if digests.get(key, digest) != digest:
+    stored = teacher.store.info.get("weights") or {}  # none in a store of an earlier version
+    for key, digest in weights_digests(opt).items() if stored else ():
+        if stored.get(key, digest) != digest:
             raise UserError(
                 f"{path}: was made with other weights than path.pretrain_{key} has now; remove it and make it again "
                 "with kdsr cache-teacher, or take datasets.train.teacher_cache out"

@@ -92,8 +92,9 @@ class PathOptions(OpenSection):
     )
     resume_state: str | None = option(
         None,
-        "A training state (.state) to resume from, exactly; later checkpoints of the experiment are set aside. With "
-        "--auto_resume it counts only where the experiment has no state yet.",
+        "A training state (.state) to resume from, exactly. Later checkpoints of the experiment are set aside; from a "
+        "state of another experiment a new run begins. With --auto_resume it counts only where the experiment "
+        "has no state yet.",
     )
 
     def weights(self, label: str) -> Pretrained | None:

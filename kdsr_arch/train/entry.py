@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from kdsr_arch.device import keep_freed_memory, pick_device
+from kdsr_arch.distill.teachers import weights_digests
 from kdsr_arch.errors import UserError
 from kdsr_arch.io import SAFETENSORS, save_tensors, write_groups
 from kdsr_arch.log import TextLog, get_logger, telling
@@ -20,7 +21,7 @@ from kdsr_arch.signals import StopRequest
 from kdsr_arch.train.bridge import BridgedTrainer
 from kdsr_arch.train.checkpoint import load_state, random_states_kept
 from kdsr_arch.train.distill_model import DistillModel
-from kdsr_arch.train.resume import changes, fingerprint
+from kdsr_arch.train.resume import changes, fingerprint, other_weights
 from kdsr_arch.train.run_files import is_finished
 from kdsr_arch.train.trainer import Trainer
 
@@ -67,13 +68,19 @@ def main(parts: Sequence[Callable[[], Options]], args: Any) -> int:
 def _tell_finished(opt: Options, which: str) -> None:
     assert opt.train is not None
     state = load_state(opt.folder / "training_states" / f"{opt.train.total_iter}.state")
-    changed = changes(state["fingerprint"], fingerprint(opt))
+    theirs, mine = state["fingerprint"], fingerprint(opt, weights=weights_digests(opt))
+    changed = changes(theirs, mine)
     with TextLog():
         get_logger().info(f"{opt.name} ({which}): finished already")
         if changed:
             get_logger().warning(
                 f"These options changed since {opt.name} was trained, and do not take effect: "
                 f"{', '.join(map(str, changed))}; to train it anew, remove {opt.folder}"
+            )
+        if others := other_weights(opt, theirs, mine):
+            get_logger().warning(
+                f"The teacher's weights changed since {opt.name} was trained, which knows the old ones only: {others}; "
+                f"to train it anew, remove {opt.folder}"
             )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import inspect
 import json
+import os
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from kdsr_arch.distill.teachers import weights_files
 from kdsr_arch.errors import UserError
 from kdsr_arch.infer.cost import count_parameters
 from kdsr_arch.log import get_logger
@@ -30,28 +32,52 @@ _RATES = r"train\.(scheduler|warmup_iter|optim_\w+\.lr|lr_flow|\w+_lr_mul).*"
 _PATH = r"(?:.*\.)?(?:dataroot_\w+|meta_info_\w+|teacher_cache|(?:\w+_)?path)(?:\.\d+)?"
 _KINDS = {
     r"network_\w+": "network",
-    r"datasets\.train(\.datasets\.\d+)?": "data set",
+    r"datasets\.(train|val\w*)(\.datasets\.\d+)?": "data set",
+    r"val\.metrics\.\w+": "metric",
     r"train\.optim_\w+": "optimizer",
     r"train\.scheduler": "scheduler",
     r"train\.(\w+_opt|distill_opt\.\w+)": "loss",
+}
+# options of validations, and those of them that change no score
+_SCORING = r"(datasets\.)?val(?![^\W_])"
+_UNSCORED = {
+    *("name", "val_freq", "save_img", "score_teacher", "pbar", "suffix", "speed_size", "batch_size_per_gpu"),
+    *("num_worker_per_gpu", "verify", "cache", "cache_gb", "io_backend", "resident"),
 }
 
 
 # ---------------------------------------------------------------------------------------------- what options make
 
 
-def fingerprint(opt: Options, teacher: nn.Module | None = None, samples: int = 0) -> dict[str, str]:
-    """Return what a state says of its training, each entry as JSON text: options, teacher, and samples of the data."""
+def fingerprint(
+    opt: Options, teacher: nn.Module | None = None, samples: int = 0, weights: Mapping[str, str] | None = None
+) -> dict[str, str]:
+    """Return what a state says of its training, each entry as JSON text.
+
+    Args:
+        teacher: the live one.
+        samples: of the training data.
+        weights: what `weights_digests` makes of the teachers' files.
+    """
     assert opt.train is not None
     values: dict[str, Any] = {"name": opt.name, "model_type": opt.model_type, "scale": opt.scale}
     values |= {key: network.plain() for key, network in opt.networks.items()}
     values |= {"optim_g.type": opt.train.optim_g.type, "terms": sorted(opt.train.distill_opt)}
     values |= {"~manual_seed": opt.manual_seed, "~train": opt.train.plain()}
     values |= {"~datasets.train": opt.datasets["train"].plain()}
+    values |= {f"~{key}": section for key, section in _scoring(opt).items()}
     values |= {"teacher": _described(teacher)} if teacher is not None else {}
+    values |= {"weights": weights} if weights else {}
     values |= {"samples": samples} if samples else {}
     values |= {"imports": {file.name: file.digest for file in opt.imported}} if opt.imported else {}
     return {k: json.dumps(v, sort_keys=True, default=str) for k, v in values.items()}
+
+
+def _scoring(opt: Options) -> dict[str, dict[str, Any]]:
+    """Return what the score of a validation depends on: `val`, and each `datasets.val*`."""
+    sections = {"val": opt.val, **{f"datasets.{key}": section for key, section in opt.phase("val").items()}}
+    plain = {key: section.plain() if section and opt.val else {} for key, section in sections.items()}
+    return {key: {k: v for k, v in values.items() if k not in _UNSCORED} for key, values in plain.items()}
 
 
 def _described(net: nn.Module) -> str:
@@ -76,17 +102,28 @@ class Change:
 
 
 def changes(theirs: Mapping[str, str], mine: Mapping[str, str]) -> list[Change]:
-    """List the options in which two fingerprints differ.
+    """List the options in which two fingerprints differ; those of validations where both tell of them.
 
     See :func:`differences`.
     """
+    if "~val" not in theirs:  # of an earlier version
+        mine = {key: text for key, text in mine.items() if not re.match(_SCORING, key.lstrip("~"))}
     return differences(_document(theirs), _document(mine))
+
+
+def other_weights(opt: Options, theirs: Mapping[str, str], mine: Mapping[str, str]) -> str:
+    """Name the teachers whose weights differ in two fingerprints, with their files: 'network_t (FILE)'; '' for none.
+
+    Weights that one of the two does not tell of, being of an earlier version, are no difference.
+    """
+    before, now, files = _digests(theirs), _digests(mine), weights_files(opt)
+    return ", ".join(f"{key} ({files[key]})" for key in files if before.get(key, now.get(key)) != now.get(key))
 
 
 def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[Change]:
     """List what differs in two option files' contents.
 
-    A key that is absent on one side is no change where the other has the default; nor is a path that ends alike.
+    A key that is absent on one side is no change where the other has the default; nor is a path to what was moved.
     """
     return [*_changes(before, now, [])]
 
@@ -95,7 +132,14 @@ def _document(prints: Mapping[str, str]) -> dict[str, Any]:
     """Read a fingerprint's options; what cannot be read is left out."""
     document: dict[str, Any] = {"imports": {}}
     for key, text in prints.items():
-        if key not in ("name", "teacher", "samples", "terms", "optim_g.type"):  # the last two are in `train` as well
+        if key not in (
+            "name",
+            "teacher",
+            "weights",
+            "samples",
+            "terms",
+            "optim_g.type",
+        ):  # the last two are in `train` as well
             try:
                 document[key.lstrip("~")] = json.loads(text)
             except (ValueError, RecursionError):
@@ -114,8 +158,28 @@ def _changes(before: Any, now: Any, keys: list[str]) -> Iterator[Change]:
     elif before and _are_mappings(before) and _are_mappings(now) and len(before) == len(now):
         for number, pair in enumerate(zip(before, now, strict=True)):
             yield from _changes(*pair, [*keys, str(number)])
-    elif before != now and not (re.fullmatch(_PATH, key) and PurePath(str(before)).name == PurePath(str(now)).name):
+    elif before != now and not (re.fullmatch(_PATH, key) and _same_place(str(before), str(now))):
         yield Change(key, before, now)
+
+
+def _same_place(before: str, now: str) -> bool:
+    """Tell whether two paths lead to the same data, moved or copied: they end alike, and not in folders of other names.
+
+    Folders end alike where each data set has its own: Set5/HR and Set14/HR.
+    """
+    try:
+        held = [sorted(os.listdir(path)) for path in (before, now)]
+    except (OSError, ValueError):  # one is no folder, or is gone, as where a project has moved
+        held = []
+    return PurePath(before).name == PurePath(now).name and held[:1] == held[1:]
+
+
+def _digests(prints: Mapping[str, str]) -> Mapping[str, str]:
+    try:
+        digests = json.loads(prints.get("weights", "{}"))
+    except (ValueError, RecursionError):  # a damaged state
+        return {}
+    return digests if isinstance(digests, Mapping) else {}
 
 
 def _are_mappings(values: Any) -> bool:
@@ -145,22 +209,26 @@ class Saved:
 
     Attributes:
         content: see `load_state`.
+        path: its file.
         schedule_anew: its iteration, where options that the learning rate comes from have changed; else 0.
+        rescored: the keys of changed options that scores depend on.
     """
 
     content: dict[str, Any]
+    path: Path
     schedule_anew: int = 0
+    rescored: tuple[str, ...] = ()
 
 
-def find_state(opt: Options, model: Any, auto_resume: bool, samples: int = 0) -> Saved | None:
+def find_state(opt: Options, model: Any, auto_resume: bool, mine: Mapping[str, str]) -> Saved | None:
     """Read the state to resume from; say which options have changed.
 
     With `auto_resume` that is the newest whole one of this experiment, where there is one; else `path.resume_state`;
     None to start anew.
 
     Args:
-        model: what is trained, built: it says in what a state does not fit (`misfits`) and has its `teacher`.
-        samples: of the training data.
+        model: what is trained, built: it says in what a state does not fit (`misfits`).
+        mine: the fingerprint of this training.
 
     Raises:
         UserError: the state is of something else than the options make, none is whole, or `path.resume_state` is
@@ -178,9 +246,11 @@ def find_state(opt: Options, model: Any, auto_resume: bool, samples: int = 0) ->
     if content is None and opt.path.resume_state:
         path, anew = Path(opt.path.resume_state).expanduser(), "to start anew, take path.resume_state out"
         content = load_state(path)
-    if content is None:
+    if content is None or path is None:
+        if auto_resume:
+            _tell_none(opt, folder)
         return None
-    theirs, mine = content["fingerprint"], fingerprint(opt, model.teacher, samples)
+    theirs = content["fingerprint"]
     changed = changes(theirs, mine)
     if conflicts := _conflicts(model, content["model"], theirs, mine, changed):
         raise UserError(
@@ -192,8 +262,23 @@ def find_state(opt: Options, model: Any, auto_resume: bool, samples: int = 0) ->
     get_logger().info(f"Resuming from iteration {content['iter']:,}: {path}")
     new_rates = any(re.fullmatch(_RATES, change.key) for change in changed)
     _tell(changed, new_rates)
+    if others := other_weights(opt, theirs, mine):
+        get_logger().warning(f"The teacher's weights changed since the state was saved, and teach from here: {others}")
     _compare_samples(theirs, len(content["random"]), mine)
-    return Saved(content, content["iter"] if new_rates else 0)
+    rescored = tuple(change.key for change in changed if re.match(_SCORING, change.key))
+    return Saved(content, path, content["iter"] if new_rates else 0, rescored)
+
+
+def _tell_none(opt: Options, folder: Path) -> None:
+    """Say that a resume begins a new run, and where the state may be that was meant: beside the option file."""
+    get_logger().info(f"no state in {folder}: starting at iteration 1")
+    place, own = opt.source.parent.resolve(), opt.folder.resolve()
+    beside = "/" in opt.name and place.parent == own.parent  # another part of the same sequence
+    if place != own and not beside and numbered(place / "training_states", STATES):
+        get_logger().warning(
+            f"The option file lies in an experiment, {place}, whose states are not resumed: by its name this one goes "
+            f"to {own}. To go on there, set name: {place.name}"
+        )
 
 
 def find_latest(folder: Path) -> tuple[Path | None, dict[str, Any] | None, list[str]]:
@@ -273,7 +358,7 @@ def alike_everywhere(opt: Options, position: int) -> None:
     Raises:
         UserError: they read different option files, or do not see the same experiment folder.
     """
-    mine = {k.lstrip("~"): v for k, v in fingerprint(opt).items() if k != "~datasets.train"}  # folders may differ
+    mine = {k.lstrip("~"): v for k, v in fingerprint(opt).items() if not k.startswith("~datasets.")}  # folders differ
     mine["batch_size_per_gpu"] = str(opt.datasets["train"].batch_size_per_gpu)
     starts = distributed.gather((position, mine))
     if len({where for where, _ in starts}) > 1:

@@ -160,8 +160,17 @@ class Checkpoints:
 # ------------------------------------------------------------------------------------------ the folder as a whole
 
 
-def open_folder(opt: Options, checkpoints: Checkpoints, position: int) -> str:
+def is_own(folder: Path, state: Path) -> bool:
+    """Tell whether a state is one of the run in this folder: not of another experiment, nor of a branch set aside."""
+    return state.parent.resolve() == (folder / "training_states").resolve()
+
+
+def open_folder(opt: Options, checkpoints: Checkpoints, position: int, origin: Path | None = None) -> str:
     """Make the experiment folder; archive that of an earlier run beside it, unless this run resumes it.
+
+    Args:
+        position: iterations done by the run in this folder; 0 for a new run.
+        origin: the state of another run that a new one goes on from. The history that lies beside it is copied.
 
     Returns:
         The time of the start, which is in the names of the files of this run.
@@ -170,9 +179,12 @@ def open_folder(opt: Options, checkpoints: Checkpoints, position: int) -> str:
         OSError: it cannot be written.
     """
     stamp, root = time.strftime(STAMP), opt.folder
+    lines = _history_beside(origin) if origin is not None else b""  # before `archive`, which may move it
     if not position:
         archive(root, stamp)
     checkpoints.make_folders()
+    if lines:
+        write_bytes(root / "history.jsonl", lines)
     if position and (aside := checkpoints.set_aside(position)):
         get_logger().warning(f"Checkpoints later than iteration {position:,} were set aside: {aside}")
     if opt.source.is_file():
@@ -184,6 +196,12 @@ def open_folder(opt: Options, checkpoints: Checkpoints, position: int) -> str:
     for file in opt.imported:
         write_bytes(root / RECORD / file.name, file.content)
     return stamp
+
+
+def _history_beside(state: Path) -> bytes:
+    """Read the history of the run that a state is of; nothing where the state was taken out of its folder."""
+    history = state.parent.parent / "history.jsonl"
+    return history.read_bytes() if state.parent.name == "training_states" and history.is_file() else b""
 
 
 def folder_lock(folder: Path) -> AbstractContextManager[None]:

@@ -13,6 +13,7 @@ from torch import nn
 from kdsr_arch.data.loader import Batches, first_sample, train_batches
 from kdsr_arch.data.stretches import BatchesInTurn, Stretch, open_stretches
 from kdsr_arch.distill.taps import Batch
+from kdsr_arch.distill.teachers import weights_digests
 from kdsr_arch.errors import Lost, ProgramFault, UserError, as_user_error
 from kdsr_arch.log import TextLog, get_logger
 from kdsr_arch.ops.offset_monitor import OffsetMonitor
@@ -26,7 +27,7 @@ from kdsr_arch.train.distill_model import DistillModel
 from kdsr_arch.train.history import History, Trackers
 from kdsr_arch.train.meter import NonFiniteError, Progress
 from kdsr_arch.train.resume import alike_everywhere, find_state, fingerprint
-from kdsr_arch.train.run_files import Checkpoints, folder_lock, open_folder
+from kdsr_arch.train.run_files import Checkpoints, folder_lock, is_own, open_folder
 from kdsr_arch.train.step_graph import step_graph
 from kdsr_arch.train.steps import Steps
 from kdsr_arch.train.validation import Validator
@@ -68,8 +69,9 @@ class Trainer(Steps):
 
         about = {"net_g": {"network": opt.network_g.plain(), "scale": opt.scale}} if opt.scale else None
         keep, form, samples = opt.logger.keep_last or 0, opt.logger.checkpoint_format, len(stretches[0].dataset)
-        self.checkpoints = Checkpoints(opt.folder, fingerprint(opt, self.model.teacher, samples), keep, form, about)
-        self.saved_state = find_state(opt, self.model, auto_resume, samples)
+        mine = fingerprint(opt, self.model.teacher, samples, weights_digests(opt))
+        self.checkpoints = Checkpoints(opt.folder, mine, keep, form, about)
+        self.saved_state = find_state(opt, self.model, auto_resume, mine)
         self.position: int = self.saved_state.content["iter"] if self.saved_state else 0  # iterations done
         alike_everywhere(opt, self.position)
 
@@ -139,7 +141,7 @@ class Trainer(Steps):
         spent = time.strftime("%H:%M:%S", time.gmtime(time.monotonic() - began))
         if finished:
             file = self.checkpoints.network_file("net_g", "latest")
-            get_logger().info(f"Finished {self.total:,} iterations ({spent}): {file}")
+            get_logger().info(f"Finished {self.position:,} iterations ({spent}): {file}")
         else:
             get_logger().warning(f"Stopped at iteration {self.position:,} and saved; --auto_resume goes on from here")
         return finished
@@ -158,12 +160,14 @@ class Trainer(Steps):
         """Take the experiment folder and open what is written there, on the main process; then resume."""
         self.history: History | None = None
         folder = self.opt.folder
+        state = self.saved_state.path if self.saved_state else None
+        own = self.position if state is not None and is_own(folder, state) else 0  # what this folder's run has done
         if distributed.is_main():
             self.resources.enter_context(folder_lock(folder))
             try:
-                self.trackers = Trackers(self.opt, self.position)  # before an earlier run is renamed
+                self.trackers = Trackers(self.opt, own)  # before an earlier run is renamed
                 self.resources.callback(self.trackers.close)
-                stamp = open_folder(self.opt, self.checkpoints, self.position)
+                stamp = open_folder(self.opt, self.checkpoints, own, None if own else state)
                 log.open(folder / f"train_{folder.name}_{stamp}.log")
                 self.history = History(folder / "history.jsonl", self.position)
                 self.resources.callback(self.history.close)
@@ -179,6 +183,11 @@ class Trainer(Steps):
         self.resources.callback(self.offsets.remove)
         if self.saved_state is not None:
             self.resume(self.saved_state.content, self.saved_state.schedule_anew)
+            # as the main process sees it: the folders of others may have other names
+            if stale := self.validator.begin_anew(distributed.from_main(self.saved_state.rescored)):
+                get_logger().warning(
+                    f"The best values were scored by other options, and begin anew: {', '.join(stale)}"
+                )
             self.saved_state = None
 
     # ---------------------------------------------------------------------------------------------------- the loop

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -60,6 +60,13 @@ def _has_truth(dataset: Any, section: DatasetOptions) -> bool:
     if isinstance(dataset, PairDataset):
         return dataset.pairs.gt is not None
     return bool(section.dataroot_gt) or not is_basicsr(type(dataset))
+
+
+def _bears_on(option: str, dataset: str, metric: str) -> bool:
+    """Tell whether a changed option of `val` or `datasets.val*` changes the scores of a metric on a data set."""
+    if option.startswith("val.metrics."):
+        return f"{option}.".startswith(f"val.metrics.{metric}.")
+    return f"{option}.".startswith(("val.", f"datasets.{dataset}."))
 
 
 def _beginning(sample: Mapping[str, Any], count: int) -> Mapping[str, Any]:
@@ -145,6 +152,23 @@ class Validator:
             return f"The teacher cannot be scored on {evaluator.name}: {first_line(error)}"
         shown = ", ".join(f"{metric} {value:.4f}" for metric, value in result.mean.items())
         return f"The teacher on {result.dataset or key}: {shown}  [{result.protocol}]"
+
+    def begin_anew(self, options: Iterable[str]) -> list[str]:
+        """Forget the best values that were scored by other options, so that they compete with none scored by these.
+
+        Args:
+            options: the keys of what changed, of `val` and `datasets.val*`.
+
+        Returns:
+            What was forgotten, as 'METRIC on datasets.KEY'.
+        """
+        held = [(key, metric) for key, metrics in self.best.records.items() for metric in metrics]
+        stale = [(key, metric) for key, metric in held if any(_bears_on(option, key, metric) for option in options)]
+        for key, metric in stale:
+            del self.best.records[key][metric]
+            if key == self.first:
+                self.best.ranking.pop(metric, None)
+        return [f"{metric} on datasets.{key}" for key, metric in stale]
 
     def best_iteration(self) -> int | None:
         """Return the iteration of the best value of the metric that decides; None before the first validation."""

@@ -145,8 +145,34 @@ def test_a_command_outlives_the_reader_of_its_output(folder: Path, words: str, b
 
 
 @pytest.mark.slow
-def test_a_full_disk_behind_the_output_is_told(folder: Path) -> None:
+@pytest.mark.parametrize("words", ["check --schema", "check -opt tiny.yml"])
+def test_a_full_disk_behind_the_output_is_told(folder: Path, words: str) -> None:
     with open("/dev/full", "w") as full:
-        process = start(["-m", "kdsr_arch.cli", "check", "--schema"], folder, stdout=full, stderr=subprocess.PIPE)
+        process = start(["-m", "kdsr_arch.cli", *words.split()], folder, stdout=full, stderr=subprocess.PIPE)
         errors = process.communicate(timeout=120)[1]
     assert process.returncode == 2 and "no space left" in errors and "Traceback" not in errors
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("streams", ["stdout", "stderr", "stdout stderr"])
+def test_a_full_disk_behind_the_output_stops_no_training(folder: Path, streams: str) -> None:
+    with open("/dev/full", "w") as full:
+        pipes = {name: full if name in streams.split() else subprocess.PIPE for name in ("stdout", "stderr")}
+        process = start(["-m", "kdsr_arch.cli", "train", "-opt", "tiny.yml"], folder, **pipes)
+        errors = process.communicate(timeout=120)[1] or ""
+    assert process.returncode == 0 and "Traceback" not in errors, errors
+    assert (folder / WEIGHTS).is_file()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("closed", [(1,), (2,), (0, 1, 2)])
+@pytest.mark.parametrize("file", ["tiny1.yml", "no.yml"])
+def test_a_command_runs_without_standard_streams(folder: Path, file: str, closed: tuple[int, ...]) -> None:
+    """As behind `2>&-`; in a training with a loader process as well."""
+    words = ["-m", "kdsr_arch.cli", "train", "-opt", file, "--force_yml", "name=tiny"]
+    pipes = {"stdin": subprocess.DEVNULL, "stderr": subprocess.PIPE}
+    process = start(words, folder, preexec_fn=lambda: [os.close(number) for number in closed], **pipes)
+    errors = process.communicate(timeout=120)[1]
+    assert process.returncode == (2 if file == "no.yml" else 0) and "Traceback" not in errors, errors
+    assert ("error: " in errors) == (file == "no.yml" and 2 not in closed), errors
+    assert (folder / WEIGHTS).is_file() == (file != "no.yml")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -13,11 +14,12 @@ import pytest
 import torch
 from torch import nn
 
+from kdsr_arch.cli import main
 from kdsr_arch.train import entry
 from kdsr_arch.train.bridge import BridgedTrainer
 from kdsr_arch.train.distill_model import DistillModel
 from kdsr_arch.train.trainer import Trainer
-from tests.helpers.messages import refuses
+from tests.helpers.messages import missing, refuses
 
 TEACHER = {"type": "MSRResNet", "num_in_ch": 3, "num_out_ch": 3, "num_feat": 12, "num_block": 1, "upscale": 2}
 DISTILL = {
@@ -202,6 +204,34 @@ def test_finished_run_resumed_is_finished(load, tmp_path) -> None:
     before = (folder / "history.jsonl").read_text()
     assert entry.train(load(tmp_path), True) == 0
     assert (folder / "history.jsonl").read_text() == before
+
+
+def test_an_auto_resume_without_a_state_is_told(load, capsys) -> None:
+    opt = load()
+    entry.train(opt)
+    assert "no state" not in capsys.readouterr().err
+    shutil.rmtree(opt.folder)
+    entry.train(opt, True)
+    said = capsys.readouterr().err
+    assert not missing(said, "no state", opt.folder / "training_states", "iteration 1") and "warning" not in said
+    entry.train(opt, True)
+    assert "no state" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("place", [os.rename, shutil.copytree])
+def test_an_experiment_that_was_renamed_is_found_by_its_option_file(place, write_options, tmp_path, capsys) -> None:
+    assert main(["train", "-opt", str(write_options())]) == 0
+    folder, renamed = (tmp_path / "experiments" / name for name in ("tiny", "renamed"))
+    place(folder, renamed)
+    shutil.rmtree(folder, ignore_errors=True)
+    capsys.readouterr()
+    words = ["train", "-opt", str(renamed / "tiny.yml"), "--auto_resume"]
+    assert main([*words, "--force_yml", "name=renamed"]) == 0
+    assert "warning" not in capsys.readouterr().err
+    assert main(words) == 0
+    said = capsys.readouterr().err
+    (line,) = [line for line in said.splitlines() if "warning" in line]
+    assert not missing(line, renamed, folder, "name: renamed") and "starting at iteration 1" in said
 
 
 def test_longer_training_continues_a_finished_one(load, tmp_path) -> None:

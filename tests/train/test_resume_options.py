@@ -16,7 +16,8 @@ import torch
 from kdsr_arch.cli import main
 from kdsr_arch.train import entry
 from kdsr_arch.train.trainer import Trainer
-from tests.helpers.messages import refuses
+from tests.helpers.images import write_textures
+from tests.helpers.messages import missing, refuses
 from tests.helpers.networks import make_network
 from tests.train.conftest import STUDENT
 
@@ -89,6 +90,15 @@ def test_a_project_that_moved_goes_on(write_options, images, tmp_path, monkeypat
     assert [p.name for p in (new / "experiments").iterdir() if not p.name.startswith(".")] == ["tiny"]
 
 
+def test_a_copy_of_the_data_is_no_change(half, load, images, tmp_path, capsys) -> None:
+    half()
+    shutil.copytree(images, tmp_path / "copy" / images.name)
+    data = {"dataroot_gt": str(tmp_path / "copy" / images.name)}
+    capsys.readouterr()
+    assert entry.train(load(datasets={"train": data, "val": data}), True) == 0
+    assert "warning" not in capsys.readouterr().err
+
+
 def test_data_that_grew_or_shrank_since_are_told(half, load, images, tmp_path, capsys) -> None:
     """The order of the samples follows from their number, so that the resumed run is another from there on."""
     shutil.copytree(images, tmp_path / "own")
@@ -100,6 +110,43 @@ def test_data_that_grew_or_shrank_since_are_told(half, load, images, tmp_path, c
     files[0].unlink()
     assert entry.train(load(**own, train={"total_iter": 14}), True) == 0
     assert f"had {len(files)} samples when the state was saved and have {len(files) - 1} now" in capsys.readouterr().err
+
+
+def retouched(file: Path) -> None:
+    """Writes other weights of the same network into the file."""
+    content = torch.load(file, weights_only=True)
+    torch.save({"params": {key: value + 0.1 for key, value in content["params"].items()}}, file)
+
+
+def test_other_weights_of_the_teacher_are_told(half, load, taught, tmp_path, capsys) -> None:
+    options = {**taught, "train": {"distill_opt": {"out": OUT}}}
+    half(**options)
+    assert entry.train(load(**options), True) == 0
+    assert "warning" not in capsys.readouterr().err
+    retouched(tmp_path / "teacher.pth")
+    assert entry.train(load(**longer(options)), True) == 0
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if "weights changed" in line]
+    assert not missing(line, "network_t", tmp_path / "teacher.pth")
+    assert entry.train(load(**longer(options)), True) == 0
+    assert "warning" not in capsys.readouterr().err, "the new weights are those of the new states"
+
+
+def without(state: Path, *keys: str) -> None:
+    """Takes entries out of a state's fingerprint, as an earlier version did not write them."""
+    saved = torch.load(state, weights_only=True)
+    for key in keys:
+        del saved["fingerprint"][key]
+    torch.save(saved, state)
+
+
+def test_a_state_that_does_not_tell_of_weights_is_resumed_without_a_word(half, load, taught, tmp_path, capsys) -> None:
+    options = {**taught, "train": {"distill_opt": {"out": OUT}}}
+    folder = half(**options)
+    without(folder / "training_states" / "8.state", "weights")
+    retouched(tmp_path / "teacher.pth")
+    capsys.readouterr()
+    assert entry.train(load(**options), True) == 0
+    assert "warning" not in capsys.readouterr().err
 
 
 # ---------------------------------------------------------------------------------------------- something else is made
@@ -203,3 +250,77 @@ def test_the_optimizers_options_and_the_losses_take_effect(half, load, taught, m
         "distill_opt.new",
     ):
         assert text in said, said
+
+
+# ------------------------------------------------------------------------------------------------------ other scores
+
+
+def best(folder: Path) -> dict[str, Any]:
+    return json.loads((folder / "models" / "best.json").read_text())
+
+
+STILL = {"optim_g": {"lr": 0.0}}  # no validation is better than the first
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"val": {"metrics": {"psnr": {"test_y_channel": False}}}},
+        {"datasets": {"val": {"dataroot_gt": "other"}}},
+        {"datasets": {"val": {"dataroot_gt": "other/hr"}}},
+        {"datasets": {"val": {"degradation": "BD"}}},
+    ],
+)
+def test_the_best_begins_anew_where_the_score_is_another_one(changes, half, load, images, tmp_path, capsys) -> None:
+    """Although the old value is the better one; patience counts from the first validation by the new options."""
+    shutil.copytree(images, tmp_path / "other")
+    write_textures(tmp_path / "other" / "hr", 6, 32, 32, digits=4)  # ends as the other folder does
+    folder = half(train=STILL, logger={"keep_best": 1})
+    state = torch.load(folder / "training_states" / "8.state", weights_only=True)
+    state["best"]["val"]["psnr"]["value"] = state["ranking"]["psnr"][0]["value"] = 99.0
+    torch.save(state, folder / "training_states" / "8.state")
+    if "dataroot_gt" in changes.get("datasets", {}).get("val", {}):
+        changes = {"datasets": {"val": {"dataroot_gt": str(tmp_path / changes["datasets"]["val"]["dataroot_gt"])}}}
+    (key,) = [".".join(keys) for keys in _leaves(changes)]
+    capsys.readouterr()
+    options = {**changes, "train": {**STILL, "patience": 2, "total_iter": 40}, "logger": {"keep_best": 1}}
+    assert entry.train(load(**options), True) == 0
+    said = capsys.readouterr().err
+    assert not missing(warned(said), key)
+    (line,) = [line for line in said.splitlines() if "begin anew" in line]
+    assert not missing(line, "psnr on datasets.val")
+    assert best(folder)["iter"] == 8 and "Finished 16 iterations" in said
+    assert [path.name for path in folder.glob("models/net_g_best_psnr_*")] == ["net_g_best_psnr_8.pth"]
+
+
+def _leaves(tree: Any) -> list[list[str]]:
+    if not isinstance(tree, dict):
+        return [[]]
+    return [[key, *rest] for key, below in tree.items() for rest in _leaves(below)]
+
+
+def test_another_metric_or_data_set_leaves_the_best_of_the_others(half, load, images, capsys) -> None:
+    val_2 = {"type": "ImagePairDataset", "dataroot_gt": str(images), "degradation": "BD", "num_worker_per_gpu": 2}
+    folder = half(train=STILL, datasets={"val_2": val_2})
+    before = best(folder)
+    metrics = {"psnr_rgb": {"type": "calculate_psnr", "crop_border": 2}, "psnr": {"input_order": "HWC"}}
+    changed = {"val_2": {**val_2, "degradation": "BI"}, "val": {"num_worker_per_gpu": 1, "cache": True}}
+    options = longer({"train": STILL, "val": {"pbar": True, "metrics": metrics}, "datasets": changed})
+    capsys.readouterr()
+    assert entry.train(load(**options), True) == 0
+    said = capsys.readouterr().err
+    assert not missing(warned(said), "val.metrics.psnr_rgb", "datasets.val_2.degradation")
+    assert re.findall(r"val\S*(?=: \S+ -> )", warned(said)) == ["val.metrics.psnr_rgb", "val_2.degradation"]
+    (line,) = [line for line in said.splitlines() if "begin anew" in line]
+    assert line.endswith(": psnr on datasets.val_2")
+    assert best(folder) == before
+
+
+def test_a_state_that_does_not_tell_of_scores_is_resumed_without_a_word(half, load, capsys) -> None:
+    folder = half(train=STILL)
+    without(folder / "training_states" / "8.state", "~val", "~datasets.val")
+    capsys.readouterr()
+    changed = {"val": {"metrics": {"psnr": {"crop_border": 4}}}, "datasets": {"val": {"degradation": "BD"}}}
+    assert entry.train(load(train=STILL, **changed), True) == 0
+    assert "warning" not in capsys.readouterr().err
+    assert best(folder)["iter"] == 4

@@ -288,6 +288,47 @@ def test_with_auto_resume_the_named_state_counts_only_at_the_first_start(run, tm
     assert not list(folder.glob("set_aside_*"))
 
 
+def content(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_a_state_of_another_experiment_begins_a_new_run(run, tmp_path, capsys) -> None:
+    """Neither run loses a file, and the history is that of the run gone on from alone."""
+    often = {"logger": {"print_freq": 1, "save_checkpoint_freq": 1, "keep_best": 1}}
+    other = run(name="other", **often, train={"optim_g": {"lr": 1e-2}})
+    folder = run(**often)
+    theirs, ours = content(other), content(folder)
+    capsys.readouterr()
+    state = other / "training_states" / "5.state"
+    run(**often | {"logger": {**often["logger"], "keep_last": 1}}, path={"resume_state": str(state)})
+    (archived,) = folder.parent.glob("tiny_archived_*")
+    assert content(archived) == ours and content(other) == theirs
+    assert archived.name in capsys.readouterr().err
+    assert names(folder / "training_states") == ["8.state"]
+    kept = [r for r in history(other) if r["iter"] < 5 or (r["iter"] == 5 and r["kind"] == "train")]
+    assert history(folder)[: len(kept)] == kept and len(kept) == 6
+    assert [r["iter"] for r in history(folder) if r["kind"] == "train"] == [*range(1, 9)]
+
+
+def test_a_state_of_a_branch_that_was_set_aside_begins_a_new_run(run) -> None:
+    often = {"logger": {"print_freq": 1, "save_checkpoint_freq": 2}}
+    folder = run(**often)
+    first = history(folder)
+    run(**often, path={"resume_state": str(folder / "training_states" / "4.state")}, train={"optim_g": {"lr": 1e-2}})
+    (aside,) = folder.glob("set_aside_*")
+    second = content(folder)
+    run(**often, path={"resume_state": str(aside / "training_states" / "6.state")})
+    assert history(folder) == first
+    (archived,) = folder.parent.glob("tiny_archived_*")
+    assert content(archived) == second
+
+
+def test_a_state_without_a_run_around_it_begins_a_history_of_its_own(run, tmp_path) -> None:
+    state = tmp_path / "4.state"
+    shutil.copy(run(root=tmp_path / "source") / "training_states" / "4.state", state)
+    assert [r["iter"] for r in history(run(path={"resume_state": str(state)}))] == [4, 6, 8]
+
+
 def test_a_damaged_newer_state_is_set_aside_rather_than_overwritten(run) -> None:
     folder = run()
     (folder / "training_states" / "8.state").write_bytes(b"damaged")

@@ -125,6 +125,32 @@ def test_auto_resume_passes_over_finished_parts(common, tmp_path: Path, capsys):
     assert not missing(said, "do not take effect", "train.optim_g.lr: 0.001 -> 0.5", teacher)
 
 
+def test_a_finished_student_of_a_teacher_that_was_trained_on_is_told(common, tmp_path: Path, capsys):
+    parts = _parts(tmp_path, "whole")
+    file = _write(tmp_path / "options" / "s.yml", {"name": "whole", **common, "sequence": parts})
+    assert _train(file, tmp_path) == 0
+    assert _train(file, tmp_path, "--auto_resume") == 0
+    assert "weights" not in capsys.readouterr().err
+    parts[0]["train"] = {**parts[0]["train"], "total_iter": 4}
+    _write(file, {"name": "whole", **common, "sequence": parts})
+    assert _train(file, tmp_path, "--auto_resume") == 0
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if "weights changed" in line]
+    teacher, student = (tmp_path / "experiments" / "whole" / part for part in ("teacher", "student"))
+    assert not missing(line, "whole/student", "network_t", teacher / "models" / "net_g_latest.pth", student)
+
+
+def test_a_part_that_begins_is_not_taken_for_a_renamed_one(common, tmp_path: Path, capsys):
+    """The option file that lies in the folder of the part before is the copy that each part keeps."""
+    file = _write(tmp_path / "options" / "s.yml", {"name": "whole", **common, "sequence": _parts(tmp_path, "whole")})
+    assert _train(file, tmp_path) == 0
+    folder = tmp_path / "experiments" / "whole"
+    shutil.rmtree(folder / "student")
+    capsys.readouterr()
+    assert _train(folder / "teacher" / "s.yml", tmp_path, "--auto_resume") == 0
+    said = capsys.readouterr().err
+    assert f"no state in {folder / 'student' / 'training_states'}" in said and "set name" not in said
+
+
 def test_mappings_are_merged_types_replaced_and_null_takes_away():
     base = {"a": {"b": 1, "c": 2}, "net": {"type": "X", "width": 3}, "gone": 1}
     laid = lay_over(base, {"a": {"c": 5}, "net": {"type": "Y"}, "gone": None, "new": [1]})

@@ -59,3 +59,11 @@ def test_a_resume_goes_on_in_its_run_and_a_new_start_does_not(service, load) -> 
 def test_a_run_that_the_options_name_is_continued(service, load) -> None:
     entry.train(load(logger={"wandb": {"project": "p", "resume_id": "named"}}))
     assert service.asked[0]["id"] == "named"
+
+
+def test_a_run_that_begins_from_another_experiments_state_is_one_of_its_own(service, load) -> None:
+    entry.train(load(**LOGGER))
+    entry.train(load(**LOGGER, name="other"))
+    state = load().folder.with_name("other") / "training_states" / "4.state"
+    entry.train(load(**LOGGER, path={"resume_state": str(state)}))
+    assert [given.get("id") for given in service.asked] == [None, None, None]

@@ -77,7 +77,7 @@ def run(data: bytes, folder: Path) -> None:
     trainer = _trainer()
     opt = make_options({**_OPTIONS, "path": {"resume_state": str(file)}})
     with random_states_kept():
-        state = find_state(opt, trainer.model, auto_resume=False)
+        state = find_state(opt, trainer.model, auto_resume=False, mine=fingerprint(opt))
         assert state is not None
         trainer.resume(state.content, state.schedule_anew)
 
