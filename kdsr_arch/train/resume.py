@@ -128,18 +128,14 @@ def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[Chang
     return [*_changes(before, now, [])]
 
 
+_NO_OPTIONS = ("name", "teacher", "weights", "samples", "terms", "optim_g.type")  # the last two are in `train` as well
+
+
 def _document(prints: Mapping[str, str]) -> dict[str, Any]:
     """Read a fingerprint's options; what cannot be read is left out."""
     document: dict[str, Any] = {"imports": {}}
     for key, text in prints.items():
-        if key not in (
-            "name",
-            "teacher",
-            "weights",
-            "samples",
-            "terms",
-            "optim_g.type",
-        ):  # the last two are in `train` as well
+        if key not in _NO_OPTIONS:
             try:
                 document[key.lstrip("~")] = json.loads(text)
             except (ValueError, RecursionError):
