@@ -46,6 +46,11 @@ def autocast(device: torch.device, amp: str = "no") -> contextlib.AbstractContex
     return torch.autocast(device.type, dtype=AMP_DTYPES[amp])
 
 
+def own_precision(device: torch.device) -> contextlib.AbstractContextManager:
+    """Leave the caller's autocast out: what is called from Python computes as its own options say."""
+    return torch.autocast(device.type, enabled=False)
+
+
 class LateFlag:
     """A yes or no from a device, read so long after it was asked that the CPU need not wait."""
 

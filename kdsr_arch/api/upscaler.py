@@ -162,6 +162,8 @@ class Upscaler:
         """
         _check_kind(images)
         if images.ndim == 5 and isinstance(images, Tensor):
+            if not len(images):
+                raise UserError(f"a batch of shape {tuple(images.shape)} has no clips")
             return torch.stack([self(clip) for clip in images])
         if images.ndim == 4:
             made = list(self.stream(images))

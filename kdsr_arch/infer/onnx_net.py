@@ -65,15 +65,19 @@ class OnnxNet(nn.Module):
         self._input, self._type = entry.name, np.float16 if "float16" in entry.type else np.float32
         fixed = entry.shape[1] if self.traits.mode == "recurrent" and len(entry.shape) == 5 else None
         self._length = fixed if isinstance(fixed, int) else 0
+        if "mode" in metadata:  # by `kdsr export --size`
+            high, wide = (side if isinstance(side, int) else 0 for side in entry.shape[-2:])
+            self._sides = high, wide
 
     def forward(self, x: Tensor) -> Tensor:
         """Run the network as it was exported: on (B, C, h, w), (B, n, C, h, w) or (B, T, C, h, w).
 
-        A recurrent network exported for clips of one length is given overlapping clips of that length, a network of
-        images of one size overlapping pieces of that size.
+        A recurrent network exported for clips of one length is given overlapping clips of that length, a network
+        exported for one size overlapping pieces of that size.
         """
-        if any(self._sides):
-            return self._in_pieces(x)
+        return self._in_pieces(x) if any(self._sides) else self._whole(x)
+
+    def _whole(self, x: Tensor) -> Tensor:
         if not self._length or x.shape[1] == self._length:
             return self._run(x)
         frames: dict[int, Tensor] = {}
@@ -92,7 +96,7 @@ class OnnxNet(nn.Module):
         out = x.new_empty(*x.shape[:-2], x.shape[-2] * scale, x.shape[-1] * scale)
         for top, above in _starts(x.shape[-2], tall):
             for left, beside in _starts(x.shape[-1], wide):
-                part = self._run(x[..., top : top + tall, left : left + wide])
+                part = self._whole(x[..., top : top + tall, left : left + wide])
                 place = out[..., (top + above) * scale : (top + tall) * scale, :]
                 place[..., (left + beside) * scale : (left + wide) * scale] = part[
                     ..., above * scale :, beside * scale :

@@ -263,6 +263,8 @@ def open_network(
     if path is not None and path.suffix.lower() == ".onnx":
         from kdsr_arch.infer.onnx_net import OnnxNet
 
+        if network is not None or option_file is not None:
+            raise UserError(f"{path}: tells by itself what network it is; leave the network out")
         onnx = OnnxNet(path, device or torch.device("cpu"))
         return opened(onnx, {}, path)
     if option_file is not None:
@@ -292,7 +294,7 @@ def opened(
         UserError: it works at another scale, or no scale is known.
     """
     digest = hashlib.sha256(path.read_bytes()).hexdigest() if path is not None else ""
-    net = net.eval().requires_grad_(False).to(device or torch.device("cpu"))
+    net = net.eval().requires_grad_(False).float().to(device or torch.device("cpu"))
     return Opened(net, traits_of(net, scale), network, path, digest)
 
 

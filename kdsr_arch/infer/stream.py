@@ -10,7 +10,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from kdsr_arch.device import autocast, use_channels_last
+from kdsr_arch.device import autocast, own_precision, use_channels_last
 from kdsr_arch.errors import UserError
 from kdsr_arch.infer.pixels import finite
 from kdsr_arch.infer.runner import Runner, window_indices
@@ -149,7 +149,7 @@ class Restorer:
         tile = 0 if traits.input != "lq" else self.tile_of(lq.shape[-2], lq.shape[-1])
 
         def call(part: Tensor) -> Tensor:
-            with autocast(self.device, self.amp):
+            with own_precision(self.device), autocast(self.device, self.amp):
                 return self.runner.restore(part, windows=windows).float()
 
         side = max(tile, traits.min_size) if tile else 0

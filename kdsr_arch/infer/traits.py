@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from numbers import Integral
 from typing import Any
 
 import torch
@@ -56,8 +57,8 @@ class Traits:
     def __post_init__(self) -> None:
         if self.mode not in MODES:
             raise ValueError(f"mode must be one of {MODES}, got '{self.mode}'")
-        if self.scale < 1:
-            raise ValueError(f"scale {self.scale}: must be 1 or more")
+        if not isinstance(self.scale, Integral) or self.scale < 1:
+            raise ValueError(f"scale {self.scale}: must be a whole number, 1 or more")
         if self.num_frame % 2 == 0 or (self.mode != "window" and self.num_frame != 1):
             raise ValueError(f"num_frame {self.num_frame} does not fit mode {self.mode}: windows are odd, others 1")
 
@@ -86,6 +87,10 @@ class Traits:
         return -(-self.min_size // self.scale) if self.upsampled_input else self.min_size
 
 
+class ScaleUnknown(UserError):
+    """A network does not tell by how much it enlarges, and nobody else did."""
+
+
 def traits_of(net: nn.Module, scale: int | None = None) -> Traits:
     """Return the traits of ``net``: its own, those of BasicSR's table, or those of a plain image network.
 
@@ -94,7 +99,8 @@ def traits_of(net: nn.Module, scale: int | None = None) -> Traits:
         scale: the experiment's scale; needed where the network does not fix its own.
 
     Raises:
-        UserError: the network works at another scale than ``scale``, or no scale is known.
+        UserError: the network works at another scale than ``scale``.
+        ScaleUnknown: no scale is known.
     """
     net = unwrap(net)
     traits = getattr(net, "traits", None)
@@ -131,9 +137,9 @@ def _image(net: nn.Module, scale: int | None, **taps: str) -> Traits:
         own = math.prod(part.upscale_factor for part in upsample.modules() if isinstance(part, nn.PixelShuffle))
     factor = scale if own is None else own
     if factor is None:
-        raise UserError(
-            f"the scale of network {type(net).__name__} is not known: give it a `traits` attribute, "
-            "or set `scale` in the option file"
+        raise ScaleUnknown(
+            f"the scale of network {type(net).__name__} is not known: give it a `traits` attribute, or name the scale "
+            "(`scale` in an option file, --scale, scale= in Python)"
         )
     paths = dict(net.named_modules())
     present = {alias: path for alias, path in taps.items() if path in paths}

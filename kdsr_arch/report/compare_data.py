@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,13 +16,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kdsr_arch.data.augment import eight_bits
-from kdsr_arch.data.image_file import READABLE, decode_upright, shown_files
+from kdsr_arch.data.image_file import READABLE, decode_upright, shown_files, unsigned
 from kdsr_arch.data.keys import natural
 from kdsr_arch.data.sources import FrameSource, open_source
+from kdsr_arch.device import pick_device
 from kdsr_arch.errors import UserError, nearest
 from kdsr_arch.io import read_json
 from kdsr_arch.log import get_logger
 from kdsr_arch.options.schema import MetricOptions
+from kdsr_arch.registry import names
 from kdsr_arch.report.labels import label_folders
 
 METRICS: dict[str, dict[str, Any]] = {
@@ -29,7 +33,6 @@ METRICS: dict[str, dict[str, Any]] = {
     "psnr_rgb": {"type": "calculate_psnr"},
     "ssim_rgb": {"type": "calculate_ssim"},
 }
-LOWER_IS_BETTER = {"lpips", "dists", "niqe", "brisque", "pieapp"}
 
 
 class Method(NamedTuple):
@@ -55,6 +58,15 @@ class Item:
     kind: str = "image"
     note: str = ""
     values: dict[str, dict[str, float]] = field(default_factory=dict)
+
+
+def lower_is_better(metric: str) -> bool:
+    """Tell which way a metric of images goes; one of pyiqa's says it itself."""
+    from kdsr_arch.metrics.perceptual_metric import create
+
+    if metric in METRICS or metric in names("metric"):
+        return metric == "calculate_niqe"
+    return bool(getattr(create(metric, str(pick_device()), None, ()), "lower_better", False))
 
 
 def find_methods(folders: Sequence[Path], names: Sequence[str] | None = None) -> list[Method]:
@@ -98,11 +110,15 @@ def common_images(methods: Sequence[Method]) -> list[str]:
 
 
 def read_image(path: Path) -> NDArray[np.uint8]:
-    """Read an image as (H, W, 3) uint8 BGR."""
-    image = decode_upright(path.read_bytes(), cv2.IMREAD_COLOR) if path.is_file() else None
+    """Read an image as (H, W, 3) uint8 BGR; 16 bits are rounded."""
+    data = path.read_bytes() if path.is_file() else b""
+    image = decode_upright(data, cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH) if data else None
     if image is None:
         raise UserError(f"{path}: cannot be read as an image")
-    return image.astype(np.uint8, copy=False)
+    try:
+        return eight_bits(unsigned(image, data))
+    except ValueError as error:
+        raise UserError(f"{path}: {error}") from None
 
 
 class Truth:
@@ -275,7 +291,7 @@ def choose(items: Sequence[Item], metric: str, count: int) -> list[Item]:
     if len(items) <= count:
         return list(items)
     last = next(reversed(items[0].values[metric]))
-    sign = 1 if metric in LOWER_IS_BETTER else -1
+    sign = 1 if lower_is_better(metric) else -1
     by_quality = sorted(items, key=lambda item: sign * item.values[metric][last], reverse=True)
     by_spread = sorted(items, key=lambda item: -spread(item, metric))
     kept: dict[str, Item] = {}
@@ -286,14 +302,23 @@ def choose(items: Sequence[Item], metric: str, count: int) -> list[Item]:
     return [item for item in items if item.name in kept]
 
 
-def clips(names: Sequence[str], least: int = 3) -> dict[str, list[str]]:
-    """Group image names by folder, for folders of several images with numbers for names: the clips."""
-    groups: dict[str, list[str]] = {}
-    for name in names:
+def clips(images: Sequence[str], least: int = 3) -> dict[str, list[str]]:
+    """Group image names by folder, for folders of several images with even numbers in their names: the clips.
+
+    Photographs have numbers, too (B100), but with gaps between them.
+    """
+    groups: dict[str, dict[str, int]] = {}
+    for name in images:
         folder, _, frame = name.rpartition("/")
-        if folder and any(character.isdigit() for character in frame):
-            groups.setdefault(folder, []).append(name)
-    return {folder: frames for folder, frames in groups.items() if len(frames) >= least}
+        if folder and (numbers := re.findall(r"\d+", frame)):
+            groups.setdefault(folder, {})[name] = int(numbers[-1])
+    steps = {folder: {after - before for before, after in pairwise(group.values())} for folder, group in groups.items()}
+    return {folder: [*group] for folder, group in groups.items() if len(group) >= least and len(steps[folder]) == 1}
+
+
+def of_one_size(frames: Sequence[str], methods: Sequence[Method]) -> bool:
+    """Tell whether frames are of one size, as those of a clip are."""
+    return len({read_image(methods[0].files[name]).shape for name in frames}) == 1
 
 
 def temporal_profile(

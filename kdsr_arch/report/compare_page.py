@@ -14,15 +14,16 @@ from numpy.typing import NDArray
 from kdsr_arch.errors import UserError
 from kdsr_arch.records import finite
 from kdsr_arch.report.compare_data import (
-    LOWER_IS_BETTER,
     Item,
     choose,
     clips,
     common_images,
     find_methods,
     find_truth,
+    lower_is_better,
     means,
     measure_images,
+    of_one_size,
     read_all,
     sets_of,
     temporal_profile,
@@ -76,7 +77,8 @@ def write_comparison(
     pictures = [_picture(item, read_all(item.name, methods, truth)) for item in shown]
     names_shown = {item.name for item in shown}
     profiles = []
-    for clip, frames in clips(images).items():
+    alike = {clip: frames for clip, frames in clips(images).items() if of_one_size(frames, methods)}
+    for clip, frames in alike.items():
         row, lines = temporal_profile(frames, methods, truth, line)
         tall = max(-(-next(iter(lines.values())).shape[1] // (_PROFILE_ASPECT * len(frames))), 1)  # else a mere ribbon
         item = Item(clip, "profile", f"row {row} over time: {len(frames)} frames downwards, {tall} pixels each")
@@ -89,7 +91,8 @@ def write_comparison(
     content = {
         "methods": labels + (["ground truth"] if truth is not None else []),
         "columns": labels if truth is not None else labels[1:],
-        "reference": reference, "truth": truth is not None, "metrics": list(metrics), "lower": sorted(LOWER_IS_BETTER),
+        "reference": reference, "truth": truth is not None, "metrics": list(metrics),
+        "lower": [metric for metric in metrics if lower_is_better(metric)],
         "means": [{"name": name, "values": finite(means(group))} for name, group in groups.items()],
         "count": len(items),
         "items": [*pictures, *profiles, *rest],

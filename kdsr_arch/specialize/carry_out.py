@@ -77,6 +77,7 @@ class Request:
     ground_truth: Path | None = None
     sequence: bool = False
     progressive: bool = False
+    partial: bool = False
     force: bool = False
     overwrite: bool = False
     device: str = "auto"
@@ -124,7 +125,7 @@ def check(request: Request) -> None:
 def _run(request: Request) -> int:
     if request.device == "cuda" and not torch.cuda.is_available():
         raise UserError("--device cuda: no CUDA device is available; take --device cpu")
-    source = open_source(request.source, request.kind, request.sequence, request.progressive)
+    source = open_source(request.source, request.kind, request.sequence, request.progressive, request.partial)
     device = pick_device(0 if request.device == "cpu" else "auto")
     network, root = request.teacher_network, request.root
     teacher = open_teacher(request.teachers, network, request.self_ensemble, device, root, request.precision)

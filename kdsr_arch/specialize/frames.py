@@ -42,6 +42,7 @@ class Source:
         video: how the video is stored.
         images: the files of a folder.
         progressive: take frames that the file says to be interlaced as they are.
+        partial: take what can be decoded of a damaged video.
     """
 
     path: Path
@@ -51,6 +52,7 @@ class Source:
     video: VideoInfo | None = None
     images: tuple[Path, ...] = ()
     progressive: bool = False
+    partial: bool = False
 
     def frames(self, share: Share = "all") -> Iterator[Frame]:
         """Read every frame, or a share of a video's.
@@ -63,7 +65,8 @@ class Source:
                 part = str(path.parent) if self.kind == "sequence" else str(path)
                 yield Frame(number, path.name, part, _rgb(read_picture(path).color))
             return
-        info, decoder, number = self.video, Decoder(self.video, progressive=self.progressive, share=share), -1
+        info, number = self.video, -1
+        decoder = Decoder(info, self.partial, progressive=self.progressive, share=share)
         for frame in decoder.frames():
             seconds = Fraction(frame.pts - info.start) * info.time_base
             number = number + 1 if share == "all" else max(number + 1, round(seconds * info.rate))
@@ -81,14 +84,16 @@ class Source:
         ]
 
 
-def open_source(path: Path, kind: str, sequence: bool = False, progressive: bool = False) -> Source:
+def open_source(
+    path: Path, kind: str, sequence: bool = False, progressive: bool = False, partial: bool = False
+) -> Source:
     """Look at an input.
 
     Args:
         path: the input.
         kind: 'video' or 'folder'; one picture is refused.
         sequence: the images of a folder are frames of clips.
-        progressive: see `Source`.
+        progressive, partial: see `Source`.
 
     Raises:
         UserError: one picture, no images, or a video that cannot be upscaled well.
@@ -96,8 +101,9 @@ def open_source(path: Path, kind: str, sequence: bool = False, progressive: bool
     if kind == "image":
         raise UserError(f"{path}: is one picture; a student is taught on many, so upscale this one with the teacher")
     if kind == "video":
-        info = probe(path)
-        return Source(path, "video", info.frames, (info.height, info.width), info, progressive=progressive)
+        info = probe(path, partial)
+        size = info.height, info.width
+        return Source(path, "video", info.frames, size, info, progressive=progressive, partial=partial)
     images = tuple(list_images(path))
     height, width = read_picture(images[0]).color.shape[:2]
     return Source(path, "sequence" if sequence else "images", len(images), (height, width), images=images)

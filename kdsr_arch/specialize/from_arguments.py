@@ -9,7 +9,8 @@ from pathlib import Path
 
 from kdsr_arch.errors import UserError
 from kdsr_arch.specialize.carry_out import Request, run_specialize
-from kdsr_arch.upscale.dispatch import SHIPPED, check_output, kind_of
+from kdsr_arch.upscale.dispatch import SHIPPED, check_output, kind_of, prepare
+from kdsr_arch.upscale.video import VideoOptions, plan_video
 
 
 def request_of(
@@ -27,8 +28,8 @@ def request_of(
     return Request(
         args.input, kind, output, tuple(teachers), args.teacher_network, args.self_ensemble, student, student_network,
         args.frames, args.iters, args.minutes, args.zoom_share, args.fft, args.seed, getattr(args, "hr", None),
-        args.sequence, args.progressive, args.force, args.overwrite, args.device, args.root, shipped,
-        precision=args.precision,
+        args.sequence, args.progressive, getattr(args, "partial", False), args.force, args.overwrite, args.device,
+        args.root, shipped, precision=args.precision,
     )  # fmt: skip
 
 
@@ -43,6 +44,10 @@ def student_for_upscaling(args: argparse.Namespace) -> tuple[int, str]:
     """
     kind = kind_of(args.input, args.sequence)
     check_output(args.input, args.output, kind, args.overwrite)
+    prepare(args, kind)
+    if kind == "video":
+        options = VideoOptions(args.codec, args.crf, args.preset, args.partial)
+        plan_video(args.input, args.output, options, args.outscale or args.scale or 4)  # told before hours of teaching
     output = args.output.with_name(f"{args.output.stem}_student.pth")
     own = {"student": args.weights, "student_network": args.network, "quality": args.quality}
     request = request_of(args, kind, output, args.specialize, **own)

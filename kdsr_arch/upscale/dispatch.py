@@ -7,6 +7,7 @@ import hashlib
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -17,6 +18,7 @@ from kdsr_arch.infer.open import Opened
 from kdsr_arch.infer.rescale import rescaled
 from kdsr_arch.infer.runner import Runner
 from kdsr_arch.infer.stream import Restorer
+from kdsr_arch.infer.traits import ScaleUnknown
 from kdsr_arch.locks import claimed
 from kdsr_arch.upscale.images import memory_for, upscale_file, upscale_folder
 from kdsr_arch.upscale.picture import is_still, picture_suffixes
@@ -44,12 +46,22 @@ def run_upscale(args: argparse.Namespace) -> int:
         return _run(args, kind)
 
 
-def _run(args: argparse.Namespace, kind: str) -> int:
+def prepare(args: argparse.Namespace, kind: str) -> None:
+    """Check what the arguments say, as far as that needs no network, and set the number of threads.
+
+    Raises:
+        UserError: a value out of range, or one that is not for this kind of input.
+    """
     if args.image_quality is not None and not (kind != "video" and 1 <= args.image_quality <= 100):
         raise UserError(f"--image-quality {args.image_quality}: expected 1 to 100, for images; that of videos is --crf")
     _check_range(args, ("threads", 1024), ("crf", 63))
+    _check_tiles(args)
     if args.threads:
         torch.set_num_threads(args.threads)
+
+
+def _run(args: argparse.Namespace, kind: str) -> int:
+    prepare(args, kind)
     restorer, opened = open_restorer(args)
     print(describe(opened, restorer), flush=True)
     with memory_for(str(args.input)):
@@ -66,26 +78,38 @@ def open_restorer(args: argparse.Namespace) -> tuple[Restorer, Opened]:
     Raises:
         UserError: a value out of range, no such weights, or a network that cannot upscale.
     """
-    if args.outscale is not None and not 1 <= args.outscale <= 16:
-        raise UserError(f"--outscale {args.outscale}: expected 1 to 16")
-    _check_range(args, ("overlap", 1024), ("batch", 1024))
-    text = "0" if args.tile == "auto" else args.tile  # whole frames, halved where memory runs out
-    if not text.isdigit() or 0 < int(text) < _MIN_TILE:
-        raise UserError(f"--tile {text}: expected 'auto', 0 (whole frames) or a side of at least {_MIN_TILE} LR pixels")
+    tile = _check_tiles(args)
     if args.device == "cuda" and not torch.cuda.is_available():
         raise UserError("--device cuda: no CUDA device is available; take --device cpu")
     device, opened = pick_device(0 if args.device == "cpu" else "auto"), args.weights
     if isinstance(opened, Opened):
         opened.net.to(device)
     else:
-        opened = open_any(_weights(args), args.network, args.scale, device=device, root=args.root)
+        what, place = (_weights(args), args.network, args.scale), dict[str, Any](device=device, root=args.root)
+        try:
+            opened = open_any(*what, **place)
+        except ScaleUnknown:
+            if args.scale is None:
+                raise
+            opened = open_any(*what, **place, scale=args.scale)
     _check_network(opened, args.scale)
     amp = choose_amp(args.precision, device, opened)
     if args.outscale is not None:
         opened = rescaled(opened, args.outscale)
     runner = Runner(opened.net, opened.traits)
     runner.name = opened.label  # as the user knows it
-    return Restorer(runner, device, amp, int(text), args.overlap, args.batch), opened
+    return Restorer(runner, device, amp, tile, args.overlap, args.batch), opened
+
+
+def _check_tiles(args: argparse.Namespace) -> int:
+    """Check how frames are cut and enlarged; return the side of a tile, 0 for whole frames."""
+    if args.outscale is not None and not 1 <= args.outscale <= 16:
+        raise UserError(f"--outscale {args.outscale}: expected 1 to 16")
+    _check_range(args, ("overlap", 1024), ("batch", 1024))
+    text = "0" if args.tile == "auto" else args.tile  # whole frames, halved where memory runs out
+    if not text.isdigit() or 0 < int(text) < _MIN_TILE:
+        raise UserError(f"--tile {text}: expected 'auto', 0 (whole frames) or a side of at least {_MIN_TILE} LR pixels")
+    return int(text)
 
 
 def _check_range(args: argparse.Namespace, *limits: tuple[str, int]) -> None:
@@ -215,9 +239,13 @@ def choose_amp(precision: str, device: torch.device, opened: Opened) -> str:
     Raises:
         UserError: fp16 on the CPU.
     """
+    if not opened.network:
+        if precision not in ("auto", "fp32"):
+            raise UserError(f"--precision {precision}: {opened.label} is an ONNX file, which has its own; leave it out")
+        return "no"
     if precision == "auto":
         precision = "fp16" if device.type != "cpu" and opened.traits.half else "fp32"
-    if not opened.network or precision == "fp32":
+    if precision == "fp32":
         return "no"
     if precision == "fp16" and device.type == "cpu":
         raise UserError("--precision fp16 needs a CUDA device; on the CPU take fp32 or bf16")

@@ -59,6 +59,18 @@ class VideoOptions:
     network: str = ""
 
 
+def plan_video(source: Path, target: Path, options: VideoOptions, scale: int) -> tuple[VideoInfo, Coding]:
+    """Look at a video, and choose how its enlargement is written.
+
+    Raises:
+        UserError: an input that cannot be read or should not be upscaled as it is, an output that cannot be written.
+    """
+    info = probe(source, options.partial)
+    coding = choose_coding(info, scale, options.codec, options.crf, options.preset)
+    check_container(target, info, coding)
+    return info, coding
+
+
 def upscale_video(restorer: Restorer, source: Path, target: Path, options: VideoOptions | None = None) -> tqdm:
     """Upscale a video file; ``target`` appears when it is whole.
 
@@ -69,9 +81,7 @@ def upscale_video(restorer: Restorer, source: Path, target: Path, options: Video
         UserError: an input that cannot be read or should not be upscaled as it is, an output that cannot be written.
     """
     options = options or VideoOptions()
-    info = probe(source, options.partial)
-    coding = choose_coding(info, restorer.traits.scale, options.codec, options.crf, options.preset)
-    check_container(target, info, coding)
+    info, coding = plan_video(source, target, options, restorer.traits.scale)
     for lost in losses(info, coding):
         print(f"note: {source}: {lost}", flush=True)
     length, stat = segment_length(restorer, info, options.segment_frames), source.stat()

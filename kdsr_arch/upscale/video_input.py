@@ -254,9 +254,10 @@ class Decoder:
                     stream.codec_context.skip_frame = "NONKEY"
                 for raw in self._raw(container, stream, start):
                     pts = self._pts(raw, last)
+                    last = pts
                     if start is None or pts >= start:
                         self._look(raw, float(pts * self.info.time_base))
-                        count, last = count + 1, pts
+                        count += 1
                         yield Frame(pts, int(raw.duration or 0), self.info.color.rgb(raw, self._form))
             self._check_end(last)
         except UserError as error:
@@ -288,15 +289,15 @@ class Decoder:
                 if None in (frame.pts, wanted.resumed) or frame.pts >= wanted.resumed:
                     yield frame
             return
-        if start is None:
+        if start is None or container.format.name.partition(",")[0] not in ("mov", "matroska"):
             yield from decoded_frames(container, stream, self._lose)
             return
         container.seek(start, stream=stream, backward=True)
         decoded = decoded_frames(container, stream, self._lose)
         first = next(decoded, None)
         if first is None or first.pts is None or first.pts > start:  # the index is off: read from the beginning
-            container.seek(stream.start_time or 0, stream=stream, backward=True)
-            yield from decoded_frames(container, stream, self._lose)
+            with opened(self.info.path) as again:
+                yield from decoded_frames(again, video_stream(again, self.info.path), self._lose)
             return
         yield first
         yield from decoded

@@ -110,6 +110,7 @@ def test_what_cannot_be_upscaled_is_told():
         (torch.zeros(4, 4, 3), "(4, 4, 3)"),
         (torch.zeros(3, 4, 4, dtype=torch.int32), "int32"),
         (np.zeros((0, 4, 4, 3), np.uint8), "frames"),
+        (torch.zeros(0, 2, 3, 4, 4), "clips"),
         ([1, 2], "list"),
     ):
         with refuses(name):
@@ -177,3 +178,17 @@ def test_a_video_is_that_of_the_command(tmp_path, weights):
     with av.open(str(target)) as made:
         frames = [frame.to_ndarray(format="rgb24") for frame in made.decode(video=0)]
     np.testing.assert_array_equal(np.stack(frames), kdsr.load(weights, device="cpu")(clip))
+
+
+def test_the_callers_autocast_and_default_precision_do_not_matter():
+    net, image = kdsr.load(quality="fast", device="cpu"), torch.rand(3, 16, 16)
+    alone = net(image)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(net(image), alone)
+    torch.set_default_dtype(torch.float64)
+    try:
+        assert torch.equal(kdsr.load(quality="fast", device="cpu")(image), alone)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    half = Image().half()
+    assert kdsr.load(half, device="cpu")(image).dtype == torch.float32 and half.last.weight.dtype == torch.float16

@@ -3,10 +3,13 @@
 import json
 import pickle
 
+import cv2
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
+import kdsr
 from kdsr_arch.archs.arch_util import SubPixelDeconv
 from kdsr_arch.archs.inference_form import reparametrize
 from kdsr_arch.cli import main
@@ -191,3 +194,18 @@ def test_interpolation_is_inside_the_graph(weights):
     prepared = prepare(student)
     lq = prepared.example(9, 11)
     assert prepared.module(lq).shape[-2:] == (27, 33) and json.dumps(student.network)
+
+
+@pytest.mark.slow
+def test_a_file_of_one_size_upscales_images_of_any(tmp_path):
+    """In overlapping pieces; what lies at their borders is a little other than in the whole."""
+    pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnx")
+    assert main(["export", "PlainSR_x2_14k", "-o", str(tmp_path / "e.onnx"), "--size", "40x24"]) == 0
+    image = cv2.GaussianBlur(np.random.default_rng(0).integers(0, 256, (37, 61, 3)).astype(np.uint8), (0, 0), 2)
+    one, whole = (kdsr.load(name, device="cpu")(image).astype(int) for name in (tmp_path / "e.onnx", "PlainSR_x2_14k"))
+    assert one.shape == whole.shape == (74, 122, 3) and np.abs(one - whole).max() <= 2
+    with refuses("e.onnx", "leave the network out"):
+        open_network(tmp_path / "e.onnx", "{type: Bicubic, scale: 2}")
+    with refuses("precision bf16", "ONNX"):
+        kdsr.load(tmp_path / "e.onnx", device="cpu", precision="bf16")

@@ -140,6 +140,7 @@ def test_texts_that_name_no_network(network, names):
         (["--scale", "4"], ["--scale 4", "Bicubic", 2]),
         (["--precision", "fp16", "--device", "cpu"], ["--precision fp16", "CUDA"]),
         (["--tile", "4"], ["--tile 4", "8"]),
+        (["--network", "{type: Bicubic, scale: 2.5}"], ["2.5", "whole number"]),
     ],
 )
 def test_flags_that_do_not_fit_the_network(flags, names, tmp_path, capsys):

@@ -19,6 +19,7 @@ from kdsr_arch.report.compare_data import (
     clips,
     common_images,
     find_methods,
+    lower_is_better,
     measure_images,
     spread,
     temporal_profile,
@@ -309,3 +310,33 @@ def test_in_a_browser_no_number_is_the_best_without_ground_truth(results):
     assert 'class="number top"' not in dom and "bad to good" in dom and "no ground truth" in dom
     dom = browse(write_comparison(folders, results / "page.html", gt=[str(results / "gt")]))
     assert 'class="number top"' in dom and "bad to good" not in dom
+
+
+def test_photographs_with_numbers_for_names_are_no_clip(tmp_path):
+    """B100's lie in one folder, too, in two sizes and with gaps between their numbers."""
+    for folder in "ab":
+        (tmp_path / folder / "B100").mkdir(parents=True)
+        for number, shape in ((101085, (48, 32)), (101087, (32, 48)), (101089, (48, 32))):
+            cv2.imwrite(str(tmp_path / folder / "B100" / f"{number}.png"), np.zeros((*shape, 3), np.uint8))
+    page = write_comparison([tmp_path / "a", tmp_path / "b"], tmp_path / "page.html")
+    assert [item["kind"] for item in data_of(page)["items"]] == ["image"] * 3
+    assert clips([f"B100/{number}" for number in (101085, 101087, 102061)]) == {}
+    assert list(clips([f"clip/{number:03d}" for number in (0, 10, 20)])) == ["clip"]
+
+
+def test_sixteen_bits_are_rounded_as_the_ground_truth_is(tmp_path):
+    values = np.random.default_rng(0).integers(0, 65536, (32, 32, 3)).astype(np.uint16)
+    (tmp_path / "a").mkdir()
+    cv2.imwrite(str(tmp_path / "a" / "1.png"), values)
+    page = write_comparison([tmp_path / "a"], tmp_path / "page.html", gt=[str(tmp_path / "a")])
+    (item,) = data_of(page)["items"]
+    assert item["values"]["psnr"]["a"] in ("inf", "Infinity") and item["values"]["ssim"]["a"] == 1.0
+
+
+def test_a_metric_goes_the_way_it_says(results, monkeypatch):
+    class Distance:
+        lower_better = True
+
+    monkeypatch.setattr("kdsr_arch.metrics.perceptual_metric.create", lambda *_: Distance())
+    ways = {metric: lower_is_better(metric) for metric in ("psnr", "calculate_psnr", "calculate_niqe", "pi")}
+    assert ways == {"psnr": False, "calculate_psnr": False, "calculate_niqe": True, "pi": True}

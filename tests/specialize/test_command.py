@@ -176,3 +176,30 @@ def test_frames_on_both_sides_of_a_gap_are_no_neighbors():
     known = {image.tobytes(): number for number, image in enumerate(images)}
     clips = {one.number: [known[part.tobytes()] for part in one.clip] for one in found}
     assert clips == {0: [0, 0, 1], 1: [0, 1, 2], 2: [1, 2, 2], 4: [4, 4, 5], 5: [4, 5, 5]}
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("--tile", "3"), "--tile 3"),
+        (("--codec", "nosuch"), "--codec nosuch"),
+        (("--image-quality", "90"), "--image-quality 90"),
+        (("--outscale", "99"), "--outscale 99"),
+        (("--crf", "99"), "--crf 99"),
+    ],
+)
+def test_what_upscaling_cannot_do_is_refused_before_anything_is_taught(words, said, tmp_path, clip, capsys):
+    output = tmp_path / "o.mp4"
+    assert main(["upscale", str(clip), "-o", str(output), "--specialize", "PlainSR_x4_50k", *SMALL, *words]) == 2
+    assert said in capsys.readouterr().err and sorted(p.name for p in tmp_path.iterdir()) == ["in.mp4"]
+
+
+def test_a_damaged_video_is_taken_in_part_where_that_is_said(tmp_path, make_video, capsys):
+    make_video(tmp_path / "whole.mkv", n=100, w=96, h=64)
+    data = (tmp_path / "whole.mkv").read_bytes()
+    (tmp_path / "cut.mkv").write_bytes(data[: len(data) // 2])
+    words = ["upscale", str(tmp_path / "cut.mkv"), "-o", str(tmp_path / "o.mp4"), "--specialize", "PlainSR_x4_50k"]
+    small = ["--frames", "30", *SMALL[2:], "--quality", "fast"]
+    assert main([*words, *small]) == 2
+    assert "truncated" in capsys.readouterr().err
+    assert main([*words, *small, "--partial"]) == 0 and (tmp_path / "o.mp4").exists()

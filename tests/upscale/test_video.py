@@ -19,7 +19,7 @@ from kdsr_arch.upscale.picture import Picture
 from kdsr_arch.upscale.picture_output import write_picture
 from kdsr_arch.upscale.video import VideoOptions, segment_length
 from kdsr_arch.upscale.video import upscale_video as upscale
-from kdsr_arch.upscale.video_input import probe
+from kdsr_arch.upscale.video_input import Decoder, probe
 from kdsr_arch.upscale.video_output import decode_times
 from tests.helpers.messages import missing, refuses
 from tests.helpers.videos import LOSSLESS, packets, rgb, times
@@ -308,3 +308,18 @@ def test_where_a_video_cannot_go(make_video, tmp_path, monkeypatch, capsys):
         assert words in error and error.count("\n") == 1
     assert (tmp_path / "a.mp4").read_bytes() == before
     assert sorted(p.name for p in tmp_path.iterdir()) == ["a.mp4", "file"]
+
+
+@pytest.mark.parametrize("name", ["a.mp4", "a.mkv", "a.ts", "a.avi", "a.h264", "a.mpg"])
+def test_decoding_goes_on_from_any_frame_as_from_the_beginning(make_video, tmp_path, name):
+    """With B-frames; not every container can seek to a frame, or tells its time before those behind it are read."""
+    mpeg = name.endswith("mpg")
+    options = {"g": "10", "bf": "2"} if mpeg else {"crf": "8", "g": "10", "x264-params": "open-gop=1:bframes=3"}
+    make_video(tmp_path / name, n=32, codec="mpeg2video" if mpeg else "libx264", options=options)
+    info = probe(tmp_path / name)
+    whole = list(Decoder(info).frames())
+    assert len(whole) == 32
+    for number in (1, 5, 9, 11, 20, 31):
+        rest = list(Decoder(info).frames(whole[number].pts))
+        assert [frame.pts for frame in rest] == [frame.pts for frame in whole[number:]]
+        assert all(np.array_equal(a.image, b.image) for a, b in zip(rest, whole[number:], strict=True))
