@@ -6,6 +6,7 @@ import contextlib
 import ctypes
 import os
 import sys
+from collections.abc import Iterator
 
 import torch
 
@@ -46,9 +47,26 @@ def autocast(device: torch.device, amp: str = "no") -> contextlib.AbstractContex
     return torch.autocast(device.type, dtype=AMP_DTYPES[amp])
 
 
-def own_precision(device: torch.device) -> contextlib.AbstractContextManager:
-    """Leave the caller's autocast out: what is called from Python computes as its own options say."""
-    return torch.autocast(device.type, enabled=False)
+@contextlib.contextmanager
+def own_precision(kind: str) -> Iterator[None]:
+    """Leave a caller's autocast out: what is called from Python computes as its own options say.
+
+    Within another autocast PyTorch would keep the weights that it has cast, also when a step has changed them.
+
+    Args:
+        kind: of device: 'cpu' or 'cuda'.
+    """
+    if not torch.is_autocast_enabled(kind):
+        yield
+        return
+    kept = torch.is_autocast_cache_enabled()
+    torch.set_autocast_enabled(kind, False)
+    torch.set_autocast_cache_enabled(False)
+    try:
+        yield
+    finally:
+        torch.set_autocast_enabled(kind, True)
+        torch.set_autocast_cache_enabled(kept)
 
 
 class LateFlag:

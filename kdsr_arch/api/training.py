@@ -15,6 +15,7 @@ import yaml
 
 from kdsr_arch.commands import train as command
 from kdsr_arch.commands.common import load_parts
+from kdsr_arch.device import own_precision
 from kdsr_arch.errors import UserError
 from kdsr_arch.options.yaml_reader import describe
 from kdsr_arch.signals import Ended
@@ -43,7 +44,7 @@ def train(
         UserError: any fault of the options, all at once, or of the training.
         KeyboardInterrupt: it was interrupted; the state is saved, and `auto_resume` goes on from it.
     """
-    with _as_file(options) as path:
+    with _as_file(options) as path, own_precision("cpu"), own_precision("cuda"):
         parser = argparse.ArgumentParser()
         command.add_arguments(parser)
         words = ["-opt", str(path), "--launcher", launcher, *(["--auto_resume"] if auto_resume else [])]

@@ -149,7 +149,7 @@ class Restorer:
         tile = 0 if traits.input != "lq" else self.tile_of(lq.shape[-2], lq.shape[-1])
 
         def call(part: Tensor) -> Tensor:
-            with own_precision(self.device), autocast(self.device, self.amp):
+            with own_precision(self.device.type), autocast(self.device, self.amp):
                 return self.runner.restore(part, windows=windows).float()
 
         side = max(tile, traits.min_size) if tile else 0

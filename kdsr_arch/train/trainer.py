@@ -12,7 +12,6 @@ from torch import nn
 
 from kdsr_arch.data.loader import Batches, first_sample, train_batches
 from kdsr_arch.data.stretches import BatchesInTurn, Stretch, open_stretches
-from kdsr_arch.device import own_precision
 from kdsr_arch.distill.taps import Batch
 from kdsr_arch.distill.teachers import weights_digests
 from kdsr_arch.errors import Lost, ProgramFault, UserError, as_user_error
@@ -132,7 +131,7 @@ class Trainer(Steps):
             self._open_logs(log)
             began = time.monotonic()
             try:
-                with own_precision(self.device), self.graph.on_stream() if self.graph else nullcontext():
+                with self.graph.on_stream() if self.graph else nullcontext():
                     finished = self._loop()
             except Exception as error:
                 fault = self._with_what_is_kept(as_user_error(error))

@@ -106,3 +106,15 @@ def test_an_interrupt_is_raised(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     monkeypatch.setattr(entry, "main", lambda *_: code)
     with pytest.raises(kind):
         kdsr.train(options(tmp_path), root=tmp_path)
+
+
+@pytest.mark.parametrize("amp", ["no", "bf16"])
+def test_the_callers_autocast_does_not_matter(amp: str, tmp_path: Path) -> None:
+    """Within another autocast PyTorch would keep the weights of the first step as it has cast them."""
+    values = options(tmp_path)
+    values["train"] |= {"total_iter": 4, "amp": amp}  # type: ignore[operator]
+    alone = latest(kdsr.train(values, root=tmp_path / "alone"))
+    with torch.autocast("cpu", torch.bfloat16):
+        inside = latest(kdsr.train(values, root=tmp_path / "inside"))
+        assert torch.is_autocast_enabled("cpu") and torch.is_autocast_cache_enabled()
+    assert all(torch.equal(alone[name], inside[name]) for name in alone)
