@@ -188,6 +188,10 @@ class _Halves:
         return taken
 
 
+_WITH_AN_INDEX = ("mov", "matroska")
+"""Containers that find the key frame before a time; others are read from the beginning."""
+
+
 class Decoder:
     """Reads the frames of a probed video in order.
 
@@ -289,7 +293,7 @@ class Decoder:
                 if None in (frame.pts, wanted.resumed) or frame.pts >= wanted.resumed:
                     yield frame
             return
-        if start is None or container.format.name.partition(",")[0] not in ("mov", "matroska"):
+        if start is None or container.format.name.partition(",")[0] not in _WITH_AN_INDEX:
             yield from decoded_frames(container, stream, self._lose)
             return
         container.seek(start, stream=stream, backward=True)
