@@ -132,6 +132,11 @@ def write_whole(path: Path, write: Callable[[BinaryIO], Any]) -> None:
         raise UserError(f"{path}: cannot be written ({why})") from None
 
 
+def file_digest(path: Path) -> str:
+    """Return the SHA-256 of a file's content, in hexadecimal."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
 def make_folder_of(path: Path) -> None:
     """Make the folders above a file.
 

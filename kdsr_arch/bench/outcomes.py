@@ -2,32 +2,29 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
 from kdsr_arch.bench.plan import Run
 from kdsr_arch.distill.teachers import digests, files_named
 from kdsr_arch.errors import UserError
-from kdsr_arch.io import read_json, write_bytes
+from kdsr_arch.io import file_digest, read_json, write_bytes
 from kdsr_arch.options import load_yaml
 from kdsr_arch.plugins import RECORD
 from kdsr_arch.records import machine_text
 from kdsr_arch.train.history import logged_number, read_history
-from kdsr_arch.train.resume import differences
+from kdsr_arch.train.resume import HOW_LOADED, HOW_SHOWN, differences
 
 Scores = dict[str, dict[str, float | str]]
 """data set -> metric -> value; 'protocol' -> text."""
 
 # Options that change no result of a test; further ones that change none of a training, and no weights of it.
-_NO_RESULT = (
-    r"name|needs|num_gpu|(imports|logger)(\..+)?|val\.(val_freq|save_img|pbar|suffix|score_teacher)"
-    r"|datasets\..+\.(num_worker_per_gpu|prefetch_mode|num_prefetch_queue|verify|cache|cache_gb|resident|val_freq)"
-)
+_LOADED = "|".join((*HOW_LOADED, "prefetch_mode", "num_prefetch_queue", "val_freq"))
+_NO_RESULT = rf"name|needs|num_gpu|(imports|logger)(\..+)?|val\.({'|'.join(HOW_SHOWN)})|datasets\..+\.({_LOADED})"
 _NO_TRAINING = r"datasets\.train\.name|train\.(cuda_graph|ratio_freq)"
 _NO_WEIGHTS = r"(val|datasets\.val\w*)(\..+)?"
 
@@ -74,10 +71,13 @@ class Taken(BaseModel):
     imports: dict[str, str] = {}
 
 
+Written = TypeVar("Written", Outcome, Taken)
+
+
 def outcome(run: Run) -> Outcome | None:
     """Read what a run came to; None before it got there, and of a test whose options changed, which is repeated."""
-    result = _read_marker(run.marker)
-    if result is None and (taken := read_taken(run)) is not None:
+    result = _read(Outcome, run.marker)
+    if result is None and (taken := _read(Taken, run.taken)) is not None:
         result = taken.outcome
     if not run.length and changed_options(run):
         return None
@@ -90,18 +90,10 @@ def outcomes_of(runs: Iterable[Run]) -> list[Outcome]:
     return [result for result in map(outcome, runs) if result is not None]
 
 
-def read_taken(run: Run) -> Taken | None:
-    """Read what an earlier table tells of a run; None where nothing was taken."""
+def _read(kind: type[Written], file: Path) -> Written | None:
+    """Read what was written of a run; None without a file, or with a damaged one: the run then looks unfinished."""
     try:
-        return Taken.model_validate_json(run.taken.read_bytes())
-    except (OSError, ValidationError):
-        return None
-
-
-def _read_marker(marker: Path) -> Outcome | None:
-    """Read a marker; None without one, or with a damaged one: the run then looks unfinished, and is resumed."""
-    try:
-        return Outcome.model_validate_json(marker.read_bytes())
+        return kind.model_validate_json(file.read_bytes())
     except (OSError, ValidationError):
         return None
 
@@ -118,11 +110,8 @@ def changed_options(run: Run, result: bool = True) -> list[str]:
         run: the run.
         result: what matters to its numbers; else to its weights, and how these are validated does not.
     """
-    kept, now, taken = run.experiment / run.options.name, load_yaml(run.options), None
-    found, imports = differences(load_yaml(kept), now) if kept.is_file() else [], recorded_imports(run)
-    if not kept.is_file() and (taken := read_taken(run)) is not None:
-        found = differences(taken.options | {"manual_seed": now.get("manual_seed")}, now) if taken.options else []
-        imports = taken.imports
+    now, (options, imports) = load_yaml(run.options), made_with(run)
+    found = [] if options is None else differences(options, now)
     ignored = no_result(run) if result else f"{no_result(run)}|{_NO_WEIGHTS}"
     edited = _edited(imports, [Path(entry) for entry in now.get("imports") or ()])
     return [*(str(change) for change in found if not re.fullmatch(ignored, change.key)), *edited]
@@ -133,14 +122,16 @@ def no_result(run: Run) -> str:
     return f"{_NO_RESULT}|{_NO_TRAINING}" if run.length else _NO_RESULT
 
 
-def recorded_imports(run: Run) -> dict[str, str]:
-    """Return the SHA-256 of the files that a training imported, by their names under its folder of them."""
-    record = run.experiment / RECORD
-    return {str(file.relative_to(record)): _digest(file) for file in sorted(record.rglob("*.py"))}
+def made_with(run: Run) -> tuple[dict[str, Any] | None, dict[str, str]]:
+    """Return the options that a run was begun with, and the SHA-256 of the files that it imported, by their names.
 
-
-def _digest(file: Path) -> str:
-    return hashlib.sha256(file.read_bytes()).hexdigest()
+    As the run itself recorded them, or an earlier table; None and nothing where neither did.
+    """
+    kept, record = run.experiment / run.options.name, run.experiment / RECORD
+    if not kept.is_file() and (taken := _read(Taken, run.taken)) is not None:
+        return taken.options, taken.imports
+    imports = {str(file.relative_to(record)): file_digest(file) for file in sorted(record.rglob("*.py"))}
+    return load_yaml(kept) if kept.is_file() else None, imports
 
 
 def _edited(kept: Mapping[str, str], imports: Sequence[Path]) -> list[str]:
@@ -148,7 +139,7 @@ def _edited(kept: Mapping[str, str], imports: Sequence[Path]) -> list[str]:
     names = [Path(name) for name in kept]
     folders = {file.parents[len(name.parts) - 1] for file in imports for name in names if _ends_with(file, name)}
     files = {folder / name: digest for folder in sorted(folders) for name, digest in kept.items()}
-    return [f"{file} was edited" for file, before in files.items() if file.is_file() and _digest(file) != before]
+    return [f"{file} was edited" for file, before in files.items() if file.is_file() and file_digest(file) != before]
 
 
 def _ends_with(file: Path, name: Path) -> bool:
@@ -158,24 +149,28 @@ def _ends_with(file: Path, name: Path) -> bool:
 def outdated(runs: Iterable[Run]) -> list[str]:
     """Say what changed since finished trainings were begun, a sentence for those with the same changes."""
     rows: dict[str, dict[str, None]] = {}
+    known: dict[Path, str] = {}  # digests of the teachers' files, which rows share
     finished = [(run, result) for run in runs if run.length and (result := outcome(run)) is not None]
     for run, result in finished:
-        if changed := [*changed_options(run), *_other_teachers(run, result)]:
+        if changed := [*changed_options(run), *_other_teachers(run, result, known)]:
             rows.setdefault(", ".join(changed), {})[run.row] = None
     return [f"changed after these rows were trained ({', '.join(names)}): {text}" for text, names in rows.items()]
 
 
-def _other_teachers(run: Run, result: Outcome) -> list[str]:
+def _other_teachers(run: Run, result: Outcome, known: dict[Path, str]) -> list[str]:
     """List the teachers whose weights are others than those that a run was taught by; a missing file tells nothing."""
-    now = result.weights | _teachers(run) if result.weights else {}
-    return [f"the weights of {key}" for key, digest in result.weights.items() if now[key] != digest]
+    files = _teachers(run) if result.weights else {}
+    known |= {file: file_digest(file) for file in files.values() if file not in known}
+    return [
+        f"the weights of {key}" for key, file in files.items() if result.weights.get(key, "") not in ("", known[file])
+    ]
 
 
-def _teachers(run: Run) -> dict[str, str]:
-    """Return the digests of the teachers' weights, without loading what the options import: rows may exclude others."""
+def _teachers(run: Run) -> dict[str, Path]:
+    """Return the teachers' files of weights, without loading what the options import: rows may exclude each other."""
     options = load_yaml(run.options)
-    networks = {key: spec for key, spec in options.items() if key.startswith("network_t") and isinstance(spec, dict)}
-    return digests(files_named(options.get("path") or {}, networks))
+    networks = {key: spec for key, spec in options.items() if re.fullmatch(r"network_t\d*", key)}
+    return files_named(options.get("path") or {}, networks)
 
 
 # ------------------------------------------------------------------------------------------------------ what is written
@@ -191,7 +186,7 @@ def note_outcome(run: Run, seconds: float) -> None:
     cost, weights = None, {}
     if run.length:
         final, ratios = _trained(run)
-        weights = _teachers(run)
+        weights = digests(_teachers(run))
     else:  # the means that `kdsr test` wrote
         report = read_json(run.experiment / "results.json", dict, "run the bench again")
         results, cost = report["results"], report.get("cost")
@@ -227,13 +222,8 @@ def seconds_spent(run: Run) -> float:
     """Return what the stretches of a run took so far."""
     try:
         return float(read_json(run.seconds, dict, "")["seconds"])
-    except (
-        UserError,
-        KeyError,
-        TypeError,
-        ValueError,
-    ):  # of an earlier version, which noted that of finished ones alone
-        done = [marker.seconds for file in run.experiment.glob("bench_*.json") if (marker := _read_marker(file))]
+    except (UserError, KeyError, TypeError, ValueError):  # of an earlier version, which noted finished runs alone
+        done = [marker.seconds for file in run.experiment.glob("bench_*.json") if (marker := _read(Outcome, file))]
         return max(done, default=0.0)
 
 

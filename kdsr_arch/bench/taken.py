@@ -7,12 +7,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from kdsr_arch.bench.outcomes import Outcome, Taken, no_result, outcome, read_taken, recorded_imports
+from kdsr_arch.bench.outcomes import Outcome, Taken, made_with, no_result, outcome
 from kdsr_arch.bench.plan import Run
 from kdsr_arch.bench.summary import seeds_of_rows
 from kdsr_arch.errors import UserError
 from kdsr_arch.io import read_json, write_bytes
-from kdsr_arch.options import load_yaml
 
 
 def kept_options(runs: Iterable[Run]) -> list[dict[str, Any]]:
@@ -22,22 +21,17 @@ def kept_options(runs: Iterable[Run]) -> list[dict[str, Any]]:
     """
     found: list[dict[str, Any]] = []
     for run in runs:
-        if outcome(run) is not None and (made := _made_with(run)) is not None:
-            same = {"row": run.row, "budget": run.budget, **made}
-            alike = next((each for each in found if {**each, "seeds": None} == {**same, "seeds": None}), None)
-            if alike is None:
-                found.append({**same, "seeds": [run.seed]})
-            else:
-                alike["seeds"].append(run.seed)
+        options, imports = made_with(run) if outcome(run) is not None else (None, {})
+        if options is None:
+            continue
+        pruned = _pruned({**options, "manual_seed": None}, no_result(run))
+        same = {"row": run.row, "budget": run.budget, "options": pruned, "imports": imports}
+        alike = next((each for each in found if {**same, "seeds": each["seeds"]} == each), None)
+        if alike is None:
+            found.append({**same, "seeds": [run.seed]})
+        else:
+            alike["seeds"].append(run.seed)
     return found
-
-
-def _made_with(run: Run) -> dict[str, Any] | None:
-    file, taken = run.experiment / run.options.name, read_taken(run)
-    if file.is_file():
-        options = _pruned({**load_yaml(file), "manual_seed": None}, no_result(run))
-        return {"options": options, "imports": recorded_imports(run)}
-    return {"options": taken.options, "imports": taken.imports} if taken and taken.options is not None else None
 
 
 def _pruned(options: Mapping[str, Any], ignored: str, above: str = "") -> dict[str, Any]:
@@ -83,7 +77,9 @@ def take(table: Path, runs: Sequence[Run]) -> list[str]:
     taken = [(run, each) for run, each in found if not run.experiment.exists() and outcome(run) is None]
     for run, each in taken:
         result = each.outcome.model_copy(update={"source": each.outcome.source or table.name})
-        write_bytes(run.taken, each.model_copy(update={"outcome": result}).model_dump_json().encode())
+        seed = {"manual_seed": run.seed} if run.length else {}
+        options = None if each.options is None else each.options | seed
+        write_bytes(run.taken, Taken(outcome=result, options=options, imports=each.imports).model_dump_json().encode())
     said = [f"{table}: taken as done: {seeds_of_rows(each.outcome for _, each in taken) or 'nothing more'}"]
     unknown = dict.fromkeys(run.row for run, each in taken if each.options is None)
     return said + [f"{table}: does not tell the options of {'; '.join(unknown)}: they are not compared"] * bool(unknown)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -19,7 +18,7 @@ from kdsr_arch.errors import UserError, nearest
 from kdsr_arch.infer.open import load_pretrained
 from kdsr_arch.infer.runner import Runner
 from kdsr_arch.infer.traits import Traits, traits_of
-from kdsr_arch.io import locate
+from kdsr_arch.io import file_digest, locate
 from kdsr_arch.ops.color import rgb_to_y
 from kdsr_arch.options.schema import Options
 from kdsr_arch.registry import build
@@ -66,7 +65,7 @@ def files_named(paths: Mapping[str, Any], networks: Mapping[str, Mapping[str, An
 
 def digests(files: Mapping[str, Path]) -> dict[str, str]:
     """Return the SHA-256 of each file."""
-    return {key: hashlib.sha256(file.read_bytes()).hexdigest() for key, file in files.items()}
+    return {key: file_digest(file) for key, file in files.items()}
 
 
 def weights_digests(opt: Options) -> dict[str, str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from collections.abc import Mapping
@@ -15,7 +14,7 @@ from torch import Tensor, nn
 
 from kdsr_arch.errors import UserError, nearest
 from kdsr_arch.infer.traits import Traits, traits_of
-from kdsr_arch.io import METADATA_KEY, SAFETENSORS, load_tensors, locate, read_safetensors
+from kdsr_arch.io import METADATA_KEY, SAFETENSORS, file_digest, load_tensors, locate, read_safetensors
 from kdsr_arch.log import get_logger
 from kdsr_arch.options.documents import read_parts
 from kdsr_arch.options.load import bring_in_of, tell_import
@@ -293,7 +292,7 @@ def opened(
     Raises:
         UserError: it works at another scale, or no scale is known.
     """
-    digest = hashlib.sha256(path.read_bytes()).hexdigest() if path is not None else ""
+    digest = file_digest(path) if path is not None else ""
     net = net.eval().requires_grad_(False).float().to(device or torch.device("cpu"))
     return Opened(net, traits_of(net, scale), network, path, digest)
 

@@ -110,12 +110,11 @@ class MiPKDLoss(DistillLoss):
         entry, by_teacher = draw_route(context.lq, len(mixed))
         edits: tuple[dict[str, Any], dict[str, Any]] = {}, {}
         for k, (mixer, latent) in enumerate(zip(self._mixers(), mixed, strict=True)):
-            taps, features = (
-                (context.taps[k], context.student_taps[k]),
-                (mixer.to_teacher(latent), mixer.to_student(latent)),
-            )
-            for edit, tap, feature in zip(edits, taps, features, strict=True):
-                edit[tap] = partial(_entering, entry == k, feature, edit.get(tap))  # a tap may be in several pairs
+            taps, decoders = (context.taps[k], context.student_taps[k]), (mixer.to_teacher, mixer.to_student)
+            for edit, tap, decode in zip(edits, taps, decoders, strict=True):
+                edit[tap] = partial(
+                    _entering, entry == k, decode(latent), edit.get(tap)
+                )  # a tap may be in several pairs
         images = matched_colors(context.resume(edits[0]), context.resume_student(edits[1]))
         image = torch.where(by_teacher, *images)
         target = context.gt if self.target == "gt" else context.teacher(context.lq)

@@ -50,12 +50,14 @@ class Item:
     Attributes:
         name: of the image, or of the clip.
         kind: 'image' or 'profile'.
+        size: height and width of an image.
         note: shown beside the name.
         values: metric -> method -> value.
     """
 
     name: str
     kind: str = "image"
+    size: tuple[int, int] = (0, 0)
     note: str = ""
     values: dict[str, dict[str, float]] = field(default_factory=dict)
 
@@ -273,7 +275,7 @@ def measure_images(
             metric: {m.name: measure(images[m.name], reference, option) for m in shown}
             for metric, option in options.items()
         }
-        items.append(Item(name, values=values))
+        items.append(Item(name, size=reference.shape[:2], values=values))
     return items
 
 
@@ -302,23 +304,27 @@ def choose(items: Sequence[Item], metric: str, count: int) -> list[Item]:
     return [item for item in items if item.name in kept]
 
 
-def clips(images: Sequence[str], least: int = 3) -> dict[str, list[str]]:
+def clips(images: Sequence[str], sizes: Mapping[str, Any] | None = None, least: int = 3) -> dict[str, list[str]]:
     """Group image names by folder, for folders of several images with even numbers in their names: the clips.
 
-    Photographs have numbers, too (B100), but with gaps between them.
+    Photographs have numbers, too (B100), but with gaps between them, or of several sizes.
+
+    Args:
+        images: the names, in order.
+        sizes: of the images, where they are known.
+        least: images that make a clip.
     """
     groups: dict[str, dict[str, int]] = {}
     for name in images:
         folder, _, frame = name.rpartition("/")
         if folder and (numbers := re.findall(r"\d+", frame)):
             groups.setdefault(folder, {})[name] = int(numbers[-1])
-    steps = {folder: {after - before for before, after in pairwise(group.values())} for folder, group in groups.items()}
-    return {folder: [*group] for folder, group in groups.items() if len(group) >= least and len(steps[folder]) == 1}
-
-
-def of_one_size(frames: Sequence[str], methods: Sequence[Method]) -> bool:
-    """Tell whether frames are of one size, as those of a clip are."""
-    return len({read_image(methods[0].files[name]).shape for name in frames}) == 1
+    found = {}
+    for folder, group in groups.items():
+        steps = {after - before for before, after in pairwise(group.values())}
+        if len(group) >= least and len(steps) == 1 and len({(sizes or {}).get(name) for name in group}) == 1:
+            found[folder] = [*group]
+    return found
 
 
 def temporal_profile(

@@ -23,7 +23,6 @@ from kdsr_arch.report.compare_data import (
     lower_is_better,
     means,
     measure_images,
-    of_one_size,
     read_all,
     sets_of,
     temporal_profile,
@@ -76,13 +75,8 @@ def write_comparison(
     shown = choose(items, metrics[0], limit)
     pictures = [_picture(item, read_all(item.name, methods, truth)) for item in shown]
     names_shown = {item.name for item in shown}
-    profiles = []
-    alike = {clip: frames for clip, frames in clips(images).items() if of_one_size(frames, methods)}
-    for clip, frames in alike.items():
-        row, lines = temporal_profile(frames, methods, truth, line)
-        tall = max(-(-next(iter(lines.values())).shape[1] // (_PROFILE_ASPECT * len(frames))), 1)  # else a mere ribbon
-        item = Item(clip, "profile", f"row {row} over time: {len(frames)} frames downwards, {tall} pixels each")
-        profiles.append(_picture(item, {name: np.repeat(image, tall, 0) for name, image in lines.items()}))
+    found = clips(images, {item.name: item.size for item in items})
+    profiles = [_profile(clip, *temporal_profile(frames, methods, truth, line)) for clip, frames in found.items()]
     rest = [_entry(item) for item in items if item.name not in names_shown]
     sets = sets_of(methods, images)
     groups = {name: [i for i in items if i.name.startswith(f"{name}/")] for name in sets if len(sets) > 1}
@@ -99,6 +93,14 @@ def write_comparison(
         "protocol": f"{measured}; against {reference}; {crop_border} pixels left out at the edges",
     }  # fmt: skip
     return write_page(out, "compare.html", title=title, content=content)
+
+
+def _profile(clip: str, row: int, lines: dict[str, NDArray[np.uint8]]) -> dict[str, Any]:
+    """Make a picture of one row of a clip over time, (T, W, 3) of each method."""
+    count, width = next(iter(lines.values())).shape[:2]
+    tall = max(-(-width // (_PROFILE_ASPECT * count)), 1)  # else a mere ribbon
+    item = Item(clip, "profile", note=f"row {row} over time: {count} frames downwards, {tall} pixels each")
+    return _picture(item, {name: np.repeat(image, tall, 0) for name, image in lines.items()})
 
 
 def _entry(item: Item) -> dict[str, Any]:

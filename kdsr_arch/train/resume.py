@@ -38,12 +38,13 @@ _KINDS = {
     r"train\.scheduler": "scheduler",
     r"train\.(\w+_opt|distill_opt\.\w+)": "loss",
 }
+HOW_LOADED = ("num_worker_per_gpu", "verify", "cache", "cache_gb", "resident")
+"""Options of data sets that change no sample."""
+HOW_SHOWN = ("val_freq", "save_img", "pbar", "suffix", "score_teacher")
+"""Options of `val` that change no score."""
 # options of validations, and those of them that change no score
 _SCORING = r"(datasets\.)?val(?![^\W_])"
-_UNSCORED = {
-    *("name", "val_freq", "save_img", "score_teacher", "pbar", "suffix", "speed_size", "batch_size_per_gpu"),
-    *("num_worker_per_gpu", "verify", "cache", "cache_gb", "io_backend", "resident"),
-}
+_UNSCORED = {"name", "speed_size", "batch_size_per_gpu", "io_backend", *HOW_LOADED, *HOW_SHOWN}
 
 
 # ---------------------------------------------------------------------------------------------- what options make
