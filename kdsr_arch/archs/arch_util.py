@@ -180,6 +180,11 @@ class SubPixelDeconv(nn.ConvTranspose2d):
         self.taps: Tensor
         self.register_buffer("taps", taps.flatten(), persistent=False)
 
+    @property
+    def multiply_adds_per_pixel(self) -> int:
+        """Those of the transposed convolution: without the zeros that make all phases of one size."""
+        return self.weight.numel()
+
     def phase_weight(self) -> Tensor:
         """Return the kernel as that of a convolution: (out_channels * s * s, in_channels, n, n)."""
         s, n = self.stride[0], self.last - self.first + 1

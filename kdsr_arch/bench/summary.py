@@ -65,16 +65,15 @@ def spread_text(entry: Mapping[str, Any], digits: int, sign: str = "") -> str:
     return f"{mean} ± {off:.{digits}f}" if len(entry["values"]) > 1 else mean
 
 
-def summarize(outcomes: Sequence[Outcome], against: Sequence[str] = ()) -> list[dict[str, Any]]:
+def summarize(outcomes: Sequence[Outcome], first: str, against: Sequence[str] = ()) -> list[dict[str, Any]]:
     """Return one record per (row, budget): the :func:`spread` of each data set's metrics.
 
-    `gain` is the PSNR over the first row's of the same budget, see :func:`gains` and :func:`paired`; `against` holds
-    that over each row of ``against``, `differences` each metric's.
+    `gain` is the PSNR over that of the row ``first`` at the same budget, see :func:`gains` and :func:`paired`, `over`
+    that row's name; `against` holds the same over each row of ``against``, `differences` each metric's.
     """
     groups: dict[tuple[str, int], list[Outcome]] = {}
     for outcome in outcomes:
         groups.setdefault((outcome.row, outcome.budget), []).append(outcome)
-    first = next((outcome.row for outcome in outcomes if not outcome.reference), "")
     records = []
     for (row, budget), group in groups.items():
         reference = group[0].reference
@@ -82,7 +81,7 @@ def summarize(outcomes: Sequence[Outcome], against: Sequence[str] = ()) -> list[
             name: [] if reference or name == row else groups.get((name, budget), []) for name in (first, *against)
         }
         over = {name: _gain(group, other) for name, other in others.items()}
-        record = _summary(row, budget, group) | {"gain": over.pop(first), "against": over}
+        record = _summary(row, budget, group) | {"over": first, "gain": over.pop(first), "against": over}
         record["differences"] = {name: _differences(group, others[name]) for name in against}
         records.append(record)
     return records
@@ -137,7 +136,7 @@ def markdown(summary: Sequence[Mapping[str, Any]], *, command: str, protocol: st
     """Write one Markdown table per budget; what was tested, or trained before the rows, stands in each."""
     rows = [record for record in summary if not record["reference"]]
     references = [record for record in summary if record["reference"] and record["metrics"]]
-    first = rows[0]["row"] if rows else "-"
+    first = rows[0]["over"] if rows else "-"
     said = " Mean ± sample standard deviation over the seeds; of gains, half of the paired 95 % t-interval."
     lines = [f"Protocol: {protocol}.{said if rows else ''}", "", f"Command: `{command}`", ""]
     lines += [note, ""] if note else []
@@ -191,11 +190,18 @@ def _cost(record: Mapping[str, Any]) -> list[str]:
 def _cells(record: Mapping[str, Any], columns: Sequence[str]) -> list[str]:
     entries = [(record["metrics"].get(column), column) for column in columns]
     cells = [spread_text(entry, _digits(column)) if entry else "-" for entry, column in entries]
-    gained = [spread_text(gain, 3, "+") if gain else "-" for gain in (record["gain"], *record["against"].values())]
+    gained = [_gain_text(gain, record["seeds"]) for gain in (record["gain"], *record["against"].values())]
     ratios = ", ".join(f"{key.removeprefix('ratio/')} {value:.2g}" for key, value in sorted(record["ratios"].items()))
     seconds = f"{record['seconds']:.0f}" if record["seconds"] else "-"
     trained = f" ({record['budget']:,} iterations)" if record["reference"] and record["budget"] else ""
     return [record["row"] + trained, str(record["seeds"]), *cells, *gained, ratios or "-", seconds]
+
+
+def _gain_text(gain: Mapping[str, Any] | None, seeds: int) -> str:
+    if not gain:
+        return "-"
+    pairs = len(gain["values"])
+    return spread_text(gain, 3, "+") + (f" ({pairs} pair{'s' * (pairs != 1)})" if pairs != seeds else "")
 
 
 def compare_order(outcomes: Sequence[Outcome], order: Sequence[str]) -> list[dict[str, Any]]:
@@ -267,7 +273,7 @@ def write_tables(
         warnings: sentences, which stand under the table.
         options: see :func:`kdsr_arch.bench.taken.kept_options`.
     """
-    summary = summarize(outcomes, bench.against)
+    summary = summarize(outcomes, next(iter(bench.rows), ""), bench.against)
     sets = [entry for outcome in outcomes for entry in outcome.val.items()]
     texts = sorted({f"{name}: {scores['protocol']}" for name, scores in sets if "protocol" in scores})
     protocol = "; ".join(texts) or "see the option file"

@@ -55,10 +55,11 @@ def run(args: argparse.Namespace) -> int:
 
         if plan.rows():
             print(plot_bench(histories(runs), target.with_name(f"{target.name}_curves.png"), *levels(outcomes)))
-            summary = summarize(outcomes)
+            first = next(iter(plan.bench.rows))
+            summary = summarize(outcomes, first)
             if len({record["budget"] for record in summary if record["gain"]}) > 1:
                 picture = target.with_name(f"{target.name}_gains.png")
-                print(plot_gains(summary, picture, next(iter(plan.bench.rows))))
+                print(plot_gains(summary, picture, first))
         elif any(outcome.cost for outcome in outcomes):
             print(plot_costs(outcomes, target.with_name(f"{target.name}.png")))
     asked, done = (sum(not args.only or each.row in args.only for each in part) for part in (runs, outcomes))

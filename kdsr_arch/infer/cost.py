@@ -147,7 +147,8 @@ def count_flops(net: nn.Module, *inputs: Any) -> int:
 
     Counted are convolutions (transposed and deformable ones as well), linear layers, matrix products and attention.
     Element-wise work, activations and the bilinear sampling of deformable convolutions are not, as is usual in the
-    super-resolution literature. One multiply-add is one; some papers count two operations.
+    super-resolution literature. One multiply-add is one; some papers count two operations. A module that runs in
+    another form than the published one tells by ``multiply_adds_per_pixel`` what that takes for each pixel it is given.
 
     Args:
         net: any network; its training mode is left as it was.
@@ -156,10 +157,27 @@ def count_flops(net: nn.Module, *inputs: Any) -> int:
     # Ours runs as matrix products, which are counted; torchvision's compiled operator is one opaque call.
     operator = getattr(torch.ops.torchvision, "deform_conv2d", None)
     mapping = {} if operator is None else {operator: _deform_conv_operations}
-    counter = FlopCounterMode(display=False, custom_mapping=mapping)
-    with evaluating(net), torch.no_grad(), counter:
-        net(*inputs)
-    return counter.get_total_flops() // 2  # the counter's floating point operations are two for each multiply-add
+    counter, before, surplus = FlopCounterMode(display=False, custom_mapping=mapping), list[int](), list[int]()
+
+    def begin(module: nn.Module, args: tuple[Tensor]) -> None:
+        before.append(counter.get_total_flops())
+
+    def after(module: nn.Module, args: tuple[Tensor], output: Tensor) -> None:
+        count, _, height, width = args[0].shape
+        published = 2 * count * height * width * int(module.multiply_adds_per_pixel)  # type: ignore[arg-type]
+        surplus.append(counter.get_total_flops() - before.pop() - published)
+
+    told = [module for module in net.modules() if hasattr(module, "multiply_adds_per_pixel")]
+    hooks = [module.register_forward_pre_hook(begin) for module in told]
+    hooks += [module.register_forward_hook(after) for module in told]
+    try:
+        with evaluating(net), torch.no_grad(), counter:
+            net(*inputs)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    operations = counter.get_total_flops() - sum(surplus)
+    return operations // 2  # the counter's floating point operations are two for each multiply-add
 
 
 def count_parameters(net: nn.Module) -> int:

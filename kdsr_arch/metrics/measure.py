@@ -10,7 +10,7 @@ from basicsr.metrics import calculate_metric
 from numpy.typing import NDArray
 
 from kdsr_arch.errors import ProgramFault, UserError
-from kdsr_arch.metrics import psnr_metric, temporal_metric
+from kdsr_arch.metrics import perceptual_metric, psnr_metric, temporal_metric
 from kdsr_arch.options.schema import MetricOptions
 from kdsr_arch.registry import lookup
 
@@ -39,6 +39,18 @@ def check_size(height: int, width: int, metric: MetricOptions) -> None:
     if metric.type in _FAST:
         blank = np.zeros((height, width, 1), np.uint8)
         _FAST[metric.type](blank, blank, metric.keywords().get("crop_border", 0), False)
+
+
+def lower_is_better(metric: MetricOptions) -> bool:
+    """Tell which way a metric goes: as ``better`` says, or else as the metric itself does.
+
+    One of pyiqa's says it; a function of the registry by its attribute ``lower_is_better``.
+    """
+    if metric.better is not None:
+        return metric.better == "lower"
+    if metric.type == "calculate_pyiqa":
+        return perceptual_metric.lower_is_better(**metric.keywords())
+    return metric.type == "calculate_niqe" or bool(getattr(lookup("metric", metric.type), "lower_is_better", False))
 
 
 def needs_motion(metric: MetricOptions) -> bool:

@@ -51,6 +51,18 @@ def calculate_pyiqa(
         return float(network(*(x.to(place) for x in given)))
 
 
+def lower_is_better(
+    metric: str = "lpips",
+    crop_border: int = 0,
+    weights: str | None = None,
+    device: str | None = None,
+    **keywords: Any,
+) -> bool:
+    """Tell which way a metric of pyiqa goes; arguments as of :func:`calculate_pyiqa`."""
+    network = create(metric, str(device or pick_device()), weights, tuple(sorted(keywords.items())))
+    return bool(getattr(network, "lower_better", False))
+
+
 @lru_cache(maxsize=8)
 def create(metric: str, device: str, weights: str | None, keywords: tuple[tuple[str, Any], ...]) -> Any:
     """Create a metric of pyiqa, once."""

@@ -16,8 +16,8 @@ F = TypeVar("F", bound=Callable[..., float])
 
 
 def clip_metric(function: F) -> F:
-    """Register a metric of whole clips; the evaluator recognizes it by its attribute ``takes_clip``."""
-    function.takes_clip = True  # type: ignore[attr-defined]
+    """Register a metric of whole clips of which less is better; the evaluator reads this from its attributes."""
+    function.takes_clip = function.lower_is_better = True  # type: ignore[attr-defined]
     return METRIC_REGISTRY.register()(function)
 
 

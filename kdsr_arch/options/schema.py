@@ -116,7 +116,9 @@ class MetricOptions(Component):
     own: ClassVar[frozenset[str]] = frozenset({"type", "better"})
 
     type: str = Field(description="A registered metric: calculate_psnr, calculate_ssim, calculate_niqe, ...")
-    better: Literal["higher", "lower"] | None = option(None, "Which values are better. Default: 'higher'.")
+    better: Literal["higher", "lower"] | None = option(
+        None, "Which values are better: 'higher' or 'lower'. Default: as the metric itself says."
+    )
 
 
 class ValOptions(OpenSection):

@@ -19,10 +19,11 @@ from kdsr_arch.data.augment import eight_bits
 from kdsr_arch.data.image_file import READABLE, decode_upright, shown_files, unsigned
 from kdsr_arch.data.keys import natural
 from kdsr_arch.data.sources import FrameSource, open_source
-from kdsr_arch.device import pick_device
 from kdsr_arch.errors import UserError, nearest
 from kdsr_arch.io import read_json
 from kdsr_arch.log import get_logger
+from kdsr_arch.metrics.measure import lower_is_better, measure
+from kdsr_arch.metrics.temporal_metric import takes_clip
 from kdsr_arch.options.schema import MetricOptions
 from kdsr_arch.registry import names
 from kdsr_arch.report.labels import label_folders
@@ -62,13 +63,10 @@ class Item:
     values: dict[str, dict[str, float]] = field(default_factory=dict)
 
 
-def lower_is_better(metric: str) -> bool:
-    """Tell which way a metric of images goes; one of pyiqa's says it itself."""
-    from kdsr_arch.metrics.perceptual_metric import create
-
-    if metric in METRICS or metric in names("metric"):
-        return metric == "calculate_niqe"
-    return bool(getattr(create(metric, str(pick_device()), None, ()), "lower_better", False))
+def options_of(metric: str, crop_border: int = 0) -> MetricOptions:
+    """Return the options of a metric by its short name, its registered one, or pyiqa's."""
+    keywords = {"type": metric} if metric in names("metric") else {"type": "calculate_pyiqa", "metric": metric}
+    return MetricOptions.model_validate({**METRICS.get(metric, keywords), "crop_border": crop_border})
 
 
 def find_methods(folders: Sequence[Path], names: Sequence[str] | None = None) -> list[Method]:
@@ -255,17 +253,11 @@ def measure_images(
     names: Sequence[str], methods: Sequence[Method], truth: Truth | None, metrics: Sequence[str], crop_border: int = 0
 ) -> list[Item]:
     """Measure every metric of every image and method, against the ground truth, or else against the first folder."""
-    from kdsr_arch import registry
-    from kdsr_arch.metrics.measure import measure
-    from kdsr_arch.metrics.temporal_metric import takes_clip
-
     options = {}
-    for metric in metrics:  # a short name, a registered one, or one of pyiqa's
-        known = metric in registry.names("metric")
-        keywords = METRICS.get(metric, {"type": metric} if known else {"type": "calculate_pyiqa", "metric": metric})
-        if takes_clip(keywords["type"]):
+    for metric in metrics:
+        options[metric] = options_of(metric, crop_border)
+        if takes_clip(options[metric].type):
             raise UserError(f"--metrics {metric}: is a metric of clips, for kdsr test; this page compares images")
-        options[metric] = MetricOptions.model_validate({**keywords, "crop_border": crop_border})
     items = []
     for name in names:
         images = read_all(name, methods, truth)
@@ -293,7 +285,7 @@ def choose(items: Sequence[Item], metric: str, count: int) -> list[Item]:
     if len(items) <= count:
         return list(items)
     last = next(reversed(items[0].values[metric]))
-    sign = 1 if lower_is_better(metric) else -1
+    sign = 1 if lower_is_better(options_of(metric)) else -1
     by_quality = sorted(items, key=lambda item: sign * item.values[metric][last], reverse=True)
     by_spread = sorted(items, key=lambda item: -spread(item, metric))
     kept: dict[str, Item] = {}
@@ -358,9 +350,21 @@ def temporal_profile(
     return line, {method: np.stack(lines) for method, lines in rows.items()}
 
 
-def means(items: Sequence[Item]) -> Mapping[str, dict[str, float]]:
-    """Average all images: metric -> method -> mean."""
+def means(items: Sequence[Item], found: Mapping[str, Sequence[str]]) -> Mapping[str, dict[str, float]]:
+    """Average all images, the frames of a clip first, as ``kdsr test`` does: metric -> method -> mean.
+
+    Args:
+        items: the images.
+        found: the :func:`clips` among them.
+    """
+    clip_of = {name: clip for clip, frames in found.items() for name in frames}
+    groups: dict[tuple[str, bool], list[Item]] = {}
+    for item in items:
+        groups.setdefault((clip_of.get(item.name, item.name), item.name in clip_of), []).append(item)
     return {
-        metric: {method: float(np.mean([item.values[metric][method] for item in items])) for method in values}
+        metric: {
+            method: float(np.mean([np.mean([i.values[metric][method] for i in group]) for group in groups.values()]))
+            for method in values
+        }
         for metric, values in items[0].values.items()
     }

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kdsr_arch.errors import UserError
+from kdsr_arch.metrics.measure import lower_is_better
 from kdsr_arch.records import finite
 from kdsr_arch.report.compare_data import (
     Item,
@@ -20,9 +21,9 @@ from kdsr_arch.report.compare_data import (
     common_images,
     find_methods,
     find_truth,
-    lower_is_better,
     means,
     measure_images,
+    options_of,
     read_all,
     sets_of,
     temporal_profile,
@@ -30,9 +31,10 @@ from kdsr_arch.report.compare_data import (
 from kdsr_arch.report.render import data_uri, write_page
 
 _PROFILE_ASPECT = 3
-
-
-_CHANNEL = {"psnr": " (Y channel)", "ssim": " (Y channel)", "psnr_rgb": " (RGB)", "ssim_rgb": " (RGB)"}
+_CHANNEL = {
+    "psnr": " (Y channel)", "ssim": " (Y channel)", "psnr_rgb": " (RGB)", "ssim_rgb": " (RGB)",
+    "calculate_psnr": " (RGB)", "calculate_ssim": " (RGB)", "calculate_psnr_edsr": " (RGB)",
+}  # fmt: skip
 
 
 def write_comparison(
@@ -86,11 +88,12 @@ def write_comparison(
         "methods": labels + (["ground truth"] if truth is not None else []),
         "columns": labels if truth is not None else labels[1:],
         "reference": reference, "truth": truth is not None, "metrics": list(metrics),
-        "lower": [metric for metric in metrics if lower_is_better(metric)],
-        "means": [{"name": name, "values": finite(means(group))} for name, group in groups.items()],
+        "lower": [metric for metric in metrics if lower_is_better(options_of(metric))],
+        "means": [{"name": name, "values": finite(means(group, found))} for name, group in groups.items()],
         "count": len(items),
         "items": [*pictures, *profiles, *rest],
-        "protocol": f"{measured}; against {reference}; {crop_border} pixels left out at the edges",
+        "protocol": f"{measured}; against {reference}; {crop_border} pixels left out at the edges"
+        f"{'; means of clips, over the frames of each' if found else ''}",
     }  # fmt: skip
     return write_page(out, "compare.html", title=title, content=content)
 

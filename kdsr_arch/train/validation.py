@@ -16,6 +16,7 @@ from kdsr_arch.data.pair_dataset import PairDataset
 from kdsr_arch.errors import ProgramFault, UserError, first_line
 from kdsr_arch.evaluate.evaluator import EvalResult, Evaluator
 from kdsr_arch.evaluate.items import read_sample
+from kdsr_arch.metrics.measure import lower_is_better
 from kdsr_arch.options.schema import Options, ValOptions
 from kdsr_arch.options.schema_data import DatasetOptions
 from kdsr_arch.parallel import distributed
@@ -202,7 +203,7 @@ class Validator:
 
     def _better(self, metric: str) -> str:
         section = self.metrics.get(metric)
-        return section.better if section and section.better else "higher"
+        return "lower" if section and lower_is_better(section) else "higher"
 
     def text(self, results: Mapping[str, EvalResult], iteration: int) -> str:
         """Write one line for each data set: its numbers, the best so far, the protocol."""

@@ -50,7 +50,7 @@ def test_gains_are_drawn_with_their_intervals_against_the_budget(tmp_path: Path)
     outcomes = [*trained("alone", 100, 20, 21), *trained("alone", 900, 25, 25)]
     outcomes += [*trained("taught", 900, 25.5, 25.5), *trained("taught", 100, 20.1, 21.3)]
     with mock.patch("matplotlib.axes.Axes.errorbar", autospec=True, side_effect=Axes.errorbar) as drawn:
-        picture = plot_gains(summarize(outcomes), tmp_path / "gains.png", "alone")
+        picture = plot_gains(summarize(outcomes, "alone"), tmp_path / "gains.png", "alone")
     ((_, budgets, means, halves), style), *others = drawn.call_args_list
     assert (list(budgets), style["label"], others) == ([100, 900], "taught", [])
     assert means == pytest.approx((0.2, 0.5)) and halves == pytest.approx((12.7062 * 0.1, 0), rel=1e-4)  # t of 1 degree

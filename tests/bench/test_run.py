@@ -31,7 +31,7 @@ def test_finished_runs_are_not_repeated_and_give_the_table(bench: Path, tmp_path
     run_bench(plan)  # would fail if it trained: there is no data
     outcomes = outcomes_of(plan.runs())
     assert len(outcomes) == 8
-    record = next(r for r in summarize(outcomes) if r["row"] == "with" and r["budget"] == 100)
+    record = next(r for r in summarize(outcomes, "alone") if r["row"] == "with" and r["budget"] == 100)
     assert record["metrics"]["val psnr"]["mean"] == pytest.approx(30.65)
     assert record["metrics"]["val psnr"]["std"] == pytest.approx(0.1 / 2**0.5)
     assert record["ratios"] == {"ratio/a": 0.5}
@@ -176,7 +176,7 @@ def test_what_is_only_tested_stands_beside_the_rows(bench: Path, tmp_path: Path)
     run_bench(Plan(bench, tmp_path))
     result = outcome(test)
     assert result is not None and 5 < result.val["noise"]["psnr"] < 30 and result.reference
-    assert "| bicubic | 1 | " in markdown(summarize([result]), command="c", protocol="Y")
+    assert "| bicubic | 1 | " in markdown(summarize([result], "alone"), command="c", protocol="Y")
 
     given["common"]["val.metrics.psnr"]["crop_border"] = 8
     bench.write_text(yaml.safe_dump(given))
@@ -196,7 +196,7 @@ def test_tests_alone_make_a_table_and_nothing_at_all_is_refused(bench: Path):
     assert read_bench(bench).rows == {}
     scores = {"walk": {"psnr": 26.1, "protocol": "Y"}}
     result = Outcome(row="bicubic", reference=True, val=scores, seconds=1.0, ratios={})
-    text = markdown(summarize([result]), command="c", protocol="Y")
+    text = markdown(summarize([result], ""), command="c", protocol="Y")
     assert "| bicubic | 1 | 26.100 | - | - | 1 |" in text and "iterations" not in text
 
 

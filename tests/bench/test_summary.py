@@ -102,7 +102,7 @@ def test_what_is_trained_before_the_rows_stands_in_every_table(bench: Path, tmp_
     finish(teacher, 33.0)
     for run in Plan(bench, tmp_path).rows():
         finish(run, 30.0)
-    text = markdown(summarize(outcomes_of(Plan(bench, tmp_path).runs())), command="c", protocol="Y")
+    text = markdown(summarize(outcomes_of(Plan(bench, tmp_path).runs()), "alone"), command="c", protocol="Y")
     assert text.count("| teacher (50 iterations) | 1 | 33.000 | - |") == 2
 
 
@@ -113,8 +113,29 @@ def test_scores_by_unlike_protocols_are_no_pair():
         Outcome(row=row, val={"a": {"protocol": protocol, "psnr": a}, "b": {"protocol": "Y", "psnr": b}}, **made)
         for row, protocol, a, b in rows
     ]
-    record = summarize(outcomes, ["alone"])[1]
+    record = summarize(outcomes, "alone", ["alone"])[1]
     assert record["gain"]["values"] == [0.5] and set(record["differences"]["alone"]) == {"b psnr"}
+
+
+def trained(row: str, *scores: float) -> list[Outcome]:
+    made = {"row": row, "budget": 100, "seconds": 1.0, "ratios": {}}
+    return [Outcome(**made, seed=seed, val={"s": {"psnr": score}}) for seed, score in enumerate(scores)]
+
+
+def test_a_first_row_that_has_not_run_leaves_no_gains(bench: Path, tmp_path: Path):
+    """They are not counted from another row instead: the table would change its meaning by what is done."""
+    outcomes = [*trained("with", 31.0, 32.0)]
+    (record,) = summarize(outcomes, "alone")
+    assert record["over"] == "alone" and record["gain"] is None
+    page = write_tables(outcomes, tmp_path / "b", read_bench(bench), "c").read_text()
+    assert "psnr over 'alone'" in page and "| with | 2 | 31.500 ± 0.707 | - |" in page
+
+
+def test_a_gain_tells_its_pairs_where_they_are_fewer_than_the_seeds():
+    outcomes = [*trained("alone", 30.0, 30.5), *trained("with", 30.5, 31.0, 33.0), *trained("third", 30.5)]
+    text = markdown(summarize(outcomes, "alone"), command="c", protocol="Y")
+    assert "| with | 3 | 31.500 ± 1.323 | +0.500 ± 0.000 (2 pairs) |" in text
+    assert "| third | 1 | 30.500 | +0.500 |" in text
 
 
 def test_a_dot_in_the_name_is_no_suffix(bench: Path, tmp_path: Path):

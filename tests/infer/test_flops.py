@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 from torch import nn
 
+from kdsr_arch.archs.arch_util import SubPixelDeconv
+from kdsr_arch.archs.idn_arch import ResidualDeconv
+from kdsr_arch.archs.inference_form import reparametrize
 from kdsr_arch.infer.cost import count_flops, count_parameters
 from kdsr_arch.ops.deform_conv import deform_conv2d
 
@@ -16,6 +20,17 @@ def test_convolutions_and_linear():
     # A transposed convolution multiplies each input pixel with each weight.
     assert count_flops(nn.ConvTranspose2d(8, 4, 9, 2, 4, 1), x) == 2 * 10 * 12 * 8 * 4 * 81
     assert count_flops(nn.Linear(12, 7), x) == 2 * 8 * 10 * 12 * 7
+
+
+@pytest.mark.parametrize("shape", [(9, 2, 4, 1), (9, 3, 4, 2), (4, 2, 1), (17, 4, 8)])
+def test_a_transposed_convolution_in_another_form_counts_as_itself(shape):
+    """Without the zeros that its phases are filled up with."""
+    x = torch.zeros(2, 8, 10, 12)
+    published = count_flops(nn.ConvTranspose2d(8, 4, *shape), x)
+    assert published == 2 * 10 * 12 * 8 * 4 * shape[0] ** 2
+    for ours in (SubPixelDeconv(8, 4, *shape), ResidualDeconv(8, 4, *shape)):
+        net = nn.Sequential(nn.Conv2d(8, 8, 3, padding=1), ours)
+        assert count_flops(net, x) == count_flops(net[0], x) + published == count_flops(reparametrize(net)[0], x)
 
 
 def test_matrix_products_attention_and_several_inputs():

@@ -12,15 +12,17 @@ import numpy as np
 import pytest
 
 from kdsr_arch.cli import main
+from kdsr_arch.metrics.measure import lower_is_better
 from kdsr_arch.metrics.psnr_metric import psnr
+from kdsr_arch.options.schema import MetricOptions
 from kdsr_arch.report.compare_data import (
     Truth,
     choose,
     clips,
     common_images,
     find_methods,
-    lower_is_better,
     measure_images,
+    options_of,
     spread,
     temporal_profile,
 )
@@ -338,5 +340,23 @@ def test_a_metric_goes_the_way_it_says(results, monkeypatch):
         lower_better = True
 
     monkeypatch.setattr("kdsr_arch.metrics.perceptual_metric.create", lambda *_: Distance())
-    ways = {metric: lower_is_better(metric) for metric in ("psnr", "calculate_psnr", "calculate_niqe", "pi")}
-    assert ways == {"psnr": False, "calculate_psnr": False, "calculate_niqe": True, "pi": True}
+    metrics = ("psnr", "calculate_psnr", "calculate_niqe", "calculate_tof", "calculate_warping_error", "pi")
+    ways = {metric: lower_is_better(options_of(metric)) for metric in metrics}
+    assert [metric for metric in metrics if ways[metric]] == [*metrics[2:]]
+    told = {"type": "calculate_tof", "better": "higher"}
+    assert not lower_is_better(MetricOptions.model_validate(told))
+
+
+def test_the_frames_of_a_clip_are_averaged_before_the_clips(tmp_path):
+    """A long clip counts as much as a short one, as in the means of kdsr test."""
+    values = np.random.default_rng(0).integers(40, 215, (64, 64, 3)).astype(np.uint8)
+    for clip, count, more in (("long", 9, 2), ("short", 3, 8)):
+        for frame in range(count):
+            for method, added in (("gt", 0), ("a", more)):
+                (folder := tmp_path / method / clip).mkdir(parents=True, exist_ok=True)
+                cv2.imwrite(str(folder / f"{frame}.png"), values + np.uint8(added))
+    page = write_comparison([tmp_path / "a"], tmp_path / "page.html", gt=[str(tmp_path / "gt")], metrics=["psnr_rgb"])
+    data = data_of(page)
+    expected = np.mean([20 * np.log10(255 / more) for more in (2, 8)])
+    assert data["means"][0]["values"]["psnr_rgb"]["a"] == pytest.approx(expected, abs=1e-4)
+    assert "means of clips" in data["protocol"]
