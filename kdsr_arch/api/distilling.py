@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from kdsr_arch.data.loader import to_device
-from kdsr_arch.device import pick_device
+from kdsr_arch.device import own_precision, pick_device
 from kdsr_arch.distill.inputs import check_batch
 from kdsr_arch.distill.task import DistillTask
 from kdsr_arch.errors import OptionErrors, UserError, first_line, nearest
@@ -255,16 +255,17 @@ def distill(
     batches = _Endless(data, place, options.channels_last)
     _check_range(batches.first)
     sample = {key: value[:1] for key, value in batches.first.items() if isinstance(value, Tensor)}
-    model = DistillModel.of(student, teacher, options, sample, scale or scale_of(sample), place)
-    distributed.broadcast_modules(model.modules())
-    loop, history = Steps(model, options, batches), list[dict[str, float]]()
-    for iteration in range(1, options.total_iter + 1):
-        loop.step(iteration)
-        if iteration % report_every == 0 or iteration == options.total_iter:
-            loop.check_finite(iteration)
-            history.append({"iteration": float(iteration), **loop.figures()})
-            if report is not None:
-                report(history[-1])
+    with own_precision(place.type):
+        model = DistillModel.of(student, teacher, options, sample, scale or scale_of(sample), place)
+        distributed.broadcast_modules(model.modules())
+        loop, history = Steps(model, options, batches), list[dict[str, float]]()
+        for iteration in range(1, options.total_iter + 1):
+            loop.step(iteration)
+            if iteration % report_every == 0 or iteration == options.total_iter:
+                loop.check_finite(iteration)
+                history.append({"iteration": float(iteration), **loop.figures()})
+                if report is not None:
+                    report(history[-1])
     for parameter, before in trained:  # the last stage may have left some of them frozen
         parameter.requires_grad_(before)
     return Distilled(student.eval(), model.inference_network(), history)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import replace
@@ -62,6 +62,12 @@ class ChannelSplit(nn.Module):
         for net in self._networks:
             net.train(mode)
         return super().train(mode)
+
+    def _apply(self, fn: Callable, recurse: bool = True) -> ChannelSplit:
+        super()._apply(fn, recurse)
+        for name, tensor in (*self.named_buffers(recurse=False), *self.named_parameters(recurse=False)):
+            setattr(self._networks[0], name, tensor)  # those of its submodules are the same objects
+        return self
 
     def _slices(self) -> dict[str, Tensor]:
         """Return the part's weights, views of the network's."""

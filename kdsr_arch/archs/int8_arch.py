@@ -99,14 +99,14 @@ class Int8Layer(nn.Module):
     def forward(self, x: Tensor, step: Tensor) -> Tensor:
         """Convolve (N, C, h, w), whose values are ``step`` apart, keeping the size, and bend."""
         steps = self.weight_steps()
-        none = torch.zeros_like(steps, dtype=torch.int32)
+        none = torch.zeros_like(steps)  # PyTorch would look at whole numbers, for which the CPU waits for a GPU
         weight = torch.fake_quantize_per_channel_affine(self.weight, steps, none, 0, -MOST_WEIGHT, MOST_WEIGHT)
         bias = self.bias + ((self.bias / (steps * step)).round() * steps * step - self.bias).detach()
         y = F.conv2d(F.pad(x, self.pads()), weight, bias)
         y = self.made(y.relu() if self.cut else y)
         if self.slope is None:
             return y
-        slope = torch.fake_quantize_per_tensor_affine(self.slope, self.slope_step(), none[0], LOW, HIGH)
+        slope = torch.fake_quantize_per_tensor_affine(self.slope, self.slope_step(), none[0].int(), LOW, HIGH)
         return self.bent(F.prelu(y, slope))
 
     def unrounded(self, x: Tensor) -> Tensor:

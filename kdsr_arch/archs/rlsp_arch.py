@@ -15,7 +15,6 @@ from torch.nn import functional as F
 from kdsr_arch.archs.arch_util import Base, start_near_base
 from kdsr_arch.archs.vespcn_arch import MotionCompensation
 from kdsr_arch.errors import one_of
-from kdsr_arch.infer.runner import window_indices
 from kdsr_arch.infer.traits import Traits
 from kdsr_arch.ops.warp import backward_warp
 from kdsr_arch.registry import ARCH_REGISTRY
@@ -93,7 +92,8 @@ class RLSP(nn.Module):
         output = x.new_zeros(batch, 3 * self.scale**2, height, width)
         nothing = x.new_zeros(batch * count, 3, self.scale * height, self.scale * width)
         bases = F.pixel_unshuffle(self.base(nothing, x.flatten(0, 1)), self.scale).unflatten(0, (batch, count))
-        windows, flows = x[:, [window_indices(t, count, 3) for t in range(count)]], None
+        before, after = torch.cat([x[:, :1], x[:, :-1]], 1), torch.cat([x[:, 1:], x[:, -1:]], 1)
+        windows, flows = torch.stack([before, x, after], 2), None  # no index by a list, which waits for a GPU
         if self.motion is None:
             near = windows[:, :, ::2].flatten(2, 3)
         else:

@@ -227,9 +227,10 @@ class Batches(Iterator[dict[str, Any]]):
         return batch
 
     def close(self) -> None:
-        """Send the workers home; harmless when there are none."""
+        """Send the workers home, and let go of what a step needs on the device; harmless when there is neither."""
         self.end_workers()
         self._waiting.clear()
+        self.expand = lambda batch: batch
 
     def end_workers(self) -> None:
         """Send the workers home, and keep what was drawn."""

@@ -197,6 +197,7 @@ def _check_memory(dataset: ImagePairDataset, images: int, device: torch.device) 
         values = sum(f["channels"] * f["ratio"] ** 2 for f in dataset.teacher.names.values())
         pixels = sum(height * width for height, width in dataset.teacher.images.values())
         teacher = 2 * values * pixels * len(dataset.teacher.orientations)
+    torch.cuda.empty_cache()  # what PyTorch keeps for later counts as taken
     free = torch.cuda.mem_get_info(device)[0]
     if images + teacher > 0.9 * free:
         raise UserError(

@@ -191,7 +191,7 @@ class Side:
 
     def __init__(self, net: nn.Module, traits: Traits, name: str, amp: str, compiled: bool) -> None:
         self.net, self.traits, self.name = unwrap(net), traits, name
-        self._precision = autocast(next(net.parameters()).device, amp)
+        self._amp = amp
         self._given, self._compiled = net, compiled
         self._runner = Runner(self.net, traits)
         self._recorders: dict[tuple[str, ...], Recorder] = {}
@@ -229,7 +229,7 @@ class Side:
             recorder = self._recorders[key] = Recorder(self.net, paths)
             recorder.copies = self._copies & frozenset(paths)
         frames = None if batch["lq"].dim() == 4 else gt.shape[1] if gt.dim() == 5 else 1  # to restore; None for images
-        with self._precision, recorder as taps:
+        with autocast(batch["lq"].device, self._amp), recorder as taps:
             sr = self._runner.forward(self.traits.given(batch["lq"], gt), frames)
         if learn and paths:
             self._copies = recorder.copies if recorder.copies is not None else frozenset(paths)
@@ -238,7 +238,7 @@ class Side:
     def call(self, lq: Tensor, net: nn.Module) -> Tensor:
         """Run `net`, which is like this side's network, on images as that one is run; never compiled."""
         self._settle()
-        with self._precision:
+        with autocast(lq.device, self._amp):
             return Runner(net, self.traits).forward(lq)
 
     def resume(self, lq: Tensor, edits: Mapping[str, Edit]) -> Tensor:

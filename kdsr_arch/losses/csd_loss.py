@@ -94,7 +94,7 @@ class CSDLoss(DistillLoss):
         if not self._vgg:
             return [image]
         x, found = 255 * image.expand(-1, 3, -1, -1), []
-        for number, layer in enumerate(self._vgg[0].children(), start=1):
+        for number, layer in enumerate(self._vgg[0].to(image.device).children(), start=1):
             x = layer(x)
             found += [x] if number in _CUTS else []
         return found

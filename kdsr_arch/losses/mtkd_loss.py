@@ -80,6 +80,7 @@ class MTKDLoss(DistillLoss):
         self.size = {"num_feat": num_feat, "depths": depths, "num_heads": num_heads, "window_size": window_size}
         self.images, self.channels = 0, 0
         self.joiner: DCTSwin | None = None
+        self.color: Tensor
 
     def setup(self, student_shapes: Sequence[Any], teacher_shapes: Sequence[Any]) -> None:
         """Note how many images the teachers make."""
@@ -93,16 +94,14 @@ class MTKDLoss(DistillLoss):
         """Build the network that joins them."""
         if context.lq.dim() != 4:
             raise UserError("MTKDLoss is for networks of images")
+        color = torch.tensor(_MEAN if self.channels == 3 else [0.5])[:, None, None]
+        self.register_buffer("color", color.to(context.lq), persistent=False)
         self.joiner = DCTSwin(self.images, self.channels, context.scale, **self.size)  # type: ignore[arg-type]
 
     def join(self, teachers: Sequence[Tensor]) -> Tensor:
         """Join images (B, C, H, W) in [0, 1] to one."""
         assert self.joiner is not None
-        if self.base == "mean":
-            base = torch.stack([*teachers]).mean(0)
-        else:
-            color = teachers[0].new_tensor(_MEAN) if self.channels == 3 else teachers[0].new_full((1,), 0.5)
-            base = color[:, None, None]
+        base = torch.stack([*teachers]).mean(0) if self.base == "mean" else self.color
         return base + self.joiner(teachers) / 255
 
     def forward(self, students: list[Any], teachers: list[Any], context: Context) -> Tensor:  # type: ignore[override]

@@ -32,6 +32,7 @@ from kdsr_arch.specialize.teacher_frames import store_differences, store_labels,
 from kdsr_arch.specialize.telling import Telling, open_truth, tell
 from kdsr_arch.specialize.work_folder import WorkFolder
 from kdsr_arch.specialize.zoom_out import Verdict, zoom_out_test
+from kdsr_arch.train.distill_model import cpu_copy
 from kdsr_arch.upscale.video_input import Share
 
 FRAMES = 40
@@ -257,7 +258,7 @@ def _teach(
     """Train, choose between the start and the best state, and tell."""
     assert student.opened is not None and work.plan is not None
     if not work.start.is_file():
-        save_tensors({"params": student.opened.net.state_dict()}, work.start)
+        save_tensors({"params": cpu_copy(student.opened.net.state_dict())}, work.start)
     opt = read_options(_option_file(request, student, work, verdict), work.root)
     with work.timed():
         before = _scores(work, "before", opt, work.start)

@@ -106,9 +106,10 @@ class Validator:
         self.every = {key: section.val_freq or val.val_freq for key, section in sections.items()}
         scored = (key for key, (dataset, _) in self.sets.items() if _has_truth(dataset, sections[key]))
         self.first = next(scored, None)
+        self.deciding = next(iter(self.metrics), "")
         self.best = Best()
         kept = opt.logger.keep_best or {}
-        self.keep: dict[str, int] = kept if isinstance(kept, dict) else dict.fromkeys([*self.metrics][:1], kept)
+        self.keep: dict[str, int] = kept if isinstance(kept, dict) else {self.deciding: kept} if self.deciding else {}
 
     def run(self, net: nn.Module, iteration: int, keys: Sequence[str]) -> dict[str, EvalResult]:
         """Score `net` on these data sets, by the key of the data set."""
@@ -134,7 +135,12 @@ class Validator:
             try:
                 sample = _beginning(read_sample(dataset, shortest), count)
                 what = f"network {type(net).__name__} fails on {'x'.join(map(str, sample['lq'].shape))}: "
-                evaluator.run(net, [sample], self.device, progress=False)
+                result = evaluator.run(net, [sample], self.device, progress=False)
+                if key == self.first and self.metrics and self.deciding not in result.mean:
+                    raise UserError(
+                        f"val.metrics.{self.deciding} cannot be measured here, and as the first metric it decides "
+                        "which weights are best: put another one before it"
+                    )
             except UserError as error:
                 error.args = (f"datasets.{key}: {error}",)
                 raise
@@ -173,7 +179,7 @@ class Validator:
 
     def best_iteration(self) -> int | None:
         """Return the iteration of the best value of the metric that decides; None before the first validation."""
-        record = self.best.records.get(self.first or "", {}).get(next(iter(self.metrics), ""))
+        record = self.best.records.get(self.first or "", {}).get(self.deciding)
         return None if record is None else int(record["iter"])
 
     def period(self) -> int:
@@ -184,9 +190,9 @@ class Validator:
         """Update the best values; return the deciding one's record when it is new."""
         deciding: dict[str, Any] | None = None
         for key, result in results.items():
-            for place, (metric, value) in enumerate(result.mean.items()):
+            for metric, value in result.mean.items():
                 new = self.best.update(key, metric, value, iteration, self._better(metric))
-                if new and key == self.first and place == 0:
+                if new and key == self.first and metric == self.deciding:
                     deciding = {"iter": iteration, "dataset": key, "metric": metric, "value": value}
                     deciding["protocol"] = result.protocol
         return deciding

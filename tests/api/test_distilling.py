@@ -91,6 +91,18 @@ def test_one_call_equals_a_loop_of_ones_own() -> None:
     assert result.student is first and result.averaged is first and not first.training
 
 
+@pytest.mark.parametrize("amp", ["no", "bf16"])
+def test_the_callers_autocast_does_not_matter(amp: str) -> None:
+    """Within another autocast PyTorch would keep the weights of the first step as it has cast them."""
+    torch.manual_seed(1)
+    first, teacher = Plain(), Plain(8)
+    second, given = copy.deepcopy(first), {"terms": {"output": {"type": "L1Loss"}}, "data": pairs(), "amp": amp}
+    kdsr.distill(first, teacher, iterations=5, device="cpu", **given)
+    with torch.autocast("cpu", torch.bfloat16):
+        kdsr.distill(second, teacher, iterations=5, device="cpu", **given)
+    assert torch.equal(weights(first), weights(second))
+
+
 def test_a_student_learns_what_its_teacher_does(device: torch.device) -> None:
     data, teacher = pairs(8), Plain(8)
     with torch.no_grad():

@@ -52,6 +52,18 @@ def test_there_is_one_set_of_weights_and_it_is_the_whole_networks():
         assert not torch.equal(net.for_inference()(x), make_network(EDSR | {"upscale": 4})(x))
 
 
+def test_it_moves_with_what_the_network_holds_at_its_root():
+    """SPAN keeps its mean there, as a buffer: both forms must find it where they went."""
+    net = ChannelSplit({"type": "SPAN", "num_feat": 8, "num_block": 1}, {"num_feat": 4}, scale=4)
+    assert list(net.named_buffers(recurse=False))
+    before = net.eval()(x := torch.rand(1, 3, 12, 12))
+    net.double()
+    torch.testing.assert_close(net(x.double()), before.double(), atol=1e-5, rtol=0)
+    with net.whole():
+        assert net(x.double()).dtype == torch.float64
+        assert net.to("meta")(x.double().to("meta")).shape == (1, 3, 48, 48)
+
+
 def test_inference_copies_and_exports_run_the_part_alone():
     net, x = split().eval(), torch.rand(1, 3, 6, 5)
     with torch.no_grad():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import weakref
 
 import pytest
 import torch
@@ -55,6 +56,23 @@ def test_each_stage_has_its_sizes_whatever_the_start(images, section):
         rest = drawn(images, start, **section)
         assert len(rest) == 12 - 2 * start
         assert all(torch.equal(one, other) for one, other in zip(rest, whole[2 * start :], strict=True))
+
+
+def test_what_a_stage_held_on_the_device_goes_before_the_next_ones_comes(images):
+    """Else a GPU would have to hold the images twice."""
+    opt, held = options(images, STAGES, resident="device"), list[weakref.ref]()
+
+    def draw(stretch, iteration):
+        assert not any(ref() for ref in held)
+        batches = train_batches(opt, stretch.dataset, iteration, section=stretch.section, last=stretch.last)
+        held.append(weakref.ref(batches.expand))
+        return batches
+
+    source = BatchesInTurn(open_stretches(opt), 0, 2, draw)
+    for batch in source:
+        assert source.expand(batch)["gt"].dtype == torch.float32
+    assert len(held) == len(STAGES)
+    source.close()
 
 
 def test_a_stage_draws_what_a_training_of_these_sizes_would_there(images):

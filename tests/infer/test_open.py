@@ -107,7 +107,9 @@ def test_shipped_networks_restore_on_a_gpu_what_they_restore_on_the_cpu(cuda):
             lq = torch.rand(4, 3, 32, 36) if opened.traits.mode != "image" else torch.rand(3, 32, 36)
             restorer = Restorer(Runner(opened.net, opened.traits), place)
             results.append((restorer.frames(lq, [1, 2]) if lq.dim() == 4 else restorer.image(lq)).cpu())
-        torch.testing.assert_close(*results, atol=1e-4, rtol=0, msg=lambda text, file=file: f"{file.stem}: {text}")
+        # a sum in another order takes a value of eight bits to the next of its 256 steps, and on through the layers
+        apart = 6 / 255 if opened.network["type"] == "Int8" else 1e-4
+        torch.testing.assert_close(*results, atol=apart, rtol=0, msg=lambda text, file=file: f"{file.stem}: {text}")
 
 
 def test_changed_weights_have_another_fingerprint(tmp_path):

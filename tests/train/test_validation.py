@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,8 @@ from basicsr.archs.srresnet_arch import MSRResNet
 from torch import Tensor, nn
 
 from kdsr_arch.errors import ProgramFault
+from kdsr_arch.evaluate.evaluator import EvalResult
+from kdsr_arch.options.schema import MetricOptions
 from kdsr_arch.registry import ARCH_REGISTRY
 from kdsr_arch.train import entry
 from kdsr_arch.train.validation import Validator, _beginning
@@ -60,6 +63,30 @@ def test_the_shortest_clip_is_the_one_that_is_tried(load, tmp_path) -> None:
     validator = Validator(load(datasets={"val": {**clips, "padding": "reflection"}}), torch.device("cpu"))
     with refuses("datasets.val", 1, 3, "'reflection'"):
         validator.try_one(Window(4, 3))
+
+
+def test_the_metric_that_decides_must_be_measured_where_it_decides(load, tmp_path) -> None:
+    write_textures(tmp_path / "clips" / "a", 5, 32, 32, digits=8)
+    clips = {"type": "ClipDataset", "dataroot_gt": str(tmp_path / "clips"), "degradation": "BI"}
+    psnr, warp = {"type": "calculate_psnr"}, {"type": "calculate_warping_error", "flow": "exact"}
+    for metrics in ({"psnr": psnr, "warp": warp}, {"warp": warp, "psnr": psnr}):
+        opt = load(datasets={"val": clips})
+        opt.val.metrics = {name: MetricOptions.model_validate(metric) for name, metric in metrics.items()}
+        validator = Validator(opt, torch.device("cpu"))
+        with nullcontext() if [*metrics][0] == "psnr" else refuses("datasets.val: val.metrics.warp", "decides"):
+            validator.try_one(Window(4, 3))
+
+
+def test_less_is_better_where_the_metric_says_so(load, tmp_path) -> None:
+    """Without `better` in the options."""
+    opt, metrics = load(), {"tof": "calculate_tof", "psnr": "calculate_psnr"}
+    opt.val.metrics = {name: MetricOptions(type=kind) for name, kind in metrics.items()}
+    validator = Validator(opt, torch.device("cpu"))
+    for iteration, (tof, psnr) in enumerate([(0.30, 20.0), (0.33, 21.0), (0.31, 19.0)], 1):
+        result = EvalResult({"tof": tof, "psnr": psnr}, [], "Y", {}, "val", "images", [])
+        validator.judge({"val": result}, iteration)
+    assert validator.best_iteration() == 1
+    assert {name: record["iter"] for name, record in validator.best.records["val"].items()} == {"tof": 1, "psnr": 2}
 
 
 def taught(tmp_path: Path, **network: Any) -> tuple[nn.Module, dict[str, Any]]:
