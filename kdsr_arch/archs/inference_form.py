@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kdsr_arch.archs.arch_util import SubPixelDeconv
-from kdsr_arch.infer.fold import fold, foldable
+from kdsr_arch.infer.runner import fold, foldable
 
 
 class PhaseConv(nn.Module):

@@ -12,8 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from kdsr_arch.infer.fold import fold, foldable
-from kdsr_arch.infer.runner import Runner, evaluating
+from kdsr_arch.infer.runner import Runner, evaluating, fold, foldable
 from kdsr_arch.infer.traits import Traits, traits_of
 
 STD_PAPER_SIZE = (180, 120)

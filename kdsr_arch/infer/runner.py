@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -12,7 +13,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from kdsr_arch.errors import UserError
-from kdsr_arch.infer.fold import fold, foldable
 from kdsr_arch.infer.traits import Traits, unwrap
 from kdsr_arch.ops.bicubic import upsample_bicubic
 from kdsr_arch.ops.color import rgb_to_y, rgb_to_ycbcr, ycbcr_to_rgb
@@ -262,6 +262,20 @@ def window_indices(center: int, total: int, num_frame: int, padding: str = "repl
             "use padding 'replicate' or longer clips"
         )
     return index
+
+
+def foldable(net: nn.Module) -> list[str]:
+    """List the layers that train as several branches: paths to a method ``folded()``, which returns the one to run."""
+    return [path for path, module in net.named_modules() if path and hasattr(module, "folded")]
+
+
+def fold(net: nn.Module) -> nn.Module:
+    """Return a copy in evaluation mode with those layers replaced; results stay the same to rounding."""
+    net = copy.deepcopy(net).eval()
+    for path in foldable(net):
+        parent, _, name = path.rpartition(".")
+        setattr(net.get_submodule(parent), name, net.get_submodule(path).folded())  # type: ignore[operator]
+    return net
 
 
 @contextmanager

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from kdsr_arch.data.augment import eight_bits
 from kdsr_arch.data.image_file import READABLE, decode_upright, shown_files, unsigned
-from kdsr_arch.data.keys import natural
+from kdsr_arch.data.keys import label_folders, natural
 from kdsr_arch.data.sources import FrameSource, open_source
 from kdsr_arch.device import pick_device
 from kdsr_arch.errors import UserError, nearest
@@ -25,7 +25,6 @@ from kdsr_arch.io import read_json
 from kdsr_arch.log import get_logger
 from kdsr_arch.options.schema import MetricOptions
 from kdsr_arch.registry import names
-from kdsr_arch.report.labels import label_folders
 
 METRICS: dict[str, dict[str, Any]] = {
     "psnr": {"type": "calculate_psnr", "test_y_channel": True},

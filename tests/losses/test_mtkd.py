@@ -5,9 +5,8 @@ import torch
 from torch.nn import functional as F
 
 from kdsr_arch.distill.teachers import Ensemble
-from kdsr_arch.losses.dct_swin import DCTSwin
 from kdsr_arch.losses.detail_loss import WaveletLoss
-from kdsr_arch.losses.mtkd_loss import MTKDLoss
+from kdsr_arch.losses.mtkd_loss import DCTSwin, MTKDLoss
 from tests.helpers.messages import refuses
 from tests.helpers.networks import Image
 from tests.helpers.options import make_task
