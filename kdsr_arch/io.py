@@ -403,8 +403,3 @@ def limit_decoder(stream: Any, path: str | Path) -> None:
     if stream.codec_context is None:
         raise UserError(f"{path}: its video is in a format that cannot be decoded here; convert it to H.264")
     stream.codec_context.options = {**stream.codec_context.options, "max_pixels": str(MAX_PIXELS)}
-
-
-def too_large(height: int, width: int) -> bool:
-    """Return whether an image of this size is too large to be read."""
-    return height * width > MAX_PIXELS

@@ -303,7 +303,7 @@ def choose(items: Sequence[Item], metric: str, count: int) -> list[Item]:
     return [item for item in items if item.name in kept]
 
 
-def clips(images: Sequence[str], sizes: Mapping[str, Any] | None = None, least: int = 3) -> dict[str, list[str]]:
+def clips(images: Sequence[str], sizes: Mapping[str, Any] | None = None) -> dict[str, list[str]]:
     """Group image names by folder, for folders of several images with even numbers in their names: the clips.
 
     Photographs have numbers, too (B100), but with gaps between them, or of several sizes.
@@ -311,7 +311,6 @@ def clips(images: Sequence[str], sizes: Mapping[str, Any] | None = None, least: 
     Args:
         images: the names, in order.
         sizes: of the images, where they are known.
-        least: images that make a clip.
     """
     groups: dict[str, dict[str, int]] = {}
     for name in images:
@@ -321,7 +320,7 @@ def clips(images: Sequence[str], sizes: Mapping[str, Any] | None = None, least: 
     found = {}
     for folder, group in groups.items():
         steps = {after - before for before, after in pairwise(group.values())}
-        if len(group) >= least and len(steps) == 1 and len({(sizes or {}).get(name) for name in group}) == 1:
+        if len(group) >= 3 and len(steps) == 1 and len({(sizes or {}).get(name) for name in group}) == 1:
             found[folder] = [*group]
     return found
 
