@@ -8,11 +8,10 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from kdsr_arch.data.augment import Crop, Flip, random_flip
+from kdsr_arch.data.augment import Crop, Flip, random_flip, window_sums
 from kdsr_arch.data.keys import read_list, without_suffix
 from kdsr_arch.data.pair_dataset import CHECKED_FIRST, PairDataset
 from kdsr_arch.data.pairs import FramePairs, PairOptions
@@ -88,9 +87,8 @@ class CropWeights:
 
     def _read(self, key: str) -> NDArray[np.float32]:
         """Return the sums of the map under each place of a crop, added up over the places."""
-        sums, patch = cv2.integral(self.source.get(key)[..., 0].astype(np.float64)), self.patch
-        under = sums[patch:, patch:] - sums[:-patch, patch:] - sums[patch:, :-patch] + sums[:-patch, :-patch]
-        return np.cumsum(under + 1e-6 * patch**2).astype(np.float32)
+        under = window_sums(self.source.get(key)[..., 0].astype(np.float64), self.patch, self.patch)
+        return np.cumsum(under + 1e-6 * self.patch**2).astype(np.float32)
 
 
 @DATASET_REGISTRY.register()

@@ -218,8 +218,7 @@ class Runner:
 
     def _pad(self, lq: Tensor) -> Tensor:
         """Pad bottom and right by reflection up to the network's multiple and smallest size."""
-        unit, least = self._multiple, self._least
-        down, right = (max(-(-side // unit) * unit, -(-least // unit) * unit) - side for side in lq.shape[-2:])
+        down, right = (self.traits.lr_side(side) - side for side in lq.shape[-2:])
         if not down and not right:
             return lq
         flat = lq.reshape(-1, *lq.shape[-3:])
