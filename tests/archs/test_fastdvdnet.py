@@ -5,20 +5,17 @@ import torch
 from torch import nn
 
 from kdsr_arch.archs.fastdvdnet_arch import FastDVDnet
+from kdsr_arch.infer.cost import count_parameters
 from kdsr_arch.infer.runner import Runner, window_indices
 from tests.helpers.messages import refuses
 
 TINY = {"channels": (4, 6, 8), "num_interm": 3, "num_hr_feat": 4}
 
 
-def count(net):
-    return sum(p.numel() for p in net.parameters())
-
-
 def test_parameter_counts():
     denoiser = FastDVDnet(scale=1, noise_map=True)
-    assert count(denoiser) == 2_479_096
-    assert count(denoiser.temp1) == count(denoiser.temp2) == 1_239_548
+    assert count_parameters(denoiser) == 2_479_096
+    assert count_parameters(denoiser.temp1) == count_parameters(denoiser.temp2) == 1_239_548
 
 
 @pytest.mark.parametrize("name", ["fastdvdnet", "fastdvdnet_small"])
