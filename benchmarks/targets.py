@@ -32,10 +32,10 @@ from benchmarks.record import save
 from kdsr_arch.errors import UserError
 from kdsr_arch.export.form import Prepared, prepare
 from kdsr_arch.export.formats import onnx_runner
+from kdsr_arch.export.glsl import placebo_runner
 from kdsr_arch.export.int8 import quantize
 from kdsr_arch.export.ncnn import ncnn_runner
 from kdsr_arch.export.openvino import openvino_runner
-from kdsr_arch.export.placebo import placebo_runner
 from kdsr_arch.export.targets import IN_INT8, TARGETS
 from kdsr_arch.export.tflite import tflite_runner
 from kdsr_arch.export.web import page_runner

@@ -43,13 +43,6 @@ _SCHEMAS = (
 _declared: list[Any] = []  # the library that declares the schemas, which must outlive the import
 
 
-def has_compiled_ops() -> bool:
-    """Return whether torchvision's own compiled operators are in use."""
-    import torchvision  # noqa: F401
-
-    return not _declared
-
-
 def install() -> None:
     """Put the finder in place, once; patch torchvision at once where it is imported already."""
     if any(isinstance(finder, _Finder) for finder in sys.meta_path):

@@ -12,6 +12,9 @@ from typing import TypeVar
 
 T = TypeVar("T")
 
+FULL = (errno.ENOSPC, errno.EDQUOT)
+FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)
+
 
 class UserError(Exception):
     """Something the user can mend. The message names the file, key or shape and says what to do.
@@ -93,10 +96,10 @@ def as_user_error(error: Exception) -> UserError:
 def tell_os_error(error: OSError) -> str | None:
     """Return a sentence for what a user can mend; None for anything else, which is a fault of the program."""
     place = f" {error.filename}" if error.filename else ""
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+    if error.errno in FULL:
         place = place or " the output"
         return f"no space left on the disk to write{place}; make room and start again with --auto_resume"
-    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+    if error.errno in FORBIDDEN:
         return f"no permission to use{place or ' a file or folder'}; choose another folder or change its permissions"
     return None
 

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from kdsr_arch import MAX_PIXELS
-from kdsr_arch.errors import UserError
+from kdsr_arch.errors import FORBIDDEN, FULL, UserError
 
 try:
     import fcntl
@@ -49,9 +49,9 @@ _STUMBLES = (
 
 def why_not_written(error: OSError) -> str:
     """Say why a write failed, and what to do about it."""
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+    if error.errno in FULL:
         return "no space left on the disk; free some (with logger.keep_last a training keeps fewer checkpoints)"
-    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+    if error.errno in FORBIDDEN:
         return "no permission to write there"
     return error.strerror or str(error)
 
@@ -403,8 +403,3 @@ def limit_decoder(stream: Any, path: str | Path) -> None:
     if stream.codec_context is None:
         raise UserError(f"{path}: its video is in a format that cannot be decoded here; convert it to H.264")
     stream.codec_context.options = {**stream.codec_context.options, "max_pixels": str(MAX_PIXELS)}
-
-
-def too_large(height: int, width: int) -> bool:
-    """Return whether an image of this size is too large to be read."""
-    return height * width > MAX_PIXELS

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import io
 import os
 import signal
@@ -13,6 +12,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import Any
+
+from kdsr_arch.errors import FULL
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _TO_ALL = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]  # not on Windows
@@ -32,7 +33,7 @@ class _Output(io.FileIO):
         try:
             return super().write(data)
         except OSError as error:
-            if error.errno in (errno.ENOSPC, errno.EDQUOT) or stat.S_ISREG(os.fstat(self.fileno()).st_mode):
+            if error.errno in FULL or stat.S_ISREG(os.fstat(self.fileno()).st_mode):
                 if self.holds_results:
                     raise
                 return len(data)

@@ -14,6 +14,7 @@ import torch
 
 from kdsr_arch.errors import UserError
 from kdsr_arch.io import load_tensors, remove_leftovers, save_tensors, write_whole
+from tests.fuzz.payloads import Calls
 from tests.helpers.messages import refuses
 
 
@@ -76,11 +77,7 @@ def test_leftovers_of_a_killed_save_are_removed(tmp_path: Path) -> None:
 
 
 def test_code_in_a_checkpoint_is_not_run(tmp_path: Path) -> None:
-    class Bomb:
-        def __reduce__(self) -> tuple:
-            return os.mkdir, (str(tmp_path / "boom"),)
-
-    torch.save({"params": Bomb()}, tmp_path / "x.pth")
+    torch.save({"params": Calls(os.mkdir, str(tmp_path / "boom"))}, tmp_path / "x.pth")
     with refuses(tmp_path / "x.pth", "code"):
         load_tensors(tmp_path / "x.pth")
     assert not (tmp_path / "boom").exists()

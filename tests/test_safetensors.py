@@ -15,19 +15,12 @@ from kdsr_arch.errors import UserError
 from kdsr_arch.infer.open import load_weights, read_weights
 from kdsr_arch.io import load_tensors, read_groups, read_safetensors, write_groups
 from kdsr_arch.registry import build
+from tests.fuzz.payloads import Calls
 from tests.helpers.images import write_textures
 from tests.helpers.messages import missing, refuses
 
 pytest.importorskip("safetensors")
 NET = {"type": "MSRResNet", "num_feat": 4, "num_block": 1, "upscale": 2}
-
-
-class Bomb:
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def __reduce__(self) -> tuple:
-        return os.mkdir, (str(self.path),)
 
 
 def groups() -> dict[str, dict[str, torch.Tensor]]:
@@ -79,7 +72,7 @@ def _flip(path: Path) -> None:
         (lambda p: p.write_bytes(p.read_bytes()[:-5]), "damaged"),
         (lambda p: p.write_bytes(b""), "damaged"),
         (lambda p: p.write_bytes(b"\xff" * 100), "damaged"),
-        (lambda p: torch.save({"params": Bomb(p.parent / "boom")}, p), "damaged"),
+        (lambda p: torch.save({"params": Calls(os.mkdir, str(p.parent / "boom"))}, p), "damaged"),
         (lambda p: p.unlink(), "no such"),
     ],
 )
@@ -163,7 +156,7 @@ READERS = ["train", "teacher", "spandrel", "SRModel", "resume", "test", "upscale
 @pytest.mark.parametrize("reader", READERS)
 def test_a_pickled_payload_is_refused_in_one_sentence_by(reader, ending, commands, tmp_path, capfd) -> None:
     weights = tmp_path / f"evil{ending}"
-    torch.save({"params": {"w": torch.ones(1), "x": Bomb(tmp_path / "boom")}}, weights)
+    torch.save({"params": {"w": torch.ones(1), "x": Calls(os.mkdir, str(tmp_path / "boom"))}}, weights)
     code = cli.main(commands(weights)[reader], root=tmp_path / "root")
     err = capfd.readouterr().err
     assert not (tmp_path / "boom").exists() and not (tmp_path / "root" / "experiments").exists()
@@ -212,7 +205,7 @@ def test_a_training_writes_and_resumes_safetensors(model_type, commands, tmp_pat
 
 
 def test_a_pickled_payload_that_a_network_reads_itself_is_refused(tmp_path: Path) -> None:
-    torch.save({"params": Bomb(tmp_path / "boom")}, tmp_path / "spynet.pth")
+    torch.save({"params": Calls(os.mkdir, str(tmp_path / "boom"))}, tmp_path / "spynet.pth")
     for network in (
         {"type": "BasicVSR", "num_feat": 8, "num_block": 1, "spynet_path": str(tmp_path / "spynet.pth")},
         {"type": "VSRNet", "flow": "spynet", "spynet_path": str(tmp_path / "spynet.pth")},

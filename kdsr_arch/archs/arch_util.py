@@ -174,6 +174,8 @@ class SubPixelDeconv(nn.ConvTranspose2d):
         k, s, p = kernel_size, stride, padding
         self.first = -((k - 1 - p) // s)  # the smallest and the largest i that any phase meets
         self.last = (s - 1 + p) // s
+        self.extra = k - 2 * p + output_padding  # of n pixels a side come (n - 1) s + extra
+        self.pads = (-self.first, self.last + -(-self.extra // s) - 1)  # of no size, so that any size can be traced
         shifts = torch.arange(self.first, self.last + 1)
         taps = torch.arange(s)[:, None] + p - s * shifts[None, :]
         taps = torch.where((taps >= 0) & (taps < k), taps, k)  # k: the column of zeros appended to the kernel
@@ -196,14 +198,12 @@ class SubPixelDeconv(nn.ConvTranspose2d):
     def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
         """Map (N, C, h, w) to (N, out_channels, (h - 1) s - 2 padding + kernel_size + output_padding, ...)."""
         s = self.stride[0]
-        extra = self.kernel_size[0] - 2 * int(self.padding[0]) + self.output_padding[0]
-        sizes = [(n - 1) * s + extra for n in x.shape[-2:]]
-        pads = (-self.first, self.last + -(-extra // s) - 1)  # of no size, so that graphs of any size can be traced
+        sizes = [(n - 1) * s + self.extra for n in x.shape[-2:]]
         bias = None if self.bias is None else self.bias.repeat_interleave(s * s)
-        if pads[0] == pads[1]:
-            y = F.conv2d(x, self.phase_weight(), bias, padding=pads[0])
+        if self.pads[0] == self.pads[1]:
+            y = F.conv2d(x, self.phase_weight(), bias, padding=self.pads[0])
         else:
-            y = F.conv2d(F.pad(x, pads * 2), self.phase_weight(), bias)
+            y = F.conv2d(F.pad(x, self.pads * 2), self.phase_weight(), bias)
         return F.pixel_shuffle(y, s)[..., : sizes[0], : sizes[1]]
 
 

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kdsr_arch.archs.arch_util import SubPixelDeconv
-from kdsr_arch.infer.fold import fold, foldable
+from kdsr_arch.infer.runner import fold, foldable
 
 
 class PhaseConv(nn.Module):
@@ -22,9 +22,8 @@ class PhaseConv(nn.Module):
     def __init__(self, deconv: SubPixelDeconv) -> None:
         super().__init__()
         self.stride = s = deconv.stride[0]
-        self.extra = deconv.kernel_size[0] - 2 * int(deconv.padding[0]) + deconv.output_padding[0]
+        self.extra, self.pads = deconv.extra, deconv.pads
         self.multiply_adds_per_pixel = deconv.multiply_adds_per_pixel
-        self.pads = (-deconv.first, deconv.last + -(-self.extra // s) - 1)
         weight = deconv.phase_weight().detach()
         self.conv = nn.Conv2d(weight.shape[1], weight.shape[0], weight.shape[2], bias=deconv.bias is not None)
         if self.pads[0] == self.pads[1]:

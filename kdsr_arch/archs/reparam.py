@@ -3,7 +3,7 @@
 The published blocks run their branches one by one while training, their inner maps padded by the inner bias. That is
 what a 1x1 convolution makes of zeros, so each branch, and their sum, is a single convolution of the zero-padded input.
 Here its kernel is computed from the branches' parameters, which costs as much as a few pixels, and gradients go through
-it: the same function and the same gradients at the price of a plain layer. `infer.fold` leaves only the kernel.
+it: the same function and the same gradients at the price of a plain layer. `infer.runner.fold` leaves only the kernel.
 """
 
 from __future__ import annotations

@@ -39,7 +39,7 @@ def run(args: argparse.Namespace) -> int:
     """Fill the store, then measure the gain."""
     from kdsr_arch.data.loader import open_dataset
     from kdsr_arch.data.store.teacher_store import TeacherStore
-    from kdsr_arch.precompute.fill import fill_store, measure_gain, plan_of, record_gain
+    from kdsr_arch.precompute.fill import fill_store, measure_gain, plan_of
     from kdsr_arch.precompute.own_psnr import measure_own_psnr
 
     for flag, least in (("crops", 0), ("frames", 0), ("pool", 1)):
@@ -64,8 +64,6 @@ def run(args: argparse.Namespace) -> int:
         live = opt.datasets["train"].model_copy(update={"teacher_cache": None})
         if own := measure_own_psnr(opt, open_dataset(live, "datasets.train")):
             print(own)
-        gain = measure_gain(opt, args.output)
-        record_gain(args.output, gain)
-        print(gain)
+        print(measure_gain(opt, args.output))
     print(f"now set datasets.train.teacher_cache: {args.output}")
     return 0

@@ -24,7 +24,7 @@ def run(args: argparse.Namespace) -> int:
     Raises:
         UserError: a folder without a history.jsonl, or a metric that was not measured.
     """
-    from kdsr_arch.report.labels import label_folders
+    from kdsr_arch.data.keys import label_folders
     from kdsr_arch.report.training_curves import plot_curves
 
     if args.output.suffix.lower() != ".png":

@@ -6,9 +6,16 @@ The teacher restores a few frames; the student learns from them, and then upscal
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from kdsr_arch.commands.common import add_import_flag, bring_in_named
+from kdsr_arch.errors import UserError
+
+if TYPE_CHECKING:
+    from kdsr_arch.specialize.carry_out import Request
 
 TEACHING = ("teacher_network", "self_ensemble", "frames", "iters", "minutes", "zoom_share", "fft", "seed", "force")
 
@@ -56,9 +63,56 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Teach the student; the exit code."""
     from kdsr_arch.specialize.carry_out import run_specialize
-    from kdsr_arch.specialize.from_arguments import request_of
     from kdsr_arch.upscale.dispatch import kind_of
 
     bring_in_named(args)
     student = {"student": args.student, "student_network": args.student_network, "quality": args.quality}
     return run_specialize(request_of(args, kind_of(args.input, args.sequence), args.output, args.teacher, **student))
+
+
+def request_of(
+    args: argparse.Namespace, kind: str, output: Path, teachers: Sequence[str], *, student: str | None,
+    student_network: str | None, quality: str | None,
+) -> Request:  # fmt: skip
+    """Make a request of the arguments that `kdsr specialize` and `kdsr upscale --specialize` have in common.
+
+    Raises:
+        UserError: a student of one's own and the quality of a shipped one.
+    """
+    from kdsr_arch.specialize.carry_out import Request
+    from kdsr_arch.upscale.dispatch import SHIPPED
+
+    if quality and (student or student_network):
+        raise UserError("--quality chooses among the shipped students: take it out, or the student's own weights")
+    shipped = {scale: name for (known, scale), name in SHIPPED.items() if known == (quality or "balanced")}
+    return Request(
+        args.input, kind, output, tuple(teachers), args.teacher_network, args.self_ensemble, student, student_network,
+        args.frames, args.iters, args.minutes, args.zoom_share, args.fft, args.seed, getattr(args, "hr", None),
+        args.sequence, args.progressive, getattr(args, "partial", False), args.force, args.overwrite, args.device,
+        args.root, shipped, precision=args.precision,
+    )  # fmt: skip
+
+
+def student_for_upscaling(args: argparse.Namespace) -> tuple[int, str]:
+    """Teach the student of `kdsr upscale --specialize`, unless an earlier run of the same command has.
+
+    Returns:
+        The exit code, not 0 where a signal came; and the student's file, beside the output.
+
+    Raises:
+        UserError: see `run_specialize`; or an output that cannot be.
+    """
+    from kdsr_arch.specialize.carry_out import run_specialize
+    from kdsr_arch.upscale.dispatch import check_output, kind_of, prepare
+    from kdsr_arch.upscale.video import VideoOptions, plan_video
+
+    kind = kind_of(args.input, args.sequence)
+    check_output(args.input, args.output, kind, args.overwrite)
+    prepare(args, kind)
+    if kind == "video":
+        options = VideoOptions(args.codec, args.crf, args.preset, args.partial)
+        plan_video(args.input, args.output, options, args.outscale or args.scale or 4)  # told before hours of teaching
+    output = args.output.with_name(f"{args.output.stem}_student.pth")
+    own = {"student": args.weights, "student_network": args.network, "quality": args.quality}
+    request = request_of(args, kind, output, args.specialize, **own)
+    return run_specialize(replace(request, reuse=True, scale=args.scale)), str(output)

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from kdsr_arch.commands.common import add_import_flag, bring_in_named
-from kdsr_arch.commands.specialize import TEACHING, add_teaching
+from kdsr_arch.commands.specialize import TEACHING, add_teaching, student_for_upscaling
 from kdsr_arch.errors import UserError
 
 
@@ -66,8 +66,6 @@ def run(args: argparse.Namespace) -> int:
 
     bring_in_named(args)
     if args.specialize:
-        from kdsr_arch.specialize.from_arguments import student_for_upscaling
-
         code, args.weights = student_for_upscaling(args)
         args.network = args.quality = None
         if code:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
+import cv2
 import numpy as np
 
 from kdsr_arch.errors import UserError
@@ -58,6 +59,12 @@ def random_crop(rng: np.random.Generator, size: tuple[int, int], patch: int) -> 
     top = int(rng.integers(size[0] - patch + 1))
     left = int(rng.integers(size[1] - patch + 1))
     return Crop(top, left, patch, patch)
+
+
+def window_sums(values: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Add up (H, W) under a window at each of its places: (H - height + 1, W - width + 1) float64."""
+    sums = cv2.integral(values)
+    return sums[height:, width:] - sums[:-height, width:] - sums[height:, :-width] + sums[:-height, :-width]
 
 
 def random_flip(rng: np.random.Generator, use_hflip: bool, use_rot: bool) -> Flip:

@@ -18,9 +18,16 @@ from kdsr_arch.data.augment import (
     cut,
 )
 from kdsr_arch.data.flow_image import FLOW_SIDE
-from kdsr_arch.data.joined_source import JoinedSource, part_of, root_names
 from kdsr_arch.data.keys import side_name
-from kdsr_arch.data.sources import FrameSource, LmdbSource, WrappedSource, open_source
+from kdsr_arch.data.sources import (
+    FrameSource,
+    JoinedSource,
+    LmdbSource,
+    WrappedSource,
+    open_source,
+    part_of,
+    root_names,
+)
 from kdsr_arch.data.store.lmdb_store import reading
 from kdsr_arch.errors import UserError, notice
 from kdsr_arch.ops.bicubic import imresize_uint8

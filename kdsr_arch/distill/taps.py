@@ -171,8 +171,8 @@ def _tensors(output: Any) -> Iterator[Tensor]:
             yield from _tensors(part)
 
 
-def _some(names: list[str], count: int = 6) -> str:
-    return ", ".join(f"'{n}'" for n in names[:count]) + (", ..." if len(names) > count else "") if names else "none"
+def _some(names: list[str]) -> str:
+    return ", ".join(f"'{n}'" for n in names[:6]) + (", ..." if len(names) > 6 else "") if names else "none"
 
 
 # ------------------------------------------------------------------------------------------------------------- one side

@@ -38,10 +38,10 @@ class Page:
             UserError: the browser does not run.
         """
         try:
-            target = self._call("Target.createTarget", url="about:blank")["targetId"]
-            self._session = self._call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
-            self._call("Page.enable")
-            self._call("Page.navigate", url=path.resolve().as_uri())
+            target = self.call("Target.createTarget", url="about:blank")["targetId"]
+            self._session = self.call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
+            self.call("Page.enable")
+            self.call("Page.navigate", url=path.resolve().as_uri())
             while self._message().get("method") != "Page.loadEventFired":
                 pass
         except (RuntimeError, OSError) as error:
@@ -55,7 +55,7 @@ class Page:
         Raises:
             RuntimeError: it throws.
         """
-        done = self._call("Runtime.evaluate", expression=expression, awaitPromise=True, returnByValue=True)
+        done = self.call("Runtime.evaluate", expression=expression, awaitPromise=True, returnByValue=True)
         if "exceptionDetails" in done:
             said = done["exceptionDetails"]
             raise RuntimeError(said.get("exception", {}).get("description") or said.get("text"))
@@ -63,9 +63,6 @@ class Page:
 
     def call(self, method: str, **parameters: Any) -> dict[str, Any]:
         """Call a method of the protocol in the page, such as 'Page.captureScreenshot'."""
-        return self._call(method, **parameters)
-
-    def _call(self, method: str, **parameters: Any) -> dict[str, Any]:
         self._number += 1
         said = {"id": self._number, "method": method, "params": parameters}
         whole = json.dumps(said | ({"sessionId": self._session} if self._session else {})).encode() + b"\0"
@@ -117,7 +114,7 @@ def chromium(what: str) -> Iterator[Page]:
         finally:
             with suppress(RuntimeError, OSError):
                 page._session = ""
-                page._call("Browser.close")
+                page.call("Browser.close")
             for pipe in (sent, received):
                 os.close(pipe)
             with suppress(ProcessLookupError):

@@ -71,8 +71,7 @@ class Prepared:
     def example(self, height: int, width: int, batch: int = 1, seed: int = 0) -> Tensor:
         """Make a random LR input; sides are rounded up to what the network takes."""
         traits = self.student.traits
-        unit, least = traits.lr_multiple, max(traits.lr_minimum, 8)
-        sides = [-(-max(side, least) // unit) * unit for side in (height, width)]
+        sides = [traits.lr_side(max(side, 8)) for side in (height, width)]
         channels = 1 if traits.color == "y" else 3
         shape = (batch, channels, *sides) if traits.mode == "image" else (batch, self.frames, channels, *sides)
         return torch.rand(shape, generator=torch.Generator().manual_seed(seed))

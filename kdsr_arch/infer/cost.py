@@ -12,8 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from kdsr_arch.infer.fold import fold, foldable
-from kdsr_arch.infer.runner import Runner, evaluating
+from kdsr_arch.infer.runner import Runner, evaluating, fold, foldable
 from kdsr_arch.infer.traits import Traits, traits_of
 
 STD_PAPER_SIZE = (180, 120)
@@ -62,8 +61,7 @@ def where_run(device: str, threads: int) -> str:
 
 def speed_input(traits: Traits, width: int, height: int, device: torch.device) -> tuple[Tensor, int]:
     """Make an LR input of the size asked for, rounded up to the network's multiple; count the frames it restores."""
-    unit = traits.lr_multiple
-    sides = [max(-(-side // unit) * unit, traits.min_size) for side in (height, width)]
+    sides = [traits.lr_side(side) for side in (height, width)]
     generator = torch.Generator().manual_seed(0)
     if traits.mode == "image":
         lq = torch.rand(1, 3, *sides, generator=generator)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -12,7 +13,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from kdsr_arch.errors import UserError
-from kdsr_arch.infer.fold import fold, foldable
 from kdsr_arch.infer.traits import Traits, unwrap
 from kdsr_arch.ops.bicubic import upsample_bicubic
 from kdsr_arch.ops.color import rgb_to_y, rgb_to_ycbcr, ycbcr_to_rgb
@@ -57,24 +57,17 @@ class Runner:
             return self._call(self._middle(frames, clip), self.net)
         if clip is None:
             clip = max(lq.shape[1] - self.traits.num_frame + 1, 0)
-        return self._windows(frames, self._indices(lq.shape[1], clip, "replicate"), self.net)
+        return self._windows(frames, self._indices(lq.shape[1], clip), self.net)
 
     @torch.no_grad()
-    def restore(
-        self,
-        lq: Tensor,
-        clip: int | None = None,
-        padding: str = "replicate",
-        windows: Sequence[Sequence[int]] | None = None,
-    ) -> Tensor:
+    def restore(self, lq: Tensor, clip: int | None = None, windows: Sequence[Sequence[int]] | None = None) -> Tensor:
         """Restore full images at test time: in the color of ``lq``, for any height and width.
 
         Args:
             lq: images (B, C, h, w), or clips (B, T, C, h, w).
-            clip: as in ``forward``; absent, all T frames are restored, windows at the ends being filled by ``padding``.
-            padding: 'replicate', 'reflection', 'reflection_circle' or 'circle' (BasicSR's names).
+            clip: as in ``forward``; absent, all T frames are restored, the outermost ones filling windows at the ends.
             windows: of a clip, the frame numbers of each window to restore, given to the network all at once; absent,
-                the windows that ``clip`` and ``padding`` say, one at a time. No recurrent network takes them.
+                those that ``clip`` says, one at a time. No recurrent network takes them.
 
         Returns:
             (B, C, H, W), or (B, N, C, H, W) for clips.
@@ -87,7 +80,7 @@ class Runner:
         elif self.traits.mode == "recurrent":
             sr, given = self._call(self._middle(frames, clip), net), self._middle(lq, clip)
         else:
-            index = windows or self._indices(lq.shape[1], clip, padding)
+            index = windows or self._indices(lq.shape[1], clip)
             batches = [index] if windows else [[window] for window in index]
             sr = torch.cat([self._windows(frames, batch, net) for batch in batches], 1)
             given = lq[:, [window[len(window) // 2] for window in index]]
@@ -163,11 +156,11 @@ class Runner:
         out = self._restored(net(batch if self.traits.mode == "window" else batch.squeeze(1)), batch)
         return out.unflatten(0, (frames.shape[0], len(index)))
 
-    def _indices(self, total: int, clip: int | None, padding: str) -> Sequence[Sequence[int]]:
+    def _indices(self, total: int, clip: int | None) -> Sequence[Sequence[int]]:
         """The frame numbers of each window: of all frames, the ends padded, or of the middle ``clip`` frames."""
         num_frame = self.traits.num_frame
         if clip is None:
-            return [window_indices(i, total, num_frame, padding) for i in range(total)]
+            return [window_indices(i, total, num_frame) for i in range(total)]
         first = self._margin(total, clip)
         return [list(range(i, i + num_frame)) for i in range(first, first + clip)]
 
@@ -225,8 +218,7 @@ class Runner:
 
     def _pad(self, lq: Tensor) -> Tensor:
         """Pad bottom and right by reflection up to the network's multiple and smallest size."""
-        unit, least = self._multiple, self._least
-        down, right = (max(-(-side // unit) * unit, -(-least // unit) * unit) - side for side in lq.shape[-2:])
+        down, right = (self.traits.lr_side(side) - side for side in lq.shape[-2:])
         if not down and not right:
             return lq
         flat = lq.reshape(-1, *lq.shape[-3:])
@@ -262,6 +254,20 @@ def window_indices(center: int, total: int, num_frame: int, padding: str = "repl
             "use padding 'replicate' or longer clips"
         )
     return index
+
+
+def foldable(net: nn.Module) -> list[str]:
+    """List the layers that train as several branches: paths to a method ``folded()``, which returns the one to run."""
+    return [path for path, module in net.named_modules() if path and hasattr(module, "folded")]
+
+
+def fold(net: nn.Module) -> nn.Module:
+    """Return a copy in evaluation mode with those layers replaced; results stay the same to rounding."""
+    net = copy.deepcopy(net).eval()
+    for path in foldable(net):
+        parent, _, name = path.rpartition(".")
+        setattr(net.get_submodule(parent), name, net.get_submodule(path).folded())  # type: ignore[operator]
+    return net
 
 
 @contextmanager

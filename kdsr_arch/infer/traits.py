@@ -86,6 +86,10 @@ class Traits:
         """Smallest LR height and width."""
         return -(-self.min_size // self.scale) if self.upsampled_input else self.min_size
 
+    def lr_side(self, side: int) -> int:
+        """Round an LR height or width up to one that the network takes."""
+        return -(-max(side, self.lr_minimum) // self.lr_multiple) * self.lr_multiple
+
 
 class ScaleUnknown(UserError):
     """A network does not tell by how much it enlarges, and nobody else did."""

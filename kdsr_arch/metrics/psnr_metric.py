@@ -58,7 +58,10 @@ def psnr(img: NDArray, img2: NDArray, crop_border: int = 0, test_y_channel: bool
         test_y_channel: compare the luma instead of all channels (one mean over all of them).
     """
     first, second = prepare(img, img2, crop_border, test_y_channel)
-    mse = cv2.norm(np.ascontiguousarray(first), np.ascontiguousarray(second), cv2.NORM_L2SQR) / first.size
+    return _decibels(cv2.norm(np.ascontiguousarray(first), np.ascontiguousarray(second), cv2.NORM_L2SQR) / first.size)
+
+
+def _decibels(mse: float) -> float:
     return float("inf") if mse == 0 else 10.0 * float(np.log10(255.0**2 / mse))
 
 
@@ -100,5 +103,4 @@ def calculate_psnr_edsr(img: NDArray, img2: NDArray, crop_border: int = 0, test_
     difference = np.subtract(first, second, dtype=np.float64)
     if test_y_channel and difference.shape[2] == 3:
         difference = difference @ _WEIGHTS_BGR
-    mse = float(np.mean(difference**2))
-    return float("inf") if mse == 0 else 10.0 * float(np.log10(255.0**2 / mse))
+    return _decibels(float(np.mean(difference**2)))

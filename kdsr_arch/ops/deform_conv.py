@@ -24,8 +24,8 @@ from torch.autograd.function import once_differentiable
 from kdsr_arch.errors import UserError
 from kdsr_arch.ops.warp import pad_to_power_of_two, sample_bilinear, to_fraction_within_pixel
 
-# Bytes of column matrix per block of rows. Measured on CPU (benchmarks/deform_conv.py): flat from 4 to 16 MB, 1.5 times
-# slower unblocked; the backward pass pays one gradient image per block.
+# Bytes of column matrix per block of rows. Measured on CPU: flat from 4 to 16 MB, 1.5 times slower unblocked; the
+# backward pass pays one gradient image per block.
 _CPU_BLOCK = 8 << 20
 _GPU_BLOCK = 512 << 20
 _BILINEAR, _ZEROS = 0, 0  # enumeration values of aten's grid sampler

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from kdsr_arch.errors import UserError
 from kdsr_arch.ops.banded import Block, BlockCache, apply_to_columns, apply_to_rows, build_blocks, inside, whole_numbers
@@ -18,41 +17,13 @@ _REACH = 4.0  # taps up to this many sigmas: 13 for sigma 1.6
 _OUTPUTS_PER_BLOCK = 48
 
 
-def gaussian_downsample(x: Tensor, scale: int, sigma: float = BD_SIGMA) -> Tensor:
-    """Blur both axes by a Gaussian, at pixels 0, scale, 2 * scale, ... only. Differentiable.
-
-    Args:
-        x: (..., H, W), floating point.
-        scale: 1 keeps all pixels.
-        sigma: standard deviation in pixels of ``x``; taps reach 4 sigma, weights sum to 1, the border is mirrored
-            without repeating the outermost pixel.
-
-    Returns:
-        (..., ceil(H / scale), ceil(W / scale)) in the dtype of ``x``.
-
-    Raises:
-        UserError: an input that is no floating point image, or a scale or sigma that is not positive.
-    """
-    if not x.is_floating_point() or x.dim() < 2 or min(x.shape) < 1:
-        raise UserError(f"Gaussian blur needs a floating point image (..., H, W), got {x.dtype} {tuple(x.shape)}")
-    if scale < 1 or not sigma > 0:
-        raise UserError(f"Gaussian blur needs a positive scale and sigma, got {scale} and {sigma}")
-    exact = x.dtype == torch.float64 or torch.get_float32_matmul_precision() != "highest"
-    dtype = torch.float64 if exact else torch.float32
-    with torch.autocast(x.device.type, enabled=False):
-        y = x.reshape(-1, *x.shape[-2:])
-        y = apply_to_rows(y, _blocks(y.shape[-2], scale, float(sigma), dtype, x.device))
-        y = apply_to_columns(y, _blocks(y.shape[-1], scale, float(sigma), dtype, x.device))
-    return y.view(*x.shape[:-2], *y.shape[-2:]).to(x.dtype)
-
-
 def bd_downsample(frame: np.ndarray, scale: int, sigma: float = BD_SIGMA) -> np.ndarray:
     """Degrade uint8 or uint16 frames by BD, rounded once, at the end.
 
     Args:
         frame: (H, W, C) or (N, H, W, C), uint8 or uint16, H and W multiples of ``scale``.
         scale: 2, 3, 4, ...
-        sigma: standard deviation in pixels of ``frame``.
+        sigma: standard deviation in pixels of ``frame``; taps reach 4 sigma, weights sum to 1.
 
     Returns:
         array (..., H / scale, W / scale, C) of the same type. A part of the frame, given with enough pixels around it,
@@ -67,21 +38,21 @@ def bd_downsample(frame: np.ndarray, scale: int, sigma: float = BD_SIGMA) -> np.
     height, width, channels = frame.shape[-3:]
     if scale < 1 or height % scale or width % scale:
         raise UserError(f"bd_downsample: {height}x{width} is no multiple of the scale {scale}")
-    # float64: sums differ in the last bits with the size of the products, which must not reach the rounded result.
-    kind = (scale, float(sigma), torch.float64, torch.device("cpu"))
+    rows, columns = (_blocks(side, scale, float(sigma)) for side in (height, width))
     x = whole_numbers(frame).view(-1, height, width * channels)
-    y = apply_to_rows(x, _blocks(height, *kind)).view(-1, height // scale, width, channels).permute(0, 3, 1, 2)
-    y = apply_to_columns(y, _blocks(width, *kind)).add_(0.5).floor_()
+    y = apply_to_rows(x, rows).view(-1, height // scale, width, channels).permute(0, 3, 1, 2)
+    y = apply_to_columns(y, columns).add_(0.5).floor_()
     y = y.clamp_(0, np.iinfo(frame.dtype).max).to(x.dtype).permute(0, 2, 3, 1).contiguous()
     return y.view(*frame.shape[:-3], *y.shape[1:]).numpy().astype(frame.dtype, copy=False)
 
 
 @BlockCache
-def _blocks(length: int, scale: int, sigma: float, dtype: torch.dtype, device: torch.device) -> tuple[Block, ...]:
+def _blocks(length: int, scale: int, sigma: float) -> tuple[Block, ...]:
     reach = int(_REACH * sigma + 0.5)
     tap = np.arange(-reach, reach + 1)
     weight = np.exp(-0.5 * (tap / sigma) ** 2)
     center = np.arange(0, length, scale)
     position = inside(center[:, None] + tap, length, "reflect")
     weight = np.broadcast_to(weight / weight.sum(), position.shape)
-    return build_blocks(position, weight, max(1, _OUTPUTS_PER_BLOCK // scale), dtype, device)
+    # float64: sums differ in the last bits with the size of the products, which must not reach the rounded result.
+    return build_blocks(position, weight, max(1, _OUTPUTS_PER_BLOCK // scale), torch.float64, torch.device("cpu"))

@@ -117,7 +117,7 @@ class ProcessLost(Lost):
 
 
 @contextmanager
-def joined(launcher: str = "none", use_cuda: bool = False, options: DistOptions | None = None) -> Iterator[None]:
+def joined(launcher: str, use_cuda: bool, options: DistOptions | None) -> Iterator[None]:
     """Run the work between `start` and `stop`; report an error of one process once, however many end of it.
 
     The process where it arose leaves a note for the others, which find their connections closed a moment later. A

@@ -21,7 +21,6 @@ from kdsr_arch.data.teacher_views import View
 from kdsr_arch.distill.taps import Batch
 from kdsr_arch.distill.teachers import build_teacher, weights_digests
 from kdsr_arch.errors import UserError
-from kdsr_arch.io import write_whole
 from kdsr_arch.log import get_logger, progress_bar
 from kdsr_arch.options.schema import Options
 from kdsr_arch.precompute.live import LiveTeacher, Probe, measure_border
@@ -117,11 +116,11 @@ def fill_store(opt: Options, path: Path, plan: Plan) -> Probe | None:
         filling.run(views)
         info = {
             "scale": dataset.scale, "color": teacher.traits.color, "orientations": list(plan.orientations),
-            "num_frame": teacher.traits.num_frame, "run": run, "backwards": plan.backwards, "dtype": "float16",
+            "num_frame": teacher.traits.num_frame, "run": run, "backwards": plan.backwards,
             "aliases": {k: v for k, v in teacher.aliases.items() if k != v}, "teacher": recipe["teacher"],
             "weights": recipe["weights"], "self_ensemble": recipe["self_ensemble"], "images": filling.images,
             "crops": filling.crops,
-            **{key: filling.state[key] for key in ("names", "bytes", "seconds", "border", "pixels")},
+            **{key: filling.state[key] for key in ("names", "border", "pixels")},
         }  # fmt: skip
         writer.finish({TEACHER_INFO: json.dumps(info)})
     return None if info["border"] is None else Probe(**info["border"])
@@ -149,7 +148,7 @@ class _Filling:
         self.writer, self.teacher, self.dataset, self.plan, self.seed = writer, teacher, dataset, plan, seed
         self.images: dict[str, list[int]] = {}  # LR size of each image or clip
         self.crops: dict[str, list[list[int]]] = {}  # where the teacher is run on each, if not on wholes
-        fresh = {"views": 0, "frames": "", "names": {}, "bytes": 0, "seconds": 0.0, "border": None, "pixels": {}}
+        fresh = {"views": 0, "frames": "", "names": {}, "border": None, "pixels": {}}
         self.state: dict[str, Any] = fresh | writer.state  # the writer's after each view
         self.patch = dataset.patch // dataset.scale  # side of a crop in LR pixels
         units = {"image": "images", "window": "windows of frames", "recurrent": f"clips of {run} frames"}
@@ -171,12 +170,10 @@ class _Filling:
                 if number in probes:
                     key = view.frames[0]
                     self.state["pixels"][key] = pixel_sample(self.dataset.pairs.read([key], [], None)[0][0])
-                began, written = time.monotonic(), self._store(view, probe=number == 0)
+                written = self._store(view, probe=number == 0)
                 if number == done:
                     self._check_disk(written, len(views) - number - 1)
                 self.state |= {"views": number + 1, "frames": self._stamped(view)}
-                self.state["bytes"] += written
-                self.state["seconds"] += time.monotonic() - began
                 self.writer.state = dict(self.state)
                 bar.update()
 
@@ -306,10 +303,3 @@ def timed_steps(trainer: Trainer, count: int) -> tuple[float, float]:
             spent += time.perf_counter() - began
     trainer.close()
     return max(count - 1, 1) / spent, loss
-
-
-def record_gain(store: Path, gain: Gain) -> None:
-    """Write the gain into the store's ``teacher.json``."""
-    file = store / TEACHER_INFO
-    info = json.loads(file.read_text(encoding="utf-8")) | {"gain": vars(gain)}
-    write_whole(file, lambda handle: handle.write(json.dumps(info).encode()))

@@ -74,9 +74,8 @@ class LiveTeacher:
                 output = self.restorer.image(frames[0])[None]
             else:
                 output = self.restorer.frames(frames, range(len(frames)) if self.recurrent else [len(frames) // 2])
-        unit, least = self.traits.lr_multiple, self.traits.lr_minimum
         size = [side // self.zoom for side in frames.shape[-2:]]
-        padded = [-(-max(side, least) // unit) * unit // self.zoom for side in frames.shape[-2:]]
+        padded = [self.traits.lr_side(side) // self.zoom for side in frames.shape[-2:]]
         maps = {path: self._cut(path, fires, len(output), size, padded) for path, fires in taps.items()}
         found = {OUTPUT: output, **maps}
         return {

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from kdsr_arch.data.augment import eight_bits
 from kdsr_arch.data.image_file import READABLE, decode_upright, shown_files, unsigned
-from kdsr_arch.data.keys import natural
+from kdsr_arch.data.keys import label_folders, natural
 from kdsr_arch.data.sources import FrameSource, open_source
 from kdsr_arch.errors import UserError, nearest
 from kdsr_arch.io import read_json
@@ -26,7 +26,6 @@ from kdsr_arch.metrics.measure import lower_is_better, measure
 from kdsr_arch.metrics.temporal_metric import takes_clip
 from kdsr_arch.options.schema import MetricOptions
 from kdsr_arch.registry import names
-from kdsr_arch.report.labels import label_folders
 
 METRICS: dict[str, dict[str, Any]] = {
     "psnr": {"type": "calculate_psnr", "test_y_channel": True},
@@ -296,7 +295,7 @@ def choose(items: Sequence[Item], metric: str, count: int) -> list[Item]:
     return [item for item in items if item.name in kept]
 
 
-def clips(images: Sequence[str], sizes: Mapping[str, Any] | None = None, least: int = 3) -> dict[str, list[str]]:
+def clips(images: Sequence[str], sizes: Mapping[str, Any] | None = None) -> dict[str, list[str]]:
     """Group image names by folder, for folders of several images with even numbers in their names: the clips.
 
     Photographs have numbers, too (B100), but with gaps between them, or of several sizes.
@@ -304,7 +303,6 @@ def clips(images: Sequence[str], sizes: Mapping[str, Any] | None = None, least: 
     Args:
         images: the names, in order.
         sizes: of the images, where they are known.
-        least: images that make a clip.
     """
     groups: dict[str, dict[str, int]] = {}
     for name in images:
@@ -314,7 +312,7 @@ def clips(images: Sequence[str], sizes: Mapping[str, Any] | None = None, least: 
     found = {}
     for folder, group in groups.items():
         steps = {after - before for before, after in pairwise(group.values())}
-        if len(group) >= least and len(steps) == 1 and len({(sizes or {}).get(name) for name in group}) == 1:
+        if len(group) >= 3 and len(steps) == 1 and len({(sizes or {}).get(name) for name in group}) == 1:
             found[folder] = [*group]
     return found
 

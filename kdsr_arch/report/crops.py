@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -12,6 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 from PIL.ImageFont import load_default
 
+from kdsr_arch.data.augment import Crop, window_sums
 from kdsr_arch.errors import UserError
 from kdsr_arch.infer.pixels import write_png
 from kdsr_arch.metrics.psnr_metric import psnr
@@ -22,20 +22,7 @@ _CAPTION = 2.7  # height of a caption's two lines over that of its letters
 _PAPER, _INK, _FAINT, _MARK = (255, 255, 255), (34, 38, 43), (110, 116, 124), (213, 94, 0)
 
 
-class Box(NamedTuple):
-    """A rectangle of an image in pixels."""
-
-    left: int
-    top: int
-    width: int
-    height: int
-
-    def cut(self, image: NDArray) -> NDArray:
-        """Cut the rectangle out of (H, W, C)."""
-        return image[self.top : self.top + self.height, self.left : self.left + self.width]
-
-
-def find_box(truth: NDArray[np.uint8], baseline: NDArray[np.uint8], width: int, height: int) -> Box:
+def find_box(truth: NDArray[np.uint8], baseline: NDArray[np.uint8], width: int, height: int) -> Crop:
     """Find where the baseline fails most, by mean absolute difference: without looking at any method compared.
 
     Args:
@@ -46,10 +33,9 @@ def find_box(truth: NDArray[np.uint8], baseline: NDArray[np.uint8], width: int, 
     rows, columns = truth.shape[:2]
     width, height = min(width, columns), min(height, rows)
     difference = np.abs(truth.astype(np.float64) - baseline).mean(axis=2)
-    sums = cv2.integral(difference)
-    inside = sums[height:, width:] - sums[:-height, width:] - sums[height:, :-width] + sums[:-height, :-width]
+    inside = window_sums(difference, height, width)
     top, left = np.unravel_index(int(np.argmax(inside)), inside.shape)
-    return Box(int(left), int(top), width, height)
+    return Crop(int(top), int(left), height, width)
 
 
 def frame_sheet(
@@ -78,7 +64,7 @@ def frame_sheet(
 def crop_sheet(
     truth: NDArray[np.uint8],
     columns: Sequence[tuple[str, NDArray[np.uint8], str]],
-    box: Box,
+    box: Crop,
     out: Path,
     *,
     zoom: int = 3,
@@ -108,7 +94,7 @@ def crop_sheet(
     size = (per_row * (width + _GAP) - _GAP, -(-len(columns) // per_row) * (height + _GAP) - _GAP)
     grid = Image.new("RGB", size, _PAPER)
     for number, (label, image, note) in enumerate(columns):
-        crop = Image.fromarray(np.ascontiguousarray(box.cut(image)[..., ::-1]))
+        crop = Image.fromarray(np.ascontiguousarray(box.of(image)[..., ::-1]))
         crop = crop.resize((crop.width * zoom, crop.height * zoom), Image.Resampling.NEAREST)
         corner = number % per_row * (width + _GAP), number // per_row * (height + _GAP)
         grid.paste(_with_caption(crop, label, note, font), corner)
@@ -122,7 +108,7 @@ def crop_sheet(
     return out
 
 
-def _overview(truth: NDArray[np.uint8], box: Box, width: int, height: int) -> Image.Image:
+def _overview(truth: NDArray[np.uint8], box: Crop, width: int, height: int) -> Image.Image:
     """Return the whole frame with the box drawn, as large as fits."""
     picture = Image.fromarray(np.ascontiguousarray(truth[..., ::-1]))
     ratio = min(width / picture.width, height / picture.height)

@@ -11,6 +11,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from kdsr_arch.data.augment import window_sums
 from kdsr_arch.specialize.frames import Frame
 
 LEAST_FRAMES = 5
@@ -173,16 +174,10 @@ def _window(detail: NDArray[np.float32], scale: int, seed: int) -> tuple[int, in
     height, width = (side // scale * scale if side >= scale else side for side in (height, width))
     if rows - height < scale and columns - width < scale:
         return 0, 0, height, width
-    sums = cv2.integral(detail)
     tops, lefts = (np.unique(np.linspace(0, free, 9).astype(int)) for free in (rows - height, columns - width))
-    grid = np.array([[_sum(sums, top, left, height, width) for left in lefts] for top in tops])
+    grid = window_sums(detail, height, width)[np.ix_(tops, lefts)]
     chosen = np.random.default_rng(seed).choice(grid.size, p=grid.ravel() / grid.sum() if grid.sum() > 0 else None)
     return int(tops[chosen // len(lefts)]), int(lefts[chosen % len(lefts)]), height, width
-
-
-def _sum(sums: NDArray, top: int, left: int, height: int, width: int) -> float:
-    bottom, right = top + height, left + width
-    return float(sums[bottom, right] - sums[top, right] - sums[bottom, left] + sums[top, left])
 
 
 def choose(found: Sequence[Candidate], count: int) -> tuple[list[Candidate], list[Candidate]]:

@@ -7,6 +7,11 @@ import pytest
 import torch
 
 
+def last_axis(maps: torch.Tensor) -> torch.Tensor:
+    """As TensorFlow lays maps out: channels last."""
+    return maps.movedim(-3, -1)
+
+
 class Golden:
     """One vector file of a network."""
 

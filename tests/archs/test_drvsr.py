@@ -13,6 +13,7 @@ from kdsr_arch.losses.motion_loss import MotionCompensationLoss
 from kdsr_arch.losses.steps_loss import StepsLoss
 from kdsr_arch.ops.color import rgb_to_y
 from kdsr_arch.ops.warp import forward_splat
+from tests.archs.conftest import last_axis
 from tests.helpers.messages import refuses
 
 TINY = {"num_feat": 4, "num_flow_feat": 4}
@@ -34,11 +35,6 @@ def run_official(golden, dtype):
         net.get_submodule(name).register_forward_hook(hook)
     frames, gt = (rgb_to_y(file.input(name).to(dtype).movedim(-1, -3)) for name in ("x", "gt"))
     return file, net, made, net(frames), frames, gt[:, 0]
-
-
-def last_axis(maps):
-    """As TensorFlow lays maps out: channels last."""
-    return maps.movedim(-3, -1)
 
 
 def test_golden_outputs(golden):

@@ -5,21 +5,18 @@ import torch
 from basicsr.archs.edvr_arch import EDVR
 
 from kdsr_arch.archs.edvr_arch import EDVRSlim
+from kdsr_arch.infer.cost import count_parameters
 from kdsr_arch.infer.traits import traits_of
 from kdsr_arch.ops.bicubic import upsample_bicubic
 from tests.helpers.messages import refuses
 
 
-def count(net):
-    return sum(p.numel() for p in net.parameters())
-
-
 def test_parameter_counts_of_m_and_l():
     with torch.device("meta"):
-        assert count(EDVR()) == 3_300_131
+        assert count_parameters(EDVR()) == 3_300_131
         large = {"num_feat": 128, "num_reconstruct_block": 40}
-        assert count(EDVR(**large)) == 20_633_827
-        assert count(EDVR(num_frame=7, **large)) == 20_699_363
+        assert count_parameters(EDVR(**large)) == 20_633_827
+        assert count_parameters(EDVR(num_frame=7, **large)) == 20_699_363
 
 
 @pytest.mark.parametrize("name", ["edvr_tsa", "edvr_notsa", "edvr_predeblur"])

@@ -5,20 +5,17 @@ import torch
 from torch import nn
 
 from kdsr_arch.archs.fastdvdnet_arch import FastDVDnet
-from kdsr_arch.infer.runner import Runner
+from kdsr_arch.infer.cost import count_parameters
+from kdsr_arch.infer.runner import Runner, window_indices
 from tests.helpers.messages import refuses
 
 TINY = {"channels": (4, 6, 8), "num_interm": 3, "num_hr_feat": 4}
 
 
-def count(net):
-    return sum(p.numel() for p in net.parameters())
-
-
 def test_parameter_counts():
     denoiser = FastDVDnet(scale=1, noise_map=True)
-    assert count(denoiser) == 2_479_096
-    assert count(denoiser.temp1) == count(denoiser.temp2) == 1_239_548
+    assert count_parameters(denoiser) == 2_479_096
+    assert count_parameters(denoiser.temp1) == count_parameters(denoiser.temp2) == 1_239_548
 
 
 @pytest.mark.parametrize("name", ["fastdvdnet", "fastdvdnet_small"])
@@ -45,7 +42,9 @@ def test_golden_sequence_through_the_runner(golden, name):
             return net(x, level.view(1, 1, 1, 1).expand(x.shape[0], 1, *x.shape[-2:])).clamp(0, 1)
 
     runner = Runner(WithMap(), net.traits)
-    assert file.near(runner.restore(file.input("seq").unsqueeze(0), padding="reflection")[0], "den_seq")
+    seq = file.input("seq")
+    windows = [window_indices(i, len(seq), net.traits.num_frame, "reflection") for i in range(len(seq))]
+    assert file.near(runner.restore(seq.unsqueeze(0), windows=windows)[0], "den_seq")
 
 
 @pytest.mark.parametrize(

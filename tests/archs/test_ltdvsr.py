@@ -9,6 +9,7 @@ from kdsr_arch.infer.cost import count_parameters
 from kdsr_arch.losses.motion_loss import MotionCompensationLoss
 from kdsr_arch.ops.color import rgb_to_y
 from kdsr_arch.ops.legacy_resize import resize_legacy
+from tests.archs.conftest import last_axis
 
 TINY = {"num_feat": 6, "num_flow_feat": 4}
 
@@ -16,11 +17,6 @@ TINY = {"num_feat": 6, "num_flow_feat": 4}
 def test_parameter_counts():
     assert count_parameters(LTDVSRRebuild()) == 370_677
     assert count_parameters(LTDVSRRebuild().motion) == 88_770
-
-
-def last_axis(maps):
-    """As TensorFlow lays maps out: channels last."""
-    return maps.movedim(-3, -1)
 
 
 def test_golden_outputs_losses_and_gradients(golden):

@@ -10,6 +10,7 @@ from kdsr_arch.infer.cost import count_parameters
 from kdsr_arch.infer.runner import Runner
 from kdsr_arch.infer.stream import Restorer
 from kdsr_arch.ops.exporting import export_form
+from tests.archs.conftest import last_axis
 from tests.helpers.messages import refuses
 
 TINY = {"num_frame": 3, "num_feat": 6, "num_block": 2, "num_hr_feat": 4}
@@ -28,11 +29,6 @@ def official(golden):
     net = PFNL(file.hp("num_frame"), file.hp("mf"), file.hp("num_block"))
     net.load_state_dict(pfnl_from_variables(file.state()))
     return file, net
-
-
-def last_axis(maps):
-    """As TensorFlow lays maps out: channels last."""
-    return maps.movedim(-3, -1)
 
 
 def test_golden_outputs_and_gradients(official):

@@ -14,8 +14,7 @@ from kdsr_arch.archs.reparam import ECB, Conv3XC
 from kdsr_arch.convert.names import ecb_from_official
 from kdsr_arch.convert.published import SOURCES, convert_state
 from kdsr_arch.infer.cost import count_parameters
-from kdsr_arch.infer.fold import fold
-from kdsr_arch.infer.runner import Runner
+from kdsr_arch.infer.runner import Runner, fold
 from kdsr_arch.infer.traits import traits_of
 from kdsr_arch.ops.bicubic import imresize
 from kdsr_arch.registry import build

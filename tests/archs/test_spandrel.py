@@ -7,6 +7,7 @@ import torch
 
 from kdsr_arch.infer.runner import Runner
 from kdsr_arch.io import save_tensors
+from tests.fuzz.payloads import Calls
 from tests.helpers.messages import refuses
 from tests.helpers.networks import make_network
 from tests.helpers.options import make_task
@@ -118,14 +119,9 @@ def test_learned_statistics_that_a_file_lacks_are_not_made_up(tmp_path):
             make_network({"type": "spandrel", "path": str(tmp_path / "dat.pth")})
 
 
-class Harm:
-    def __reduce__(self):
-        return print, ("ran",)
-
-
 def test_what_is_no_network_is_refused_in_one_sentence(tmp_path, capsys):
-    (tmp_path / "code.pth").write_bytes(pickle.dumps({"a": Harm()}))
-    torch.save({"params": Harm()}, tmp_path / "zip.pth")
+    (tmp_path / "code.pth").write_bytes(pickle.dumps({"a": Calls(print, "ran")}))
+    torch.save({"params": Calls(print, "ran")}, tmp_path / "zip.pth")
     (tmp_path / "noise.pth").write_bytes(b"no weights at all" * 9)
     (tmp_path / "noise.safetensors").write_bytes(b"no weights at all" * 9)
     (tmp_path / "text.txt").write_text("x")

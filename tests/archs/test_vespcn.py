@@ -7,19 +7,16 @@ from torch import nn
 from kdsr_arch.archs import vespcn_arch
 from kdsr_arch.archs.vespcn_arch import VESPCN, MotionCompensation
 from kdsr_arch.convert.names import vespcn_from_loseal
+from kdsr_arch.infer.cost import count_parameters
 from kdsr_arch.infer.runner import Runner
 from kdsr_arch.ops.warp import backward_warp
 from tests.helpers.messages import refuses
 
 
-def count(net):
-    return sum(p.numel() for p in net.parameters())
-
-
 def test_parameter_counts():
-    assert count(VESPCN()) == 878_787
-    assert count(MotionCompensation()) == 59_392
-    assert count(VESPCN(motion=False)) == 878_787 - 59_392
+    assert count_parameters(VESPCN()) == 878_787
+    assert count_parameters(MotionCompensation()) == 59_392
+    assert count_parameters(VESPCN(motion=False)) == 878_787 - 59_392
 
 
 def short_warp(x, flow, border="zeros"):

@@ -6,16 +6,13 @@ from torch import nn
 
 from kdsr_arch.archs.vsrnet_arch import FlowCompensation, VSRNet
 from kdsr_arch.convert.names import vsrnet_from_usstdqq
+from kdsr_arch.infer.cost import count_parameters
 from tests.helpers.messages import refuses
 
 
-def count(net):
-    return sum(p.numel() for p in net.parameters())
-
-
 def test_parameter_counts():
-    assert count(VSRNet()) == 272_577
-    assert count(VSRNet(shared=False)) == 283_073
+    assert count_parameters(VSRNet()) == 272_577
+    assert count_parameters(VSRNet(shared=False)) == 283_073
     assert set(VSRNet().state_dict()) == set(dict(VSRNet(flow="none").named_parameters()))
 
 

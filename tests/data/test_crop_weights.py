@@ -5,8 +5,7 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
-from kdsr_arch.data.crop_weights import CropWeights
-from kdsr_arch.data.image_dataset import ImagePairDataset
+from kdsr_arch.data.image_dataset import CropWeights, ImagePairDataset
 from tests.helpers.images import write_textures
 from tests.helpers.messages import refuses
 

@@ -13,7 +13,7 @@ from kdsr_arch.distill.teachers import Ensemble
 from kdsr_arch.losses.base import DistillLoss
 from kdsr_arch.registry import LOSS_REGISTRY, register_all
 from tests.helpers.messages import refuses
-from tests.helpers.networks import SMALL, Image, Window
+from tests.helpers.networks import SMALL, Image, Window, image_batch
 from tests.helpers.options import make_task
 
 register_all()
@@ -22,21 +22,17 @@ DUKD = {"type": "DUKDLoss", "zoom_in": 2}
 ECO = {"type": "ECOLoss", "iters": 10}
 
 
-def images(count=2, size=8):
-    return {"lq": torch.rand(count, 3, size, size), "gt": torch.rand(count, 3, 2 * size, 2 * size)}
-
-
 def make(terms, data=None, teacher=None, student=None, of_teacher=None, **options):
     torch.manual_seed(1)
     values, networks = {"pixel_opt": PIXEL, "distill_opt": terms, **options}, (student or Image(4), teacher or Image(8))
-    return make_task(*networks, values, data or images(), **(of_teacher or {})).train()
+    return make_task(*networks, values, data or image_batch(), **(of_teacher or {})).train()
 
 
 @pytest.mark.parametrize("term", [DUKD, ECO], ids=["DUKD", "ECO"])
 @pytest.mark.parametrize("amp", ["no", "bf16"])
 def test_the_student_learns_and_the_teacher_does_not(term, amp):
     task = make({"term": term}, amp=amp)
-    output = task(images(), 3)
+    output = task(image_batch(), 3)
     output.losses["l_term"].backward()
     assert output.losses["l_term"].dtype == torch.float32
     assert all(
@@ -48,15 +44,15 @@ def test_the_student_learns_and_the_teacher_does_not(term, amp):
 
 def test_a_balance_and_a_measurement_see_the_term():
     task = make({"zoom": {**DUKD, "loss_weight": {"balance": 0.5}}})
-    assert task.measure(task(images(), 1), 1)["zoom"] > 0
+    assert task.measure(task(image_batch(), 1), 1)["zoom"] > 0
 
 
 def test_making_a_task_draws_nothing_at_random():
     torch.manual_seed(5)
-    task = make_task(Image(4), Image(8), {"pixel_opt": PIXEL, "distill_opt": {"zoom": DUKD}}, images())
+    task = make_task(Image(4), Image(8), {"pixel_opt": PIXEL, "distill_opt": {"zoom": DUKD}}, image_batch())
     state = torch.get_rng_state()
     torch.manual_seed(5)
-    make_task(Image(4), Image(8), {"pixel_opt": PIXEL}, images())
+    make_task(Image(4), Image(8), {"pixel_opt": PIXEL}, image_batch())
     assert torch.equal(torch.get_rng_state(), state) and task.reports[0].student == "-"
 
 
@@ -64,13 +60,13 @@ def test_without_a_loss_on_it_the_batch_is_not_restored():
     task = make({"eco": ECO}, stages=[{"iters": 5, "terms": ["eco"]}, {"iters": 5, "terms": ["pixel"]}])
     calls = []
     task.student.register_forward_hook(lambda *_: calls.append(1))
-    first, later = task(images(), 1), task(images(), 6)
+    first, later = task(image_batch(), 1), task(image_batch(), 6)
     assert first.sr is None and set(first.losses) == {"l_eco"} and task.measure(first, 1) == {}
     assert later.sr is not None and set(later.losses) == {"l_pix"} and len(calls) == 2
 
 
 def test_a_recorded_step_reads_the_iteration_anew():
-    data, task = images(), make({"eco": ECO})
+    data, task = image_batch(), make({"eco": ECO})
     assert task.known_weights(4) == {"l_pix": 1.0, "l_eco": 1.0, CLOCK: 4.0}
     assert CLOCK not in make({"output": {"type": "L1Loss"}}).known_weights(4)
     plain = task(data, 4).raw["l_eco"]
@@ -113,7 +109,7 @@ def make_one(name, **options):
 
 @pytest.mark.parametrize("name", TERMS)
 def test_a_step_reads_nothing(name):
-    task, data = make_one(name), images()
+    task, data = make_one(name), image_batch()
     with pytest.raises(AssertionError), NothingRead():
         torch.rand(1).item()
     with NothingRead():
@@ -126,7 +122,7 @@ def test_a_step_reads_nothing(name):
 def test_a_compiled_student_learns_the_same(name, monkeypatch):
     torch._dynamo.reset()
     monkeypatch.setattr(taps, "compile_network", partial(taps.compile_network, backend="eager"))
-    data, values = images(), []
+    data, values = image_batch(), []
     for compiled in (False, True):
         task = make_one(name, compile=compiled, of_teacher={"compile": compiled})
         torch.manual_seed(3)
@@ -136,7 +132,7 @@ def test_a_compiled_student_learns_the_same(name, monkeypatch):
 
 def test_what_is_refused():
     with refuses("train.distill_opt.zoom", "network_t", "teacher_cache"):
-        make_task(Image(4), None, {"pixel_opt": PIXEL, "distill_opt": {"zoom": DUKD}}, images())
+        make_task(Image(4), None, {"pixel_opt": PIXEL, "distill_opt": {"zoom": DUKD}}, image_batch())
     with refuses("train.distill_opt.zoom", "`student`"):
         make({"zoom": {**DUKD, "student": "output"}})
     with refuses("train.distill_opt.zoom", "`at`"):
@@ -160,4 +156,4 @@ def test_a_term_may_tap_both_sides_and_run_the_networks(monkeypatch):
 
     monkeypatch.setitem(LOSS_REGISTRY._obj_map, "Both", Both)
     task = make({"both": {"type": "Both", "student": ["output", "f_lr"], "teacher": ["output", "f_lr"]}})
-    assert task(images(), 1).losses["l_both"].requires_grad and len(task.reports) == 2
+    assert task(image_batch(), 1).losses["l_both"].requires_grad and len(task.reports) == 2

@@ -18,6 +18,7 @@ from kdsr_arch.export.formats import onnx_runner, read_facts
 from kdsr_arch.infer.open import open_network
 from kdsr_arch.io import save_tensors
 from kdsr_arch.registry import build
+from tests.fuzz.payloads import Calls
 from tests.helpers.images import write_textures
 from tests.helpers.messages import refuses
 
@@ -145,15 +146,10 @@ def test_network_is_found_beside_the_weights(weights, tmp_path):
         open_network(path)
 
 
-class Harm:
-    def __reduce__(self):
-        return print, ("ran",)
-
-
 def test_bad_input_is_one_sentence_and_leaves_nothing(weights, tmp_path, capsys):
     good = weights(FSRCNN)
-    (tmp_path / "code.pth").write_bytes(pickle.dumps({"params": Harm()}))
-    torch.save({"params": Harm()}, tmp_path / "zip.pth")
+    (tmp_path / "code.pth").write_bytes(pickle.dumps({"params": Calls(print, "ran")}))
+    torch.save({"params": Calls(print, "ran")}, tmp_path / "zip.pth")
     (tmp_path / "cut.pth").write_bytes(good.read_bytes()[:500])
     (tmp_path / "text.safetensors").write_text("nothing")
     cases = [('zip.pth', 'a.onnx', [], 'may run code'), ('code.pth', 'a.onnx', [], 'error'),

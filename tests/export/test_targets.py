@@ -14,7 +14,7 @@ from kdsr_arch.cli import build_parser, main
 from kdsr_arch.errors import UserError
 from kdsr_arch.export import glsl
 from kdsr_arch.export.form import prepare
-from kdsr_arch.export.placebo import Photograph, placebo_runner
+from kdsr_arch.export.glsl import Photograph, placebo_runner
 from kdsr_arch.export.targets import TARGETS, target_of
 from kdsr_arch.infer.open import Opened
 from kdsr_arch.infer.traits import traits_of

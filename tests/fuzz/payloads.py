@@ -10,7 +10,7 @@ from tests.fuzz.guard import CANARY
 _CODE = f"import os; os.environ[{CANARY!r}] = '1'"
 
 
-class _Calls:
+class Calls:
     """An object that pickles as a call of a function, as an attacker would write it."""
 
     def __init__(self, function: Any, *args: Any) -> None:
@@ -26,12 +26,12 @@ def hostile_objects() -> list[Any]:
     import subprocess
 
     return [
-        _Calls(exec, _CODE),
-        _Calls(eval, f"__import__('os').environ.update({{{CANARY!r}: '1'}})"),
-        _Calls(os.mkdir, "escape"),
-        _Calls(os.system, "true"),
-        _Calls(subprocess.check_output, ["true"]),
-        _Calls(__import__, "antigravity"),
+        Calls(exec, _CODE),
+        Calls(eval, f"__import__('os').environ.update({{{CANARY!r}: '1'}})"),
+        Calls(os.mkdir, "escape"),
+        Calls(os.system, "true"),
+        Calls(subprocess.check_output, ["true"]),
+        Calls(__import__, "antigravity"),
     ]
 
 

@@ -25,6 +25,11 @@ def make_network(spec: Mapping[str, Any]) -> nn.Module:
     return build("network", spec, "network")
 
 
+def image_batch(count: int = 2, side: int = 8) -> dict[str, torch.Tensor]:
+    """A batch of random images for an `Image`: LR (count, 3, side, side) and HR twice as large."""
+    return {"lq": torch.rand(count, 3, side, side), "gt": torch.rand(count, 3, 2 * side, 2 * side)}
+
+
 class Window(nn.Module):
     """(B, n, 3, h, w) -> (B, 3, 2h, 2w), with batch norm and an in-place activation right behind its F^SR."""
 

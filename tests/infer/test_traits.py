@@ -145,3 +145,17 @@ def test_scale_that_differs_or_is_unknown_is_refused():
 def test_impossible_traits_are_refused(bad):
     with pytest.raises(ValueError):
         Traits(**{"scale": 2, **bad})
+
+
+@pytest.mark.parametrize(
+    ("traits", "side", "wanted"),
+    [
+        (Traits("image", 2), 7, 7),
+        (Traits("image", 2, multiple=4, min_size=10), 3, 12),
+        (Traits("image", 2, multiple=4, min_size=10), 13, 16),
+        (Traits("image", 4, upsampled_input=True, multiple=16, min_size=64), 9, 16),
+        (Traits("image", 4, upsampled_input=True, multiple=16, min_size=64), 17, 20),
+    ],
+)
+def test_a_side_of_the_lr_image_is_rounded_up_to_what_the_network_takes(traits, side, wanted):
+    assert traits.lr_side(side) == wanted

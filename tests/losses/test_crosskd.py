@@ -6,14 +6,10 @@ from torch.nn import functional as F
 
 import kdsr_arch.losses.crosskd_loss  # noqa: F401
 from tests.helpers.messages import refuses
-from tests.helpers.networks import Image, Window
+from tests.helpers.networks import Image, Window, image_batch
 from tests.helpers.options import make_task
 
 CROSS = {"type": "CrossKDLoss", "at": "f_lr"}
-
-
-def batch(count=2, size=8):
-    return {"lq": torch.rand(count, 3, size, size), "gt": torch.rand(count, 3, 2 * size, 2 * size)}
 
 
 def make(data, student=4, **term):
@@ -24,7 +20,7 @@ def make(data, student=4, **term):
 @pytest.mark.parametrize("target", ["gt", "teacher"])
 @pytest.mark.parametrize("width", [4, 6])
 def test_by_hand(target, width):
-    data = batch()
+    data = image_batch()
     task = make(data, width, **CROSS, target=target)
     student, teacher = task.student, task._teacher.net
     feature = task.terms["cross"].adapters[0](student.head(data["lq"]), size=(8, 8)) if width == 4 else None
@@ -44,7 +40,7 @@ def test_by_hand(target, width):
 
 
 def test_the_teacher_is_left_as_it_was():
-    data = batch()
+    data = image_batch()
     task = make(data, **CROSS)
     task(data, 1)
     assert not any(module._forward_hooks for module in task._teacher.net.modules())
@@ -55,7 +51,7 @@ def test_the_teacher_is_left_as_it_was():
 
 def test_what_is_refused():
     with refuses("cross", "a layer inside the teacher"):
-        make(batch(), type="CrossKDLoss")
+        make(image_batch(), type="CrossKDLoss")
     clips = {"lq": torch.rand(1, 5, 3, 8, 8), "gt": torch.rand(1, 3, 3, 16, 16)}
     with refuses("cross", "networks of images"):
         make_task(Window(4, 3), Window(6, 3), {"distill_opt": {"cross": CROSS}}, clips)

@@ -11,12 +11,8 @@ from torchvision.models.vgg import cfgs, make_layers
 from kdsr_arch.archs.channel_split_arch import ChannelSplit
 from kdsr_arch.losses.csd_loss import CSDLoss, read_vgg
 from tests.helpers.messages import refuses
-from tests.helpers.networks import SMALL, Image
+from tests.helpers.networks import SMALL, Image, image_batch
 from tests.helpers.options import make_task
-
-
-def batch(count=3, size=8):
-    return {"lq": torch.rand(count, 3, size, size), "gt": torch.rand(count, 3, 2 * size, 2 * size)}
 
 
 def make(data, **term):
@@ -43,7 +39,7 @@ def test_the_contrast_is_the_authors():
 
 @pytest.mark.parametrize("detach", [False, True])
 def test_by_hand_and_who_learns(detach):
-    data = batch()
+    data = image_batch(3)
     task = make(data, contrast=0.5, teach=2.0, negatives=2, detach=detach)
     net, lq = task.student, data["lq"]
     with net.whole():
@@ -75,7 +71,7 @@ def vgg(tmp_path_factory):
 
 
 def test_features_are_those_behind_the_first_relu_of_each_block(vgg, caplog):
-    data = batch()
+    data = image_batch(3)
     task = make(data, vgg=vgg)
     assert not caplog.records
     loss, image = task.terms["csd"].loss, data["gt"]
@@ -96,7 +92,7 @@ def test_features_are_those_behind_the_first_relu_of_each_block(vgg, caplog):
 
 def test_without_weights_of_vgg_it_says_so(caplog):
     with caplog.at_level(logging.WARNING):
-        make(batch())
+        make(image_batch(3))
     assert "vgg" in caplog.text and "not features of VGG" in caplog.text
 
 
@@ -106,9 +102,9 @@ def test_what_is_refused(tmp_path):
     with refuses("CSDLoss", "weights"):
         CSDLoss(weights=[1, 2])
     with refuses("csd", "ChannelSplit"):
-        make_task(Image(4), None, {"distill_opt": {"csd": {"type": "CSDLoss"}}}, batch())
+        make_task(Image(4), None, {"distill_opt": {"csd": {"type": "CSDLoss"}}}, image_batch(3))
     with refuses("csd", "no such file"):
-        make(batch(), vgg=str(tmp_path / "none.pth"))
+        make(image_batch(3), vgg=str(tmp_path / "none.pth"))
     torch.save({"features.0.weight": torch.zeros(2)}, tmp_path / "other.pth")
     with refuses("csd", "other.pth", "VGG-19"):
-        make(batch(), vgg=str(tmp_path / "other.pth"))
+        make(image_batch(3), vgg=str(tmp_path / "other.pth"))

@@ -7,14 +7,10 @@ import torch
 
 import kdsr_arch.losses.dckd_loss as dckd
 from tests.helpers.messages import refuses
-from tests.helpers.networks import Image
+from tests.helpers.networks import Image, image_batch
 from tests.helpers.options import make_task
 
 CONTRAST = {"type": "HistoryContrastLoss", "every": 2, "negatives": 0}
-
-
-def batch(count=3, size=8):
-    return {"lq": torch.rand(count, 3, size, size), "gt": torch.rand(count, 3, 2 * size, 2 * size)}
 
 
 def make(term, data):
@@ -24,7 +20,7 @@ def make(term, data):
 
 
 def test_consistency_by_hand(monkeypatch):
-    data = batch()
+    data = image_batch(3)
     task = make({"type": "LabelConsistencyLoss"}, data)
     turned = torch.tensor([[False, True, False], [True, True, False], [False] * 3, [True, False, True]])
     monkeypatch.setattr(dckd, "draw", lambda images, probability: turned.view(4, 3, 1, 1, 1))
@@ -39,7 +35,7 @@ def test_consistency_by_hand(monkeypatch):
 
 
 def test_contrast_by_hand_and_the_copy_that_follows():
-    data = batch()
+    data = image_batch(3)
     task = make(CONTRAST, data)
     old = deepcopy(task.student)
     lq, student, teacher = data["lq"], task.student, task._teacher.net
@@ -58,7 +54,7 @@ def test_contrast_by_hand_and_the_copy_that_follows():
 
 
 def test_the_copy_is_no_part_of_the_student_and_never_trains():
-    data = batch()
+    data = image_batch(3)
     task = make({**CONTRAST, "negatives": 2}, data)
     task(data, 1)
     with torch.no_grad():
@@ -74,7 +70,7 @@ def test_the_copy_is_no_part_of_the_student_and_never_trains():
 
 
 def test_the_period_grows():
-    data = batch(1)
+    data = image_batch(1)
     task = make({**CONTRAST, "every": 10, "stretch": 100}, data)
     loss, moved = task.terms["term"].loss, []
     for iteration in range(1, 402):
@@ -117,7 +113,7 @@ class Noisy(Image):
 
 
 def test_the_copy_is_no_part_of_the_training_mode():
-    data = batch()
+    data = image_batch(3)
     torch.manual_seed(1)
     values = {"pixel_opt": {"type": "L1Loss"}, "distill_opt": {"term": CONTRAST}}
     task = make_task(Noisy(4), Image(6), values, data).train()

@@ -8,14 +8,10 @@ import torch
 from kdsr_arch.archs.blind_arch import BlindSR, BlindSRTeacher
 from kdsr_arch.losses.degradation_loss import DegradationLoss
 from tests.helpers.messages import refuses
-from tests.helpers.networks import Image
+from tests.helpers.networks import Image, image_batch
 from tests.helpers.options import make_task
 
 TERM = {"type": "DegradationLoss", "at": "degradation"}
-
-
-def batch(count=3, size=6):
-    return {"lq": torch.rand(count, 3, size, size), "gt": torch.rand(count, 3, 2 * size, 2 * size)}
 
 
 def test_the_authors_number():
@@ -32,7 +28,7 @@ def test_by_hand():
 
 
 def test_the_teacher_is_given_both_and_only_the_student_learns():
-    data = batch()
+    data = image_batch(3, 6)
     teacher, student = BlindSRTeacher(2, 4, 1, 1), BlindSR(2, 4, 1, 1)
     task = make_task(student, teacher, {"pixel_opt": {"type": "L1Loss"}, "distill_opt": {"code": TERM}}, data)
     recorded = {}
@@ -48,7 +44,7 @@ def test_the_teacher_is_given_both_and_only_the_student_learns():
 
 
 def test_the_teacher_learns_from_both_as_a_student_of_its_own():
-    data, teacher = batch(), BlindSRTeacher(2, 4, 1, 1)
+    data, teacher = image_batch(3, 6), BlindSRTeacher(2, 4, 1, 1)
     task = make_task(teacher, None, {"pixel_opt": {"type": "L1Loss"}}, data)
     output = task(data, 1)
     torch.testing.assert_close(output.sr, teacher(teacher.traits.given(data["lq"], data["gt"])))
@@ -61,7 +57,7 @@ def test_what_is_refused():
         DegradationLoss(temperature=0)
     values = {"distill_opt": {"code": {"type": "DegradationLoss", "at": "f_lr"}}}
     with refuses("code", "degradation", "BlindSRTeacher"):
-        make_task(Image(4), Image(4), values, batch())
+        make_task(Image(4), Image(4), values, image_batch(3, 6))
     live = {"distill_opt": {"zoom": {"type": "DUKDLoss"}}}
     with refuses("zoom", "network_t that takes LR images"):
-        make_task(BlindSR(2, 4, 1, 1), BlindSRTeacher(2, 4, 1, 1), live, batch())
+        make_task(BlindSR(2, 4, 1, 1), BlindSRTeacher(2, 4, 1, 1), live, image_batch(3, 6))

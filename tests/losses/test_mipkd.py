@@ -6,14 +6,10 @@ from torch.nn import functional as F
 
 import kdsr_arch.losses.mipkd_loss as mipkd
 from tests.helpers.messages import refuses
-from tests.helpers.networks import Image, Window
+from tests.helpers.networks import Image, Window, image_batch
 from tests.helpers.options import make_task
 
 MIXED = {"type": "MiPKDLoss", "at": ["head", "up"]}
-
-
-def batch(count=4, size=8):
-    return {"lq": torch.rand(count, 3, size, size), "gt": torch.rand(count, 3, 2 * size, 2 * size)}
 
 
 def make(data, student=4, **term):
@@ -29,7 +25,7 @@ def behind(net, tap, feature):
 
 @pytest.mark.parametrize("target", ["teacher", "gt"])
 def test_by_hand(target, monkeypatch):
-    data = batch()
+    data = image_batch(4)
     task = make(data, auto=0.5, block=2.0, target=target, latent=5)
     student, teacher, lq = task.student, task._teacher.net, data["lq"]
     masks = [torch.rand(4, 5, side, side) < 0.4 for side in (8, 16)]
@@ -67,7 +63,7 @@ def test_by_hand(target, monkeypatch):
 
 
 def test_features_alone_need_no_live_teacher_and_no_decoder_to_the_student():
-    data = batch()
+    data = image_batch(4)
     task = make(data, block=0)
     assert not task.terms["mixed"].needs_live_teacher()
     assert not any("to_student" in name for name in task.train_only_state())
@@ -91,10 +87,10 @@ def test_what_is_refused():
     with refuses("MiPKDLoss", "target"):
         mipkd.MiPKDLoss(target="lq")
     with refuses("mixed", "layers inside them"):
-        make(batch(), at=["output"])
+        make(image_batch(4), at=["output"])
     with refuses("mixed", "of one size"):
         values = {"mixed": {"type": "MiPKDLoss", "student": "head", "teacher": "up"}}
-        make_task(Image(4), Image(6), {"distill_opt": values}, batch())
+        make_task(Image(4), Image(6), {"distill_opt": values}, image_batch(4))
     clips = {"lq": torch.rand(1, 5, 3, 8, 8), "gt": torch.rand(1, 3, 3, 16, 16)}
     with refuses("mixed", "networks of images"):
         term = {"type": "MiPKDLoss", "at": "f_lr"}
@@ -102,7 +98,7 @@ def test_what_is_refused():
 
 
 def test_a_tap_of_two_pairs_is_mixed_by_both(monkeypatch):
-    data = batch(2)
+    data = image_batch(2)
     pairs = {"type": "MiPKDLoss", "student": "head", "teacher": ["head", "head"]}
     values = {"pixel_opt": {"type": "L1Loss"}, "distill_opt": {"mixed": pairs}}
     task = make_task(Image(4), Image(6), values, data).train()

@@ -5,19 +5,14 @@ import torch
 from torch.nn import functional as F
 
 from kdsr_arch.distill.teachers import Ensemble
-from kdsr_arch.losses.dct_swin import DCTSwin
 from kdsr_arch.losses.detail_loss import WaveletLoss
-from kdsr_arch.losses.mtkd_loss import MTKDLoss
+from kdsr_arch.losses.mtkd_loss import DCTSwin, MTKDLoss
 from tests.helpers.messages import refuses
-from tests.helpers.networks import Image
+from tests.helpers.networks import Image, image_batch
 from tests.helpers.options import make_task
 
 SMALL = {"num_feat": 4, "depths": [2], "num_heads": 2, "window_size": 4}
 JOINED = {"type": "MTKDLoss", "student": "output", "teacher": ["t", "t2"], "levels": 2, **SMALL}
-
-
-def batch(count=2, size=8):
-    return {"lq": torch.rand(count, 3, size, size), "gt": torch.rand(count, 3, 2 * size, 2 * size)}
 
 
 def make(data, stages=(), **term):
@@ -52,7 +47,7 @@ def test_the_published_size():
 
 @pytest.mark.parametrize("base", ["mean", "color"])
 def test_by_hand_and_who_learns(base):
-    data = batch()
+    data = image_batch()
     task = make(data, base=base)
     loss, lq = task.terms["joined"].loss, data["lq"]
     teachers = [task._teacher.net.get_submodule(name)(lq) for name in ("t", "t2")]
@@ -76,7 +71,7 @@ def test_by_hand_and_who_learns(base):
 
 
 def test_it_begins_as_the_mean_and_the_stages_take_turns():
-    data = batch()
+    data = image_batch()
     everything = [name for name, _ in Image().named_children()]
     task = make(data, [{"iters": 2, "terms": ["joined"], "freeze": everything}, {"iters": 8, "freeze": ["joined"]}])
     task.set_stage(1)
@@ -94,7 +89,7 @@ def test_it_begins_as_the_mean_and_the_stages_take_turns():
 
 
 def test_the_joiner_is_the_trainings_not_the_students():
-    data = batch()
+    data = image_batch()
     task, again = make(data), make(data)
     assert not any("joiner" in name for name in task.student.state_dict())
     assert set(map(id, task.terms.parameters())) == set(map(id, task.train_only_parameters()))
@@ -112,4 +107,4 @@ def test_what_is_refused():
     with refuses("MTKDLoss", "distance"):
         MTKDLoss(distance="l3")
     with refuses("network_t2", "teacher: [t, t2]"):
-        make(batch(), teacher="t")
+        make(image_batch(), teacher="t")

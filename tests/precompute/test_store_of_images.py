@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 
 import cv2
 import lmdb
@@ -210,12 +211,12 @@ def test_only_what_terms_compare_is_read_and_crops_stay_the_same(options, tmp_pa
     assert torch.equal(alone["lq"], both["lq"])
 
 
-def test_command_stores_measures_and_records(options, tmp_path, capsys):
+def test_command_stores_and_measures(options, tmp_path, capsys):
     assert main(["cache-teacher", "-opt", str(options), "-o", str(tmp_path / "store.lmdb")]) == 0
     said = capsys.readouterr().out
     assert "steps per second" in said and "teacher_cache" in said and "inner half" in said
     info = json.loads((tmp_path / "store.lmdb/teacher.json").read_text())
-    assert info["gain"]["stored"] > 0 and info["border"]["inner_db"] > 60 > info["border"]["all_db"]
+    assert info["border"]["inner_db"] > 60 > info["border"]["all_db"]
     assert main(["cache-teacher", "-opt", str(options), "-o", str(tmp_path / "store.lmdb")]) == 2
     assert "exists already" in capsys.readouterr().err
     gain = measure_gain(loaded(options), tmp_path / "store.lmdb", 1, 1)
@@ -223,13 +224,14 @@ def test_command_stores_measures_and_records(options, tmp_path, capsys):
 
 
 @pytest.mark.parametrize("iterations", [1, 5])
-def test_a_short_training_is_measured_by_its_own_steps(options, tmp_path, iterations):
+def test_a_short_training_is_measured_by_its_own_steps(options, tmp_path, capsys, iterations):
     opt = yaml.safe_load(options.read_text())
     schedule = {"type": "CosineAnnealingRestartLR", "periods": [iterations], "restart_weights": [1], "eta_min": 0}
     opt["train"] |= {"total_iter": iterations, "scheduler": schedule}
     arguments = ["-opt", str(written(tmp_path, opt)), "-o", str(tmp_path / "store.lmdb"), "--crops", "1"]
     assert main(["cache-teacher", *arguments]) == 0
-    assert json.loads((tmp_path / "store.lmdb" / TEACHER_INFO).read_text())["gain"]["stored"] > 0
+    rates = re.search(r"steps per second: (\S+) with the live teacher, (\S+) with the store", capsys.readouterr().out)
+    assert rates and min(map(float, rates.groups())) > 0
 
 
 @pytest.mark.parametrize(
@@ -303,7 +305,7 @@ def test_a_store_that_was_broken_off_goes_on(options, tmp_path):
     assert len(given) == 8 * 2  # orientations and crops of the one image
     assert content(broken) == content(tmp_path / "unbroken.lmdb")
     infos = [json.loads((store / TEACHER_INFO).read_text()) for store in (broken, tmp_path / "unbroken.lmdb")]
-    assert [info.pop("seconds") > 0 for info in infos] == [True, True] and infos[0] == infos[1]
+    assert infos[0] == infos[1]
     assert not list(tmp_path.glob(".broken*"))
 
 

@@ -6,7 +6,7 @@ import cv2
 import pytest
 
 from kdsr_arch.cli import main
-from kdsr_arch.report.labels import label_folders
+from kdsr_arch.data.keys import label_folders
 
 
 def experiment(path):

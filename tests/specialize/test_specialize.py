@@ -13,12 +13,10 @@ import torch
 from kdsr_arch.errors import UserError
 from kdsr_arch.infer.open import open_network
 from kdsr_arch.specialize import carry_out as module
-from kdsr_arch.specialize import teacher_frames
-from kdsr_arch.specialize.carry_out import Request, check, specialize, work_root
+from kdsr_arch.specialize.carry_out import Request, check, difference_map, specialize, work_root
 from kdsr_arch.specialize.frames import open_source
 from kdsr_arch.specialize.networks import Network, open_student, open_teacher
 from kdsr_arch.specialize.teach import iterations_in, read_options
-from kdsr_arch.specialize.teacher_frames import difference_map
 from kdsr_arch.specialize.zoom_out import Verdict, reduced, zoom_out_test
 from tests.helpers.messages import refuses
 from tests.helpers.restorers import small_restorer
@@ -102,7 +100,7 @@ def test_an_interrupted_training_keeps_the_best_and_says_how_to_go_on(request_, 
 
 def test_a_full_disk_costs_one_sentence_and_nothing_that_was_done(request_, monkeypatch):
     """The disk is full at the fifth of the teacher's frames."""
-    write, count = teacher_frames.write_png, []
+    write, count = module.write_png, []
 
     def full(path, image):
         count.append(path)
@@ -110,7 +108,7 @@ def test_a_full_disk_costs_one_sentence_and_nothing_that_was_done(request_, monk
             raise UserError(f"{path}: cannot be written (no space left on the device)")
         write(path, image)
 
-    monkeypatch.setattr(teacher_frames, "write_png", full)
+    monkeypatch.setattr(module, "write_png", full)
     with refuses("no space left"):
         teach(request_)
     assert not request_.output.exists()

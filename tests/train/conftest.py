@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import torch
 import yaml
 
 from kdsr_arch.options import Options, load_options
+from kdsr_arch.train import entry
 from tests.helpers.images import write_textures
 
 STUDENT = {"type": "MSRResNet", "num_in_ch": 3, "num_out_ch": 3, "num_feat": 8, "num_block": 1, "upscale": 2}
@@ -60,6 +62,11 @@ def base_options(data: Path) -> dict[str, Any]:
     }
 
 
+def history(folder: Path) -> list[dict[str, Any]]:
+    """What an experiment wrote into its history."""
+    return [json.loads(line) for line in (folder / "history.jsonl").read_text().splitlines()]
+
+
 @pytest.fixture
 def placed(num_gpu: int) -> Iterator[dict[str, Any]]:
     """Options that take a training to the device of --device, and have it give the same bits there every time."""
@@ -95,3 +102,15 @@ def load(write_options: Callable[..., Path]) -> Callable[..., Options]:
         return load_options(write_options(root, **changes), is_train=True)
 
     return read
+
+
+@pytest.fixture
+def run(load: Callable[..., Options]) -> Callable[..., Path]:
+    """Trains the tiny options, changed; returns the experiment folder."""
+
+    def train(auto_resume: bool = False, root: Path | None = None, **changes: Any) -> Path:
+        opt = load(root, **changes)
+        assert entry.train(opt, auto_resume) == 0
+        return opt.folder
+
+    return train

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import resource
 import shutil
@@ -23,6 +22,7 @@ from kdsr_arch.train.run_files import Checkpoints
 from kdsr_arch.train.trainer import Trainer
 from kdsr_arch.train.validation import Best
 from tests.helpers.messages import refuses
+from tests.train.conftest import history
 
 MINE = {"name": '"a"'}
 REST: dict[str, Any] = {"random": [], "best": {}, "ranking": {}, "meter": [], "ratios": {}, "skipped": [0, 0]}
@@ -39,10 +39,6 @@ def opened(root: Path, keep_last: int = 0, form: str = "pth") -> Checkpoints:
     return checkpoints
 
 
-def history(folder: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (folder / "history.jsonl").read_text().splitlines()]
-
-
 @contextmanager
 def disk_full_beyond(size: int) -> Iterator[None]:
     """Writing past `size` bytes of a file fails, as on a full disk."""
@@ -53,18 +49,6 @@ def disk_full_beyond(size: int) -> Iterator[None]:
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
         signal.signal(signal.SIGXFSZ, handler)
-
-
-@pytest.fixture
-def run(load, tmp_path):
-    """Trains the tiny options, changed; returns the experiment folder."""
-
-    def train(auto_resume: bool = False, root: Path | None = None, **changes: Any) -> Path:
-        opt = load(root, **changes)
-        assert entry.train(opt, auto_resume) == 0
-        return opt.folder
-
-    return train
 
 
 # ------------------------------------------------------------------------------------------------- the last ones

@@ -18,14 +18,11 @@ from kdsr_arch.train.trainer import Trainer
 from tests.helpers.messages import refuses
 from tests.helpers.networks import make_network
 from tests.helpers.trainers import Batches
+from tests.train.conftest import history
 
 STUDENT = ("num_in_ch", "num_out_ch", "num_feat", "num_block", "upscale")  # keywords of the student of conftest.py
 TEACHER = {"type": "MSRResNet", "num_in_ch": 3, "num_out_ch": 3, "num_feat": 12, "num_block": 1, "upscale": 2}
 FIT = {"fit": {"type": "FitNetLoss", "at": "body.0", "loss_weight": 0.1}}
-
-
-def history(folder: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (folder / "history.jsonl").read_text().splitlines()]
 
 
 @pytest.fixture
@@ -33,18 +30,6 @@ def teacher(tmp_path: Path) -> str:
     path = tmp_path / "teacher.pth"
     torch.save({"params": make_network(TEACHER).state_dict()}, path)
     return str(path)
-
-
-@pytest.fixture
-def run(load):
-    """Trains the tiny options, changed; returns the experiment folder."""
-
-    def train(**changes: Any) -> Path:
-        opt = load(**changes)
-        entry.train(opt)
-        return opt.folder
-
-    return train
 
 
 def test_files_of_a_run(run, num_gpu) -> None:

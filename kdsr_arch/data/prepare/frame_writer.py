@@ -263,9 +263,7 @@ class _Run:
         return self._shapes[""]
 
 
-def write_clips(
-    clips: Iterable[tuple[str, FrameSource]], out: str | Path, making: Making | None = None, total: int | None = None
-) -> ClipShapes:
+def write_clips(clips: Iterable[tuple[str, FrameSource]], out: str | Path, making: Making | None = None) -> ClipShapes:
     """Write clips to an LMDB store, with keys ``clip/00000000``.
 
     Args:
@@ -286,7 +284,7 @@ def write_clips(
             if number < 0:
                 raise UserError(f"clip '{name}' has no frames in the range asked for")
 
-    return write_frames(entries(), out, making, total)
+    return write_frames(entries(), out, making)
 
 
 def write_clip_list(shapes: ClipShapes, path: str | Path) -> None:

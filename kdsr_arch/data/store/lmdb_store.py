@@ -7,7 +7,6 @@ where its last commit is.
 from __future__ import annotations
 
 import contextlib
-import errno
 import json
 import os
 import shutil
@@ -19,7 +18,7 @@ from typing import Any, TextIO
 
 import lmdb
 
-from kdsr_arch.errors import UserError
+from kdsr_arch.errors import FULL, UserError
 from kdsr_arch.io import flush_folder, lock_file, read_json, remove_leftovers, replace_file
 
 _open: dict[str, lmdb.Environment] = {}  # by real path: LMDB allows one environment per store and process
@@ -208,7 +207,7 @@ class LmdbWriter:
 
     def _failure(self, error: Exception) -> UserError:
         reason = str(getattr(error, "strerror", None) or error)
-        full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+        full = isinstance(error, OSError) and error.errno in FULL
         # LMDB reports a write that found room for its first part only as an input/output error.
         if full or any(words in reason for words in ("No space left", "File too large", "Input/output error")):
             kept = f"what is committed stays in {self.work.name}: make room and run the same command again"

@@ -23,7 +23,6 @@ from PIL import Image
 from kdsr_arch import MAX_PIXELS
 from kdsr_arch.data.augment import Crop, check_crop
 from kdsr_arch.errors import UserError, nearest
-from kdsr_arch.io import too_large
 
 Buffer = bytes | bytearray | memoryview
 
@@ -200,7 +199,7 @@ def _index(data: Buffer, name: str) -> _Index:
     if version != _VERSION:
         raise UserError(f"{name}: written by a newer version of KDSR (format {version}); update this one")
     coder = next((c for c in TILE_CODERS if c.kind == kind), None)
-    if too_large(height, width):
+    if height * width > MAX_PIXELS:
         raise UserError(f"{name}: says that it is {height}x{width}; no more than {MAX_PIXELS:,} pixels are read")
     count = -(-height // edge) * -(-width // edge) if edge and coder else 0
     first = len(head) + 8 * count

@@ -6,11 +6,11 @@ import torch
 
 from kdsr_arch.cli import main
 from kdsr_arch.infer.open import Opened
-from kdsr_arch.infer.rescale import rescaled
 from kdsr_arch.infer.runner import Runner
 from kdsr_arch.infer.stream import Restorer
 from kdsr_arch.infer.traits import traits_of
 from kdsr_arch.ops.bicubic import imresize
+from kdsr_arch.upscale.dispatch import rescaled
 from kdsr_arch.upscale.picture import Picture, read_picture
 from kdsr_arch.upscale.picture_output import write_picture
 from tests.helpers.networks import make_network
