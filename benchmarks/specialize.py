@@ -15,7 +15,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -77,8 +77,11 @@ def write(images: Images, folder: Path) -> Path:
     return folder
 
 
+@dataclass
 class Truth(Network):
-    """In the teacher's place, what the clip was made from."""
+    """In the teacher's place, what the clip was made from; with its radius, by which the frames are chosen."""
+
+    radius: int = 0
 
     def know(self, lq: Images, hr: Images) -> Truth:
         """Remember which frame is of which."""
@@ -105,7 +108,7 @@ def measure(args: argparse.Namespace, name: str, seed: int, by_truth: bool) -> d
     device = torch.device("cpu")
     teacher = open_teacher(args.teacher, args.teacher_network, False, device, precision=args.precision)
     student = open_student(args.student or STUDENTS[args.scale], None, args.scale, device)
-    network = Truth("truth", student.restorer, []).know(lq, hr) if by_truth else teacher
+    network = Truth("truth", student.restorer, [], radius=teacher.radius).know(lq, hr) if by_truth else teacher
     output = args.work / name / f"{'truth' if by_truth else 'teacher'}_{seed}.pth"
     request = Request(source.path, "folder", output, ("",), iterations=args.iters, seed=seed, force=True, reuse=True)
     request = replace(request, frames=args.frames, zoom_share=args.zoom_share, fft_weight=args.fft)
