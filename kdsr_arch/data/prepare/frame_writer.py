@@ -49,7 +49,7 @@ class Making:
         skip_bad: leave out frames that cannot be used and list them, instead of stopping at the first.
         processes: that decode and encode; None for as many as there are cores.
         tell: whether to show progress on standard error.
-        rendered: how clips of still photographs were made.
+        facts: what the store shall tell beside, such as how clips of still photographs were rendered.
     """
 
     codec: Codec = field(default_factory=ImageFileCodec)
@@ -57,12 +57,11 @@ class Making:
     skip_bad: bool = False
     processes: int | None = None
     tell: bool = False
-    rendered: Mapping[str, Any] | None = None
+    facts: Mapping[str, Any] = field(default_factory=dict)
 
     def recipe(self) -> dict[str, Any]:
         """Return the settings that decide about the bytes of the values."""
-        recipe = {"codec": self.codec.recipe, "low": dict(self.low) if self.low else None}
-        return recipe | ({"rendered": dict(self.rendered)} if self.rendered else {})
+        return {"codec": self.codec.recipe, "low": dict(self.low) if self.low else None, **self.facts}
 
 
 class _Label(NamedTuple):

@@ -14,9 +14,8 @@ from kdsr_arch.data.keys import stored_key
 from kdsr_arch.data.prepare.workers import ordered_map
 from kdsr_arch.data.sources import LmdbSource
 from kdsr_arch.data.store.codec import ImageFileCodec, codec_of
-from kdsr_arch.data.store.lmdb_store import RECIPE_FILE, reading
+from kdsr_arch.data.store.lmdb_store import reading, recipe_of
 from kdsr_arch.errors import UserError
-from kdsr_arch.io import read_json
 from kdsr_arch.records import available_cores
 
 _LOOKED_AT = 200  # values whose format `describe` looks at
@@ -49,9 +48,7 @@ def describe(root: str | Path) -> list[str]:
         lines.append(f"{name}: {len(keys):,} in {len(clips):,} clips ({shown}{more}), {kinds}")
     size = (Path(root) / "data.mdb").stat().st_size
     lines.append(f"size: {size / 1e6:,.1f} MB, {size / raw:.2f} of raw pixels")
-    recipe = Path(root) / RECIPE_FILE
-    if recipe.is_file():
-        made = read_json(recipe, dict, "convert the data again")
+    if made := recipe_of(Path(root)):
         lines.append(f"made with: {json.dumps({key: value for key, value in made.items() if value is not None})}")
     return lines
 

@@ -138,6 +138,12 @@ def check_lmdb(root: Path) -> None:
         raise UserError(f"{root}: data.mdb is truncated ({present} of {needed} bytes); copy or convert it again")
 
 
+def recipe_of(root: Path) -> dict[str, Any]:
+    """Return how a store was made; nothing of one that does not tell (BasicSR's)."""
+    file = root / RECIPE_FILE
+    return read_json(file, dict, "convert the data again") if file.is_file() else {}
+
+
 class LmdbWriter:
     """Writes a store: ``with LmdbWriter(path, recipe) as writer: ...; writer.finish({...})``.
 
