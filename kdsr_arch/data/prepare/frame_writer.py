@@ -19,7 +19,7 @@ from kdsr_arch.data.prepare.workers import ordered_map
 from kdsr_arch.data.sources import FrameSource, MemorySource
 from kdsr_arch.data.store.codec import Codec, ImageFileCodec, codec_of
 from kdsr_arch.data.store.lmdb_store import LmdbWriter
-from kdsr_arch.errors import UserError, notice, printable
+from kdsr_arch.errors import Shortage, UserError, notice, printable
 from kdsr_arch.io import replace_file
 from kdsr_arch.log import progress_bar
 from kdsr_arch.records import available_cores
@@ -151,6 +151,8 @@ def _encoded(job: Job, *, codec: Codec, low: Mapping[str, Any] | None) -> tuple[
             small = lower.get("frame")
             values.append(_Value(_low_side(low), codec.encode(small), small.shape[:2]))
         return label, values
+    except Shortage:
+        raise
     except UserError as error:
         return label, _Bad(error if label.where in str(error) else f"{label.where}: {error}")
 

@@ -33,7 +33,7 @@ from kdsr_arch.data.prepare.frame_writer import (
 )
 from kdsr_arch.data.sources import FolderSource, FrameSource, LmdbSource, open_source
 from kdsr_arch.data.store.lmdb_store import recipe_of
-from kdsr_arch.errors import UserError, notice, printable
+from kdsr_arch.errors import Shortage, UserError, notice, printable
 
 HELD_OUT_EVERY = 5
 REDS4 = ("000", "011", "015", "020")
@@ -119,6 +119,8 @@ def _size_of(source: FrameSource, key: str) -> tuple[int, int] | None:
     """Return None for an image that cannot be read: it becomes an entry, so that the worker tells its fault."""
     try:
         return source.size(key)
+    except Shortage:
+        raise
     except UserError:
         return None
 
