@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 import os
@@ -15,6 +16,7 @@ from PIL import Image
 
 from kdsr_arch.cli import main
 from kdsr_arch.data.pairs import DegradedSource
+from kdsr_arch.data.prepare import store_tools
 from kdsr_arch.data.prepare.store_tools import verify
 from kdsr_arch.data.sources import FolderSource, LmdbSource
 from kdsr_arch.data.store.codec import codec_of
@@ -160,6 +162,22 @@ def test_cat_and_export(store, clip_root, tmp_path, capfdbinary):
     assert main(["lmdb", "export", str(store), str(tmp_path / "files")]) == 2
     assert main(["lmdb", "cat", str(store), "000/0000003"]) == 2
     assert b"did you mean" in capfdbinary.readouterr().err
+
+
+def test_an_export_that_fails_leaves_no_part_of_a_file(kdsr, store, tmp_path, monkeypatch):
+    whole = os.fsync
+
+    def full(handle):
+        if len(list((tmp_path / "out").rglob("0*.png"))) == 3:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        whole(handle)
+
+    monkeypatch.setattr(os, "fsync", full)
+    monkeypatch.setattr(store_tools, "available_cores", lambda: 1)
+    code, _, err = kdsr("export", store, tmp_path / "out")
+    assert code == 2 and not missing(err, tmp_path / "out", "no space left", "remove")
+    files = [path for path in (tmp_path / "out").rglob("*") if path.is_file()]
+    assert len(files) == 3 and all(cv2.imread(str(path)) is not None for path in files)
 
 
 def test_cat_makes_folders_and_refuses_what_it_cannot_write(kdsr, store, tmp_path):

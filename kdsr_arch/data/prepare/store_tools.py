@@ -16,6 +16,7 @@ from kdsr_arch.data.sources import LmdbSource
 from kdsr_arch.data.store.codec import ImageFileCodec, codec_of
 from kdsr_arch.data.store.lmdb_store import reading, recipe_of
 from kdsr_arch.errors import UserError
+from kdsr_arch.io import write_bytes
 from kdsr_arch.records import available_cores
 
 _LOOKED_AT = 200  # values whose format `describe` looks at
@@ -103,7 +104,10 @@ def export(root: str | Path, folder: str | Path, side: str = "", processes: int 
         raise UserError(f"{folder}: cannot be written ({error.strerror})") from None
     write = functools.partial(_export_one, folder=folder)
     jobs = ((source.detached(key), key) for key in source)
-    return sum(1 for _ in ordered_map(write, jobs, processes or available_cores()))
+    try:
+        return sum(1 for _ in ordered_map(write, jobs, processes or available_cores()))
+    except UserError as error:
+        raise UserError(f"{error} (the export is not whole: remove {folder} before you run it again)") from None
 
 
 def _export_one(job: tuple[LmdbSource, str], folder: Path) -> None:
@@ -112,7 +116,4 @@ def _export_one(job: tuple[LmdbSource, str], folder: Path) -> None:
     suffix = next((suffix for magic, suffix in _SUFFIXES.items() if data.startswith(magic)), None)
     if suffix is None:
         data, suffix = ImageFileCodec().encode(source.get(key)), ".png"
-    try:
-        (folder / f"{key}{suffix}").write_bytes(data)  # keys cannot lead out of the folder (safe_key)
-    except OSError as error:
-        raise UserError(f"{folder}: cannot be written ({error.strerror})") from None
+    write_bytes(folder / f"{key}{suffix}", data)  # keys cannot lead out of the folder (safe_key)
