@@ -107,7 +107,7 @@ def export(root: str | Path, folder: str | Path, side: str = "", processes: int 
     try:
         return sum(1 for _ in ordered_map(write, jobs, processes or available_cores()))
     except UserError as error:
-        raise UserError(f"{error} (the export is not whole: remove {folder} before you run it again)") from None
+        raise UserError(f"{error}; the export is not whole: remove {folder} before you run it again") from None
 
 
 def _export_one(job: tuple[LmdbSource, str], folder: Path) -> None:
