@@ -14,6 +14,7 @@ T = TypeVar("T")
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
 FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)
+SHORT = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 
 
 class UserError(Exception):
@@ -29,6 +30,10 @@ class UserError(Exception):
 
 class Lost(UserError):
     """A process that the work needs has ended before its time; a restart may go on from where it was."""
+
+
+class Shortage(UserError):
+    """The machine lacks something for the moment: no fault of a file, which must not be left out for it."""
 
 
 class ProgramFault(UserError):

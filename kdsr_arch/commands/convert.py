@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import io
 from pathlib import Path
 from shlex import quote
 
@@ -24,10 +25,11 @@ def run(args: argparse.Namespace) -> int:
     """Convert the file, or list the known sources; exit code 0.
 
     Raises:
-        UserError: no file or output given, weights that are not of this source, or an option file that would be lost.
+        UserError: no file or output given, weights that are not of this source, or an option file or other weights that
+            would be lost.
     """
     from kdsr_arch.convert.published import ANY_SCALE, SOURCES, convert_file, option_text
-    from kdsr_arch.io import make_folder_of, save_tensors, write_bytes
+    from kdsr_arch.io import write_bytes
 
     bring_in_named(args)
     if args.source == "list":
@@ -37,6 +39,8 @@ def run(args: argparse.Namespace) -> int:
     if args.file is None or args.output is None:
         raise UserError("kdsr convert needs a file and -o OUT: kdsr convert SOURCE FILE -o OUT")
     _check_output(args.output, args.file)
+    import torch
+
     done = convert_file(args.source, args.file, args.scale)
     beside = args.output.with_suffix(".yml")
     text = option_text(done, args.output) if done.scale is not None else None
@@ -44,8 +48,11 @@ def run(args: argparse.Namespace) -> int:
         raise UserError(
             f"{beside}: exists, and would be replaced by the option file of {args.output.name}; move it away"
         )
-    make_folder_of(args.output)
-    save_tensors({"params": done.params}, args.output)
+    weights = io.BytesIO()
+    torch.save({"params": done.params}, weights)
+    if args.output.is_file() and args.output.read_bytes() != weights.getvalue():
+        raise UserError(f"{args.output}: exists, and would be replaced by other weights; move it away or name another")
+    write_bytes(args.output, weights.getvalue())
     count = sum(value.numel() for value in done.params.values())
     print(f"{args.output}: {done.source.origin}, {len(done.params)} entries, {count:,} values")
     print(f"network_g: {done.network_text()}")

@@ -107,12 +107,16 @@ def making_of(args: argparse.Namespace) -> tuple[Any, dict[str, Any] | None]:
     from kdsr_arch.data.prepare.frame_writer import Making
     from kdsr_arch.data.store.codec import codec_named
 
-    if args.processes is not None and args.processes < 1:
-        raise UserError(f"--processes {args.processes}: must be 1 or more")
+    _check_processes(args)
     low = degradation(args)
     alone = low if getattr(args, "lr_only", False) else None
     codec = codec_named(args.codec, args.tile)
     return Making(codec, None if alone else low, args.skip_bad, args.processes, not args.quiet), alone
+
+
+def _check_processes(args: argparse.Namespace) -> None:
+    if args.processes is not None and args.processes < 1:
+        raise UserError(f"--processes {args.processes}: must be 1 or more")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -224,6 +228,8 @@ def _check_parts(args: argparse.Namespace) -> None:
     for name in ("patch", "step", "max_side", "min_side"):
         if getattr(args, name) < 0:
             raise UserError(f"--{name.replace('_', '-')} {getattr(args, name)}: must be 1 or more")
+    if args.step and not args.patch:
+        raise UserError(f"--step {args.step}: is the distance of sub-images; give their side as well, with --patch")
     if args.patch and args.max_side:
         raise UserError("--patch and --max-side: images are cut in one way; give one of the two")
     if args.lr_only and (args.max_side or args.min_side):
@@ -247,6 +253,7 @@ def _verify(args: argparse.Namespace) -> int:
     from kdsr_arch.data.prepare.store_tools import verify
     from kdsr_arch.log import progress_bar
 
+    _check_processes(args)
     with progress_bar(args.store.name) as bar:
         faults = verify(args.store, args.processes, bar.update)
     for fault in faults:

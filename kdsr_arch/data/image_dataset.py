@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kdsr_arch.data.augment import Crop, Flip, random_flip, window_sums
-from kdsr_arch.data.keys import read_list, without_suffix
+from kdsr_arch.data.image_file import without_image_suffix
+from kdsr_arch.data.keys import read_list
 from kdsr_arch.data.pair_dataset import CHECKED_FIRST, PairDataset
 from kdsr_arch.data.pairs import FramePairs, PairOptions
 from kdsr_arch.data.sources import FrameSource, open_source
@@ -35,16 +36,17 @@ def chosen_images(
     keys = source.keys()
     known = set(keys)
 
-    def key(name: str, where: str) -> str:
-        found = next((key for key in (name, without_suffix(name)) if key in known), None)
+    def key(where: str, *names: str) -> str:
+        found = next((key for key in (*names, *map(without_image_suffix, names)) if key in known), None)
         if found is None:
+            name = names[-1]
             raise UserError(f"{where}: no image '{name}' in {source.name}{nearest(name, keys[:5000])}")
         return found
 
     if meta_info_file:
         listed = read_list(meta_info_file, options.named_roots(), counts=False)
-        keys = [key(entry.name, entry.where) for entry in listed]
-    without = {key(name, f"{options.name}: exclude") for name in exclude}
+        keys = [key(entry.where, entry.line, entry.name) for entry in listed]
+    without = {key(f"{options.name}: exclude", name) for name in exclude}
     chosen = [name for name in keys if name not in without]
     if not chosen:
         raise UserError(f"{source.name}: no image is left after 'meta_info_file' and 'exclude'")

@@ -13,6 +13,7 @@ import struct
 import zlib
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO, Literal
 
@@ -20,7 +21,7 @@ import cv2
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from kdsr_arch.data.keys import unreadable
+from kdsr_arch.data.keys import unreadable, without_suffix
 from kdsr_arch.errors import UserError
 
 IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".ppm", ".pgm"})
@@ -42,7 +43,7 @@ PILLOW_STUMBLES = (
 _ORIENTATION = 0x0112  # EXIF's tag: 1 is upright; from 5 on, height and width change places
 # tags of TIFF
 _TIFF_WIDTH, _TIFF_HEIGHT, _TIFF_PHOTOMETRIC, _TIFF_EXTRA = 256, 257, 262, 338
-_WHITE_IS_ZERO, _PREMULTIPLIED = 0, 1  # values of the last two
+_WHITE_IS_ZERO, _PREMULTIPLIED, _STRAIGHT = 0, 1, 2  # values of the last two
 _EXIF_MARKS = (b"Exif\0", b"http://ns.adobe.com/xap")
 _EXIF_REACH = 1 << 18  # a JPEG's EXIF comes before its pixels, and in its first parts
 _JPEG_MARKER = re.compile(rb"\xff([^\x00\xd0-\xd7\xff])")  # between pixels 0xff is followed by 0, or restarts them
@@ -60,21 +61,48 @@ def is_shown(name: str) -> bool:
 
 
 def shown_files(top: Path, deep: bool = True) -> Iterator[Path]:
-    """Yield the files of a folder and, where ``deep``, of those below it. Links are followed; hidden ones are left out.
+    """Yield the files of a folder and, where ``deep``, of those below it. Links are followed.
+
+    Hidden files are left out, and pipes and devices, which keep a reader waiting.
 
     Raises:
         UserError: a folder cannot be read, or is a link to one above it.
     """
-    for path, subfolders, files in os.walk(top, onerror=_refuse, followlinks=True):
-        subfolders[:] = sorted(filter(is_shown, subfolders)) if deep else []
-        for link in (Path(path, subfolder) for subfolder in subfolders):
-            if link.is_symlink() and link.parent.resolve().is_relative_to(link.resolve()):
+    folders = [top]
+    while folders:
+        folder = folders.pop()
+        subfolders, files = _inside(folder)
+        yield from files
+        if not deep:
+            return
+        above = [folder, *(parent for parent in folder.parents if parent.is_relative_to(top))]
+        for link in filter(Path.is_symlink, subfolders):
+            if any(parent.resolve().is_relative_to(link.resolve()) for parent in above):
                 raise UserError(f"{link}: is a link to a folder above it; remove the link")
-        yield from (Path(path, file) for file in files if is_shown(file))
+        folders += reversed(subfolders)
 
 
-def _refuse(error: OSError) -> None:
-    raise unreadable(error)
+def _inside(folder: Path) -> tuple[list[Path], list[Path]]:
+    """Return the folders in a folder, in order, and its files."""
+    folders, files = [], []
+    try:
+        with os.scandir(folder) as entries:
+            for entry in filter(lambda entry: is_shown(entry.name), entries):
+                is_folder = is_file = False
+                with suppress(OSError):  # a link that leads nowhere is a file, of which its reader tells
+                    is_folder, is_file = entry.is_dir(), entry.is_file()
+                if is_folder:
+                    folders.append(Path(entry.path))
+                elif is_file or not os.path.exists(entry):
+                    files.append(Path(entry.path))
+    except OSError as error:
+        raise unreadable(error) from None
+    return sorted(folders), files
+
+
+def without_image_suffix(name: str) -> str:
+    """Return an image's name without its suffix; what else stands behind a dot belongs to it, as in ``render.1001``."""
+    return without_suffix(name) if Path(name).suffix.lower() in READABLE else name
 
 
 def passed_over(names: Iterable[str]) -> str:
@@ -210,6 +238,21 @@ def upright(image: np.ndarray, orientation: int) -> np.ndarray:
     return np.ascontiguousarray(image[:: -1 if down else 1, :: -1 if right else 1])
 
 
+def _with_own_colors(data: bytes) -> bytes:
+    """Return a TIFF's bytes with the kind of its alpha left open, where its colors are not multiplied by it.
+
+    Told the kind, OpenCV multiplies those of 8 bits.
+    """
+    order = {b"II*\0": "<", b"MM\0*": ">"}.get(data[:4])
+    try:
+        first = struct.unpack_from(f"{order}I", data, 4)[0] + 2
+        end = first + 12 * struct.unpack_from(f"{order}H", data, first - 2)[0]
+        place = data.find(struct.pack(f"{order}HHIH", _TIFF_EXTRA, 3, 1, _STRAIGHT), first, end)
+    except struct.error:  # no TIFF, or cut short
+        return data
+    return data if place < 0 else data[: place + 8] + bytes(2) + data[place + 10 :]
+
+
 def decode_image(data: bytes | bytearray | memoryview, flags: int = cv2.IMREAD_UNCHANGED) -> np.ndarray | None:
     """Decode an image file to pixels as they are stored, in OpenCV's order; None for what is no whole image.
 
@@ -218,7 +261,8 @@ def decode_image(data: bytes | bytearray | memoryview, flags: int = cv2.IMREAD_U
     data = bytes(data)
     try:
         stored = flags if flags == cv2.IMREAD_UNCHANGED else flags | cv2.IMREAD_IGNORE_ORIENTATION
-        return cv2.imdecode(np.frombuffer(data, np.uint8), stored) if is_whole(io.BytesIO(data)) else None
+        whole = is_whole(io.BytesIO(data))
+        return cv2.imdecode(np.frombuffer(_with_own_colors(data), np.uint8), stored) if whole else None
     except cv2.error:
         return None
 

@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 
-from kdsr_arch.errors import UserError
+from kdsr_arch.errors import Shortage, UserError
 from kdsr_arch.io import write_bytes
 from kdsr_arch.records import available_cores
 
@@ -58,6 +58,8 @@ def inspect_files(
             size = look(root / relative)
         except OSError as error:
             return f"{root / relative}: cannot be read ({error.strerror})"
+        except Shortage:
+            raise
         except UserError as error:
             return str(error)
         fresh[relative] = [*size, int(deep), facts.st_size, facts.st_mtime_ns]

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
-from kdsr_arch.errors import UserError
+from kdsr_arch.errors import SHORT, Shortage, UserError
 
 _LONGEST = 400  # characters of a key: LMDB takes 511 bytes
 _MOST_SIDE = 1 << 31
@@ -112,7 +112,12 @@ def side_name(scale: int, kind: str, border: str) -> str:
 
 def unreadable(error: OSError) -> UserError:
     """Say that a file or folder cannot be read, and why."""
-    return UserError(f"{error.filename}: cannot be read ({error.strerror})")
+    said = f"{error.filename}: cannot be read ({error.strerror})"
+    if error.errno in SHORT:
+        return Shortage(
+            f"{said}; the machine is short of open files (ulimit -n) or of memory: run fewer things at once"
+        )
+    return UserError(said)
 
 
 def read_lines(path: Path) -> list[str]:
@@ -151,11 +156,15 @@ def read_meta_info(path: Path) -> dict[str, tuple[int, int]]:
 
 
 class Listed(NamedTuple):
-    """A name in a list file: where it stands, for messages, and how many frames the line gives it, or None."""
+    """A name in a list file: where it stands, for messages, and how many frames the line gives it, or None.
+
+    ``line`` is the whole line as a name, for a name that ends like the size of an image.
+    """
 
     where: str
     name: str
     frames: int | None
+    line: str
 
 
 def read_list(path: str | Path, roots: Mapping[Path, str] | None = None, counts: bool = True) -> Iterator[Listed]:
@@ -172,6 +181,12 @@ def read_list(path: str | Path, roots: Mapping[Path, str] | None = None, counts:
     """
     path = Path(path).expanduser()
     folders = [(folder, own) for root, own in (roots or {}).items() for folder in (root.absolute(), root.resolve())]
+
+    def inside(text: str) -> str:
+        name = PurePosixPath(text)
+        within = ((folder, own) for folder, own in folders if name.is_relative_to(folder))
+        return str(next((PurePosixPath(own) / name.relative_to(folder) for folder, own in within), name))
+
     for number, line in enumerate(read_lines(path), 1):
         text, where = line.strip(), f"{path}, line {number}"
         if not text or text.startswith("#"):
@@ -179,10 +194,8 @@ def read_list(path: str | Path, roots: Mapping[Path, str] | None = None, counts:
         found = (_CLIP_LINE if counts else _FRAME_LINE).fullmatch(text)
         if counts and not found and _ENDS_IN_SIZE.search(text):
             raise UserError(f"{where}: expected 'clip frames (h,w,c)' or a clip's name, got '{text}'")
-        name = PurePosixPath(found["name"] if found else text)
-        inside = ((folder, own) for folder, own in folders if name.is_relative_to(folder))
-        name = next((PurePosixPath(own) / name.relative_to(folder) for folder, own in inside), name)
-        yield Listed(where, safe_key(str(name), where), int(found["count"]) if found and counts else None)
+        name = safe_key(inside(found["name"] if found else text), where)
+        yield Listed(where, name, int(found["count"]) if found and counts else None, inside(text))
 
 
 def listed_name(name: str) -> str:

@@ -15,7 +15,7 @@ from torch import Tensor
 from kdsr_arch.data.augment import NO_FLIP, Crop, Flip, allowed_flips, random_crop, random_flip, to_tensor
 from kdsr_arch.data.pairs import FramePairs, PairOptions
 from kdsr_arch.data.store.teacher_store import TeacherStore
-from kdsr_arch.errors import UserError, one_of
+from kdsr_arch.errors import Shortage, UserError, one_of
 
 Size = tuple[int, int]
 Keys = tuple[Iterable[str], Iterable[str]]
@@ -105,6 +105,8 @@ class PairDataset(PairOptions, torch.utils.data.Dataset):
             try:
                 self.sizes.setdefault(check(unit), self.pairs.lq.where(next(iter(frames(unit)[0]))))
                 sound.append(unit)
+            except Shortage:
+                raise
             except UserError as error:
                 faults.append(str(error))
         self._tell(faults, len(looked))

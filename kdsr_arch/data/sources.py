@@ -196,7 +196,9 @@ def _look(path: Path, decode: bool = False) -> tuple[int, int]:
         return image_size(path)
     except UnknownWhite as error:
         raise UserError(f"{path}: {error}") from None
-    except PILLOW_STUMBLES:
+    except PILLOW_STUMBLES as error:
+        if isinstance(error, OSError) and error.errno:  # not so where Pillow raises it over what it has read
+            raise unreadable(error) from None
         raise UserError(f"{path}: truncated, damaged or not an image; replace or remove it") from None
 
 

@@ -10,8 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from kdsr_arch.data.basicsr_sets import read_item
-from kdsr_arch.data.image_file import READABLE
-from kdsr_arch.data.keys import without_suffix
+from kdsr_arch.data.image_file import without_image_suffix
 from kdsr_arch.errors import UserError
 
 _NAME_KEYS = ("name", "folder", "lq_path", "gt_path", "key")
@@ -113,24 +112,19 @@ def _single(sample: Mapping[str, Any], roots: Sequence[str]) -> Item:
     return Item(kind, name, lq, gt, _frame_names(sample, kind, name, len(lq), roots), truths, motion)
 
 
-def _bare(name: str) -> str:
-    """Return a name without an image's suffix; what else stands behind a dot belongs to it, as in ``render.1001``."""
-    return without_suffix(name) if PurePath(name).suffix.lower() in READABLE else name
-
-
 def _file_name(path: str, roots: Sequence[str]) -> str:
     """Name a file by its path below one of the roots; by its last part where it lies in none of them."""
     whole = PurePath(path)
     inner = next((whole.relative_to(root) for root in roots if whole.is_relative_to(root)), whole)
-    return _bare(inner.name if inner.is_absolute() else inner.as_posix())
+    return without_image_suffix(inner.name if inner.is_absolute() else inner.as_posix())
 
 
 def _frame_names(sample: Mapping[str, Any], kind: str, name: str, count: int, roots: Sequence[str]) -> list[str]:
     if kind == "image":
-        return [_bare(name)]
+        return [without_image_suffix(name)]
     if kind == "window":
         if "lq_path" in sample:
             return [_file_name(str(sample["lq_path"]), roots).removeprefix(f"{name}/")]
         return [f"{int(str(sample.get('idx', 0)).split('/')[0]):08d}"]
-    names = [_bare(PurePath(str(frame)).name) for frame in sample.get("frames", [])]
+    names = [without_image_suffix(PurePath(str(frame)).name) for frame in sample.get("frames", [])]
     return names if len(names) == count else [f"{i:08d}" for i in range(count)]

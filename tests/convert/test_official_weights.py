@@ -391,6 +391,26 @@ def test_an_output_that_would_be_lost_is_refused(tmp_path, name):
     assert [path.name for path in tmp_path.iterdir()] == ["vdsr.pth"] and file.read_bytes() == before
 
 
+@pytest.mark.parametrize(
+    "content", [{"params": {"a": torch.ones(2)}}, {"params": 3}, None], ids=["other", "odd", "none"]
+)
+def test_other_weights_are_not_replaced(tmp_path, content):
+    out = tmp_path / "keep.pth"
+    out.write_bytes(b"mine") if content is None else torch.save(content, out)
+    before = out.read_bytes()
+    with refuses(out, "exists"):
+        convert(tmp_path, "vdsr", vdsr_file(tmp_path), "-o", out, "--scale", 4)
+    assert out.read_bytes() == before and not out.with_suffix(".yml").exists()
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("-inf"), 1, 1j], ids=str)
+def test_values_that_no_weight_has_are_refused(tmp_path, value):
+    file = vdsr_file(tmp_path, **{"output.weight": torch.full((1, 4, 3, 3), value)})
+    with refuses(file, "'output.weight'"):
+        convert(tmp_path, "vdsr", file, "-o", tmp_path / "ours.pth")
+    assert not (tmp_path / "ours.pth").exists()
+
+
 def test_each_source_looks_like_itself_alone(vectors):
     """Our own FSRCNN in public names is told apart from the others."""
     state = FSRCNN(2, prelu="channel").state_dict()

@@ -112,6 +112,43 @@ def test_a_run_stopped_before_its_list_writes_the_list(clip_root, tmp_path):
     assert (tmp_path / "a.txt").read_text() == text
 
 
+def test_a_store_of_other_clips_is_not_taken_for_a_stopped_run(clip_root, frames, tmp_path, save):
+    convert_clips(clip_root, tmp_path / "a.lmdb")
+    (tmp_path / "a.txt").unlink()
+    save(tmp_path / "other" / "x" / "0.png", frames[0])
+    same_keys = shutil.copytree(clip_root, tmp_path / "same")
+    save(same_keys / "000" / "00000000.png", frames[9][:64, :80])
+    for folder in (tmp_path / "other", same_keys):
+        with refuses(tmp_path / "a.lmdb", "exists already"):
+            convert_clips(folder, tmp_path / "a.lmdb")
+    with refuses(tmp_path / "a.lmdb", "exists already"):  # it has no LR
+        convert_clips(clip_root, tmp_path / "a.lmdb", making=Making(low={"scale": 2, "kind": "BI"}))
+    assert not (tmp_path / "a.txt").exists()
+
+
+def test_a_stopped_run_that_left_frames_out_writes_the_list(frames, tmp_path, save):
+    save(tmp_path / "in" / "a" / "0.png", frames[0])
+    (tmp_path / "in" / "a" / "1.png").write_bytes(b"torn")
+    for _ in range(2):
+        convert_clips(tmp_path / "in", tmp_path / "a.lmdb", making=Making(skip_bad=True))
+        assert (tmp_path / "a.txt").read_text() == "a 1 (144,176,3)\n"
+        (tmp_path / "a.txt").unlink()
+
+
+def test_a_text_of_the_users_is_not_replaced_by_a_clip_list(clip_root, tmp_path):
+    (tmp_path / "notes.txt").write_text("mine")
+    with refuses(tmp_path / "notes.txt", "notes.lmdb"):
+        convert_clips(clip_root, tmp_path / "notes.lmdb")
+    assert (tmp_path / "notes.txt").read_text() == "mine" and not (tmp_path / "notes.lmdb").exists()
+
+
+def test_frames_of_no_clip_are_no_clips(frames, tmp_path, save):
+    save(tmp_path / "in" / "0.png", frames[0])
+    with refuses(tmp_path / "in" / "0.png", "--kind images"):
+        convert_clips(tmp_path / "in", tmp_path / "a.lmdb")
+    assert not (tmp_path / "a.lmdb").exists()
+
+
 def test_halving_takes_the_mean_and_cropping_the_center():
     frame = np.zeros((5, 6, 3), np.uint8)
     frame[0:2, 0:2, 0] = [[10, 20], [30, 41]]
@@ -214,6 +251,9 @@ def test_what_was_held_out_is_never_trained_on(frames, tmp_path, save):
         convert_images(folders, tmp_path / "train.lmdb", hold_out=(folders[1], tmp_path / "val.lmdb"))
     with refuses(tmp_path / "c", "none of the folders"):
         convert_images(folders, tmp_path / "train.lmdb", hold_out=(tmp_path / "c", tmp_path / "other.lmdb"))
+    (tmp_path / "here").symlink_to(tmp_path)
+    with refuses(tmp_path / "train.lmdb", "held out"):
+        convert_images(folders, tmp_path / "here/train.lmdb", hold_out=(folders[0], tmp_path / "train.lmdb"))
     assert not (tmp_path / "train.lmdb").exists() and not (tmp_path / "other.lmdb").exists()
     before = (tmp_path / "val.lmdb" / "data.mdb").read_bytes()
     convert_images(

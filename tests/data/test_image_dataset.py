@@ -57,6 +57,19 @@ def test_images_can_be_left_out(images, low):
         ImagePairDataset(**options(images, exclude=["0000", "0001", "0002"]))
 
 
+def test_a_listed_image_that_is_missing_is_no_other_image(tmp_path, save, frames):
+    for name in ("a", "a.b", "img", "img (64,72,3)"):
+        save(tmp_path / "in" / f"{name}.png", frames[0])
+    lines = ["a.b", "a.PNG", "img (64,72,3)", "img (144,176,3)", f"{tmp_path}/in/img (64,72,3)"]
+    (tmp_path / "list.txt").write_text("\n".join(lines))
+    opt = options(tmp_path / "in", meta_info_file=tmp_path / "list.txt")
+    assert [key for _, key in ImagePairDataset(**opt).entries] == ["a.b", "a", "img (64,72,3)", "img", "img (64,72,3)"]
+    for name in ("a.c", "a.gif"):
+        (tmp_path / "list.txt").write_text(f"a.b\n{name}\n")
+        with refuses("list.txt, line 2", f"'{name}'"):
+            ImagePairDataset(**opt)
+
+
 def test_folder_lmdb_cache_and_stored_lr_give_identical_tensors(images, low, tmp_path):
     source = FolderSource(images)
     write_frames((Entry(source, key, key) for key in source), tmp_path / "gt.lmdb")

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import io
+import os
 
 import cv2
 import numpy as np
 import pytest
-from PIL import Image, ImageOps, features
+from PIL import Image, ImageOps, TiffImagePlugin, features
 
 from kdsr_arch import errors
 from kdsr_arch.data.augment import Crop
@@ -139,3 +140,35 @@ def test_other_kinds_are_counted_and_thumbnails_are_none(tmp_path, caplog, monke
     (tmp_path / "only" / "a.gif").write_bytes(data)
     with refuses(tmp_path / "only", "1 .gif"):
         FolderSource(tmp_path / "only")
+
+
+@pytest.mark.parametrize("order", [TiffImagePlugin.II, TiffImagePlugin.MM])
+def test_straight_alpha_of_a_tiff_is_dropped_like_that_of_a_png(tmp_path, monkeypatch, order):
+    mode, _, *rest = TiffImagePlugin.SAVE_INFO["RGBA"]
+    monkeypatch.setitem(TiffImagePlugin.SAVE_INFO, "RGBA", (mode, order, *rest))
+    pixels = np.full((8, 8, 4), (200, 150, 100, 50), np.uint8)
+    for form in ("PNG", "TIFF"):
+        (tmp_path / f"{form}.{form.lower()}").write_bytes(encoded(pixels, form))
+    source = FolderSource(tmp_path)
+    assert source.encoded("TIFF").startswith(order)
+    np.testing.assert_array_equal(source.get("TIFF"), pixels[..., :3])
+    np.testing.assert_array_equal(source.get("PNG"), pixels[..., :3])
+
+
+def test_pipes_are_passed_over(tmp_path):
+    (tmp_path / "a.png").write_bytes(encoded(texture(40, 64, np.random.default_rng(0)), "PNG"))
+    os.mkfifo(tmp_path / "p.png")
+    (tmp_path / "q.png").symlink_to("p.png")
+    (tmp_path / "gone.png").symlink_to("nowhere.png")  # of this one its reader tells
+    assert FolderSource(tmp_path).keys() == ["a", "gone"]
+
+
+def test_links_into_each_other_are_refused(tmp_path):
+    for name in "ab":
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "0.png").write_bytes(encoded(texture(40, 64, np.random.default_rng(0)), "PNG"))
+    (tmp_path / "a" / "to_b").symlink_to("../b")
+    assert FolderSource(tmp_path).keys() == ["a/0", "a/to_b/0", "b/0"]
+    (tmp_path / "b" / "to_a").symlink_to("../a")
+    with refuses(tmp_path / "a/to_b/to_a", "link"):
+        FolderSource(tmp_path)

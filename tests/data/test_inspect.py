@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import logging
+import os
 from pathlib import Path
 
 import cv2
@@ -10,11 +12,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from kdsr_arch.data import inspect_files, pair_dataset
+from kdsr_arch.data import image_file, inspect_files, pair_dataset
 from kdsr_arch.data.clip_dataset import ClipDataset
 from kdsr_arch.data.image_dataset import ImagePairDataset
 from kdsr_arch.data.loader import open_dataset
-from kdsr_arch.data.prepare.plans import convert_clips, convert_images
+from kdsr_arch.data.prepare.frame_writer import Making
+from kdsr_arch.data.prepare.plans import ImageParts, convert_clips, convert_images
 from kdsr_arch.data.sources import FolderSource
 from kdsr_arch.metrics.measure import check_size
 from tests.helpers.images import texture, write_textures
@@ -99,6 +102,32 @@ def test_what_is_at_fault_is_left_out_and_listed(images, caplog):
         (images / f"{name}.png").write_bytes(b"")
     with refuses(images / "0.png", "6 of 6"):  # nothing is left
         ImagePairDataset(dataroot_gt=images, verify="decode", skip_bad=True, **COMMON)
+
+
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EMFILE])
+def test_a_file_that_cannot_be_opened_is_not_called_damaged(images, tmp_path, monkeypatch, number):
+    def refused(path: Path, *_):
+        if Path(path).name == "3.png":
+            raise OSError(number, os.strerror(number), str(path))
+        return open(path, "rb")
+
+    monkeypatch.setattr(image_file, "open", refused, raising=False)
+    monkeypatch.setattr(Path, "read_bytes", lambda path: refused(path).read())
+    for verify in ("headers", "decode"):
+        with refuses(images / "3.png", os.strerror(number), without=["damaged"]):
+            ImagePairDataset(dataroot_gt=images, verify=verify, **COMMON)
+    for verify in ("headers", "decode", "first"):
+        if number == errno.EMFILE:  # the image itself is sound
+            with refuses(images / "3.png", "ulimit -n"):
+                ImagePairDataset(dataroot_gt=images, verify=verify, skip_bad=True, **COMMON)
+        else:
+            assert len(ImagePairDataset(dataroot_gt=images, verify=verify, skip_bad=True, **COMMON).entries) == 5
+    if number == errno.EMFILE:
+        for name, parts in (("whole", ImageParts()), ("cut", ImageParts(patch=32))):
+            with refuses(images / "3.png", "ulimit -n"):
+                convert_images(
+                    [images], tmp_path / f"{name}.lmdb", parts=parts, making=Making(skip_bad=True, processes=1)
+                )
 
 
 def test_pairs_clips_and_stores_too(tmp_path, caplog):

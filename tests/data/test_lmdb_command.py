@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import io
+import json
 import os
 import shutil
 
@@ -14,6 +16,7 @@ from PIL import Image
 
 from kdsr_arch.cli import main
 from kdsr_arch.data.pairs import DegradedSource
+from kdsr_arch.data.prepare import store_tools
 from kdsr_arch.data.prepare.store_tools import verify
 from kdsr_arch.data.sources import FolderSource, LmdbSource
 from kdsr_arch.data.store.codec import codec_of
@@ -81,7 +84,7 @@ def test_a_training_set_in_one_command(kdsr, frames, tmp_path, save):
     train, low = LmdbSource(tmp_path / "t.lmdb"), LmdbSource(tmp_path / "t.lmdb", "x4_BI_symmetric")
     assert train.keys() == low.keys() == [f"{k}_s{n:03d}" for k in ("a_y", "b_x") for n in (1, 2, 3, 4)]
     assert low.size("a_y_s001") == (18, 22) and LmdbSource(tmp_path / "v.lmdb").keys() == ["a_x_s001"]
-    for more in (("--patch", 32), ("--lr-only",), ("--min-side", -1)):
+    for more in (("--patch", 32), ("--lr-only",), ("--min-side", -1), ("--step", 8)):
         code, _, err = kdsr("create", *words[:2], tmp_path / "x.lmdb", *words[3:], *more)
         assert code == 2 and more[0] in err
     code, _, err = kdsr("create", tmp_path / "clips", tmp_path / "a", tmp_path / "x.lmdb")
@@ -103,6 +106,12 @@ def test_verify_names_what_is_damaged(kdsr, store):
     assert (
         "'001/00000001' is in meta_info.txt but not in data.mdb" in out and "stray: is in data.mdb, but no list" in out
     )
+
+
+@pytest.mark.parametrize("count", [0, -1])
+def test_verify_needs_a_process(kdsr, store, count):
+    code, _, err = kdsr("verify", store, "--processes", count)
+    assert code == 2 and not missing(err, "--processes", count)
 
 
 def test_verify_compares_sizes(store):
@@ -153,6 +162,22 @@ def test_cat_and_export(store, clip_root, tmp_path, capfdbinary):
     assert main(["lmdb", "export", str(store), str(tmp_path / "files")]) == 2
     assert main(["lmdb", "cat", str(store), "000/0000003"]) == 2
     assert b"did you mean" in capfdbinary.readouterr().err
+
+
+def test_an_export_that_fails_leaves_no_part_of_a_file(kdsr, store, tmp_path, monkeypatch):
+    whole = os.fsync
+
+    def full(handle):
+        if len(list((tmp_path / "out").rglob("0*.png"))) == 3:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        whole(handle)
+
+    monkeypatch.setattr(os, "fsync", full)
+    monkeypatch.setattr(store_tools, "available_cores", lambda: 1)
+    code, _, err = kdsr("export", store, tmp_path / "out")
+    assert code == 2 and not missing(err, tmp_path / "out", "no space left", "remove")
+    files = [path for path in (tmp_path / "out").rglob("*") if path.is_file()]
+    assert len(files) == 3 and all(cv2.imread(str(path)) is not None for path in files)
 
 
 def test_cat_makes_folders_and_refuses_what_it_cannot_write(kdsr, store, tmp_path):
@@ -217,5 +242,8 @@ def test_clips_of_stills(kdsr, frames, tmp_path, save):
     assert code == 0 and "frames: 3 in 1 clips (3 of 64x48)" in text and "flow: 2 in 1 clips" in text
     assert "LR 'x4_BI_symmetric': 3 in 1 clips" in text
     assert kdsr("verify", out)[0] == 0
+    assert kdsr("convert", out, tmp_path / "raw.lmdb", "--codec", "raw", "--quiet")[0] == 0
+    made, kept = (json.loads((path / "conversion.json").read_text()) for path in (out, tmp_path / "raw.lmdb"))
+    assert kept == made | {"codec": kept["codec"]} and made["rendered"] and made["low"]
     code, text, _ = kdsr("export", out, tmp_path / "flow", "--side", "flow")
     assert code == 0 and cv2.imread(str(tmp_path / "flow/0000/00000001.png"), cv2.IMREAD_UNCHANGED).dtype == np.uint16

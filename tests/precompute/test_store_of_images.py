@@ -250,6 +250,18 @@ def test_a_store_of_something_else_is_refused(options, tmp_path, change, names):
         stored_teacher(changed)
 
 
+@pytest.mark.parametrize("kept", [None, 0, 100, 0.5])
+def test_a_store_without_all_its_values_is_refused(options, tmp_path, kept):
+    opt, data = stored(options, tmp_path / "store.lmdb", taps=[]), tmp_path / "store.lmdb" / "data.mdb"
+    if kept is None:
+        data.unlink()
+    else:
+        os.truncate(data, int(kept * data.stat().st_size) if isinstance(kept, float) else kept)
+    for read in (opened, stored_teacher):
+        with refuses(tmp_path / "store.lmdb", "data.mdb", "kdsr cache-teacher", without=["convert"]):
+            read(opt)
+
+
 def test_taps_that_are_not_stored_are_named(options, tmp_path):
     opt = stored(options, tmp_path / "store.lmdb", taps=[])
     with refuses("train.distill_opt.body.teacher", "store.lmdb", "'body'", "output", "--taps"):

@@ -19,7 +19,7 @@ from kdsr_arch.data.prepare.workers import ordered_map
 from kdsr_arch.data.sources import FrameSource, MemorySource
 from kdsr_arch.data.store.codec import Codec, ImageFileCodec, codec_of
 from kdsr_arch.data.store.lmdb_store import LmdbWriter
-from kdsr_arch.errors import UserError, notice, printable
+from kdsr_arch.errors import Shortage, UserError, notice, printable
 from kdsr_arch.io import replace_file
 from kdsr_arch.log import progress_bar
 from kdsr_arch.records import available_cores
@@ -49,7 +49,7 @@ class Making:
         skip_bad: leave out frames that cannot be used and list them, instead of stopping at the first.
         processes: that decode and encode; None for as many as there are cores.
         tell: whether to show progress on standard error.
-        rendered: how clips of still photographs were made.
+        facts: what the store shall tell beside, such as how clips of still photographs were rendered.
     """
 
     codec: Codec = field(default_factory=ImageFileCodec)
@@ -57,12 +57,11 @@ class Making:
     skip_bad: bool = False
     processes: int | None = None
     tell: bool = False
-    rendered: Mapping[str, Any] | None = None
+    facts: Mapping[str, Any] = field(default_factory=dict)
 
     def recipe(self) -> dict[str, Any]:
         """Return the settings that decide about the bytes of the values."""
-        recipe = {"codec": self.codec.recipe, "low": dict(self.low) if self.low else None}
-        return recipe | ({"rendered": dict(self.rendered)} if self.rendered else {})
+        return {"codec": self.codec.recipe, "low": dict(self.low) if self.low else None, **self.facts}
 
 
 class _Label(NamedTuple):
@@ -152,6 +151,8 @@ def _encoded(job: Job, *, codec: Codec, low: Mapping[str, Any] | None) -> tuple[
             small = lower.get("frame")
             values.append(_Value(_low_side(low), codec.encode(small), small.shape[:2]))
         return label, values
+    except Shortage:
+        raise
     except UserError as error:
         return label, _Bad(error if label.where in str(error) else f"{label.where}: {error}")
 

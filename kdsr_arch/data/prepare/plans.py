@@ -12,7 +12,7 @@ import numpy as np
 from kdsr_arch.data.augment import Crop
 from kdsr_arch.data.clip_dataset import first_gap, listed_clips
 from kdsr_arch.data.image_file import is_shown
-from kdsr_arch.data.keys import clip_of, natural
+from kdsr_arch.data.keys import clip_of, natural, read_lines
 from kdsr_arch.data.pairs import DegradedSource
 from kdsr_arch.data.prepare.decode_video import (
     VIDEO_SUFFIXES,
@@ -22,9 +22,18 @@ from kdsr_arch.data.prepare.decode_video import (
     halve,
     take,
 )
-from kdsr_arch.data.prepare.frame_writer import ClipShapes, Entry, Making, write_clip_list, write_clips, write_frames
+from kdsr_arch.data.prepare.frame_writer import (
+    SKIPPED_FILE,
+    ClipShapes,
+    Entry,
+    Making,
+    write_clip_list,
+    write_clips,
+    write_frames,
+)
 from kdsr_arch.data.sources import FolderSource, FrameSource, LmdbSource, open_source
-from kdsr_arch.errors import UserError, notice
+from kdsr_arch.data.store.lmdb_store import recipe_of
+from kdsr_arch.errors import Shortage, UserError, notice, printable
 
 HELD_OUT_EVERY = 5
 REDS4 = ("000", "011", "015", "020")
@@ -110,6 +119,8 @@ def _size_of(source: FrameSource, key: str) -> tuple[int, int] | None:
     """Return None for an image that cannot be read: it becomes an entry, so that the worker tells its fault."""
     try:
         return source.size(key)
+    except Shortage:
+        raise
     except UserError:
         return None
 
@@ -138,6 +149,8 @@ def convert_images(
         folder, store = map(Path, hold_out)
         if folder not in sources:
             raise UserError(f"{folder}: is to be held out of, but is none of the folders that are converted")
+        if store.resolve() == Path(out).resolve():
+            raise UserError(f"{store}: is to hold both what is held out and the other images; give two names")
         held[folder] = set(sorted(sources[folder])[::HELD_OUT_EVERY])
         large = replace(parts, max_side=2 * parts.max_side)
         if not Path(out).exists():  # else nothing is written
@@ -156,7 +169,7 @@ def _write_once(entries: Sequence[Entry], out: Path, making: Making | None) -> N
     """Write a store that a stopped run may have left whole; raise UserError where it holds something else."""
     if not out.exists():
         write_frames(entries, out, making, len(entries))
-    elif set(LmdbSource(out).keys()) != {entry.new_key for entry in entries}:
+    elif not _is_made_of(out, entries):
         raise UserError(f"{out}: exists already and does not hold what is held out now; remove it")
 
 
@@ -175,6 +188,11 @@ def convert_clips(
         degrade: ``{scale, kind, border}`` to write the LR instead.
     """
     source = low_resolution(FolderSource(folder, only), degrade)
+    if loose := source.clips().get(""):
+        raise UserError(
+            f"{source.where(loose[0])}: is a frame of no clip; put the frames of each clip into a folder of its own "
+            f"below {folder}, or take the folder for images (--kind images)"
+        )
     check_numbering(source, making)
     entries = (Entry(source, key, key) for key in source)
     return _with_list(entries, Path(out), Path(out).with_suffix(".txt"), making, len(source.keys()))
@@ -182,10 +200,28 @@ def convert_clips(
 
 def _with_list(entries: Iterable[Entry], out: Path, listing: Path, making: Making | None, total: int) -> ClipShapes:
     """Write a store and its clip list; the list alone if a run was stopped between the two."""
-    has_stopped = out.is_dir() and not listing.exists()
+    if not out.exists() and listing.exists():
+        raise UserError(f"{listing}: exists, and would be replaced by the clip list of {out.name}; move it away")
+    entries, recipe = list(entries), (making or Making()).recipe()
+    has_stopped = out.is_dir() and not listing.exists() and recipe_of(out) == recipe and _is_made_of(out, entries)
     shapes = stored_shapes(out) if has_stopped else write_frames(entries, out, making, total)
     write_clip_list(shapes, listing)
     return shapes
+
+
+def _is_made_of(store: Path, entries: Sequence[Entry]) -> bool:
+    """Return whether a finished store was made of these entries: by all of its keys, and the pixels of its first frame.
+
+    Clips of other content often have the same keys.
+    """
+    source, wanted = LmdbSource(store), {entry.new_key: entry for entry in entries}
+    keys, skipped = source.keys(), store / SKIPPED_FILE
+    left_out = {line.partition("\t")[0] for line in read_lines(skipped)} if skipped.is_file() else set()
+    lacking = {printable(key, kept="\t") for key in wanted.keys() - set(keys)}
+    if not (set(keys) <= wanted.keys() and lacking <= left_out):
+        return False
+    first = wanted[keys[0]]
+    return np.array_equal(source.get(keys[0]), first.source.get(first.key, first.crop))
 
 
 def stored_shapes(store: Path) -> ClipShapes:
@@ -280,10 +316,12 @@ def prepare_vimeo(
 def convert_store(root: str | Path, out: str | Path, making: Making | None = None) -> ClipShapes:
     """Convert a store, or a folder of images, to a store of another format: the same frames under the same keys.
 
-    Further versions of the frames that the store keeps (LR beside HR) go with it.
+    Further versions of the frames that the store keeps (LR beside HR) go with it, and how they were made.
     """
     source = open_source(root)
     sources = source.versions() if isinstance(source, LmdbSource) else [source]
+    known, making = recipe_of(Path(root)), making or Making()
+    making = replace(making, facts={key: known[key] for key in ("low", "rendered") if key in known})
 
     entries = (Entry(part, key, key, side=getattr(part, "side", "")) for part in sources for key in part)
     return write_frames(entries, out, making, sum(len(part.keys()) for part in sources))

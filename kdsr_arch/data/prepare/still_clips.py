@@ -137,5 +137,5 @@ def convert_stills(
                 yield from (Entry(source, key, f"{clip.name}/{key}", side=source.side) for key in source)
 
     total = rendering.clips * (2 * rendering.length - 1) if rendering.clips else None
-    making = replace(making or Making(), rendered=json.loads(json.dumps(asdict(rendering))))
+    making = replace(making or Making(), facts={"rendered": json.loads(json.dumps(asdict(rendering)))})
     return write_frames(entries(), out, making, total)

@@ -14,9 +14,9 @@ from kdsr_arch.data.keys import stored_key
 from kdsr_arch.data.prepare.workers import ordered_map
 from kdsr_arch.data.sources import LmdbSource
 from kdsr_arch.data.store.codec import ImageFileCodec, codec_of
-from kdsr_arch.data.store.lmdb_store import RECIPE_FILE, reading
+from kdsr_arch.data.store.lmdb_store import reading, recipe_of
 from kdsr_arch.errors import UserError
-from kdsr_arch.io import read_json
+from kdsr_arch.io import write_bytes
 from kdsr_arch.records import available_cores
 
 _LOOKED_AT = 200  # values whose format `describe` looks at
@@ -49,9 +49,7 @@ def describe(root: str | Path) -> list[str]:
         lines.append(f"{name}: {len(keys):,} in {len(clips):,} clips ({shown}{more}), {kinds}")
     size = (Path(root) / "data.mdb").stat().st_size
     lines.append(f"size: {size / 1e6:,.1f} MB, {size / raw:.2f} of raw pixels")
-    recipe = Path(root) / RECIPE_FILE
-    if recipe.is_file():
-        made = read_json(recipe, dict, "convert the data again")
+    if made := recipe_of(Path(root)):
         lines.append(f"made with: {json.dumps({key: value for key, value in made.items() if value is not None})}")
     return lines
 
@@ -106,7 +104,10 @@ def export(root: str | Path, folder: str | Path, side: str = "", processes: int 
         raise UserError(f"{folder}: cannot be written ({error.strerror})") from None
     write = functools.partial(_export_one, folder=folder)
     jobs = ((source.detached(key), key) for key in source)
-    return sum(1 for _ in ordered_map(write, jobs, processes or available_cores()))
+    try:
+        return sum(1 for _ in ordered_map(write, jobs, processes or available_cores()))
+    except UserError as error:
+        raise UserError(f"{error}; the export is not whole: remove {folder} before you run it again") from None
 
 
 def _export_one(job: tuple[LmdbSource, str], folder: Path) -> None:
@@ -115,7 +116,4 @@ def _export_one(job: tuple[LmdbSource, str], folder: Path) -> None:
     suffix = next((suffix for magic, suffix in _SUFFIXES.items() if data.startswith(magic)), None)
     if suffix is None:
         data, suffix = ImageFileCodec().encode(source.get(key)), ".png"
-    try:
-        (folder / f"{key}{suffix}").write_bytes(data)  # keys cannot lead out of the folder (safe_key)
-    except OSError as error:
-        raise UserError(f"{folder}: cannot be written ({error.strerror})") from None
+    write_bytes(folder / f"{key}{suffix}", data)  # keys cannot lead out of the folder (safe_key)

@@ -66,13 +66,17 @@ def _environment(root: Path) -> lmdb.Environment:
                 # Random reads need no read-ahead; without locks a read-only file system works and workers do not meet.
                 _open[path] = lmdb.open(path, readonly=True, lock=False, readahead=False, meminit=False)
             except lmdb.Error as error:
-                reason = _reason(error)
-                raise UserError(f"{root}: data.mdb cannot be opened ({reason}); convert the data again") from None
+                raise UserError(f"{root}: data.mdb cannot be opened ({_reason(error)}); {_remedy(root)}") from None
         return _open[path]
 
 
 def _reason(error: Exception) -> str:
     return str(error).rpartition(": ")[2]
+
+
+def _remedy(root: Path) -> str:
+    teacher = (root / TEACHER_INFO).is_file()
+    return "make it again with kdsr cache-teacher" if teacher else "convert the data again"
 
 
 @contextlib.contextmanager
@@ -102,7 +106,7 @@ def _begin(root: Path) -> lmdb.Transaction:
         environment.set_mapsize(0)
         return environment.begin(buffers=True)
     except lmdb.Error as error:
-        raise UserError(f"{root}: data.mdb cannot be read ({_reason(error)}); convert the data again") from None
+        raise UserError(f"{root}: data.mdb cannot be read ({_reason(error)}); {_remedy(root)}") from None
 
 
 def unfinished(root: Path) -> Path:
@@ -126,16 +130,28 @@ def check_lmdb(root: Path) -> None:
         raise UserError(
             f"{root}: no meta_info.txt in it, so it is still being written or was broken off; convert again"
         )
-    if (root / "data.mdb").stat().st_size == 0:
-        raise UserError(f"{root}: data.mdb is empty; copy or convert it again")
+    check_values(root)
+
+
+def check_values(root: Path) -> None:
+    """Raise UserError unless a store's data.mdb, of frames or of a teacher's outputs, is there and not truncated."""
+    if _size(root / "data.mdb") == 0:
+        raise UserError(f"{root}: data.mdb is missing or empty; copy it again, or {_remedy(root)}")
     was_open = _real_path(root) in _open and _owner == os.getpid()
     environment = _environment(root)
     needed = (environment.info()["last_pgno"] + 1) * environment.stat()["psize"]
     if not was_open:  # nothing stays open until something is read, so that a fork has nothing to inherit
         _open.pop(_real_path(root)).close()
-    present = (root / "data.mdb").stat().st_size
+    present = _size(root / "data.mdb")
     if present < needed:  # reading past the end of the map would kill the process
-        raise UserError(f"{root}: data.mdb is truncated ({present} of {needed} bytes); copy or convert it again")
+        what = f"data.mdb is truncated ({present} of {needed} bytes)"
+        raise UserError(f"{root}: {what}; copy it again, or {_remedy(root)}")
+
+
+def recipe_of(root: Path) -> dict[str, Any]:
+    """Return how a store was made; nothing of one that does not tell (BasicSR's)."""
+    file = root / RECIPE_FILE
+    return read_json(file, dict, "convert the data again") if file.is_file() else {}
 
 
 class LmdbWriter:

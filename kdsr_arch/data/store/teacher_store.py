@@ -18,7 +18,7 @@ from pydantic import BaseModel, Field, ValidationError
 
 from kdsr_arch.data.augment import Crop, Flip, apply_flip, flip_number
 from kdsr_arch.data.keys import stored_key
-from kdsr_arch.data.store.lmdb_store import TEACHER_INFO, reading, unfinished
+from kdsr_arch.data.store.lmdb_store import TEACHER_INFO, check_values, reading, unfinished
 from kdsr_arch.data.teacher_views import View
 from kdsr_arch.errors import UserError
 
@@ -88,6 +88,7 @@ class TeacherStore:
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path).expanduser()
         self.info: dict[str, Any] = _read_info(self.path)
+        check_values(self.path)
         self.images: dict[str, list[int]] = self.info["images"]
         self.names: dict[str, dict[str, Any]] = self.info["names"]
         self.orientations: list[int] = self.info["orientations"]
