@@ -52,7 +52,8 @@ def machine(device: str = "cpu") -> dict[str, Any]:
     name = torch.cuda.get_device_name(kind) if kind.type == "cuda" else kind.type
     info = Path("/proc/cpuinfo")
     lines = info.read_text().splitlines() if info.exists() else []
-    processor = next((line.partition(": ")[2] for line in lines if line.startswith("model name")), platform.processor())
+    processor = next((line.partition(": ")[2] for line in lines if line.startswith("model name")), "")
+    processor = processor or platform.processor()  # which starts a process on some systems
     return {"processor": processor, "cores": available_cores(), "device": name}
 
 
