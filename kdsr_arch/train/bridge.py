@@ -176,8 +176,8 @@ class BridgedModel:
         with autocast(self.device, self.amp):
             self.model.optimize_parameters(iteration)
         sr, gt = (getattr(self.model, name, None) for name in ("output", "gt"))
-        compared = self._compares and isinstance(sr, torch.Tensor) and isinstance(gt, torch.Tensor)
-        if compared and sr.shape != gt.shape:
+        both = isinstance(sr, torch.Tensor) and isinstance(gt, torch.Tensor)
+        if both and self._compares and sr.shape != gt.shape:
             raise unlike(sr, gt)
 
     def checked(self, batch: Batch) -> Batch:

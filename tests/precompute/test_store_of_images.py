@@ -15,6 +15,7 @@ from kdsr_arch.archs.blind_arch import BlindSRTeacher
 from kdsr_arch.cli import main
 from kdsr_arch.data.augment import Crop, apply_flip
 from kdsr_arch.data.loader import open_dataset, train_batches
+from kdsr_arch.data.mix_dataset import MixDataset
 from kdsr_arch.data.store.lmdb_store import TEACHER_INFO
 from kdsr_arch.data.store.teacher_store import OUTPUT, TeacherStore
 from kdsr_arch.distill.teachers import build_teacher, stored_teacher
@@ -50,6 +51,15 @@ def options(tmp_path, num_gpu):
                                   'body': {'type': 'L1Loss', 'at': 'body', 'loss_weight': 0.5}}},
     }  # fmt: skip
     return written(tmp_path, opt)
+
+
+def test_a_mixture_of_stored_and_unstored_parts_is_refused(options, tmp_path):
+    _, train = stored(options, tmp_path / "s.lmdb"), loaded(options).datasets["train"].plain()
+    plain = {key: train[key] for key in ("type", "dataroot_gt", "gt_size")}
+    part = {**plain, "teacher_cache": str(tmp_path / "s.lmdb")}
+    MixDataset(datasets=[part, part], scale=2)
+    with refuses("teacher_cache", "ImagePairDataset"):
+        MixDataset(datasets=[part, plain], scale=2)
 
 
 def written(folder, opt):
