@@ -23,7 +23,6 @@ from kdsr_arch.options.section import (
     option,
 )
 
-
 _OF_A_WHOLE = frozenset(
     {
         *("val_freq", "batch_size_per_gpu", "num_worker_per_gpu", "dataset_enlarge_ratio"),

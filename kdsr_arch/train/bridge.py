@@ -175,9 +175,10 @@ class BridgedModel:
         self.model.feed_data(self.checked(batch))
         with autocast(self.device, self.amp):
             self.model.optimize_parameters(iteration)
-        sr, gt = (getattr(self.model, name, None) for name in ("output", "gt"))
-        both = isinstance(sr, torch.Tensor) and isinstance(gt, torch.Tensor)
-        if both and self._compares and sr.shape != gt.shape:
+        sr, gt = getattr(self.model, "output", None), getattr(self.model, "gt", None)
+        if not (self._compares and isinstance(sr, torch.Tensor) and isinstance(gt, torch.Tensor)):
+            return
+        if sr.shape != gt.shape:
             raise unlike(sr, gt)
 
     def checked(self, batch: Batch) -> Batch:
