@@ -190,6 +190,19 @@ def test_a_privileged_teacher_is_stored_from_the_ground_truth(options, tmp_path,
     )
 
 
+def test_a_store_made_without_flips_is_not_turned_unasked(options, tmp_path, caplog):
+    opt, path = loaded(options, use_hflip=False, use_rot=False), tmp_path / "store.lmdb"
+    fill_store(opt, path, plan_of(opt, [], 0, False))
+    opened(loaded(options, use_hflip=False, use_rot=False, teacher_cache=str(path)))
+    with refuses(path, "use_hflip", "--one-orientation"):
+        opened(loaded(options, teacher_cache=str(path)))
+    info = json.loads((path / TEACHER_INFO).read_text())
+    del info["backwards"]  # as in a store that notes nothing of it
+    (path / TEACHER_INFO).write_text(json.dumps(info))
+    opened(loaded(options, teacher_cache=str(path)))
+    assert str(path) in caplog.text and "not exact" in caplog.text
+
+
 def test_one_orientation_turns_the_stored_output(options, tmp_path):
     opt = stored(options, tmp_path / "store.lmdb", one=True, taps=[])
     store = TeacherStore(tmp_path / "store.lmdb")
