@@ -116,7 +116,7 @@ class SeededDataset(Dataset):
     def __getitem__(self, key: SampleKey) -> Any:
         try:
             return self.draw(key)
-        except Exception as error:
+        except (Exception, SystemExit, GeneratorExit) as error:  # whatever a user's data set does
             name = type(self.dataset).__name__
             return Failure.of(error, f"sample {key.dataset_index} of {name} (iteration {key.iteration + 1}): ")
 

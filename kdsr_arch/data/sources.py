@@ -267,15 +267,9 @@ class LmdbSource(FrameSource):
     def get_many(self, keys: Sequence[str], crop: Crop | None = None) -> list[np.ndarray]:
         """Return several frames from one transaction."""
         with reading(self.root):
-            frames = [codec_of(data).decode(data, self.where(key), crop) for key, data in self.values(keys)]
-        for key, frame in zip(keys, frames, strict=True) if crop is None else ():
-            listed = self._shapes[key]
-            if frame.shape[:2] != listed:  # caches and batches are made for the listed size
-                raise UserError(
-                    f"{self.where(key)}: is {frame.shape[0]}x{frame.shape[1]}, but {meta_file(self.side)} lists it as "
-                    f"{listed[0]}x{listed[1]}; convert the data again"
-                )
-        return frames
+            return [
+                codec_of(data).decode(data, self.where(key), crop, self._shapes[key]) for key, data in self.values(keys)
+            ]
 
     def values(self, keys: Iterable[str]) -> Iterator[tuple[str, memoryview]]:
         """Yield keys and stored values, which are valid until the iteration ends."""
