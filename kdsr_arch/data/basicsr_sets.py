@@ -13,7 +13,7 @@ import torch
 from torch.utils.data import default_convert
 
 from kdsr_arch.data.image_file import READABLE, decode_image
-from kdsr_arch.data.keys import read_lines, unreadable
+from kdsr_arch.data.keys import fill_template, read_lines, unreadable
 from kdsr_arch.data.sources import LmdbSource
 from kdsr_arch.data.store.codec import ImageFileCodec, codec_of
 from kdsr_arch.data.store.lmdb_store import close_all
@@ -38,6 +38,8 @@ def checked_files(options: DatasetOptions) -> Iterator[None]:
             f"dataroot_gt and dataroot_lq are both {roots[0]}: {options.type} makes no low-resolution images; name "
             "theirs in dataroot_lq, or take ImagePairDataset or ClipDataset, which make them of dataroot_gt alone"
         )
+    if options.filename_tmpl:
+        fill_template(options.filename_tmpl, "", options.type)
     if (options.mean is None) != (options.std is None):
         raise UserError(f"mean and std: {options.type} needs both or neither; give the other one, or take this one out")
     if 0 in (options.std or ()):

@@ -33,6 +33,7 @@ from kdsr_arch.parallel import distributed
 from kdsr_arch.registry import build, is_basicsr, lookup
 
 _QUEUE = 2  # batches that each worker loads ahead
+_MOST_PLACES = 1 << 27  # of an epoch, whose order is 1 GiB then
 
 
 class SampleKey(NamedTuple):
@@ -318,6 +319,11 @@ def open_dataset(options: DatasetOptions, key: str) -> Any:
     with checked_files(options) if foreign else contextlib.nullcontext():
         dataset = build("data set", options, key, offer=offer)
     _check_length(dataset, key)
+    if (places := len(dataset) * (options.dataset_enlarge_ratio or 1)) > _MOST_PLACES:
+        raise UserError(
+            f"{key}.dataset_enlarge_ratio: {places:,} samples an epoch, whose order takes too much memory; lower it to "
+            f"{max(_MOST_PLACES // len(dataset), 1):,} or less"
+        )
     if phase == "train" and (options.batch_size_per_gpu or 1) > 1:
         _check_shapes(dataset, key)
     return dataset

@@ -86,6 +86,7 @@ def test_small_images_and_mismatched_pairs_are_named(data, height, width):
         ({"mean": [0.5, 0.5, 0.5], "std": [1.0, 0.0, 1.0]}, ["std", "zero"]),
         ({"dataroot_lq": "gt"}, ["dataroot_gt", "dataroot_lq"]),
         ({"gt_size": 96}, ["patch size"]),
+        ({"filename_tmpl": "{x}"}, ["filename_tmpl '{x}'"]),
     ],
 )
 def test_options_at_fault_ask_nobody_to_remove_images(data, changes, names):

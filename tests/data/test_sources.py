@@ -184,6 +184,15 @@ def test_lmdb_with_a_key_missing(broken_lmdb):
         LmdbSource(broken_lmdb).get("002/00000000")
 
 
+def test_a_store_that_may_not_be_read_asks_for_permission(broken_lmdb, monkeypatch):
+    def forbidden(path, **_):
+        raise lmdb.Error(f"{path}: Permission denied")
+
+    monkeypatch.setattr(lmdb, "open", forbidden)
+    with refuses("broken.lmdb", "Permission denied", "permissions", without=["convert"]):
+        LmdbSource(broken_lmdb)
+
+
 @pytest.mark.parametrize("name", ["png", "raw"])
 def test_a_frame_that_is_listed_smaller_than_it_is_gives_no_crops(broken_lmdb, frames, name):
     with lmdb.open(str(broken_lmdb)) as env, env.begin(write=True) as transaction:

@@ -324,6 +324,12 @@ def test_what_a_part_of_a_mixture_would_drop_is_refused(
     assert line.startswith(f"datasets.train.datasets.1.{next(iter(given))}: ") and told in line
 
 
+@pytest.mark.parametrize("given", ["", [], [""]])
+def test_an_empty_root_is_refused(faults: Callable[..., list[str]], given: Any) -> None:
+    (line,) = faults({"datasets.train.dataroot_gt": given})
+    assert line.startswith("datasets.train.dataroot_gt: is empty")
+
+
 def test_a_data_set_of_another_scale_is_refused(faults: Callable[..., list[str]]) -> None:
     (line,) = faults({"datasets.val.scale": 2})
     assert line.startswith("datasets.val.scale: is 2, but `scale` of the whole file is 4")

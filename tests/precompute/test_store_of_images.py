@@ -190,6 +190,17 @@ def test_a_privileged_teacher_is_stored_from_the_ground_truth(options, tmp_path,
     )
 
 
+@pytest.mark.parametrize("name", ["a\nb", f"{'d' * 240}/{'e' * 240}/{'f' * 21}"])
+def test_a_name_that_no_store_holds_is_told_by_its_file_before_the_teacher_runs(options, tmp_path, name):
+    file = tmp_path / "hr" / f"{name}.png"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    (tmp_path / "hr" / "1.png").rename(file)
+    opt = loaded(options)
+    with refuses(file, "name"):
+        fill_store(opt, tmp_path / "s.lmdb", plan_of(opt, [], 0, False))
+    assert not [*tmp_path.glob("*s.lmdb*")]
+
+
 def test_a_store_made_without_flips_is_not_turned_unasked(options, tmp_path, caplog):
     opt, path = loaded(options, use_hflip=False, use_rot=False), tmp_path / "store.lmdb"
     fill_store(opt, path, plan_of(opt, [], 0, False))

@@ -67,7 +67,9 @@ def _environment(root: Path) -> lmdb.Environment:
                 _open[path] = lmdb.open(path, readonly=True, lock=False, readahead=False, meminit=False)
             except lmdb.Error as error:
                 reason = _reason(error)
-                raise UserError(f"{root}: data.mdb cannot be opened ({reason}); convert the data again") from None
+                forbidden = "ermission denied" in reason
+                remedy = "change the permissions of data.mdb and its folder" if forbidden else "convert the data again"
+                raise UserError(f"{root}: data.mdb cannot be opened ({reason}); {remedy}") from None
         return _open[path]
 
 

@@ -23,6 +23,7 @@ from kdsr_arch.data.teacher_views import View
 from kdsr_arch.errors import UserError, notice
 
 OUTPUT = "output"
+_MOST_BYTES = 511  # of a key in LMDB
 _ROUNDING = 0.1  # mean difference of 8-bit values by which LR images are taken for the same
 
 _Side = Annotated[int, Field(ge=0, lt=1 << 31)]
@@ -245,6 +246,25 @@ def stored_maps(
         crop: where only a crop of the image was restored: its place (top, left, height, width).
     """
     return _value_key(key, number, name, crop), np.ascontiguousarray(maps, np.float16).tobytes()
+
+
+def check_key(key: str, names: Iterable[str], crop: Sequence[int] | None, where: str) -> None:
+    """Raise UserError where no store can hold all of `names` under a key.
+
+    Args:
+        crop: a place with as many digits as any has; None for whole images.
+        where: the image or frame, for the message.
+    """
+    try:
+        stored_key(key)
+    except UserError as error:
+        raise UserError(f"{where}: {error}") from None
+    count = len(_value_key(key, 0, max(names, key=len), crop))
+    if count > _MOST_BYTES:
+        raise UserError(
+            f"{where}: its name takes {count} bytes in the store, of {_MOST_BYTES} that are possible; shorten it, or "
+            "those of its folders"
+        )
 
 
 def _value_key(key: str, number: int, name: str, crop: Sequence[int] | None) -> bytes:

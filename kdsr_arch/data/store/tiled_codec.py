@@ -28,6 +28,13 @@ from kdsr_arch.errors import UserError, nearest
 Buffer = bytes | bytearray | memoryview
 
 
+class ListedSize(NamedTuple):
+    """The size (H, W) of a frame in a store's list, and the list's name."""
+
+    size: tuple[int, int]
+    file: str
+
+
 class RawTiles:
     """Tiles as their pixels: a crop is copied out of the memory map.
 
@@ -151,9 +158,7 @@ class TiledCodec:
         index = struct.pack(f"<{2 * len(tiles)}I", *ends.tolist(), *map(zlib.crc32, tiles))
         return b"".join((head, _CRC.pack(zlib.crc32(head + index)), index, *tiles))
 
-    def decode(
-        self, data: Buffer, name: str, crop: Crop | None = None, listed: tuple[int, int] | None = None
-    ) -> np.ndarray:
+    def decode(self, data: Buffer, name: str, crop: Crop | None = None, listed: ListedSize | None = None) -> np.ndarray:
         """Decode the frame, or its part under ``crop``: uint8 (h, w, 3) RGB, owned by the caller.
 
         Raises:
@@ -185,11 +190,12 @@ class TiledCodec:
         return index.size
 
 
-def check_listed(size: Sequence[int], listed: tuple[int, int] | None, name: str) -> None:
+def check_listed(size: Sequence[int], listed: ListedSize | None, name: str) -> None:
     """Raise UserError for a frame of another size than its store's list says: crops would be of its top left alone."""
-    if listed is not None and tuple(size) != listed:
+    if listed is not None and tuple(size) != listed.size:
+        before = "x".join(map(str, listed.size))
         raise UserError(
-            f"{name}: is {size[0]}x{size[1]}, but the store lists it as {listed[0]}x{listed[1]}; convert the data again"
+            f"{name}: is {size[0]}x{size[1]}, but {listed.file} lists it as {before}; convert the data again"
         )
 
 
