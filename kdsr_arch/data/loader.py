@@ -319,7 +319,8 @@ def open_dataset(options: DatasetOptions, key: str) -> Any:
     with checked_files(options) if foreign else contextlib.nullcontext():
         dataset = build("data set", options, key, offer=offer)
     _check_length(dataset, key)
-    if (places := len(dataset) * (options.dataset_enlarge_ratio or 1)) > _MOST_PLACES:
+    repeat = options.dataset_enlarge_ratio or 1
+    if repeat > 1 and (places := len(dataset) * repeat) > _MOST_PLACES:
         raise UserError(
             f"{key}.dataset_enlarge_ratio: {places:,} samples an epoch, whose order takes too much memory; lower it to "
             f"{max(_MOST_PLACES // len(dataset), 1):,} or less"
