@@ -13,7 +13,7 @@ import torch
 from torch.utils.data import default_convert
 
 from kdsr_arch.data.image_file import READABLE, decode_image
-from kdsr_arch.data.keys import read_lines
+from kdsr_arch.data.keys import fill_template, read_lines, unreadable
 from kdsr_arch.data.sources import LmdbSource
 from kdsr_arch.data.store.codec import ImageFileCodec, codec_of
 from kdsr_arch.data.store.lmdb_store import close_all
@@ -29,9 +29,21 @@ def checked_files(options: DatasetOptions) -> Iterator[None]:
     """Refuse files that a data set of BasicSR cannot read before it is made, and those that it meets then.
 
     Raises:
-        UserError: a store that is not whole, or one of tiles; a list with a blank line; an image that does not decode.
+        UserError: a store that is not whole, or one of tiles; one folder or store for both sides; a `mean` without a
+            `std`; a list with a blank line; an image that cannot be read or does not decode.
     """
     roots = [root for root in (options.dataroot_gt, options.dataroot_lq) if isinstance(root, str)]
+    if len(roots) == 2 and len({Path(root).resolve() for root in roots}) == 1 and not options.filename_tmpl:
+        raise UserError(
+            f"dataroot_gt and dataroot_lq are both {roots[0]}: {options.type} makes no low-resolution images; name "
+            "theirs in dataroot_lq, or take ImagePairDataset or ClipDataset, which make them of dataroot_gt alone"
+        )
+    if options.filename_tmpl:
+        fill_template(options.filename_tmpl, "", options.type)
+    if (options.mean is None) != (options.std is None):
+        raise UserError(f"mean and std: {options.type} needs both or neither; give the other one, or take this one out")
+    if 0 in (options.std or ()):
+        raise UserError(f"std: {options.std} holds a zero, by which nothing can be divided")
     for root in roots:
         if root.rstrip("/").endswith(".lmdb"):
             source = LmdbSource(root)
@@ -87,12 +99,14 @@ def read_item(dataset: Any, index: int, entropy: Sequence[int]) -> Any:
             raise
         if isinstance(error, KeyError) and error.args[0] not in dataset.opt:
             raise UserError(f"{type(dataset).__name__}: needs the key {error.args[0]!r} in its section") from error
-        item = _item(dataset, index)
+        if isinstance(error, OSError) and error.filename:
+            raise unreadable(error) from error
+        item, name = _item(dataset, index), type(dataset).__name__
         torn = next(filter(_is_torn, _files(item)), None)
-        where, reason = torn or " and ".join(map(str, item)) or f"item {index}", first_line(error)
         if torn is not None:
-            reason = _TORN
-        raise UserError(f"{where}: {reason}; replace or remove it ({type(dataset).__name__})") from error
+            raise UserError(f"{torn}: {_TORN}; replace or remove it ({name})") from error
+        where = " and ".join(map(str, item)) or f"item {index}"
+        raise UserError(f"{where}: {first_line(error)} ({name})") from error
 
 
 def _item(dataset: Any, index: int) -> list[Path]:
@@ -119,4 +133,8 @@ def _files(item: Iterable[Path]) -> Iterator[Path]:
 
 
 def _is_torn(path: Path) -> bool:
-    return path.suffix.lower() in READABLE and decode_image(path.read_bytes()) is None
+    """Tell whether an image file does not decode; raise UserError where it cannot be read."""
+    try:
+        return path.suffix.lower() in READABLE and decode_image(path.read_bytes()) is None
+    except OSError as error:
+        raise unreadable(error) from None

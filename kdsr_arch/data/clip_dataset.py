@@ -72,8 +72,8 @@ def _ground_truth(
     raise UserError(f"{pairs.gt.name}: no HR frame '{missing}' for {pairs.lq.where(missing)}")
 
 
-def first_gap(keys: Sequence[str]) -> tuple[str, str] | None:
-    """Find the first missing number in a clip and return the frames on both sides of it; None where none is missing.
+def numbering_fault(keys: Sequence[str]) -> tuple[str, str] | None:
+    """Say what is wrong with the numbers of a clip's frames, and what mends it; None where nothing is.
 
     Args:
         keys: of one clip, in order. Numbers may go up in steps of any one size; names that do not end in a number, or
@@ -85,8 +85,13 @@ def first_gap(keys: Sequence[str]) -> tuple[str, str] | None:
     numbers = [int(match[2]) for match in numbered if match]
     steps = [after - before for before, after in zip(numbers, numbers[1:], strict=False)]
     usual = min(steps)
-    place = next((index for index, step in enumerate(steps) if step != usual), None)
-    return None if place is None else (keys[place], keys[place + 1])
+    place = next((index for index, step in enumerate(steps) if step == 0 or step != usual), None)
+    if place is None:
+        return None
+    both = f"'{keys[place]}' and '{keys[place + 1]}'"
+    if steps[place] == 0:
+        return f"{both} of one number", "remove one of them"
+    return f"no frames between {both}", "copy the missing files"
 
 
 def samples_of(clip: Clip, clip_length: int, intervals: Sequence[int]) -> Iterator[tuple[range, int]]:
@@ -170,6 +175,10 @@ class ClipDataset(PairDataset):
         super().__post_init__()
         if self.train and self.padding != "replicate":
             raise UserError(f"{self.name}: padding '{self.padding}' is for tests only; in training use replicate")
+        if not self.interval_list:
+            raise UserError(f"{self.name}: interval_list is empty; [1] takes neighboring frames")
+        if self.clips is not None and not self.clips:
+            raise UserError(f"{self.name}: clips is empty; name some, or take it out for all")
         self.intervals = sorted(self.interval_list)
         self.counts = self.clip_length + self.num_frame - 1, self.clip_length
         listed = listed_clips(self.meta_info_file, self.named_roots()) if self.meta_info_file else {}
@@ -256,9 +265,8 @@ class ClipDataset(PairDataset):
         if self.train and self.patch // self.scale > min(first):
             shape = f"{height * self.scale}x{width * self.scale}"
             raise UserError(f"{where} has frames of {shape}, smaller than gt_size {self.patch}")
-        if gap := first_gap(clip.lq):
-            text = f"{where} has no frames between '{gap[0]}' and '{gap[1]}'; they are taken for neighbors"
-            notice(f"gap {where}", text)
+        if fault := numbering_fault(clip.lq):
+            notice(f"gap {where}", f"{where} has {fault[0]}; they are taken for neighbors")
         self._sizes[clip.name] = first
         return first
 

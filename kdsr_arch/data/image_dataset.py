@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from kdsr_arch.data.augment import Crop, Flip, random_flip, window_sums
 from kdsr_arch.data.image_file import without_image_suffix
-from kdsr_arch.data.keys import read_list
+from kdsr_arch.data.keys import fill_template, read_list
 from kdsr_arch.data.pair_dataset import CHECKED_FIRST, PairDataset
 from kdsr_arch.data.pairs import FramePairs, PairOptions
 from kdsr_arch.data.sources import FrameSource, open_source
@@ -130,7 +130,7 @@ class ImagePairDataset(PairDataset):
         matched = []
         for gt_key in self._chosen(self.pairs.gt):
             folder, slash, name = gt_key.rpartition("/")
-            lq_key = f"{folder}{slash}{self.filename_tmpl.format(name)}"
+            lq_key = f"{folder}{slash}{fill_template(self.filename_tmpl, name, self.name)}"
             matched.append((lq_key, gt_key))
             if lq_key not in known:
                 hint = nearest(lq_key, known)

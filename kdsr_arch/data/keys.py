@@ -97,6 +97,16 @@ def stored_key(key: str, side: str = "") -> bytes:
         raise UserError(f"the name {key!r} is not valid UTF-8; rename the file") from None
 
 
+def fill_template(template: str, name: str, where: str) -> str:
+    """Return an image's name in the place that a `filename_tmpl` keeps for it; raise UserError where it keeps none."""
+    try:
+        return template.format(name)
+    except (LookupError, ValueError, AttributeError):
+        raise UserError(
+            f"{where}: filename_tmpl {template!r} must hold {{}} for an image's name, as in '{{}}x4'"
+        ) from None
+
+
 def meta_file(side: str = "") -> str:
     """Return the name of the list of a store's frames, or of their version ``side``."""
     return f"meta_info_{side}.txt" if side else "meta_info.txt"
@@ -194,6 +204,8 @@ def read_list(path: str | Path, roots: Mapping[Path, str] | None = None, counts:
         found = (_CLIP_LINE if counts else _FRAME_LINE).fullmatch(text)
         if counts and not found and _ENDS_IN_SIZE.search(text):
             raise UserError(f"{where}: expected 'clip frames (h,w,c)' or a clip's name, got '{text}'")
+        if counts and found and int(found["count"]) == 0:
+            raise UserError(f"{where}: gives '{found['name']}' no frames; write how many it has, or its name alone")
         name = safe_key(inside(found["name"] if found else text), where)
         yield Listed(where, name, int(found["count"]) if found and counts else None, inside(text))
 

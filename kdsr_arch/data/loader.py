@@ -33,6 +33,7 @@ from kdsr_arch.parallel import distributed
 from kdsr_arch.registry import build, is_basicsr, lookup
 
 _QUEUE = 2  # batches that each worker loads ahead
+_MOST_PLACES = 1 << 27  # of an epoch, whose order is 1 GiB then
 
 
 class SampleKey(NamedTuple):
@@ -116,7 +117,7 @@ class SeededDataset(Dataset):
     def __getitem__(self, key: SampleKey) -> Any:
         try:
             return self.draw(key)
-        except Exception as error:
+        except (Exception, SystemExit, GeneratorExit) as error:  # whatever a user's data set does
             name = type(self.dataset).__name__
             return Failure.of(error, f"sample {key.dataset_index} of {name} (iteration {key.iteration + 1}): ")
 
@@ -318,6 +319,12 @@ def open_dataset(options: DatasetOptions, key: str) -> Any:
     with checked_files(options) if foreign else contextlib.nullcontext():
         dataset = build("data set", options, key, offer=offer)
     _check_length(dataset, key)
+    repeat = options.dataset_enlarge_ratio or 1
+    if repeat > 1 and (places := len(dataset) * repeat) > _MOST_PLACES:
+        raise UserError(
+            f"{key}.dataset_enlarge_ratio: {places:,} samples an epoch, whose order takes too much memory; lower it to "
+            f"{max(_MOST_PLACES // len(dataset), 1):,} or less"
+        )
     if phase == "train" and (options.batch_size_per_gpu or 1) > 1:
         _check_shapes(dataset, key)
     return dataset

@@ -46,7 +46,7 @@ class Failure:
     trace: str = ""
 
     @classmethod
-    def of(cls, error: Exception, what: str) -> Failure:
+    def of(cls, error: BaseException, what: str) -> Failure:
         """Make one of what was caught; `what` went wrong is said only of an unforeseen error."""
         if isinstance(error, UserError):
             return cls(str(error))

@@ -45,6 +45,12 @@ class MixDataset(torch.utils.data.Dataset):
         for part in self.parts:
             if not hasattr(part, "sample"):
                 raise UserError(f"{type(part).__name__} cannot be mixed: it has no sample(index, rng)")
+        taught = [getattr(part, "teacher", None) is not None for part in self.parts]
+        if any(taught) and not all(taught):
+            without = type(self.parts[taught.index(False)]).__name__
+            raise UserError(
+                f"teacher_cache: the {without} among the parts has nothing stored; take it out, and the teacher is run"
+            )
         self._moving = any(getattr(part, "knows_flow", False) for part in self.parts)
         self.lengths = [len(part) for part in self.parts]
         shares = np.asarray(weights or self.lengths, dtype=float)

@@ -87,9 +87,16 @@ class CachedSource(WrappedSource):
         return cut(place, crop, self.where(key))
 
 
-# LR pixels around a crop that its values depend on: 2 for the bicubic kernel (4 LR pixels wide); the 13x13 Gaussian
-# reaches 6 HR pixels, 3 LR pixels at scale 2. One more keeps the crop clear of rounding at the crop's own border.
-CONTEXT = 4
+_BD_REACH = 6  # HR pixels, of the 13x13 Gaussian
+
+
+def context_of(scale: int) -> int:
+    """Return how many LR pixels around a crop its values depend on.
+
+    2 for the bicubic kernel (4 LR pixels wide), 3 at scale 2 and 6 at scale 1 for the Gaussian. One more keeps the crop
+    clear of rounding at the crop's own border.
+    """
+    return max(4, _BD_REACH // scale + 1)
 
 
 def degraded(frames: np.ndarray, scale: int, kind: str, border: str) -> np.ndarray:
@@ -134,9 +141,10 @@ class DegradedSource(WrappedSource):
         height, width = self.size(key)
         crop = crop or Crop(0, 0, height, width)
         check_crop(crop, (height, width), self.where(key))
-        top, left = max(0, crop.top - CONTEXT), max(0, crop.left - CONTEXT)
-        bottom = min(height, crop.top + crop.height + CONTEXT)
-        right = min(width, crop.left + crop.width + CONTEXT)
+        around = context_of(self.scale)
+        top, left = max(0, crop.top - around), max(0, crop.left - around)
+        bottom = min(height, crop.top + crop.height + around)
+        right = min(width, crop.left + crop.width + around)
         wide = Crop(top, left, bottom - top, right - left)
         frame = self.source.get(key, wide.scaled(self.scale))
         inner = Crop(crop.top - top, crop.left - left, crop.height, crop.width)

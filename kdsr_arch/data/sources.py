@@ -28,6 +28,7 @@ from kdsr_arch.data.keys import (
 )
 from kdsr_arch.data.store.codec import codec_of
 from kdsr_arch.data.store.lmdb_store import check_lmdb, reading
+from kdsr_arch.data.store.tiled_codec import ListedSize
 from kdsr_arch.errors import UserError, nearest, notice
 from kdsr_arch.records import available_cores
 
@@ -104,7 +105,7 @@ class FolderSource(FrameSource):
         self.name = str(root)
         if not self.root.is_dir():
             raise UserError(f"{root}: the data root does not exist or is not a folder")
-        folders = [""] if only is None else [safe_key(clip, self.name) for clip in only]
+        folders = [""] if only is None else dict.fromkeys(safe_key(clip, self.name) for clip in only)
         self._files: dict[str, str] = {}
         self._sizes: dict[str, tuple[int, int]] = {}
         self._faults: dict[str, str] = {}
@@ -268,16 +269,12 @@ class LmdbSource(FrameSource):
 
     def get_many(self, keys: Sequence[str], crop: Crop | None = None) -> list[np.ndarray]:
         """Return several frames from one transaction."""
+        file = meta_file(self.side)
         with reading(self.root):
-            frames = [codec_of(data).decode(data, self.where(key), crop) for key, data in self.values(keys)]
-        for key, frame in zip(keys, frames, strict=True) if crop is None else ():
-            listed = self._shapes[key]
-            if frame.shape[:2] != listed:  # caches and batches are made for the listed size
-                raise UserError(
-                    f"{self.where(key)}: is {frame.shape[0]}x{frame.shape[1]}, but {meta_file(self.side)} lists it as "
-                    f"{listed[0]}x{listed[1]}; convert the data again"
-                )
-        return frames
+            return [
+                codec_of(data).decode(data, self.where(key), crop, ListedSize(self._shapes[key], file))
+                for key, data in self.values(keys)
+            ]
 
     def values(self, keys: Iterable[str]) -> Iterator[tuple[str, memoryview]]:
         """Yield keys and stored values, which are valid until the iteration ends."""

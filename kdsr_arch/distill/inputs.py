@@ -34,18 +34,25 @@ def check_batch(batch: Any, dtype: torch.dtype = torch.float32) -> dict[str, Any
 
 
 def check_restored(sr: Tensor, gt: Tensor) -> None:
-    """Refuse ground truth of another size or number than the student's output: losses would stretch one over the other.
+    """Refuse ground truth of another size, number or color than the student's output: losses would stretch one of them.
 
     Args:
-        sr: (B, C, H, W), or (B, N, C, H, W).
+        sr: (B, C, H, W), or (B, N, C, H, W). Luma may learn from RGB, whose luma is taken.
         gt: likewise; of clips with N = 1 also (B, C, H, W).
     """
     (ours, theirs) = (images.flatten(0, 1) if images.dim() == 5 else images for images in (sr, gt))
-    if ours.shape[-2:] != theirs.shape[-2:] or ours.shape[0] != theirs.shape[0]:
-        raise UserError(
-            f"the student restores {tuple(sr.shape)}, but the ground truth is {tuple(gt.shape)}: check "
-            "scale, gt_size and clip_length"
-        )
+    colors = ours.shape[1], theirs.shape[1]
+    sizes_differ = ours.shape[-2:] != theirs.shape[-2:] or ours.shape[0] != theirs.shape[0]
+    if sizes_differ or (colors[0] != colors[1] and colors != (1, 3)):
+        raise unlike(sr, gt)
+
+
+def unlike(sr: Tensor, gt: Tensor) -> UserError:
+    """Say that a student's output and the ground truth cannot be compared."""
+    return UserError(
+        f"the student restores {tuple(sr.shape)}, but the ground truth is {tuple(gt.shape)}: check scale, gt_size, "
+        "clip_length and the number of channels (color)"
+    )
 
 
 def first_of(value: Any) -> Any:

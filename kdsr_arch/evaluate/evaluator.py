@@ -169,7 +169,7 @@ class Evaluator:
         truths: list[NDArray] = []
         for done, frame in enumerate(restored_frames(restorer, item, wanted, self.padding)):
             name = item.name if item.kind == "image" else f"{item.name}, frame {item.frames[wanted[done]]}"
-            result = to_bgr(restorer.checked(frame, name))
+            result = to_bgr(self._checked(restorer, frame, item, name))
             if folder is not None:
                 self._save(folder, item, item.frames[wanted[done]], frame, result)
             truth = _truth(item, wanted[done], result, self.scale)
@@ -182,6 +182,16 @@ class Evaluator:
             bar.update(min(share / len(wanted), (bar.total or share) - bar.n))  # the parts' sum is rounded
         channels = 1 if item.gt is not None and item.gt.shape[-3] == 1 else 3
         return _Record(item.name, item.kind, values, self._whole(item, wanted, results, truths), channels)
+
+    @staticmethod
+    def _checked(restorer: Restorer, frame: Tensor, item: Item, name: str) -> Tensor:
+        """Return a restored frame; raise UserError where it is not finite, of an image that is not as well."""
+        try:
+            return restorer.checked(frame, name)
+        except UserError:
+            if not bool(item.lq.isfinite().all()):
+                raise UserError(f"{name}: its LR image holds NaN or infinity; mend the file or the data set") from None
+            raise
 
     def _save(self, folder: Path, item: Item, name: str, frame: Tensor, result: NDArray) -> None:
         """Write a restored frame as it is seen: luma in full range; never over another result of this run."""

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from kdsr_arch.data.basicsr_sets import read_item
 from kdsr_arch.data.image_file import without_image_suffix
-from kdsr_arch.errors import UserError
+from kdsr_arch.errors import ProgramFault, UserError
 
 _NAME_KEYS = ("name", "folder", "lq_path", "gt_path", "key")
 
@@ -52,8 +52,12 @@ def read_sample(samples: Any, index: int) -> dict[str, Any]:
 
     Raises:
         UserError: it is no mapping that holds them.
+        ProgramFault: the data set would end the program.
     """
-    sample = read_item(samples, index, [index])
+    try:
+        sample = read_item(samples, index, [index])
+    except (SystemExit, GeneratorExit) as error:
+        raise ProgramFault.of(error, f"test sample {index} of {type(samples).__name__}: ") from error
     lq = sample.get("lq") if isinstance(sample, Mapping) else None
     if not isinstance(lq, Tensor) or not lq.is_floating_point() or lq.dim() not in (3, 4, 5):
         held = ", ".join(map(str, sample)) if isinstance(sample, Mapping) else type(sample).__name__

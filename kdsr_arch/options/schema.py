@@ -351,6 +351,8 @@ class Options(OpenSection):
             yield "train", "is required to train, but missing"
         yield from self._phase_faults()
         for key, dataset in self.all_datasets():
+            if self.scale and dataset.scale not in (None, self.scale):
+                yield f"{key}.scale", f"is {dataset.scale}, but `scale` of the whole file is {self.scale}; take it out"
             if self.scale and dataset.gt_size and dataset.gt_size % self.scale:
                 yield f"{key}.gt_size", f"must be a multiple of scale ({self.scale}), got {dataset.gt_size}"
         for number, stage in enumerate(self.train.stages if self.train else []):

@@ -23,6 +23,18 @@ from kdsr_arch.options.section import (
     option,
 )
 
+_OF_A_WHOLE = frozenset(
+    {
+        *("val_freq", "batch_size_per_gpu", "num_worker_per_gpu", "dataset_enlarge_ratio"),
+        *("resident", "skip_first", "skip_last", "center_frame_only"),
+    }
+)
+_NOT_IN_PARTS = {
+    "teacher_cache": "is not read in a part of a mixture; take it out, and the teacher is run, or train on that data "
+    "set alone",
+    "dataset_enlarge_ratio": "is not read in a part of a mixture; give the shares of the parts by `weights`",
+}
+
 
 class IoBackendOptions(OpenSection):
     """How frames are read; other keys go to BasicSR's file client."""
@@ -59,12 +71,7 @@ class CameraOptions(Section):
 class DatasetOptions(Component):
     """A data set. Keys that only one class reads are checked against that class."""
 
-    own: ClassVar[frozenset[str]] = frozenset(
-        {
-            *("type", "name", "scale", "prepare", "val_freq", "batch_size_per_gpu", "num_worker_per_gpu"),
-            *("dataset_enlarge_ratio", "resident", "skip_first", "skip_last", "center_frame_only"),
-        }
-    )
+    own: ClassVar[frozenset[str]] = _OF_A_WHOLE | {"type", "name", "scale", "prepare"}
 
     type: str = Field(
         description="The data set class: ImagePairDataset (images), ClipDataset (clips for video networks), "
@@ -195,7 +202,16 @@ class DatasetOptions(Component):
     std: list[Float] | None = option(None, "Each channel of both images is divided by it.")
 
     def faults(self) -> Iterator[Fault]:
-        """Refuse a window of an even number of frames; recurrent data sets take any number, -1 for all."""
+        """Refuse a window of an even number of frames; recurrent data sets take any number, -1 for all.
+
+        Refuse in the parts of a mixture what only a whole data set has, and would be dropped.
+        """
         frames = self.num_frame
         if frames is not None and (frames < 1 or frames % 2 != 1) and "Recurrent" not in (self.type or ""):
             yield "num_frame", f"must be odd and at least 1, got {frames}"
+        for number, part in enumerate((self.datasets or ()) if self.type == "MixDataset" else ()):
+            for key in part.model_fields_set & (_OF_A_WHOLE | {"teacher_cache"}):
+                if getattr(part, key) is not None:
+                    yield f"datasets.{number}.{key}", _NOT_IN_PARTS.get(key, "is read beside `datasets`, not in a part")
+            if self.scale and part.scale not in (None, self.scale):
+                yield f"datasets.{number}.scale", f"is {part.scale}, but that of the mixture is {self.scale}"

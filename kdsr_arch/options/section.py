@@ -119,6 +119,8 @@ Fraction = Annotated[Float, Field(ge=0, lt=1)]
 
 
 def _one_or_many(value: Any) -> Any:
+    if value in ("", []) or (isinstance(value, list) and "" in value):
+        raise ValueError("is empty, or holds an empty text; name something, or take the key out")
     if isinstance(value, str) or (isinstance(value, list) and value and all(isinstance(v, str) for v in value)):
         return value
     raise ValueError(f"must be a text or a list of texts, not {describe(value)}")

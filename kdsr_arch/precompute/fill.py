@@ -16,7 +16,7 @@ import numpy as np
 from kdsr_arch.data.augment import allowed_flips, flip_of, to_tensor, undo_flip
 from kdsr_arch.data.loader import open_dataset
 from kdsr_arch.data.store.lmdb_store import TEACHER_INFO, LmdbWriter
-from kdsr_arch.data.store.teacher_store import OUTPUT, pixel_sample, stored_maps
+from kdsr_arch.data.store.teacher_store import OUTPUT, check_key, pixel_sample, stored_maps
 from kdsr_arch.data.teacher_views import View
 from kdsr_arch.distill.taps import Batch
 from kdsr_arch.distill.teachers import build_teacher, weights_digests
@@ -110,6 +110,11 @@ def fill_store(opt: Options, path: Path, plan: Plan) -> Probe | None:
         raise UserError(f"{dataset.name}: no clip has {run} frames with a ground truth; lower --frames or clip_length")
     if plan.crops and not dataset.patch:
         raise UserError("cache-teacher: --crops needs datasets.train.gt_size")
+    names = (OUTPUT, *teacher.aliases, *teacher.aliases.values())
+    for view in views:  # before anything is run: it may be the last one
+        place = [*dataset.pairs.lq.size(view.frames[0]), dataset.patch, dataset.patch] if plan.crops else None
+        for key in view.keys:
+            check_key(key, names, place, dataset.pairs.lq.where(view.frames[0]))
     recipe = _recipe(opt, plan, dataset)
     with LmdbWriter(path, recipe) as writer:
         filling = _Filling(writer, teacher, dataset, plan, recipe["seed"], run)

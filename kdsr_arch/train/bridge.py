@@ -14,10 +14,12 @@ from typing import Any
 
 import torch
 from basicsr.models.base_model import BaseModel
+from basicsr.models.sr_model import SRModel
 from torch import nn
 
 from kdsr_arch.data.loader import to_device
 from kdsr_arch.device import autocast, pick_device, use_channels_last
+from kdsr_arch.distill.inputs import check_batch, unlike
 from kdsr_arch.distill.taps import Batch
 from kdsr_arch.errors import ProgramFault, UserError
 from kdsr_arch.infer.cost import count_parameters
@@ -26,7 +28,7 @@ from kdsr_arch.optim.update import Schedule, build_optimizer, clip_gradients, gr
 from kdsr_arch.options.schema import Options
 from kdsr_arch.options.schema_train import OptimizerOptions, SchedulerOptions
 from kdsr_arch.parallel import distributed
-from kdsr_arch.registry import lookup
+from kdsr_arch.registry import is_basicsr, lookup
 from kdsr_arch.train.distill_model import cpu_copy
 from kdsr_arch.train.meter import stop_if_nonfinite
 from kdsr_arch.train.trainer import Trainer
@@ -139,6 +141,8 @@ class BridgedModel:
         self.teacher = None  # BasicSR does not distill
         values = basicsr_options(opt) | {"num_gpu": int(self.device.type != "cpu")}
         base = lookup("model", name)
+        self._reads_pairs = base.feed_data is SRModel.feed_data  # others make the LR themselves, or read what they like
+        self._compares = is_basicsr(base.optimize_parameters)
         try:
             self.model = type(name, (Bridge, base), {"__doc__": base.__doc__})(values)
         except UserError:
@@ -161,11 +165,35 @@ class BridgedModel:
         return ProgramFault.of(error, f"model_type {name}: ")
 
     def step(self, batch: Batch, iteration: int) -> None:
-        """Take BasicSR's own step."""
+        """Take BasicSR's own step.
+
+        Raises:
+            UserError: the batch holds no images, or the ground truth is of another shape than the output: BasicSR's
+                losses would compare every image with every other.
+        """
         self.model.update_learning_rate(iteration)
-        self.model.feed_data(batch)
+        self.model.feed_data(self.checked(batch))
         with autocast(self.device, self.amp):
             self.model.optimize_parameters(iteration)
+        sr, gt = getattr(self.model, "output", None), getattr(self.model, "gt", None)
+        if not (self._compares and isinstance(sr, torch.Tensor) and isinstance(gt, torch.Tensor)):
+            return
+        if sr.shape != gt.shape:
+            raise unlike(sr, gt)
+
+    def checked(self, batch: Batch) -> Batch:
+        """Return a batch as BasicSR's models read it: the one frame that a window restores is an image.
+
+        Raises:
+            UserError: it holds no images.
+        """
+        if not self._reads_pairs:
+            return batch
+        batch = check_batch(batch)
+        lq, gt = batch["lq"], batch["gt"]
+        if lq.dim() == gt.dim() == 5 and lq.shape[1] > 1 and gt.shape[1] == 1:
+            batch["gt"] = gt.squeeze(1)
+        return batch
 
     def losses(self) -> dict[str, float]:
         """Return what BasicSR logs of the last step."""
@@ -264,9 +292,10 @@ class BridgedTrainer(Trainer):
     model: BridgedModel  # type: ignore[assignment]
 
     def build_model(self, sample: Batch) -> BridgedModel:  # type: ignore[override]
-        """Build what is trained; `try_step` tries it."""
-        self.sample = sample
-        return BridgedModel(self.opt)
+        """Build what is trained, and look at the sample; `try_step` tries both."""
+        self.sample, model = sample, BridgedModel(self.opt)
+        model.checked(sample)
+        return model
 
     def try_step(self) -> None:
         """Take BasicSR's first step on a batch of one, which changes the networks: for a trainer that will not train.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import builtins
 from pathlib import Path
 from typing import Any
 
@@ -75,6 +76,37 @@ def test_small_images_and_mismatched_pairs_are_named(data, height, width):
     file = data / "gt" / "a" / "1" / "im2.png"
     cv2.imwrite(str(file), texture(64, 96, np.random.default_rng(0))[:height, :width])
     with refuses(file):
+        drawn(data, PAIRED, **images(data))
+
+
+@pytest.mark.parametrize(
+    ("changes", "names"),
+    [
+        ({"mean": [0.5, 0.5, 0.5]}, ["mean", "std"]),
+        ({"mean": [0.5, 0.5, 0.5], "std": [1.0, 0.0, 1.0]}, ["std", "zero"]),
+        ({"dataroot_lq": "gt"}, ["dataroot_gt", "dataroot_lq"]),
+        ({"gt_size": 96}, ["patch size"]),
+        ({"filename_tmpl": "{x}"}, ["filename_tmpl '{x}'"]),
+    ],
+)
+def test_options_at_fault_ask_nobody_to_remove_images(data, changes, names):
+    roots = images(data)
+    if "dataroot_lq" in changes:
+        changes = {"dataroot_lq": roots["dataroot_gt"]}
+    with refuses(*names, without=["replace or remove it"]):
+        drawn(data, PAIRED, **{**roots, **changes})
+
+
+def test_an_unreadable_image_is_told_in_a_sentence(data, monkeypatch):
+    file, read = data / "gt" / "a" / "1" / "im3.png", builtins.open
+
+    def refusing(path, *args, **kwargs):
+        if str(path) == str(file):
+            raise PermissionError(13, "Permission denied", str(path))
+        return read(path, *args, **kwargs)
+
+    monkeypatch.setattr(builtins, "open", refusing)
+    with refuses(file, "cannot be read (Permission denied)"):
         drawn(data, PAIRED, **images(data))
 
 

@@ -218,6 +218,19 @@ def test_gaps_in_a_clip_are_said(make, tmp_path, save, frames, caplog, monkeypat
     assert "has no frames between 'a/00000001' and 'a/00000003'" in caplog.text
 
 
+def test_two_frames_of_one_number_are_said(make, tmp_path, save, frames, caplog, monkeypatch):
+    monkeypatch.setattr(errors, "_said", set())
+    for name in ("1", "01", "2"):
+        save(tmp_path / "a" / f"{name}.png", np.ascontiguousarray(frames[0]))
+    make(dataroot_gt=str(tmp_path), clip_length=1)
+    assert "of one number" in caplog.text and "'a/1'" in caplog.text and "no frames" not in caplog.text
+
+
+def test_a_clip_named_twice_is_drawn_twice_from_a_folder_too(make, clip_lmdb):
+    both = {"clips": ["001", "001"]}
+    assert len(make(**both)) == len(make(**both, dataroot_gt=str(clip_lmdb))) == 2 * len(make(clips=["001"]))
+
+
 @pytest.mark.parametrize(
     ("changes", "names"),
     [
@@ -235,6 +248,8 @@ def test_gaps_in_a_clip_are_said(make, tmp_path, save, frames, caplog, monkeypat
         ({"frames": [20, 30]}, ["'000'", "frames"]),
         ({"meta_info_file": "/nowhere/list.txt"}, ["/nowhere/list.txt"]),
         ({"padding": "mirror"}, ["padding 'mirror'", "replicate"]),
+        ({"interval_list": []}, ["interval_list", "empty"]),
+        ({"clips": []}, ["clips", "empty"]),
     ],
 )
 def test_bad_options(make, changes, names):
@@ -248,6 +263,7 @@ def test_bad_options(make, changes, names):
         ("../secret 5 (1,1,3)\n", ["list.txt", "line 1", "'../secret'"]),
         ("000 many (1,1,3)\n", ["list.txt", "line 1", "clip frames (h,w,c)"]),
         ("001 9 (48,64,3)\n", ["'001'", "5 of the 9"]),
+        ("001 0 (48,64,3)\n", ["list.txt", "line 1", "'001'", "no frames"]),
         ("\n", ["list.txt"]),
     ],
 )

@@ -112,6 +112,8 @@ def test_what_does_not_pair_is_named(images, low, tmp_path, save, frames):
     stray.unlink()
     with refuses("0001.png", "48x64", "gt_size 52"):
         ImagePairDataset(**options(images, gt_size=52))
+    with refuses("filename_tmpl '{x}'", "{}"):
+        ImagePairDataset(**{**paired, "filename_tmpl": "{x}"})
     with refuses("gt_size 30", "scale 4"):
         ImagePairDataset(**options(images, gt_size=30))
 

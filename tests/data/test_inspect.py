@@ -233,6 +233,12 @@ def test_parts_of_a_mixture_with_other_crops_are_refused(images):
         open_dataset(dataset_options(**mix, datasets=parts), "datasets.train")
 
 
+def test_an_epoch_whose_order_fills_the_memory_is_refused_at_the_start(images):
+    spec = {"type": "ImagePairDataset", "dataroot_gt": str(images), "scale": 2, "dataset_enlarge_ratio": 10**9}
+    with refuses("datasets.train.dataset_enlarge_ratio", "lower it"):
+        open_dataset(dataset_options(**spec), "datasets.train")
+
+
 def test_an_image_too_small_for_a_metric_is_named_before_the_first_validation(tmp_path):
     write_textures(tmp_path / "val", 2, 64, 80)
     write(tmp_path / "val" / "2.png", 16, 80)

@@ -91,6 +91,17 @@ def test_a_training_set_in_one_command(kdsr, frames, tmp_path, save):
     assert code == 2 and "several sources are for images" in err
 
 
+def test_a_name_that_is_nothing_but_what_is_stripped_is_named(kdsr, frames, tmp_path, save):
+    file = save(tmp_path / "in" / "x4.png", frames[0])
+    code, _, err = kdsr("create", tmp_path / "in", tmp_path / "out.lmdb", "--strip", "x4")
+    assert code == 2 and not missing(err, file, "--strip x4") and not (tmp_path / "out.lmdb").exists()
+
+
+def test_clips_named_twice_are_stored_once(kdsr, clip_root, tmp_path):
+    code, _, _ = kdsr("create", clip_root, tmp_path / "out.lmdb", "--clips", "000", "000")
+    assert code == 0 and list(LmdbSource(tmp_path / "out.lmdb").clips()) == ["000"]
+
+
 def test_verify_names_what_is_damaged(kdsr, store):
     assert kdsr("verify", store)[:2] == (0, f"{store}: whole\n")
     with lmdb.open(str(store)) as environment, environment.begin(write=True) as transaction:

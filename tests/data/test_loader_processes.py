@@ -50,6 +50,8 @@ class Faulty(torch.utils.data.Dataset):
                 os._exit(0)
             elif self.fault == "raise":
                 raise ZeroDivisionError("a fault of the class")
+            elif self.fault == "sys.exit":
+                sys.exit(3)
             elif self.fault == "shape":
                 sample["lq"] = torch.zeros(3, 4, 5)
             elif self.fault == "memory":
@@ -79,13 +81,14 @@ def test_a_process_that_leaves_is_missed() -> None:
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-@pytest.mark.parametrize("fault", ["raise", "shape"])
+@pytest.mark.parametrize("fault", ["raise", "sys.exit", "shape"])
 def test_an_exception_of_the_data_set_keeps_its_traceback(fault, workers) -> None:
     told = {"raise": [f"sample {BAD} of Faulty", "ZeroDivisionError: a fault of the class"], "shape": ["RuntimeError"]}
+    told["sys.exit"] = [f"sample {BAD} of Faulty", "SystemExit: 3"]
     with pytest.raises(ProgramFault) as caught:
         list(batches(fault, workers))
     assert not missing(str(caught.value), *told[fault])
-    assert {"raise": "in sample", "shape": "in default_collate"}[fault] in caught.value.trace
+    assert ("in default_collate" if fault == "shape" else "in sample") in caught.value.trace
     assert not multiprocessing.active_children()
 
 

@@ -19,6 +19,7 @@ from kdsr_arch.data.augment import Crop
 from kdsr_arch.data.keys import natural, safe_key
 from kdsr_arch.data.sources import FolderSource, LmdbSource, open_source
 from kdsr_arch.data.store import lmdb_store
+from kdsr_arch.data.store.codec import codec_named
 from tests.helpers.messages import refuses
 
 
@@ -181,6 +182,26 @@ def test_lmdb_with_a_key_missing(broken_lmdb):
     meta.write_text(meta.read_text() + "002/00000000.png (64,80,3) 1\n")
     with refuses("broken.lmdb", "'002/00000000'", "data.mdb"):
         LmdbSource(broken_lmdb).get("002/00000000")
+
+
+def test_a_store_that_may_not_be_read_asks_for_permission(broken_lmdb, monkeypatch):
+    def forbidden(path, **_):
+        raise lmdb.Error(f"{path}: Permission denied")
+
+    monkeypatch.setattr(lmdb, "open", forbidden)
+    with refuses("broken.lmdb", "Permission denied", "permissions", without=["convert"]):
+        LmdbSource(broken_lmdb)
+
+
+@pytest.mark.parametrize("name", ["png", "raw"])
+def test_a_frame_that_is_listed_smaller_than_it_is_gives_no_crops(broken_lmdb, frames, name):
+    with lmdb.open(str(broken_lmdb)) as env, env.begin(write=True) as transaction:
+        transaction.put(b"000/00000003", codec_named(name).encode(np.ascontiguousarray(frames[3][:64, :80])))
+    meta = broken_lmdb / "meta_info.txt"
+    meta.write_text(meta.read_text().replace("000/00000003.png (64,80,3)", "000/00000003.png (32,32,3)"))
+    for crop in (None, Crop(0, 0, 16, 16)):
+        with refuses("broken.lmdb", "'000/00000003'", "64x80", "32x32"):
+            LmdbSource(broken_lmdb).get("000/00000003", crop)
 
 
 def test_lmdb_with_a_damaged_value(broken_lmdb):

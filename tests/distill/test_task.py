@@ -475,6 +475,8 @@ def test_taps_that_never_fire_and_wrong_sizes_are_refused():
         make(idle, student=Image(), teacher=Image(), data=data)
     with refuses("(1, 3, 3, 16, 16)", "(1, 3, 3, 24, 24)", "scale", "gt_size", "clip_length"):
         make({"t": {"type": "L1Loss"}}, data=batch(clips()["lq"], torch.rand(2, 3, 3, 24, 24)))
+    with refuses("(1, 1, 16, 16)", "channels"):  # the student's colors would be learned from nothing
+        make({}, student=Image(), data=batch(torch.rand(1, 3, 8, 8), torch.rand(1, 1, 16, 16)))
 
 
 def test_a_loss_without_gradient_is_refused():

@@ -328,6 +328,21 @@ def test_refusals():
         evaluator(metrics={"p": {"type": "calculate_psrn"}})
     with refuses("Bicubic", 2, 4):
         evaluate(Bicubic(2), [image()], scale=4)
+    with refuses("baby", "LR image", "NaN", without=["weights"]):
+        evaluate(Bicubic(2), [{**image(), "lq": torch.full((3, 16, 20), torch.nan)}])
+
+
+@pytest.mark.parametrize("leaving", [SystemExit(3), GeneratorExit()])
+def test_a_data_set_that_leaves_the_program_is_told(leaving):
+    class Leaving(torch.utils.data.Dataset):
+        def __len__(self):
+            return 1
+
+        def __getitem__(self, index):
+            raise leaving
+
+    with refuses("test sample 0", "Leaving", type(leaving).__name__):
+        evaluate(Bicubic(2), Leaving())
 
 
 def test_protocol_names_disagreeing_metrics():

@@ -306,6 +306,35 @@ def test_parts_of_a_mixture(faults: Callable[..., list[str]]) -> None:
         assert any(fault in line for line in lines), lines
 
 
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ({"teacher_cache": "store.lmdb"}, "the teacher is run"),
+        ({"dataset_enlarge_ratio": 10}, "`weights`"),
+        ({"batch_size_per_gpu": 2}, "beside `datasets`"),
+        ({"scale": 2}, "is 2, but `scale` of the whole file is 4"),
+    ],
+)
+def test_what_a_part_of_a_mixture_would_drop_is_refused(
+    faults: Callable[..., list[str]], given: dict, told: str
+) -> None:
+    part = {"type": "ClipDataset", "dataroot_gt": "a.lmdb"}
+    mixture = {"type": "MixDataset", "gt_size": 64, "batch_size_per_gpu": 1, "datasets": [part, {**part, **given}]}
+    (line,) = faults({"datasets.train": mixture})
+    assert line.startswith(f"datasets.train.datasets.1.{next(iter(given))}: ") and told in line
+
+
+@pytest.mark.parametrize("given", ["", [], [""]])
+def test_an_empty_root_is_refused(faults: Callable[..., list[str]], given: Any) -> None:
+    (line,) = faults({"datasets.train.dataroot_gt": given})
+    assert line.startswith("datasets.train.dataroot_gt: is empty")
+
+
+def test_a_data_set_of_another_scale_is_refused(faults: Callable[..., list[str]]) -> None:
+    (line,) = faults({"datasets.val.scale": 2})
+    assert line.startswith("datasets.val.scale: is 2, but `scale` of the whole file is 4")
+
+
 def test_balance_needs_a_pixel_loss(faults: Callable[..., list[str]]) -> None:
     balanced = {"out": {"type": "L1Loss", "loss_weight": {"balance": 0.5, "schedule": [[0, 0], [50, 1]]}}}
     lines = faults({"train.distill_opt": balanced, "train.pixel_opt": ...})

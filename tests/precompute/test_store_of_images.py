@@ -15,6 +15,7 @@ from kdsr_arch.archs.blind_arch import BlindSRTeacher
 from kdsr_arch.cli import main
 from kdsr_arch.data.augment import Crop, apply_flip
 from kdsr_arch.data.loader import open_dataset, train_batches
+from kdsr_arch.data.mix_dataset import MixDataset
 from kdsr_arch.data.store.lmdb_store import TEACHER_INFO
 from kdsr_arch.data.store.teacher_store import OUTPUT, TeacherStore
 from kdsr_arch.distill.teachers import build_teacher, stored_teacher
@@ -50,6 +51,15 @@ def options(tmp_path, num_gpu):
                                   'body': {'type': 'L1Loss', 'at': 'body', 'loss_weight': 0.5}}},
     }  # fmt: skip
     return written(tmp_path, opt)
+
+
+def test_a_mixture_of_stored_and_unstored_parts_is_refused(options, tmp_path):
+    _, train = stored(options, tmp_path / "s.lmdb"), loaded(options).datasets["train"].plain()
+    plain = {key: train[key] for key in ("type", "dataroot_gt", "gt_size")}
+    part = {**plain, "teacher_cache": str(tmp_path / "s.lmdb")}
+    MixDataset(datasets=[part, part], scale=2)
+    with refuses("teacher_cache", "ImagePairDataset"):
+        MixDataset(datasets=[part, plain], scale=2)
 
 
 def written(folder, opt):
@@ -178,6 +188,30 @@ def test_a_privileged_teacher_is_stored_from_the_ground_truth(options, tmp_path,
     torch.testing.assert_close(
         item["teacher"][OUTPUT].float()[:, inner, inner], restored[:, inner, inner], atol=1e-3, rtol=1e-3
     )
+
+
+@pytest.mark.parametrize("name", ["a\nb", f"{'d' * 240}/{'e' * 240}/{'f' * 21}"])
+def test_a_name_that_no_store_holds_is_told_by_its_file_before_the_teacher_runs(options, tmp_path, name):
+    file = tmp_path / "hr" / f"{name}.png"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    (tmp_path / "hr" / "1.png").rename(file)
+    opt = loaded(options)
+    with refuses(file, "name"):
+        fill_store(opt, tmp_path / "s.lmdb", plan_of(opt, [], 0, False))
+    assert not [*tmp_path.glob("*s.lmdb*")]
+
+
+def test_a_store_made_without_flips_is_not_turned_unasked(options, tmp_path, caplog):
+    opt, path = loaded(options, use_hflip=False, use_rot=False), tmp_path / "store.lmdb"
+    fill_store(opt, path, plan_of(opt, [], 0, False))
+    opened(loaded(options, use_hflip=False, use_rot=False, teacher_cache=str(path)))
+    with refuses(path, "use_hflip", "--one-orientation"):
+        opened(loaded(options, teacher_cache=str(path)))
+    info = json.loads((path / TEACHER_INFO).read_text())
+    del info["backwards"]  # as in a store that notes nothing of it
+    (path / TEACHER_INFO).write_text(json.dumps(info))
+    opened(loaded(options, teacher_cache=str(path)))
+    assert str(path) in caplog.text and "not exact" in caplog.text
 
 
 def test_one_orientation_turns_the_stored_output(options, tmp_path):

@@ -143,6 +143,29 @@ def test_check_takes_a_first_step(monkeypatch: pytest.MonkeyPatch) -> None:
         trainer.try_step()
 
 
+def test_the_one_frame_of_a_window_is_compared_with_its_own_clip_alone() -> None:
+    video = batches("EDVRModel", 2)
+    data = {name: torch.cat([batch[name] for batch in video]) for name in ("lq", "gt")}
+    frames, images = bridged(CASES["EDVRModel"]), bridged(CASES["EDVRModel"])
+    images.model.load_state(frames.model.state())
+    train(frames, [{**data, "gt": data["gt"].unsqueeze(1)}])
+    train(images, [data])
+    assert frames.figures() == images.figures()
+
+
+@pytest.mark.parametrize("shape", [(2, 3, 1, 1), (2, 1, 16, 16), (1, 3, 16, 16), (2, 1, 3, 16, 16)])
+def test_ground_truth_that_would_be_stretched_over_the_output_is_refused(shape: tuple[int, ...]) -> None:
+    with refuses("ground truth", shape):
+        train(bridged(options()), [batches("SRModel", 1)[0] | {"gt": torch.rand(shape)}])
+
+
+@pytest.mark.parametrize("gt", [None, torch.zeros(1, 3, 16, 16, dtype=torch.uint8), torch.zeros(3, 16, 16)])
+def test_a_batch_without_images_is_refused_before_anything_is_trained(gt: torch.Tensor | None) -> None:
+    sample = {"lq": torch.rand(1, 3, 8, 8)} | ({} if gt is None else {"gt": gt})
+    with refuses("gt"):
+        make_trainer(options(), sample, BridgedTrainer)
+
+
 def test_any_optimizer_and_clipping() -> None:
     trainer = bridged(options(optim_g={"type": "SGD", "lr": 1.0}, grad_clip=1e-3))
     model = trainer.model

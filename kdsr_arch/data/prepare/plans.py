@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from kdsr_arch.data.augment import Crop
-from kdsr_arch.data.clip_dataset import first_gap, listed_clips
+from kdsr_arch.data.clip_dataset import listed_clips, numbering_fault
 from kdsr_arch.data.image_file import is_shown
 from kdsr_arch.data.keys import clip_of, natural, read_lines
 from kdsr_arch.data.pairs import DegradedSource
@@ -47,14 +47,14 @@ def low_resolution(source: FrameSource, degrade: Mapping | None) -> FrameSource:
 
 
 def check_numbering(source: FrameSource, making: Making | None) -> None:
-    """Raise UserError for a clip with missing frame numbers; with ``skip_bad`` warn and take it."""
+    """Raise UserError for a clip whose frame numbers are missing or double; with ``skip_bad`` warn and take it."""
     for clip, keys in source.clips().items():
-        gap = first_gap(keys)
-        if gap is None:
+        fault = numbering_fault(keys)
+        if fault is None:
             continue
-        where = f"{source.name}: clip '{clip}' has no frames between '{gap[0]}' and '{gap[1]}'"
+        where = f"{source.name}: clip '{clip}' has {fault[0]}"
         if making is None or not making.skip_bad:
-            raise UserError(f"{where}; copy the missing files, or use --skip-bad to take the clip as it is")
+            raise UserError(f"{where}; {fault[1]}, or use --skip-bad to take the clip as it is")
         notice(f"gap {source.name} {clip}", f"{where}; taken as it is")
 
 
@@ -100,7 +100,12 @@ class ImageParts:
     def entries(self, source: FrameSource, keys: Iterable[str], prefix: str = "") -> Iterator[Entry]:
         """Yield the parts of each image: ``0001``, or ``0001_s001`` and so on where images are cut."""
         for key in keys:
-            new_key = prefix + key.removesuffix(self.strip)
+            stripped = key.removesuffix(self.strip)
+            if stripped[-1:] in ("", "/"):
+                raise UserError(
+                    f"{source.where(key)}: --strip {self.strip} leaves nothing of its name; rename the file"
+                )
+            new_key = prefix + stripped
             size = _size_of(source, key) if self.patch or self.max_side or self.min_side else None
             if size is None:
                 yield Entry(source, key, new_key)

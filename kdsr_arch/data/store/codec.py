@@ -14,7 +14,7 @@ import numpy as np
 
 from kdsr_arch.data.augment import Crop, cut
 from kdsr_arch.data.image_file import PILLOW_STUMBLES, UnknownWhite, decode_upright, image_size, png_chunks, unsigned
-from kdsr_arch.data.store.tiled_codec import Buffer, TiledCodec
+from kdsr_arch.data.store.tiled_codec import Buffer, ListedSize, TiledCodec, check_listed
 from kdsr_arch.errors import UserError, notice
 
 CODEC_NAMES = ("webp", "raw", "png")
@@ -40,10 +40,11 @@ class Codec(Protocol):
     def described(self, head: Buffer) -> str:
         """Describe a value by its first 64 bytes, for messages."""
 
-    def decode(self, data: Buffer, name: str, crop: Crop | None = None) -> np.ndarray:
+    def decode(self, data: Buffer, name: str, crop: Crop | None = None, listed: ListedSize | None = None) -> np.ndarray:
         """Decode the frame, or its part under ``crop``: (h, w, 3) RGB, C-contiguous, owned by the caller.
 
-        uint8; uint16 of an image file that holds more than 8 bits a channel.
+        uint8; uint16 of an image file that holds more than 8 bits a channel. A frame of another size than the one
+        ``listed`` is refused.
         """
 
     def encode(self, frame: np.ndarray) -> bytes:
@@ -84,11 +85,12 @@ class ImageFileCodec:
     def described(self, head: Buffer) -> str:
         return "image files"
 
-    def decode(self, data: Buffer, name: str, crop: Crop | None = None) -> np.ndarray:
+    def decode(self, data: Buffer, name: str, crop: Crop | None = None, listed: ListedSize | None = None) -> np.ndarray:
         """Decode an image file, upright, to (h, w, 3) RGB of 8 or 16 bits."""
         image = decode_upright(data)
         if image is None:
             raise _refuse_undecodable(name)
+        check_listed(image.shape[:2], listed, name)
         try:
             image = unsigned(cut(image, crop, name), data)
         except ValueError as error:

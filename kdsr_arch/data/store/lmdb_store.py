@@ -66,7 +66,10 @@ def _environment(root: Path) -> lmdb.Environment:
                 # Random reads need no read-ahead; without locks a read-only file system works and workers do not meet.
                 _open[path] = lmdb.open(path, readonly=True, lock=False, readahead=False, meminit=False)
             except lmdb.Error as error:
-                raise UserError(f"{root}: data.mdb cannot be opened ({_reason(error)}); {_remedy(root)}") from None
+                reason = _reason(error)
+                forbidden = "ermission denied" in reason
+                remedy = "change the permissions of data.mdb and its folder" if forbidden else _remedy(root)
+                raise UserError(f"{root}: data.mdb cannot be opened ({reason}); {remedy}") from None
         return _open[path]
 
 

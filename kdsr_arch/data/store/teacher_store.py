@@ -20,9 +20,10 @@ from kdsr_arch.data.augment import Crop, Flip, apply_flip, flip_number
 from kdsr_arch.data.keys import stored_key
 from kdsr_arch.data.store.lmdb_store import TEACHER_INFO, check_values, reading, unfinished
 from kdsr_arch.data.teacher_views import View
-from kdsr_arch.errors import UserError
+from kdsr_arch.errors import UserError, notice
 
 OUTPUT = "output"
+_MOST_BYTES = 511  # of a key in LMDB
 _ROUNDING = 0.1  # mean difference of 8-bit values by which LR images are taken for the same
 
 _Side = Annotated[int, Field(ge=0, lt=1 << 31)]
@@ -115,14 +116,28 @@ class TeacherStore:
                 raise UserError(
                     f"{self.path}: image '{key}' was {before} when it was stored, and is {size[0]}x{size[1]}"
                 )
-        if len(self.orientations) > 1 and not set(flips) <= set(self.orientations):
-            raise UserError(
-                f"{self.path}: lacks orientations that use_hflip and use_rot draw; make it again with "
-                "kdsr cache-teacher"
-            )
+        if not set(flips) <= set(self.orientations):
+            self._check_turning()
         sides = {side for crops in self.crops.values() for crop in crops for side in crop[2:]}
         for side in sides - {patch}:
             raise UserError(f"{self.path}: holds crops of {side} LR pixels, but gt_size gives crops of {patch}")
+
+    def _check_turning(self) -> None:
+        """Raise UserError unless it was asked for that what is stored of the image as it lies is turned with it.
+
+        A store that turns with its frames turns with time as well; only a self-ensemble's does so exactly.
+        """
+        if len(self.orientations) == 1 and self.info.get("self_ensemble"):
+            return
+        if len(self.orientations) == 1 and "backwards" not in self.info:  # an earlier version did not note it
+            sentence = f"{self.path}: holds one orientation; flipped samples get the turned output, which is not exact"
+            notice(f"turned {self.path}", f"{sentence} (kdsr cache-teacher makes a store of all of them)")
+            return
+        if len(self.orientations) > 1 or self.backwards:
+            raise UserError(
+                f"{self.path}: lacks orientations that use_hflip and use_rot draw; make it again by kdsr cache-teacher "
+                "with them, or with --one-orientation, which turns the output of one"
+            )
 
     def check_pixels(self, known: Container[str], read: Callable[[str], np.ndarray]) -> None:
         """Raise UserError unless the LR images are those that the teacher saw, by a few of them.
@@ -232,6 +247,25 @@ def stored_maps(
         crop: where only a crop of the image was restored: its place (top, left, height, width).
     """
     return _value_key(key, number, name, crop), np.ascontiguousarray(maps, np.float16).tobytes()
+
+
+def check_key(key: str, names: Iterable[str], crop: Sequence[int] | None, where: str) -> None:
+    """Raise UserError where no store can hold all of `names` under a key.
+
+    Args:
+        crop: a place with as many digits as any has; None for whole images.
+        where: the image or frame, for the message.
+    """
+    try:
+        stored_key(key)
+    except UserError as error:
+        raise UserError(f"{where}: {error}") from None
+    count = len(_value_key(key, 0, max(names, key=len), crop))
+    if count > _MOST_BYTES:
+        raise UserError(
+            f"{where}: its name takes {count} bytes in the store, of {_MOST_BYTES} that are possible; shorten it, or "
+            "those of its folders"
+        )
 
 
 def _value_key(key: str, number: int, name: str, crop: Sequence[int] | None) -> bytes:

@@ -14,6 +14,7 @@ from __future__ import annotations
 import io
 import struct
 import zlib
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import cv2
@@ -25,6 +26,13 @@ from kdsr_arch.data.augment import Crop, check_crop
 from kdsr_arch.errors import UserError, nearest
 
 Buffer = bytes | bytearray | memoryview
+
+
+class ListedSize(NamedTuple):
+    """The size (H, W) of a frame in a store's list, and the list's name."""
+
+    size: tuple[int, int]
+    file: str
 
 
 class RawTiles:
@@ -150,14 +158,15 @@ class TiledCodec:
         index = struct.pack(f"<{2 * len(tiles)}I", *ends.tolist(), *map(zlib.crc32, tiles))
         return b"".join((head, _CRC.pack(zlib.crc32(head + index)), index, *tiles))
 
-    def decode(self, data: Buffer, name: str, crop: Crop | None = None) -> np.ndarray:
+    def decode(self, data: Buffer, name: str, crop: Crop | None = None, listed: ListedSize | None = None) -> np.ndarray:
         """Decode the frame, or its part under ``crop``: uint8 (h, w, 3) RGB, owned by the caller.
 
         Raises:
             UserError: the value is truncated or damaged (tiles that are not packed are not compared with their
-                checksums here), or the crop leaves the frame.
+                checksums here), not of the size ``listed``, or the crop leaves the frame.
         """
         index = _index(data, name)
+        check_listed(index.size, listed, name)
         crop = crop or Crop(0, 0, *index.size)
         check_crop(crop, index.size, name)
         out = np.empty((crop.height, crop.width, 3), np.uint8)
@@ -179,6 +188,15 @@ class TiledCodec:
                 raise _damaged(name)
             _tile(view, index, number, name)
         return index.size
+
+
+def check_listed(size: Sequence[int], listed: ListedSize | None, name: str) -> None:
+    """Raise UserError for a frame of another size than its store's list says: crops would be of its top left alone."""
+    if listed is not None and tuple(size) != listed.size:
+        before = "x".join(map(str, listed.size))
+        raise UserError(
+            f"{name}: is {size[0]}x{size[1]}, but {listed.file} lists it as {before}; convert the data again"
+        )
 
 
 def _overlap(start: int, edge: int, crop_start: int, extent: int, limit: int) -> tuple[int, int, int]:

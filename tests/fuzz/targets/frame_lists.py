@@ -6,7 +6,7 @@ from functools import cache
 from pathlib import Path
 from random import Random
 
-from kdsr_arch.data.clip_dataset import first_gap, listed_clips
+from kdsr_arch.data.clip_dataset import listed_clips, numbering_fault
 from kdsr_arch.data.keys import natural
 from kdsr_arch.data.sources import LmdbSource
 from kdsr_arch.errors import UserError
@@ -57,7 +57,7 @@ def run(data: bytes, folder: Path) -> None:
 
 def _walk(source: LmdbSource, out: Path) -> None:
     for keys in source.clips().values():
-        first_gap(keys)
+        numbering_fault(keys)
     for key in source.keys()[:5]:
         natural(key)
         source.size(key)
