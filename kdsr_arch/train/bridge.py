@@ -21,6 +21,7 @@ from kdsr_arch.data.loader import to_device
 from kdsr_arch.device import autocast, pick_device, use_channels_last
 from kdsr_arch.distill.inputs import check_batch, unlike
 from kdsr_arch.distill.taps import Batch
+from kdsr_arch.distill.trial import fork_rng, undisturbed
 from kdsr_arch.errors import ProgramFault, UserError
 from kdsr_arch.infer.cost import count_parameters
 from kdsr_arch.infer.open import load_weights, misfits
@@ -176,9 +177,31 @@ class BridgedModel:
         with autocast(self.device, self.amp):
             self.model.optimize_parameters(iteration)
         sr, gt = getattr(self.model, "output", None), getattr(self.model, "gt", None)
-        if not (self._compares and isinstance(sr, torch.Tensor) and isinstance(gt, torch.Tensor)):
+        if self._compares:
+            self._check_alike(sr, gt)
+
+    def try_forward(self, sample: Batch) -> None:
+        """Run the generator on a sample, without a trace, where BasicSR would compare what it makes with the truth.
+
+        What else fails in it is left for the first step to tell.
+
+        Raises:
+            UserError: the sample holds no images, or ground truth of another shape than the output.
+        """
+        batch, net = self.checked(to_device(sample, self.device)), self.model.net_g
+        if not (self._reads_pairs and self._compares):
             return
-        if sr.shape != gt.shape:
+        eager = torch.compiler.set_stance("force_eager")
+        with torch.no_grad(), undisturbed(net), fork_rng(batch["lq"]), autocast(self.device, self.amp), eager:
+            try:
+                sr = net(batch["lq"])
+            except Exception:
+                return
+        self._check_alike(sr, batch["gt"])
+
+    @staticmethod
+    def _check_alike(sr: Any, gt: Any) -> None:
+        if isinstance(sr, torch.Tensor) and isinstance(gt, torch.Tensor) and sr.shape != gt.shape:
             raise unlike(sr, gt)
 
     def checked(self, batch: Batch) -> Batch:
@@ -292,9 +315,9 @@ class BridgedTrainer(Trainer):
     model: BridgedModel  # type: ignore[assignment]
 
     def build_model(self, sample: Batch) -> BridgedModel:  # type: ignore[override]
-        """Build what is trained, and look at the sample; `try_step` tries both."""
+        """Build what is trained, and try its forward pass; `try_step` tries the whole step."""
         self.sample, model = sample, BridgedModel(self.opt)
-        model.checked(sample)
+        model.try_forward(sample)
         return model
 
     def try_step(self) -> None:

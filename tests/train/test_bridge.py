@@ -159,10 +159,12 @@ def test_ground_truth_that_would_be_stretched_over_the_output_is_refused(shape: 
         train(bridged(options()), [batches("SRModel", 1)[0] | {"gt": torch.rand(shape)}])
 
 
-@pytest.mark.parametrize("gt", [None, torch.zeros(1, 3, 16, 16, dtype=torch.uint8), torch.zeros(3, 16, 16)])
-def test_a_batch_without_images_is_refused_before_anything_is_trained(gt: torch.Tensor | None) -> None:
+@pytest.mark.parametrize(
+    "gt", [None, torch.zeros(1, 3, 16, 16, dtype=torch.uint8), torch.zeros(3, 16, 16), torch.zeros(1, 3, 1, 1)]
+)
+def test_a_sample_that_cannot_be_compared_is_refused_before_anything_is_trained(gt: torch.Tensor | None) -> None:
     sample = {"lq": torch.rand(1, 3, 8, 8)} | ({} if gt is None else {"gt": gt})
-    with refuses("gt"):
+    with refuses("gt" if gt is None or gt.numel() > 3 else "ground truth"):
         make_trainer(options(), sample, BridgedTrainer)
 
 
