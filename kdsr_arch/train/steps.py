@@ -152,6 +152,10 @@ class Steps:
             stop_if_nonfinite(first, names, self.batch if first == iteration else {})
 
     def figures(self) -> dict[str, float]:
-        """Return means since the last line of the log over iterations and processes, and the latest gradient ratios."""
-        figures = self.meter.means() | {f"ratio/{name}": value for name, value in self.ratios.items()}
+        """Return means since the last line of the log over iterations and processes, and the latest gradient ratios.
+
+        A term that has not run since then has no ratio: it may be out of its stage, or gone.
+        """
+        figures = self.meter.means()
+        figures |= {f"ratio/{name}": value for name, value in self.ratios.items() if f"l_{name}" in figures}
         return figures | ({"skipped_steps": float(self.skipped)} if self.model.scaler.is_enabled() else {})

@@ -103,6 +103,18 @@ def test_the_callers_autocast_does_not_matter(amp: str) -> None:
     assert torch.equal(weights(first), weights(second))
 
 
+def test_a_term_out_of_its_stage_has_no_ratio() -> None:
+    terms = {"early": {"type": "L1Loss"}, "late": {"type": "SPLoss", "at": "up"}}
+    stages = [{"iters": 2, "terms": ["pixel", "early"]}, {"iters": 2, "terms": ["pixel", "late"]}]
+    told = kdsr.distill(
+        Plain(), Plain(8), terms, pairs(), iterations=4, device="cpu", report_every=2, stages=stages, ratio_freq=9
+    ).history
+    assert [{name for name in entry if name.startswith("ratio/")} for entry in told] == [
+        {"ratio/early"},
+        set(),
+    ]
+
+
 def test_a_student_learns_what_its_teacher_does(device: torch.device) -> None:
     data, teacher = pairs(8), Plain(8)
     with torch.no_grad():
