@@ -16,7 +16,7 @@ from kdsr_arch.distill.teachers import CachedTeacher, build_teacher, stored_teac
 from kdsr_arch.errors import UserError
 from kdsr_arch.infer.cost import count_parameters
 from kdsr_arch.infer.open import load_pretrained, misfits
-from kdsr_arch.optim.update import EMA, Schedule, build_optimizer, load_optimizer
+from kdsr_arch.optim.update import EMA, Schedule, build_optimizer, load_optimizer, optimizer_state
 from kdsr_arch.options.schema import Options, TeacherOptions
 from kdsr_arch.options.schema_train import TrainOptions
 from kdsr_arch.registry import MODEL_REGISTRY, build
@@ -118,7 +118,7 @@ class DistillModel:
             "net_g": self.student.state_dict(),
             "net_g_ema": self.ema.net.state_dict() if self.ema else None,
             "train_only": self.task.train_only_state(),
-            "optimizer": self.optimizer.state_dict(),
+            "optimizer": optimizer_state(self.optimizer, {"task": self.task}),
             "schedule": self.schedule.state_dict(),
             "scaler": self.scaler.state_dict(),
         }
@@ -151,7 +151,7 @@ class DistillModel:
             if self.ema:
                 self.ema.net.load_state_dict(state["net_g_ema"] or state["net_g"])
             self.task.load_train_only_state(state["train_only"])
-            load_optimizer(self.optimizer, state["optimizer"])
+            load_optimizer(self.optimizer, state["optimizer"], {"task": self.task})
         except (RuntimeError, ValueError, KeyError, TypeError) as error:
             reason = " ".join(str(error).split())[:300]
             raise UserError(f"the training state belongs to other networks or terms: {reason}") from None

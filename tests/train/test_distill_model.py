@@ -107,6 +107,51 @@ def test_what_draws_follows_the_iteration_or_has_parts_of_its_own_resumes_exactl
     assert_resumes_exactly(opt, data)
 
 
+FITS = {
+    "one": {"type": "FitNetLoss", "at": "conv_first"},
+    "two": {"type": "FitNetLoss", "at": "body.0", "loss_weight": 0.3},
+}
+
+
+def resumed_otherwise(before: dict[str, Any], now: dict[str, Any], strip: bool = False) -> tuple[Trainer, Trainer]:
+    """Trains four steps: in one go by the options `before`, and after two of them resumed by the options `now`."""
+    data = images(4)
+    torch.manual_seed(0)
+    whole, resumed = make_trainer(before, data[0]), make_trainer(now, data[0])
+    train(whole, data[:2])
+    state = deepcopy(whole.training_state([random_states()]))
+    if strip:  # as of an earlier version
+        del state["model"]["optimizer"]["names"]
+    resumed.resume(state)
+    train(whole, data[2:], 2)
+    train(resumed, data[2:], 2)
+    return whole, resumed
+
+
+@pytest.mark.parametrize("widths", [(12, "body.0"), (12, "conv_last")], ids=["same shapes", "other shapes"])
+def test_terms_in_another_order_keep_what_the_optimizer_remembers(tmp_path: Path, widths: tuple[int, str]) -> None:
+    wide = teacher_file(tmp_path, {**SMALL, "num_feat": widths[0]})
+    terms = {**FITS, "two": {**FITS["two"], "at": widths[1], "adapter": {"type": "conv1x1"}}}
+    turned = {name: terms[name] for name in reversed(terms)}
+    whole, resumed = resumed_otherwise(*(options({"distill_opt": order}, **wide) for order in (terms, turned)))
+    theirs = whole.model.task.state_dict()
+    for name, value in resumed.model.task.state_dict().items():
+        # the losses are summed in another order, which rounds otherwise
+        torch.testing.assert_close(value, theirs[name], rtol=1e-4, atol=1e-6, msg=name)
+
+
+def test_a_state_without_names_of_parameters_is_resumed_by_position(tmp_path: Path) -> None:
+    taught = options({"distill_opt": FITS}, **teacher_file(tmp_path, {**SMALL, "num_feat": 12}))
+    whole, resumed = resumed_otherwise(taught, taught, strip=True)
+    assert torch.equal(weights(whole), weights(resumed))
+
+
+def test_momentum_may_begin_at_a_resume() -> None:
+    rms = {"type": "RMSprop", "lr": 1e-3}
+    whole, resumed = resumed_otherwise(options({"optim_g": rms}), options({"optim_g": {**rms, "momentum": 0.9}}))
+    assert not torch.equal(weights(whole), weights(resumed)) and weights(resumed).isfinite().all()
+
+
 def test_a_model_derived_from_ours_is_the_one_that_trains(monkeypatch: pytest.MonkeyPatch) -> None:
     class Twice(ImageDistillModel):
         def rates(self) -> list[float]:
