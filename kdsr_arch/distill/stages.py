@@ -71,7 +71,7 @@ def keepers(net: nn.Module, frozen: Sequence[str] | None = None) -> list[nn.Modu
     """
     return [
         module
-        for path, module in net.named_modules()
+        for path, module in net.named_modules(remove_duplicate=False)
         if (frozen is None or within(path, frozen)) and any(module._buffers.get(k) is not None for k in _STATISTICS)
     ]
 

@@ -239,11 +239,13 @@ class DistillTask(nn.Module):
             if self._still:
                 hold(self._still, ())  # someone may have called train()
             return
-        for name, module in (("", self.student), *(("terms." + n, t) for n, t in self.terms.items())):
-            for path, param in module.named_parameters():
-                stands = name.removeprefix("terms.") in frozen if name else within(path, frozen)
-                param.requires_grad_(self._trainable[param] and not stands)
-                param.grad = None if stands else param.grad
+        standing = {p for name in frozen if name in self.terms for p in self.terms[name].parameters()}
+        # a shared tensor stands if any of its names does
+        named = self.student.named_parameters(remove_duplicate=False)
+        standing |= {p for path, p in named if within(path, frozen)}
+        for param, trains in self._trainable.items():
+            param.requires_grad_(trains and param not in standing)
+            param.grad = None if param in standing else param.grad
         parts = [keepers(term) for name, term in self.terms.items() if name in frozen]
         still = [m for m in (*keepers(self.student, frozen), *sum(parts, [])) if m.training or m in self._still]
         hold(still, self._still)

@@ -367,6 +367,20 @@ def test_stages_choose_terms_and_freeze():
     assert all(p.requires_grad for p in names.values())
 
 
+def test_what_two_modules_share_is_frozen_with_either():
+    student = Window(4, 3)
+    student.body.append(torch.nn.Conv2d(4, 4, 3, padding=1))
+    student.body[3].weight, student.extra = student.body[0].weight, torch.nn.Sequential(student.body[1])
+    task = make({}, student, stages=[{"iters": 2, "freeze": ["body.3", "extra"]}, {"iters": 2}])
+    shared = (student.body[0].weight, student.body[1].weight, student.body[1].running_mean)
+    before = [value.detach().clone() for value in shared]
+    optim = optimizer(task)
+    train_step(task, optim, clips(), 1)
+    assert all(torch.equal(a, b) for a, b in zip(before, shared, strict=True)) and student.body[0].bias.grad is not None
+    train_step(task, optim, clips(), 3)
+    assert not any(torch.equal(a, b) for a, b in zip(before, shared, strict=True))
+
+
 def test_without_teacher_the_student_learns_alone():
     student = Window(4, 3)
     task = make_task(student, None, {"pixel_opt": PIXEL}, clips(num_frame=3))
