@@ -115,6 +115,12 @@ class DistillTask(nn.Module):
         pixel = options.pixel_opt
         # without its loss_weight, which is applied here
         self.pixel = build("loss", pixel, "train.pixel_opt") if pixel else None
+        if self.pixel is not None and any(p.requires_grad for p in self.pixel.parameters()):
+            kind = type(self.pixel).__name__
+            raise UserError(
+                f"train.pixel_opt: {kind} has parameters, which nothing would train here: make it a term of "
+                "train.distill_opt (student: output, teacher: gt), or freeze them where it is made"
+            )
         self._pixel_weight = TermWeight(pixel.loss_weight if pixel and pixel.loss_weight is not None else 1.0)
         for name in options.distill_opt:
             if not name.isidentifier() or name in (PIXEL, "pix"):

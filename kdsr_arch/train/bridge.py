@@ -36,6 +36,7 @@ from kdsr_arch.options.schema import Options
 from kdsr_arch.options.schema_train import OptimizerOptions, SchedulerOptions
 from kdsr_arch.parallel import distributed
 from kdsr_arch.registry import is_basicsr, lookup
+from kdsr_arch.train.checkpoint import PassingBuffers
 from kdsr_arch.train.distill_model import cpu_copy
 from kdsr_arch.train.meter import stop_if_nonfinite
 from kdsr_arch.train.trainer import Trainer
@@ -156,6 +157,7 @@ class BridgedModel:
             raise
         except Exception as error:
             raise self._refusal(error, name) from error
+        self._passing = PassingBuffers(self._modules())
         if options.compile:
             self.model.net_g.compile()
 
@@ -244,6 +246,7 @@ class BridgedModel:
             "frozen": frozen,
             "optimizers": [optimizer_state(o, networks) for o in self.model.optimizers],
             "schedulers": [s.state_dict() for s in self.model.schedulers],
+            "buffers": self._passing.state(),
             "carried": {k: dict(v) if isinstance(v, Mapping) else v for k, v in carried.items()},
         }
         return cpu_copy(state)
@@ -269,6 +272,7 @@ class BridgedModel:
                 net.load_state_dict(state["networks"][name])
                 for key, param in net.named_parameters():
                     param.requires_grad_(key not in state["frozen"][name])
+            self._passing.load_state(state.get("buffers", {}))  # earlier versions have none
             for optimizer, saved in zip(self.model.optimizers, state["optimizers"], strict=True):
                 load_optimizer(optimizer, saved, networks)
         except (RuntimeError, ValueError, KeyError) as error:

@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 import torch
+from torch import nn
 
 from kdsr_arch.data.loader import to_device
-from kdsr_arch.registry import MODEL_REGISTRY, register_all
+from kdsr_arch.registry import ARCH_REGISTRY, LOSS_REGISTRY, MODEL_REGISTRY, register_all
 from kdsr_arch.train.checkpoint import random_states
 from kdsr_arch.train.distill_model import ImageDistillModel
 from kdsr_arch.train.entry import trainer_class
@@ -105,6 +106,68 @@ def test_what_draws_follows_the_iteration_or_has_parts_of_its_own_resumes_exactl
     opt = options({"distill_opt": {"term": UPCYCLED[name]}, "ema_decay": 0.9}, **taught, **placed)
     data = images(4)
     assert_resumes_exactly(opt, data)
+
+
+class Counting(nn.Module):
+    """Weighs what it is given by how often it has been called, which a buffer counts; one comes into being late."""
+
+    def __init__(self, persistent: bool = False) -> None:
+        super().__init__()
+        self.register_buffer("calls", torch.tensor(1.0), persistent=persistent)
+        self.register_buffer("late", None, persistent=persistent)
+        self.register_buffer("constant", torch.tensor(1.0), persistent=persistent)
+
+    def count(self) -> torch.Tensor:
+        if torch.is_grad_enabled():
+            self.calls += 0.5
+            self.late = self.calls * 2
+        return self.calls * self.constant if self.late is None else self.late
+
+
+class CountingLoss(Counting):
+    def forward(self, sr: torch.Tensor, gt: torch.Tensor) -> torch.Tensor:
+        return (sr - gt).pow(2).mean() * self.count()
+
+
+class CountingNet(Counting):
+    def __init__(self) -> None:
+        super().__init__()
+        self.upscale, self.body = 2, make_network(SMALL)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.body(x) * self.count()
+
+
+@pytest.fixture
+def counting(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(LOSS_REGISTRY._obj_map, "CountingLoss", CountingLoss)
+    monkeypatch.setitem(ARCH_REGISTRY._obj_map, "CountingNet", CountingNet)
+
+
+@pytest.mark.parametrize("changes", [
+    {"network_g": {"type": "CountingNet"}},
+    {"train": {"pixel_opt": {"type": "CountingLoss", "persistent": True}}},
+    {"train": {"distill_opt": {"term": {"type": "CountingLoss", "student": "output", "teacher": "gt"}}}},
+])  # fmt: skip
+def test_what_is_counted_outside_of_state_dicts_resumes_exactly(counting: None, changes: dict[str, Any]) -> None:
+    opt = options({"ema_decay": 0.9, "grad_clip": 1.0, **changes.pop("train", {})}, **changes)
+    data = images(4)
+    assert_resumes_exactly(opt, data)
+    trainer = make_trainer(opt, data[0])
+    assert not trainer.model.state()["buffers"]
+    train(trainer, data)
+    assert {key.rpartition(".")[2] for key in trainer.model.state()["buffers"]} == {"calls", "late"}
+
+
+def test_a_pixel_loss_with_parameters_of_its_own_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Scaled(CountingLoss):
+        def __init__(self) -> None:
+            super().__init__()
+            self.factor = nn.Parameter(torch.ones(1))
+
+    monkeypatch.setitem(LOSS_REGISTRY._obj_map, "Scaled", Scaled)
+    with refuses("train.pixel_opt", "Scaled", "train.distill_opt"):
+        make_trainer(options({"pixel_opt": {"type": "Scaled"}}), images(1)[0])
 
 
 FITS = {
