@@ -55,6 +55,19 @@ def parse_stages(options: Sequence[StageOptions], terms: Iterable[str], student:
     return [*stages[:-1], replace(stages[-1], last=math.inf)] if stages else [Stage(math.inf, frozenset(names))]
 
 
+def check_trains(student: nn.Module) -> None:
+    """Refuse a student with nothing to train.
+
+    Raises:
+        UserError: it has no parameter, or all of them are frozen.
+    """
+    if not any(p.requires_grad for p in student.parameters()):
+        advice = "student.requires_grad_() makes them all trainable"
+        if not any(True for _ in student.parameters()):
+            advice = f"{type(student).__name__} has none at all; take another network"
+        raise UserError(f"the student has no parameter to train: {advice}")
+
+
 # where batch (and instance) normalization, and spectral normalization in its old and new form, keep what they measure
 _STATISTICS = ("running_mean", "weight_u", "_u")
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from kdsr_arch.distill.context import CLOCK, check_live, make_context
 from kdsr_arch.distill.gradient_norms import gradient_norms
 from kdsr_arch.distill.inputs import check_batch, check_restored, first_of, pick
-from kdsr_arch.distill.stages import PIXEL, Stage, hold, keepers, parse_stages, within
+from kdsr_arch.distill.stages import PIXEL, Stage, check_trains, hold, keepers, parse_stages, within
 from kdsr_arch.distill.taps import OUTPUT, Batch, Feature, Side, Taps, flat, fold, stop_inplace
 from kdsr_arch.distill.teachers import CachedTeacher
 from kdsr_arch.distill.terms import Term, TermReport, TermWeight, table
@@ -99,6 +99,7 @@ class DistillTask(nn.Module):
         teacher_options: TeacherOptions | None = None,
     ) -> None:
         super().__init__()
+        check_trains(student)
         sample = check_batch(sample, next(student.parameters()).dtype)
         device = sample["lq"].device
         self.student = unwrap(student).to(device)
@@ -123,9 +124,11 @@ class DistillTask(nn.Module):
             )
         self._pixel_weight = TermWeight(pixel.loss_weight if pixel and pixel.loss_weight is not None else 1.0)
         for name in options.distill_opt:
-            if not name.isidentifier() or name in (PIXEL, "pix"):
+            # a module's own attributes, such as train and type, cannot be names of its parts
+            if not name.isidentifier() or name in (PIXEL, "pix") or hasattr(nn.ModuleDict(), name):
                 raise UserError(
-                    f"train.distill_opt: '{name}' cannot name a term: use letters, digits and _, not pix or pixel"
+                    f"train.distill_opt: '{name}' cannot name a term: use letters, digits and _, and no name that is "
+                    "taken, such as pix, pixel, train or type"
                 )
         self.terms = nn.ModuleDict({name: Term(name, term) for name, term in options.distill_opt.items()})
         self._resolve_taps()

@@ -504,6 +504,42 @@ def test_a_loss_without_gradient_is_refused():
         make({"t": {"type": "DetachedLoss", "at": "f_sr"}}, teacher=Window(4, 5))
 
 
+def test_a_loss_that_changes_what_it_is_given_is_refused(monkeypatch):
+    class CenteringLoss(torch.nn.Module):
+        def forward(self, student, teacher):
+            teacher -= teacher.mean()
+            return (student - teacher).abs().mean()
+
+    monkeypatch.setitem(LOSS_REGISTRY._obj_map, "CenteringLoss", CenteringLoss)
+    for tapped in ({}, {"student": "output", "teacher": "gt"}, {"at": "f_sr", "adapter": {"type": "conv1x1"}}):
+        with refuses("train.distill_opt.t", "CenteringLoss", "in place"):
+            make({"t": {"type": "CenteringLoss", **tapped}})
+    with refuses("train.pixel_opt", "CenteringLoss", "in place"):
+        make({}, pixel_opt={"type": "CenteringLoss"})
+
+
+def test_a_student_without_parameters_is_refused():
+    class Still(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.register_buffer("factor", torch.ones(1))
+
+        def forward(self, x):
+            return F.interpolate(x * self.factor, scale_factor=2)
+
+    data = batch(torch.rand(1, 3, 8, 8), torch.rand(1, 3, 16, 16))
+    with refuses("no parameter to train", "Still"):
+        make({}, student=Still(), data=data)
+    with refuses("no parameter to train", "requires_grad_"):
+        make({}, student=Image().requires_grad_(False), data=data)
+
+
+@pytest.mark.parametrize("name", ["train", "keys", "type", "forward", "items", "values", "pixel", "a-b"])
+def test_a_name_that_cannot_be_a_terms_is_refused(name):
+    with refuses("train.distill_opt", f"'{name}'"):
+        make({name: {"type": "L1Loss"}})
+
+
 @pytest.mark.parametrize("kind", ["FitNetLoss", "VIDLoss"])
 def test_double_precision(kind):
     """Adapters and what losses have of their own follow the student's precision."""
