@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from copy import deepcopy
 from typing import Any
 
 import torch
@@ -11,6 +10,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer, RMSprop, lr_scheduler
 
 from kdsr_arch.errors import UserError
+from kdsr_arch.ops.copying import copy_network
 from kdsr_arch.options.schema_train import OptimizerOptions, SchedulerOptions
 from kdsr_arch.registry import build
 
@@ -173,7 +173,7 @@ class EMA:
 
     def __init__(self, net: nn.Module, decay: float) -> None:
         self.decay = decay
-        self.net = deepcopy(net).eval().requires_grad_(False)
+        self.net = copy_network(net).eval().requires_grad_(False)
         # kept from step to step: the walk through the modules was up to a tenth of a tiny network's step
         self._mine, self._followed = _Walk(self.net), _Walk(net)
 
