@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from kdsr_arch.data.loader import to_device
 from kdsr_arch.device import own_precision, pick_device
 from kdsr_arch.distill.inputs import check_batch
+from kdsr_arch.distill.stages import check_trains
 from kdsr_arch.distill.task import DistillTask
 from kdsr_arch.errors import OptionErrors, UserError, first_line, nearest
 from kdsr_arch.infer.pixels import beyond_white
@@ -91,8 +92,7 @@ def _check_networks(student: nn.Module, teacher: nn.Module | None) -> None:
     own = {id(p) for p in student.parameters()}
     if teacher is not None and any(id(p) in own for p in teacher.parameters()):
         raise UserError("student and teacher share parameters: give a copy as the teacher (copy.deepcopy(student))")
-    if not any(p.requires_grad for p in student.parameters()):
-        raise UserError("the student has no parameter to train: student.requires_grad_() makes them all trainable")
+    check_trains(student)
 
 
 def _check_range(batch: Mapping[str, Any]) -> None:

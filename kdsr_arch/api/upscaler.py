@@ -7,7 +7,6 @@ from argparse import Namespace
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from copy import deepcopy
 from itertools import chain, islice
 from numbers import Integral
 from os import PathLike
@@ -24,6 +23,7 @@ from kdsr_arch.infer.open import Opened, opened
 from kdsr_arch.infer.pixels import beyond_white
 from kdsr_arch.infer.stream import Restorer
 from kdsr_arch.infer.traits import Traits, unwrap
+from kdsr_arch.ops.copying import copy_network
 from kdsr_arch.options.yaml_reader import describe as describe_value
 from kdsr_arch.options.yaml_reader import in_one_line
 from kdsr_arch.upscale.dispatch import describe, open_restorer
@@ -74,7 +74,7 @@ def load(
     source: Any = None if weights is None else weights if isinstance(weights, nn.Module) else str(weights)
     with _python_words():
         if isinstance(source, nn.Module):
-            net = deepcopy(unwrap(source))
+            net = copy_network(unwrap(source))
             source = opened(net, {"type": type(net).__name__}, None, scale)
         args = Namespace(
             weights=source, quality=quality, network=network, scale=scale, outscale=outscale, device=device,

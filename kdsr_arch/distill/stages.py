@@ -55,6 +55,19 @@ def parse_stages(options: Sequence[StageOptions], terms: Iterable[str], student:
     return [*stages[:-1], replace(stages[-1], last=math.inf)] if stages else [Stage(math.inf, frozenset(names))]
 
 
+def check_trains(student: nn.Module) -> None:
+    """Refuse a student with nothing to train.
+
+    Raises:
+        UserError: it has no parameter, or all of them are frozen.
+    """
+    if not any(p.requires_grad for p in student.parameters()):
+        advice = "student.requires_grad_() makes them all trainable"
+        if not any(True for _ in student.parameters()):
+            advice = f"{type(student).__name__} has none at all; take another network"
+        raise UserError(f"the student has no parameter to train: {advice}")
+
+
 # where batch (and instance) normalization, and spectral normalization in its old and new form, keep what they measure
 _STATISTICS = ("running_mean", "weight_u", "_u")
 
@@ -71,7 +84,7 @@ def keepers(net: nn.Module, frozen: Sequence[str] | None = None) -> list[nn.Modu
     """
     return [
         module
-        for path, module in net.named_modules()
+        for path, module in net.named_modules(remove_duplicate=False)
         if (frozen is None or within(path, frozen)) and any(module._buffers.get(k) is not None for k in _STATISTICS)
     ]
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from kdsr_arch.distill.context import CLOCK, check_live, make_context
 from kdsr_arch.distill.gradient_norms import gradient_norms
 from kdsr_arch.distill.inputs import check_batch, check_restored, first_of, pick
-from kdsr_arch.distill.stages import PIXEL, Stage, hold, keepers, parse_stages, within
+from kdsr_arch.distill.stages import PIXEL, Stage, check_trains, hold, keepers, parse_stages, within
 from kdsr_arch.distill.taps import OUTPUT, Batch, Feature, Side, Taps, flat, fold, stop_inplace
 from kdsr_arch.distill.teachers import CachedTeacher
 from kdsr_arch.distill.terms import Term, TermReport, TermWeight, table
@@ -99,6 +99,7 @@ class DistillTask(nn.Module):
         teacher_options: TeacherOptions | None = None,
     ) -> None:
         super().__init__()
+        check_trains(student)
         sample = check_batch(sample, next(student.parameters()).dtype)
         device = sample["lq"].device
         self.student = unwrap(student).to(device)
@@ -115,11 +116,19 @@ class DistillTask(nn.Module):
         pixel = options.pixel_opt
         # without its loss_weight, which is applied here
         self.pixel = build("loss", pixel, "train.pixel_opt") if pixel else None
+        if self.pixel is not None and any(p.requires_grad for p in self.pixel.parameters()):
+            kind = type(self.pixel).__name__
+            raise UserError(
+                f"train.pixel_opt: {kind} has parameters, which nothing would train here: make it a term of "
+                "train.distill_opt (student: output, teacher: gt), or freeze them where it is made"
+            )
         self._pixel_weight = TermWeight(pixel.loss_weight if pixel and pixel.loss_weight is not None else 1.0)
         for name in options.distill_opt:
-            if not name.isidentifier() or name in (PIXEL, "pix"):
+            # a module's own attributes, such as train and type, cannot be names of its parts
+            if not name.isidentifier() or name in (PIXEL, "pix") or hasattr(nn.ModuleDict(), name):
                 raise UserError(
-                    f"train.distill_opt: '{name}' cannot name a term: use letters, digits and _, not pix or pixel"
+                    f"train.distill_opt: '{name}' cannot name a term: use letters, digits and _, and no name that is "
+                    "taken, such as pix, pixel, train or type"
                 )
         self.terms = nn.ModuleDict({name: Term(name, term) for name, term in options.distill_opt.items()})
         self._resolve_taps()
@@ -239,11 +248,13 @@ class DistillTask(nn.Module):
             if self._still:
                 hold(self._still, ())  # someone may have called train()
             return
-        for name, module in (("", self.student), *(("terms." + n, t) for n, t in self.terms.items())):
-            for path, param in module.named_parameters():
-                stands = name.removeprefix("terms.") in frozen if name else within(path, frozen)
-                param.requires_grad_(self._trainable[param] and not stands)
-                param.grad = None if stands else param.grad
+        standing = {p for name in frozen if name in self.terms for p in self.terms[name].parameters()}
+        # a shared tensor stands if any of its names does
+        named = self.student.named_parameters(remove_duplicate=False)
+        standing |= {p for path, p in named if within(path, frozen)}
+        for param, trains in self._trainable.items():
+            param.requires_grad_(trains and param not in standing)
+            param.grad = None if param in standing else param.grad
         parts = [keepers(term) for name, term in self.terms.items() if name in frozen]
         still = [m for m in (*keepers(self.student, frozen), *sum(parts, [])) if m.training or m in self._still]
         hold(still, self._still)

@@ -26,8 +26,9 @@ def try_loss(
         inputs: of which at least one must get a gradient, if there is any.
 
     Raises:
-        UserError: it cannot work on what it is given, or gives no gradient.
+        UserError: it cannot work on what it is given, changes it, or gives no gradient.
     """
+    watched = [(t, t._version) for feature in given for t in feature.tensors]
     try:
         with torch.enable_grad():
             value = compute()
@@ -38,6 +39,11 @@ def try_loss(
         shapes = ", ".join(map(text_of, given))
         reason = " ".join(str(error).split())[:300]
         raise UserError(f"{where}: {kind} cannot work on what it is given ({shapes}): {reason}") from error
+    if any(t._version != version for t, version in watched):
+        raise UserError(
+            f"{where}: {kind} changes in place what it is given, which other losses are given as well: let it work on "
+            "a copy (t = t - t.mean() instead of t -= t.mean())"
+        )
     if inputs and all(g is None for g in grads):
         raise UserError(f"{where}: {kind} gives the student no gradient; it cannot teach")
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import json
 from dataclasses import dataclass
 from typing import Any
@@ -19,6 +18,7 @@ from kdsr_arch.infer.open import Opened
 from kdsr_arch.infer.traits import Traits
 from kdsr_arch.io import METADATA_KEY
 from kdsr_arch.ops.bicubic import upsample_bicubic
+from kdsr_arch.ops.copying import copy_network
 
 SIZE = (180, 320)
 """LR height and width of files that name one, unless the user says another."""
@@ -96,7 +96,7 @@ def prepare(student: Opened, *, half: bool = False, frames: int | None = None, r
     net = graph_form(net)
     length = {"image": 0, "window": traits.num_frame}.get(traits.mode, frames or max(5, traits.min_clip))
     if half and net is student.net:
-        net = copy.deepcopy(net)
+        net = copy_network(net)
     return Prepared(
         ExportForm(net, traits, half).eval(), ExportForm(student.net, traits).eval(), student, changes, length, half
     )

@@ -5,7 +5,6 @@ Their values are those of the modules they stand for, to rounding.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable
 from typing import Any
 
@@ -17,6 +16,7 @@ from basicsr.archs.spynet_arch import SpyNet
 from basicsr.archs.swinir_arch import SwinTransformerBlock
 from torch import Tensor, nn
 
+from kdsr_arch.ops.copying import copy_network
 from kdsr_arch.ops.exporting import deform_conv_by_grid
 
 
@@ -150,7 +150,7 @@ def graph_form(net: nn.Module) -> nn.Module:
     paths = [path for path, module in net.named_modules() if type(module) in _FORMS]
     if not paths:
         return net
-    net = copy.deepcopy(net)
+    net = copy_network(net)
     for path in paths:
         parent, _, name = path.rpartition(".")
         setattr(net.get_submodule(parent), name, _FORMS[type(net.get_submodule(path))](net.get_submodule(path)))

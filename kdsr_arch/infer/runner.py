@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -16,6 +15,7 @@ from kdsr_arch.errors import UserError
 from kdsr_arch.infer.traits import Traits, unwrap
 from kdsr_arch.ops.bicubic import upsample_bicubic
 from kdsr_arch.ops.color import rgb_to_y, rgb_to_ycbcr, ycbcr_to_rgb
+from kdsr_arch.ops.copying import copy_network
 
 
 class Runner:
@@ -263,7 +263,7 @@ def foldable(net: nn.Module) -> list[str]:
 
 def fold(net: nn.Module) -> nn.Module:
     """Return a copy in evaluation mode with those layers replaced; results stay the same to rounding."""
-    net = copy.deepcopy(net).eval()
+    net = copy_network(net).eval()
     for path in foldable(net):
         parent, _, name = path.rpartition(".")
         setattr(net.get_submodule(parent), name, net.get_submodule(path).folded())  # type: ignore[operator]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from copy import deepcopy
 from typing import Any
 
 import torch
@@ -13,6 +12,7 @@ from kdsr_arch.losses.about import About
 from kdsr_arch.losses.base import CRITERIA, Context, DistillLoss
 from kdsr_arch.losses.dukd_loss import LUMA_SUM, changed, draw, require_images, undone
 from kdsr_arch.ops.color import matched_colors
+from kdsr_arch.ops.copying import copy_network
 from kdsr_arch.registry import LOSS_REGISTRY
 
 _EPS = 1e-7
@@ -113,7 +113,7 @@ class HistoryContrastLoss(DistillLoss):
 
     def begin(self, context: Context) -> None:
         """Copy the student."""
-        self.history = deepcopy(context.network).eval().requires_grad_(False)
+        self.history = copy_network(context.network).eval().requires_grad_(False)
 
     def train(self, mode: bool = True) -> HistoryContrastLoss:
         """Switch to training, all but the older copy: its statistics are its student's, and it drops nothing."""

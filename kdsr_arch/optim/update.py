@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from copy import deepcopy
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.optim import Optimizer, lr_scheduler
+from torch.optim import Optimizer, RMSprop, lr_scheduler
 
 from kdsr_arch.errors import UserError
+from kdsr_arch.ops.copying import copy_network
 from kdsr_arch.options.schema_train import OptimizerOptions, SchedulerOptions
 from kdsr_arch.registry import build
 
@@ -36,18 +36,57 @@ def build_optimizer(
     return build("optimizer", {"type": options.type, **keywords}, key, trained)
 
 
-def load_optimizer(optimizer: Optimizer, saved: Mapping[str, Any]) -> None:
+def optimizer_state(optimizer: Optimizer, parts: Mapping[str, nn.Module]) -> dict[str, Any]:
+    """Return its state dict, and beside it the names of its parameters, in its order.
+
+    Args:
+        parts: the modules that it trains, by name. Without names where one of its parameters is in none of them.
+    """
+    by_id = {id(parameter): name for name, parameter in _named(parts).items()}
+    names = [by_id.get(id(parameter)) for parameter in _trained(optimizer)]
+    return {**optimizer.state_dict(), **({} if None in names else {"names": names})}
+
+
+def load_optimizer(optimizer: Optimizer, saved: Mapping[str, Any], parts: Mapping[str, nn.Module]) -> None:
     """Take up what a saved optimizer remembers of its steps; rate, betas, weight decay, ... stay the present options'.
 
     Args:
-        saved: its state dict.
+        saved: what `optimizer_state` returned; without names, as of an earlier version, it goes by position.
+        parts: see `optimizer_state`.
 
     Raises:
         ValueError: it is of other parameters.
     """
-    groups = zip(optimizer.state_dict()["param_groups"], saved["param_groups"], strict=True)
-    own = [{**mine, "params": theirs["params"]} for mine, theirs in groups]
-    optimizer.load_state_dict({"state": saved["state"], "param_groups": own})
+    groups, state = optimizer.state_dict()["param_groups"], saved["state"]
+    if "names" in saved:
+        # terms of an option file, or layers of a network, may stand in another order than when it was saved
+        named, position = _named(parts), {id(parameter): i for i, parameter in enumerate(_trained(optimizer))}
+        places = [position.pop(id(named.get(name)), None) for name in saved["names"]]
+        if None in places or position:
+            raise ValueError("the optimizer trains other parameters")
+        state = {places[i]: values for i, values in state.items()}
+    else:
+        groups = [{**mine, "params": g["params"]} for mine, g in zip(groups, saved["param_groups"], strict=True)]
+    optimizer.load_state_dict({"state": state, "param_groups": groups})
+    for group in optimizer.param_groups:
+        if isinstance(optimizer, RMSprop) and group["momentum"]:  # its buffers are made at the first step alone
+            for parameter in group["params"]:
+                if values := optimizer.state.get(parameter):
+                    values.setdefault("momentum_buffer", torch.zeros_like(parameter))
+
+
+def _named(parts: Mapping[str, nn.Module]) -> dict[str, nn.Parameter]:
+    """List the parameters of modules by name; a shared one by each of its names."""
+    return {
+        f"{part}.{name}": parameter
+        for part, net in parts.items()
+        for name, parameter in net.named_parameters(remove_duplicate=False)
+    }
+
+
+def _trained(optimizer: Optimizer) -> list[nn.Parameter]:
+    """List an optimizer's parameters in the order in which its state dict numbers them."""
+    return [parameter for group in optimizer.param_groups for parameter in group["params"]]
 
 
 class Schedule:
@@ -134,7 +173,7 @@ class EMA:
 
     def __init__(self, net: nn.Module, decay: float) -> None:
         self.decay = decay
-        self.net = deepcopy(net).eval().requires_grad_(False)
+        self.net = copy_network(net).eval().requires_grad_(False)
         # kept from step to step: the walk through the modules was up to a tenth of a tiny network's step
         self._mine, self._followed = _Walk(self.net), _Walk(net)
 

@@ -362,6 +362,9 @@ class Options(OpenSection):
         best, metrics = self.logger.keep_best, (self.val.metrics if self.val else None) or {}
         if self.is_train and best is not None and not metrics:
             yield "logger.keep_best", "needs a validation to rank by; give val.metrics"
+        waits = self.is_train and self.train is not None and self.train.patience is not None
+        if waits and self.datasets and not (metrics and self.phase("val")):
+            yield "train.patience", "needs a validation to wait for; give datasets.val and val.metrics"
         for name in best if self.is_train and metrics and isinstance(best, dict) else ():
             if name not in metrics:
                 yield f"logger.keep_best.{name}", f"is no metric of val.metrics{nearest(name, metrics)}"

@@ -120,6 +120,13 @@ def is_balanced(weight: float | WeightOptions | None) -> bool:
     return isinstance(weight, WeightOptions) and weight.balance is not None
 
 
+def _is_zero(weight: float | WeightOptions | None) -> bool:
+    """Tell whether a weight is 0 for ever; a schedule is taken to mean something."""
+    if isinstance(weight, WeightOptions):
+        return weight.constant == 0
+    return weight == 0
+
+
 class PixelOptions(LossOptions):
     """The loss between the student's output and the ground truth."""
 
@@ -276,8 +283,13 @@ class TrainOptions(OpenSection):
 
     def faults(self) -> Iterator[Fault]:
         """Refuse options without any loss, and a schedule, stages or weights that do not fit the rest."""
-        if not any(value for key, value in {**vars(self), **(self.model_extra or {})}.items() if key.endswith("_opt")):
+        losses = {k: v for k, v in {**vars(self), **(self.model_extra or {})}.items() if k.endswith("_opt") and v}
+        untaught = self.pixel_opt is not None and _is_zero(self.pixel_opt.loss_weight)
+        if not losses:
             yield "pixel_opt", "is required, but missing: there is no loss at all"
+        others = [k for k in losses if k not in ("pixel_opt", "distill_opt")]
+        if untaught and not others and all(_is_zero(term.loss_weight) for term in self.distill_opt.values()):
+            yield "pixel_opt.loss_weight", "is 0, and no other loss has a weight: nothing would be trained"
         if self.cuda_graph and (self.amp == "fp16" or self.accumulation > 1):
             yield "cuda_graph", "records steps of one batch in 'no' or 'bf16': amp fp16 and accumulation exclude it"
         periods = self.scheduler.periods if self.scheduler else None
@@ -294,6 +306,6 @@ class TrainOptions(OpenSection):
         if self.pixel_opt and is_balanced(self.pixel_opt.loss_weight):
             yield "pixel_opt.loss_weight", "cannot be balanced: terms are balanced against the pixel loss"
         for name, term in self.distill_opt.items():
-            if is_balanced(term.loss_weight) and self.lacks("pixel_opt"):
-                key = f"distill_opt.{name}.loss_weight"
-                yield key, "is balanced against the pixel loss, but there is no train.pixel_opt"
+            if is_balanced(term.loss_weight) and (untaught or self.lacks("pixel_opt")):
+                lack = "train.pixel_opt.loss_weight is 0" if untaught else "there is no train.pixel_opt"
+                yield f"distill_opt.{name}.loss_weight", f"is balanced against the pixel loss, but {lack}"

@@ -25,11 +25,19 @@ from kdsr_arch.distill.trial import fork_rng, undisturbed
 from kdsr_arch.errors import ProgramFault, UserError
 from kdsr_arch.infer.cost import count_parameters
 from kdsr_arch.infer.open import load_weights, misfits
-from kdsr_arch.optim.update import Schedule, build_optimizer, clip_gradients, gradient_norm, load_optimizer
+from kdsr_arch.optim.update import (
+    Schedule,
+    build_optimizer,
+    clip_gradients,
+    gradient_norm,
+    load_optimizer,
+    optimizer_state,
+)
 from kdsr_arch.options.schema import Options
 from kdsr_arch.options.schema_train import OptimizerOptions, SchedulerOptions
 from kdsr_arch.parallel import distributed
 from kdsr_arch.registry import is_basicsr, lookup
+from kdsr_arch.train.checkpoint import PassingBuffers
 from kdsr_arch.train.distill_model import cpu_copy
 from kdsr_arch.train.meter import stop_if_nonfinite
 from kdsr_arch.train.trainer import Trainer
@@ -150,6 +158,7 @@ class BridgedModel:
             raise
         except Exception as error:
             raise self._refusal(error, name) from error
+        self._passing = PassingBuffers(self._modules())
         if options.compile:
             self.model.net_g.compile()
 
@@ -258,8 +267,9 @@ class BridgedModel:
         state = {
             "networks": {k: net.state_dict() for k, net in networks.items()},
             "frozen": frozen,
-            "optimizers": [o.state_dict() for o in self.model.optimizers],
+            "optimizers": [optimizer_state(o, networks) for o in self.model.optimizers],
             "schedulers": [s.state_dict() for s in self.model.schedulers],
+            "buffers": self._passing.state(),
             "carried": {k: dict(v) if isinstance(v, Mapping) else v for k, v in carried.items()},
         }
         return cpu_copy(state)
@@ -279,13 +289,15 @@ class BridgedModel:
         Raises:
             UserError: it belongs to other networks.
         """
+        networks = self._modules()
         try:
-            for name, net in self._modules().items():
+            for name, net in networks.items():
                 net.load_state_dict(state["networks"][name])
                 for key, param in net.named_parameters():
                     param.requires_grad_(key not in state["frozen"][name])
+            self._passing.load_state(state.get("buffers", {}))  # earlier versions have none
             for optimizer, saved in zip(self.model.optimizers, state["optimizers"], strict=True):
-                load_optimizer(optimizer, saved)
+                load_optimizer(optimizer, saved, networks)
         except (RuntimeError, ValueError, KeyError) as error:
             reason = " ".join(str(error).split())[:300]
             raise UserError(f"the training state belongs to other networks: {reason}") from None

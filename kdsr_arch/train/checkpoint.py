@@ -10,13 +10,14 @@ from __future__ import annotations
 import os
 import random
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor, nn
 
 from kdsr_arch.errors import UserError
 from kdsr_arch.io import load_tensors
@@ -63,6 +64,49 @@ def random_states_kept() -> Iterator[None]:
         yield
     finally:
         set_random_states(states)
+
+
+# ---------------------------------------------------------------------------------------------- passing buffers
+
+
+class PassingBuffers:
+    """The buffers that no state dict holds (``persistent=False``), as far as training has moved them.
+
+    Constants among them are left out: they are those that the present options make, after a resume as well.
+
+    Args:
+        parts: what is trained, by name, as it was built.
+        whole: the names of those of which no state dict is saved, so that persistent buffers count as well.
+    """
+
+    def __init__(self, parts: Mapping[str, nn.Module], whole: Sequence[str] = ()) -> None:
+        self._parts, self._whole = parts, whole
+        self._built = {key: value.detach().clone() for key, _, _, value in self._walk() if value is not None}
+
+    def _walk(self) -> Iterator[tuple[str, nn.Module, str, Tensor | None]]:
+        for part, net in self._parts.items():
+            for path, module in net.named_modules():
+                for name, value in module._buffers.items():
+                    if part in self._whole or name in module._non_persistent_buffers_set:
+                        yield f"{part}.{path}.{name}", module, name, value
+
+    def state(self) -> dict[str, Tensor]:
+        """Return those that are no longer what they were built as."""
+        now = {key: value for key, _, _, value in self._walk() if value is not None}
+        return {k: v for k, v in now.items() if k not in self._built or not torch.equal(v, self._built[k])}
+
+    @torch.no_grad()
+    def load_state(self, state: Mapping[str, Tensor]) -> None:
+        """Put back what `state` returned; what has gone from the modules since is passed over."""
+        for key, module, name, value in [*self._walk()]:
+            saved = state.get(key)
+            if saved is None:
+                continue
+            if value is not None and value.shape == saved.shape:
+                value.copy_(saved)  # in place: views of it may be in use
+            else:
+                like = next((t for t in (value, *module.buffers(), *module.parameters()) if t is not None), saved)
+                module._buffers[name] = saved.to(like.device)
 
 
 # ------------------------------------------------------------------------------------------------ state files

@@ -16,11 +16,11 @@ from kdsr_arch.distill.teachers import CachedTeacher, build_teacher, stored_teac
 from kdsr_arch.errors import UserError
 from kdsr_arch.infer.cost import count_parameters
 from kdsr_arch.infer.open import load_pretrained, misfits
-from kdsr_arch.optim.update import EMA, Schedule, build_optimizer, load_optimizer
+from kdsr_arch.optim.update import EMA, Schedule, build_optimizer, load_optimizer, optimizer_state
 from kdsr_arch.options.schema import Options, TeacherOptions
 from kdsr_arch.options.schema_train import TrainOptions
 from kdsr_arch.registry import MODEL_REGISTRY, build
-from kdsr_arch.train.checkpoint import random_states_kept
+from kdsr_arch.train.checkpoint import PassingBuffers, random_states_kept
 
 
 class DistillModel:
@@ -76,6 +76,10 @@ class DistillModel:
         self.optimizer = build_optimizer([group for group in groups if group["params"]], options.optim_g)
         self.schedule = Schedule(self.optimizer, options.scheduler, options.warmup_iter)
         self.ema = EMA(self.student, options.ema_decay) if options.ema_decay else None
+        parts: dict[str, nn.Module] = {"net_g": self.student, "terms": self.task.terms}
+        parts |= {"net_g_ema": self.ema.net} if self.ema else {}
+        parts |= {"pixel": self.task.pixel} if self.task.pixel is not None else {}
+        self._passing = PassingBuffers(parts, ["pixel"])
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=options.amp == "fp16")
 
     def try_stage(self, sample: Batch, last: int) -> None:
@@ -118,9 +122,10 @@ class DistillModel:
             "net_g": self.student.state_dict(),
             "net_g_ema": self.ema.net.state_dict() if self.ema else None,
             "train_only": self.task.train_only_state(),
-            "optimizer": self.optimizer.state_dict(),
+            "optimizer": optimizer_state(self.optimizer, {"task": self.task}),
             "schedule": self.schedule.state_dict(),
             "scaler": self.scaler.state_dict(),
+            "buffers": self._passing.state(),
         }
         return cpu_copy(state)
 
@@ -151,7 +156,8 @@ class DistillModel:
             if self.ema:
                 self.ema.net.load_state_dict(state["net_g_ema"] or state["net_g"])
             self.task.load_train_only_state(state["train_only"])
-            load_optimizer(self.optimizer, state["optimizer"])
+            self._passing.load_state(state.get("buffers", {}))  # earlier versions have none
+            load_optimizer(self.optimizer, state["optimizer"], {"task": self.task})
         except (RuntimeError, ValueError, KeyError, TypeError) as error:
             reason = " ".join(str(error).split())[:300]
             raise UserError(f"the training state belongs to other networks or terms: {reason}") from None

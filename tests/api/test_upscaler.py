@@ -192,3 +192,13 @@ def test_the_callers_autocast_and_default_precision_do_not_matter():
         torch.set_default_dtype(torch.float32)
     half = Image().half()
     assert kdsr.load(half, device="cpu")(image).dtype == torch.float32 and half.last.weight.dtype == torch.float16
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+def test_a_network_with_normed_weights_of_the_older_kind_is_copied():
+    net = Image()
+    nn.utils.weight_norm(net.head)
+    image = torch.rand(3, 8, 8)
+    expected = net(image[None])[0]
+    assert net.head.weight.requires_grad
+    torch.testing.assert_close(kdsr.load(net, device="cpu", precision="fp32")(image), expected.detach())

@@ -367,6 +367,20 @@ def test_stages_choose_terms_and_freeze():
     assert all(p.requires_grad for p in names.values())
 
 
+def test_what_two_modules_share_is_frozen_with_either():
+    student = Window(4, 3)
+    student.body.append(torch.nn.Conv2d(4, 4, 3, padding=1))
+    student.body[3].weight, student.extra = student.body[0].weight, torch.nn.Sequential(student.body[1])
+    task = make({}, student, stages=[{"iters": 2, "freeze": ["body.3", "extra"]}, {"iters": 2}])
+    shared = (student.body[0].weight, student.body[1].weight, student.body[1].running_mean)
+    before = [value.detach().clone() for value in shared]
+    optim = optimizer(task)
+    train_step(task, optim, clips(), 1)
+    assert all(torch.equal(a, b) for a, b in zip(before, shared, strict=True)) and student.body[0].bias.grad is not None
+    train_step(task, optim, clips(), 3)
+    assert not any(torch.equal(a, b) for a, b in zip(before, shared, strict=True))
+
+
 def test_without_teacher_the_student_learns_alone():
     student = Window(4, 3)
     task = make_task(student, None, {"pixel_opt": PIXEL}, clips(num_frame=3))
@@ -488,6 +502,42 @@ def test_a_loss_without_gradient_is_refused():
         LOSS_REGISTRY.register(DetachedLoss)
     with refuses("train.distill_opt.t", "DetachedLoss", "gradient"):
         make({"t": {"type": "DetachedLoss", "at": "f_sr"}}, teacher=Window(4, 5))
+
+
+def test_a_loss_that_changes_what_it_is_given_is_refused(monkeypatch):
+    class CenteringLoss(torch.nn.Module):
+        def forward(self, student, teacher):
+            teacher -= teacher.mean()
+            return (student - teacher).abs().mean()
+
+    monkeypatch.setitem(LOSS_REGISTRY._obj_map, "CenteringLoss", CenteringLoss)
+    for tapped in ({}, {"student": "output", "teacher": "gt"}, {"at": "f_sr", "adapter": {"type": "conv1x1"}}):
+        with refuses("train.distill_opt.t", "CenteringLoss", "in place"):
+            make({"t": {"type": "CenteringLoss", **tapped}})
+    with refuses("train.pixel_opt", "CenteringLoss", "in place"):
+        make({}, pixel_opt={"type": "CenteringLoss"})
+
+
+def test_a_student_without_parameters_is_refused():
+    class Still(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.register_buffer("factor", torch.ones(1))
+
+        def forward(self, x):
+            return F.interpolate(x * self.factor, scale_factor=2)
+
+    data = batch(torch.rand(1, 3, 8, 8), torch.rand(1, 3, 16, 16))
+    with refuses("no parameter to train", "Still"):
+        make({}, student=Still(), data=data)
+    with refuses("no parameter to train", "requires_grad_"):
+        make({}, student=Image().requires_grad_(False), data=data)
+
+
+@pytest.mark.parametrize("name", ["train", "keys", "type", "forward", "items", "values", "pixel", "a-b"])
+def test_a_name_that_cannot_be_a_terms_is_refused(name):
+    with refuses("train.distill_opt", f"'{name}'"):
+        make({name: {"type": "L1Loss"}})
 
 
 @pytest.mark.parametrize("kind", ["FitNetLoss", "VIDLoss"])

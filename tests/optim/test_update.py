@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
+import pytest
 import torch
 from torch import nn
 
@@ -45,6 +48,23 @@ def test_what_was_put_in_the_place_of_a_buffer_or_parameter_is_followed_and_shar
     before = average.net[0].weight.detach().clone()
     average.update(other)
     torch.testing.assert_close(average.net[0].weight, (before + other[0].weight) / 2)
+
+
+@pytest.mark.parametrize("norm", [nn.utils.weight_norm, nn.utils.spectral_norm])
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+def test_a_network_with_normed_weights_of_the_older_kind_is_followed(norm: Callable[[nn.Module], nn.Module]) -> None:
+    net = nn.Sequential(norm(nn.Conv2d(2, 3, 1)))
+    images = torch.randn(1, 2, 4, 4)
+    net(images)  # in training, which leaves a weight with a gradient behind
+    average = EMA(net, 0.5)
+    with torch.no_grad():
+        for p in net.parameters():
+            p.mul_(2)
+    net(images)
+    for _ in range(30):
+        average.update(net)
+    torch.testing.assert_close(average.net(images), net.eval()(images))
+    assert not average.net[0].weight.requires_grad
 
 
 def test_average_stays_in_eval_mode_and_apart() -> None:

@@ -343,3 +343,22 @@ def test_balance_needs_a_pixel_loss(faults: Callable[..., list[str]]) -> None:
     )
     lines = faults({"train.pixel_opt.loss_weight": {"balance": 1}})
     assert any("train.pixel_opt.loss_weight: " in line for line in lines)
+    lines = faults({"train.distill_opt": balanced, "train.pixel_opt.loss_weight": 0})
+    assert any("out.loss_weight: is balanced against the pixel loss, but train.pixel_opt.lo" in f for f in lines)
+    assert not any("nothing would be trained" in f for f in lines)
+
+
+def test_losses_that_all_weigh_nothing_are_refused(faults: Callable[..., list[str]]) -> None:
+    ours = {"model_type": "ImageDistillModel", "train.pixel_opt.loss_weight": 0}
+    for weight, refused in ((0.0, True), ({"constant": 0}, True), ({"schedule": [[0, 0], [9, 1]]}, False), (1, False)):
+        lines = faults({**ours, "train.distill_opt": {"out": {"type": "L1Loss", "loss_weight": weight}}})
+        assert any("train.pixel_opt.loss_weight: is 0" in line for line in lines) is refused, (weight, lines)
+    (line,) = faults(ours)
+    assert "train.pixel_opt.loss_weight: is 0" in line
+    assert not faults({**ours, "train.pixel_opt.loss_weight": {"schedule": [[0, 0], [9, 1]]}})
+
+
+def test_patience_needs_a_validation_with_metrics(faults: Callable[..., list[str]]) -> None:
+    assert not faults({"train.patience": 2})
+    for key in ("val", "val.metrics", "datasets.val"):
+        assert any(line.startswith("train.patience: ") for line in faults({"train.patience": 2, key: ...})), key

@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 import torch
+from torch import nn
 
 from kdsr_arch.data.loader import to_device
-from kdsr_arch.registry import MODEL_REGISTRY, register_all
+from kdsr_arch.registry import ARCH_REGISTRY, LOSS_REGISTRY, MODEL_REGISTRY, register_all
 from kdsr_arch.train.checkpoint import random_states
 from kdsr_arch.train.distill_model import ImageDistillModel
 from kdsr_arch.train.entry import trainer_class
@@ -105,6 +106,113 @@ def test_what_draws_follows_the_iteration_or_has_parts_of_its_own_resumes_exactl
     opt = options({"distill_opt": {"term": UPCYCLED[name]}, "ema_decay": 0.9}, **taught, **placed)
     data = images(4)
     assert_resumes_exactly(opt, data)
+
+
+class Counting(nn.Module):
+    """Weighs what it is given by how often it has been called, which a buffer counts; one comes into being late."""
+
+    def __init__(self, persistent: bool = False) -> None:
+        super().__init__()
+        self.register_buffer("calls", torch.tensor(1.0), persistent=persistent)
+        self.register_buffer("late", None, persistent=persistent)
+        self.register_buffer("constant", torch.tensor(1.0), persistent=persistent)
+
+    def count(self) -> torch.Tensor:
+        if torch.is_grad_enabled():
+            self.calls += 0.5
+            self.late = self.calls * 2
+        return self.calls * self.constant if self.late is None else self.late
+
+
+class CountingLoss(Counting):
+    def forward(self, sr: torch.Tensor, gt: torch.Tensor) -> torch.Tensor:
+        return (sr - gt).pow(2).mean() * self.count()
+
+
+class CountingNet(Counting):
+    def __init__(self) -> None:
+        super().__init__()
+        self.upscale, self.body = 2, make_network(SMALL)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.body(x) * self.count()
+
+
+@pytest.fixture
+def counting(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(LOSS_REGISTRY._obj_map, "CountingLoss", CountingLoss)
+    monkeypatch.setitem(ARCH_REGISTRY._obj_map, "CountingNet", CountingNet)
+
+
+@pytest.mark.parametrize("changes", [
+    {"network_g": {"type": "CountingNet"}},
+    {"train": {"pixel_opt": {"type": "CountingLoss", "persistent": True}}},
+    {"train": {"distill_opt": {"term": {"type": "CountingLoss", "student": "output", "teacher": "gt"}}}},
+])  # fmt: skip
+def test_what_is_counted_outside_of_state_dicts_resumes_exactly(counting: None, changes: dict[str, Any]) -> None:
+    opt = options({"ema_decay": 0.9, "grad_clip": 1.0, **changes.pop("train", {})}, **changes)
+    data = images(4)
+    assert_resumes_exactly(opt, data)
+    trainer = make_trainer(opt, data[0])
+    assert not trainer.model.state()["buffers"]
+    train(trainer, data)
+    assert {key.rpartition(".")[2] for key in trainer.model.state()["buffers"]} == {"calls", "late"}
+
+
+def test_a_pixel_loss_with_parameters_of_its_own_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Scaled(CountingLoss):
+        def __init__(self) -> None:
+            super().__init__()
+            self.factor = nn.Parameter(torch.ones(1))
+
+    monkeypatch.setitem(LOSS_REGISTRY._obj_map, "Scaled", Scaled)
+    with refuses("train.pixel_opt", "Scaled", "train.distill_opt"):
+        make_trainer(options({"pixel_opt": {"type": "Scaled"}}), images(1)[0])
+
+
+FITS = {
+    "one": {"type": "FitNetLoss", "at": "conv_first"},
+    "two": {"type": "FitNetLoss", "at": "body.0", "loss_weight": 0.3},
+}
+
+
+def resumed_otherwise(before: dict[str, Any], now: dict[str, Any], strip: bool = False) -> tuple[Trainer, Trainer]:
+    """Trains four steps: in one go by the options `before`, and after two of them resumed by the options `now`."""
+    data = images(4)
+    torch.manual_seed(0)
+    whole, resumed = make_trainer(before, data[0]), make_trainer(now, data[0])
+    train(whole, data[:2])
+    state = deepcopy(whole.training_state([random_states()]))
+    if strip:  # as of an earlier version
+        del state["model"]["optimizer"]["names"]
+    resumed.resume(state)
+    train(whole, data[2:], 2)
+    train(resumed, data[2:], 2)
+    return whole, resumed
+
+
+@pytest.mark.parametrize("widths", [(12, "body.0"), (12, "conv_last")], ids=["same shapes", "other shapes"])
+def test_terms_in_another_order_keep_what_the_optimizer_remembers(tmp_path: Path, widths: tuple[int, str]) -> None:
+    wide = teacher_file(tmp_path, {**SMALL, "num_feat": widths[0]})
+    terms = {**FITS, "two": {**FITS["two"], "at": widths[1], "adapter": {"type": "conv1x1"}}}
+    turned = {name: terms[name] for name in reversed(terms)}
+    whole, resumed = resumed_otherwise(*(options({"distill_opt": order}, **wide) for order in (terms, turned)))
+    theirs = whole.model.task.state_dict()
+    for name, value in resumed.model.task.state_dict().items():
+        # the losses are summed in another order, which rounds otherwise
+        torch.testing.assert_close(value, theirs[name], rtol=1e-4, atol=1e-6, msg=name)
+
+
+def test_a_state_without_names_of_parameters_is_resumed_by_position(tmp_path: Path) -> None:
+    taught = options({"distill_opt": FITS}, **teacher_file(tmp_path, {**SMALL, "num_feat": 12}))
+    whole, resumed = resumed_otherwise(taught, taught, strip=True)
+    assert torch.equal(weights(whole), weights(resumed))
+
+
+def test_momentum_may_begin_at_a_resume() -> None:
+    rms = {"type": "RMSprop", "lr": 1e-3}
+    whole, resumed = resumed_otherwise(options({"optim_g": rms}), options({"optim_g": {**rms, "momentum": 0.9}}))
+    assert not torch.equal(weights(whole), weights(resumed)) and weights(resumed).isfinite().all()
 
 
 def test_a_model_derived_from_ours_is_the_one_that_trains(monkeypatch: pytest.MonkeyPatch) -> None:
