@@ -257,6 +257,7 @@ def distill(
     sample = {key: value[:1] for key, value in batches.first.items() if isinstance(value, Tensor)}
     with own_precision(place.type):
         model = DistillModel.of(student, teacher, options, sample, scale or scale_of(sample), place)
+        model.schedule.try_out(options.total_iter)
         distributed.broadcast_modules(model.modules())
         loop, history = Steps(model, options, batches), list[dict[str, float]]()
         for iteration in range(1, options.total_iter + 1):

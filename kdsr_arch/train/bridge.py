@@ -91,6 +91,8 @@ class Bridge(BaseModel):
         opt = self.opt["train"]
         options = SchedulerOptions(**opt["scheduler"]) if opt.get("scheduler") else None
         self.schedulers = [Schedule(o, options, opt.get("warmup_iter", -1)) for o in self.optimizers]
+        for schedule in self.schedulers:
+            schedule.try_out(opt["total_iter"])
 
     def update_learning_rate(self, current_iter: int, warmup_iter: int = -1) -> None:
         """Set the rates of an iteration."""

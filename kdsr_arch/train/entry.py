@@ -119,7 +119,7 @@ def dry_runs(parts: Sequence[Options]) -> Iterator[str]:
     Raises:
         UserError: see `dry_run`; or an earlier part's network is not the one that a later part starts from.
     """
-    coming: dict[Path, Mapping[str, Any]] = {}  # what each part will write, by its folder
+    coming: dict[Path, Mapping[str, Any]] = {}  # the files that each part will write, by its folder
     with tempfile.TemporaryDirectory() as scratch:
         for opt in parts:
             stand_ins = _stand_ins(opt, coming, Path(scratch))
@@ -133,23 +133,32 @@ def dry_runs(parts: Sequence[Options]) -> Iterator[str]:
                     text = text.replace(str(stand_in), f"{getattr(opt.path, key)}, as an earlier part will write it")
                 error.args = (text,)
                 raise
-            coming[opt.folder / "models"] = trainer.model.network_files()
+            coming[opt.folder / "models"] = trainer.will_write()
             yield trainer.model.describe()
 
 
 def _stand_ins(opt: Options, coming: Mapping[Path, Mapping[str, Any]], scratch: Path) -> dict[str, Path]:
-    """Write files into `scratch` for those that `path` names and that do not exist, but will; by the keys of `path`."""
+    """Write files into `scratch` for those that `path` names and that do not exist, but will; by the keys of `path`.
+
+    Raises:
+        UserError: an earlier part writes its networks there, but none of that name.
+    """
     found: dict[str, Path] = {}
     for key, file in opt.path.plain().items():
         path = Path(os.path.abspath(file)) if key.startswith("pretrain_network_") and file else Path()
-        networks = coming.get(path.parent, {}) if not path.is_file() else {}
-        name = next((name for name in networks if path.name.startswith(f"{name}_")), None)
-        if name is not None:
-            stand_in = scratch / opt.name / key / path.name
-            stand_in.parent.mkdir(parents=True)
-            save = write_groups if path.suffix == SAFETENSORS else save_tensors
-            save(networks[name], stand_in)
-            found[key] = stand_in
+        if path.is_file() or path.parent not in coming:
+            continue
+        files = coming[path.parent]
+        if path.name not in files:
+            raise UserError(
+                f"{opt.name}: path.{key}: the earlier part that trains {path.parent.parent} will write no {path.name}; "
+                f"name one of its files: {', '.join([*files][-4:])}"
+            )
+        stand_in = scratch / opt.name / key / path.name
+        stand_in.parent.mkdir(parents=True)
+        save = write_groups if path.suffix == SAFETENSORS else save_tensors
+        save(files[path.name], stand_in)
+        found[key] = stand_in
     return found
 
 

@@ -93,7 +93,9 @@ class Trainer(Steps):
 
     def build_model(self, sample: Batch) -> DistillModel:
         """Build what is trained, tried on a batch of one: a DistillModel, or a class of the user's derived from it."""
-        return lookup("model", self.opt.model_type)(self.opt, sample)
+        model: DistillModel = lookup("model", self.opt.model_type)(self.opt, sample)
+        model.schedule.try_out(self.total)
+        return model
 
     def _try_stage(self, stretch: Stretch) -> None:
         """Compute the losses of a stage with crops or batches of its own: they may fit no network or term."""
@@ -226,6 +228,19 @@ class Trainer(Steps):
         if distributed.is_main():
             self.checkpoints.save_networks("latest", self.model.network_files())
         return True
+
+    def will_write(self) -> dict[str, dict[str, Any]]:
+        """Return the files of networks that the whole run leaves, by name, as they would be now.
+
+        Which of the best validations `logger.keep_best` keeps nobody knows before: these are left out.
+        """
+        every = self.opt.logger.save_checkpoint_freq
+        saved = [*range(every, self.total, every), self.total][-self.checkpoints.keep_last :]
+        labels = [*map(str, saved), "latest"]
+        if self.validator.first is not None and self.validator.deciding:
+            labels.append("best")
+        files = self.model.network_files().items()
+        return {self.checkpoints.network_file(name, label).name: net for name, net in files for label in labels}
 
     def has_settled(self) -> bool:
         """Tell whether validations have brought nothing better for as long as `train.patience` says; then save."""

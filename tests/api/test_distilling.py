@@ -197,6 +197,8 @@ def test_wrong_input_is_told_in_a_sentence() -> None:
         (lambda: kdsr.distill(student, net, {}, data, iterations=9, grad_clp=1.0), "grad_clp"),
         (lambda: kdsr.distill(student, net, {}, data, iterations=9, cuda_graph=True), "cuda_graph"),
         (lambda: kdsr.distill(student, net, {}, data, iterations=9, optimizer={"type": "Adamm"}), "Adamm"),
+        (lambda: kdsr.distill(student, net, {}, data, iterations=9, scheduler={"type": "StepLR", "step_size": 0}),
+         "train.scheduler"),
         (lambda: kdsr.distill(student, net, {}, data, iterations=9, report_every=0), "report_every"),
         (lambda: kdsr.distill("PlainSR_x4_50k", net, {}, data, iterations=9), "PlainSR_x4_50k"),
         (lambda: kdsr.distill(None, net, {}, data, iterations=9), "student"),

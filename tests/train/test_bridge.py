@@ -210,6 +210,7 @@ def test_options_are_left_alone() -> None:
         (options("RealESRNetModel"), ["model_type RealESRNetModel", "CUDA"]),
         (options(network={"type": "BasicVSR", "spynet_path": "none.pth"}), ["model_type SRModel", "none.pth"]),
         (options("HiFaceGANModel"), ["model_type HiFaceGANModel", "EMA"]),
+        (options(scheduler={"type": "StepLR", "step_size": 0}), ["train.scheduler", "StepLR", "iteration 2"]),
         (options(optim_g={"type": "Adamm", "lr": 1e-3}), ["train.optim_*.type", "'Adamm'", "'Adam'"]),
     ],
 )

@@ -217,6 +217,17 @@ def test_what_would_stop_a_later_part_is_found_before_any_training(key, value, n
     assert not (tmp_path / "experiments").exists()  # no part was trained before it
 
 
+@pytest.mark.parametrize("file", ["9.pth", "2.pth", "best.pth", "latest.safetensors", "hello.pth"])
+def test_what_the_part_before_will_not_write_is_found_before_any_training(file, common, tmp_path: Path, capsys):
+    """It has 3 iterations, of which the last alone is kept, and no validation."""
+    common["logger"]["keep_last"] = 1
+    parts = _parts(tmp_path, "whole")
+    for name, code in (("3.pth", 0), (file, 2)):
+        parts[1]["path"]["pretrain_network_t"] = str(tmp_path / f"experiments/whole/teacher/models/net_g_{name}")
+        assert _check(tmp_path, common, parts) == code
+    assert not missing(capsys.readouterr().err, "path.pretrain_network_t", f"no net_g_{file}", "net_g_latest.pth")
+
+
 def test_what_a_part_trained_is_opened_upscaled_and_exported(common, tmp_path: Path):
     file = _write(tmp_path / "options" / "s.yml", {"name": "whole", **common, "sequence": _parts(tmp_path, "whole")})
     assert _train(file, tmp_path) == 0
