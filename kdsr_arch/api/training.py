@@ -14,7 +14,7 @@ import numpy as np
 
 from kdsr_arch.commands import train as command
 from kdsr_arch.commands.common import LAUNCHERS, load_parts
-from kdsr_arch.device import kernels_kept, own_precision
+from kdsr_arch.device import kernels_kept, own_gradients, own_precision
 from kdsr_arch.errors import UserError, one_of
 from kdsr_arch.options.yaml_reader import describe, write_values
 from kdsr_arch.signals import Ended
@@ -44,7 +44,7 @@ def train(
         KeyboardInterrupt: it was interrupted; the state is saved, and `auto_resume` goes on from it.
     """
     one_of("kdsr.train", "launcher", launcher, LAUNCHERS)
-    with _as_file(options) as path, own_precision("cpu"), own_precision("cuda"), kernels_kept():
+    with _as_file(options) as path, own_precision("cpu"), own_precision("cuda"), own_gradients(), kernels_kept():
         parser = argparse.ArgumentParser()
         command.add_arguments(parser)
         words = ["-opt", str(path), "--launcher", launcher, *(["--auto_resume"] if auto_resume else [])]

@@ -28,18 +28,24 @@ def try_loss(
     Raises:
         UserError: it cannot work on what it is given, or gives no gradient.
     """
+    with told(where, kind, given), torch.enable_grad():
+        value = compute()
+        grads = torch.autograd.grad(value, inputs, allow_unused=True) if inputs and value.requires_grad else []
+    if inputs and all(g is None for g in grads):
+        raise UserError(f"{where}: {kind} gives the student no gradient; it cannot teach")
+
+
+@contextmanager
+def told(where: str, kind: str, given: Sequence[Feature]) -> Iterator[None]:
+    """Say of a loss that fails what it was given; see `try_loss`."""
     try:
-        with torch.enable_grad():
-            value = compute()
-            grads = torch.autograd.grad(value, inputs, allow_unused=True) if inputs and value.requires_grad else []
+        yield
     except UserError as error:
         raise UserError(f"{where}: {error}") from None
     except (RuntimeError, ValueError, TypeError, IndexError, AttributeError, AssertionError) as error:
         shapes = ", ".join(map(text_of, given))
         reason = " ".join(str(error).split())[:300]
         raise UserError(f"{where}: {kind} cannot work on what it is given ({shapes}): {reason}") from error
-    if inputs and all(g is None for g in grads):
-        raise UserError(f"{where}: {kind} gives the student no gradient; it cannot teach")
 
 
 def try_backward(sr: Tensor, net: nn.Module) -> None:
