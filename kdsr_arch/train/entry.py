@@ -21,7 +21,7 @@ from kdsr_arch.signals import StopRequest
 from kdsr_arch.train.bridge import BridgedTrainer
 from kdsr_arch.train.checkpoint import load_state, random_states_kept
 from kdsr_arch.train.distill_model import DistillModel
-from kdsr_arch.train.resume import changes, fingerprint, other_weights
+from kdsr_arch.train.resume import changes, fingerprint, other_start, other_weights, start_digests
 from kdsr_arch.train.run_files import is_finished
 from kdsr_arch.train.trainer import Trainer
 
@@ -68,7 +68,8 @@ def main(parts: Sequence[Callable[[], Options]], args: Any) -> int:
 def _tell_finished(opt: Options, which: str) -> None:
     assert opt.train is not None
     state = load_state(opt.folder / "training_states" / f"{opt.train.total_iter}.state")
-    theirs, mine = state["fingerprint"], fingerprint(opt, weights=weights_digests(opt))
+    theirs = state["fingerprint"]
+    mine = fingerprint(opt, weights=weights_digests(opt), start=start_digests(opt))
     changed = changes(theirs, mine)
     with TextLog():
         get_logger().info(f"{opt.name} ({which}): finished already")
@@ -80,6 +81,11 @@ def _tell_finished(opt: Options, which: str) -> None:
         if others := other_weights(opt, theirs, mine):
             get_logger().warning(
                 f"The teacher's weights changed since {opt.name} was trained, which knows the old ones only: {others}; "
+                f"to train it anew, remove {opt.folder}"
+            )
+        if others := other_start(opt, theirs, mine):
+            get_logger().warning(
+                f"What {opt.name} started from has changed since it was trained, and does not take effect: {others}; "
                 f"to train it anew, remove {opt.folder}"
             )
 

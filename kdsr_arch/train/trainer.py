@@ -26,7 +26,7 @@ from kdsr_arch.train.checkpoint import random_states, random_states_kept, seed_e
 from kdsr_arch.train.distill_model import DistillModel
 from kdsr_arch.train.history import History, Trackers
 from kdsr_arch.train.meter import NonFiniteError, Progress
-from kdsr_arch.train.resume import alike_everywhere, find_state, fingerprint
+from kdsr_arch.train.resume import alike_everywhere, find_state, fingerprint, start_digests, with_start_of
 from kdsr_arch.train.run_files import Checkpoints, folder_lock, is_own, open_folder
 from kdsr_arch.train.step_graph import step_graph
 from kdsr_arch.train.steps import Steps
@@ -69,9 +69,11 @@ class Trainer(Steps):
 
         about = {"net_g": {"network": opt.network_g.plain(), "scale": opt.scale}} if opt.scale else None
         keep, form, samples = opt.logger.keep_last or 0, opt.logger.checkpoint_format, len(stretches[0].dataset)
-        mine = fingerprint(opt, self.model.teacher, samples, weights_digests(opt))
+        mine = fingerprint(opt, self.model.teacher, samples, weights_digests(opt), start_digests(opt))
         self.checkpoints = Checkpoints(opt.folder, mine, keep, form, about)
         self.saved_state = find_state(opt, self.model, auto_resume, mine)
+        if self.saved_state is not None:
+            self.checkpoints.fingerprint = with_start_of(self.saved_state.content["fingerprint"], mine)
         self.position: int = self.saved_state.content["iter"] if self.saved_state else 0  # iterations done
         alike_everywhere(opt, self.position)
 
@@ -171,7 +173,7 @@ class Trainer(Steps):
                 self.resources.callback(self.trackers.close)
                 stamp = open_folder(self.opt, self.checkpoints, own, None if own else state)
                 log.open(folder / f"train_{folder.name}_{stamp}.log")
-                self.history = History(folder / "history.jsonl", self.position)
+                self.history = History(folder / "history.jsonl", self.position, self.opt.logger.print_freq)
                 self.resources.callback(self.history.close)
                 self.trackers.open()
             except OSError as error:

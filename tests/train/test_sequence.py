@@ -139,6 +139,25 @@ def test_a_finished_student_of_a_teacher_that_was_trained_on_is_told(common, tmp
     assert not missing(line, "whole/student", "network_t", teacher / "models" / "net_g_latest.pth", student)
 
 
+def test_a_finished_part_that_started_from_weights_that_were_trained_anew_is_told(common, tmp_path: Path, capsys):
+    first = {"name": "first", "network_g": STUDENT}
+    path = {"pretrain_network_g": str(tmp_path / "experiments/whole/first/models/net_g_latest.pth")}
+    second = {"name": "second", "network_g": STUDENT, "path": path}
+    file = _write(tmp_path / "options" / "s.yml", {"name": "whole", **common, "sequence": [first, second]})
+    assert _train(file, tmp_path) == 0
+    folder = tmp_path / "experiments" / "whole"
+    for changed in (False, True):
+        if changed:
+            shutil.rmtree(folder / "first")
+            first["manual_seed"] = 5
+            _write(file, {"name": "whole", **common, "sequence": [first, second]})
+        capsys.readouterr()
+        assert _train(file, tmp_path, "--auto_resume") == 0
+        lines = [line for line in capsys.readouterr().err.splitlines() if "started from" in line]
+        assert len(lines) == changed
+    assert not missing(lines[0], "whole/second", "network_g", path["pretrain_network_g"], folder / "second")
+
+
 def test_a_part_that_begins_is_not_taken_for_a_renamed_one(common, tmp_path: Path, capsys):
     """The option file that lies in the folder of the part before is the copy that each part keeps."""
     file = _write(tmp_path / "options" / "s.yml", {"name": "whole", **common, "sequence": _parts(tmp_path, "whole")})
