@@ -69,6 +69,25 @@ def own_precision(kind: str) -> Iterator[None]:
         torch.set_autocast_cache_enabled(kept)
 
 
+@contextlib.contextmanager
+def own_gradients() -> Iterator[None]:
+    """Compute gradients also where a caller has turned them off (torch.no_grad, torch.inference_mode)."""
+    with torch.inference_mode(False), torch.enable_grad():
+        yield
+
+
+@contextlib.contextmanager
+def kernels_kept() -> Iterator[None]:
+    """Put back at the end whether torch computes deterministically, which a training decides for itself."""
+    chosen, told = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    searched = torch.backends.cudnn.benchmark
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(chosen, warn_only=told)
+        torch.backends.cudnn.benchmark = searched
+
+
 class LateFlag:
     """A yes or no from a device, read so long after it was asked that the CPU need not wait."""
 

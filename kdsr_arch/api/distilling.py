@@ -4,17 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from numbers import Integral
+from numbers import Integral, Real
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from kdsr_arch.data.loader import to_device
-from kdsr_arch.device import own_precision, pick_device
+from kdsr_arch.device import own_gradients, own_precision, pick_device
 from kdsr_arch.distill.inputs import check_batch
 from kdsr_arch.distill.stages import check_trains
+from kdsr_arch.distill.taps import Feature
 from kdsr_arch.distill.task import DistillTask
+from kdsr_arch.distill.trial import scalar, told
 from kdsr_arch.errors import OptionErrors, UserError, first_line, nearest
 from kdsr_arch.infer.pixels import beyond_white
 from kdsr_arch.losses.base import DistillLoss
@@ -65,18 +68,26 @@ def make_task(
     Raises:
         UserError: a term that cannot be, a tap that does not exist, shapes that cannot be aligned.
     """
-    batch, total = check_batch(sample), sum(stage.get("iters", 0) for stage in stages)
+    batch, total = check_batch(sample), _length_of(stages)
     given = {"optim_g": {"type": "Adam"}, "pixel_opt": _loss_spec(pixel), "distill_opt": terms, "stages": stages}
     options = _train_options({**given, "total_iter": total or _UNKNOWN, "amp": amp, "compile": compile})
-    _check_networks(student, teacher)
+    _check_networks(student, teacher, options.amp)
     _check_range(batch)
     precision = TeacherOptions(amp=options.amp)
-    return DistillTask(
-        student, teacher, options, batch, scale=scale or scale_of(batch), teacher_options=precision
-    ).train()
+    factor = scale_of(batch) if scale is None else scale
+    with own_gradients():
+        batch = check_batch(batch)  # a copy without the caller's mode
+        return DistillTask(student, teacher, options, batch, scale=factor, teacher_options=precision).train()
 
 
-def _check_networks(student: nn.Module, teacher: nn.Module | None) -> None:
+def _length_of(stages: Any) -> Any:
+    """Sum the lengths of stages as far as there are any; what is wrong with the others is told with their keys."""
+    entries = stages if isinstance(stages, (list, tuple)) else ()
+    lengths = [stage.get("iters") for stage in entries if isinstance(stage, Mapping)]
+    return sum(length for length in lengths if isinstance(length, Real))
+
+
+def _check_networks(student: nn.Module, teacher: nn.Module | None, amp: str) -> None:
     """Refuse a student with nothing to train; a teacher that is the student would be frozen with it."""
     for key, net in (("student", student), ("teacher", teacher)):
         if not isinstance(net, nn.Module) and not (net is None and key == "teacher"):
@@ -93,6 +104,15 @@ def _check_networks(student: nn.Module, teacher: nn.Module | None) -> None:
     if teacher is not None and any(id(p) in own for p in teacher.parameters()):
         raise UserError("student and teacher share parameters: give a copy as the teacher (copy.deepcopy(student))")
     check_trains(student)
+    if any(p.is_inference() for p in student.parameters()):
+        raise UserError("the student was made in torch.inference_mode and cannot be trained: make it outside of that")
+    kinds = [next((p.dtype for p in net.parameters()), None) for net in (student, teacher) if net is not None]
+    ours, theirs = kinds[0], kinds[-1]
+    if theirs not in (None, ours) and (amp == "no" or torch.float64 in (ours, theirs)):
+        raise UserError(
+            f"the student computes in {ours}, the teacher in {theirs}: bring both into one precision, such as by "
+            "teacher.float()"
+        )
 
 
 def _check_range(batch: Mapping[str, Any]) -> None:
@@ -122,15 +142,21 @@ def _loss_spec(loss: str | Mapping[str, Any] | None) -> Mapping[str, Any] | None
 def _train_options(values: Mapping[str, Any]) -> TrainOptions:
     options, faults = parse_section(TrainOptions, _plain(values), ["train"])
     faults += [(f"train.{key}", sentence) for key, sentence in options.faults_below()]
+    for number, stage in enumerate(options.stages):
+        for key in ("gt_size", "batch_size_per_gpu"):
+            if getattr(stage, key) is not None:
+                faults.append((f"train.stages.{number}.{key}", "has no effect on batches of yours: take it out"))
     if faults:
         raise OptionErrors([f"{key}: {sentence}" for key, sentence in faults])
     return options
 
 
 def _plain(value: Any) -> Any:
-    """Copy mappings and sequences as dicts and lists, which is what option files hold."""
+    """Copy mappings and sequences as dicts and lists, which is what option files hold; NumPy's numbers become plain."""
     if isinstance(value, Mapping):
         return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, np.generic):
+        return value.item()
     return [_plain(item) for item in value] if isinstance(value, (list, tuple)) else value
 
 
@@ -153,13 +179,18 @@ def loss(name: str, student: Any, teacher: Any = None, **keywords: Any) -> Tenso
     if getattr(lookup("loss", name), "context", False):
         raise UserError(f"{name} runs the networks itself, so it is no function of two maps; give it to kdsr.make_task")
     made = build("loss", {"type": name, **keywords}, f"loss {name}")
+    if teacher is None and isinstance(made, DistillLoss) and made.sides == "both":
+        raise UserError(f"{name} compares with a teacher: give its maps as well")
     _check_maps(student, teacher)
     several = isinstance(student, (list, tuple))
     ours = list(student) if several else [student]
     theirs = None if teacher is None else [t.detach() for t in (teacher if several else [teacher])]
     multi = getattr(made, "multi", False)
-    for s, t in zip(ours, theirs or (), strict=False):
-        channels, sizes = (getattr(made, key, True) for key in ("align_channels", "align_size"))
+    channels, sizes = (getattr(made, key, True) for key in ("align_channels", "align_size"))
+    layers = zip(ours, theirs or (), strict=False)
+    for s, t in [pair for layer in layers for pair in zip(*map(_tensors, layer), strict=False)]:
+        if s.shape[:1] != t.shape[:1]:
+            raise UserError(f"{name} needs maps of as many samples, got {tuple(s.shape)} and {tuple(t.shape)}")
         if (channels and s.shape[1:2] != t.shape[1:2]) or (sizes and s.shape[2:] != t.shape[2:]):
             raise UserError(
                 f"{name} needs maps of one shape, got {tuple(s.shape)} and {tuple(t.shape)}: kdsr.make_task puts an "
@@ -171,10 +202,15 @@ def loss(name: str, student: Any, teacher: Any = None, **keywords: Any) -> Tenso
         made.setup([s.shape for s in ours], [t.shape for t in theirs or ()])
     if any(True for _ in made.parameters()):
         raise UserError(f"{name} trains parts of its own, so it is no function of two maps; give it to kdsr.make_task")
-    if multi:
-        return made(ours) if theirs is None else made(ours, theirs)
-    pairs = [(s,) for s in ours] if theirs is None else zip(ours, theirs, strict=True)
-    return torch.stack([made(*pair).reshape(()) for pair in pairs]).sum()
+    with told(f"loss {name}", name, [Feature(value, 1) for value in (*ours, *(theirs or ()))]):
+        if multi:
+            return scalar(made(ours) if theirs is None else made(ours, theirs))
+        pairs = [(s,) for s in ours] if theirs is None else zip(ours, theirs, strict=True)
+        return torch.stack([scalar(made(*pair)) for pair in pairs]).sum()
+
+
+def _tensors(layer: Any) -> tuple[Tensor, ...]:
+    return Feature(layer, 1).tensors
 
 
 def _check_maps(student: Any, teacher: Any) -> None:
@@ -182,6 +218,8 @@ def _check_maps(student: Any, teacher: Any) -> None:
     counts = {}
     for side, maps in (("student", student), *([] if teacher is None else [("teacher", teacher)])):
         layers = maps if isinstance(maps, (list, tuple)) else [maps]
+        if not layers:
+            raise UserError(f"{side}: holds no map; give one a layer")
         for layer in layers:
             if not isinstance(layer, (Tensor, tuple)):  # a tuple is what some taps record
                 raise UserError(f"{side}: expected tensors, not {type(layer).__name__}; torch.as_tensor makes them")
@@ -249,14 +287,16 @@ def distill(
     options = _train_options({**given, **train})
     if not isinstance(report_every, Integral) or report_every < 1:
         raise UserError(f"report_every: expected 1 iteration or more, not {describe(report_every)}")
-    _check_networks(student, teacher)
+    _check_networks(student, teacher, options.amp)
     trained = [(p, p.requires_grad) for p in student.parameters()]
     place = _place(device)
-    batches = _Endless(data, place, options.channels_last)
-    _check_range(batches.first)
-    sample = {key: value[:1] for key, value in batches.first.items() if isinstance(value, Tensor)}
-    with own_precision(place.type):
-        model = DistillModel.of(student, teacher, options, sample, scale or scale_of(sample), place)
+    with own_precision(place.type), own_gradients():
+        batches = _Endless(data, place, options.channels_last)
+        _check_range(batches.first)
+        sample = {key: value[:1] for key, value in batches.first.items() if isinstance(value, Tensor)}
+        factor = scale_of(sample) if scale is None else scale
+        model = DistillModel.of(student, teacher, options, sample, factor, place)
+        model.schedule.try_out(options.total_iter)
         distributed.broadcast_modules(model.modules())
         loop, history = Steps(model, options, batches), list[dict[str, float]]()
         for iteration in range(1, options.total_iter + 1):

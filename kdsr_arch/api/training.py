@@ -11,13 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 
 from kdsr_arch.commands import train as command
-from kdsr_arch.commands.common import load_parts
-from kdsr_arch.device import own_precision
-from kdsr_arch.errors import UserError
-from kdsr_arch.options.yaml_reader import describe
+from kdsr_arch.commands.common import LAUNCHERS, load_parts
+from kdsr_arch.device import kernels_kept, own_gradients, own_precision
+from kdsr_arch.errors import UserError, one_of
+from kdsr_arch.options.yaml_reader import describe, write_values
 from kdsr_arch.signals import Ended
 from kdsr_arch.train import entry
 
@@ -44,7 +43,8 @@ def train(
         UserError: any fault of the options, all at once, or of the training.
         KeyboardInterrupt: it was interrupted; the state is saved, and `auto_resume` goes on from it.
     """
-    with _as_file(options) as path, own_precision("cpu"), own_precision("cuda"):
+    one_of("kdsr.train", "launcher", launcher, LAUNCHERS)
+    with _as_file(options) as path, own_precision("cpu"), own_precision("cuda"), own_gradients(), kernels_kept():
         parser = argparse.ArgumentParser()
         command.add_arguments(parser)
         words = ["-opt", str(path), "--launcher", launcher, *(["--auto_resume"] if auto_resume else [])]
@@ -66,7 +66,7 @@ def _as_file(options: str | PathLike[str] | Mapping[str, Any]) -> Iterator[Path]
     if not isinstance(options, Mapping):
         yield Path(options)
         return
-    text = yaml.safe_dump(_plain(options), sort_keys=False, width=120)
+    text = write_values(_plain(options))
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "options.yml"
         path.write_text(text, encoding="utf-8")

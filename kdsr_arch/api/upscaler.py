@@ -37,7 +37,7 @@ def load(
     weights: str | PathLike[str] | nn.Module | None = None,
     *,
     quality: str | None = None,
-    network: str | Mapping[str, Any] | None = None,
+    network: str | PathLike[str] | Mapping[str, Any] | None = None,
     scale: int | None = None,
     outscale: int | None = None,
     device: str = "auto",
@@ -69,8 +69,15 @@ def load(
         {"device": device, "precision": precision},
         {"scale": scale, "outscale": outscale, "overlap": overlap, "batch": batch},
     )
+    if not isinstance(network, (str, PathLike, Mapping, NoneType)):
+        raise UserError(
+            f"network: expected a mapping such as {{'type': 'FSRCNN', 'scale': 4}}, that as a text, or an option file, "
+            f"not {type(network).__name__}"
+        )
     if isinstance(network, Mapping):
         network = in_one_line(dict(network))
+    elif isinstance(network, PathLike):
+        network = str(network)
     source: Any = None if weights is None else weights if isinstance(weights, nn.Module) else str(weights)
     with _python_words():
         if isinstance(source, nn.Module):

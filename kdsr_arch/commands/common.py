@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from kdsr_arch.options import Options
     from kdsr_arch.plugins import Plugin
 
+LAUNCHERS = ("none", "pytorch", "slurm")
+
 
 def add_option_file(parser: argparse.ArgumentParser, required: bool = True) -> None:
     """Add ``-opt`` and ``--force_yml``."""
@@ -57,7 +59,7 @@ def add_run_flags(parser: argparse.ArgumentParser) -> None:
     """Add the flags of a run: BasicSR's, and ``--root``."""
     add_option_file(parser)
     add = parser.add_argument
-    add("--launcher", choices=["none", "pytorch", "slurm"], default="none", help="how processes are started")
+    add("--launcher", choices=LAUNCHERS, default="none", help="how processes are started")
     add("--debug", action="store_true", help="validate and save every 8 iterations, as debug_NAME")
     add("--auto_resume", action="store_true", help="training: go on from the newest whole state, if there is one")
     add("--local_rank", "--local-rank", type=int, default=0, help="set by some launchers; not needed")

@@ -193,7 +193,7 @@ def convert_state(source: Source, state: Mapping[str, Tensor], scale: int | None
     Raises:
         UserError: they are not of this source, not whole, or of another scale.
     """
-    from kdsr_arch.infer.open import misfits
+    from kdsr_arch.infer.open import misfits, refuse_values
     from kdsr_arch.infer.traits import traits_of
     from kdsr_arch.registry import build, keywords_of, lookup
 
@@ -215,21 +215,11 @@ def convert_state(source: Source, state: Mapping[str, Tensor], scale: int | None
         raise UserError(f"does not fit {type(net).__name__} ({source.origin}): {'; '.join(faults)}")
     own = net.state_dict()
     params = {name: params[name] for name in own}  # without the number of a step and the like
-    _refuse_values(params, [name for name, value in own.items() if value.is_floating_point()])
+    refuse_values(own, params)
     traits = traits_of(net)
     if scale not in (None, traits.scale):
         raise UserError(f"is of scale {traits.scale}, not {scale}")
     return Converted(source, params, network, scale if open_scale else traits.scale, traits.mode)
-
-
-def _refuse_values(params: State, floating: Iterable[str]) -> None:
-    """Raise UserError for weights that no network has: not floating-point numbers where it has such, or not finite."""
-    for name in floating:
-        if not params[name].is_floating_point():
-            kind = str(params[name].dtype).removeprefix("torch.")
-            raise UserError(f"'{name}' holds {kind}, no floating-point numbers; take another file of the weights")
-        if not params[name].float().isfinite().all():
-            raise UserError(f"'{name}' holds NaN or infinite values; take another file of the weights")
 
 
 def option_text(done: Converted, weights: Path) -> str:

@@ -30,7 +30,11 @@ def check_batch(batch: Any, dtype: torch.dtype = torch.float32) -> dict[str, Any
         if not isinstance(value, Tensor) or not value.is_floating_point() or value.dim() not in (4, 5):
             got = f"{value.dtype} {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
             raise UserError(f"{key}: must be floats in [0, 1] of shape (B, C, H, W) or (B, T, C, H, W), not {got}")
-    return {key: value.to(dtype) if key in ("lq", "gt") else value for key, value in batch.items()}
+        if not value.numel():
+            raise UserError(f"{key}: holds nothing, its shape is {tuple(value.shape)}: leave empty batches out")
+    given = {key: value.to(dtype) if key in ("lq", "gt") else value for key, value in batch.items()}
+    # no gradient goes through what was made in torch.inference_mode, but through a copy of it
+    return {key: v.clone() if isinstance(v, Tensor) and v.is_inference() else v for key, v in given.items()}
 
 
 def check_restored(sr: Tensor, gt: Tensor) -> None:

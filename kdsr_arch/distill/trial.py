@@ -29,16 +29,9 @@ def try_loss(
         UserError: it cannot work on what it is given, changes it, or gives no gradient.
     """
     watched = [(t, t._version) for feature in given for t in feature.tensors]
-    try:
-        with torch.enable_grad():
-            value = compute()
-            grads = torch.autograd.grad(value, inputs, allow_unused=True) if inputs and value.requires_grad else []
-    except UserError as error:
-        raise UserError(f"{where}: {error}") from None
-    except (RuntimeError, ValueError, TypeError, IndexError, AttributeError, AssertionError) as error:
-        shapes = ", ".join(map(text_of, given))
-        reason = " ".join(str(error).split())[:300]
-        raise UserError(f"{where}: {kind} cannot work on what it is given ({shapes}): {reason}") from error
+    with told(where, kind, given), torch.enable_grad():
+        value = compute()
+        grads = torch.autograd.grad(value, inputs, allow_unused=True) if inputs and value.requires_grad else []
     if any(t._version != version for t, version in watched):
         raise UserError(
             f"{where}: {kind} changes in place what it is given, which other losses are given as well: let it work on "
@@ -46,6 +39,19 @@ def try_loss(
         )
     if inputs and all(g is None for g in grads):
         raise UserError(f"{where}: {kind} gives the student no gradient; it cannot teach")
+
+
+@contextmanager
+def told(where: str, kind: str, given: Sequence[Feature]) -> Iterator[None]:
+    """Say of a loss that fails what it was given; see `try_loss`."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f"{where}: {error}") from None
+    except (RuntimeError, ValueError, TypeError, IndexError, AttributeError, AssertionError) as error:
+        shapes = ", ".join(map(text_of, given))
+        reason = " ".join(str(error).split())[:300]
+        raise UserError(f"{where}: {kind} cannot work on what it is given ({shapes}): {reason}") from error
 
 
 def try_backward(sr: Tensor, net: nn.Module) -> None:

@@ -42,10 +42,19 @@ def read_weights(path: str | Path, param_key: str | None = None) -> dict[str, Te
             None: whatever weights there are, the averaged ones first.
 
     Raises:
-        UserError: missing, truncated, not a checkpoint, or without such weights.
+        UserError: missing, truncated, not a checkpoint, or without such weights; or a network cannot compute with them.
     """
     place = locate(path)
-    content = load_tensors(place)
+    weights = _chosen(place, load_tensors(place), param_key)
+    for name, value in weights.items():
+        forms = {"empty (meta)": value.is_meta, "quantized": value.is_quantized}
+        forms[str(value.layout).removeprefix("torch.")] = value.layout != torch.strided
+        if form := next((form for form, there in forms.items() if there), None):
+            raise UserError(f"{place}: '{name}' is {form}; save the weights as plain floating-point tensors")
+    return weights
+
+
+def _chosen(place: Path, content: Any, param_key: str | None) -> dict[str, Tensor]:
     keys = ", ".join(map(str, list(content)[:5])) if isinstance(content, Mapping) else type(content).__name__
     weights = _unwrapped(content)
     if param_key is not None and isinstance(content, Mapping):
@@ -108,6 +117,18 @@ def _is_weight(name: str, value: Any) -> bool:
     return isinstance(value, Tensor) and not name.endswith("_extra_state")  # whose shape may change
 
 
+def refuse_values(own: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> None:
+    """Raise UserError for weights that no network has: not floating-point numbers where it has such, or not finite."""
+    for name, value in weights.items():
+        if not own[name].is_floating_point():
+            continue
+        if not value.is_floating_point():
+            kind = str(value.dtype).removeprefix("torch.")
+            raise UserError(f"'{name}' holds {kind}, no floating-point numbers; take another file of the weights")
+        if not value.float().isfinite().all():
+            raise UserError(f"'{name}' holds NaN or infinite values; take another file of the weights")
+
+
 def _some(names: list[str]) -> str:
     return ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
 
@@ -130,7 +151,8 @@ def load_weights(
         The part of the network that was filled, 1 for all: of its entries or of their values, whichever is less.
 
     Raises:
-        UserError: the file is unusable (see `read_weights`) or does not fit; the keys are named.
+        UserError: the file is unusable (see `read_weights`), does not fit, or holds values that no network has; the
+            keys are named.
     """
     weights, own = _part_of(net, read_weights(path, param_key)), net.state_dict()
     if hasattr(net, "adopted"):  # weights of another form of this network
@@ -143,6 +165,10 @@ def load_weights(
         advice = f", or set {option} to false to take what fits" if option else ""
         misfit = f"does not fit network {type(net).__name__}: {'; '.join(faults)}"
         raise UserError(f"{path}: {misfit}. Check the network's options{advice}")
+    try:
+        refuse_values(own, fitting)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
     net.load_state_dict(fitting, strict=False)
     if faults:
         taken = f"{len(fitting)} of the {len(own)} entries of network {type(net).__name__} are taken from {path}"

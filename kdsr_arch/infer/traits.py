@@ -18,6 +18,7 @@ from torch.nn import functional as F
 from kdsr_arch.errors import UserError
 
 MODES = ("image", "window", "recurrent")
+_KNOWN = {"mode": MODES, "color": ("rgb", "y"), "input": ("lq", "gt", "both")}
 _SPYNET_SIDE = 33  # BasicSR's SpyNet rounds sides up to a multiple of 32 and fails where that is 32
 
 
@@ -55,8 +56,9 @@ class Traits:
     half: bool = True
 
     def __post_init__(self) -> None:
-        if self.mode not in MODES:
-            raise ValueError(f"mode must be one of {MODES}, got '{self.mode}'")
+        for key, known in _KNOWN.items():
+            if getattr(self, key) not in known:
+                raise ValueError(f"{key} must be one of {known}, got '{getattr(self, key)}'")
         if not isinstance(self.scale, Integral) or self.scale < 1:
             raise ValueError(f"scale {self.scale}: must be a whole number, 1 or more")
         if self.num_frame % 2 == 0 or (self.mode != "window" and self.num_frame != 1):
@@ -103,9 +105,11 @@ def traits_of(net: nn.Module, scale: int | None = None) -> Traits:
         scale: the experiment's scale; needed where the network does not fix its own.
 
     Raises:
-        UserError: the network works at another scale than ``scale``.
+        UserError: the network works at another scale than ``scale``, or that is no scale.
         ScaleUnknown: no scale is known.
     """
+    if scale is not None and (not isinstance(scale, Integral) or isinstance(scale, bool) or scale < 1):
+        raise UserError(f"scale: must be a whole number, 1 or more, not {scale!r}")
     net = unwrap(net)
     traits = getattr(net, "traits", None)
     if not isinstance(traits, Traits):

@@ -9,12 +9,13 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer, RMSprop, lr_scheduler
 
-from kdsr_arch.errors import UserError
+from kdsr_arch.errors import UserError, first_line
 from kdsr_arch.ops.copying import copy_network
 from kdsr_arch.options.schema_train import OptimizerOptions, SchedulerOptions
 from kdsr_arch.registry import build
 
 _POSITION = ("last_epoch", "_step_count", "_last_lr", "T_cur", "T_i")
+_TRIED = 4096  # iterations that a schedule is tried on, beside the last
 
 
 def build_optimizer(
@@ -104,7 +105,7 @@ class Schedule:
     """
 
     def __init__(self, optimizer: Optimizer, options: SchedulerOptions | None, warmup: int = -1) -> None:
-        self.optimizer, self.warmup = optimizer, warmup
+        self.optimizer, self.options, self.warmup = optimizer, options, warmup
         for group in optimizer.param_groups:
             group.setdefault("initial_lr", group["lr"])
         self.scheduler: lr_scheduler.LRScheduler | None = None
@@ -123,6 +124,31 @@ class Schedule:
             self._rates = [group["lr"] for group in groups]
         warming = iteration < self.warmup
         self._set([g["initial_lr"] / self.warmup * iteration for g in groups] if warming else self._rates)
+
+    def try_out(self, total: int) -> None:
+        """Go through the first iterations and the last of `total`, without a trace.
+
+        Raises:
+            UserError: the schedule fails or ends there, or its learning rate grows beyond all numbers.
+        """
+        if self.options is None:
+            return
+        trial, iteration = Schedule(_without_weights(self.optimizer), self.options), 0
+        what, steps = f"train.scheduler: {self.options.type}", getattr(self.scheduler, "total_steps", None)
+        if isinstance(steps, int) and steps < total:  # behind its end OneCycleLR rises again, then fails
+            raise UserError(f"{what} ends after {steps:,} steps, before train.total_iter {total:,}: make them as many")
+        try:
+            for iteration in dict.fromkeys((*range(1, min(total, _TRIED) + 1), total)):
+                vars(trial.scheduler)["last_epoch"] = iteration - 2  # differs before the last alone
+                trial.advance(iteration)
+                rates = [float(group["lr"]) for group in trial.optimizer.param_groups]
+                if not all(abs(rate) <= torch.finfo(torch.float32).max for rate in rates):
+                    raise UserError(f"{what} lets the learning rate grow beyond all numbers at iteration {iteration:,}")
+        except (TypeError, ValueError, ArithmeticError, LookupError, RuntimeError) as error:
+            raise UserError(
+                f"{what} fails at iteration {iteration:,} of train.total_iter {total:,} ({first_line(error)}): "
+                "make its values fit"
+            ) from None
 
     def _set(self, rates: list[float]) -> None:
         for group, rate in zip(self.optimizer.param_groups, rates, strict=True):
@@ -145,6 +171,19 @@ class Schedule:
         if self.scheduler is not None:
             vars(self.scheduler).update(state["position"])
             vars(self.optimizer)["_opt_called"] = True  # it was, before the resume: torch need not warn
+
+
+def _without_weights(optimizer: Optimizer) -> Optimizer:
+    """Return an optimizer with the options of another's groups, before any schedule, and a number each to train."""
+    left_out = ("params", "param_names", "initial_lr")
+    groups = [
+        {k: v for k, v in group.items() if k not in left_out}
+        | {"lr": group["initial_lr"], "params": [torch.zeros(1, requires_grad=True)]}
+        for group in optimizer.param_groups
+    ]
+    trial = Optimizer(groups, dict(optimizer.defaults))
+    vars(trial)["_opt_called"] = True  # as in advance_to
+    return trial
 
 
 def gradient_norm(gradients: Sequence[Tensor]) -> Tensor:

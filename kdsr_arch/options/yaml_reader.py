@@ -250,9 +250,32 @@ def parse_value(text: str) -> Any:
     return values
 
 
+class _Dumper(yaml.SafeDumper):
+    """SafeDumper that also quotes what is a text by YAML 1.1, such as 1e3, and a number by YAML 1.2."""
+
+
+def _represent_str(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
+    taken = any(re.fullmatch(pattern, text) for pattern in _SCALARS.values())
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style="'" if taken else None)
+
+
+_Dumper.add_representer(str, _represent_str)
+
+
+def write_values(values: Any, flow: bool | None = False, width: int = 120) -> str:
+    """Write plain values such that `parse_document` reads them.
+
+    Args:
+        flow: in flow style, ``{type: FSRCNN, scale: 4}``, rather than a line for each key.
+        width: where lines are broken.
+    """
+    text: str = yaml.dump(values, Dumper=_Dumper, default_flow_style=flow, sort_keys=False, width=width)
+    return text
+
+
 def in_one_line(value: Any) -> str:
     """Write a value as an option file has it in flow style, such as ``{type: FSRCNN, scale: 4}``."""
-    return yaml.safe_dump(value, default_flow_style=True, sort_keys=False, width=10**6).removesuffix("\n...\n").strip()
+    return write_values(value, flow=True, width=10**6).removesuffix("\n...\n").strip()
 
 
 def describe(value: Any) -> str:

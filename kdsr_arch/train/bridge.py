@@ -100,6 +100,8 @@ class Bridge(BaseModel):
         opt = self.opt["train"]
         options = SchedulerOptions(**opt["scheduler"]) if opt.get("scheduler") else None
         self.schedulers = [Schedule(o, options, opt.get("warmup_iter", -1)) for o in self.optimizers]
+        for schedule in self.schedulers:
+            schedule.try_out(opt["total_iter"])
 
     def update_learning_rate(self, current_iter: int, warmup_iter: int = -1) -> None:
         """Set the rates of an iteration."""
@@ -146,7 +148,7 @@ class BridgedModel:
             raise UserError(f"train.accumulation: model_type {name} of BasicSR does not sum gradients over batches")
         if options.amp == "fp16":
             raise UserError(f"train.amp: model_type {name} of BasicSR has no gradient scaler; use bf16")
-        self.device, self.amp = pick_device(opt.num_gpu), options.amp
+        self.device, self.amp, self._name = pick_device(opt.num_gpu), options.amp, name
         self.teacher = None  # BasicSR does not distill
         values = basicsr_options(opt) | {"num_gpu": int(self.device.type != "cpu")}
         base = lookup("model", name)
@@ -159,6 +161,8 @@ class BridgedModel:
         except Exception as error:
             raise self._refusal(error, name) from error
         self._passing = PassingBuffers(self._modules())
+        if "cri_gan" in base.optimize_parameters.__code__.co_names and not hasattr(self.model, "cri_gan"):
+            raise UserError(f"model_type {name}: needs the adversarial loss, train.gan_opt, which is missing")
         if options.compile:
             self.model.net_g.compile()
 
@@ -178,16 +182,24 @@ class BridgedModel:
         """Take BasicSR's own step.
 
         Raises:
-            UserError: the batch holds no images, or the ground truth is of another shape than the output: BasicSR's
-                losses would compare every image with every other.
+            UserError: the batch holds no images, the network makes none, or the ground truth is of another shape than
+                the output: BasicSR's losses would compare every image with every other.
         """
         self.model.update_learning_rate(iteration)
         self.model.feed_data(self.checked(batch))
-        with autocast(self.device, self.amp):
-            self.model.optimize_parameters(iteration)
-        sr, gt = getattr(self.model, "output", None), getattr(self.model, "gt", None)
         if self._compares:
-            self._check_alike(sr, gt)
+            vars(self.model).pop("output", None)  # of the step before
+        try:
+            with autocast(self.device, self.amp):
+                self.model.optimize_parameters(iteration)
+        except Exception:  # of shapes that do not fit, mostly
+            self._check_output()
+            raise
+        self._check_output()
+
+    def _check_output(self) -> None:
+        sr, gt = getattr(self.model, "output", None), getattr(self.model, "gt", None)
+        self._check_alike(sr, gt)
 
     def try_forward(self, sample: Batch) -> None:
         """Run the generator on a sample, without a trace, where BasicSR would compare what it makes with the truth.
@@ -208,9 +220,15 @@ class BridgedModel:
                 return
         self._check_alike(sr, batch["gt"])
 
-    @staticmethod
-    def _check_alike(sr: Any, gt: Any) -> None:
-        if isinstance(sr, torch.Tensor) and isinstance(gt, torch.Tensor) and sr.shape != gt.shape:
+    def _check_alike(self, sr: Any, gt: Any) -> None:
+        if not self._compares or sr is None or not isinstance(gt, torch.Tensor):
+            return
+        if not isinstance(sr, torch.Tensor):
+            raise UserError(
+                f"network_g {type(self.model.net_g).__name__} returns a {type(sr).__name__}, but model_type "
+                f"{self._name} needs a tensor of images: take a network that returns one"
+            )
+        if sr.shape != gt.shape:
             raise unlike(sr, gt)
 
     def checked(self, batch: Batch) -> Batch:
@@ -228,8 +246,18 @@ class BridgedModel:
         return batch
 
     def losses(self) -> dict[str, float]:
-        """Return what BasicSR logs of the last step."""
-        return dict(getattr(self.model, "log_dict", {}))
+        """Return what BasicSR logs of the last step; some models leave tensors there.
+
+        Raises:
+            UserError: it is no number.
+        """
+        figures: dict[str, float] = {}
+        for name, value in getattr(self.model, "log_dict", {}).items():
+            try:
+                figures[name] = float(value)
+            except (TypeError, ValueError, RuntimeError):
+                raise UserError(f"model_type {self._name}: its log_dict['{name}'] is no number; log its mean") from None
+        return figures
 
     def _modules(self) -> dict[str, nn.Module]:
         """List the networks, and what else of the model is trained, such as a user's adapters."""

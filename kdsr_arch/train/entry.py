@@ -21,7 +21,7 @@ from kdsr_arch.signals import StopRequest
 from kdsr_arch.train.bridge import BridgedTrainer
 from kdsr_arch.train.checkpoint import load_state, random_states_kept
 from kdsr_arch.train.distill_model import DistillModel
-from kdsr_arch.train.resume import changes, fingerprint, other_weights
+from kdsr_arch.train.resume import changes, fingerprint, other_start, other_weights, start_digests
 from kdsr_arch.train.run_files import is_finished
 from kdsr_arch.train.trainer import Trainer
 
@@ -68,7 +68,8 @@ def main(parts: Sequence[Callable[[], Options]], args: Any) -> int:
 def _tell_finished(opt: Options, which: str) -> None:
     assert opt.train is not None
     state = load_state(opt.folder / "training_states" / f"{opt.train.total_iter}.state")
-    theirs, mine = state["fingerprint"], fingerprint(opt, weights=weights_digests(opt))
+    theirs = state["fingerprint"]
+    mine = fingerprint(opt, weights=weights_digests(opt), start=start_digests(opt))
     changed = changes(theirs, mine)
     with TextLog():
         get_logger().info(f"{opt.name} ({which}): finished already")
@@ -80,6 +81,11 @@ def _tell_finished(opt: Options, which: str) -> None:
         if others := other_weights(opt, theirs, mine):
             get_logger().warning(
                 f"The teacher's weights changed since {opt.name} was trained, which knows the old ones only: {others}; "
+                f"to train it anew, remove {opt.folder}"
+            )
+        if others := other_start(opt, theirs, mine):
+            get_logger().warning(
+                f"What {opt.name} started from has changed since it was trained, and does not take effect: {others}; "
                 f"to train it anew, remove {opt.folder}"
             )
 
@@ -119,7 +125,7 @@ def dry_runs(parts: Sequence[Options]) -> Iterator[str]:
     Raises:
         UserError: see `dry_run`; or an earlier part's network is not the one that a later part starts from.
     """
-    coming: dict[Path, Mapping[str, Any]] = {}  # what each part will write, by its folder
+    coming: dict[Path, Mapping[str, Any]] = {}  # the files that each part will write, by its folder
     with tempfile.TemporaryDirectory() as scratch:
         for opt in parts:
             stand_ins = _stand_ins(opt, coming, Path(scratch))
@@ -133,23 +139,32 @@ def dry_runs(parts: Sequence[Options]) -> Iterator[str]:
                     text = text.replace(str(stand_in), f"{getattr(opt.path, key)}, as an earlier part will write it")
                 error.args = (text,)
                 raise
-            coming[opt.folder / "models"] = trainer.model.network_files()
+            coming[opt.folder / "models"] = trainer.will_write()
             yield trainer.model.describe()
 
 
 def _stand_ins(opt: Options, coming: Mapping[Path, Mapping[str, Any]], scratch: Path) -> dict[str, Path]:
-    """Write files into `scratch` for those that `path` names and that do not exist, but will; by the keys of `path`."""
+    """Write files into `scratch` for those that `path` names and that do not exist, but will; by the keys of `path`.
+
+    Raises:
+        UserError: an earlier part writes its networks there, but none of that name.
+    """
     found: dict[str, Path] = {}
     for key, file in opt.path.plain().items():
         path = Path(os.path.abspath(file)) if key.startswith("pretrain_network_") and file else Path()
-        networks = coming.get(path.parent, {}) if not path.is_file() else {}
-        name = next((name for name in networks if path.name.startswith(f"{name}_")), None)
-        if name is not None:
-            stand_in = scratch / opt.name / key / path.name
-            stand_in.parent.mkdir(parents=True)
-            save = write_groups if path.suffix == SAFETENSORS else save_tensors
-            save(networks[name], stand_in)
-            found[key] = stand_in
+        if path.is_file() or path.parent not in coming:
+            continue
+        files = coming[path.parent]
+        if path.name not in files:
+            raise UserError(
+                f"{opt.name}: path.{key}: the earlier part that trains {path.parent.parent} will write no {path.name}; "
+                f"name one of its files: {', '.join([*files][-4:])}"
+            )
+        stand_in = scratch / opt.name / key / path.name
+        stand_in.parent.mkdir(parents=True)
+        save = write_groups if path.suffix == SAFETENSORS else save_tensors
+        save(files[path.name], stand_in)
+        found[key] = stand_in
     return found
 
 

@@ -7,6 +7,7 @@ import json
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -47,11 +48,16 @@ class History:
     """`history.jsonl`: one line for each logged iteration and each validation, without times.
 
     A resumed run continues the lines of the run it resumes, so that the file of an interrupted run equals the
-    unbroken one's.
+    unbroken one's; where it ends before the state, a warning says so.
+
+    Args:
+        path: the file.
+        position: iterations done.
+        period: iterations between two lines; 0 where nobody knows.
     """
 
-    def __init__(self, path: Path, position: int = 0) -> None:
-        self.path = path
+    def __init__(self, path: Path, position: int = 0, period: int = 0) -> None:
+        self.path, iterations = path, [0]
         remove_leftovers(path.parent)
         if path.exists():  # drop what lies after `position`, and the validation at it, which is about to be repeated
             kept = []
@@ -61,7 +67,15 @@ class History:
                     continue  # torn by a kill, or blank after a power cut: what comes behind it is whole
                 if record["iter"] < position or (record["iter"] == position and record.get("kind") == "train"):
                     kept.append(line)
+                    iterations.append(record["iter"])
             write_bytes(path, "".join(f"{line}\n" for line in kept).encode())  # whole: a kill must not cost lines
+        last, usual = max(iterations), max([period, *(two - one for one, two in pairwise(sorted(iterations)))])
+        if period and position - last >= usual:  # lines were further apart where print_freq was another
+            held = f"ends at iteration {last:,}" if last else "holds nothing"
+            get_logger().warning(
+                f"{path}: {held}, but the state is of iteration {position:,}: curves and comparisons will lack what "
+                "lies between"
+            )
         self._handle = open(path, "a", encoding="utf-8")  # noqa: SIM115  (closed by `close`)
 
     def add(self, kind: str, iteration: int, **content: Any) -> None:

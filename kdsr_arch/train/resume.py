@@ -14,7 +14,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from kdsr_arch.distill.teachers import weights_files
+from kdsr_arch.distill.teachers import digests, files_named, weights_files
 from kdsr_arch.errors import UserError
 from kdsr_arch.infer.cost import count_parameters
 from kdsr_arch.log import get_logger
@@ -51,7 +51,11 @@ _UNSCORED = {"name", "speed_size", "batch_size_per_gpu", "io_backend", *HOW_LOAD
 
 
 def fingerprint(
-    opt: Options, teacher: nn.Module | None = None, samples: int = 0, weights: Mapping[str, str] | None = None
+    opt: Options,
+    teacher: nn.Module | None = None,
+    samples: int = 0,
+    weights: Mapping[str, str] | None = None,
+    start: Mapping[str, str] | None = None,
 ) -> dict[str, str]:
     """Return what a state says of its training, each entry as JSON text.
 
@@ -59,19 +63,37 @@ def fingerprint(
         teacher: the live one.
         samples: of the training data.
         weights: what `weights_digests` makes of the teachers' files.
+        start: what `start_digests` makes of those that the training starts from.
     """
     assert opt.train is not None
     values: dict[str, Any] = {"name": opt.name, "model_type": opt.model_type, "scale": opt.scale}
     values |= {key: network.plain() for key, network in opt.networks.items()}
     values |= {"optim_g.type": opt.train.optim_g.type, "terms": sorted(opt.train.distill_opt)}
     values |= {"~manual_seed": opt.manual_seed, "~train": opt.train.plain()}
+    values |= {"~teacher": opt.teacher.plain(), "~deterministic": opt.deterministic}
     values |= {"~datasets.train": opt.datasets["train"].plain()}
     values |= {f"~{key}": section for key, section in _scoring(opt).items()}
     values |= {"teacher": _described(teacher)} if teacher is not None else {}
     values |= {"weights": weights} if weights else {}
+    values |= {"start": start} if start else {}
     values |= {"samples": samples} if samples else {}
     values |= {"imports": {file.name: file.digest for file in opt.imported}} if opt.imported else {}
     return {k: json.dumps(v, sort_keys=True, default=str) for k, v in values.items()}
+
+
+def start_digests(opt: Options) -> dict[str, str]:
+    """Return the SHA-256 of each file of weights that a trained network starts from, by the network's key."""
+    return digests(_start_files(opt))
+
+
+def _start_files(opt: Options) -> dict[str, Path]:
+    trained = {key: network.plain() for key, network in opt.networks.items() if key not in opt.teachers}
+    return files_named(opt.path.plain(), trained)
+
+
+def with_start_of(theirs: Mapping[str, str], mine: Mapping[str, str]) -> dict[str, str]:
+    """Return the fingerprint of a run that goes on: it started from what the state's run started from."""
+    return {k: v for k, v in mine.items() if k != "start"} | {k: v for k, v in theirs.items() if k == "start"}
 
 
 def _scoring(opt: Options) -> dict[str, dict[str, Any]]:
@@ -103,12 +125,13 @@ class Change:
 
 
 def changes(theirs: Mapping[str, str], mine: Mapping[str, str]) -> list[Change]:
-    """List the options in which two fingerprints differ; those of validations where both tell of them.
+    """List the options in which two fingerprints differ; those that earlier versions told nothing of where both do.
 
     See :func:`differences`.
     """
     if "~val" not in theirs:  # of an earlier version
         mine = {key: text for key, text in mine.items() if not re.match(_SCORING, key.lstrip("~"))}
+    mine = {key: text for key, text in mine.items() if key in theirs or key not in ("~teacher", "~deterministic")}
     return differences(_document(theirs), _document(mine))
 
 
@@ -117,7 +140,15 @@ def other_weights(opt: Options, theirs: Mapping[str, str], mine: Mapping[str, st
 
     Weights that one of the two does not tell of, being of an earlier version, are no difference.
     """
-    before, now, files = _digests(theirs), _digests(mine), weights_files(opt)
+    return _others(weights_files(opt), _digests(theirs), _digests(mine))
+
+
+def other_start(opt: Options, theirs: Mapping[str, str], mine: Mapping[str, str]) -> str:
+    """Name the trained networks that start from other weights in two fingerprints, as `other_weights` does."""
+    return _others(_start_files(opt), _digests(theirs, "start"), _digests(mine, "start"))
+
+
+def _others(files: Mapping[str, Path], before: Mapping[str, str], now: Mapping[str, str]) -> str:
     return ", ".join(f"{key} ({files[key]})" for key in files if before.get(key, now.get(key)) != now.get(key))
 
 
@@ -129,7 +160,15 @@ def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[Chang
     return [*_changes(before, now, [])]
 
 
-_NO_OPTIONS = ("name", "teacher", "weights", "samples", "terms", "optim_g.type")  # the last two are in `train` as well
+_NO_OPTIONS = (
+    "name",
+    "teacher",
+    "weights",
+    "start",
+    "samples",
+    "terms",
+    "optim_g.type",
+)  # the last two are in `train` as well
 
 
 def _document(prints: Mapping[str, str]) -> dict[str, Any]:
@@ -171,12 +210,12 @@ def _same_place(before: str, now: str) -> bool:
     return PurePath(before).name == PurePath(now).name and held[:1] == held[1:]
 
 
-def _digests(prints: Mapping[str, str]) -> Mapping[str, str]:
+def _digests(prints: Mapping[str, str], entry: str = "weights") -> Mapping[str, str]:
     try:
-        digests = json.loads(prints.get("weights", "{}"))
+        found = json.loads(prints.get(entry, "{}"))
     except (ValueError, RecursionError):  # a damaged state
         return {}
-    return digests if isinstance(digests, Mapping) else {}
+    return found if isinstance(found, Mapping) else {}
 
 
 def _are_mappings(values: Any) -> bool:

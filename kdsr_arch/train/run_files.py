@@ -179,7 +179,9 @@ def open_folder(opt: Options, checkpoints: Checkpoints, position: int, origin: P
         OSError: it cannot be written.
     """
     stamp, root = time.strftime(STAMP), opt.folder
-    lines = _history_beside(origin) if origin is not None else b""  # before `archive`, which may move it
+    # before `archive`, which may move them
+    lines = _history_beside(origin) if origin is not None else b""
+    options = opt.source.read_text(encoding="utf-8") if opt.source.is_file() else None
     if not position:
         archive(root, stamp)
     checkpoints.make_folders()
@@ -187,10 +189,9 @@ def open_folder(opt: Options, checkpoints: Checkpoints, position: int, origin: P
         write_bytes(root / "history.jsonl", lines)
     if position and (aside := checkpoints.set_aside(position)):
         get_logger().warning(f"Checkpoints later than iteration {position:,} were set aside: {aside}")
-    if opt.source.is_file():
+    if options is not None:
         head = f"# GENERATE TIME: {time.asctime()}\n# CMD:\n# {shlex.join(sys.argv)}\n\n"
-        text = (head + opt.source.read_text(encoding="utf-8")).encode()
-        write_bytes(root / opt.source.name, text)  # it may be the file that is read
+        write_bytes(root / opt.source.name, (head + options).encode())  # it may be the file that is read
     if opt.imported:
         get_logger().info(f"Imported: {', '.join(file.name for file in opt.imported)}")
     for file in opt.imported:

@@ -26,7 +26,7 @@ from kdsr_arch.train.checkpoint import random_states, random_states_kept, seed_e
 from kdsr_arch.train.distill_model import DistillModel
 from kdsr_arch.train.history import History, Trackers
 from kdsr_arch.train.meter import NonFiniteError, Progress
-from kdsr_arch.train.resume import alike_everywhere, find_state, fingerprint
+from kdsr_arch.train.resume import alike_everywhere, find_state, fingerprint, start_digests, with_start_of
 from kdsr_arch.train.run_files import Checkpoints, folder_lock, is_own, open_folder
 from kdsr_arch.train.step_graph import step_graph
 from kdsr_arch.train.steps import Steps
@@ -69,9 +69,11 @@ class Trainer(Steps):
 
         about = {"net_g": {"network": opt.network_g.plain(), "scale": opt.scale}} if opt.scale else None
         keep, form, samples = opt.logger.keep_last or 0, opt.logger.checkpoint_format, len(stretches[0].dataset)
-        mine = fingerprint(opt, self.model.teacher, samples, weights_digests(opt))
+        mine = fingerprint(opt, self.model.teacher, samples, weights_digests(opt), start_digests(opt))
         self.checkpoints = Checkpoints(opt.folder, mine, keep, form, about)
         self.saved_state = find_state(opt, self.model, auto_resume, mine)
+        if self.saved_state is not None:
+            self.checkpoints.fingerprint = with_start_of(self.saved_state.content["fingerprint"], mine)
         self.position: int = self.saved_state.content["iter"] if self.saved_state else 0  # iterations done
         alike_everywhere(opt, self.position)
 
@@ -93,7 +95,9 @@ class Trainer(Steps):
 
     def build_model(self, sample: Batch) -> DistillModel:
         """Build what is trained, tried on a batch of one: a DistillModel, or a class of the user's derived from it."""
-        return lookup("model", self.opt.model_type)(self.opt, sample)
+        model: DistillModel = lookup("model", self.opt.model_type)(self.opt, sample)
+        model.schedule.try_out(self.total)
+        return model
 
     def _try_stage(self, stretch: Stretch) -> None:
         """Compute the losses of a stage with crops or batches of its own: they may fit no network or term."""
@@ -169,7 +173,7 @@ class Trainer(Steps):
                 self.resources.callback(self.trackers.close)
                 stamp = open_folder(self.opt, self.checkpoints, own, None if own else state)
                 log.open(folder / f"train_{folder.name}_{stamp}.log")
-                self.history = History(folder / "history.jsonl", self.position)
+                self.history = History(folder / "history.jsonl", self.position, self.opt.logger.print_freq)
                 self.resources.callback(self.history.close)
                 self.trackers.open()
             except OSError as error:
@@ -226,6 +230,19 @@ class Trainer(Steps):
         if distributed.is_main():
             self.checkpoints.save_networks("latest", self.model.network_files())
         return True
+
+    def will_write(self) -> dict[str, dict[str, Any]]:
+        """Return the files of networks that the whole run leaves, by name, as they would be now.
+
+        Which of the best validations `logger.keep_best` keeps nobody knows before: these are left out.
+        """
+        every = self.opt.logger.save_checkpoint_freq
+        saved = [*range(every, self.total, every), self.total][-self.checkpoints.keep_last :]
+        labels = [*map(str, saved), "latest"]
+        if self.validator.first is not None and self.validator.deciding:
+            labels.append("best")
+        files = self.model.network_files().items()
+        return {self.checkpoints.network_file(name, label).name: net for name, net in files for label in labels}
 
     def has_settled(self) -> bool:
         """Tell whether validations have brought nothing better for as long as `train.patience` says; then save."""

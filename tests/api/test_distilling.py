@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import copy
 import pickle
+from contextlib import nullcontext
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -209,6 +211,8 @@ def test_wrong_input_is_told_in_a_sentence() -> None:
         (lambda: kdsr.distill(student, net, {}, data, iterations=9, grad_clp=1.0), "grad_clp"),
         (lambda: kdsr.distill(student, net, {}, data, iterations=9, cuda_graph=True), "cuda_graph"),
         (lambda: kdsr.distill(student, net, {}, data, iterations=9, optimizer={"type": "Adamm"}), "Adamm"),
+        (lambda: kdsr.distill(student, net, {}, data, iterations=9, scheduler={"type": "StepLR", "step_size": 0}),
+         "train.scheduler"),
         (lambda: kdsr.distill(student, net, {}, data, iterations=9, report_every=0), "report_every"),
         (lambda: kdsr.distill("PlainSR_x4_50k", net, {}, data, iterations=9), "PlainSR_x4_50k"),
         (lambda: kdsr.distill(None, net, {}, data, iterations=9), "student"),
@@ -220,11 +224,44 @@ def test_wrong_input_is_told_in_a_sentence() -> None:
         (lambda: kdsr.loss("SRKDLoss", lq, lq.numpy()), "teacher"),
         (lambda: kdsr.loss("SRKDLoss", [lq, lq], [lq]), "1"),
         (lambda: kdsr.loss("RKDLoss", lq, lq), "3 or more"),
+        (lambda: kdsr.loss("L1Loss", lq, lq, reduction="none"), "no scalar"),
+        (lambda: kdsr.loss("L1Loss", lq), "L1Loss"),
+        (lambda: kdsr.loss("SRKDLoss", lq), "teacher"),
+        (lambda: kdsr.loss("L1Loss", [], []), "student"),
+        (lambda: kdsr.loss("SRKDLoss", lq, lq[:1]), "(1, 3, 8, 8)"),
+        (lambda: kdsr.make_task(Plain().double(), net, {}, (lq, gt)), "float64"),
+        (lambda: kdsr.distill(student, Plain().bfloat16(), {}, data, iterations=2, device="cpu"), "bfloat16"),
+        (lambda: kdsr.make_task(student, net, {}, (lq[:0], gt[:0])), "(0, 3, 8, 8)"),
+        (lambda: kdsr.distill(student, net, {}, [data[0], (lq[:0], gt[:0])], iterations=2, device="cpu"), "lq"),
+        (lambda: kdsr.make_task(student, net, {}, (lq[..., :0, :], gt[..., :0, :])), "(2, 3, 0, 8)"),
+        (lambda: kdsr.make_task(student, net, {}, (lq, gt), stages=5), "train.stages"),
+        (lambda: kdsr.make_task(student, net, {}, (lq, gt), stages=[5]), "train.stages.0"),
+        (lambda: kdsr.make_task(student, net, {}, (lq, gt), stages=[{"iters": "5"}]), "train.stages.0.iters"),
+        (lambda: kdsr.make_task(student, net, {}, (lq, gt), stages=[{"iters": 5, "gt_size": 8}]), "stages.0.gt_size"),
+        (lambda: kdsr.distill(student, net, {}, data, iterations=5, stages=[{"iters": 5, "gt_size": 8}]), "gt_size"),
+        (lambda: kdsr.make_task(student, net, {}, (lq, gt), scale="2"), "scale"),
+        (lambda: kdsr.make_task(student, net, {}, (lq, gt), scale=2.0), "scale"),
+        (lambda: kdsr.load("PlainSR_x4_50k", network=5), "network"),
     ):  # fmt: skip
         with refuses(name):
             call()
     with refuses("l_pix", "iteration 1"):
         kdsr.distill(student, None, {}, [(lq * torch.nan, gt)], iterations=2, device="cpu")
+
+
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_the_callers_gradient_mode_does_not_matter(mode: type) -> None:
+    student, teacher, data = Plain(), Plain(8), pairs()
+    other, before = copy.deepcopy(student), weights(student)
+    terms = {"features": {"type": "FAKDLoss", "at": "up"}}
+    with mode():
+        copies = [(lq.clone(), gt.clone()) for lq, gt in data]
+        kdsr.make_task(student, teacher, terms, copies[0])
+        kdsr.distill(student, teacher, terms, copies, iterations=np.int64(2), device="cpu")
+    kdsr.distill(other, teacher, terms, data, iterations=2, device="cpu")
+    assert torch.equal(weights(student), weights(other)) and not torch.equal(weights(student), before)
+    with mode(), refuses("torch.inference_mode") if mode is torch.inference_mode else nullcontext():
+        kdsr.distill(Plain(), teacher, terms, data, iterations=1, device="cpu")
 
 
 def test_a_teacher_that_someone_puts_into_training_mode_stays_what_it_is() -> None:

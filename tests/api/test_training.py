@@ -87,11 +87,20 @@ def test_faults_are_told_without_a_file(tmp_path: Path) -> None:
         ({"name": object()}, ["options", "name", "object"]),
         ({"network_g": {"type": Path}}, ["network_g.type", "'Path'"]),
         ({"datasets": [{"a": {1, 2}}]}, ["datasets[0].a", "set"]),
+        ({"name": "1e3"}, ["options", "model_type"]),  # the name is a text
         (None, ["options", "nothing"]),
         ([1], ["options", "list"]),
     ):
         with refuses(*names):
             kdsr.train(wrong)  # type: ignore[arg-type]
+    with refuses("launcher", "'pytoch'", near="pytorch"):
+        kdsr.train(values, launcher="pytoch")
+
+
+def test_what_a_training_chooses_of_torch_ends_with_it(tmp_path: Path) -> None:
+    values = options(tmp_path) | {"name": "1e3", "deterministic": True}
+    assert kdsr.train(values, root=tmp_path).name == "1e3"
+    assert not torch.are_deterministic_algorithms_enabled()
 
 
 def test_numbers_of_numpy_are_numbers(tmp_path: Path) -> None:

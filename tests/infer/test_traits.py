@@ -140,6 +140,8 @@ def test_scale_that_differs_or_is_unknown_is_refused():
         {"mode": "window", "num_frame": 4},
         {"mode": "image", "num_frame": 3},
         {"mode": "image", "scale": 0},
+        {"mode": "image", "color": "bgr"},
+        {"mode": "image", "input": "hq"},
     ],
 )
 def test_impossible_traits_are_refused(bad):

@@ -127,6 +127,25 @@ def test_other_networks_are_told_by_their_keys(net: torch.nn.Module, tmp_path: P
         )
 
 
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (lambda w: torch.quantize_per_tensor(w, 0.1, 0, torch.qint8), "quantized"),
+        (lambda w: w.to_sparse(), "sparse_coo"),
+        (lambda w: w.to("meta"), "meta"),
+        (lambda w: w.to(torch.complex64), "complex64"),
+        (lambda w: w * torch.nan, "NaN"),
+        (lambda w: w / 0, "NaN or infinite"),
+    ],
+    ids=["quantized", "sparse", "meta", "complex", "nan", "infinite"],
+)
+def test_weights_that_no_network_computes_with_are_named(change, told: str, net: torch.nn.Module, tmp_path) -> None:
+    weights = {**net.state_dict(), "conv_hr.weight": change(net.state_dict()["conv_hr.weight"])}
+    path = store(tmp_path / "x.pth", {"params": weights})
+    with refuses("path.pretrain_network_g", path, "'conv_hr.weight'", told):
+        load_pretrained(net, PathOptions(pretrain_network_g=path), "g")
+
+
 def test_refused_weights_leave_the_network_alone(net: torch.nn.Module, tmp_path: Path) -> None:
     before = {k: v.clone() for k, v in net.state_dict().items()}
     path = store(tmp_path / "x.pth", {"params": build("network", {**NET, "num_block": 2}, "network_g").state_dict()})

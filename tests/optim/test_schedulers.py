@@ -127,5 +127,28 @@ def test_faults_are_told(opt: dict, names: list[object]) -> None:
         schedule_of(optimizer(), opt)
 
 
+@pytest.mark.parametrize(
+    ("opt", "total", "place"),
+    [
+        ({"type": "OneCycleLR", "max_lr": 0.1, "total_steps": 4}, 5, "after 4 steps"),
+        ({"type": "OneCycleLR", "max_lr": 0.1, "total_steps": 10**5}, 10**6, "100,000"),
+        ({"type": "CosineAnnealingRestartLR", "periods": [5000], "eta_min": 0}, 6000, "iteration 6,000"),
+        ({"type": "StepLR", "step_size": 0}, 8, "iteration 2"),
+        ({"type": "CosineAnnealingLR", "T_max": 0}, 8, "iteration 2"),
+        ({"type": "ExponentialLR", "gamma": 1e300}, 8, "iteration 2"),
+    ],
+)
+def test_a_schedule_that_would_end_the_training_is_told_before_it(opt: dict, total: int, place: str) -> None:
+    with refuses("train.scheduler", opt["type"], place):
+        schedule_of(optimizer(), opt).try_out(total)
+
+
+@pytest.mark.parametrize("opt", [*BASICSR, {"type": "OneCycleLR", "max_lr": 0.2, "total_steps": 12}, None])
+def test_trying_a_schedule_leaves_no_trace(opt: dict | None) -> None:
+    tried = schedule_of(optimizer(), opt, warmup=4)
+    tried.try_out(12)
+    assert rates(tried, 12) == rates(schedule_of(optimizer(), opt, warmup=4), 12)
+
+
 def test_names_hold_both_families() -> None:
     assert {"MultiStepRestartLR", "CosineAnnealingRestartLR", "OneCycleLR"} <= set(scheduler_names())

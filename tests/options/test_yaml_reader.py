@@ -7,7 +7,7 @@ import pytest
 
 from kdsr_arch.errors import OptionErrors, UserError
 from kdsr_arch.options import load_yaml, parse_value
-from kdsr_arch.options.yaml_reader import parse_document, read_document
+from kdsr_arch.options.yaml_reader import in_one_line, parse_document, read_document, write_values
 from tests.helpers.messages import refuses
 
 # the examples of https://yaml.org/spec/1.2.2/#103-core-schema and BasicSR's forms
@@ -26,6 +26,13 @@ SCALARS = [
 def test_scalars(text: str, value: object) -> None:
     got = parse_value(text)
     assert got == value and type(got) is type(value)
+
+
+@pytest.mark.parametrize("text", ["1e3", "87e4", "0o17", "0x1F", "1:30", "no", "true", "", "~", "<<", "1.5", "\u00e9"])
+def test_texts_are_written_as_texts(text: str) -> None:
+    values = {"name": text, text: [text, 1e-5, None]}
+    assert parse_document(write_values(values)).values == values
+    assert parse_value(in_one_line(values)) == values
 
 
 def test_nan() -> None:

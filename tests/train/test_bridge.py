@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -137,10 +138,43 @@ def test_check_takes_a_first_step(monkeypatch: pytest.MonkeyPatch) -> None:
     trainer = bridged(options())
     trainer.try_step()
     assert trainer.figures()["l_pix"] > 0
-    forward = type(trainer.model.model.net_g).forward
-    monkeypatch.setattr(type(trainer.model.model.net_g), "forward", lambda net, x: (forward(net, x), x))
+    net = type(trainer.model.model.net_g)
+    forward = net.forward
+    monkeypatch.setattr(net, "forward", lambda net, x: (forward(net, x), x))
+    with refuses("network_g MSRResNet", "a tuple", "model_type SRModel"):
+        trainer.try_step()
+    monkeypatch.setattr(net, "forward", lambda net, x: forward(net, x[:, :2]))
     with refuses("model_type SRModel fails in its first step"):
         trainer.try_step()
+
+
+def test_a_network_of_another_scale_is_named() -> None:
+    with refuses("(1, 3, 32, 32)", "(1, 3, 16, 16)", "scale"):
+        bridged(options(network={**SRNET, "upscale": 4})).try_step()
+
+
+class Logging(SRModel):
+    """A user's model, which leaves tensors where BasicSR's leave numbers."""
+
+    whole = False
+
+    def optimize_parameters(self, current_iter: int) -> None:
+        super().optimize_parameters(current_iter)
+        loss = (self.output - self.gt).abs()
+        self.log_dict = {"l": loss if self.whole else loss.mean()}
+
+
+if Logging.__name__ not in MODEL_REGISTRY:
+    MODEL_REGISTRY.register(Logging)
+
+
+def test_tensors_that_a_model_logs_are_numbers_in_the_history(monkeypatch: pytest.MonkeyPatch) -> None:
+    trainer = bridged(options("Logging"))
+    train(trainer, batches("Logging", 1))
+    assert json.dumps(trainer.figures())
+    monkeypatch.setattr(Logging, "whole", True)
+    with refuses("model_type Logging", "log_dict['l']"):
+        train(trainer, batches("Logging", 1), 1)
 
 
 def test_the_one_frame_of_a_window_is_compared_with_its_own_clip_alone() -> None:
@@ -209,9 +243,14 @@ def test_options_are_left_alone() -> None:
         (options("SRModell"), ["'SRModell'", "'SRModel'"]),
         (options(pixel_opt=None), ["model_type SRModel", "pixel"]),
         (options("ESRGANModel"), ["model_type ESRGANModel", "network_d"]),
+        (
+            {**options("SRGANModel", optim_d=GAN["optim_d"]), "network_d": DISCRIMINATOR},
+            ["SRGANModel", "train.gan_opt"],
+        ),
         (options("RealESRNetModel"), ["model_type RealESRNetModel", "CUDA"]),
         (options(network={"type": "BasicVSR", "spynet_path": "none.pth"}), ["model_type SRModel", "none.pth"]),
         (options("HiFaceGANModel"), ["model_type HiFaceGANModel", "EMA"]),
+        (options(scheduler={"type": "StepLR", "step_size": 0}), ["train.scheduler", "StepLR", "iteration 2"]),
         (options(optim_g={"type": "Adamm", "lr": 1e-3}), ["train.optim_*.type", "'Adamm'", "'Adam'"]),
     ],
 )

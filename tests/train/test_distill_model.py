@@ -252,6 +252,12 @@ def test_train_only_parts_train_but_are_in_no_student_file(tmp_path: Path) -> No
     assert "108" in model.describe()  # 8 x 12 weights and 12 biases of the adapter
 
 
+def test_a_schedule_that_ends_before_the_training_is_told_at_its_start() -> None:
+    short = {"type": "OneCycleLR", "max_lr": 1e-3, "total_steps": 4}
+    with refuses("train.scheduler", "4 steps", "train.total_iter 10"):
+        make_trainer(options({"scheduler": short}), images(1)[0])
+
+
 def test_gradient_is_that_of_a_plain_loop(placed: dict[str, Any]) -> None:
     data = images(3)
     trainer = make_trainer(options({}, **placed), data[0])

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from kdsr_arch.errors import UserError
 from kdsr_arch.train.history import History
+from tests.helpers.messages import missing
 
 
 def fill(path: Path, count: int = 9) -> list[str]:
@@ -32,6 +33,21 @@ def test_a_resumed_run_keeps_what_came_before_its_state(tmp_path) -> None:
     assert [(r["kind"], r["iter"]) for r in kept] == [
         *(("train", 1), ("train", 2), ("train", 3), ("val", 3), ("train", 4), ("train", 5), ("train", 6)),
     ]
+
+
+def test_a_history_that_ends_before_the_state_is_told(tmp_path, caplog) -> None:
+    path = tmp_path / "history.jsonl"
+    for lines, position, period, said in (
+        (9, 9, 1, ""),
+        (9, 11, 3, ""),
+        (9, 12, 3, "iteration 9"),
+        (0, 3, 3, "holds nothing"),
+    ):
+        path.unlink(missing_ok=True)
+        fill(path, lines)
+        caplog.clear()
+        History(path, position, period).close()
+        assert bool(caplog.text) == bool(said) and not missing(caplog.text, *filter(None, [said]))
 
 
 def test_a_damaged_line_costs_no_other(tmp_path) -> None:

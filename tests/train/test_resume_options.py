@@ -133,6 +133,19 @@ def without(state: Path, *keys: str) -> None:
     torch.save(saved, state)
 
 
+def test_how_the_teacher_runs_and_determinism_are_told_of(half, load, taught, capsys) -> None:
+    options = {**taught, "train": {"distill_opt": {"out": OUT}}}
+    folder, changed = half(**options), {"teacher": {"amp": "bf16"}, "deterministic": True}
+    try:
+        assert entry.train(load(**longer(options), **changed), True) == 0
+        assert not missing(warned(capsys.readouterr().err), 'teacher.amp: "no" -> "bf16"', "deterministic")
+        without(folder / "training_states" / "12.state", "~teacher", "~deterministic")
+        assert entry.train(load(**longer(options), **changed), True) == 0
+        assert not warned(capsys.readouterr().err), "an earlier version told nothing of them"
+    finally:
+        torch.use_deterministic_algorithms(False)
+
+
 def test_a_state_that_does_not_tell_of_weights_is_resumed_without_a_word(half, load, taught, tmp_path, capsys) -> None:
     options = {**taught, "train": {"distill_opt": {"out": OUT}}}
     folder = half(**options)

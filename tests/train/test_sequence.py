@@ -139,6 +139,25 @@ def test_a_finished_student_of_a_teacher_that_was_trained_on_is_told(common, tmp
     assert not missing(line, "whole/student", "network_t", teacher / "models" / "net_g_latest.pth", student)
 
 
+def test_a_finished_part_that_started_from_weights_that_were_trained_anew_is_told(common, tmp_path: Path, capsys):
+    first = {"name": "first", "network_g": STUDENT}
+    path = {"pretrain_network_g": str(tmp_path / "experiments/whole/first/models/net_g_latest.pth")}
+    second = {"name": "second", "network_g": STUDENT, "path": path}
+    file = _write(tmp_path / "options" / "s.yml", {"name": "whole", **common, "sequence": [first, second]})
+    assert _train(file, tmp_path) == 0
+    folder = tmp_path / "experiments" / "whole"
+    for changed in (False, True):
+        if changed:
+            shutil.rmtree(folder / "first")
+            first["manual_seed"] = 5
+            _write(file, {"name": "whole", **common, "sequence": [first, second]})
+        capsys.readouterr()
+        assert _train(file, tmp_path, "--auto_resume") == 0
+        lines = [line for line in capsys.readouterr().err.splitlines() if "started from" in line]
+        assert len(lines) == changed
+    assert not missing(lines[0], "whole/second", "network_g", path["pretrain_network_g"], folder / "second")
+
+
 def test_a_part_that_begins_is_not_taken_for_a_renamed_one(common, tmp_path: Path, capsys):
     """The option file that lies in the folder of the part before is the copy that each part keeps."""
     file = _write(tmp_path / "options" / "s.yml", {"name": "whole", **common, "sequence": _parts(tmp_path, "whole")})
@@ -215,6 +234,17 @@ def test_what_would_stop_a_later_part_is_found_before_any_training(key, value, n
     assert _train(tmp_path / "options" / "s.yml", tmp_path) == 2
     assert not missing(capsys.readouterr().err, named)
     assert not (tmp_path / "experiments").exists()  # no part was trained before it
+
+
+@pytest.mark.parametrize("file", ["9.pth", "2.pth", "best.pth", "latest.safetensors", "hello.pth"])
+def test_what_the_part_before_will_not_write_is_found_before_any_training(file, common, tmp_path: Path, capsys):
+    """It has 3 iterations, of which the last alone is kept, and no validation."""
+    common["logger"]["keep_last"] = 1
+    parts = _parts(tmp_path, "whole")
+    for name, code in (("3.pth", 0), (file, 2)):
+        parts[1]["path"]["pretrain_network_t"] = str(tmp_path / f"experiments/whole/teacher/models/net_g_{name}")
+        assert _check(tmp_path, common, parts) == code
+    assert not missing(capsys.readouterr().err, "path.pretrain_network_t", f"no net_g_{file}", "net_g_latest.pth")
 
 
 def test_what_a_part_trained_is_opened_upscaled_and_exported(common, tmp_path: Path):

@@ -11,6 +11,7 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from kdsr_arch.options import load_options
 from kdsr_arch.report.training_curves import val_curve
 from kdsr_arch.train import entry
 from kdsr_arch.train.meter import Meter, NonFiniteError
@@ -148,6 +149,13 @@ def test_previous_run_is_archived_not_overwritten(run) -> None:
     assert not (folder / "mark").exists()
     archived = [p for p in folder.parent.iterdir() if p.name.startswith("tiny_archived_")]
     assert len(archived) == 1 and (archived[0] / "mark").read_text() == "mine"
+
+
+def test_an_option_file_in_the_folder_that_is_archived_comes_along(run, tmp_path: Path) -> None:
+    file = run() / "tiny.yml"
+    opt = load_options(file, is_train=True)
+    assert opt.folder == file.parent and entry.train(opt) == 0
+    assert load_options(file, is_train=True).plain() == opt.plain()
 
 
 def test_keep_last(run) -> None:
