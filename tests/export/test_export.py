@@ -156,7 +156,7 @@ def test_bad_input_is_one_sentence_and_leaves_nothing(weights, tmp_path, capsys)
              ('cut.pth', 'a.onnx', [], 'truncated'), ('text.safetensors', 'a.onnx', [], 'no safetensors'),
              ('absent.pth', 'a.onnx', [], 'no such file'), ('net.pth', 'a.xyz', [], 'which format'),
              ('net.pth', 'cut.pth/a.onnx', [], 'cannot be made'),
-             ('net.pth', 'a.onnx', ['--scale', '0'], 'enlarges by 2'),
+             ('net.pth', 'a.onnx', ['--scale', '0'], '1 or more, not 0'),
              ('net.pth', 'a.onnx', ['--scale', '3'], 'enlarges by 2'),
              ('net.pth', 'a.onnx', ['--frames', '5'], 'of a recurrent network'),
              ('net.pth', 'net.pth', [], 'which format'), ('net.pth', 'a.onnx', ['--opset', '3'], '18 to 23'),
