@@ -146,6 +146,16 @@ def test_weights_that_no_network_computes_with_are_named(change, told: str, net:
         load_pretrained(net, PathOptions(pretrain_network_g=path), "g")
 
 
+def test_a_mask_of_infinities_is_no_damage(net: torch.nn.Module, tmp_path: Path) -> None:
+    """Attention masks hold them; a NaN where the network has a number is damage as ever."""
+    net.register_buffer("mask", torch.tensor([0.0, -torch.inf]))
+    path = store(tmp_path / "x.pth", {"params": net.state_dict()})
+    load_weights(net, path)
+    path = store(tmp_path / "y.pth", {"params": {**net.state_dict(), "mask": torch.tensor([torch.nan, 0.0])}})
+    with refuses(path, "'mask'", "NaN"):
+        load_weights(net, path)
+
+
 def test_refused_weights_leave_the_network_alone(net: torch.nn.Module, tmp_path: Path) -> None:
     before = {k: v.clone() for k, v in net.state_dict().items()}
     path = store(tmp_path / "x.pth", {"params": build("network", {**NET, "num_block": 2}, "network_g").state_dict()})
