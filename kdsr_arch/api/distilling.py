@@ -14,7 +14,6 @@ from torch import Tensor, nn
 from kdsr_arch.data.loader import to_device
 from kdsr_arch.device import own_gradients, own_precision, pick_device
 from kdsr_arch.distill.inputs import check_batch
-from kdsr_arch.distill.stages import check_trains
 from kdsr_arch.distill.taps import Feature
 from kdsr_arch.distill.task import DistillTask
 from kdsr_arch.distill.trial import scalar, told
@@ -68,7 +67,8 @@ def make_task(
     Raises:
         UserError: a term that cannot be, a tap that does not exist, shapes that cannot be aligned.
     """
-    batch, total = check_batch(sample), _length_of(stages)
+    with own_gradients():
+        batch, total = check_batch(sample), _length_of(stages)
     given = {"optim_g": {"type": "Adam"}, "pixel_opt": _loss_spec(pixel), "distill_opt": terms, "stages": stages}
     options = _train_options({**given, "total_iter": total or _UNKNOWN, "amp": amp, "compile": compile})
     _check_networks(student, teacher, options.amp)
@@ -76,7 +76,6 @@ def make_task(
     precision = TeacherOptions(amp=options.amp)
     factor = scale_of(batch) if scale is None else scale
     with own_gradients():
-        batch = check_batch(batch)  # a copy without the caller's mode
         return DistillTask(student, teacher, options, batch, scale=factor, teacher_options=precision).train()
 
 
@@ -88,7 +87,7 @@ def _length_of(stages: Any) -> Any:
 
 
 def _check_networks(student: nn.Module, teacher: nn.Module | None, amp: str) -> None:
-    """Refuse a student with nothing to train; a teacher that is the student would be frozen with it."""
+    """Refuse what is no network, or cannot be trained; a teacher that is the student would be frozen with it."""
     for key, net in (("student", student), ("teacher", teacher)):
         if not isinstance(net, nn.Module) and not (net is None and key == "teacher"):
             raise UserError(
@@ -103,7 +102,6 @@ def _check_networks(student: nn.Module, teacher: nn.Module | None, amp: str) -> 
     own = {id(p) for p in student.parameters()}
     if teacher is not None and any(id(p) in own for p in teacher.parameters()):
         raise UserError("student and teacher share parameters: give a copy as the teacher (copy.deepcopy(student))")
-    check_trains(student)
     if any(p.is_inference() for p in student.parameters()):
         raise UserError("the student was made in torch.inference_mode and cannot be trained: make it outside of that")
     kinds = [next((p.dtype for p in net.parameters()), None) for net in (student, teacher) if net is not None]
@@ -296,7 +294,6 @@ def distill(
         sample = {key: value[:1] for key, value in batches.first.items() if isinstance(value, Tensor)}
         factor = scale_of(sample) if scale is None else scale
         model = DistillModel.of(student, teacher, options, sample, factor, place)
-        model.schedule.try_out(options.total_iter)
         distributed.broadcast_modules(model.modules())
         loop, history = Steps(model, options, batches), list[dict[str, float]]()
         for iteration in range(1, options.total_iter + 1):

@@ -172,7 +172,8 @@ def _tensors(output: Any) -> Iterator[Tensor]:
 
 
 def _some(names: list[str]) -> str:
-    return ", ".join(f"'{n}'" for n in names[:6]) + (", ..." if len(names) > 6 else "") if names else "none"
+    shown = names[:6]
+    return ", ".join(f"'{n}'" for n in shown) + (", ..." if shown != names else "") if names else "none"
 
 
 # ------------------------------------------------------------------------------------------------------------- one side

@@ -112,9 +112,8 @@ class MiPKDLoss(DistillLoss):
         for k, (mixer, latent) in enumerate(zip(self._mixers(), mixed, strict=True)):
             taps, decoders = (context.taps[k], context.student_taps[k]), (mixer.to_teacher, mixer.to_student)
             for edit, tap, decode in zip(edits, taps, decoders, strict=True):
-                edit[tap] = partial(
-                    _entering, entry == k, decode(latent), edit.get(tap)
-                )  # a tap may be in several pairs
+                before = edit.get(tap)  # a tap may be in several pairs
+                edit[tap] = partial(_entering, entry == k, decode(latent), before)
         images = matched_colors(context.resume(edits[0]), context.resume_student(edits[1]))
         image = torch.where(by_teacher, *images)
         target = context.gt if self.target == "gt" else context.teacher(context.lq)

@@ -198,8 +198,7 @@ class BridgedModel:
         self._check_output()
 
     def _check_output(self) -> None:
-        sr, gt = getattr(self.model, "output", None), getattr(self.model, "gt", None)
-        self._check_alike(sr, gt)
+        self._check_alike(getattr(self.model, "output", None), getattr(self.model, "gt", None))
 
     def try_forward(self, sample: Batch) -> None:
         """Run the generator on a sample, without a trace, where BasicSR would compare what it makes with the truth.

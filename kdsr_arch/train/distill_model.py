@@ -75,6 +75,7 @@ class DistillModel:
         groups = [{"params": list(self.student.parameters())}, {"params": train_only}]
         self.optimizer = build_optimizer([group for group in groups if group["params"]], options.optim_g)
         self.schedule = Schedule(self.optimizer, options.scheduler, options.warmup_iter)
+        self.schedule.try_out(options.total_iter)
         self.ema = EMA(self.student, options.ema_decay) if options.ema_decay else None
         parts: dict[str, nn.Module] = {"net_g": self.student, "terms": self.task.terms}
         parts |= {"net_g_ema": self.ema.net} if self.ema else {}

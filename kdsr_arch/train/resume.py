@@ -160,15 +160,8 @@ def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[Chang
     return [*_changes(before, now, [])]
 
 
-_NO_OPTIONS = (
-    "name",
-    "teacher",
-    "weights",
-    "start",
-    "samples",
-    "terms",
-    "optim_g.type",
-)  # the last two are in `train` as well
+# the last two are in `train` as well
+_NO_OPTIONS = ("name", "teacher", "weights", "start", "samples", "terms", "optim_g.type")
 
 
 def _document(prints: Mapping[str, str]) -> dict[str, Any]:

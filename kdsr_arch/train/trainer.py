@@ -95,9 +95,7 @@ class Trainer(Steps):
 
     def build_model(self, sample: Batch) -> DistillModel:
         """Build what is trained, tried on a batch of one: a DistillModel, or a class of the user's derived from it."""
-        model: DistillModel = lookup("model", self.opt.model_type)(self.opt, sample)
-        model.schedule.try_out(self.total)
-        return model
+        return lookup("model", self.opt.model_type)(self.opt, sample)
 
     def _try_stage(self, stretch: Stretch) -> None:
         """Compute the losses of a stage with crops or batches of its own: they may fit no network or term."""

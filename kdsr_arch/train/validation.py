@@ -136,7 +136,7 @@ class Validator:
                 sample = _beginning(read_sample(dataset, shortest), count)
                 what = f"network {type(net).__name__} fails on {'x'.join(map(str, sample['lq'].shape))}: "
                 result = evaluator.run(net, [sample], self.device, progress=False)
-                if key == self.first and self.metrics and self.deciding not in result.mean:
+                if key == self.first and self.deciding and self.deciding not in result.mean:
                     raise UserError(
                         f"val.metrics.{self.deciding} cannot be measured here, and as the first metric it decides "
                         "which weights are best: put another one before it"

@@ -289,11 +289,8 @@ class Rescaled(nn.Module):
         runner = Runner(opened.net, traits)
         runner.name = opened.label
         self.net, self.check_size = runner.inference_net(), runner.check_size
-        self.enlarge, self.factor, self.scale = (
-            traits.scale if traits.upsampled_input else 1,
-            scale / traits.scale,
-            scale,
-        )
+        self.enlarge = traits.scale if traits.upsampled_input else 1
+        self.factor, self.scale = scale / traits.scale, scale
         self.traits = replace(
             traits, scale=scale, upsampled_input=False, multiple=traits.lr_multiple, min_size=traits.lr_minimum, taps={}
         )
